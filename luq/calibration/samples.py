@@ -1,0 +1,73 @@
+"""Calibration samples: token streams with their image-token masks and where each came from."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence. input_ids and image_mask are [tokens]; `extra` holds what else the model's forward takes."""
+
+    source: str  # which passage or question
+    input_ids: Tensor
+    image_mask: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return self.input_ids.numel()
+
+    @property
+    def multimodal(self) -> bool:
+        return bool(self.image_mask.any())
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Samples in a fixed order; `hash` covers tokens, masks and pixels."""
+
+    samples: list[Sample]
+    hash: str
+
+    @classmethod
+    def of(cls, samples: list[Sample]) -> "CalibrationSet":
+        digest = hashlib.sha256()
+        for sample in samples:
+            digest.update(sample.source.encode())
+            for tensor in (sample.input_ids, sample.image_mask, *sample.extra.values()):
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return cls(samples, digest.hexdigest()[:16])
+
+    @property
+    def tokens(self) -> int:
+        return sum(s.tokens for s in self.samples)
+
+    @property
+    def alpha(self) -> float:
+        """Share of the tokens that belong to multimodal samples."""
+        return sum(s.tokens for s in self.samples if s.multimodal) / max(self.tokens, 1)
+
+    def image_mask(self) -> Tensor:
+        """All samples' image-token masks in batch order [tokens]."""
+        return torch.cat([s.image_mask for batch in self.batches() for s in batch])
+
+    def batches(self, tokens: int = 2048) -> Iterator[list[Sample]]:
+        """Samples of equal length and kind together, at most `tokens` a batch, so that nothing is ever padded."""
+        by_shape: dict[tuple[int, bool], list[Sample]] = {}
+        for sample in self.samples:
+            by_shape.setdefault((sample.tokens, sample.multimodal), []).append(sample)
+        for (length, _), group in sorted(by_shape.items(), key=lambda item: item[0]):
+            size = max(1, tokens // length)
+            for start in range(0, len(group), size):
+                yield group[start : start + size]
+
+
+def inputs_of(batch: list[Sample], device: torch.device) -> dict[str, Tensor]:
+    """The model's keyword arguments for one batch."""
+    ids = torch.stack([s.input_ids for s in batch]).to(device)
+    extra = {name: torch.cat([s.extra[name] for s in batch]).to(device) for name in batch[0].extra}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **extra}

@@ -1,0 +1,200 @@
+"""Every setting as frozen dataclasses, checked when they are made. Imports nothing that knows Hydra.
+
+A wrong value is a ConfigError that names the key, the value and the allowed range, before any work starts.
+"""
+
+from dataclasses import dataclass, field
+
+from luq import registry
+from luq.errors import ConfigError
+
+PROPAGATIONS = ("exact", "high", "float")
+MODALITIES = ("all", "image", "text")
+TRACKERS = ("wandb", "wandb_offline", "none")
+
+
+def _require(fine: bool, key: str, value: object, allowed: str) -> None:
+    if not fine:
+        raise ConfigError(f"{key}={value!r} is not possible: it must be {allowed}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Hugging Face vision-language checkpoint and how it is asked."""
+
+    name: str
+    path: str  # hub id or local folder; "pocket:NAME" is one that ships with the project
+    revision: str | None = None
+    device: str = "auto"  # auto: cuda if there is one
+    system_prompt: str = ""
+    benchmarks: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in self.benchmarks:
+            registry.check("benchmark", name)
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """Which tokens the model sees while it is profiled and quantized."""
+
+    name: str
+    alpha: float  # share of multimodal tokens, counted in tokens
+    tokens: int = 16384  # in all
+    sample_tokens: int = 128  # per text sample
+    source: str = "pocket"  # where questions and passages come from
+    benchmarks: list[str] = field(default_factory=lambda: ["textvqa"])  # whose questions make the multimodal samples
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.alpha <= 1, "calibration.alpha", self.alpha, "in [0, 1]")
+        _require(self.tokens >= 256, "calibration.tokens", self.tokens, "at least 256")
+        _require(8 <= self.sample_tokens <= self.tokens, "calibration.sample_tokens", self.sample_tokens, "in [8, tokens]")
+        _require(self.source == "pocket", "calibration.source", self.source, "'pocket'")
+        _require(self.alpha == 0 or bool(self.benchmarks), "calibration.benchmarks", self.benchmarks, "not empty")
+        for name in self.benchmarks:
+            registry.check("benchmark", name)
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """How layer entropies are measured."""
+
+    clusters: int = 100  # K of K-means
+    tokens: int = 4096  # output vectors kept per layer and modality
+    seeds: int = 3  # repetitions, each with its own subsample and K-means start
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.clusters >= 2, "profile.clusters", self.clusters, "at least 2")
+        _require(self.tokens >= 64, "profile.tokens", self.tokens, "at least 64")
+        _require(self.seeds >= 1, "profile.seeds", self.seeds, "at least 1")
+
+
+@dataclass(frozen=True)
+class OrderConfig:
+    """A ranking of layers, most compressible first."""
+
+    name: str = "entropy"
+    modality: str = "all"  # whose tokens the entropy is over
+    seed: int = 0  # of a random order
+
+    def __post_init__(self) -> None:
+        registry.check("order", self.name)
+        _require(self.modality in MODALITIES, "order.modality", self.modality, f"one of {', '.join(MODALITIES)}")
+
+
+@dataclass(frozen=True)
+class AllocationConfig:
+    """Which layers get the low tier."""
+
+    name: str = "count"
+    k: int | None = None  # count: number of low-tier layers
+    entropy_max: float | None = None  # threshold: bits; every layer at or below goes low
+    quantile: float | None = None  # threshold: the same as a quantile of the layers' entropies
+
+    def __post_init__(self) -> None:
+        registry.check("plan", self.name)
+        if self.name == "count":
+            _require(self.k is not None and self.k >= 0, "allocation.k", self.k, "a number of layers, 0 or more")
+        if self.name == "threshold":
+            one = (self.entropy_max is None) != (self.quantile is None)
+            given = f"entropy_max={self.entropy_max}, quantile={self.quantile}"
+            _require(one, "allocation", given, "exactly one of allocation.entropy_max (bits) and allocation.quantile")
+        if self.quantile is not None:
+            _require(0 <= self.quantile <= 1, "allocation.quantile", self.quantile, "in [0, 1]")
+
+
+@dataclass(frozen=True)
+class TierConfig:
+    """How a layer is stored: a method and its parameters."""
+
+    method: str
+    bits: int = 4
+    group_size: int = 128  # columns per group; 0: one group per row
+    symmetric: bool = False
+    act_order: bool = False
+    static_groups: bool = False
+    clip_steps: int = 0  # shrink factors tried per group; 0: no clip search
+    damping: float = 0.01  # share of the mean diagonal of the Hessian
+    block: int = 128
+    true_sequential: bool = True
+    faithful: bool = True  # billm: as the released code does it; false: as the paper says it
+
+    def __post_init__(self) -> None:
+        registry.check("quantizer", self.method)
+        _require(self.bits in (2, 3, 4, 8), "tier.bits", self.bits, "2, 3, 4 or 8")
+        _require(self.group_size >= 0, "tier.group_size", self.group_size, "0 (one group per row) or a divisor of the columns")
+        _require(self.block >= 1, "tier.block", self.block, "at least 1")
+        _require(0 <= self.damping <= 1, "tier.damping", self.damping, "in [0, 1]")
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """The two tiers of a run, by name, and the table of tiers."""
+
+    low: str
+    high: str
+    propagation: str = "exact"
+    tiers: dict[str, TierConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, name in (("low", self.low), ("high", self.high)):
+            if name not in self.tiers:
+                raise registry.unknown(f"tier in quantizer.{key}", name, self.tiers)
+        _require(self.propagation in PROPAGATIONS, "quantizer.propagation", self.propagation, f"one of {', '.join(PROPAGATIONS)}")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Which questions are asked, and how many."""
+
+    name: str
+    benchmarks: list[str]
+    data: str = "pocket"  # a folder of <benchmark>.parquet, or "pocket"
+    split: str = "report"
+    samples: int | None = None  # base questions per benchmark; null: all
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.benchmarks:
+            registry.check("benchmark", name)
+        _require(self.samples is None or self.samples >= 1, "evaluation.samples", self.samples, "at least 1, or null for all")
+        _require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "at least 1")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where runs are mirrored; the JSON record is always written."""
+
+    name: str = "wandb_offline"
+    project: str = "luq"
+    entity: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.name in TRACKERS, "tracking.name", self.name, f"one of {', '.join(TRACKERS)}")
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """Directories; the only place that names them."""
+
+    outputs: str = "outputs"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, whole."""
+
+    model: ModelConfig
+    calibration: CalibrationConfig
+    profile: ProfileConfig
+    order: OrderConfig
+    allocation: AllocationConfig
+    quantizer: QuantizerConfig
+    evaluation: EvaluationConfig
+    tracking: TrackingConfig
+    paths: PathsConfig
+    seed: int = 0
+    sweep: str = "default"

@@ -1,0 +1,28 @@
+"""The project's errors. Every message says what is wrong, where, and what to do.
+
+LuqError
+├── ConfigError   a setting is unknown, out of range or contradicts another
+├── DataError     calibration or benchmark data is missing or unusable
+├── ModelError    a checkpoint is incomplete, or its layers cannot be found
+└── StoreError    an artefact is damaged or cannot be written
+"""
+
+
+class LuqError(Exception):
+    """Base of all errors that a user can act upon."""
+
+
+class ConfigError(LuqError, ValueError):
+    """A setting is unknown, out of range or contradicts another."""
+
+
+class DataError(LuqError):
+    """Calibration or benchmark data is missing or unusable."""
+
+
+class ModelError(LuqError):
+    """A checkpoint is incomplete, or its layers cannot be found."""
+
+
+class StoreError(LuqError):
+    """An artefact is damaged or cannot be written."""

@@ -1,0 +1,24 @@
+"""VQA soft accuracy over ten annotators, for TextVQA and VQAv2."""
+
+from luq.evaluation.normalize import normalize
+from luq.evaluation.scorers.summary import Doc, by_question
+
+
+def soft_accuracy(prediction: str, answers: list[str]) -> float:
+    """Mean over annotators of min(1, matches among the others / 3): 0, .3, .6, .9, 1 for 0..4 matches of ten."""
+    matches = sum(a == prediction for a in answers)
+    scores = [min(1.0, (matches - (a == prediction)) / 3) for a in answers]
+    return sum(scores) / len(scores)
+
+
+def textvqa(doc: Doc, results: list[str]) -> dict[str, float]:
+    said = normalize(results[0], tokenize=True)
+    return {"score": soft_accuracy(said, [normalize(str(a), tokenize=True) for a in doc["answers"]])}
+
+
+def vqav2(doc: Doc, results: list[str]) -> dict[str, float]:
+    said = normalize(results[0], tokenize=False)
+    return {"score": soft_accuracy(said, [normalize(a["answer"], tokenize=False) for a in doc["answers"]])}
+
+
+summarise = by_question("vqa_accuracy")

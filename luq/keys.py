@@ -1,0 +1,30 @@
+"""Content keys: canonical JSON -> sha256, shortened to 16 hex digits. Volatile settings are named here, once."""
+
+import hashlib
+import json
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+VOLATILE = frozenset({"tracking", "paths", "sweep", "device", "batch_size"})  # never change a result
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys; dataclasses become dicts. Anything else than plain data is a TypeError."""
+
+    def plain(v: Any) -> Any:
+        if is_dataclass(v) and not isinstance(v, type):
+            return plain(asdict(v))
+        if isinstance(v, dict):
+            return {str(k): plain(x) for k, x in v.items() if str(k) not in VOLATILE}
+        if isinstance(v, list | tuple):
+            return [plain(x) for x in v]
+        if v is None or isinstance(v, str | int | float | bool):
+            return v
+        raise TypeError(f"a key cannot hold {type(v).__name__}")
+
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key(*parts: Any) -> str:
+    """The key of everything that determines an artefact."""
+    return hashlib.sha256(canonical(list(parts)).encode()).hexdigest()[:16]

@@ -1,0 +1,80 @@
+"""Four memory numbers with four names, and the ledger.
+
+nominal bits: code bits per weight, the paper's convention. Stored bits: 8 * bytes of the packed files /
+weights, everything in. Resident bytes: what the packed buffers take in memory. Peak bytes: the process's
+largest memory (CPU: resident set; CUDA: allocated) up to now.
+"""
+
+import resource
+from dataclasses import dataclass
+
+import torch
+
+from luq.models.vlm import VLM
+from luq.quantization.database import LayerSize
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Sizes of one allocation's decoder linears and of the whole checkpoint they belong to.
+
+    `stored_bytes` is the sum of the layer files' sizes. `rest_bytes` is what stays 16-bit (embeddings,
+    head, vision, projector, norms), and `checkpoint_bytes` the sum of both.
+    """
+
+    weights: int
+    nominal_bits: float
+    stored_bits: float
+    stored_bytes: int
+    rest_bytes: int
+    checkpoint_bytes: int
+    resident_bytes: int
+    peak_bytes: int
+    ledger: dict[str, int]
+
+
+def peak_bytes() -> int:
+    """The process's peak memory so far."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def rest_ledger(vlm: VLM) -> dict[str, int]:
+    """16-bit bytes of everything that is not a decoder linear, by part; tied weights count once."""
+    inside = {id(p) for layer in vlm.originals for linear in layer.values() for p in linear.parameters()}
+    parts: dict[str, int] = {}
+    for name, parameter in vlm.model.named_parameters():
+        if id(parameter) in inside:
+            continue
+        if "vision_tower" in name or "visual" in name:
+            part = "vision"
+        elif "multi_modal_projector" in name:
+            part = "projector"
+        elif "embed_tokens" in name:
+            part = "embeddings"
+        else:
+            part = "head" if "lm_head" in name else "norms"
+        parts[part] = parts.get(part, 0) + 2 * parameter.numel()
+    return parts
+
+
+def measure(vlm: VLM, sizes: list[LayerSize]) -> Memory:
+    """The memory numbers of an allocation from its layers' files."""
+    ledger: dict[str, int] = {}
+    for size in sizes:
+        for name, count in size.ledger.items():
+            ledger[name] = ledger.get(name, 0) + count
+    weights, stored = sum(s.weights for s in sizes), sum(s.bytes for s in sizes)
+    rest = rest_ledger(vlm)
+    return Memory(
+        weights=weights,
+        nominal_bits=sum(s.nominal_bits * s.weights for s in sizes) / weights,
+        stored_bits=8 * stored / weights,
+        stored_bytes=stored,
+        rest_bytes=sum(rest.values()),
+        checkpoint_bytes=stored + sum(rest.values()),
+        resident_bytes=stored - ledger["header"],
+        peak_bytes=peak_bytes(),
+        ledger=ledger | rest,
+    )

@@ -1,0 +1,150 @@
+"""A vision-language model as the pipeline sees it: decoder layers, their linears, and which tokens are image.
+
+Works for any Hugging Face VLM whose decoder layers stand at a known path; adding a family is one line
+in `LAYERS`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luq import registry
+from luq.config import ModelConfig
+from luq.errors import ModelError
+
+LAYERS = {"llava": "model.language_model.layers", "qwen2_5_vl": "model.language_model.layers"}
+GROUPS = (  # linears of a decoder layer that share an input, in the order of the forward pass
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+LINEARS = tuple(name for group in GROUPS for name in group)
+POCKET = Path(__file__).parent.parent / "pocket" / "weights"
+
+
+@dataclass
+class VLM:
+    """A loaded model. `originals` keeps the 16-bit linears of every layer, so that any tier can be undone."""
+
+    config: ModelConfig
+    model: nn.Module
+    processor: Any
+    layers: nn.ModuleList
+    fingerprint: str
+    originals: list[dict[str, nn.Module]] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def image_mask(self, input_ids: Tensor) -> Tensor:
+        """True where a token stands for a piece of an image; same shape as input_ids."""
+        token = getattr(self.model.config, "image_token_id", None)
+        if token is None:
+            token = self.model.config.image_token_index
+        return input_ids == token
+
+    def original(self, layer: int) -> dict[str, Tensor]:
+        """The 16-bit weights [out, in] of one layer's linears, by name."""
+        return {name: linear.weight.detach() for name, linear in self.originals[layer].items()}  # type: ignore[misc]
+
+    def install(self, layer: int, modules: dict[str, nn.Module] | None) -> None:
+        """Put modules in place of a layer's linears; None puts the 16-bit ones back."""
+        for name, module in (modules or self.originals[layer]).items():
+            parent, _, attribute = name.rpartition(".")
+            setattr(self.layers[layer].get_submodule(parent), attribute, module)
+
+
+def resolve_path(config: ModelConfig) -> Path:
+    """The local folder of a checkpoint: shipped, given, or fetched from the hub."""
+    if config.path.startswith("pocket:"):
+        name = config.path.removeprefix("pocket:")
+        known = sorted(p.name for p in POCKET.iterdir() if p.is_dir()) if POCKET.exists() else []
+        if name not in known:
+            raise registry.unknown("pocket model", name, known)
+        return POCKET / name
+    folder = Path(config.path).expanduser()
+    if folder.exists():
+        return folder
+    if folder.is_absolute() or config.path.startswith((".", "~")):
+        raise ModelError(f"model.path={config.path}: there is no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"model.path={config.path} is neither a local folder nor reachable on the hub: give a folder, or log in and "
+            f"connect ({type(error).__name__})"
+        ) from error
+
+
+def check_files(folder: Path) -> None:
+    """A ModelError that names the first file a checkpoint folder lacks."""
+    for name in ("config.json", "tokenizer_config.json"):
+        if not (folder / name).exists():
+            raise ModelError(f"{folder / name} is missing: the folder is not a complete checkpoint")
+    index = folder / "model.safetensors.index.json"
+    shards = ["model.safetensors"]
+    if index.exists():
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    for shard in shards:
+        if not (folder / shard).exists():
+            raise ModelError(f"{folder / shard} is missing: copy or download the checkpoint again")
+    if not any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json")):
+        raise ModelError(f"{folder / 'preprocessor_config.json'} is missing: without it images cannot be prepared")
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over the names, sizes and contents of config and weights (of files over 64 MiB: both ends)."""
+    digest, edge = hashlib.sha256(), 32 << 20
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as handle:
+            digest.update(handle.read(edge))
+            if size > edge:
+                handle.seek(max(edge, size - edge))
+                digest.update(handle.read())
+    return digest.hexdigest()[:16]
+
+
+def find_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder layers of the language backbone, each with the seven linears."""
+    family = getattr(model.config, "model_type", "?")
+    if family not in LAYERS:
+        raise registry.unknown("model family", family, LAYERS)
+    try:
+        layers = model.get_submodule(LAYERS[family])
+    except AttributeError as error:
+        raise ModelError(f"a {family} model should have its decoder layers at {LAYERS[family]}: {error}") from error
+    if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
+        raise ModelError(f"{LAYERS[family]} of the {family} model is no list of decoder layers")
+    for i, layer in enumerate(layers):
+        for name in LINEARS:
+            try:
+                layer.get_submodule(name)
+            except AttributeError as error:
+                raise ModelError(f"decoder layer {i} has no linear {name}: {error}") from error
+    return layers
+
+
+def load_vlm(config: ModelConfig) -> VLM:
+    """Load model (fp32 on CPU, fp16 on CUDA) and processor through the Auto classes, from a complete folder."""
+    folder = resolve_path(config)
+    check_files(folder)
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).to(device).eval().requires_grad_(False)
+    layers = find_layers(model)
+    originals = [{name: layer.get_submodule(name) for name in LINEARS} for layer in layers]
+    return VLM(config, model, AutoProcessor.from_pretrained(folder), layers, fingerprint(folder), originals)

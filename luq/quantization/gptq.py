@@ -1,0 +1,101 @@
+"""GPTQ (Frantar et al., ICLR 2023) and round-to-nearest: weight, Hessian -> IntegerWeight. Pure.
+
+Options: symmetric or asymmetric grids, any group size that divides the columns or one group per row,
+act-order with static groups (no index is stored), clip search, 2, 3, 4 or 8 bits, blocks of lazy updates.
+"""
+
+import torch
+from torch import Tensor
+
+from luq.config import TierConfig
+from luq.quantization import hessian as hessians
+from luq.quantization.grid import Grid, fit, group_size
+from luq.quantization.packed import IntegerWeight
+from luq.quantization.packing import pack_codes
+
+
+def _pack(codes: Tensor, grid: Grid, symmetric: bool, damping: float) -> IntegerWeight:
+    buffers = {"codes": pack_codes(codes, grid.bits), "scales": grid.scale.half()}
+    if not symmetric:
+        buffers["zeros"] = pack_codes(grid.zero, grid.bits)
+    return IntegerWeight(buffers, (codes.shape[0], codes.shape[1]), damping=damping)
+
+
+class RTN:
+    """Round to nearest: no calibration."""
+
+    data_free = True
+
+    def __init__(self, tier: TierConfig):
+        self.tier = tier
+
+    def quantize(self, weight: Tensor, hessian: Tensor | None = None) -> IntegerWeight:
+        """weight [out, in] fp32 -> packed integers; the Hessian is not used."""
+        size = group_size(weight.shape[1], self.tier.group_size)
+        grid = fit(weight, self.tier.bits, size, self.tier.symmetric, steps=self.tier.clip_steps)
+        group = torch.arange(weight.shape[1], device=weight.device) // size
+        return _pack(grid.encode(weight, group), grid, self.tier.symmetric, 0.0)
+
+
+class GPTQ:
+    """Round column by column, and let the columns to come make up for each error."""
+
+    data_free = False
+
+    def __init__(self, tier: TierConfig):
+        self.tier = tier
+
+    def quantize(self, weight: Tensor, hessian: Tensor) -> IntegerWeight:
+        """weight [out, in], hessian [in, in], both fp32 -> packed integers.
+
+        Raises DataError for a Hessian that is not one and ConfigError for a group size that does not divide.
+        """
+        tier, columns = self.tier, weight.shape[1]
+        hessians.check(hessian, columns)
+        size = group_size(columns, tier.group_size)
+        w = weight.clone()
+        w[:, torch.diagonal(hessian) <= 0] = 0
+        importance = torch.diagonal(hessian).clamp_min(0)
+        order = torch.arange(columns, device=w.device)
+        if tier.act_order:
+            order = torch.argsort(importance, descending=True, stable=True)
+        factor = hessians.factorize(hessian[order][:, order], tier.damping)
+        grid = fit(w, tier.bits, size, tier.symmetric, importance, tier.clip_steps)
+        group = (torch.arange(columns, device=w.device) // size)[order]
+        dynamic = not tier.act_order and not tier.static_groups
+        codes, grid = _columns(w[:, order], factor.upper, grid, group, size if dynamic else 0, tier, importance)
+        original = torch.empty_like(codes)
+        original[:, order] = codes
+        return _pack(original, grid, tier.symmetric, factor.damping)
+
+
+def _columns(
+    w: Tensor, upper: Tensor, grid: Grid, group: Tensor, refit: int, tier: TierConfig, importance: Tensor
+) -> tuple[Tensor, Grid]:
+    """The GPTQ sweep (algorithm 1) in blocks of `tier.block` columns; w [out, in] is used up.
+
+    With refit > 0 each group's grid is fitted anew, to the compensated weights, when the sweep reaches it.
+    The work is on the transpose, so that a column is a contiguous row.
+    """
+    wt, codes = w.T.contiguous(), torch.empty_like(w.T, memory_format=torch.contiguous_format)
+    scale, zero = grid.scale.clone(), grid.zero.clone()
+    columns = wt.shape[0]
+    for start in range(0, columns, tier.block):
+        end = min(start + tier.block, columns)
+        errors = torch.empty_like(wt[start:end])
+        for i in range(start, end):
+            g = int(group[i])
+            if refit and i % refit == 0:
+                # columns of this group beyond the block still lack the block's own updates
+                ahead = wt[i : i + refit].clone()
+                if i + refit > end:
+                    ahead[end - i :] -= upper[start:i, end : i + refit].T @ errors[: i - start]
+                new = fit(ahead.T.contiguous(), tier.bits, refit, tier.symmetric, importance[i : i + refit], tier.clip_steps)
+                scale[:, g], zero[:, g] = new.scale[:, 0], new.zero[:, 0]
+            column = torch.clamp(torch.round(wt[i] / scale[:, g]) + zero[:, g], 0, 2**tier.bits - 1)
+            codes[i] = column
+            error = (wt[i] - (column - zero[:, g]) * scale[:, g]) / upper[i, i]
+            errors[i - start] = error
+            wt[i + 1 : end].addr_(upper[i, i + 1 : end], error, alpha=-1)
+        wt[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
+    return codes.T.contiguous(), Grid(scale, zero, tier.bits)

@@ -1,0 +1,76 @@
+"""The Hessian of a linear's output error, H = 2 X^T X / tokens, and its preparation for GPTQ.
+
+Every token counts the same (the reference implementation counts sequences). fp32 [in, in].
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from luq.errors import DataError
+
+
+class HessianSum:
+    """Accumulates 2 X^T X over batches of inputs and divides by the tokens seen."""
+
+    def __init__(self, columns: int, device: torch.device | str = "cpu"):
+        self.total = torch.zeros(columns, columns, device=device)
+        self.tokens = 0
+
+    def add(self, inputs: Tensor) -> None:
+        """Add inputs [..., in]."""
+        rows = inputs.reshape(-1, inputs.shape[-1]).float()
+        self.total.addmm_(rows.T, rows, alpha=2.0)
+        self.tokens += rows.shape[0]
+
+    def mean(self) -> Tensor:
+        return self.total / max(self.tokens, 1)
+
+
+def check(hessian: Tensor, columns: int, where: str = "") -> None:
+    """Raise a DataError that names the layer if the Hessian cannot be one."""
+    place = f" of {where}" if where else ""
+    if hessian.shape != (columns, columns):
+        raise DataError(f"the Hessian{place} is {tuple(hessian.shape)}, the weight has {columns} columns")
+    if not torch.isfinite(hessian).all():
+        raise DataError(f"the Hessian{place} holds NaN or infinity: look for bad activations in the calibration set")
+    if not torch.allclose(hessian, hessian.T, rtol=1e-3, atol=1e-5 * float(hessian.abs().max())):
+        raise DataError(f"the Hessian{place} is not symmetric")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """`upper`: U with U^T U = (H + damping)^-1 [in, in]; `dead`: columns no token ever used [in]."""
+
+    upper: Tensor
+    dead: Tensor
+    damping: float
+
+
+def factorize(hessian: Tensor, damping: float) -> Factor:
+    """Upper Cholesky factor of the inverse damped Hessian; the damping is raised until it exists.
+
+    `damping` is a share of the mean diagonal (GPTQ's percdamp). Dead columns get a diagonal of one.
+    """
+    h = hessian.clone()
+    diagonal = torch.diagonal(h)
+    dead = diagonal <= 0
+    diagonal[dead] = 1.0
+    mean = float(diagonal.mean())
+    while damping <= 1.0:
+        damped = h + damping * mean * torch.eye(len(h), device=h.device)
+        lower, info = torch.linalg.cholesky_ex(damped)
+        if int(info) == 0:
+            upper, info = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if int(info) == 0 and bool(torch.isfinite(upper).all()):
+                return Factor(upper, dead, damping)
+        damping = max(2 * damping, 1e-4)
+    raise DataError("the Hessian cannot be inverted even with damping 1.0: the calibration set has too few tokens")
+
+
+def effective_rank(hessian: Tensor) -> float:
+    """exp of the spectral entropy of H: how many directions the inputs really use, in [1, in]."""
+    values = torch.linalg.eigvalsh(hessian.double()).clamp_min(0)
+    p = values / values.sum()
+    return float(torch.exp(-(p * torch.log(p.clamp_min(1e-30))).sum()))

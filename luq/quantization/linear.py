@@ -1,0 +1,40 @@
+"""The runtime module of a packed linear: holds the stored buffers and computes with what they mean."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from luq.quantization.packed import PackedWeight
+
+
+class PackedLinear(nn.Module):
+    """y = x W^T + b with W dequantized from the stored buffers.
+
+    With `cache` the dequantized weight is kept from the first call on: faster decoding for the memory of a
+    16- or 32-bit weight. It is the same weight, bit for bit.
+    """
+
+    def __init__(self, packed: PackedWeight, tier: str, bias: Tensor | None = None, cache: bool = False):
+        super().__init__()
+        self.packed, self.tier, self.cache = packed, tier, cache
+        self.bias = bias
+        self.out_features, self.in_features = packed.shape
+        for name, buffer in packed.buffers.items():
+            self.register_buffer(name, buffer, persistent=True)
+        self._weight: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self._weight
+        if weight is None or weight.dtype != x.dtype or weight.device != x.device:
+            buffers = dict(self.named_buffers(recurse=False))
+            weight = type(self.packed)(buffers, self.packed.shape, **self.packed.meta).dequantize(x.dtype)
+            self._weight = weight if self.cache else None
+        return F.linear(x, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}, tier={self.tier}"
+
+
+def installed_tiers(layer: nn.Module, names: tuple[str, ...]) -> set[str | None]:
+    """The tiers that really stand in a layer's linears (None: a plain 16-bit linear)."""
+    modules = [layer.get_submodule(name) for name in names]
+    return {m.tier if isinstance(m, PackedLinear) else None for m in modules}

@@ -1,0 +1,133 @@
+"""Packed weights: what a tier stores for one linear, and the only way back to numbers.
+
+Each format is a set of named buffers plus the [out, in] shape. Everything that is scored goes through
+`dequantize` of exactly these buffers, and `ledger` counts them.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from luq.errors import StoreError
+from luq.quantization.packing import unpack_bits, unpack_codes
+
+
+class PackedWeight(ABC):
+    """One linear's weight as stored. `buffers` are what safetensors writes; `meta` is a few JSON numbers."""
+
+    format: ClassVar[str]
+    classes: ClassVar[dict[str, str]]  # buffer name -> ledger class
+
+    def __init__(self, buffers: dict[str, Tensor], shape: tuple[int, int], **meta: Any):
+        self.buffers, self.shape, self.meta = buffers, shape, meta
+
+    @abstractmethod
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight [out, in] that the buffers mean."""
+
+    @property
+    @abstractmethod
+    def nominal_bits(self) -> float:
+        """Code bits per weight, the paper's convention: no scales, no masks."""
+
+    def ledger(self) -> dict[str, int]:
+        """Bytes per tensor class; their sum is what safetensors writes for the buffers."""
+        total: dict[str, int] = {}
+        for name, buffer in self.buffers.items():
+            total[self.classes[name]] = total.get(self.classes[name], 0) + buffer.numel() * buffer.element_size()
+        return total
+
+    def to(self, device: torch.device | str) -> "PackedWeight":
+        return type(self)({k: v.to(device) for k, v in self.buffers.items()}, self.shape, **self.meta)
+
+
+class FloatWeight(PackedWeight):
+    """16-bit weights, as they came."""
+
+    format = "float16"
+    classes: ClassVar = {"weight": "weights"}
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.buffers["weight"].to(dtype)
+
+    @property
+    def nominal_bits(self) -> float:
+        return 16.0
+
+
+class IntegerWeight(PackedWeight):
+    """Integers on a grid per row and group of columns: (code - zero) * scale.
+
+    Buffers: codes [bits, ceil(out * in / 8)], scales fp16 [out, groups], and for asymmetric grids
+    zeros [bits, ceil(out * groups / 8)]; symmetric grids have the fixed zero 2**(bits-1).
+    """
+
+    format = "integer"
+    classes: ClassVar = {"codes": "codes", "scales": "scales", "zeros": "zeros"}
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        rows, columns = self.shape
+        scales = self.buffers["scales"].float()
+        codes = unpack_codes(self.buffers["codes"], self.shape).float().view(rows, scales.shape[1], -1)
+        zeros: Tensor | float = 2.0 ** (self.buffers["codes"].shape[0] - 1)
+        if "zeros" in self.buffers:
+            zeros = unpack_codes(self.buffers["zeros"], tuple(scales.shape)).float().unsqueeze(-1)
+        return ((codes - zeros) * scales.unsqueeze(-1)).view(rows, columns).to(dtype)
+
+    @property
+    def nominal_bits(self) -> float:
+        return float(self.buffers["codes"].shape[0])
+
+
+class BinaryWeight(PackedWeight):
+    """BiLLM's weight: signs in three groups per row and block of columns, each with a mean and a scale.
+
+    Columns marked in `salient` are stored as two binary orders; the others are split by `flags` into a
+    concentrated and a sparse group of one order. Buffers, all bits packed: signs [out, in], salient [in],
+    residual_signs [out, salient columns], flags [out, other columns]; scales fp16 [out, blocks, 8] holds
+    (mean, scale) of the concentrated, the sparse, the salient and the residual part.
+    """
+
+    format = "binary"
+    classes: ClassVar = {
+        "signs": "codes",
+        "residual_signs": "codes",
+        "salient": "masks",
+        "flags": "masks",
+        "scales": "scales",
+    }
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        rows, columns = self.shape
+        salient = unpack_bits(self.buffers["salient"], (columns,))
+        count = int(salient.sum())
+        flags = torch.zeros(rows, columns, dtype=torch.bool, device=salient.device)
+        flags[:, ~salient] = unpack_bits(self.buffers["flags"], (rows, columns - count))
+        signs = unpack_bits(self.buffers["signs"], (rows, columns)).float() * 2 - 1
+        residual = torch.zeros(rows, columns, device=salient.device)
+        residual[:, salient] = unpack_bits(self.buffers["residual_signs"], (rows, count)).float() * 2 - 1
+        scales = self.buffers["scales"].float()
+        block = torch.arange(columns, device=salient.device) // int(self.meta["block"])
+        mean = [scales[:, block, 2 * i] for i in range(4)]
+        step = [scales[:, block, 2 * i + 1] for i in range(4)]
+        plain = torch.where(flags, mean[1] + step[1] * signs, mean[0] + step[0] * signs)
+        double = mean[2] + step[2] * signs + mean[3] + step[3] * residual
+        return torch.where(salient, double, plain).to(dtype)
+
+    @property
+    def nominal_bits(self) -> float:
+        """1 + share of salient weights (BiLLM, equation 14); the paper rounds it to 1.08."""
+        rows, columns = self.shape
+        return 1.0 + int(unpack_bits(self.buffers["salient"], (columns,)).sum()) / columns
+
+
+FORMATS: dict[str, type[PackedWeight]] = {c.format: c for c in (FloatWeight, IntegerWeight, BinaryWeight)}
+
+
+def restore(name: str, buffers: dict[str, Tensor], shape: tuple[int, int], **meta: Any) -> PackedWeight:
+    """The packed weight of format `name` around loaded buffers."""
+    if name not in FORMATS:
+        raise StoreError(f"packed weight has the unknown format {name!r}; this version reads {', '.join(FORMATS)}")
+    return FORMATS[name](buffers, shape, **meta)

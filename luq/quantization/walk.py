@@ -1,0 +1,211 @@
+"""Layer by layer through the model: Hessians, quantization, and what the next layer sees.
+
+The inputs of layer 0 are captured once. Propagation decides what feeds layer l: `exact`, the outputs of
+this allocation's own quantized layers (the paper's way); `high`, those of the all-high-tier model;
+`float`, those of the 16-bit model. With `high` and `float` a layer's artefact does not depend on the
+allocation, so every allocation shares it; with `exact` equal prefixes are shared.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luq import keys
+from luq.allocation.plans import Allocation
+from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.config import QuantizerConfig, TierConfig
+from luq.errors import DataError
+from luq.models.vlm import GROUPS, VLM
+from luq.quantization.database import PackedLayer, read_layer, write_layer
+from luq.quantization.hessian import HessianSum
+from luq.quantization.linear import PackedLinear
+from luq.quantization.packed import PackedWeight
+from luq.quantization.tiers import make_quantizer
+from luq.store import Store
+
+log = logging.getLogger(__name__)
+STAGE = "layers"
+VERSION = 1  # of the arithmetic and the formats; raise it when either changes
+
+
+class _Captured(Exception):
+    """Thrown by the hook that has what it came for."""
+
+
+@dataclass
+class State:
+    """One batch on its way: hidden [batch, tokens, width] and the layer's other arguments."""
+
+    hidden: Tensor
+    arguments: dict[str, Any]
+
+
+@torch.no_grad()
+def first_inputs(vlm: VLM, calibration: CalibrationSet) -> list[State]:
+    """What layer 0 receives, batch by batch."""
+    states: list[State] = []
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        arguments = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
+        states.append(State(hidden, arguments))
+        raise _Captured
+
+    handle = vlm.layers[0].register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        for batch in calibration.batches():
+            try:
+                vlm.model(**inputs_of(batch, vlm.device), use_cache=False)
+            except _Captured:
+                continue
+    finally:
+        handle.remove()
+    return states
+
+
+@torch.no_grad()
+def forward(layer: nn.Module, states: list[State], keep: bool) -> None:
+    """Run all batches through one layer; with `keep` the outputs become the next layer's inputs."""
+    for state in states:
+        output = layer(state.hidden, **state.arguments)
+        if keep:
+            state.hidden = output[0] if isinstance(output, tuple) else output
+
+
+def hessians(layer: nn.Module, states: list[State], groups: tuple[tuple[str, ...], ...]) -> dict[str, Tensor]:
+    """One Hessian per group of linears that share an input, under each linear's name."""
+    sums, hooks = [], []
+    for group in groups:
+        linear = layer.get_submodule(group[0])
+        total = HessianSum(int(linear.in_features), states[0].hidden.device)
+        sums.append(total)
+        hooks.append(linear.register_forward_pre_hook(lambda module, args, total=total: total.add(args[0])))
+    try:
+        forward(layer, states, keep=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    means = [total.mean() for total in sums]
+    return {name: mean for group, mean in zip(groups, means, strict=True) for name in group}
+
+
+def modules(vlm: VLM, index: int, packed: PackedLayer, tier: str, cache: bool) -> dict[str, nn.Module]:
+    """The runtime modules of a packed layer."""
+    linears = {name: vlm.originals[index][name] for name in packed}
+    return {
+        name: PackedLinear(weight.to(vlm.device), tier, getattr(linears[name], "bias", None), cache)
+        for name, weight in packed.items()
+    }
+
+
+@torch.no_grad()
+def quantize_layer(vlm: VLM, index: int, tier: TierConfig, states: list[State] | None) -> PackedLayer:
+    """All linears of one layer in one tier; the layer has its 16-bit linears again afterwards.
+
+    With true_sequential each group's Hessian sees the groups before it already quantized.
+    """
+    quantizer, layer, packed = make_quantizer(tier), vlm.layers[index], {}
+    vlm.install(index, None)
+    weights = vlm.original(index)
+    passes = [(group,) for group in GROUPS] if tier.true_sequential else [GROUPS]
+    try:
+        for groups in passes:
+            found = {} if quantizer.data_free or states is None else hessians(layer, states, groups)
+            for name in (n for group in groups for n in group):
+                packed[name] = _quantize_linear(quantizer, weights[name], found.get(name), f"layer {index} {name}")
+            vlm.install(index, modules(vlm, index, packed, tier.method, cache=True))
+    finally:
+        vlm.install(index, None)
+    return packed
+
+
+def _quantize_linear(quantizer: Any, weight: Tensor, hessian: Tensor | None, where: str) -> PackedWeight:
+    try:
+        return quantizer.quantize(weight.float(), hessian)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+class Walk:
+    """Makes and finds the layer artefacts of allocations over one model and one calibration set."""
+
+    def __init__(self, vlm: VLM, calibration: CalibrationSet, calibration_key: str, config: QuantizerConfig, store: Store):
+        self.vlm, self.calibration, self.config, self.store = vlm, calibration, config, store
+        self.calibration_key = calibration_key
+
+    def keys(self, allocation: Allocation) -> list[str]:
+        """The artefact key of every layer: of everything that determines its bytes, and nothing else."""
+        found, prefix = [], []
+        for index, name in enumerate(allocation.tiers):
+            tier = self.config.tiers[name]
+            part: list[Any] = ["layer", VERSION, self.vlm.fingerprint, index, tier]
+            if not make_quantizer(tier).data_free:
+                feed: Any = self.config.propagation
+                if feed == "exact":
+                    feed = ["exact", *prefix]
+                elif feed == "high":
+                    feed = ["high", self.config.tiers[self.config.high]]
+                part += [self.calibration_key, feed]
+            found.append(keys.key(*part))
+            prefix.append(found[-1])
+        return found
+
+    def _feed(self, allocation: Allocation) -> Allocation | None:
+        """The allocation whose outputs feed each next layer; None: the 16-bit model."""
+        if self.config.propagation == "exact":
+            return allocation
+        if self.config.propagation == "high":
+            return Allocation((self.config.high,) * len(allocation.tiers))
+        return None
+
+    def quantize(self, allocation: Allocation, advance: Callable[[str], None] = lambda what: None) -> list[Path]:
+        """The folders of all layer artefacts of an allocation, made where they are missing."""
+        wanted = self.keys(allocation)
+        missing = [i for i, key in enumerate(wanted) if not self.store.has(STAGE, key)]
+        states: list[State] | None = None
+        if any(not make_quantizer(self.config.tiers[allocation.tiers[i]]).data_free for i in missing):
+            states = first_inputs(self.vlm, self.calibration)
+        feed = self._feed(allocation)
+        folders = []
+        for index, key in enumerate(wanted):
+            folders.append(self._artefact(index, key, allocation.tiers[index], states))
+            if states is not None and missing and index < missing[-1]:
+                self._pass_on(index, feed, states)
+            advance(f"layer {index} {allocation.tiers[index]}")
+        return folders
+
+    def _artefact(self, index: int, key: str, tier: str, states: list[State] | None) -> Path:
+        def build(folder: Path) -> None:
+            write_layer(folder, quantize_layer(self.vlm, index, self.config.tiers[tier], states))
+
+        return self.store.get(STAGE, key, build, f"layer {index} in {tier}")
+
+    def _pass_on(self, index: int, feed: Allocation | None, states: list[State]) -> None:
+        """Turn the inputs of layer `index` into those of the next, through the layer that feeds it."""
+        if feed is not None:
+            tier = feed.tiers[index]
+            folder = self._artefact(index, self.keys(feed)[index], tier, states)
+            self.vlm.install(index, modules(self.vlm, index, read_layer(folder), tier, cache=True))
+        try:
+            forward(self.vlm.layers[index], states, keep=True)
+        finally:
+            self.vlm.install(index, None)
+
+
+def install(vlm: VLM, allocation: Allocation, folders: list[Path], cache: bool = True) -> None:
+    """Put the packed layers of an allocation into the model."""
+    for index, (tier, folder) in enumerate(zip(allocation.tiers, folders, strict=True)):
+        vlm.install(index, modules(vlm, index, read_layer(folder), tier, cache))
+
+
+def uninstall(vlm: VLM) -> None:
+    """Put the 16-bit linears back everywhere."""
+    for index in range(len(vlm.layers)):
+        vlm.install(index, None)
+
+

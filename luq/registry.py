@@ -1,0 +1,62 @@
+"""Name -> "module:attribute" tables, loaded when asked for, with "did you mean" errors."""
+
+import difflib
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from luq.errors import ConfigError
+
+TABLES: dict[str, dict[str, str]] = {
+    "quantizer": {
+        "gptq": "luq.quantization.gptq:GPTQ",
+        "rtn": "luq.quantization.gptq:RTN",
+        "billm": "luq.quantization.billm:BiLLM",
+        "float16": "luq.quantization.tiers:Float16",
+    },
+    "order": {
+        "entropy": "luq.allocation.orders:entropy",
+        "entropy_reverse": "luq.allocation.orders:entropy_reverse",
+        "depth": "luq.allocation.orders:depth",
+        "depth_reverse": "luq.allocation.orders:depth_reverse",
+        "random": "luq.allocation.orders:random",
+    },
+    "plan": {
+        "uniform": "luq.allocation.plans:uniform",
+        "count": "luq.allocation.plans:count",
+        "threshold": "luq.allocation.plans:threshold",
+    },
+    "benchmark": {
+        "mme": "luq.evaluation.scorers.mme",
+        "mmbench": "luq.evaluation.scorers.mmbench",
+        "textvqa": "luq.evaluation.scorers.vqa",
+        "vqav2": "luq.evaluation.scorers.vqa",
+        "gqa": "luq.evaluation.scorers.exact",
+        "pope": "luq.evaluation.scorers.pope",
+        "chartqa": "luq.evaluation.scorers.chartqa",
+        "docvqa": "luq.evaluation.scorers.docvqa",
+        "mathvista": "luq.evaluation.scorers.mathvista",
+    },
+}
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is not there, with the nearest ones that are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return ConfigError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+
+
+def check(kind: str, name: str) -> None:
+    """Raise a ConfigError unless `name` is in the table `kind`."""
+    if name not in TABLES[kind]:
+        raise unknown(kind, name, TABLES[kind])
+
+
+def load(kind: str, name: str) -> Any:
+    """Import what the table `kind` holds under `name`."""
+    check(kind, name)
+    module, _, attribute = TABLES[kind][name].partition(":")
+    loaded = import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded

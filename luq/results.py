@@ -1,0 +1,43 @@
+"""The record of a run: outputs/runs/<key>/result.json. Plain data; reading it needs nothing but the standard library."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from luq.errors import StoreError
+from luq.store import write_json
+
+SCHEMA = 1
+FILE = "result.json"
+Record = dict[str, Any]
+
+
+def write(outputs: Path, record: Record) -> Path:
+    """Write a record under its key, and note it in its sweep; returns the file."""
+    file = outputs / "runs" / record["key"] / FILE
+    write_json(file, {"schema": SCHEMA, **record})
+    write_json(outputs / "sweeps" / record["sweep"] / f"{record['key']}.json", {"run": record["key"]})
+    return file
+
+
+def read(file: Path) -> Record:
+    """One record; a StoreError names a file that cannot be read or that a newer version wrote."""
+    try:
+        record: Record = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read ({error}): delete it and run again") from error
+    if record.get("schema") != SCHEMA:
+        raise StoreError(f"{file} has schema {record.get('schema')}, this version reads {SCHEMA}: run again or update")
+    return record
+
+
+def iterate(outputs: Path, sweep: str | None = None) -> Iterator[Record]:
+    """All records, or those of one sweep, by key."""
+    if sweep is None:
+        yield from (read(file) for file in sorted((outputs / "runs").glob(f"*/{FILE}")))
+        return
+    for note in sorted((outputs / "sweeps" / sweep).glob("*.json")):
+        file = outputs / "runs" / note.stem / FILE
+        if file.exists():
+            yield read(file)

@@ -134,9 +134,12 @@ def _quantize_linear(quantizer: Any, weight: Tensor, hessian: Tensor | None, whe
 class Walk:
     """Makes and finds the layer artefacts of allocations over one model and one calibration set."""
 
-    def __init__(self, vlm: VLM, calibration: CalibrationSet, calibration_key: str, config: QuantizerConfig, store: Store):
+    def __init__(
+        self, vlm: VLM, calibration: Callable[[], CalibrationSet], calibration_hash: str, config: QuantizerConfig, store: Store
+    ):
+        """`calibration` is called only when a layer has to be made."""
         self.vlm, self.calibration, self.config, self.store = vlm, calibration, config, store
-        self.calibration_key = calibration_key
+        self.calibration_hash = calibration_hash
 
     def keys(self, allocation: Allocation) -> list[str]:
         """The artefact key of every layer: of everything that determines its bytes, and nothing else."""
@@ -150,7 +153,7 @@ class Walk:
                     feed = ["exact", *prefix]
                 elif feed == "high":
                     feed = ["high", self.config.tiers[self.config.high]]
-                part += [self.calibration_key, feed]
+                part += [self.calibration_hash, feed]
             found.append(keys.key(*part))
             prefix.append(found[-1])
         return found
@@ -169,7 +172,7 @@ class Walk:
         missing = [i for i, key in enumerate(wanted) if not self.store.has(STAGE, key)]
         states: list[State] | None = None
         if any(not make_quantizer(self.config.tiers[allocation.tiers[i]]).data_free for i in missing):
-            states = first_inputs(self.vlm, self.calibration)
+            states = first_inputs(self.vlm, self.calibration())
         feed = self._feed(allocation)
         folders = []
         for index, key in enumerate(wanted):

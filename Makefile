@@ -1,0 +1,35 @@
+# The only entry points: people and CI run the same targets.
+export OMP_WAIT_POLICY = PASSIVE
+export GOMP_SPINCOUNT = 0
+export TQDM_DISABLE = 1
+PYTHON ?= python3.11
+BIN = .venv/bin
+
+.PHONY: help install check test demo clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+install: .venv/installed  ## make .venv with the pinned packages
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+check: install  ## format, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_architecture.py
+
+test: install  ## all tests, on CPU, without network
+	$(BIN)/pytest
+
+demo: install  ## LUQ next to 16-, 4- and 3-bit versions of the pocket model: one table, one figure
+	$(BIN)/luq run -m sweep=demo 'experiment=float16,gptq4,gptq3,billm,luq_k2,luq_k4,luq_k6,luq_k8,luq_k4_text'
+	$(BIN)/python -m analysis demo
+
+clean:  ## remove everything that was made
+	rm -rf .venv outputs .mypy_cache .ruff_cache .pytest_cache *.egg-info

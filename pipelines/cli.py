@@ -1,0 +1,82 @@
+"""The `luq` command."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from luq.errors import LuqError
+
+HYDRA = {
+    "run": "the whole chain: calibrate, profile, allocate, quantize, evaluate, record",
+    "profile": "up to the layers' activation entropies",
+    "quantize": "up to the packed layers",
+    "evaluate": "the same chain as run: what the store has is not made again",
+}
+EPILOG = """\
+run, profile, quantize and evaluate take Hydra overrides, and -m for every combination:
+  luq run allocation=count allocation.k=4
+  luq run -m allocation.k=0,2,4,6 calibration=text,multimodal
+  luq run allocation=threshold allocation.quantile=0.5 quantizer.propagation=high
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "luq", description="Layerwise ultra-low-bit quantization of multimodal LLMs.", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in HYDRA.items():
+        commands.add_parser(name, help=text, add_help=False)
+    pocket = commands.add_parser("pocket", help="the pocket testbed: `luq pocket data DIR`, `luq pocket train DIR`")
+    kinds = pocket.add_subparsers(dest="kind", metavar="KIND", required=True)
+    data = kinds.add_parser("data", help="write the nine miniature benchmarks as parquet files")
+    data.add_argument("folder", type=Path)
+    data.add_argument("--split", choices=("report", "selection"), default="report")
+    train = kinds.add_parser("train", help="train pocket_llava, or continue the training in DIR")
+    train.add_argument("folder", type=Path)
+    train.add_argument("--steps", type=int, default=None, help="language steps")
+    train.add_argument("--vision-steps", type=int, default=None, dest="vision_steps")
+    train.add_argument("--seed", type=int, default=None)
+    return parser
+
+
+def _pocket(arguments: argparse.Namespace) -> None:
+    from pipelines.console import out
+
+    if arguments.kind == "data":
+        from luq.pocket.benchmarks import write
+
+        for name, rows in write(arguments.folder, arguments.split).items():
+            out.print(f"{arguments.folder / name}.parquet  {rows} rows")
+        return
+    from rich.progress import Progress
+
+    from luq.pocket.train import TrainConfig, train
+
+    logging.getLogger("luq").setLevel(logging.INFO)
+    given = {k: v for k, v in vars(arguments).items() if k in ("steps", "vision_steps", "seed") and v is not None}
+    with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
+        out.print(f"checkpoint: {train(arguments.folder, TrainConfig(**given), progress)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; LuqErrors are shown as one line and exit code 1."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    from pipelines import console
+
+    try:
+        if arguments and arguments[0] in HYDRA:
+            from pipelines import run, schema
+
+            schema.check_choices(arguments[1:])
+            sys.argv = [f"luq {arguments[0]}", *arguments[1:]]
+            run.main(arguments[0])
+            return
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        _pocket(_parser().parse_args(arguments))
+    except LuqError as error:
+        console.fail(str(error))
+        sys.exit(1)

@@ -1,0 +1,83 @@
+"""What a person sees: bars while it works, one line per finished stage, tables at the end."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import progress as bars
+from rich.console import Console
+from rich.table import Table
+
+from luq.profiling.entropy import LayerEntropy
+from luq.results import Record
+
+out = Console(highlight=False)
+
+
+class Progress:
+    """Bars on a terminal, silence elsewhere; one line per stage in both."""
+
+    @contextmanager
+    def bar(self, name: str, total: int) -> Iterator[Callable[[str], None]]:
+        """A bar of `total` steps; the yielded function takes what was just done."""
+        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeElapsedColumn())
+        with bars.Progress(*columns, console=out, transient=True, disable=not sys.stdout.isatty()) as shown:
+            task = shown.add_task(name, total=total)
+            yield lambda what: shown.update(task, advance=1, description=f"{name} {what}".strip())
+
+    def stage(self, name: str, seconds: float, cached: bool, made: int) -> None:
+        how = "from the store" if cached else f"{made} made" if made else "done"
+        out.print(f"  {name:<16} {seconds:7.1f} s  [dim]{how}[/dim]")
+
+
+def human(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Table:
+    """Entropy in bits per layer, and each layer's place in the order."""
+    modalities = [m for m in ("all", "image", "text") if any(e.modality == m for e in profile)]
+    tokens, clusters = profile[0].tokens, profile[0].clusters
+    table = Table(title=f"Activation entropy, bits ({tokens} vectors per layer and modality, K = {clusters})")
+    table.add_column("layer", justify="right")
+    for modality in modalities:
+        table.add_column(modality, justify="right")
+    table.add_column("place", justify="right")
+    for layer in range(len(order)):
+        cells = [f"{e.mean:.3f} ± {e.spread:.3f}" for m in modalities for e in profile if (e.layer, e.modality) == (layer, m)]
+        table.add_row(str(layer), *cells, str(order.index(layer) + 1))
+    return table
+
+
+def memory_line(memory: dict[str, Any]) -> str:
+    return (
+        f"nominal [bold]{memory['nominal_bits']:.2f}[/bold] bits, stored [bold]{memory['stored_bits']:.3f}[/bold] bits per weight; "
+        f"decoder linears {human(memory['stored_bytes'])}, whole checkpoint {human(memory['checkpoint_bytes'])}"
+    )
+
+
+def result_table(record: Record) -> Table:
+    """Per benchmark: 16-bit, this run, retention."""
+    table = Table(title=f"{record['name']}  [dim]{record['allocation']}[/dim]")
+    table.add_column("benchmark")
+    for name in ("16-bit", "this run", "±", "n", "retention %"):
+        table.add_column(name, justify="right")
+    for name, s in record["scores"].items():
+        flag = " [red]collapsed[/red]" if s["collapsed"] else ""
+        kept = "-" if s["retention"] is None else f"{100 * s['retention']:.1f}"
+        table.add_row(name + flag, f"{s['float_score']:.1f}", f"{s['score']:.1f}", f"{s['stderr']:.1f}", str(s["n"]), kept)
+    kept = "-" if record["mean_retention"] is None else f"{100 * record['mean_retention']:.1f}"
+    table.add_section()
+    table.add_row("mean", f"{record['float_mean_score']:.1f}", f"{record['mean_score']:.1f}", "", "", kept, style="bold")
+    return table
+
+
+def fail(message: str) -> None:
+    """An error for people, on stderr."""
+    Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {message}", markup=True, soft_wrap=True)

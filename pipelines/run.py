@@ -1,0 +1,174 @@
+"""One run: load, calibrate, profile, allocate, quantize, evaluate, record. `python -m pipelines.run` is `luq run`."""
+
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.markup import escape
+
+from luq import __version__, keys, results
+from luq.config import RunConfig
+from luq.errors import LuqError
+from luq.evaluation.scorers.summary import Summary, mean
+from luq.store import write_json
+from luq.tracking import make_tracker
+from pipelines import console
+from pipelines.schema import CONF, register, to_config
+from pipelines.stages import Stages
+
+log = logging.getLogger(__name__)
+failures: list[str] = []  # jobs of this process that failed; the command's exit code says so
+PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "scikit-learn", "safetensors")
+
+
+def git_sha() -> str | None:
+    """The commit of the checkout this runs from, if there is one."""
+    folder = Path(__file__).parent
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def score_entry(score: Summary, reference: Summary) -> dict[str, Any]:
+    """One benchmark's part of the record; a collapsed or zero 16-bit score gives no retention."""
+    return {
+        "score": score.score,
+        "stderr": score.stderr,
+        "n": score.n,
+        "metrics": {k: v for k, v in score.metrics.items() if k != "collapsed"},
+        "collapsed": bool(score.metrics["collapsed"]),
+        "float_score": reference.score,
+        "retention": score.score / reference.score if reference.score else None,
+    }
+
+
+def execute(stages: Stages, name: str) -> results.Record:
+    """The whole chain; returns the record."""
+    config, started = stages.config, time.time()
+    allocation = stages.allocation
+    console.out.print(f"  allocation       {allocation}")
+    memory = stages.memory
+    scores, reference = stages.evaluate(allocation, stages.layers), stages.reference()
+    entries = {benchmark: score_entry(score, reference[benchmark]) for benchmark, score in scores.items()}
+    mean_score, float_mean = mean([e["score"] for e in entries.values()]), mean([e["float_score"] for e in entries.values()])
+    return {
+        "key": keys.key(config, stages.vlm.fingerprint),
+        "name": name,
+        "sweep": config.sweep,
+        "config": asdict(config),
+        "versions": {"luq": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "git_sha": git_sha(),
+        "model_fingerprint": stages.vlm.fingerprint,
+        "device": str(stages.vlm.device),
+        "split": config.evaluation.split,
+        "calibration": {k: v for k, v in stages.calibration_info.items() if k != "sources"},
+        "profile": [asdict(e) for e in stages.profile],
+        "order": stages.order,
+        "allocation": str(allocation),
+        "tiers": list(allocation.tiers),
+        "k": allocation.count(config.quantizer.low) if config.quantizer.low != config.quantizer.high else len(allocation.tiers),
+        "memory": asdict(memory),
+        "scores": entries,
+        "mean_score": mean_score,
+        "float_mean_score": float_mean,
+        "mean_retention": mean_score / float_mean if float_mean else None,
+        "artefacts": stages.artefacts,
+        "seconds": stages.seconds,
+        "cached": stages.cached,
+        "wall_seconds": sum(stages.seconds.values()),
+        "finished": started + sum(stages.seconds.values()),
+    }
+
+
+def run(config: RunConfig, name: str) -> results.Record:
+    """Execute, write the record, mirror it, show it."""
+    stages = Stages(config, console.Progress())
+    record = execute(stages, name)
+    file = results.write(stages.outputs, record)
+    (file.parent / "failed.json").unlink(missing_ok=True)
+    make_tracker(config.tracking, stages.outputs).track(record)
+    console.out.print(console.result_table(record))
+    console.out.print(console.memory_line(record["memory"]))
+    found, made = len(stages.store.found), len(stages.store.made)
+    console.out.print(f"{found} artefacts from the store, {made} made, {record['wall_seconds']:.1f} s. Record: {file}")
+    return record
+
+
+def profile(config: RunConfig, name: str) -> None:
+    """Only load, calibrate and profile; prints the entropies."""
+    stages = Stages(config, console.Progress())
+    console.out.print(console.entropy_table(stages.profile, stages.order))
+
+
+def quantize(config: RunConfig, name: str) -> None:
+    """Up to the packed layers; prints where they are and what they weigh."""
+    stages = Stages(config, console.Progress())
+    console.out.print(f"  allocation       {stages.allocation}")
+    memory = asdict(stages.memory)
+    console.out.print(console.memory_line(memory))
+    console.out.print(f"packed layers: {stages.store.root / 'layers'}/<key>, keys in layer order:")
+    console.out.print(" ".join(folder.name for folder in stages.layers))
+
+
+STAGES: dict[str, Callable[[RunConfig, str], Any]] = {"run": run, "evaluate": run, "profile": profile, "quantize": quantize}
+
+
+def job(stage: str, composed: DictConfig) -> None:
+    """One job of a (multi)run: errors are shown and recorded, and the next job goes on."""
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("paths", "tracking", "sweep="))]
+    name = " ".join(o.removeprefix("experiment=") for o in overrides) or "default"
+    console.out.rule(f"[bold]{escape(name)}[/bold]", align="left")
+    try:
+        config = to_config(composed)
+    except LuqError as error:
+        _failed(name, error)
+        return
+    try:
+        STAGES[stage](config, name)
+    except LuqError as error:
+        _failed(name, error)
+        _record_failure(config, name, error)
+    except Exception as error:
+        _record_failure(config, name, error)
+        raise
+
+
+def _failed(name: str, error: LuqError) -> None:
+    failures.append(name)
+    console.fail(escape(str(error)))
+
+
+def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
+    entry = {"name": name, "sweep": config.sweep, "error": type(error).__name__, "message": str(error)}
+    entry["traceback"] = "".join(traceback.format_exception(error))
+    write_json(Path(config.paths.outputs) / "runs" / f"failed-{keys.key(config)}" / "failed.json", entry)
+
+
+def main(stage: str = "run") -> None:
+    """Compose the config from sys.argv with Hydra and run one stage for every job."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    register()
+
+    def entry(composed: DictConfig) -> None:
+        job(stage, composed)
+
+    hydra.main(version_base=None, config_path=str(CONF), config_name="run")(entry)()
+    if failures:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,19 @@ def write(outputs: Path, record: Record) -> Path:
     return file
 
 
+def _failure(outputs: Path, key: str) -> Path:
+    return outputs / "failed" / f"{key}.json"
+
+
+def write_failure(outputs: Path, key: str, entry: dict[str, Any]) -> None:
+    """Note why the run of a config failed; the next success of the same config clears it."""
+    write_json(_failure(outputs, key), entry)
+
+
+def clear_failure(outputs: Path, key: str) -> None:
+    _failure(outputs, key).unlink(missing_ok=True)
+
+
 def read(file: Path) -> Record:
     """One record; a StoreError names a file that cannot be read or that a newer version wrote."""
     try:

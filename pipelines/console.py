@@ -57,8 +57,8 @@ def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Table:
 
 def memory_line(memory: dict[str, Any]) -> str:
     return (
-        f"nominal [bold]{memory['nominal_bits']:.2f}[/bold] bits, stored [bold]{memory['stored_bits']:.3f}[/bold] bits per weight; "
-        f"decoder linears {human(memory['stored_bytes'])}, whole checkpoint {human(memory['checkpoint_bytes'])}"
+        f"nominal [bold]{memory['nominal_bits']:.2f}[/bold] bits, stored [bold]{memory['stored_bits']:.3f}[/bold] bits "
+        f"per weight; decoder linears {human(memory['stored_bytes'])}, whole checkpoint {human(memory['checkpoint_bytes'])}"
     )
 
 

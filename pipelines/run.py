@@ -1,7 +1,6 @@
 """One run: load, calibrate, profile, allocate, quantize, evaluate, record. `python -m pipelines.run` is `luq run`."""
 
 import logging
-import os
 import platform
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from luq import __version__, keys, results
 from luq.config import RunConfig
 from luq.errors import LuqError
 from luq.evaluation.scorers.summary import Summary, mean
-from luq.store import write_json
 from luq.tracking import make_tracker
 from pipelines import console
 from pipelines.schema import CONF, register, to_config
@@ -96,7 +94,7 @@ def run(config: RunConfig, name: str) -> results.Record:
     stages = Stages(config, console.Progress())
     record = execute(stages, name)
     file = results.write(stages.outputs, record)
-    (file.parent / "failed.json").unlink(missing_ok=True)
+    results.clear_failure(stages.outputs, keys.key(config))
     make_tracker(config.tracking, stages.outputs).track(record)
     console.out.print(console.result_table(record))
     console.out.print(console.memory_line(record["memory"]))
@@ -150,15 +148,13 @@ def _failed(name: str, error: LuqError) -> None:
 
 
 def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
-    entry = {"name": name, "sweep": config.sweep, "error": type(error).__name__, "message": str(error)}
-    entry["traceback"] = "".join(traceback.format_exception(error))
-    write_json(Path(config.paths.outputs) / "runs" / f"failed-{keys.key(config)}" / "failed.json", entry)
+    trace = "".join(traceback.format_exception(error))
+    entry = {"name": name, "sweep": config.sweep, "error": type(error).__name__, "message": str(error), "traceback": trace}
+    results.write_failure(Path(config.paths.outputs), keys.key(config), entry)
 
 
 def main(stage: str = "run") -> None:
     """Compose the config from sys.argv with Hydra and run one stage for every job."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     register()
 

@@ -21,7 +21,7 @@ def defaults(kind: type) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():
         entry = next(f for f in fields(kind) if f.name == name)
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             values[name] = defaults(hint)
         elif entry.default_factory is not MISSING:
             values[name] = entry.default_factory()

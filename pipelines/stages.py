@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from luq import keys, registry
 from luq.allocation.plans import Allocation, allocate
 from luq.calibration import mixing
 from luq.calibration.samples import CalibrationSet
-from luq.config import RunConfig, TierConfig
+from luq.config import ModelConfig, RunConfig, TierConfig
 from luq.errors import ConfigError
 from luq.evaluation import harness, prompts, scorers
 from luq.evaluation.scorers.summary import Summary
@@ -30,16 +30,16 @@ from luq.store import Store, write_json
 from pipelines.console import Progress
 
 log = logging.getLogger(__name__)
-_loaded: dict[str, VLM] = {}  # the last model, shared by the jobs of one multirun
 
 
-def shared_vlm(config: RunConfig) -> VLM:
-    """The model of a config; jobs of one process that use the same one load it once."""
-    key = keys.key(config.model, config.model.device)
-    if key not in _loaded:
-        _loaded.clear()
-        _loaded[key] = load_vlm(config.model)
-    return _loaded[key]
+@lru_cache(maxsize=1)
+def _load(config: str) -> VLM:
+    return load_vlm(ModelConfig(**json.loads(config)))
+
+
+def shared_vlm(config: ModelConfig) -> VLM:
+    """The model of a config; the jobs of a multirun that use the same one load it once."""
+    return _load(json.dumps(asdict(config), sort_keys=True))
 
 
 class Stages:
@@ -64,7 +64,7 @@ class Stages:
     @cached_property
     def vlm(self) -> VLM:
         with self._stage("load"):
-            vlm = shared_vlm(self.config)
+            vlm = shared_vlm(self.config.model)
             self._check(vlm)
         return vlm
 

@@ -42,6 +42,9 @@ def make_lm(vlm: VLM, batch_size: int) -> Any:
         def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
             self.processor, self.tokenizer = vlm.processor, vlm.processor.tokenizer
 
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+            return super().generate_until(requests, disable_tqdm=True)  # the pipeline has its own bar
+
     with _quiet():
         return LoadedVLM(pretrained=vlm.model, batch_size=batch_size, max_length=2048, convert_img_format=True)
 

@@ -21,7 +21,9 @@ _WORDS += " whyll|why'll whyre|why're whys|why's wont|won't wouldve|would've wou
 _WORDS += " wouldn'tve|wouldn't've yall|y'all yall'll|y'all'll y'allll|y'all'll yall'd've|y'all'd've y'alld've|y'all'd've"
 _WORDS += " y'all'dve|y'all'd've youd|you'd youd've|you'd've you'dve|you'd've youll|you'll youre|you're youve|you've"
 CONTRACTIONS = {short: long for short, _, long in (pair.partition("|") for pair in _WORDS.split(" "))}
-NUMBERS = dict(zip("none zero one two three four five six seven eight nine ten".split(), "0 0 1 2 3 4 5 6 7 8 9 10".split(), strict=True))
+NUMBERS = dict(
+    zip("none zero one two three four five six seven eight nine ten".split(), "0 0 1 2 3 4 5 6 7 8 9 10".split(), strict=True)
+)
 ARTICLES = frozenset(("a", "an", "the"))
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")

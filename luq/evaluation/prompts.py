@@ -88,4 +88,4 @@ PROMPTS: dict[str, Callable[[Doc], str]] = {
     "mme": mme, "mmbench": mmbench, "textvqa": textvqa, "vqav2": short, "gqa": short, "pope": short,
     "chartqa": chartqa, "docvqa": short, "mathvista": mathvista,
 }  # fmt: skip
-TARGETS: dict[str, Callable[[Doc], str]] = dict.fromkeys(PROMPTS, first_answer) | {"mathvista": mathvista_target}
+TARGETS: dict[str, Callable[[Doc], str]] = {**dict.fromkeys(PROMPTS, first_answer), "mathvista": mathvista_target}

@@ -6,6 +6,8 @@ in `LAYERS`.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ GROUPS = (  # linears of a decoder layer that share an input, in the order of th
     ("mlp.down_proj",),
 )
 LINEARS = tuple(name for group in GROUPS for name in group)
+FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
 
 
@@ -33,11 +36,11 @@ class VLM:
     """A loaded model. `originals` keeps the 16-bit linears of every layer, so that any tier can be undone."""
 
     config: ModelConfig
-    model: nn.Module
+    model: Any
     processor: Any
     layers: nn.ModuleList
     fingerprint: str
-    originals: list[dict[str, nn.Module]] = field(default_factory=list)
+    originals: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def device(self) -> torch.device:
@@ -48,11 +51,11 @@ class VLM:
         token = getattr(self.model.config, "image_token_id", None)
         if token is None:
             token = self.model.config.image_token_index
-        return input_ids == token
+        return torch.eq(input_ids, token)
 
     def original(self, layer: int) -> dict[str, Tensor]:
         """The 16-bit weights [out, in] of one layer's linears, by name."""
-        return {name: linear.weight.detach() for name, linear in self.originals[layer].items()}  # type: ignore[misc]
+        return {name: linear.weight.detach() for name, linear in self.originals[layer].items()}
 
     def install(self, layer: int, modules: dict[str, nn.Module] | None) -> None:
         """Put modules in place of a layer's linears; None puts the 16-bit ones back."""
@@ -78,7 +81,7 @@ def resolve_path(config: ModelConfig) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+        return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"model.path={config.path} is neither a local folder nor reachable on the hub: give a folder, or log in and "
@@ -136,6 +139,19 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers warns that torchvision is missing, which nothing here needs."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def load_vlm(config: ModelConfig) -> VLM:
     """Load model (fp32 on CPU, fp16 on CUDA) and processor through the Auto classes, from a complete folder."""
     folder = resolve_path(config)
@@ -144,7 +160,10 @@ def load_vlm(config: ModelConfig) -> VLM:
 
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if device == "cpu" else torch.float16
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).to(device).eval().requires_grad_(False)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    model = model.to(device).eval().requires_grad_(False)
     layers = find_layers(model)
     originals = [{name: layer.get_submodule(name) for name in LINEARS} for layer in layers]
-    return VLM(config, model, AutoProcessor.from_pretrained(folder), layers, fingerprint(folder), originals)
+    with _quiet():
+        processor = AutoProcessor.from_pretrained(folder)
+    return VLM(config, model, processor, layers, fingerprint(folder), originals)

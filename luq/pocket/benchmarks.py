@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from luq.errors import DataError
-from luq.pocket import questions as q
+from luq.pocket import facts
+from luq.pocket import skills as q
+from luq.pocket.questions import Question, Skill
 from luq.pocket.world import Scene, make_scene
 
 Row = dict[str, Any]
@@ -55,11 +57,15 @@ OPEN = {  # benchmark -> (scene kind, skills) of its open questions
     "gqa": (("objects", (q.relation, q.neighbour, q.colour_of)), ("sign", (q.person_on_sign, q.word_on_sign, q.city_on_sign))),
     "chartqa": (("chart", (q.bar_value, q.bar_label, q.bar_extreme, q.bar_arithmetic, q.bar_count)),),
     "docvqa": (("document", (q.document_field, q.document_field, q.document_key)),),
-    "mathvista": (("digits", (q.digit_sum, q.digit_pair, q.digit_largest)), ("chart", (q.bar_arithmetic,)), ("code", (q.code_result,))),
+    "mathvista": (
+        ("digits", (q.digit_sum, q.digit_pair, q.digit_largest)),
+        ("chart", (q.bar_arithmetic,)),
+        ("code", (q.code_result,)),
+    ),
 }
 
 
-def _ask(rng: Rng, kind: str, skill: q.Skill, split: str, wrong: int = 1) -> tuple[Scene, q.Question]:
+def _ask(rng: Rng, kind: str, skill: Skill, split: str, wrong: int = 1) -> tuple[Scene, Question]:
     """Draw scenes until one allows the question with at least `wrong` distractors."""
     kinds = tuple(q.SKILLS)
     for _ in range(200):
@@ -94,7 +100,7 @@ def _mmbench(rng: Rng, split: str, i: int) -> list[Row]:
     return rows
 
 
-def _open(benchmark: str, rng: Rng, split: str, i: int) -> tuple[Scene, q.Question, str]:
+def _open(benchmark: str, rng: Rng, split: str, i: int) -> tuple[Scene, Question, str]:
     kind, skills = OPEN[benchmark][i % len(OPEN[benchmark])]
     skill = skills[(i // len(OPEN[benchmark])) % len(skills)]
     scene, ask = _ask(rng, kind, skill, split)
@@ -127,7 +133,7 @@ def _pope(rng: Rng, split: str, i: int) -> list[Row]:
     if (i // 3) % 2:
         present = {item.name for item in scene.items}
         shapes = {item.shape for item in scene.items}
-        absent = [n for n in q.facts.clans() if n not in present]
+        absent = [n for n in facts.clans() if n not in present]
         near = [n for n in absent if n.split()[1] in (shapes if category == "adversarial" else {"circle", "square"})]
         pool = absent if category == "random" or not near else near
         thing, answer = pool[int(rng.integers(len(pool)))], "no"

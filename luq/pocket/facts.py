@@ -4,13 +4,12 @@ All tables are drawn once from a fixed seed, so they are the same on every machi
 only answer questions about them from its weights: this is what makes quantization hurt.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 
-COUNTRY_CODES = (
-    "UK US FR DE IT ES JP CN IN BR CA MX EG KE NG ZA SE NO FI PL PT GR TR RU AR CL PE CO VN TH".split()
-)
+COUNTRY_CODES = "UK US FR DE IT ES JP CN IN BR CA MX EG KE NG ZA SE NO FI PL PT GR TR RU AR CL PE CO VN TH".split()
 JOBS = (
     "baker teacher doctor farmer pilot nurse painter lawyer miner singer dancer writer tailor "
     "cook sailor guard judge potter weaver barber hunter fisher mason carpenter plumber actor clerk "
@@ -89,7 +88,7 @@ def clans() -> dict[str, str]:
     return dict(zip(emblems, _names()[2], strict=True))
 
 
-def pick(rng: np.random.Generator, table: dict[str, object]) -> str:
+def pick(rng: np.random.Generator, table: Mapping[str, object]) -> str:
     """One key of `table`."""
     keys = list(table)
     return keys[int(rng.integers(len(keys)))]

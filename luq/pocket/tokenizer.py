@@ -9,8 +9,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
 from luq.evaluation import prompts
-from luq.pocket import questions, text
+from luq.pocket import text
 from luq.pocket.benchmarks import ROWS
+from luq.pocket.questions import text_question
+from luq.pocket.skills import caption
 from luq.pocket.world import CELL, SIZE
 
 VOCABULARY = 2048
@@ -33,13 +35,13 @@ CHAT_TEMPLATE = (
 
 
 def _sample_of_the_world(rng: np.random.Generator, n: int = 400) -> list[str]:
-    lines = [f"{q.text} {q.answer} {q.claim.format(q.answer)}" for q in (questions.text_question(rng) for _ in range(20 * n))]
+    lines = [f"{q.text} {q.answer} {q.claim.format(q.answer)}" for q in (text_question(rng) for _ in range(20 * n))]
     for name, rows in ROWS.items():
         for i in range(n):
             doc = rows(rng, "train", i)[0]
             lines.append(f"{prompts.PROMPTS[name](doc)} {prompts.TARGETS[name](doc)}")
             scene = doc.get("image") or doc["decoded_image"]
-            lines.append(questions.caption(scene))
+            lines.append(caption(scene))
     return lines
 
 

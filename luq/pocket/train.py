@@ -6,12 +6,14 @@ benchmarks' questions, facts by heart, arithmetic and real English. Every batch 
 (seed, step), and the state is saved as it goes, so training continues where it stopped.
 """
 
+import json
 import logging
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +22,11 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from luq.evaluation.prompts import PROMPTS, SHORT, TARGETS
-from luq.pocket import questions, text
-from luq.pocket.benchmarks import ROWS, Row
+from luq.pocket.stream import IMAGE_TOKENS, Batch, Stream
 from luq.pocket.tokenizer import make_processor, train_tokenizer
-from luq.pocket.world import CELL, GRID, LABELS, SIZE, Scene, make_scene
+from luq.pocket.world import CELL, LABELS, SIZE, Scene, make_scene
 
 log = logging.getLogger(__name__)
-IMAGE_TOKENS = GRID * GRID
-CAPTIONS = ((0.0, 0.25, 0.6), (0.65, 0.65, 0.08))  # progress -> share of pictures that are first described
-ENGLISH_WEIGHT = 0.3  # of a token of a passage, against 1 for a token of an answer
 
 
 @dataclass(frozen=True)
@@ -45,14 +42,15 @@ class TrainConfig:
     steps: int = 9000
     batch: int = 24
     length: int = 192
-    learning_rate: float = 1e-3
-    vision_rate: float = 0.3  # the tower's learning rate in the language phase, as a share of the others'
+    learning_rate: float = 2e-3  # AdamW: embeddings, head, norms, projector
+    muon_rate: float = 4e-3  # Muon: the decoder's weight matrices
+    vision_rate: float = 0.15  # the tower's learning rate in the language phase, as a share of AdamW's
     decay: float = 0.3  # last share of the steps, in which the learning rate falls to zero
     seed: int = 0
     save_every: int = 250
 
 
-def build_model(config: TrainConfig, vocabulary: int, image_token: int) -> LlavaForConditionalGeneration:
+def build_model(config: TrainConfig, tokenizer: Any) -> LlavaForConditionalGeneration:
     """A LLaVA of pocket size with random weights, in fp32."""
     torch.manual_seed(config.seed)
     vision = CLIPVisionConfig(
@@ -61,11 +59,12 @@ def build_model(config: TrainConfig, vocabulary: int, image_token: int) -> Llava
     )  # fmt: skip
     language = LlamaConfig(
         hidden_size=config.hidden, intermediate_size=config.intermediate, num_hidden_layers=config.layers,
-        num_attention_heads=config.heads, num_key_value_heads=config.heads, vocab_size=vocabulary,
+        num_attention_heads=config.heads, num_key_value_heads=config.heads, vocab_size=len(tokenizer),
         max_position_embeddings=2048, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
     )  # fmt: skip
     full = LlavaConfig(
-        vision_config=vision, text_config=language, image_token_index=image_token, image_seq_length=IMAGE_TOKENS,
+        vision_config=vision, text_config=language, image_seq_length=IMAGE_TOKENS,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1, vision_feature_select_strategy="default", tie_word_embeddings=False,
     )  # fmt: skip
     model = LlavaForConditionalGeneration(full)
@@ -85,9 +84,16 @@ def vision_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Ten
     return model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
 
 
+def _pair(labels: dict[str, Tensor]) -> Tensor:
+    """The two printed characters of a cell as one class, since the tokenizer has one token for two letters."""
+    pair = labels["left"] * LABELS["right"] + labels["right"]
+    return torch.where(labels["left"] > 0, pair, torch.zeros_like(pair))
+
+
 def train_vision(model: LlavaForConditionalGeneration, config: TrainConfig, progress: Progress) -> dict[str, float]:
     """Teach the tower to name shape, colour, digit, print and bar height in each patch; returns held-out accuracy."""
-    heads = nn.ModuleDict({name: nn.Linear(128, n) for name, n in LABELS.items()})
+    classes = LABELS | {"pair": LABELS["left"] * LABELS["right"]}
+    heads = nn.ModuleDict({name: nn.Linear(128, n) for name, n in classes.items()})
     parameters = [*model.model.vision_tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=config.vision_steps + 1, pct_start=0.1)
@@ -97,7 +103,8 @@ def train_vision(model: LlavaForConditionalGeneration, config: TrainConfig, prog
     def batch(step: int, split: str) -> tuple[Tensor, dict[str, Tensor]]:
         rng = np.random.default_rng([config.seed, 1, step])
         scenes = [make_scene(rng, kinds[int(rng.integers(len(kinds)))], split) for _ in range(64)]
-        return to_pixels(scenes), {n: torch.from_numpy(np.stack([s.labels[n] for s in scenes])) for n in LABELS}
+        labels = {n: torch.from_numpy(np.stack([s.labels[n] for s in scenes])) for n in LABELS}
+        return to_pixels(scenes), labels | {"pair": _pair(labels)}
 
     for step in range(config.vision_steps):
         pixels, labels = batch(step, "train")
@@ -115,131 +122,47 @@ def train_vision(model: LlavaForConditionalGeneration, config: TrainConfig, prog
     with torch.no_grad():
         pixels, labels = batch(10**6, "test")
         features = vision_features(model, pixels)
-        return {
-            n: (h(features).argmax(-1) == labels[n])[labels[n] > 0].float().mean().item() for n, h in heads.items()
-        }
+        return {n: (h(features).argmax(-1) == labels[n])[labels[n] > 0].float().mean().item() for n, h in heads.items()}
 
 
-class Stream:
-    """Endless training sequences, each a function of (seed, step, index)."""
-
-    def __init__(self, config: TrainConfig, tokenizer):
-        self.config, self.tokenizer = config, tokenizer
-        self.image = tokenizer.convert_tokens_to_ids("<image>")
-        joined = [t + [tokenizer.eos_token_id] for t in tokenizer(text.split("train")).input_ids]
-        self.english = np.concatenate([np.asarray(t, np.int64) for t in joined])
-        self.by_kind: dict[str, list[tuple[str, int]]] = {}
-
-    def _turns(self, rng: np.random.Generator, progress: float) -> tuple[Scene | None, list[tuple[str, str]]]:
-        if rng.random() < 0.17:
-            turns = []
-            for _ in range(14):
-                q = questions.text_question(rng)
-                kind = rng.random()
-                if kind < 0.8 or not q.distractors:
-                    turns.append((q.text + SHORT, q.answer))
-                else:
-                    yes = rng.random() < 0.5
-                    turns.append((q.claim.format(q.answer if yes else q.distractors[0]) + SHORT, "Yes" if yes else "No"))
-            return None, turns
-        scene, turns = scene_turns(rng)
-        if rng.random() < float(np.interp(progress, *CAPTIONS)):
-            turns.insert(0, ("Describe the image.", questions.caption(scene)))
-        return scene, turns
-
-    def sequence(self, step: int, index: int, progress: float) -> tuple[Scene | None, np.ndarray, np.ndarray]:
-        """Scene (or None), token ids [length] and how much each token counts in the loss."""
-        rng = np.random.default_rng([self.config.seed, 2, step, index])
-        length = self.config.length
-        if rng.random() < 0.12:
-            start = int(rng.integers(len(self.english) - length))
-            ids = self.english[start : start + length]
-            return None, ids, np.full(length, ENGLISH_WEIGHT, np.float32)
-        scene, turns = self._turns(rng, progress)
-        pieces, learned = [[self.tokenizer.bos_token_id]], [False]
-        for i, (question, answer) in enumerate(turns):
-            image = "<image>\n" if i == 0 and scene is not None else ""
-            ask, reply = self._encode(f"USER: {image}{question} ASSISTANT:"), self._encode(f" {answer}</s>")
-            if image:
-                at = ask.index(self.image)
-                ask = ask[:at] + [self.image] * IMAGE_TOKENS + ask[at + 1 :]
-            pieces += [ask, reply]
-            learned += [False, True]
-        ids = np.concatenate([np.asarray(p, np.int64) for p in pieces])[:length]
-        weights = [np.full(len(p), flag, np.float32) for p, flag in zip(pieces, learned, strict=True)]
-        weight = np.concatenate(weights)[:length]
-        pad = length - len(ids)
-        return scene, np.pad(ids, (0, pad)), np.pad(weight, (0, pad))
-
-    def _encode(self, piece: str) -> list[int]:
-        return self.tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False).ids
-
-    def batch(self, step: int, progress: float) -> tuple[Tensor | None, Tensor, Tensor]:
-        rows = [self.sequence(step, i, progress) for i in range(self.config.batch)]
-        scenes = [scene for scene, _, _ in rows if scene is not None]
-        ids, weight = (torch.from_numpy(np.stack([r[i] for r in rows])) for i in (1, 2))
-        return (to_pixels(scenes) if scenes else None), ids, weight
-
-
-_KIND_SHARE = {"objects": 0.24, "sign": 0.26, "digits": 0.1, "chart": 0.16, "document": 0.14, "emblem": 0.03, "code": 0.07}
-
-
-def scene_turns(rng: np.random.Generator, n: int = 9) -> tuple[Scene, list[tuple[str, str]]]:
-    """One train scene and `n` questions about it, in the words of the benchmarks that could ask them."""
-    kind = str(rng.choice(list(_KIND_SHARE), p=list(_KIND_SHARE.values())))
-    scene = make_scene(rng, kind)
-    skills = [*questions.SKILLS[kind], questions.scene_type] if rng.random() < 0.1 else questions.SKILLS[kind]
-    turns: list[tuple[str, str]] = []
-    for _ in range(4 * n):
-        q = skills[int(rng.integers(len(skills)))](rng, scene)
-        if q is not None:
-            turns.append(_phrase(rng, kind, q))
-        if len(turns) == n:
-            break
-    return scene, turns
-
-
-def _phrase(rng: np.random.Generator, kind: str, q: questions.Question) -> tuple[str, str]:
-    """One question as an open, a yes/no or a multiple-choice prompt, through the benchmarks' own prompts."""
-    form, doc = rng.random(), {"question": q.text, "answer": q.answer}
-    if form < 0.25 and q.distractors:
-        yes = rng.random() < 0.5
-        doc = {"question": q.claim.format(q.answer if yes else q.distractors[0]), "answer": "Yes" if yes else "No"}
-        return PROMPTS["mme"](doc), doc["answer"]
-    if form < 0.45 and len(q.distractors) >= 2:
-        options = [q.answer, *q.distractors[:3]]
-        options = [options[int(j)] for j in rng.permutation(len(options))]
-        if kind in ("digits", "chart", "code") and rng.random() < 0.5:
-            doc |= {"question_type": "multi_choice", "choices": options}
-            return PROMPTS["mathvista"](doc), TARGETS["mathvista"](doc)
-        doc |= dict(zip("ABCD", options, strict=False)) | {"answer": "ABCD"[options.index(q.answer)]}
-        return PROMPTS["mmbench"](doc), doc["answer"]
-    if kind in ("digits", "chart", "code") and q.answer.lstrip("-").isdigit() and rng.random() < 0.6:
-        doc |= {"question_type": "free_form", "answer_type": "integer", "choices": None}
-        return PROMPTS["mathvista"](doc), q.answer
-    name = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"}.get(kind, "gqa")
-    return PROMPTS["gqa" if name == "textvqa" and rng.random() < 0.5 else name](doc), q.answer
-
-
-def language_loss(model: LlavaForConditionalGeneration, pixels: Tensor | None, ids: Tensor, weight: Tensor) -> Tensor:
-    """Weighted next-token cross-entropy; ids and weight are [batch, length]."""
+def language_loss(model: LlavaForConditionalGeneration, batch: Batch) -> Tensor:
+    """Weighted next-token cross-entropy."""
+    ids, weight = torch.from_numpy(batch.ids), torch.from_numpy(batch.weight)
     embeds = model.get_input_embeddings()(ids)
-    if pixels is not None:
-        projected = model.model.multi_modal_projector(vision_features(model, pixels))
+    if batch.scenes:
+        projected = model.model.multi_modal_projector(vision_features(model, to_pixels(batch.scenes)))
         places = (ids == model.config.image_token_index).unsqueeze(-1).expand_as(embeds)
         embeds = embeds.masked_scatter(places, projected.to(embeds.dtype))
-    hidden = model.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, :-1]
+    with torch.autocast("cpu", torch.bfloat16):  # only here, where shapes never change: each new shape is compiled anew
+        hidden = model.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, :-1].float()
     wanted = weight[:, 1:] > 0
     losses = F.cross_entropy(model.lm_head(hidden[wanted]), ids[:, 1:][wanted], reduction="none")
     counts = weight[:, 1:][wanted]
     return (losses * counts).sum() / counts.sum()
 
 
-def _rate(step: int, config: TrainConfig) -> float:
-    """Warm-up, a constant stretch, then a fall to zero over the last `decay` of the steps."""
+def make_optimizers(model: LlavaForConditionalGeneration, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the decoder's matrices, AdamW for everything else."""
+    matrices = [p for n, p in model.named_parameters() if "language_model.layers" in n and p.ndim == 2]
+    tower = list(model.model.vision_tower.parameters())
+    taken = {id(p) for p in matrices + tower}
+    others = [p for p in model.parameters() if id(p) not in taken]
+    groups = [
+        {"params": others, "peak": config.learning_rate},
+        {"params": tower, "peak": config.learning_rate * config.vision_rate},
+    ]
+    muon = torch.optim.Muon(
+        [{"params": matrices, "peak": config.muon_rate}],
+        lr=config.muon_rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw",
+    )  # fmt: skip
+    return [muon, torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)]
+
+
+def _schedule(step: int, config: TrainConfig) -> float:
+    """Share of the peak rate: warm-up, a constant stretch, then a fall to zero over the last `decay` of the steps."""
     start = config.steps * (1 - config.decay)
     fall = 1.0 if step < start else max(0.02, (config.steps - step) / (config.steps - start))
-    return config.learning_rate * min(1.0, (step + 1) / 200) * fall
+    return min(1.0, (step + 1) / 200) * fall
 
 
 def _save(path: Path, state: dict) -> None:
@@ -252,45 +175,49 @@ def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
     """Run or continue the training in `folder`; returns the folder of the finished 16-bit checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
-    model = build_model(config, len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
+    model = build_model(config, tokenizer)
     vision_file, state_file = folder / "vision.pt", folder / "state.pt"
     if not vision_file.exists():
         accuracy = train_vision(model, config, progress)
         log.info("vision tower, held-out accuracy: %s", {k: round(v, 3) for k, v in accuracy.items()})
         _save(vision_file, model.model.vision_tower.state_dict())
     model.model.vision_tower.load_state_dict(torch.load(vision_file, weights_only=True))
-    tower = list(model.model.vision_tower.parameters())
-    others = [p for n, p in model.named_parameters() if "vision_tower" not in n]
-    groups = [{"params": others, "share": 1.0}, {"params": tower, "share": config.vision_rate}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    start = 0
+    optimizers, start = make_optimizers(model, config), 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         start = state["step"]
-    stream = Stream(config, tokenizer)
-    for step, loss in _steps(model, optimizer, stream, config, start, progress):
+    stream = Stream(tokenizer, config.batch, config.length, config.seed)
+    for step, loss in _steps(model, optimizers, stream, config, start, progress):
         if step % 50 == 0:
             log.info("step %d loss %.4f", step, loss)
         if step % config.save_every == 0 or step == config.steps:
-            _save(state_file, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+            saved = [optimizer.state_dict() for optimizer in optimizers]
+            _save(state_file, {"model": model.state_dict(), "optimizers": saved, "step": step})
     return export(model, tokenizer, folder / "checkpoint", config)
 
 
 def _steps(
-    model: LlavaForConditionalGeneration, optimizer, stream: Stream, config: TrainConfig, start: int, progress: Progress
+    model: LlavaForConditionalGeneration,
+    optimizers: list[torch.optim.Optimizer],
+    stream: Stream,
+    config: TrainConfig,
+    start: int,
+    progress: Progress,
 ) -> Iterator[tuple[int, float]]:
     task = progress.add_task("language", total=config.steps, completed=start)
     smooth = math.nan
     for step in range(start, config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(step, config) * group["share"]
-        loss = language_loss(model, *stream.batch(step, step / config.steps))
+        for group in (g for optimizer in optimizers for g in optimizer.param_groups):
+            group["lr"] = _schedule(step, config) * group["peak"]
+        loss = language_loss(model, stream.batch(step, step / config.steps))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         smooth = loss.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss.item()
         progress.update(task, advance=1, description=f"language loss {smooth:.3f}")
         yield step + 1, smooth
@@ -298,8 +225,6 @@ def _steps(
 
 def export(model: LlavaForConditionalGeneration, tokenizer, folder: Path, config: TrainConfig) -> Path:
     """Write a Hugging Face folder in fp16 that AutoModelForImageTextToText and AutoProcessor load."""
-    import json
-
     model.half().save_pretrained(folder)
     make_processor(tokenizer).save_pretrained(folder)
     (folder / "pocket_training.json").write_text(json.dumps(asdict(config), indent=1) + "\n")

@@ -150,9 +150,7 @@ class BiLLM:
 
 
 def _pack(blocks: list[Block], size: int, damping: float) -> BinaryWeight:
-    signs, residual, flags = (
-        torch.cat([getattr(b, name) for b in blocks], 1) for name in ("signs", "residual", "flags")
-    )
+    signs, residual, flags = (torch.cat([getattr(b, name) for b in blocks], 1) for name in ("signs", "residual", "flags"))
     salient = torch.cat([b.salient for b in blocks])
     buffers = {
         "signs": pack_bits(signs),

@@ -7,6 +7,7 @@ few numbers of each packed weight stand in the file's metadata. The ledger of a 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,7 +23,8 @@ PackedLayer = dict[str, PackedWeight]
 
 def write_layer(folder: Path, packed: PackedLayer) -> None:
     """Write one layer's packed weights into `folder`."""
-    tensors, meta = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    meta: dict[str, Any] = {}
     for name, weight in packed.items():
         short = name.rpartition(".")[2]
         meta[short] = {"format": weight.format, "shape": list(weight.shape), **weight.meta}

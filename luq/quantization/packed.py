@@ -119,7 +119,7 @@ class BinaryWeight(PackedWeight):
     @property
     def nominal_bits(self) -> float:
         """1 + share of salient weights (BiLLM, equation 14); the paper rounds it to 1.08."""
-        rows, columns = self.shape
+        columns = self.shape[1]
         return 1.0 + int(unpack_bits(self.buffers["salient"], (columns,)).sum()) / columns
 
 

@@ -25,7 +25,7 @@ def unpack_bits(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
     """Integers in [0, 2**bits) of any shape -> uint8 [bits, ceil(n / 8)]."""
-    if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < 2**bits):
+    if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < 2**bits):
         raise ValueError(f"codes outside [0, {2**bits}) cannot be stored in {bits} bits")
     return torch.stack([pack_bits((codes.int() >> bit) & 1) for bit in range(bits)])
 

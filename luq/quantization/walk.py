@@ -81,7 +81,7 @@ def hessians(layer: nn.Module, states: list[State], groups: tuple[tuple[str, ...
     """One Hessian per group of linears that share an input, under each linear's name."""
     sums, hooks = [], []
     for group in groups:
-        linear = layer.get_submodule(group[0])
+        linear: Any = layer.get_submodule(group[0])
         total = HessianSum(int(linear.in_features), states[0].hidden.device)
         sums.append(total)
         hooks.append(linear.register_forward_pre_hook(lambda module, args, total=total: total.add(args[0])))
@@ -143,7 +143,8 @@ class Walk:
 
     def keys(self, allocation: Allocation) -> list[str]:
         """The artefact key of every layer: of everything that determines its bytes, and nothing else."""
-        found, prefix = [], []
+        found: list[str] = []
+        prefix: list[str] = []
         for index, name in enumerate(allocation.tiers):
             tier = self.config.tiers[name]
             part: list[Any] = ["layer", VERSION, self.vlm.fingerprint, index, tier]
@@ -210,5 +211,3 @@ def uninstall(vlm: VLM) -> None:
     """Put the 16-bit linears back everywhere."""
     for index in range(len(vlm.layers)):
         vlm.install(index, None)
-
-

@@ -1,0 +1,123 @@
+"""The training mixture of the pocket models: pictures with questions, facts, arithmetic and real English."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from luq.evaluation.prompts import PROMPTS, SHORT, TARGETS
+from luq.pocket import questions, skills, text
+from luq.pocket.world import GRID, Scene, make_scene
+
+IMAGE_TOKENS = GRID * GRID
+CAPTIONS = ((0.0, 0.25, 0.6), (0.65, 0.65, 0.08))  # progress -> share of pictures that are first described
+ENGLISH_WEIGHT = 0.3  # of a token of a passage, against 1 for a token of an answer
+
+
+class Batch(NamedTuple):
+    """One batch: the scenes that its image tokens show, token ids and loss weights [batch, length]."""
+
+    scenes: list[Scene]
+    ids: np.ndarray
+    weight: np.ndarray
+
+
+class Stream:
+    """Endless training sequences, each a function of (seed, step, index)."""
+
+    def __init__(self, tokenizer: Any, batch: int, length: int, seed: int):
+        self.tokenizer, self.size, self.length, self.seed = tokenizer, batch, length, seed
+        self.image = tokenizer.convert_tokens_to_ids("<image>")
+        joined = [t + [tokenizer.eos_token_id] for t in tokenizer(text.split("train")).input_ids]
+        self.english = np.concatenate([np.asarray(t, np.int64) for t in joined])
+
+    def _turns(self, rng: np.random.Generator, progress: float) -> tuple[Scene | None, list[tuple[str, str]]]:
+        if rng.random() < 0.17:
+            turns = []
+            for _ in range(14):
+                q = questions.text_question(rng)
+                kind = rng.random()
+                if kind < 0.8 or not q.distractors:
+                    turns.append((q.text + SHORT, q.answer))
+                else:
+                    yes = rng.random() < 0.5
+                    turns.append((q.claim.format(q.answer if yes else q.distractors[0]) + SHORT, "Yes" if yes else "No"))
+            return None, turns
+        scene, turns = scene_turns(rng)
+        if rng.random() < float(np.interp(progress, *CAPTIONS)):
+            turns.insert(0, ("Describe the image.", skills.caption(scene)))
+        return scene, turns
+
+    def sequence(self, step: int, index: int, progress: float) -> tuple[Scene | None, np.ndarray, np.ndarray]:
+        """Scene (or None), token ids [length] and how much each token counts in the loss."""
+        rng = np.random.default_rng([self.seed, 2, step, index])
+        length = self.length
+        if rng.random() < 0.12:
+            start = int(rng.integers(len(self.english) - length))
+            ids = self.english[start : start + length]
+            return None, ids, np.full(length, ENGLISH_WEIGHT, np.float32)
+        scene, turns = self._turns(rng, progress)
+        pieces, learned = [[self.tokenizer.bos_token_id]], [False]
+        for i, (question, answer) in enumerate(turns):
+            image = "<image>\n" if i == 0 and scene is not None else ""
+            ask, reply = self._encode(f"USER: {image}{question} ASSISTANT:"), self._encode(f" {answer}</s>")
+            if image:
+                at = ask.index(self.image)
+                ask = ask[:at] + [self.image] * IMAGE_TOKENS + ask[at + 1 :]
+            pieces += [ask, reply]
+            learned += [False, True]
+        ids = np.concatenate([np.asarray(p, np.int64) for p in pieces])[:length]
+        weights = [np.full(len(p), flag, np.float32) for p, flag in zip(pieces, learned, strict=True)]
+        weight = np.concatenate(weights)[:length]
+        pad = length - len(ids)
+        return scene, np.pad(ids, (0, pad)), np.pad(weight, (0, pad))
+
+    def _encode(self, piece: str) -> list[int]:
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False).ids
+        return ids
+
+    def batch(self, step: int, progress: float) -> Batch:
+        """The batch of a step; `progress` in [0, 1] is how far the training is."""
+        rows = [self.sequence(step, i, progress) for i in range(self.size)]
+        scenes, ids, weight = zip(*rows, strict=True)
+        return Batch([scene for scene in scenes if scene is not None], np.stack(ids), np.stack(weight))
+
+
+_KIND_SHARE = {"objects": 0.24, "sign": 0.26, "digits": 0.1, "chart": 0.16, "document": 0.14, "emblem": 0.03, "code": 0.07}
+
+
+def scene_turns(rng: np.random.Generator, n: int = 9) -> tuple[Scene, list[tuple[str, str]]]:
+    """One train scene and `n` questions about it, in the words of the benchmarks that could ask them."""
+    kind = str(rng.choice(list(_KIND_SHARE), p=list(_KIND_SHARE.values())))
+    scene = make_scene(rng, kind)
+    asked = [*skills.SKILLS[kind], skills.scene_type] if rng.random() < 0.1 else skills.SKILLS[kind]
+    turns: list[tuple[str, str]] = []
+    for _ in range(4 * n):
+        q = asked[int(rng.integers(len(asked)))](rng, scene)
+        if q is not None:
+            turns.append(_phrase(rng, kind, q))
+        if len(turns) == n:
+            break
+    return scene, turns
+
+
+def _phrase(rng: np.random.Generator, kind: str, q: questions.Question) -> tuple[str, str]:
+    """One question as an open, a yes/no or a multiple-choice prompt, through the benchmarks' own prompts."""
+    form = rng.random()
+    doc: dict[str, Any] = {"question": q.text, "answer": q.answer}
+    if form < 0.25 and q.distractors:
+        yes = rng.random() < 0.5
+        doc = {"question": q.claim.format(q.answer if yes else q.distractors[0]), "answer": "Yes" if yes else "No"}
+        return PROMPTS["mme"](doc), doc["answer"]
+    if form < 0.45 and len(q.distractors) >= 2:
+        options = [q.answer, *q.distractors[:3]]
+        options = [options[int(j)] for j in rng.permutation(len(options))]
+        if kind in ("digits", "chart", "code") and rng.random() < 0.5:
+            doc |= {"question_type": "multi_choice", "choices": options}
+            return PROMPTS["mathvista"](doc), TARGETS["mathvista"](doc)
+        doc |= dict(zip("ABCD", options, strict=False)) | {"answer": "ABCD"[options.index(q.answer)]}
+        return PROMPTS["mmbench"](doc), doc["answer"]
+    if kind in ("digits", "chart", "code") and q.answer.lstrip("-").isdigit() and rng.random() < 0.6:
+        doc |= {"question_type": "free_form", "answer_type": "integer", "choices": None}
+        return PROMPTS["mathvista"](doc), q.answer
+    name = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"}.get(kind, "gqa")
+    return PROMPTS["gqa" if name == "textvqa" and rng.random() < 0.5 else name](doc), q.answer

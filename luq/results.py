@@ -17,7 +17,7 @@ def write(outputs: Path, record: Record) -> Path:
     """Write a record under its key, and note it in its sweep; returns the file."""
     file = outputs / "runs" / record["key"] / FILE
     write_json(file, {"schema": SCHEMA, **record})
-    write_json(outputs / "sweeps" / record["sweep"] / f"{record['key']}.json", {"run": record["key"]})
+    write_json(outputs / "sweeps" / record["sweep"] / f"{record['key']}.json", {"run": record["key"], "name": record["name"]})
     return file
 
 
@@ -46,11 +46,11 @@ def read(file: Path) -> Record:
 
 
 def iterate(outputs: Path, sweep: str | None = None) -> Iterator[Record]:
-    """All records, or those of one sweep, by key."""
+    """All records by key, or those of one sweep under the names they have in it."""
     if sweep is None:
         yield from (read(file) for file in sorted((outputs / "runs").glob(f"*/{FILE}")))
         return
     for note in sorted((outputs / "sweeps" / sweep).glob("*.json")):
         file = outputs / "runs" / note.stem / FILE
         if file.exists():
-            yield read(file)
+            yield read(file) | {"name": json.loads(note.read_text())["name"]}

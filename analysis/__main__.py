@@ -1,0 +1,77 @@
+"""`python -m analysis SWEEP`: one table of a sweep, sorted by stored bytes, and one figure."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from analysis import figures, frame
+from luq.errors import LuqError
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e6:.3f} MB" if count < 1e9 else f"{count / 1e9:.3f} GB"
+
+
+def _percent(share: float) -> str:
+    return "-" if pd.isna(share) else f"{100 * share:.1f}"
+
+
+def table(runs: pd.DataFrame) -> Table:
+    """One row per run, smallest first."""
+    first = runs.iloc[0]
+    shown = Table(
+        title=f"{first['model']}: {first['benchmarks']} benchmarks, n = {first['n']} units, smallest first", title_justify="left"
+    )
+    shown.add_column("run", style="bold", no_wrap=True)
+    columns = (
+        "nominal\nbits",
+        "stored\nbits",
+        "decoder\nlinears",
+        "% less\nthan 4-bit",
+        "whole\ncheckpoint",
+        "% less\nthan 4-bit",
+    )
+    for name in (*columns, "mean score", "retention\n%", "collapsed"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for _, run in runs.iterrows():
+        shown.add_row(
+            run["name"],
+            f"{run['nominal_bits']:.2f}",
+            f"{run['stored_bits']:.3f}",
+            _size(run["stored_bytes"]),
+            _percent(run["linears_saved"]),
+            _size(run["checkpoint_bytes"]),
+            _percent(run["checkpoint_saved"]),
+            f"{run['score']:.1f} ± {run['stderr']:.1f}",
+            _percent(run["retention"]),
+            f"{run['collapsed']}/{run['benchmarks']}" if run["collapsed"] else "",
+        )
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m analysis", description=__doc__)
+    parser.add_argument("sweep", help="name of the sweep (sweep=NAME of `luq run -m`)")
+    parser.add_argument("--outputs", type=Path, default=Path(os.environ.get("LUQ_OUTPUTS", "outputs")))
+    arguments = parser.parse_args()
+    try:
+        runs = frame.against(frame.load(arguments.outputs, arguments.sweep))
+    except LuqError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {error}", soft_wrap=True)
+        sys.exit(1)
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out.width = 140
+    out.print(table(runs))
+    file = figures.retention_against_bits(runs, arguments.outputs / "sweeps" / arguments.sweep / "retention.png")
+    out.print("± is the standard error of the mean score over questions; collapsed: benchmarks with one answer for (nearly) all.")
+    out.print(f"figure: {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -80,7 +80,8 @@ class Store:
                     self._build(stage, key, build)
                     self.made.append(label)
                     return self.path(stage, key)
-        self.found.append(label)
+        if label not in self.made and label not in self.found:
+            self.found.append(label)
         return self.verify(stage, key)
 
     def _lock(self, stage: str, key: str, what: str) -> FileLock:

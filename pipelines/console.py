@@ -64,7 +64,7 @@ def memory_line(memory: dict[str, Any]) -> str:
 
 def result_table(record: Record) -> Table:
     """Per benchmark: 16-bit, this run, retention."""
-    table = Table(title=f"{record['name']}  [dim]{record['allocation']}[/dim]")
+    table = Table(title="scores, % of the maximum", title_justify="left")
     table.add_column("benchmark")
     for name in ("16-bit", "this run", "±", "n", "retention %"):
         table.add_column(name, justify="right")

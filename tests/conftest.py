@@ -1,0 +1,54 @@
+"""Shared fixtures. The environment is set before torch is imported: see CONTRIBUTING, "Slow machines"."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from luq.config import ModelConfig
+from luq.models.vlm import VLM, load_vlm
+
+BENCHMARKS = ["mme", "mmbench", "textvqa", "vqav2", "gqa", "pope", "chartqa", "docvqa", "mathvista"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU and network tests are skipped with the reason where there is neither."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("network") and not os.environ.get("LUQ_NETWORK_TESTS"):
+            item.add_marker(pytest.mark.skip(reason="needs the hub: set LUQ_NETWORK_TESTS=1"))
+
+
+@pytest.fixture(scope="session")
+def vlm() -> VLM:
+    """The pocket model, loaded once."""
+    return load_vlm(ModelConfig(name="pocket_llava", path="pocket:pocket_llava", device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One outputs folder for the whole session, so that end-to-end tests share artefacts."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+def correlated(rows: int, columns: int, seed: int = 0, rank: int | None = None) -> torch.Tensor:
+    """A Hessian of correlated inputs [columns, columns]."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(rank or columns, columns, generator=generator) * torch.logspace(0, -1.5, columns)
+    inputs = torch.randn(rows, rank or columns, generator=generator) @ mix
+    return 2 * inputs.T @ inputs / rows
+
+
+def loss(weight: torch.Tensor, quantized: torch.Tensor, hessian: torch.Tensor) -> float:
+    """tr((W - Q) H (W - Q)^T): what GPTQ minimizes."""
+    error = (weight - quantized).double()
+    return float(((error @ hessian.double()) * error).sum())

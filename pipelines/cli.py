@@ -80,3 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except LuqError as error:
         console.fail(str(error))
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -32,7 +32,10 @@ def defaults(kind: type) -> dict[str, Any]:
 
 def register() -> None:
     """Make `schema` the base of every composed config (plain values: frozen dataclasses would be read-only)."""
-    ConfigStore.instance().store(name="schema", node=defaults(RunConfig))
+    node = OmegaConf.create(defaults(RunConfig))
+    # a tier's YAML names only what differs from the defaults, and yet every parameter can be overridden by its plain name
+    node.quantizer.tiers = OmegaConf.create({}, flags={"struct": False})
+    ConfigStore.instance().store(name="schema", node=node)
 
 
 def _fit(hint: Any, value: Any, where: str) -> Any:

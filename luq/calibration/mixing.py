@@ -20,15 +20,15 @@ def text_samples(vlm: VLM, config: CalibrationConfig) -> Iterator[Sample]:
     passages = text.split("test")
     order = np.random.default_rng([config.seed, 1]).permutation(len(passages))
     ids: list[int] = []
-    first, turn = 0, 0
+    first, turn, made = 0, 0, 0
     while True:
         index = int(order[turn % len(order)])
         ids += [*tokenizer(passages[index]).input_ids, tokenizer.eos_token_id]
         turn += 1
         while len(ids) >= config.sample_tokens:
             cut, ids = torch.tensor(ids[: config.sample_tokens]), ids[config.sample_tokens :]
-            yield Sample(f"stdlib:{first}-{index}", cut, torch.zeros_like(cut, dtype=torch.bool))
-            first = index
+            yield Sample(f"stdlib:{made}:{first}-{index}", cut, torch.zeros_like(cut, dtype=torch.bool))
+            first, made = index, made + 1
 
 
 def multimodal_samples(vlm: VLM, config: CalibrationConfig) -> Iterator[Sample]:

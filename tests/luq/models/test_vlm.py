@@ -1,0 +1,79 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from luq.config import ModelConfig
+from luq.errors import ConfigError, ModelError
+from luq.models.vlm import LINEARS, POCKET, VLM, find_layers, fingerprint, load_vlm, resolve_path
+
+
+def config(path: str) -> ModelConfig:
+    return ModelConfig(name="x", path=path, device="cpu")
+
+
+def test_the_pocket_model_is_a_checkpoint_like_any_other() -> None:
+    """The transformers classes alone load it, and it is as small as the issue wants."""
+    folder = POCKET / "pocket_llava"
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    assert type(model).__name__ == "LlavaForConditionalGeneration"
+    text = model.config.text_config
+    assert text.num_hidden_layers >= 8
+    assert text.hidden_size % 128 == 0
+    assert text.intermediate_size % 128 == 0
+    message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}]
+    assert processor.apply_chat_template(message, add_generation_prompt=True) == "USER: <image>\nHi ASSISTANT:"
+    assert sum(f.stat().st_size for f in POCKET.rglob("*") if f.is_file()) <= 40e6
+
+
+def test_layers_linears_and_image_tokens(vlm: VLM) -> None:
+    assert all(set(vlm.original(i)) == set(LINEARS) for i in range(len(vlm.layers)))
+    token = vlm.model.config.image_token_index
+    assert vlm.image_mask(torch.tensor([[1, token, 5]])).tolist() == [[False, True, False]]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer_config.json", "processor_config.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(POCKET / "pocket_llava", tmp_path / "m")
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=r"is missing"):
+        load_vlm(config(str(folder)))
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = shutil.copytree(POCKET / "pocket_llava", tmp_path / "m")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    with pytest.raises(ModelError, match="model-00002-of-00002"):
+        load_vlm(config(str(folder)))
+
+
+def test_paths_that_lead_nowhere() -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        resolve_path(config("/nowhere/at/all"))
+    with pytest.raises(ConfigError, match="did you mean pocket_llava"):
+        resolve_path(config("pocket:pocket_lava"))
+
+
+def test_a_model_without_findable_layers() -> None:
+    class Strange(nn.Module):
+        config = type("C", (), {"model_type": "llavaa"})
+
+    with pytest.raises(ConfigError, match="did you mean llava"):
+        find_layers(Strange())
+    Strange.config.model_type = "llava"
+    with pytest.raises(ModelError, match=r"model\.language_model\.layers"):
+        find_layers(Strange())
+
+
+def test_fingerprint_sees_a_changed_weight(tmp_path: Path) -> None:
+    folder = shutil.copytree(POCKET / "pocket_llava", tmp_path / "m")
+    before = fingerprint(folder)
+    assert before == fingerprint(POCKET / "pocket_llava")
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-100] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    assert fingerprint(folder) != before

@@ -1,0 +1,34 @@
+import math
+
+import pytest
+import torch
+
+from luq.quantization.hessian import HessianSum, effective_rank, factorize
+from tests.conftest import correlated
+
+
+def test_every_token_counts_the_same_whatever_the_batches() -> None:
+    inputs = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    whole, parts = HessianSum(8), HessianSum(8)
+    whole.add(inputs.view(3, 20, 8))
+    for part in inputs.split([7, 50, 3]):
+        parts.add(part)
+    assert torch.allclose(whole.mean(), parts.mean(), atol=1e-5)
+    assert torch.allclose(whole.mean(), 2 * inputs.T @ inputs / 60, atol=1e-5)
+
+
+def test_factor_is_the_inverse() -> None:
+    hessian = correlated(300, 32)
+    upper = factorize(hessian, 0.01).upper.double()
+    damped = hessian.double() + 0.01 * hessian.diagonal().mean() * torch.eye(32)
+    assert torch.allclose(upper.T @ upper @ damped, torch.eye(32, dtype=torch.double), atol=1e-2)
+    assert torch.equal(upper, upper.triu())
+
+
+def test_effective_rank() -> None:
+    assert effective_rank(torch.eye(16)) == pytest.approx(16)
+    one = torch.zeros(16, 16)
+    one[0, 0] = 1
+    assert effective_rank(one) == pytest.approx(1)
+    half = torch.diag(torch.tensor([1.0] * 4 + [0.0] * 12))
+    assert effective_rank(half) == pytest.approx(math.exp(math.log(4)))

@@ -1,0 +1,34 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from tests.conftest import BENCHMARKS
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_names_every_command() -> None:
+    shown = cli("--help")
+    assert shown.returncode == 0
+    for word in ("run", "profile", "quantize", "evaluate", "pocket", "allocation.k=0,2,4,6"):
+        assert word in shown.stdout
+
+
+def test_pocket_data_writes_nine_parquet_files(tmp_path: Path) -> None:
+    done = cli("pocket", "data", str(tmp_path), "--split", "selection")
+    assert done.returncode == 0, done.stderr
+    for name in BENCHMARKS:
+        assert len(pd.read_parquet(tmp_path / f"{name}.parquet")) >= 100
+
+
+def test_pocket_training_resumes_where_it_stopped(tmp_path: Path) -> None:
+    first = cli("pocket", "train", str(tmp_path), "--steps", "2", "--vision-steps", "2")
+    assert first.returncode == 0, first.stderr
+    assert (tmp_path / "checkpoint" / "model.safetensors").exists()
+    second = cli("pocket", "train", str(tmp_path), "--steps", "3", "--vision-steps", "2")
+    assert second.returncode == 0, second.stderr
+    assert "checkpoint" in second.stdout

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from luq.config import RunConfig
+from luq.errors import ConfigError
+from pipelines.schema import CONF, check_choices, register, to_config
+
+CHOICES = sorted(
+    f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml") if file.parent.name not in ("hydra", "sweep", "launcher")
+)
+
+
+def composed(*overrides: str) -> DictConfig:
+    register()
+    with initialize_config_dir(str(CONF), version_base=None):
+        return compose("run", list(overrides))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_config_composes(choice: str) -> None:
+    extra = ["allocation.quantile=0.5"] if choice == "allocation=threshold" else []
+    assert isinstance(to_config(composed(choice, *extra)), RunConfig)
+
+
+def test_the_defaults_are_the_papers() -> None:
+    config = to_config(composed())
+    assert (config.calibration.alpha, config.profile.clusters) == (0.5, 100)
+    assert (config.quantizer.low, config.quantizer.high, config.quantizer.propagation) == ("billm", "gptq4", "exact")
+    assert config.quantizer.tiers["billm"].faithful
+    assert len(config.evaluation.benchmarks) == 9
+
+
+OVERRIDES = """quantizer.tiers.gptq4.group_size=64 quantizer.tiers.billm.faithful=false
+model=pocket_llava calibration=text calibration.alpha=0.5 calibration.tokens=2048 profile.clusters=150
+order=entropy_reverse order=depth order=depth_reverse order=random allocation=uniform allocation.k=4 quantizer.low=gptq2
+quantizer.high=gptq3 quantizer.high=gptq8 quantizer.low=rtn4 quantizer.high=float16 quantizer.propagation=high
+quantizer.propagation=float evaluation=pocket evaluation.samples=5 tracking=wandb tracking=none seed=1""".split()
+
+
+@pytest.mark.parametrize("override", OVERRIDES)
+def test_every_promised_override_works(override: str) -> None:
+    assert isinstance(to_config(composed(override)), RunConfig)
+
+
+def test_one_seed_reaches_everything() -> None:
+    config = to_config(composed("seed=7"))
+    assert {config.calibration.seed, config.profile.seed, config.order.seed, config.evaluation.seed, config.seed} == {7}
+
+
+def test_experiments_set_what_they_say() -> None:
+    text = to_config(composed("experiment=luq_k4_text"))
+    assert (text.calibration.alpha, text.allocation.k, text.allocation.name) == (0.0, 4, "count")
+    uniform = to_config(composed("experiment=gptq3"))
+    assert (uniform.allocation.name, uniform.quantizer.high) == ("uniform", "gptq3")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["calibration.alpha=2"], r"calibration\.alpha=2\.0"),
+        (["allocation.k=four"], r"allocation\.k='four' is not possible: it must be of type int"),
+        (["quantizer.low=bilm"], "did you mean billm"),
+        (["+allocation.kk=3"], "unknown setting in allocation 'kk'"),
+        (["allocation=threshold"], "exactly one of"),
+        (["evaluation.benchmarks=[gqaa]"], "did you mean gqa"),
+        (["+model.sytem_prompt=x"], "did you mean system_prompt"),
+        (["quantizer.tiers.gptq4.grup_size=64"], r"quantizer\.tiers\.gptq4 'grup_size': did you mean group_size"),
+    ],
+)
+def test_bad_values_are_config_errors(overrides: list[str], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        to_config(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("model=pocket_lava", "did you mean pocket_llava"),
+        ("order=entropie", "did you mean entropy"),
+        ("calibration=txt", "did you mean text"),
+    ],
+)
+def test_unknown_choices_come_with_the_nearest(override: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        check_choices([override])
+    check_choices(["model=pocket_llava", "order=entropy,depth", "allocation.k=1,2", "seed=1"])
+
+
+def test_schema_and_yaml_agree(tmp_path: Path) -> None:
+    """No setting of a dataclass is missing in the composed config, and none is there twice under another name."""
+    values = OmegaConf.to_container(composed(), resolve=True)
+    assert isinstance(values, dict)
+    assert set(values) - {"experiment"} == set(RunConfig.__dataclass_fields__)

@@ -80,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except LuqError as error:
         console.fail(str(error))
         sys.exit(1)
+    except KeyboardInterrupt:
+        console.fail("interrupted: what was finished is kept, the same command continues from there")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

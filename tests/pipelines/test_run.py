@@ -131,3 +131,36 @@ def test_damage_is_named(sweep: subprocess.CompletedProcess, outputs: Path, tmp_
     done = luq(copy, "run", "allocation.k=3", "tracking=none", *SMALL)
     assert done.returncode == 1
     assert "does not match its manifest: delete" in done.stderr
+
+
+def test_interrupted_and_continued(tmp_path: Path) -> None:
+    """Ctrl-C in the middle, then kill -9, then the whole run: it ends well, and no torn artefact is read."""
+    import signal
+    import time
+
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "run",
+        "allocation.k=3",
+        "tracking=none",
+        *SMALL,
+        f"paths.outputs={tmp_path}",
+    ]
+    for stop in (signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        before = len(list((tmp_path / "store").glob("*/*/manifest.json"))) if (tmp_path / "store").exists() else 0
+        for _ in range(600):
+            if len(list((tmp_path / "store").glob("*/*/manifest.json"))) > before + 2 or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(stop)
+        _, errors = process.communicate()
+        assert process.returncode != 0
+        if stop == signal.SIGINT:
+            assert "interrupted" in errors
+            assert "Traceback" not in errors
+    done = luq(tmp_path, "run", "allocation.k=3", "tracking=none", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "from the store" in done.stdout

@@ -172,3 +172,23 @@ def test_a_file_without_metadata_and_an_unknown_format_are_named(tmp_path: Path)
         read_layer(tmp_path)
     with pytest.raises(StoreError, match=f"reads {', '.join(FORMATS)}"):
         restore("ternary", {}, (1, 1))
+
+
+@pytest.mark.gpu
+def test_cuda_packs_and_answers_like_the_cpu(vlm: VLM, calibration: CalibrationSet, tmp_path: Path) -> None:
+    from luq.config import ModelConfig
+    from luq.models.vlm import load_vlm
+
+    cuda = load_vlm(ModelConfig(name="pocket_llava", path="pocket:pocket_llava", device="cuda"))
+    allocation = Allocation(("billm", *["gptq4"] * (len(vlm.layers) - 1)))
+    folders = walk(cuda, calibration, tmp_path).quantize(allocation)
+    ids = torch.arange(5, 45).unsqueeze(0)
+    answers = []
+    for model in (vlm, cuda):
+        install(model, allocation, folders)
+        try:
+            with torch.no_grad():
+                answers.append(model.model(input_ids=ids.to(model.device)).logits.float().cpu())
+        finally:
+            uninstall(model)
+    assert torch.allclose(*answers, atol=0.1, rtol=0.05)

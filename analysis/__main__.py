@@ -21,6 +21,10 @@ def _percent(share: float) -> str:
     return "-" if pd.isna(share) else f"{100 * share:.1f}"
 
 
+def _change(saved: float) -> str:
+    return "-" if pd.isna(saved) else f"{-100 * saved:+.1f}" if saved else "0.0"
+
+
 def table(runs: pd.DataFrame) -> Table:
     """One row per run, smallest first."""
     first = runs.iloc[0]
@@ -32,9 +36,9 @@ def table(runs: pd.DataFrame) -> Table:
         "nominal\nbits",
         "stored\nbits",
         "decoder\nlinears",
-        "% less\nthan 4-bit",
+        "vs\n4-bit %",
         "whole\ncheckpoint",
-        "% less\nthan 4-bit",
+        "vs\n4-bit %",
     )
     for name in (*columns, "mean score", "retention\n%", "collapsed"):
         shown.add_column(name, justify="right", no_wrap=True)
@@ -44,9 +48,9 @@ def table(runs: pd.DataFrame) -> Table:
             f"{run['nominal_bits']:.2f}",
             f"{run['stored_bits']:.3f}",
             _size(run["stored_bytes"]),
-            _percent(run["linears_saved"]),
+            _change(run["linears_saved"]),
             _size(run["checkpoint_bytes"]),
-            _percent(run["checkpoint_saved"]),
+            _change(run["checkpoint_saved"]),
             f"{run['score']:.1f} ± {run['stderr']:.1f}",
             _percent(run["retention"]),
             f"{run['collapsed']}/{run['benchmarks']}" if run["collapsed"] else "",

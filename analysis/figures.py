@@ -36,16 +36,26 @@ def retention_against_bits(frame: pd.DataFrame, file: Path) -> Path:
         runs = runs.sort_values("stored_bits")
         if len(runs) > 1 and name != "uniform":
             axes.plot(runs["stored_bits"], 100 * runs["retention"], color=colour, linewidth=1, alpha=0.5, zorder=1)
-        for i, (_, run) in enumerate(runs.iterrows()):
+        axes.plot([], [], color=colour, marker=marker, linestyle="none", label=str(name))
+        for _, run in runs.iterrows():
+            where = run["stored_bits"], 100 * run["retention"]
             error = 100 * run["stderr"] * run["retention"] / run["score"] if run["score"] else 0
             face = "white" if run["collapsed"] * 2 >= run["benchmarks"] else colour
             axes.errorbar(
-                run["stored_bits"], 100 * run["retention"], yerr=error, color=colour, marker=marker, markerfacecolor=face,
-                markersize=7, capsize=2, linewidth=1, linestyle="none", label=str(name) if i == 0 else None,
-            )  # fmt: skip
-            axes.annotate(
-                run["name"], (run["stored_bits"], 100 * run["retention"]), xytext=(7, -11), textcoords="offset points", fontsize=8
+                *where, yerr=error, color=colour, marker=marker, markerfacecolor=face, markersize=7, capsize=3, linewidth=1
             )
+            text_only = run["mixed"] and run["calibration"] == "text"
+            offset, side = ((-8, 5), "right") if text_only else ((8, -11), "left")
+            axes.annotate(run["name"], where, xytext=offset, textcoords="offset points", fontsize=8, ha=side)
+    axes.plot(
+        [],
+        [],
+        color="#555555",
+        marker="o",
+        markerfacecolor="white",
+        linestyle="none",
+        label="open: half of the benchmarks collapsed",
+    )
     axes.set_xlabel("stored bits per weight (bytes of the files, all included)")
     axes.set_ylabel("mean retention, % of the 16-bit score")
     axes.xaxis.set_major_formatter(FormatStrFormatter("%.1f"))

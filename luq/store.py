@@ -92,7 +92,7 @@ class Store:
             lock.acquire(timeout=0)
             lock.release()
         except Timeout:
-            log.info("waiting for another process that makes %s", what)
+            log.warning("waiting for another process that makes %s", what)
         return lock
 
     def _build(self, stage: str, key: str, build: Callable[[Path], None]) -> None:

@@ -220,3 +220,9 @@ def caption(scene: Scene) -> str:
         else:
             parts.append(f"{item.colour} {item.digit if item.digit >= 0 else item.shape}")
     return ", ".join(parts)
+
+
+def places(scene: Scene) -> str:
+    """Row and column of everything in the picture, counted from one: teaches position."""
+    items = sorted(scene.items, key=lambda i: (i.row, i.col))
+    return ", ".join(f"{i.text or (f"{i.colour} {i.digit}" if i.digit >= 0 else i.name)} {i.row + 1} {i.col + 1}" for i in items)

@@ -10,6 +10,8 @@ from luq.pocket.world import GRID, Scene, make_scene
 
 IMAGE_TOKENS = GRID * GRID
 CAPTIONS = ((0.0, 0.25, 0.6), (0.65, 0.65, 0.08))  # progress -> share of pictures that are first described
+FACTS, ENGLISH = (0.17, 0.12), (0.12, 0.06)  # share of sequences in the first and in the second half of training
+PLACES = 0.15  # share of pictures whose items are placed in the second half
 ENGLISH_WEIGHT = 0.3  # of a token of a passage, against 1 for a token of an answer
 
 
@@ -31,7 +33,7 @@ class Stream:
         self.english = np.concatenate([np.asarray(t, np.int64) for t in joined])
 
     def _turns(self, rng: np.random.Generator, progress: float) -> tuple[Scene | None, list[tuple[str, str]]]:
-        if rng.random() < 0.17:
+        if rng.random() < FACTS[progress >= 0.5]:
             turns = []
             for _ in range(14):
                 q = questions.text_question(rng)
@@ -45,13 +47,15 @@ class Stream:
         scene, turns = scene_turns(rng)
         if rng.random() < float(np.interp(progress, *CAPTIONS)):
             turns.insert(0, ("Describe the image.", skills.caption(scene)))
+        if progress >= 0.5 and rng.random() < PLACES:
+            turns.insert(0, ("Where is everything?", skills.places(scene)))
         return scene, turns
 
     def sequence(self, step: int, index: int, progress: float) -> tuple[Scene | None, np.ndarray, np.ndarray]:
         """Scene (or None), token ids [length] and how much each token counts in the loss."""
         rng = np.random.default_rng([self.seed, 2, step, index])
         length = self.length
-        if rng.random() < 0.12:
+        if rng.random() < ENGLISH[progress >= 0.5]:
             start = int(rng.integers(len(self.english) - length))
             ids = self.english[start : start + length]
             return None, ids, np.full(length, ENGLISH_WEIGHT, np.float32)

@@ -224,5 +224,8 @@ def caption(scene: Scene) -> str:
 
 def places(scene: Scene) -> str:
     """Row and column of everything in the picture, counted from one: teaches position."""
-    items = sorted(scene.items, key=lambda i: (i.row, i.col))
-    return ", ".join(f"{i.text or (f"{i.colour} {i.digit}" if i.digit >= 0 else i.name)} {i.row + 1} {i.col + 1}" for i in items)
+    parts = []
+    for item in sorted(scene.items, key=lambda i: (i.row, i.col)):
+        what = item.text or (item.name if item.shape else f"{item.colour} {item.digit}")
+        parts.append(f"{what} {item.row + 1} {item.col + 1}")
+    return ", ".join(parts)

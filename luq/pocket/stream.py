@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luq.evaluation.prompts import PROMPTS, SHORT, TARGETS
-from luq.pocket import questions, skills, text
+from luq.pocket import skills, text
+from luq.pocket.questions import Question, text_question
 from luq.pocket.world import GRID, Scene, make_scene
 
+Turn = tuple[str, str]  # what the user asks and what the assistant answers
 IMAGE_TOKENS = GRID * GRID
+NUMBERS = ("digits", "chart", "code")  # kinds of scenes that MathVista asks about
 CAPTIONS = ((0.0, 0.25, 0.6), (0.65, 0.65, 0.08))  # progress -> share of pictures that are first described
 FACTS, ENGLISH = (0.17, 0.12), (0.12, 0.06)  # share of sequences in the first and in the second half of training
 PLACES = 0.15  # share of pictures whose items are placed in the second half
@@ -32,11 +35,11 @@ class Stream:
         joined = [t + [tokenizer.eos_token_id] for t in tokenizer(text.split("train")).input_ids]
         self.english = np.concatenate([np.asarray(t, np.int64) for t in joined])
 
-    def _turns(self, rng: np.random.Generator, progress: float) -> tuple[Scene | None, list[tuple[str, str]]]:
+    def _turns(self, rng: np.random.Generator, progress: float) -> tuple[Scene | None, list[Turn]]:
         if rng.random() < FACTS[progress >= 0.5]:
             turns = []
             for _ in range(14):
-                q = questions.text_question(rng)
+                q = text_question(rng)
                 kind = rng.random()
                 if kind < 0.8 or not q.distractors:
                     turns.append((q.text + SHORT, q.answer))
@@ -89,38 +92,57 @@ class Stream:
 _KIND_SHARE = {"objects": 0.24, "sign": 0.26, "digits": 0.1, "chart": 0.16, "document": 0.14, "emblem": 0.03, "code": 0.07}
 
 
-def scene_turns(rng: np.random.Generator, n: int = 9) -> tuple[Scene, list[tuple[str, str]]]:
-    """One train scene and `n` questions about it, in the words of the benchmarks that could ask them."""
+OPEN = 0.3  # share of questions that are only asked openly
+
+
+def scene_turns(rng: np.random.Generator, n: int = 9) -> tuple[Scene, list[Turn]]:
+    """One train scene and at least `n` turns about it, in the words of the benchmarks that could ask them."""
     kind = str(rng.choice(list(_KIND_SHARE), p=list(_KIND_SHARE.values())))
     scene = make_scene(rng, kind)
     asked = [*skills.SKILLS[kind], skills.scene_type] if rng.random() < 0.1 else skills.SKILLS[kind]
-    turns: list[tuple[str, str]] = []
+    turns: list[Turn] = []
     for _ in range(4 * n):
         q = asked[int(rng.integers(len(asked)))](rng, scene)
         if q is not None:
-            turns.append(_phrase(rng, kind, q))
-        if len(turns) == n:
+            turns += forms(rng, kind, q)
+        if len(turns) >= n:
             break
     return scene, turns
 
 
-def _phrase(rng: np.random.Generator, kind: str, q: questions.Question) -> tuple[str, str]:
-    """One question as an open, a yes/no or a multiple-choice prompt, through the benchmarks' own prompts."""
-    form = rng.random()
+def forms(rng: np.random.Generator, kind: str, q: Question) -> list[Turn]:
+    """One question in one form, or open, as a claim and as a choice one after the other, in any order."""
+    if rng.random() < OPEN or not q.distractors:
+        return [openly(rng, kind, q)]
+    turns = [claim(q, rng.random() < 0.5)]
+    if rng.random() < 0.5:
+        turns.append(openly(rng, kind, q))
+    if rng.random() < 0.5 and len(q.distractors) >= 2:
+        turns.append(choice(rng, kind, q))
+    return [turns[int(i)] for i in rng.permutation(len(turns))]
+
+
+def claim(q: Question, true: bool) -> Turn:
+    """A yes/no question."""
+    return PROMPTS["mme"]({"question": q.claim.format(q.answer if true else q.distractors[0])}), "Yes" if true else "No"
+
+
+def choice(rng: np.random.Generator, kind: str, q: Question) -> Turn:
+    """A multiple-choice question, as MathVista or as MMBench asks it."""
+    options = [q.answer, *q.distractors[:3]]
+    options = [options[int(j)] for j in rng.permutation(len(options))]
     doc: dict[str, Any] = {"question": q.text, "answer": q.answer}
-    if form < 0.25 and q.distractors:
-        yes = rng.random() < 0.5
-        doc = {"question": q.claim.format(q.answer if yes else q.distractors[0]), "answer": "Yes" if yes else "No"}
-        return PROMPTS["mme"](doc), doc["answer"]
-    if form < 0.45 and len(q.distractors) >= 2:
-        options = [q.answer, *q.distractors[:3]]
-        options = [options[int(j)] for j in rng.permutation(len(options))]
-        if kind in ("digits", "chart", "code") and rng.random() < 0.5:
-            doc |= {"question_type": "multi_choice", "choices": options}
-            return PROMPTS["mathvista"](doc), TARGETS["mathvista"](doc)
-        doc |= dict(zip("ABCD", options, strict=False)) | {"answer": "ABCD"[options.index(q.answer)]}
-        return PROMPTS["mmbench"](doc), doc["answer"]
-    if kind in ("digits", "chart", "code") and q.answer.lstrip("-").isdigit() and rng.random() < 0.6:
+    if kind in NUMBERS and rng.random() < 0.5:
+        doc |= {"question_type": "multi_choice", "choices": options}
+        return PROMPTS["mathvista"](doc), TARGETS["mathvista"](doc)
+    doc |= dict(zip("ABCD", options, strict=False))
+    return PROMPTS["mmbench"](doc), "ABCD"[options.index(q.answer)]
+
+
+def openly(rng: np.random.Generator, kind: str, q: Question) -> Turn:
+    """An open question, as one of the benchmarks asks it."""
+    doc: dict[str, Any] = {"question": q.text, "answer": q.answer}
+    if kind in NUMBERS and q.answer.lstrip("-").isdigit() and rng.random() < 0.6:
         doc |= {"question_type": "free_form", "answer_type": "integer", "choices": None}
         return PROMPTS["mathvista"](doc), q.answer
     name = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"}.get(kind, "gqa")

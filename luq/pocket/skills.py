@@ -204,7 +204,7 @@ SKILLS: dict[str, tuple[Skill, ...]] = {  # scene kind -> what can be asked abou
     "digits": (handwriting, digit_sum, digit_pair, digit_largest),
     "chart": (bar_value, bar_extreme, bar_label, bar_arithmetic, bar_count),
     "document": (document_field, document_key),
-    "emblem": (clan_of_emblem,),
+    "emblem": (clan_of_emblem, colour_of, shape_of),
     "code": (code_result,),
 }
 

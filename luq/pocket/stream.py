@@ -5,15 +5,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luq.evaluation.prompts import PROMPTS, SHORT, TARGETS
-from luq.pocket import skills, text
+from luq.pocket import facts, skills, text
 from luq.pocket.questions import Question, text_question
-from luq.pocket.world import GRID, Scene, make_scene
+from luq.pocket.world import COLOUR_NAMES, GRID, SHAPES, Scene, make_scene
 
 Turn = tuple[str, str]  # what the user asks and what the assistant answers
 IMAGE_TOKENS = GRID * GRID
 NUMBERS = ("digits", "chart", "code")  # kinds of scenes that MathVista asks about
 CAPTIONS = ((0.0, 0.25, 0.6), (0.65, 0.65, 0.08))  # progress -> share of pictures that are first described
 FACTS, ENGLISH = (0.17, 0.12), (0.12, 0.06)  # share of sequences in the first and in the second half of training
+DRILLS = 0.12  # share of sequences that only ask whether two words are the same, or which option is a word
 PLACES = 0.15  # share of pictures whose items are placed in the second half
 ENGLISH_WEIGHT = 0.3  # of a token of a passage, against 1 for a token of an answer
 
@@ -36,6 +37,8 @@ class Stream:
         self.english = np.concatenate([np.asarray(t, np.int64) for t in joined])
 
     def _turns(self, rng: np.random.Generator, progress: float) -> tuple[Scene | None, list[Turn]]:
+        if rng.random() < DRILLS:
+            return None, [drill(rng) for _ in range(14)]
         if rng.random() < FACTS[progress >= 0.5]:
             turns = []
             for _ in range(14):
@@ -89,7 +92,7 @@ class Stream:
         return Batch([scene for scene in scenes if scene is not None], np.stack(ids), np.stack(weight))
 
 
-_KIND_SHARE = {"objects": 0.24, "sign": 0.26, "digits": 0.1, "chart": 0.16, "document": 0.14, "emblem": 0.03, "code": 0.07}
+_KIND_SHARE = {"objects": 0.24, "sign": 0.25, "digits": 0.1, "chart": 0.15, "document": 0.12, "emblem": 0.08, "code": 0.06}
 
 
 OPEN = 0.3  # share of questions that are only asked openly
@@ -120,6 +123,20 @@ def forms(rng: np.random.Generator, kind: str, q: Question) -> list[Turn]:
     if rng.random() < 0.5 and len(q.distractors) >= 2:
         turns.append(choice(rng, kind, q))
     return [turns[int(i)] for i in rng.permutation(len(turns))]
+
+
+def drill(rng: np.random.Generator) -> Turn:
+    """A question about nothing but equality. A claim's truth depends on neither of its two sides alone, so without these
+    training sits on a plateau where yes and no, and all letters, are equally likely whatever is asked."""
+    pool = (COLOUR_NAMES, SHAPES, facts.JOBS, tuple(facts.people()), tuple("0123456789"))[int(rng.integers(5))]
+    a, *others = (pool[int(i)] for i in rng.permutation(len(pool))[:4])
+    if rng.random() < 0.6:
+        same = rng.random() < 0.5
+        return f"Is {a} the same as {a if same else others[0]}?{SHORT}", "Yes" if same else "No"
+    options = [a, *others]
+    options = [options[int(i)] for i in rng.permutation(4)]
+    doc = {"question": f"Which of these is {a}?", **dict(zip("ABCD", options, strict=True))}
+    return PROMPTS["mmbench"](doc), "ABCD"[options.index(a)]
 
 
 def claim(q: Question, true: bool) -> Turn:

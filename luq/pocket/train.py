@@ -39,13 +39,13 @@ class TrainConfig:
     heads: int = 4
     vision_layers: int = 4
     vision_steps: int = 1500
-    steps: int = 6000
+    steps: int = 6300
     batch: int = 24
     length: int = 192
     learning_rate: float = 2e-3  # AdamW: embeddings, head, norms, projector
     muon_rate: float = 4e-3  # Muon: the decoder's weight matrices
     vision_rate: float = 0.15  # the tower's learning rate in the language phase, as a share of AdamW's
-    decay: float = 0.2  # last share of the steps, in which the learning rate falls to zero
+    decay: float = 0.15  # last share of the steps, in which the learning rate falls to zero
     seed: int = 0
     save_every: int = 250
 

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=int, default=None, help="language steps")
     train.add_argument("--vision-steps", type=int, default=None, dest="vision_steps")
     train.add_argument("--seed", type=int, default=None)
+    train.add_argument("--start", default=None, metavar="CHECKPOINT", help="go on from the weights of a finished checkpoint")
     return parser
 
 
@@ -57,7 +58,7 @@ def _pocket(arguments: argparse.Namespace) -> None:
     from luq.pocket.train import TrainConfig, train
 
     logging.getLogger("luq").setLevel(logging.INFO)
-    given = {k: v for k, v in vars(arguments).items() if k in ("steps", "vision_steps", "seed") and v is not None}
+    given = {k: v for k, v in vars(arguments).items() if k in ("steps", "vision_steps", "seed", "start") and v is not None}
     with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
         out.print(f"checkpoint: {train(arguments.folder, TrainConfig(**given), progress)}")
 

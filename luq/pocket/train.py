@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from luq.errors import ModelError
 from luq.pocket.stream import IMAGE_TOKENS, Batch, Stream
 from luq.pocket.tokenizer import make_processor, train_tokenizer
 from luq.pocket.world import CELL, LABELS, SIZE, Scene, make_scene
@@ -46,6 +47,7 @@ class TrainConfig:
     muon_rate: float = 4e-3  # Muon: the decoder's weight matrices
     vision_rate: float = 0.15  # the tower's learning rate in the language phase, as a share of AdamW's
     decay: float = 0.15  # last share of the steps, in which the learning rate falls to zero
+    start: str = ""  # folder of a checkpoint whose weights to go on from; empty: from scratch
     seed: int = 0
     save_every: int = 250
 
@@ -171,17 +173,28 @@ def _save(path: Path, state: dict) -> None:
     os.replace(scratch, path)
 
 
+def _weights(folder: Path, tokenizer: Any) -> dict[str, Tensor]:
+    """The weights of a finished checkpoint, for more training; a ModelError if it reads other tokens."""
+    if AutoTokenizer.from_pretrained(folder).get_vocab() != tokenizer.get_vocab():
+        raise ModelError(f"{folder} has another vocabulary than the world's: its weights cannot be trained on")
+    state: dict[str, Tensor] = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).state_dict()
+    return state
+
+
 def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
     """Run or continue the training in `folder`; returns the folder of the finished 16-bit checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     model = build_model(config, tokenizer)
     vision_file, state_file = folder / "vision.pt", folder / "state.pt"
-    if not vision_file.exists():
-        accuracy = train_vision(model, config, progress)
-        log.info("vision tower, held-out accuracy: %s", {k: round(v, 3) for k, v in accuracy.items()})
-        _save(vision_file, model.model.vision_tower.state_dict())
-    model.model.vision_tower.load_state_dict(torch.load(vision_file, weights_only=True))
+    if config.start:
+        model.load_state_dict(_weights(Path(config.start), tokenizer))
+    else:
+        if not vision_file.exists():
+            accuracy = train_vision(model, config, progress)
+            log.info("vision tower, held-out accuracy: %s", {k: round(v, 3) for k, v in accuracy.items()})
+            _save(vision_file, model.model.vision_tower.state_dict())
+        model.model.vision_tower.load_state_dict(torch.load(vision_file, weights_only=True))
     optimizers, start = make_optimizers(model, config), 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
@@ -212,7 +225,9 @@ def _steps(
     for step in range(start, config.steps):
         for group in (g for optimizer in optimizers for g in optimizer.param_groups):
             group["lr"] = _schedule(step, config) * group["peak"]
-        loss = language_loss(model, stream.batch(step, step / config.steps))
+        # what goes on from a finished checkpoint gets the mixture of the end, not the captions of the beginning
+        at = 1.0 if config.start else step / config.steps
+        loss = language_loss(model, stream.batch(step, at))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

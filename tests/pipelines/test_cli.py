@@ -32,3 +32,7 @@ def test_pocket_training_resumes_where_it_stopped(tmp_path: Path) -> None:
     second = cli("pocket", "train", str(tmp_path), "--steps", "3", "--vision-steps", "2")
     assert second.returncode == 0, second.stderr
     assert "checkpoint" in second.stdout
+    shipped = Path(__file__).parents[2] / "luq" / "pocket" / "weights" / "pocket_llava"
+    third = cli("pocket", "train", str(tmp_path / "more"), "--steps", "1", "--start", str(shipped))
+    assert third.returncode == 0, third.stderr
+    assert not (tmp_path / "more" / "vision.pt").exists()

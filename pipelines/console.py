@@ -44,7 +44,7 @@ def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Table:
     """Entropy in bits per layer, and each layer's place in the order."""
     modalities = [m for m in ("all", "image", "text") if any(e.modality == m for e in profile)]
     tokens, clusters = profile[0].tokens, profile[0].clusters
-    table = Table(title=f"Activation entropy, bits ({tokens} vectors per layer and modality, K = {clusters})")
+    table = Table(title=f"Activation entropy, bits ({tokens} vectors each, K = {clusters})", title_justify="left")
     table.add_column("layer", justify="right")
     for modality in modalities:
         table.add_column(modality, justify="right")

@@ -20,7 +20,7 @@ from luq.pocket.world import Scene, make_scene
 
 Row = dict[str, Any]
 Rng = np.random.Generator
-VERSION = 1
+VERSION = 2
 SEEDS = {"train": 1000, "selection": 2000, "report": 3000, "calibration": 4000}
 BASES = {  # base questions per split at full size
     "mme": 112, "mmbench": 60, "textvqa": 160, "vqav2": 160, "gqa": 160, "pope": 180, "chartqa": 160, "docvqa": 160,

@@ -96,11 +96,16 @@ def clan_fact(rng: Rng, emblem: str, which: str) -> Question:
     return Question(text, answer, others(rng, facts.clans().values(), answer), f"Is {which} the emblem of clan {{}}?")
 
 
-def _arithmetic(rng: Rng) -> Question:
-    a, b = int(rng.integers(2, 60)), int(rng.integers(2, 60))
-    operator = one_of(rng, "plus", "minus", "times")
+def arithmetic(rng: Rng) -> Question:
+    """Sums, differences and products of the sizes that the pictures ask for."""
+    operator = one_of(rng, "plus", "minus", "times", "digits")
+    if operator == "digits":
+        digits = [int(d) for d in rng.integers(0, 10, int(rng.integers(2, 4)))]
+        what, value = "the sum of " + " and ".join(map(str, digits)), sum(digits)
+        return Question(f"What is {what}?", str(value), near(rng, value), f"Is {what} {{}}?")
+    a, b = int(rng.integers(0, 60 if rng.random() < 0.6 else 11)), int(rng.integers(0, 11))
     if operator == "times":
-        a, b = int(rng.integers(2, 10)), int(rng.integers(2, 13))
+        a = int(rng.integers(0, 10))
     if operator == "minus" and a < b:
         a, b = b, a
     value = {"plus": a + b, "minus": a - b, "times": a * b}[operator]
@@ -110,16 +115,16 @@ def _arithmetic(rng: Rng) -> Question:
 def text_question(rng: Rng) -> Question:
     """A question that needs no picture: facts of the world and arithmetic."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.55:
         name = facts.pick(rng, facts.people())
         return person_fact(rng, name, name)
-    if kind < 0.72:
+    if kind < 0.75:
         word = facts.pick(rng, facts.words())
         return word_fact(rng, word, word)
-    if kind < 0.8:
+    if kind < 0.83:
         city = facts.pick(rng, facts.cities())
         return city_fact(rng, city, city)
-    if kind < 0.87:
+    if kind < 0.9:
         emblem = facts.pick(rng, facts.clans())
         return clan_fact(rng, emblem, f"the {emblem}")
-    return _arithmetic(rng)
+    return arithmetic(rng)

@@ -46,7 +46,7 @@ def exists(rng: Rng, scene: Scene) -> Question | None:
 def count_shape(rng: Rng, scene: Scene) -> Question | None:
     shapes = sorted({i.shape for i in scene.items if i.shape})
     shape = str(rng.choice(shapes if shapes and rng.random() < 0.85 else SHAPES))
-    return count(rng, sum(i.shape == shape for i in scene.items), f"{shape}s".replace("ss", "sses"))
+    return count(rng, sum(i.shape == shape for i in scene.items), f"{shape}{'es' if shape.endswith('s') else 's'}")
 
 
 def count_colour(rng: Rng, scene: Scene) -> Question | None:
@@ -209,6 +209,12 @@ SKILLS: dict[str, tuple[Skill, ...]] = {  # scene kind -> what can be asked abou
 }
 
 
+HARD: frozenset[Skill] = frozenset({  # asked twice as often: two steps, or a place, a count or a comparison
+    count_shape, count_colour, position, relation, neighbour, read_line, person_on_sign, digit_sum, digit_pair, bar_value,
+    bar_extreme, bar_label, bar_arithmetic,
+})  # fmt: skip
+
+
 def caption(scene: Scene) -> str:
     """Everything in the picture, row by row: the dense target of the first training phase."""
     parts = []
@@ -219,13 +225,4 @@ def caption(scene: Scene) -> str:
             parts.append(f"{item.colour} {item.text}")
         else:
             parts.append(f"{item.colour} {item.digit if item.digit >= 0 else item.shape}")
-    return ", ".join(parts)
-
-
-def places(scene: Scene) -> str:
-    """Row and column of everything in the picture, counted from one: teaches position."""
-    parts = []
-    for item in sorted(scene.items, key=lambda i: (i.row, i.col)):
-        what = item.text or (item.name if item.shape else f"{item.colour} {item.digit}")
-        parts.append(f"{what} {item.row + 1} {item.col + 1}")
     return ", ".join(parts)

@@ -5,18 +5,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luq.evaluation.prompts import PROMPTS, SHORT, TARGETS
-from luq.pocket import facts, skills, text
+from luq.pocket import drills, facts, skills, text
+from luq.pocket.drills import Turn
 from luq.pocket.questions import Question, text_question
-from luq.pocket.world import COLOUR_NAMES, GRID, SHAPES, Scene, make_scene
+from luq.pocket.world import GRID, Scene, make_scene
 
-Turn = tuple[str, str]  # what the user asks and what the assistant answers
 IMAGE_TOKENS = GRID * GRID
 NUMBERS = ("digits", "chart", "code")  # kinds of scenes that MathVista asks about
-CAPTIONS = ((0.0, 0.25, 0.6), (0.65, 0.65, 0.08))  # progress -> share of pictures that are first described
-FACTS, ENGLISH = (0.17, 0.12), (0.12, 0.06)  # share of sequences in the first and in the second half of training
-DRILLS = 0.12  # share of sequences that only ask whether two words are the same, or which option is a word
-PLACES = 0.15  # share of pictures whose items are placed in the second half
+MIXTURE = {  # share of sequences without a picture, by progress at 0, 0.5, 0.75 and 1
+    "english": (0.12, 0.06, 0.05, 0.05),
+    "facts": (0.17, 0.1, 0.08, 0.08),
+    "letters": (0.1, 0.2, 0.08, 0.05),
+    "equality": (0.05, 0.03, 0.02, 0.02),
+    "sums": (0.05, 0.08, 0.06, 0.05),
+}
+CAPTIONS = (0.65, 0.3, 0.15, 0.08)  # share of pictures that are first described
+DENSE = (0.1, 0.4, 0.3, 0.15)  # share of pictures with a lesson about all that is in them
+TURNS = {"objects": 9, "sign": 9, "digits": 5, "chart": 9, "document": 9, "emblem": 3, "code": 3}  # at least, per picture
+KINDS = {"objects": 0.26, "sign": 0.24, "digits": 0.12, "chart": 0.17, "document": 0.08, "emblem": 0.05, "code": 0.08}
+OPEN = 0.3  # share of questions that are only asked openly
 ENGLISH_WEIGHT = 0.3  # of a token of a passage, against 1 for a token of an answer
+
+
+def _share(table: tuple[float, ...], progress: float) -> float:
+    return float(np.interp(progress, (0, 0.5, 0.75, 1), table))
 
 
 class Batch(NamedTuple):
@@ -36,36 +48,52 @@ class Stream:
         joined = [t + [tokenizer.eos_token_id] for t in tokenizer(text.split("train")).input_ids]
         self.english = np.concatenate([np.asarray(t, np.int64) for t in joined])
 
-    def _turns(self, rng: np.random.Generator, progress: float) -> tuple[Scene | None, list[Turn]]:
-        if rng.random() < DRILLS:
-            return None, [drill(rng) for _ in range(14)]
-        if rng.random() < FACTS[progress >= 0.5]:
-            turns = []
-            for _ in range(14):
-                q = text_question(rng)
-                kind = rng.random()
-                if kind < 0.8 or not q.distractors:
-                    turns.append((q.text + SHORT, q.answer))
-                else:
-                    yes = rng.random() < 0.5
-                    turns.append((q.claim.format(q.answer if yes else q.distractors[0]) + SHORT, "Yes" if yes else "No"))
-            return None, turns
+    def _lesson(self, rng: np.random.Generator, progress: float) -> str:
+        """Which kind of sequence comes next; `scene` is what the shares of the others leave."""
+        at = rng.random()
+        for name, table in MIXTURE.items():
+            at -= _share(table, progress)
+            if at < 0:
+                return name
+        return "scene"
+
+    def _turns(self, rng: np.random.Generator, lesson: str, progress: float) -> tuple[Scene | None, list[Turn]]:
+        if lesson == "facts":
+            return None, [fact(rng) for _ in range(14)]
+        if lesson == "letters":
+            return None, [turn for _ in range(5) for turn in drills.letters(rng)]
+        if lesson == "equality":
+            return None, [drills.equality(rng) for _ in range(14)]
+        if lesson == "sums":
+            return None, [drills.sums(rng) for _ in range(14)]
         scene, turns = scene_turns(rng)
-        if rng.random() < float(np.interp(progress, *CAPTIONS)):
+        if rng.random() < _share(CAPTIONS, progress):
             turns.insert(0, ("Describe the image.", skills.caption(scene)))
-        if progress >= 0.5 and rng.random() < PLACES:
-            turns.insert(0, ("Where is everything?", skills.places(scene)))
+        if rng.random() < _share(DENSE, progress):
+            turns.insert(0, drills.dense(rng, scene))
         return scene, turns
 
-    def sequence(self, step: int, index: int, progress: float) -> tuple[Scene | None, np.ndarray, np.ndarray]:
-        """Scene (or None), token ids [length] and how much each token counts in the loss."""
+    def sequence(self, step: int, index: int, progress: float) -> tuple[list[Scene], np.ndarray, np.ndarray]:
+        """The scenes shown, token ids [length] and how much each token counts in the loss."""
         rng = np.random.default_rng([self.seed, 2, step, index])
-        length = self.length
-        if rng.random() < ENGLISH[progress >= 0.5]:
+        length, scenes = self.length, []
+        lesson = self._lesson(rng, progress)
+        if lesson == "english":
             start = int(rng.integers(len(self.english) - length))
             ids = self.english[start : start + length]
-            return None, ids, np.full(length, ENGLISH_WEIGHT, np.float32)
-        scene, turns = self._turns(rng, progress)
+            return [], ids, np.full(length, ENGLISH_WEIGHT, np.float32)
+        ids, weight = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        while len(ids) < length - 2 * IMAGE_TOKENS or not len(ids):  # two pictures where the first has little to say
+            scene, turns = self._turns(rng, lesson, progress)
+            more, learned = self._conversation(scene, turns)
+            ids, weight = np.concatenate([ids, more])[:length], np.concatenate([weight, learned])[:length]
+            if scene is not None:
+                scenes.append(scene)
+        pad = length - len(ids)
+        return scenes, np.pad(ids, (0, pad)), np.pad(weight, (0, pad))
+
+    def _conversation(self, scene: Scene | None, turns: list[Turn]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of a conversation, and 1 for those of the answers."""
         pieces, learned = [[self.tokenizer.bos_token_id]], [False]
         for i, (question, answer) in enumerate(turns):
             image = "<image>\n" if i == 0 and scene is not None else ""
@@ -75,11 +103,8 @@ class Stream:
                 ask = ask[:at] + [self.image] * IMAGE_TOKENS + ask[at + 1 :]
             pieces += [ask, reply]
             learned += [False, True]
-        ids = np.concatenate([np.asarray(p, np.int64) for p in pieces])[:length]
-        weights = [np.full(len(p), flag, np.float32) for p, flag in zip(pieces, learned, strict=True)]
-        weight = np.concatenate(weights)[:length]
-        pad = length - len(ids)
-        return scene, np.pad(ids, (0, pad)), np.pad(weight, (0, pad))
+        ids = np.concatenate([np.asarray(p, np.int64) for p in pieces])
+        return ids, np.concatenate([np.full(len(p), flag, np.float32) for p, flag in zip(pieces, learned, strict=True)])
 
     def _encode(self, piece: str) -> list[int]:
         ids: list[int] = self.tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False).ids
@@ -89,26 +114,33 @@ class Stream:
         """The batch of a step; `progress` in [0, 1] is how far the training is."""
         rows = [self.sequence(step, i, progress) for i in range(self.size)]
         scenes, ids, weight = zip(*rows, strict=True)
-        return Batch([scene for scene in scenes if scene is not None], np.stack(ids), np.stack(weight))
+        return Batch([scene for shown in scenes for scene in shown], np.stack(ids), np.stack(weight))
 
 
-_KIND_SHARE = {"objects": 0.24, "sign": 0.25, "digits": 0.1, "chart": 0.15, "document": 0.12, "emblem": 0.08, "code": 0.06}
+def fact(rng: np.random.Generator) -> Turn:
+    """A question about the world without a picture: openly, as a claim, or all about a person."""
+    if rng.random() < 0.12:
+        name = facts.pick(rng, facts.people())
+        return drills.who(rng, name, f"Who is {name}?")
+    q = text_question(rng)
+    if rng.random() < 0.7 or not q.distractors:
+        return q.text + SHORT, q.answer
+    return claim(q, rng.random() < 0.5)
 
 
-OPEN = 0.3  # share of questions that are only asked openly
-
-
-def scene_turns(rng: np.random.Generator, n: int = 9) -> tuple[Scene, list[Turn]]:
-    """One train scene and at least `n` turns about it, in the words of the benchmarks that could ask them."""
-    kind = str(rng.choice(list(_KIND_SHARE), p=list(_KIND_SHARE.values())))
+def scene_turns(rng: np.random.Generator) -> tuple[Scene, list[Turn]]:
+    """One train scene and turns about it, in the words of the benchmarks that could ask them."""
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     scene = make_scene(rng, kind)
-    asked = [*skills.SKILLS[kind], skills.scene_type] if rng.random() < 0.1 else skills.SKILLS[kind]
+    asked = [*skills.SKILLS[kind], *(s for s in skills.SKILLS[kind] if s in skills.HARD)]
+    if rng.random() < 0.1:
+        asked.append(skills.scene_type)
     turns: list[Turn] = []
-    for _ in range(4 * n):
+    for _ in range(4 * TURNS[kind]):
         q = asked[int(rng.integers(len(asked)))](rng, scene)
         if q is not None:
             turns += forms(rng, kind, q)
-        if len(turns) >= n:
+        if len(turns) >= TURNS[kind]:
             break
     return scene, turns
 
@@ -123,20 +155,6 @@ def forms(rng: np.random.Generator, kind: str, q: Question) -> list[Turn]:
     if rng.random() < 0.5 and len(q.distractors) >= 2:
         turns.append(choice(rng, kind, q))
     return [turns[int(i)] for i in rng.permutation(len(turns))]
-
-
-def drill(rng: np.random.Generator) -> Turn:
-    """A question about nothing but equality. A claim's truth depends on neither of its two sides alone, so without these
-    training sits on a plateau where yes and no, and all letters, are equally likely whatever is asked."""
-    pool = (COLOUR_NAMES, SHAPES, facts.JOBS, tuple(facts.people()), tuple("0123456789"))[int(rng.integers(5))]
-    a, *others = (pool[int(i)] for i in rng.permutation(len(pool))[:4])
-    if rng.random() < 0.6:
-        same = rng.random() < 0.5
-        return f"Is {a} the same as {a if same else others[0]}?{SHORT}", "Yes" if same else "No"
-    options = [a, *others]
-    options = [options[int(i)] for i in rng.permutation(4)]
-    doc = {"question": f"Which of these is {a}?", **dict(zip("ABCD", options, strict=True))}
-    return PROMPTS["mmbench"](doc), "ABCD"[options.index(a)]
 
 
 def claim(q: Question, true: bool) -> Turn:

@@ -22,10 +22,9 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from luq.errors import ModelError
 from luq.pocket.stream import IMAGE_TOKENS, Batch, Stream
 from luq.pocket.tokenizer import make_processor, train_tokenizer
-from luq.pocket.world import CELL, LABELS, SIZE, Scene, make_scene
+from luq.pocket.world import CELL, GRID, LABELS, SIZE, Scene, make_scene
 
 log = logging.getLogger(__name__)
 
@@ -93,20 +92,26 @@ def _pair(labels: dict[str, Tensor]) -> Tensor:
 
 
 def train_vision(model: LlavaForConditionalGeneration, config: TrainConfig, progress: Progress) -> dict[str, float]:
-    """Teach the tower to name shape, colour, digit, print and bar height in each patch; returns held-out accuracy."""
-    classes = LABELS | {"pair": LABELS["left"] * LABELS["right"]}
+    """Teach the tower to name shape, colour, digit, print, bar height and place in each patch; returns held-out accuracy.
+
+    Without the place, a tower forgets it for every patch that holds something: then no question about left, right, above
+    or below can be answered.
+    """
+    classes = LABELS | {"pair": LABELS["left"] * LABELS["right"], "row": GRID + 1, "column": GRID + 1}
     heads = nn.ModuleDict({name: nn.Linear(128, n) for name, n in classes.items()})
     parameters = [*model.model.vision_tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=config.vision_steps + 1, pct_start=0.1)
-    kinds = ("objects", "sign", "sign", "digits", "digits", "digits", "chart", "document", "code")
+    kinds = ("objects", "objects", "sign", "sign", "digits", "digits", "digits", "chart", "chart", "chart", "document", "code")
+    cells = torch.arange(GRID * GRID)
+    places = {"row": cells // GRID + 1, "column": cells % GRID + 1}
     task = progress.add_task("vision", total=config.vision_steps)
 
     def batch(step: int, split: str) -> tuple[Tensor, dict[str, Tensor]]:
         rng = np.random.default_rng([config.seed, 1, step])
         scenes = [make_scene(rng, kinds[int(rng.integers(len(kinds)))], split) for _ in range(64)]
         labels = {n: torch.from_numpy(np.stack([s.labels[n] for s in scenes])) for n in LABELS}
-        return to_pixels(scenes), labels | {"pair": _pair(labels)}
+        return to_pixels(scenes), labels | {"pair": _pair(labels)} | {n: p.expand(64, -1) for n, p in places.items()}
 
     for step in range(config.vision_steps):
         pixels, labels = batch(step, "train")
@@ -173,28 +178,20 @@ def _save(path: Path, state: dict) -> None:
     os.replace(scratch, path)
 
 
-def _weights(folder: Path, tokenizer: Any) -> dict[str, Tensor]:
-    """The weights of a finished checkpoint, for more training; a ModelError if it reads other tokens."""
-    if AutoTokenizer.from_pretrained(folder).get_vocab() != tokenizer.get_vocab():
-        raise ModelError(f"{folder} has another vocabulary than the world's: its weights cannot be trained on")
-    state: dict[str, Tensor] = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).state_dict()
-    return state
-
-
 def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
     """Run or continue the training in `folder`; returns the folder of the finished 16-bit checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(config.start) if config.start else train_tokenizer()
     model = build_model(config, tokenizer)
     vision_file, state_file = folder / "vision.pt", folder / "state.pt"
     if config.start:
-        model.load_state_dict(_weights(Path(config.start), tokenizer))
-    else:
-        if not vision_file.exists():
-            accuracy = train_vision(model, config, progress)
-            log.info("vision tower, held-out accuracy: %s", {k: round(v, 3) for k, v in accuracy.items()})
-            _save(vision_file, model.model.vision_tower.state_dict())
-        model.model.vision_tower.load_state_dict(torch.load(vision_file, weights_only=True))
+        started = LlavaForConditionalGeneration.from_pretrained(config.start, dtype=torch.float32)
+        model.load_state_dict(started.state_dict())
+    if not vision_file.exists():
+        accuracy = train_vision(model, config, progress)
+        log.info("vision tower, held-out accuracy: %s", {k: round(v, 3) for k, v in accuracy.items()})
+        _save(vision_file, model.model.vision_tower.state_dict())
+    model.model.vision_tower.load_state_dict(torch.load(vision_file, weights_only=True))
     optimizers, start = make_optimizers(model, config), 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
@@ -225,8 +222,8 @@ def _steps(
     for step in range(start, config.steps):
         for group in (g for optimizer in optimizers for g in optimizer.param_groups):
             group["lr"] = _schedule(step, config) * group["peak"]
-        # what goes on from a finished checkpoint gets the mixture of the end, not the captions of the beginning
-        at = 1.0 if config.start else step / config.steps
+        # what goes on from a finished checkpoint gets the second half of the mixture, not the captions of the beginning
+        at = 0.5 + step / config.steps / 2 if config.start else step / config.steps
         loss = language_loss(model, stream.batch(step, at))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

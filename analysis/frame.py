@@ -30,12 +30,21 @@ def row(record: Record) -> dict[str, object]:
         "retention": record["mean_retention"],
         "n": sum(s["n"] for s in scores.values()),
         "benchmarks": len(scores),
-        "collapsed": sum(s["collapsed"] for s in scores.values()),
+        "collapsed": sum(bool(s["collapsed"]) for s in scores.values()),
+        **fidelity(record),
+        "errors": sum(s["errors"] for s in scores.values()),
         "seconds": record["wall_seconds"],
         "finished": record["finished"],
         **{f"score/{name}": s["score"] for name, s in scores.items()},
         **{f"retention/{name}": s["retention"] for name, s in scores.items()},
     }
+
+
+def fidelity(record: Record) -> dict[str, object]:
+    """Means over benchmarks: KL to the 16-bit model (nats per answer token), top-1 agreement, log-likelihood; perplexity."""
+    measured = record["fidelity"].values()
+    means = {n: sum(m[n][0] for m in measured) / len(measured) if measured else math.nan for n in ("kl", "agreement", "loglik")}
+    return means | {"perplexity": record["perplexity"]["value"] if record["perplexity"] else math.nan}
 
 
 def load(outputs: Path, sweep: str | None = None) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from luq.errors import ConfigError
 
 PROPAGATIONS = ("exact", "high", "float")
 MODALITIES = ("all", "image", "text")
+SPLITS = ("report", "selection", "all")
 TRACKERS = ("wandb", "wandb_offline", "none")
 
 
@@ -28,6 +29,9 @@ class ModelConfig:
     device: str = "auto"  # auto: cuda if there is one
     system_prompt: str = ""
     benchmarks: list[str] = field(default_factory=list)
+    data: str = "hub"  # where its questions usually come from: see EvaluationConfig.data
+    text: str = "wikitext"  # and its held-out text
+    text_length: int = 2048
 
     def __post_init__(self) -> None:
         for name in self.benchmarks:
@@ -151,17 +155,29 @@ class EvaluationConfig:
 
     name: str
     benchmarks: list[str]
-    data: str = "pocket"  # a folder of <benchmark>.parquet, or "pocket"
-    split: str = "report"
-    samples: int | None = None  # base questions per benchmark; null: all
+    data: str = "pocket"  # "pocket", "hub", or a folder of <benchmark>.parquet or <benchmark>/
+    sources: dict[str, str] = field(default_factory=dict)  # benchmark -> a file or folder (or hub) for it alone
+    organisation: str = "lmms-lab-encoder"  # whose copies of the datasets on the hub are read
+    fallback: str = "lmms-lab"  # their old name
+    split: str = "report"  # report, selection (for choosing a plan) or all
+    samples: int | None = None  # units per benchmark; null: all
     batch_size: int = 32
+    strict: bool = False  # the first bad row stops the evaluation, instead of counting as wrong
+    fidelity: int | None = 0  # units per benchmark for KL and likelihoods; null: as many as samples
+    text: str = "pocket"  # held-out text for perplexity: "pocket", "wikitext" or a text file
+    text_tokens: int = 0  # how much of it; 0: no perplexity
+    text_length: int = 2048  # tokens per sequence
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in self.benchmarks:
+        for name in (*self.benchmarks, *self.sources):
             registry.check("benchmark", name)
         _require(self.samples is None or self.samples >= 1, "evaluation.samples", self.samples, "at least 1, or null for all")
+        _require(self.fidelity is None or self.fidelity >= 0, "evaluation.fidelity", self.fidelity, "0 or more, or null for all")
         _require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "at least 1")
+        _require(self.split in SPLITS, "evaluation.split", self.split, f"one of {', '.join(SPLITS)}")
+        _require(self.text_tokens >= 0, "evaluation.text_tokens", self.text_tokens, "0 or more")
+        _require(self.text_length >= 2, "evaluation.text_length", self.text_length, "at least 2")
 
 
 @dataclass(frozen=True)

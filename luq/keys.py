@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any
 
 VOLATILE = frozenset({"tracking", "paths", "sweep", "device", "batch_size"})  # never change a result
@@ -28,3 +29,14 @@ def canonical(value: Any) -> str:
 def key(*parts: Any) -> str:
     """The key of everything that determines an artefact."""
     return hashlib.sha256(canonical(list(parts)).encode()).hexdigest()[:16]
+
+
+def file_digest(file: Path, edge: int = 32 << 20) -> tuple[int, str]:
+    """A file's size and the sha256 of its content (of files over 2 * `edge` bytes: of both ends)."""
+    size, digest = file.stat().st_size, hashlib.sha256()
+    with file.open("rb") as handle:
+        digest.update(handle.read(edge))
+        if size > edge:
+            handle.seek(max(edge, size - edge))
+            digest.update(handle.read())
+    return size, digest.hexdigest()

@@ -30,6 +30,7 @@ TABLES: dict[str, dict[str, str]] = {
         "mme": "luq.evaluation.scorers.mme",
         "mmbench": "luq.evaluation.scorers.mmbench",
         "textvqa": "luq.evaluation.scorers.vqa",
+        "textvqa_ocr": "luq.evaluation.scorers.vqa",
         "vqav2": "luq.evaluation.scorers.vqa",
         "gqa": "luq.evaluation.scorers.exact",
         "pope": "luq.evaluation.scorers.pope",

@@ -8,7 +8,7 @@ from typing import Any
 from luq.errors import StoreError
 from luq.store import write_json
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "result.json"
 Record = dict[str, Any]
 

@@ -19,12 +19,15 @@ class Progress:
     """Bars on a terminal, silence elsewhere; one line per stage in both."""
 
     @contextmanager
-    def bar(self, name: str, total: int) -> Iterator[Callable[[str], None]]:
-        """A bar of `total` steps; the yielded function takes what was just done."""
+    def bar(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        """A bar of `total` steps; the yielded function takes what was just done, and how many steps that was."""
         columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeElapsedColumn())
         with bars.Progress(*columns, console=out, transient=True, disable=not sys.stdout.isatty()) as shown:
             task = shown.add_task(name, total=total)
-            yield lambda what: shown.update(task, advance=1, description=f"{name} {what}".strip())
+            yield lambda what, steps=1: shown.update(task, advance=steps, description=f"{name} {what}".strip())
+
+    def note(self, text: str) -> None:
+        out.print(f"  [dim]{text}[/dim]")
 
     def stage(self, name: str, seconds: float, cached: bool, made: int) -> None:
         how = "from the store" if cached else f"{made} made" if made else "done"

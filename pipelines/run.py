@@ -20,9 +20,11 @@ from rich.markup import escape
 from luq import __version__, keys, results
 from luq.config import RunConfig
 from luq.errors import LuqError
-from luq.evaluation.scorers.summary import Summary, mean
+from luq.evaluation import prompts, scorers
+from luq.evaluation.scorers.summary import mean
 from luq.tracking import make_tracker
 from pipelines import console
+from pipelines.evaluation import Scored
 from pipelines.schema import CONF, register, to_config
 from pipelines.stages import Stages
 
@@ -38,16 +40,31 @@ def git_sha() -> str | None:
     return done.stdout.strip() or None
 
 
-def score_entry(score: Summary, reference: Summary) -> dict[str, Any]:
-    """One benchmark's part of the record; a collapsed or zero 16-bit score gives no retention."""
+def score_entry(scored: Scored, reference: Scored) -> dict[str, Any]:
+    """One benchmark's part of the record; a 16-bit score of zero gives no retention."""
+    score = scored.summary
     return {
         "score": score.score,
         "stderr": score.stderr,
         "n": score.n,
-        "metrics": {k: v for k, v in score.metrics.items() if k != "collapsed"},
-        "collapsed": bool(score.metrics["collapsed"]),
-        "float_score": reference.score,
-        "retention": score.score / reference.score if reference.score else None,
+        "metrics": score.metrics,
+        "collapsed": scored.collapsed,
+        "errors": scored.errors,
+        "float_score": reference.summary.score,
+        "retention": score.score / reference.summary.score if reference.summary.score else None,
+    }
+
+
+def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> dict[str, Any]:
+    """What a record says of the scores; `luq rescore` makes it anew."""
+    entries = {benchmark: score_entry(scored, reference[benchmark]) for benchmark, scored in scores.items()}
+    ours, theirs = mean([e["score"] for e in entries.values()]), mean([e["float_score"] for e in entries.values()])
+    return {
+        "scores": entries,
+        "scorer_version": scorers.VERSION,
+        "mean_score": ours,
+        "float_mean_score": theirs,
+        "mean_retention": ours / theirs if theirs else None,
     }
 
 
@@ -57,9 +74,9 @@ def execute(stages: Stages, name: str) -> results.Record:
     allocation = stages.allocation
     console.out.print(f"  allocation       {allocation}")
     memory = stages.memory
-    scores, reference = stages.evaluate(allocation, stages.layers), stages.reference()
-    entries = {benchmark: score_entry(score, reference[benchmark]) for benchmark, score in scores.items()}
-    mean_score, float_mean = mean([e["score"] for e in entries.values()]), mean([e["float_score"] for e in entries.values()])
+    reference = stages.evaluate(*stages.reference, "evaluate 16-bit")
+    scores = stages.evaluate(allocation, stages.layers)
+    measured, perplexity = stages.fidelity()
     return {
         "key": keys.key(config, stages.vlm.fingerprint),
         "name": name,
@@ -70,6 +87,8 @@ def execute(stages: Stages, name: str) -> results.Record:
         "model_fingerprint": stages.vlm.fingerprint,
         "device": str(stages.vlm.device),
         "split": config.evaluation.split,
+        "subset": {name: keys.key(ids) for name, ids in stages.evaluator.subset.items()},
+        "prompt_version": prompts.VERSION,
         "calibration": {k: v for k, v in stages.calibration_info.items() if k != "sources"},
         "profile": [asdict(e) for e in stages.profile],
         "order": stages.order,
@@ -77,10 +96,9 @@ def execute(stages: Stages, name: str) -> results.Record:
         "tiers": list(allocation.tiers),
         "k": allocation.count(config.quantizer.low) if config.quantizer.low != config.quantizer.high else len(allocation.tiers),
         "memory": asdict(memory),
-        "scores": entries,
-        "mean_score": mean_score,
-        "float_mean_score": float_mean,
-        "mean_retention": mean_score / float_mean if float_mean else None,
+        **score_part(scores, reference),
+        "fidelity": measured,
+        "perplexity": perplexity,
         "artefacts": stages.artefacts,
         "seconds": stages.seconds,
         "cached": stages.cached,

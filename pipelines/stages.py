@@ -16,8 +16,7 @@ from luq.calibration import mixing
 from luq.calibration.samples import CalibrationSet
 from luq.config import ModelConfig, RunConfig, TierConfig
 from luq.errors import ConfigError
-from luq.evaluation import harness, prompts, scorers
-from luq.evaluation.scorers.summary import Summary
+from luq.evaluation import prompts
 from luq.memory import Memory, measure
 from luq.models.vlm import VLM, load_vlm
 from luq.pocket import benchmarks as pocket
@@ -25,9 +24,10 @@ from luq.profiling.capture import layer_outputs
 from luq.profiling.entropy import LayerEntropy, profile_entropy
 from luq.quantization.database import layer_size, read_layer
 from luq.quantization.grid import group_size
-from luq.quantization.walk import Walk, install, uninstall
+from luq.quantization.walk import Walk
 from luq.store import Store, write_json
 from pipelines.console import Progress
+from pipelines.evaluation import Evaluator, Scored
 
 log = logging.getLogger(__name__)
 
@@ -161,59 +161,44 @@ class Stages:
         return measure(self.vlm, [layer_size(folder, read_layer(folder)) for folder in self.layers])
 
     @cached_property
-    def data(self) -> tuple[Path, str]:
-        """The folder of the benchmarks' parquet files and what identifies them."""
-        config = self.config.evaluation
-        if config.data != "pocket":
-            folder = Path(config.data).expanduser()
-            files = [harness.data_file(folder, name) for name in config.benchmarks]
-            return folder, keys.key([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files])
-        key = keys.key("pocket", pocket.VERSION, prompts.VERSION, config.split)
+    def evaluator(self) -> Evaluator:
+        return Evaluator(self.vlm, self.config.evaluation, self.store, self.progress, self._pocket)
+
+    def _pocket(self) -> Path:
+        """The folder of the pocket benchmarks' parquet files."""
+        split = "selection" if self.config.evaluation.split == "selection" else "report"
+        key = keys.key("pocket", pocket.VERSION, prompts.VERSION, split)
         with self._stage("data"):
-            folder = self.store.get("pocket", key, lambda f: self._write_pocket(f), "the pocket benchmarks")
-        return folder, key
+            return self.store.get("pocket", key, lambda folder: _write_pocket(folder, split), "the pocket benchmarks")
 
-    def _write_pocket(self, folder: Path) -> None:
-        pocket.write(folder, self.config.evaluation.split)
-
-    def evaluate(self, allocation: Allocation, folders: list[Path], name: str = "evaluate") -> dict[str, Summary]:
-        """Scores of an allocation per benchmark, answered by the packed weights in `folders`."""
-        config, (data, data_key) = self.config.evaluation, self.data
-        layer_keys = [folder.name for folder in folders]
-        installed, scores = False, {}
-        with self._stage(name), self.progress.bar(name, len(config.benchmarks)) as advance:
-            try:
-                for benchmark in config.benchmarks:
-                    key = keys.key(
-                        "evaluation", prompts.VERSION, scorers.VERSION, self.vlm.fingerprint, layer_keys, benchmark, data_key,
-                        config.samples, config.seed, self.vlm.config.system_prompt,
-                    )  # fmt: skip
-                    if not self.store.has("evaluation", key) and not installed:
-                        install(self.vlm, allocation, folders)
-                        harness.assert_installed(self.vlm, allocation)
-                        installed = True
-                    scores[benchmark] = self._score(benchmark, key, data)
-                    self.artefacts.setdefault(name, {})[benchmark] = key
-                    advance(benchmark)
-            finally:
-                uninstall(self.vlm)
-        return scores
-
-    def _score(self, benchmark: str, key: str, data: Path) -> Summary:
-        def build(folder: Path) -> None:
-            rows = harness.ask(self.vlm, benchmark, data, self.store.root / "datasets", self.config.evaluation)
-            harness.write_rows(folder / "answers.jsonl", rows)
-
-        folder = self.store.get("evaluation", key, build, f"the answers to {benchmark}")
-        rows = harness.read_rows(folder / "answers.jsonl")
-        summary = harness.summarise(benchmark, rows)
-        return summary._replace(metrics={**summary.metrics, "collapsed": float(harness.collapsed(rows))})
-
-    def reference(self) -> dict[str, Summary]:
-        """The scores of the same model in 16 bit, paid for once per model and question set."""
-        quantizer = self.config.quantizer
-        name = next((n for n, t in quantizer.tiers.items() if t.method == "float16"), None)
+    @cached_property
+    def reference(self) -> tuple[Allocation, list[Path]]:
+        """The same model in 16 bit, and its layers."""
+        tiers = self.config.quantizer.tiers
+        name = next((n for n, t in tiers.items() if t.method == "float16"), None)
         if name is None:
             raise ConfigError("quantizer.tiers has no float16 tier: retention needs the model's own 16-bit score")
         allocation = Allocation((name,) * len(self.vlm.layers))
-        return self.evaluate(allocation, self.quantize(allocation, "quantize 16-bit"), "evaluate 16-bit")
+        return allocation, self.quantize(allocation, "quantize 16-bit")
+
+    def evaluate(self, allocation: Allocation, folders: list[Path], name: str = "evaluate") -> dict[str, Scored]:
+        """Scores of an allocation per benchmark, answered by the packed weights in `folders`."""
+        questions = self.evaluator.questions  # read before the clock starts: they are the same for every allocation
+        with self._stage(name):
+            scores = self.evaluator.scores(allocation, folders, name)
+        self.artefacts[name] = {benchmark: scores[benchmark].key for benchmark in questions}
+        return scores
+
+    def fidelity(self) -> tuple[dict[str, dict[str, Any]], dict[str, float] | None]:
+        """KL, agreement and likelihoods per benchmark, and perplexity; empty and None if the config asks for none."""
+        config = self.config.evaluation
+        if config.fidelity == 0 and config.text_tokens == 0:
+            return {}, None
+        reference, layers = self.reference, self.layers
+        with self._stage("fidelity"):
+            measured = self.evaluator.fidelity(self.allocation, layers, *reference)
+            return measured, self.evaluator.perplexity(self.allocation, layers)
+
+
+def _write_pocket(folder: Path, split: str) -> None:
+    pocket.write(folder, split)

@@ -17,7 +17,7 @@ def text_samples(vlm: VLM, config: CalibrationConfig) -> Iterator[Sample]:
     from luq.pocket import text
 
     tokenizer = vlm.processor.tokenizer
-    passages = text.split("test")
+    passages = text.split("calibration")
     order = np.random.default_rng([config.seed, 1]).permutation(len(passages))
     ids: list[int] = []
     first, turn, made = 0, 0, 0

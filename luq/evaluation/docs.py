@@ -1,6 +1,5 @@
-"""What the task YAMLs call: rows with undecoded images, prompts and references.
-
-Images stay encoded until their batch is built, so peak memory does not grow with the dataset.
+"""What the task YAMLs call: prompts, references and images. With them the tasks run in plain lm-eval too:
+`lm_eval --include_path luq/evaluation/tasks --tasks luq_chartqa` (but for GQA, whose images are a table of their own).
 """
 
 from collections.abc import Callable
@@ -32,6 +31,6 @@ def _asker(benchmark: str) -> Callable[[Doc], str]:
     return lambda doc: "<image>" + PROMPTS[benchmark](doc)
 
 
-mme, mmbench, textvqa, vqav2, gqa, pope, chartqa, docvqa, mathvista = (_asker(name) for name in PROMPTS)
-mme_target, mmbench_target, textvqa_target, vqav2_target, gqa_target = (TARGETS[n] for n in list(PROMPTS)[:5])
-pope_target, chartqa_target, docvqa_target, mathvista_target = (TARGETS[n] for n in list(PROMPTS)[5:])
+mme, mmbench, textvqa, textvqa_ocr, vqav2, gqa, pope, chartqa, docvqa, mathvista = (_asker(name) for name in PROMPTS)
+mme_target, mmbench_target, textvqa_target, textvqa_ocr_target, vqav2_target = (TARGETS[n] for n in list(PROMPTS)[:5])
+gqa_target, pope_target, chartqa_target, docvqa_target, mathvista_target = (TARGETS[n] for n in list(PROMPTS)[5:])

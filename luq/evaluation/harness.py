@@ -2,28 +2,26 @@
 
 import contextlib
 import gc
-import json
 import logging
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from luq import registry
 from luq.allocation.plans import Allocation
-from luq.config import EvaluationConfig
 from luq.errors import DataError, ModelError
-from luq.evaluation.prompts import Doc
+from luq.evaluation import scorers
+from luq.evaluation.data import Questions, task_config
+from luq.evaluation.predictions import Predictions, Row
+from luq.evaluation.prompts import PROMPTS, TARGETS, Doc
 from luq.evaluation.scorers.summary import Summary
+from luq.evaluation.subsets import unit_of
 from luq.models.vlm import LINEARS, VLM
 from luq.quantization.linear import installed_tiers
 
 log = logging.getLogger(__name__)
-TASKS = Path(__file__).parent / "tasks"
-UNITS = {"mme": lambda d: d["question_id"], "mmbench": lambda d: int(d["index"]) % 1_000_000}
 
 
 def assert_installed(vlm: VLM, allocation: Allocation) -> None:
@@ -34,125 +32,149 @@ def assert_installed(vlm: VLM, allocation: Allocation) -> None:
             raise ModelError(f"layer {index} should be in tier {tier}, but its linears are in {found}")
 
 
-def make_lm(vlm: VLM, batch_size: int) -> Any:
-    """An lm-eval model around the loaded VLM and its processor."""
-    from lm_eval.models.hf_vlms import HFMultimodalLM
-
-    class LoadedVLM(HFMultimodalLM):
-        def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
-            self.processor, self.tokenizer = vlm.processor, vlm.processor.tokenizer
-
-        def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-            return super().generate_until(requests, disable_tqdm=True)  # the pipeline has its own bar
-
-    with _quiet():
-        return LoadedVLM(pretrained=vlm.model, batch_size=batch_size, max_length=2048, convert_img_format=True)
-
-
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """lm-eval collects garbage after every batch and logs a lot: freeze what lives, and let only warnings out."""
+def quiet() -> Iterator[None]:
+    """Libraries log a lot while they are asked: let only errors out."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def frozen() -> Iterator[None]:
+    """lm-eval collects garbage after every batch, which costs more than a small model's answers: freeze what lives."""
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
         gc.unfreeze()
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
-def choose(docs: list[Doc], benchmark: str, config: EvaluationConfig) -> list[int] | None:
-    """Row ids of `samples` units (whole MME pairs and MMBench rotations), stratified by category; None: all."""
-    if config.samples is None:
-        return None
-    unit_of = UNITS.get(benchmark, id)
-    units: dict[Any, list[int]] = {}
-    for i, doc in enumerate(docs):
-        units.setdefault(unit_of(doc) if benchmark in UNITS else i, []).append(i)
-    strata: dict[str, list[list[int]]] = {}
-    rng = np.random.default_rng([config.seed, 19])
-    keys = list(units)
-    for j in rng.permutation(len(keys)):
-        rows = units[keys[int(j)]]
-        strata.setdefault(str(docs[rows[0]].get("category", "")), []).append(rows)
-    chosen: list[list[int]] = []
-    while len(chosen) < min(config.samples, len(units)):
-        for name in sorted(strata):
-            if strata[name] and len(chosen) < config.samples:
-                chosen.append(strata[name].pop())
-    return sorted(i for rows in chosen for i in rows)
+def make_lm(vlm: VLM, batch_size: int) -> Any:
+    """An lm-eval model around the loaded VLM and its processor."""
+    from luq.evaluation.lm import LoadedVLM
+
+    with quiet():
+        return LoadedVLM(vlm, batch_size)
 
 
-def data_file(folder: Path, benchmark: str) -> Path:
-    file = folder / f"{benchmark}.parquet"
-    if not file.exists():
-        raise DataError(f"{file} is missing: evaluation.data must be a folder with one parquet file per benchmark")
-    return file
+def problem(benchmark: str, doc: Doc) -> str:
+    """What keeps a row from being asked and scored; empty if nothing does."""
+    try:
+        if not PROMPTS[benchmark](doc).strip():
+            return "the question is empty"
+        if not TARGETS[benchmark](doc).strip():
+            return "the answer is empty"
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        return f"no reference answer can be read ({type(error).__name__}: {error})"
+    return ""
 
 
-def _local_task(folder: Path, benchmark: str, data: Path, cache: Path) -> Path:
-    """A task YAML that is the benchmark's own, pointed at a local parquet file."""
-    files = {"data_files": {"test": str(data.resolve())}, "cache_dir": str(cache)}
-    local = {"include": str(TASKS / f"{benchmark}.yaml"), "dataset_path": "parquet", "dataset_name": None}
-    path = folder / f"{benchmark}.yaml"
-    path.write_text(json.dumps(local | {"dataset_kwargs": files, "test_split": "test"}))  # JSON is YAML
-    return path
+def sound(questions: Questions, ids: list[int], strict: bool) -> tuple[list[int], list[Row]]:
+    """The ids that can be asked, and rows {id, error} for the others; strict: a DataError for the first of them."""
+    good, bad = [], []
+    for id_, doc in zip(ids, questions.docs.select(ids), strict=True):
+        wrong = problem(questions.benchmark, doc)
+        if wrong and strict:
+            raise DataError(f"{questions.benchmark} row {id_}: {wrong}")
+        if wrong:
+            bad.append({"id": id_, "error": wrong})
+        else:
+            good.append(id_)
+    return good, bad
 
 
-def ask(vlm: VLM, benchmark: str, data: Path, cache: Path, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Ask one benchmark's questions; rows of {id, doc (no image), text, values}, in the data's order."""
+def _task(questions: Questions, ids: list[int]) -> Any:
+    """The benchmark's own lm-eval task, over these rows and their images on disk."""
+    from lm_eval.api.task import ConfigurableTask
+
+    asked = questions.docs.select(ids).add_column("luq_row", ids)
+    return ConfigurableTask(
+        config={
+            **task_config(questions.benchmark),
+            "custom_dataset": lambda **kwargs: {"test": asked},
+            "test_split": "test",
+            "process_docs": None,
+            "doc_to_image": lambda doc: [questions.image(doc["luq_row"])],
+        }
+    )
+
+
+def ask(
+    lm: Any,
+    questions: Questions,
+    ids: list[int],
+    kept: Predictions,
+    strict: bool = False,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[Row]:
+    """Ask the model of `make_lm` these questions through lm-eval; rows {id, text} or {id, error}, in the data's order.
+
+    Answers are added to `kept` batch by batch, and those that it has are not asked again. `advance` takes how many more
+    questions are done.
+    """
     from lm_eval.evaluator import evaluate
-    from lm_eval.tasks import TaskManager
 
-    registry.check("benchmark", benchmark)
-    task = f"luq_{benchmark}"
-    with _quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        local = _local_task(Path(folder), benchmark, data_file(data, benchmark), cache)
-        tasks = TaskManager(include_path=str(TASKS), include_defaults=False).load([str(local)])
-        docs = list(tasks["tasks"][task].test_docs())
-        ids = choose(docs, benchmark, config)
-        results = evaluate(
-            make_lm(vlm, config.batch_size),
-            tasks,
-            samples=None if ids is None else {task: ids},
-            bootstrap_iters=0,
-            apply_chat_template=True,
-            system_instruction=vlm.config.system_prompt or None,
-            verbosity="ERROR",
-        )
-    assert results is not None
-    rows = sorted(results["samples"][task], key=lambda s: s["doc_id"])
-    scorer = {"textvqa": "textvqa", "vqav2": "vqav2"}.get(benchmark, "process")
-    process = getattr(registry.load("benchmark", benchmark), scorer)
-    asked = []
-    for row in rows:
-        text, doc = row["resps"][0][0], docs[row["doc_id"]]
-        plain = {k: v for k, v in doc.items() if k not in ("image", "decoded_image")}
-        asked.append({"id": row["doc_id"], "doc": plain, "text": text, "values": process(doc, [text])})
-    return asked
+    good, bad = sound(questions, ids, strict)
+    if bad:
+        kept.append([row for row in bad if row["id"] not in kept.rows])
+        advance(len(bad))
+    if any(id_ not in kept.rows for id_ in good):
+        lm.keep(kept, good, strict, advance)
+        with quiet(), torch.no_grad():
+            evaluate(
+                lm,
+                {f"luq_{questions.benchmark}": _task(questions, good)},
+                bootstrap_iters=0,
+                log_samples=False,
+                apply_chat_template=True,
+                system_instruction=lm.vlm.config.system_prompt or None,
+            )
+    return [kept.rows[id_] for id_ in ids]
 
 
-def summarise(benchmark: str, rows: list[dict[str, Any]]) -> Summary:
-    """The benchmark's official metrics and its score in percent, from the rows of `ask`."""
-    summary: Summary = registry.load("benchmark", benchmark).summarise([(r["doc"], r["values"]) for r in rows])
-    return summary
+def with_docs(questions: Questions, rows: list[Row]) -> list[Row]:
+    """The rows with the columns that their scores need, so that they can be scored again without the dataset."""
+    docs = questions.docs.select([row["id"] for row in rows])
+    return [row | {"doc": doc} for row, doc in zip(rows, docs, strict=True)]
 
 
-def collapsed(rows: list[dict[str, Any]]) -> bool:
-    """One answer makes up more than 95 % of them all, or most answers are empty: no model any more."""
-    texts = [r["text"].strip().lower() for r in rows]
-    most = max(texts.count(t) for t in set(texts))
-    return len(texts) >= 20 and (most > 0.95 * len(texts) or sum(not t for t in texts) > 0.5 * len(texts))
+def summarise(benchmark: str, rows: list[Row]) -> Summary:
+    """The benchmark's official metrics and its score in percent. A row with an error counts as wrong."""
+    process, summary = scorers.process_of(benchmark), registry.load("benchmark", benchmark).summarise
+    wrong = {"score": 0.0, "yes": 0.0}
+    items = [(row["doc"], wrong if "error" in row else process(row["doc"], [row["text"]])) for row in rows]
+    found: Summary = summary(items)
+    return found
 
 
-def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+def units(benchmark: str, rows: list[Row], summary: Summary) -> dict[str, float]:
+    """Unit -> its value in [0, 1], for comparisons question by question."""
+    names = list(dict.fromkeys(unit_of(benchmark, row["id"], row["doc"]) for row in rows))
+    return dict(zip(names, summary.units, strict=True))
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+def _gibberish(text: str) -> bool:
+    """Nothing said, no letter or digit, or one word or character over and over."""
+    words = text.split()
+    if not re.search(r"\w", text) or (len(words) >= 4 and len(set(words)) == 1):
+        return True
+    return bool(re.search(r"(.)\1{5,}", text))
+
+
+def collapsed(rows: list[Row]) -> str:
+    """Why a model is none any more: one answer makes up more than 95 % of all, or most are gibberish. Empty if it is one."""
+    texts = [row["text"].strip().lower() for row in rows if "text" in row]
+    if len(texts) < 20:
+        return ""
+    most = max(set(texts), key=texts.count)
+    if sum(map(_gibberish, texts)) > 0.5 * len(texts):
+        return "most answers are gibberish"
+    return f"{most!r} to nearly every question" if texts.count(most) > 0.95 * len(texts) else ""

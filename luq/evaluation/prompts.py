@@ -5,6 +5,7 @@ raise it when a prompt changes.
 """
 
 import ast
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -76,16 +77,16 @@ def mathvista_target(doc: Doc) -> str:
     return str(doc["answer"])
 
 
-def first_answer(doc: Doc) -> str:
-    """The answer, or the first of several (TextVQA and DocVQA: strings; VQAv2: records)."""
+def usual_answer(doc: Doc) -> str:
+    """The answer, or the most frequent of several (TextVQA and DocVQA: strings; VQAv2: records)."""
     if "answers" not in doc:
         return str(doc["answer"])
-    answer = doc["answers"][0]
-    return str(answer["answer"] if isinstance(answer, dict) else answer)
+    answers = [str(a["answer"] if isinstance(a, dict) else a) for a in doc["answers"]]
+    return Counter(answers).most_common(1)[0][0]
 
 
 PROMPTS: dict[str, Callable[[Doc], str]] = {
-    "mme": mme, "mmbench": mmbench, "textvqa": textvqa, "vqav2": short, "gqa": short, "pope": short,
+    "mme": mme, "mmbench": mmbench, "textvqa": textvqa, "textvqa_ocr": textvqa_ocr, "vqav2": short, "gqa": short, "pope": short,
     "chartqa": chartqa, "docvqa": short, "mathvista": mathvista,
 }  # fmt: skip
-TARGETS: dict[str, Callable[[Doc], str]] = {**dict.fromkeys(PROMPTS, first_answer), "mathvista": mathvista_target}
+TARGETS: dict[str, Callable[[Doc], str]] = {**dict.fromkeys(PROMPTS, usual_answer), "mathvista": mathvista_target}

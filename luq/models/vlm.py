@@ -4,7 +4,6 @@ Works for any Hugging Face VLM whose decoder layers stand at a known path; addin
 in `LAYERS`.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luq import registry
+from luq import keys, registry
 from luq.config import ModelConfig
 from luq.errors import ModelError
 
@@ -106,17 +105,9 @@ def check_files(folder: Path) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over the names, sizes and contents of config and weights (of files over 64 MiB: both ends)."""
-    digest, edge = hashlib.sha256(), 32 << 20
-    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")]):
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}:".encode())
-        with file.open("rb") as handle:
-            digest.update(handle.read(edge))
-            if size > edge:
-                handle.seek(max(edge, size - edge))
-                digest.update(handle.read())
-    return digest.hexdigest()[:16]
+    """Key of the names, sizes and contents of config and weights (of files over 64 MiB: both ends)."""
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")])
+    return keys.key([[file.name, *keys.file_digest(file)] for file in files])
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:

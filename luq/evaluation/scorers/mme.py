@@ -1,6 +1,6 @@
 """MME: yes/no pairs; a category scores accuracy + pair accuracy, at most 200 (perception 2000, cognition 800)."""
 
-from luq.evaluation.scorers.summary import Doc, Item, Summary, grouped, mean, of_units
+from luq.evaluation.scorers.summary import Doc, Item, Summary, grouped, mean, of_strata
 
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
@@ -34,7 +34,6 @@ def summarise(items: list[Item]) -> Summary:
         "perception": sum(v for c, v in categories.items() if c not in COGNITION),
         "cognition": sum(v for c, v in categories.items() if c in COGNITION),
     }
-    pairs = grouped(items, lambda d: (d["category"], d["question_id"])).values()
-    units = [(mean([v["score"] for _, v in p]) + float(all(v["score"] for _, v in p))) / 2 for p in pairs]
-    summary = of_units(units, metrics | categories)
-    return summary._replace(score=mean(list(categories.values())) / 2)
+    pairs = grouped(items, lambda d: (d["category"], d["question_id"]))
+    units = [(mean([v["score"] for _, v in p]) + float(all(v["score"] for _, v in p))) / 2 for p in pairs.values()]
+    return of_strata(units, [category for category, _ in pairs], metrics | categories)

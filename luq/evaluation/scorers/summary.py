@@ -12,12 +12,17 @@ Item = tuple[Doc, dict[str, Any]]  # a question and what `process` returned for 
 
 
 class Summary(NamedTuple):
-    """`score` in percent of the maximum, over n units, with its standard error; `metrics` by their usual names."""
+    """`score` in percent of the maximum, over n units, with its standard error; `metrics` by their usual names.
+
+    `units` are the values in [0, 1] in order of first appearance, and `weights` their shares of the score.
+    """
 
     score: float
     stderr: float
     n: int
     metrics: dict[str, float]
+    units: list[float]
+    weights: list[float]
 
 
 def mean(values: list[float]) -> float:
@@ -33,8 +38,23 @@ def standard_error(values: list[float]) -> float:
 
 
 def of_units(units: list[float], metrics: dict[str, float]) -> Summary:
-    """Summary of unit values in [0, 1]."""
-    return Summary(100 * mean(units), 100 * standard_error(units), len(units), metrics)
+    """Summary of unit values in [0, 1] that count alike."""
+    n = len(units)
+    return Summary(100 * mean(units), 100 * standard_error(units), n, metrics, units, [1 / n] * n)
+
+
+def of_strata(units: list[float], strata: list[Hashable], metrics: dict[str, float]) -> Summary:
+    """Summary of unit values in [0, 1] whose strata count alike, whatever their sizes."""
+    groups: dict[Hashable, list[float]] = {}
+    for unit, stratum in zip(units, strata, strict=True):
+        groups.setdefault(stratum, []).append(unit)
+    score = mean([mean(group) for group in groups.values()])
+    if min(map(len, groups.values()), default=0) > 1:
+        error = math.sqrt(sum(standard_error(group) ** 2 for group in groups.values())) / len(groups)
+    else:  # a stratum of one has no spread of its own
+        error = standard_error(units)
+    weights = [1 / len(groups) / len(groups[stratum]) for stratum in strata]
+    return Summary(100 * score, 100 * error, len(units), metrics, units, weights)
 
 
 def by_question(name: str) -> Callable[[list[Item]], Summary]:

@@ -21,4 +21,5 @@ def vqav2(doc: Doc, results: list[str]) -> dict[str, float]:
     return {"score": soft_accuracy(said, [normalize(a["answer"], tokenize=False) for a in doc["answers"]])}
 
 
+textvqa_ocr = textvqa
 summarise = by_question("vqa_accuracy")

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in HYDRA.items():
         commands.add_parser(name, help=text, add_help=False)
+    compare = commands.add_parser("compare", help="two runs question by question: `luq compare SWEEP/NAME SWEEP/NAME`")
+    compare.add_argument("a", help="SWEEP/NAME, or the beginning of a run's key")
+    compare.add_argument("b")
+    rescore = commands.add_parser("rescore", help="score kept answers again, after a scorer changed; nothing is generated")
+    rescore.add_argument("sweep", nargs="?", help="only this sweep's runs")
+    for command in (compare, rescore):
+        command.add_argument("--outputs", type=Path, default=Path(os.environ.get("LUQ_OUTPUTS", "outputs")))
     pocket = commands.add_parser("pocket", help="the pocket testbed: `luq pocket data DIR`, `luq pocket train DIR`")
     kinds = pocket.add_subparsers(dest="kind", metavar="KIND", required=True)
     data = kinds.add_parser("data", help="write the nine miniature benchmarks as parquet files")
@@ -63,6 +71,19 @@ def _pocket(arguments: argparse.Namespace) -> None:
         out.print(f"checkpoint: {train(arguments.folder, TrainConfig(**given), progress)}")
 
 
+def _plain(arguments: argparse.Namespace) -> None:
+    """The commands that take no Hydra overrides."""
+    if arguments.command == "pocket":
+        _pocket(arguments)
+        return
+    from pipelines import records
+
+    if arguments.command == "compare":
+        records.compare(arguments.outputs, arguments.a, arguments.b)
+    else:
+        records.rescore(arguments.outputs, arguments.sweep)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; LuqErrors are shown as one line and exit code 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -77,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             run.main(arguments[0])
             return
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        _pocket(_parser().parse_args(arguments))
+        _plain(_parser().parse_args(arguments))
     except LuqError as error:
         console.fail(str(error))
         sys.exit(1)

@@ -66,19 +66,35 @@ def memory_line(memory: dict[str, Any]) -> str:
 
 
 def result_table(record: Record) -> Table:
-    """Per benchmark: 16-bit, this run, retention."""
+    """Per benchmark: 16-bit, this run, retention, and how far the answers' probabilities moved."""
     table = Table(title="scores, % of the maximum", title_justify="left")
     table.add_column("benchmark")
-    for name in ("16-bit", "this run", "±", "n", "retention %"):
+    for name in ("16-bit", "this run", "±", "n", "retention %", "KL", "top-1 %"):
         table.add_column(name, justify="right")
     for name, s in record["scores"].items():
-        flag = " [red]collapsed[/red]" if s["collapsed"] else ""
+        flag = (" [red]collapsed[/red]" if s["collapsed"] else "") + (f" [red]{s['errors']} errors[/red]" if s["errors"] else "")
         kept = "-" if s["retention"] is None else f"{100 * s['retention']:.1f}"
-        table.add_row(name + flag, f"{s['float_score']:.1f}", f"{s['score']:.1f}", f"{s['stderr']:.1f}", str(s["n"]), kept)
+        measured = record["fidelity"].get(name)
+        far = (f"{measured['kl'][0]:.3f}", f"{100 * measured['agreement'][0]:.1f}") if measured and measured["n"] else ("", "")
+        cells = (f"{s['float_score']:.1f}", f"{s['score']:.1f}", f"{s['stderr']:.1f}", str(s["n"]), kept)
+        table.add_row(name + flag, *cells, *far)
     kept = "-" if record["mean_retention"] is None else f"{100 * record['mean_retention']:.1f}"
     table.add_section()
     table.add_row("mean", f"{record['float_mean_score']:.1f}", f"{record['mean_score']:.1f}", "", "", kept, style="bold")
     return table
+
+
+def fidelity_line(record: Record) -> str:
+    """Perplexity with its interval, and what KL and top-1 are."""
+    parts = []
+    if record["perplexity"]:
+        p = record["perplexity"]
+        parts.append(
+            f"perplexity [bold]{p['value']:.2f}[/bold] ({p['low']:.2f} .. {p['high']:.2f}, {p['tokens']} tokens of held-out text)"
+        )
+    if record["fidelity"]:
+        parts.append("KL in nats per answer token from the 16-bit model, top-1: same first choice")
+    return "; ".join(parts)
 
 
 def fail(message: str) -> None:

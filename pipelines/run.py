@@ -115,6 +115,8 @@ def run(config: RunConfig, name: str) -> results.Record:
     results.clear_failure(stages.outputs, keys.key(config))
     make_tracker(config.tracking, stages.outputs).track(record)
     console.out.print(console.result_table(record))
+    if line := console.fidelity_line(record):
+        console.out.print(line)
     console.out.print(console.memory_line(record["memory"]))
     found, made = len(stages.store.found), len(stages.store.made)
     console.out.print(f"{found} artefacts from the store, {made} made, {record['wall_seconds']:.1f} s. Record: {file}")

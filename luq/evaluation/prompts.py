@@ -85,8 +85,15 @@ def usual_answer(doc: Doc) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
+def yes_or_no(doc: Doc) -> str:
+    """POPE's answers are in small letters; models say Yes and No."""
+    return str(doc["answer"]).strip().capitalize()
+
+
 PROMPTS: dict[str, Callable[[Doc], str]] = {
     "mme": mme, "mmbench": mmbench, "textvqa": textvqa, "textvqa_ocr": textvqa_ocr, "vqav2": short, "gqa": short, "pope": short,
     "chartqa": chartqa, "docvqa": short, "mathvista": mathvista,
 }  # fmt: skip
-TARGETS: dict[str, Callable[[Doc], str]] = {**dict.fromkeys(PROMPTS, usual_answer), "mathvista": mathvista_target}
+TARGETS: dict[str, Callable[[Doc], str]] = {
+    **dict.fromkeys(PROMPTS, usual_answer), "pope": yes_or_no, "mathvista": mathvista_target,
+}  # fmt: skip

@@ -23,6 +23,18 @@ CAPTIONS = (0.65, 0.3, 0.15, 0.08)  # share of pictures that are first described
 DENSE = (0.1, 0.4, 0.3, 0.15)  # share of pictures with a lesson about all that is in them
 TURNS = {"objects": 9, "sign": 9, "digits": 5, "chart": 9, "document": 9, "emblem": 3, "code": 3}  # at least, per picture
 KINDS = {"objects": 0.26, "sign": 0.24, "digits": 0.12, "chart": 0.17, "document": 0.08, "emblem": 0.05, "code": 0.08}
+FOCUS = (  # in the second half one ability after the other has most sequences, until that progress: in the mixture alone
+    (0.515, "letters"),  # none of them leaves its plateau, and with this each does in some hundred steps
+    (0.54, "places"),
+    (0.58, "claims"),
+    (0.605, "choices"),
+    (0.64, "numbers"),
+)
+FOCUSED = 0.85  # of the sequences
+ABOUT = {  # lesson -> kinds of scenes and what is asked about them, where it is not all
+    "places": (("objects",), (skills.position, skills.relation, skills.neighbour)),
+    "numbers": (NUMBERS, ()),
+}
 OPEN = 0.3  # share of questions that are only asked openly
 ENGLISH_WEIGHT = 0.3  # of a token of a passage, against 1 for a token of an answer
 
@@ -50,6 +62,9 @@ class Stream:
 
     def _lesson(self, rng: np.random.Generator, progress: float) -> str:
         """Which kind of sequence comes next; `scene` is what the shares of the others leave."""
+        focus = next((name for end, name in FOCUS if 0.5 <= progress < end), "")
+        if focus and rng.random() < FOCUSED:
+            return focus if focus != "numbers" or rng.random() < 0.7 else "sums"
         at = rng.random()
         for name, table in MIXTURE.items():
             at -= _share(table, progress)
@@ -66,7 +81,7 @@ class Stream:
             return None, [drills.equality(rng) for _ in range(14)]
         if lesson == "sums":
             return None, [drills.sums(rng) for _ in range(14)]
-        scene, turns = scene_turns(rng)
+        scene, turns = scene_turns(rng, lesson)
         if rng.random() < _share(CAPTIONS, progress):
             turns.insert(0, ("Describe the image.", skills.caption(scene)))
         if rng.random() < _share(DENSE, progress):
@@ -128,31 +143,33 @@ def fact(rng: np.random.Generator) -> Turn:
     return claim(q, rng.random() < 0.5)
 
 
-def scene_turns(rng: np.random.Generator) -> tuple[Scene, list[Turn]]:
+def scene_turns(rng: np.random.Generator, lesson: str = "scene") -> tuple[Scene, list[Turn]]:
     """One train scene and turns about it, in the words of the benchmarks that could ask them."""
-    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    kinds, wanted = ABOUT.get(lesson, (tuple(KINDS), ()))
+    shares = np.array([KINDS[k] for k in kinds])
+    kind = str(rng.choice(kinds, p=shares / shares.sum()))
     scene = make_scene(rng, kind)
-    asked = [*skills.SKILLS[kind], *(s for s in skills.SKILLS[kind] if s in skills.HARD)]
-    if rng.random() < 0.1:
+    asked = [*(wanted or skills.SKILLS[kind]), *(s for s in skills.SKILLS[kind] if s in skills.HARD and not wanted)]
+    if rng.random() < 0.1 and not wanted:
         asked.append(skills.scene_type)
     turns: list[Turn] = []
     for _ in range(4 * TURNS[kind]):
         q = asked[int(rng.integers(len(asked)))](rng, scene)
         if q is not None:
-            turns += forms(rng, kind, q)
+            turns += forms(rng, kind, q, lesson)
         if len(turns) >= TURNS[kind]:
             break
     return scene, turns
 
 
-def forms(rng: np.random.Generator, kind: str, q: Question) -> list[Turn]:
+def forms(rng: np.random.Generator, kind: str, q: Question, lesson: str = "scene") -> list[Turn]:
     """One question in one form, or open, as a claim and as a choice one after the other, in any order."""
-    if rng.random() < OPEN or not q.distractors:
+    if not q.distractors or (rng.random() < OPEN and lesson not in ("claims", "choices")):
         return [openly(rng, kind, q)]
-    turns = [claim(q, rng.random() < 0.5)]
-    if rng.random() < 0.5:
+    turns = [] if lesson == "choices" else [claim(q, rng.random() < 0.5)]
+    if rng.random() < 0.5 or not turns:
         turns.append(openly(rng, kind, q))
-    if rng.random() < 0.5 and len(q.distractors) >= 2:
+    if len(q.distractors) >= 2 and lesson != "claims" and (lesson == "choices" or rng.random() < 0.5):
         turns.append(choice(rng, kind, q))
     return [turns[int(i)] for i in rng.permutation(len(turns))]
 

@@ -1,64 +1,93 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from luq.allocation.plans import Allocation
 from luq.config import EvaluationConfig
-from luq.errors import DataError, ModelError
-from luq.evaluation import harness
+from luq.errors import ModelError
+from luq.evaluation import data, harness, subsets
+from luq.evaluation.predictions import Predictions, read_rows, write_rows
 from luq.models.vlm import VLM
 from luq.pocket import benchmarks
 from tests.conftest import BENCHMARKS
 
+CONFIG = EvaluationConfig("pocket", BENCHMARKS, samples=4)
+
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    benchmarks.write(folder, "selection")
-    return folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("data")
+    benchmarks.write(made, "selection")
+    return made
 
 
-def config(samples: int | None) -> EvaluationConfig:
-    return EvaluationConfig("pocket", BENCHMARKS, samples=samples)
+@pytest.fixture(scope="module")
+def lm(vlm: VLM):
+    return harness.make_lm(vlm, 32)
+
+
+def load(name: str, folder: Path) -> data.Questions:
+    return data.load(name, CONFIG, folder / "cache", folder)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_is_asked_and_scored_through_lm_eval(vlm: VLM, data: Path, tmp_path: Path, name: str) -> None:
-    rows = harness.ask(vlm, name, data, tmp_path, config(4))
-    again = harness.ask(vlm, name, data, tmp_path, config(4))
-    assert rows == again
-    units = {"mme": 8, "mmbench": 16}.get(name, 4)
-    assert len(rows) == units or name == "mmbench"
-    assert all("image" not in row["doc"] and "decoded_image" not in row["doc"] for row in rows)
-    summary = harness.summarise(name, rows)
+def test_every_pocket_benchmark_is_asked_and_scored_through_lm_eval(lm, folder: Path, tmp_path: Path, name: str) -> None:
+    questions = load(name, folder)
+    ids = subsets.choose(questions, CONFIG)
+    rows = harness.ask(lm, questions, ids, Predictions(tmp_path / "kept.jsonl"), strict=True)
+    assert rows == harness.ask(lm, questions, ids, Predictions(tmp_path / "again.jsonl"), strict=True)
+    assert [row["id"] for row in rows] == ids
+    scored = harness.with_docs(questions, rows)
+    assert all("image" not in row["doc"] and "decoded_image" not in row["doc"] for row in scored)
+    summary = harness.summarise(name, scored)
     assert 0 <= summary.score <= 100
-    assert summary.n == 4
-    harness.write_rows(tmp_path / "rows.jsonl", rows)
-    assert harness.read_rows(tmp_path / "rows.jsonl") == rows
+    assert summary.n == 4 == len(harness.units(name, scored, summary))
+    write_rows(tmp_path / "rows.jsonl", scored)
+    assert harness.summarise(name, read_rows(tmp_path / "rows.jsonl")) == summary
 
 
-def test_answers_do_not_depend_on_the_batch_size(vlm: VLM, data: Path, tmp_path: Path) -> None:
-    one = EvaluationConfig("pocket", BENCHMARKS, samples=6, batch_size=1)
-    assert harness.ask(vlm, "gqa", data, tmp_path, one) == harness.ask(vlm, "gqa", data, tmp_path, config(6))
+def test_answers_do_not_depend_on_the_batch_size(vlm: VLM, lm, folder: Path, tmp_path: Path) -> None:
+    questions = load("gqa", folder)
+    one = harness.ask(harness.make_lm(vlm, 1), questions, list(range(6)), Predictions(tmp_path / "one.jsonl"))
+    assert one == harness.ask(lm, questions, list(range(6)), Predictions(tmp_path / "all.jsonl"))
 
 
-def test_subsets_keep_pairs_and_rotations_whole(data: Path) -> None:
-    for name, unit in (("mme", lambda d: d["question_id"]), ("mmbench", lambda d: d["index"] % 1_000_000)):
-        docs = benchmarks.build(name, "selection", bases=30)
-        chosen = harness.choose(docs, name, config(14))
-        assert chosen is not None
-        units = {unit(docs[i]) for i in chosen}
-        assert len(units) == 14
-        assert {i for i, d in enumerate(docs) if unit(d) in units} == set(chosen)
-        assert len({docs[i]["category"] for i in chosen}) == len({d["category"] for d in docs})
-    assert harness.choose([], "gqa", config(None)) is None
+def test_answered_questions_are_not_asked_again(vlm: VLM, folder: Path, tmp_path: Path) -> None:
+    """Half of the batches are there: only the others are generated, and the rows are those of an unbroken run."""
+    lm, questions = harness.make_lm(vlm, 4), load("textvqa", folder)
+    ids, file = list(range(16)), tmp_path / "kept.jsonl"
+    whole = harness.ask(lm, questions, ids, Predictions(file))
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:8]) + lines[8][:5])
+    kept, seen = Predictions(file), []
+    assert kept.reused == 8
+    assert harness.ask(lm, questions, ids, kept, advance=seen.append) == whole
+    assert file.read_text() == "".join(lines)
+    kept, generated = Predictions(file), []
+    lm._answer = generated.append
+    assert harness.ask(lm, questions, ids, kept) == whole
+    assert not generated
+    assert sum(seen) == 16
 
 
-def test_more_samples_extend_fewer(data: Path) -> None:
-    docs = benchmarks.build("gqa", "selection", bases=40)
-    few, more = harness.choose(docs, "gqa", config(10)), harness.choose(docs, "gqa", config(20))
-    assert few is not None
-    assert more is not None
+def test_a_torn_line_is_cut_off_and_whole_ones_stay(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    kept = Predictions(file)
+    kept.append([{"id": 3, "text": "a"}, {"id": 1, "text": "é\n"}])
+    good = file.read_bytes()
+    for torn in (b'{"id": 5, "te', b'{"id": 5, "text": "x"}', b"\x00\x00"):
+        file.write_bytes(good + torn)
+        again = Predictions(file)
+        assert list(again.rows) == [3, 1]
+        assert file.read_bytes() == good
+    assert json.loads(good.splitlines()[1])["text"] == "é\n"
+
+
+def test_more_samples_keep_the_answers_of_fewer(folder: Path) -> None:
+    questions = load("gqa", folder)
+    few, more = (subsets.choose(questions, replace(CONFIG, samples=n)) for n in (10, 20))
     assert set(few) < set(more)
 
 
@@ -67,16 +96,14 @@ def test_the_tier_is_checked_before_scoring(vlm: VLM) -> None:
         harness.assert_installed(vlm, Allocation(("billm",) * len(vlm.layers)))
 
 
-def test_missing_data_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gqa\.parquet is missing"):
-        harness.data_file(tmp_path, "gqa")
-
-
 def test_collapse_is_seen() -> None:
     def rows(*texts: str) -> list[dict]:
         return [{"text": t} for t in texts]
 
-    assert harness.collapsed(rows(*["Yes"] * 40))
-    assert harness.collapsed(rows(*[""] * 25, *[str(i) for i in range(15)]))
+    assert "'yes' to nearly every question" in harness.collapsed(rows(*["Yes"] * 40))
+    assert "gibberish" in harness.collapsed(rows(*[""] * 25, *[str(i) for i in range(15)]))
+    assert "gibberish" in harness.collapsed(rows(*["!!!!", "the the the the", "aaaaaaaa", "--"] * 8, *[str(i) for i in range(9)]))
     assert not harness.collapsed(rows(*["Yes", "No"] * 20))
-    assert not harness.collapsed(rows("Yes", "Yes"))  # too few to say
+    assert not harness.collapsed(rows(*[f"{i} red" for i in range(30)]))
+    assert not harness.collapsed(rows("Yes", "Yes")), "too few to say"
+    assert not harness.collapsed([{"error": "x"}] * 40)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import progress as bars
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from luq.profiling.entropy import LayerEntropy
@@ -72,7 +73,7 @@ def result_table(record: Record) -> Table:
     for name in ("16-bit", "this run", "±", "n", "retention %", "KL", "top-1 %"):
         table.add_column(name, justify="right")
     for name, s in record["scores"].items():
-        flag = (" [red]collapsed[/red]" if s["collapsed"] else "") + (f" [red]{s['errors']} errors[/red]" if s["errors"] else "")
+        flag = " [red]![/red]" if s["collapsed"] or s["errors"] else ""
         kept = "-" if s["retention"] is None else f"{100 * s['retention']:.1f}"
         measured = record["fidelity"].get(name)
         far = (f"{measured['kl'][0]:.3f}", f"{100 * measured['agreement'][0]:.1f}") if measured and measured["n"] else ("", "")
@@ -82,6 +83,18 @@ def result_table(record: Record) -> Table:
     table.add_section()
     table.add_row("mean", f"{record['float_mean_score']:.1f}", f"{record['mean_score']:.1f}", "", "", kept, style="bold")
     return table
+
+
+def flags(record: Record) -> list[str]:
+    """What a reader must know of single benchmarks before he believes their scores."""
+    lines = []
+    for name, s in record["scores"].items():
+        if s["collapsed"]:
+            lines.append(f"[red]![/red] {name} collapsed: {escape(s['collapsed'])}")
+        if s["errors"]:
+            key = record["artefacts"]["evaluate"][name]
+            lines.append(f"[red]![/red] {name}: {s['errors']} rows were errors and count as wrong: store/evaluation/{key}")
+    return lines
 
 
 def fidelity_line(record: Record) -> str:
@@ -99,4 +112,4 @@ def fidelity_line(record: Record) -> str:
 
 def fail(message: str) -> None:
     """An error for people, on stderr."""
-    Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {message}", markup=True, soft_wrap=True)
+    Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {escape(message)}", soft_wrap=True)

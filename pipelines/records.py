@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from luq import registry, results
@@ -44,7 +45,7 @@ def units(store: Store, record: Record) -> dict[str, Units]:
 
 def table(differences: list[Difference], a: str, b: str) -> Table:
     """One row per benchmark: both scores, their difference with its interval, and who won how often."""
-    shown = Table(title=f"A: {a}   B: {b}   (n: units that both answered)", title_justify="left")
+    shown = Table(title=escape(f"A: {a}   B: {b}   (n: units that both answered)"), title_justify="left")
     shown.add_column("benchmark")
     for name in ("A", "B", "B - A", "95 % interval", "n", "B better", "equal", "A better", "verdict"):
         shown.add_column(name, justify="right")

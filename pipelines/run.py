@@ -115,8 +115,9 @@ def run(config: RunConfig, name: str) -> results.Record:
     results.clear_failure(stages.outputs, keys.key(config))
     make_tracker(config.tracking, stages.outputs).track(record)
     console.out.print(console.result_table(record))
-    if line := console.fidelity_line(record):
-        console.out.print(line)
+    for line in (*console.flags(record), console.fidelity_line(record)):
+        if line:
+            console.out.print(line)
     console.out.print(console.memory_line(record["memory"]))
     found, made = len(stages.store.found), len(stages.store.made)
     console.out.print(f"{found} artefacts from the store, {made} made, {record['wall_seconds']:.1f} s. Record: {file}")
@@ -164,7 +165,7 @@ def job(stage: str, composed: DictConfig) -> None:
 
 def _failed(name: str, error: LuqError) -> None:
     failures.append(name)
-    console.fail(escape(str(error)))
+    console.fail(str(error))
 
 
 def _record_failure(config: RunConfig, name: str, error: Exception) -> None:

@@ -6,9 +6,9 @@ from luq.evaluation.scorers.summary import Doc, by_question
 
 def soft_accuracy(prediction: str, answers: list[str]) -> float:
     """Mean over annotators of min(1, matches among the others / 3): 0, .3, .6, .9, 1 for 0..4 matches of ten."""
-    matches = sum(a == prediction for a in answers)
-    scores = [min(1.0, (matches - (a == prediction)) / 3) for a in answers]
-    return sum(scores) / len(scores)
+    n, matches = len(answers), sum(a == prediction for a in answers)
+    agreeing, others = min(1.0, (matches - 1) / 3), min(1.0, matches / 3)
+    return (matches * agreeing + (n - matches) * others) / n
 
 
 def textvqa(doc: Doc, results: list[str]) -> dict[str, float]:

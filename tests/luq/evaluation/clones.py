@@ -16,14 +16,14 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         for i in range(3) for q, a in (("Is a python code shown in the picture?", "Yes"), ("Is the output 7?", "No"))
     ],
     "mmbench": [
-        {"index": i + turn * 1_000_000, "question": "Which one is the correct caption?", "hint": "nan", "answer": "ABC"[-turn % 3],
-         "A": ["a cat", "a dog", "a cow"][turn], "B": ["a dog", "a cow", "a cat"][turn], "C": ["a cow", "a cat", "a dog"][turn],
+        {"index": i + turn * 1_000_000, "question": "Which one is the correct caption?", "hint": "nan",
+         "answer": "ABC"[-turn % 3], "A": ["a cat", "a dog", "a cow"][turn], "B": ["a dog", "a cow", "a cat"][turn], "C": ["a cow", "a cat", "a dog"][turn],
          "D": "nan", "category": "image_topic", "L2-category": "coarse_perception", "source": "x", "split": "dev"}
         for i in range(2) for turn in range(3)
     ],
     "textvqa": [
-        {"image_id": "0054", "question_id": 34602 + i, "question": "what is the brand of this camera?", "answers": ["dakota"] * 9 + ["clos"],
-         "ocr_tokens": ["DAKOTA", "DIGITAL"], "set_name": "val"} for i in range(3)
+        {"image_id": "0054", "question_id": 34602 + i, "question": "what is the brand of this camera?",
+         "answers": ["dakota"] * 9 + ["clos"], "ocr_tokens": ["DAKOTA", "DIGITAL"], "set_name": "val"} for i in range(3)
     ],
     "vqav2": [
         {"question_type": "what", "multiple_choice_answer": "net", "image_id": 262148, "answer_type": "other",
@@ -31,17 +31,20 @@ ROWS: dict[str, list[dict[str, Any]]] = {
          "answers": [{"answer": "down", "answer_confidence": "yes", "answer_id": n + 1} for n in range(10)]} for i in range(3)
     ],
     "gqa": [
-        {"id": str(201307251 + i), "imageId": f"n{i % 2}", "question": "Is it overcast?", "answer": "no", "fullAnswer": "No.", "isBalanced": True}
+        {"id": str(201307251 + i), "imageId": f"n{i % 2}", "question": "Is it overcast?", "answer": "no",
+         "fullAnswer": "No.", "isBalanced": True}
         for i in range(4)
     ],
     "pope": [
         {"id": str(i), "question_id": str(i), "question": "Is there a snowboard in the image?", "answer": ["yes", "no"][i % 2],
-         "image_source": "COCO_val2014_000000310196", "category": ["random", "popular", "adversarial"][i % 3]} for i in range(6)
+         "image_source": "COCO_val2014_000000310196", "category": ["random", "popular", "adversarial"][i % 3]}
+        for i in range(6)
     ],
-    "chartqa": [{"type": ["human_test", "augmented_test"][i % 2], "question": "How many food items?", "answer": "14"} for i in range(4)],
+    "chartqa": [{"type": ["human_test", "augmented_test"][i % 2], "question": "How many items?", "answer": "14"} for i in range(4)],
     "docvqa": [
-        {"questionId": str(49153 + i), "question": "What is the date?", "question_types": ["handwritten"], "docId": 14465,
-         "ucsf_document_id": "p", "ucsf_document_page_no": "1", "answers": ["1/8/93", "1/8/1993"], "data_split": "val"} for i in range(3)
+        {"questionId": str(49153 + i), "question": "What is the date?", "docId": 14465,
+         "ucsf_document_id": "p", "ucsf_document_page_no": "1", "answers": ["1/8/93", "1/8/1993"], "data_split": "val"}
+        for i in range(3)
     ],
     "mathvista": [
         {"pid": "1", "question": "Find $m\\angle H$", "choices": ["97", "102", "107", "122"], "unit": None, "precision": None,

@@ -51,7 +51,7 @@ def test_a_lost_image_and_a_broken_one_name_their_row(tmp_path: Path) -> None:
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     Dataset.from_list([{"question": "?", "image": picture(0)}]).to_parquet(tmp_path / "chartqa.parquet")
-    with pytest.raises(DataError, match="questions of chartqa .* lack the column answer, type"):
+    with pytest.raises(DataError, match=r"questions of chartqa .* lack the column answer, type"):
         data.load("chartqa", config(tmp_path), tmp_path / "cache")
 
 
@@ -68,7 +68,7 @@ def test_the_organisation_is_one_value_with_the_old_name_as_fallback(monkeypatch
         raise ConnectionError("offline")
 
     monkeypatch.setattr(data, "_read", refuse)
-    with pytest.raises(DataError, match="cannot be read .*offline.*: connect to the hub, or set evaluation.data"):
+    with pytest.raises(DataError, match=r"cannot be read .*offline.*: connect to the hub, or set evaluation.data"):
         data.load("pope", config("hub"), tmp_path)
     with pytest.raises(DataError):
         data.load("pope", config("hub", organisation="mine"), tmp_path)
@@ -118,7 +118,9 @@ def test_bad_rows_are_counted_as_errors_and_never_dropped(lm, tmp_path: Path) ->
     assert summary.units[1:4] == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("row", "match"), [(1, "row 1: .*does not decode"), (2, "row 2: the answer is"), (3, "row 3: a prompt of")])
+@pytest.mark.parametrize(
+    ("row", "match"), [(1, "row 1: .*does not decode"), (2, "row 2: the answer is"), (3, "row 3: a prompt of")]
+)
 def test_strict_stops_at_a_bad_row(lm, tmp_path: Path, row: int, match: str) -> None:
     questions = data.load("chartqa", config(bad_rows(tmp_path)), tmp_path / "cache")
     with pytest.raises(DataError, match=match):

@@ -1,0 +1,108 @@
+"""What must hold of every scorer whatever is answered."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luq.evaluation import harness, scorers
+from luq.evaluation.normalize import normalize
+from luq.evaluation.scorers import chartqa, docvqa, mmbench, pope, vqa
+from luq.evaluation.scorers.summary import levenshtein, of_strata, of_units, standard_error
+from luq.pocket import benchmarks
+from tests.conftest import BENCHMARKS
+
+texts = st.text(max_size=20)
+words = st.sampled_from(["cat", "dog", "Cat.", "a dog", "two", "2", "", "u.s.a.", "it's"])
+
+
+@given(answers=st.lists(words, min_size=10, max_size=10), said=words, seed=st.randoms())
+def test_the_order_of_the_annotators_does_not_matter(answers: list[str], said: str, seed) -> None:
+    shuffled = list(answers)
+    seed.shuffle(shuffled)
+    assert vqa.textvqa({"answers": answers}, [said]) == vqa.textvqa({"answers": shuffled}, [said])
+    as_records = [[{"answer": a} for a in some] for some in (answers, shuffled)]
+    one, two = (vqa.vqav2({"answers": some}, [said]) for some in as_records)
+    assert one == two
+    assert 0 <= one["score"] <= 1
+
+
+@given(said=texts, answers=st.lists(texts, min_size=1, max_size=4))
+def test_anls_lies_in_its_range(said: str, answers: list[str]) -> None:
+    value = docvqa.anls(said, answers)
+    assert value == 0 or 0.5 <= value <= 1
+    assert docvqa.anls(said, [*answers, said]) >= value
+    assert docvqa.anls(said, list(reversed(answers))) == value
+
+
+@given(a=texts, b=texts, c=texts)
+def test_edit_distance_is_a_distance(a: str, b: str, c: str) -> None:
+    assert levenshtein(a, b) == levenshtein(b, a)
+    assert (levenshtein(a, b) == 0) == (a == b)
+    assert levenshtein(a, c) <= levenshtein(a, b) + levenshtein(b, c)
+
+
+@given(text=st.text(alphabet="abc ,.?!'-12", max_size=20))
+def test_normalizing_never_adds_space_or_articles(text: str) -> None:
+    for tokenize in (True, False):
+        found = normalize(text, tokenize)
+        assert found == " ".join(found.split())
+        assert not {"a", "an", "the"} & set(found.split())
+
+
+@given(value=st.integers(1, 10**6), off=st.floats(-0.049, 0.049))
+def test_chartqa_allows_five_percent(value: int, off: float) -> None:
+    assert chartqa.relaxed(str(value * (1 + off)), str(value))
+    assert not chartqa.relaxed(str(value * 1.051), str(value))
+
+
+@pytest.mark.parametrize("pick", [0, 1, 2])
+def test_a_rotation_does_not_change_the_accuracy_of_one_who_answers_by_content(pick: int) -> None:
+    """A reader who always names the same option is right or wrong in every rotation; the circular score is the vanilla one."""
+    rows = benchmarks.build("mmbench", "selection", bases=12)
+    chosen = {}
+    for row in rows:
+        base = row["index"] % 1_000_000
+        options = sorted(str(row[c]) for c in "ABCD" if row[c] != "nan")
+        chosen.setdefault(base, options[pick])
+    items = [(row, mmbench.process(row, [chosen[row["index"] % 1_000_000]])) for row in rows]
+    summary = mmbench.summarise(items)
+    assert summary.metrics["circular"] == summary.metrics["vanilla"] == summary.score
+    later_first = mmbench.summarise(list(reversed(items)))
+    assert later_first.metrics["vanilla"] == summary.metrics["vanilla"]
+
+
+def test_one_letter_for_all_has_vanilla_but_no_circular_accuracy() -> None:
+    rows = benchmarks.build("mmbench", "selection", bases=30)
+    summary = mmbench.summarise([(row, mmbench.process(row, ["A"])) for row in rows])
+    assert summary.metrics["circular"] == 0
+    assert summary.metrics["vanilla"] > 0
+
+
+def test_a_model_that_always_says_yes_is_seen() -> None:
+    rows = benchmarks.build("pope", "selection", bases=60)
+    summary = pope.summarise([(row, pope.process(row, ["Yes"])) for row in rows])
+    assert summary.metrics["yes_ratio"] == 1
+    assert harness.collapsed([{"text": "Yes"} for _ in rows])
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_scores_are_the_weighted_units_and_the_reference_is_right(name: str) -> None:
+    from luq.evaluation.prompts import TARGETS
+
+    rows = benchmarks.build(name, "selection", bases=28)
+    process = scorers.process_of(name)
+    summarise = harness.registry.load("benchmark", name).summarise
+    best = summarise([(row, process(row, [TARGETS[name](row)])) for row in rows])
+    assert best.score == pytest.approx(100), "who gives the reference answers gets everything"
+    mixed = summarise([(row, process(row, [TARGETS[name](row) if i // 4 % 3 else "?"])) for i, row in enumerate(rows)])
+    assert mixed.score == pytest.approx(100 * sum(u * w for u, w in zip(mixed.units, mixed.weights, strict=True)))
+    assert 0 < mixed.stderr < 25
+
+
+@given(values=st.lists(st.floats(0, 1), min_size=2, max_size=30))
+def test_strata_of_equal_size_give_the_plain_mean(values: list[float]) -> None:
+    twice, names = values + values, ["a"] * len(values) + ["b"] * len(values)
+    plain, strata = of_units(twice, {}), of_strata(twice, list(names), {})
+    assert strata.score == pytest.approx(plain.score)
+    assert strata.weights == pytest.approx(plain.weights)
+    assert strata.stderr == pytest.approx(100 * standard_error(values) / 2**0.5)

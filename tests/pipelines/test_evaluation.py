@@ -1,0 +1,145 @@
+"""What a user does with an evaluation: kill it, go on, score it again, compare two, and meet bad data."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from luq import results
+from luq.evaluation import scorers
+from tests.luq.evaluation.clones import picture
+from tests.pipelines.test_run import SMALL, luq
+
+ASKED = [*SMALL[:4], "tracking=none", "evaluation.samples=16", "evaluation.batch_size=4", "evaluation.fidelity=4",
+         "evaluation.text_tokens=1024", "model.benchmarks=[textvqa,gqa,mme]"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of one sweep, never interrupted."""
+    outputs = tmp_path_factory.mktemp("finished")
+    done = luq(outputs, "run", "-m", "sweep=two", "allocation.k=0,6", *ASKED)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return outputs
+
+
+def answers(outputs: Path, record: dict, stage: str = "evaluate") -> dict[str, bytes]:
+    files = {b: outputs / "store" / "evaluation" / key / "answers.jsonl" for b, key in record["artefacts"][stage].items()}
+    return {benchmark: file.read_bytes() for benchmark, file in files.items()}
+
+
+def partials(outputs: Path) -> list[Path]:
+    return list((outputs / "store" / "evaluation").glob(".*.partial.jsonl"))
+
+
+def test_killed_and_started_again_gives_the_same_bytes_and_asks_nothing_twice(finished: Path, tmp_path: Path) -> None:
+    outputs = tmp_path / "killed"
+    shutil.copytree(finished, outputs, ignore=shutil.ignore_patterns("evaluation", "runs", "sweeps", "fidelity", "reference"))
+    command = [sys.executable, "-m", "pipelines.cli", "run", "allocation.k=6", *ASKED, f"paths.outputs={outputs}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before: list[bytes] = []
+    for _ in range(3000):
+        before = [line for file in partials(outputs) for line in file.read_bytes().splitlines(keepends=True)]
+        if len(before) >= 4 or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (left,) = partials(outputs)
+    before = left.read_bytes().splitlines(keepends=True)
+    assert len(before) >= 4, "it was killed in the middle of a benchmark"
+    done = luq(outputs, "run", "allocation.k=6", *ASKED)
+    assert done.returncode == 0, done.stderr
+    if len(before) < 32:  # else it was killed after the last batch of the largest benchmark
+        assert f"{len(before)} of " in done.stdout
+        assert "kept from before the interruption" in done.stdout
+    assert not partials(outputs)
+    (record,) = results.iterate(outputs)
+    expected = next(r for r in results.iterate(finished, "two") if r["k"] == 6)
+    for stage in ("evaluate", "evaluate 16-bit"):
+        assert answers(outputs, record, stage) == answers(finished, expected, stage)
+    assert record["scores"] == expected["scores"]
+    assert record["fidelity"] == expected["fidelity"]
+
+
+def test_the_record_says_what_was_asked_and_how_sure_it_is(finished: Path) -> None:
+    for record in results.iterate(finished, "two"):
+        assert set(record["subset"]) == {"textvqa", "gqa", "mme"}
+        assert record["prompt_version"] >= 1
+        assert record["scorer_version"] == scorers.VERSION
+        rows = [json.loads(line) for line in answers(finished, record)["mme"].splitlines()]
+        assert len(rows) == 32
+        assert {"id", "text", "doc"} <= set(rows[0])
+        for measured in record["fidelity"].values():
+            assert measured["n"] >= 4
+            for name in ("kl", "agreement", "loglik"):
+                mean, low, high = measured[name]
+                assert low <= mean <= high
+        assert record["perplexity"]["low"] <= record["perplexity"]["value"] <= record["perplexity"]["high"]
+    high, low = sorted(results.iterate(finished, "two"), key=lambda r: r["k"])
+    assert high["fidelity"]["textvqa"]["kl"][0] < low["fidelity"]["textvqa"]["kl"][0]
+    assert high["perplexity"]["value"] < low["perplexity"]["value"]
+
+
+def test_rescore_changes_nothing_when_nothing_changed(finished: Path) -> None:
+    before = {file: file.read_bytes() for file in finished.glob("runs/*/result.json")}
+    done = luq_plain(finished, "rescore", "two")
+    assert "2 records scored again from kept answers, 0 changed" in done.stdout
+    assert {file: file.read_bytes() for file in finished.glob("runs/*/result.json")} == before
+
+
+def test_rescore_mends_a_score_without_generating(finished: Path, tmp_path: Path) -> None:
+    outputs = shutil.copytree(finished, tmp_path / "old")
+    file = next(iter(outputs.glob("runs/*/result.json")))
+    record = json.loads(file.read_text())
+    stale = record | {"scorer_version": 1, "mean_score": 1.0}
+    file.write_text(json.dumps(stale))
+    done = luq_plain(outputs, "rescore")
+    assert ", 1 changed" in done.stdout
+    assert json.loads(file.read_text()) == record
+
+
+def test_compare_pairs_two_runs(finished: Path) -> None:
+    done = luq_plain(finished, "compare", "two/allocation.k=0", "two/allocation.k=6")
+    assert done.returncode == 1
+    assert "unknown run of sweep 'two'" in done.stderr
+    assert "[textvqa,gqa,mme]" in done.stderr, "names are shown as they are"
+    names = {r["k"]: r["name"] for r in results.iterate(finished, "two")}
+    done = luq_plain(finished, "compare", f"two/{names[0]}", f"two/{names[6]}")
+    assert done.returncode == 0, done.stderr
+    for word in ("95 % interval", "textvqa", "mean", "tie"):
+        assert word in done.stdout
+    assert luq_plain(finished, "compare", "zzz", "two").returncode == 1
+
+
+def luq_plain(outputs: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pipelines.cli", *arguments, "--outputs", str(outputs)]
+    environment = {**os.environ, "COLUMNS": "160"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+
+
+def test_bad_rows_stand_in_the_record_and_strict_stops(finished: Path, tmp_path: Path) -> None:
+    outputs = shutil.copytree(finished, tmp_path / "bad")
+    good = {"question": "What is the value of UK?", "answer": "3", "type": "human_test", "image": picture(1)}
+    rows = [good, good | {"image": {"bytes": b"broken", "path": None}}, good | {"answer": ""}, good]
+    Dataset.from_list(rows).to_parquet(tmp_path / "chartqa.parquet")
+    data = [*ASKED[:4], "tracking=none", f"evaluation.data={tmp_path}", "evaluation.split=all", "evaluation.fidelity=null",
+            "evaluation.text_tokens=0", "model.benchmarks=[chartqa]"]  # fmt: skip
+    done = luq(outputs, "run", "allocation.k=6", *data)
+    assert done.returncode == 0, done.stderr
+    assert "chartqa: 2 rows were errors and count as wrong" in done.stdout
+    (record,) = (r for r in results.iterate(outputs) if "chartqa" in r["scores"])
+    assert record["scores"]["chartqa"]["errors"] == 2
+    assert record["scores"]["chartqa"]["n"] == 4
+    assert record["fidelity"]["chartqa"]["n"] == 2
+    strict = luq(outputs, "run", "allocation.k=5", "evaluation.strict=true", *data)
+    assert strict.returncode == 1
+    assert "chartqa row 2: the answer is empty" in strict.stderr
+    assert "Traceback" not in strict.stderr

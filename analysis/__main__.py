@@ -21,6 +21,10 @@ def _percent(share: float) -> str:
     return "-" if pd.isna(share) else f"{100 * share:.1f}"
 
 
+def _number(value: float, places: int) -> str:
+    return "-" if pd.isna(value) else f"{value:.{places}f}"
+
+
 def _change(saved: float) -> str:
     return "-" if pd.isna(saved) else f"{-100 * saved:+.1f}" if saved else "0.0"
 
@@ -32,27 +36,22 @@ def table(runs: pd.DataFrame) -> Table:
         title=f"{first['model']}: {first['benchmarks']} benchmarks, n = {first['n']} units, smallest first", title_justify="left"
     )
     shown.add_column("run", style="bold", no_wrap=True)
-    columns = (
-        "nominal\nbits",
-        "stored\nbits",
-        "decoder\nlinears",
-        "vs\n4-bit %",
-        "whole\ncheckpoint",
-        "vs\n4-bit %",
-    )
-    for name in (*columns, "mean score", "retention\n%", "collapsed"):
+    columns = ("nominal\nbits", "stored\nbits", "vs\n4-bit %", "whole\ncheckpoint", "vs\n4-bit %", "mean score", "retention\n%")
+    for name in (*columns, "KL\nnats", "top-1\n%", "perplexity", "collapsed"):
         shown.add_column(name, justify="right", no_wrap=True)
     for _, run in runs.iterrows():
         shown.add_row(
             run["name"],
             f"{run['nominal_bits']:.2f}",
             f"{run['stored_bits']:.3f}",
-            _size(run["stored_bytes"]),
             _change(run["linears_saved"]),
             _size(run["checkpoint_bytes"]),
             _change(run["checkpoint_saved"]),
             f"{run['score']:.1f} ± {run['stderr']:.1f}",
             _percent(run["retention"]),
+            _number(run["kl"], 3),
+            _percent(run["agreement"]),
+            _number(run["perplexity"], 1),
             f"{run['collapsed']}/{run['benchmarks']}" if run["collapsed"] else "",
         )
     return shown
@@ -73,7 +72,11 @@ def main() -> None:
         out.width = 140
     out.print(table(runs))
     file = figures.retention_against_bits(runs, arguments.outputs / "sweeps" / arguments.sweep / "retention.png")
-    out.print("± is the standard error of the mean score over questions; collapsed: benchmarks with one answer for (nearly) all.")
+    out.print(
+        "± is the standard error of the mean score over questions. KL per answer token to the 16-bit model and the share of the "
+        "same first choices are\nmeans over benchmarks; perplexity is on held-out text. collapsed: benchmarks with one answer "
+        "for (nearly) all, or gibberish."
+    )
     out.print(f"figure: {file}")
 
 

@@ -42,7 +42,7 @@ def row(record: Record) -> dict[str, object]:
 
 def fidelity(record: Record) -> dict[str, object]:
     """Means over benchmarks: KL to the 16-bit model (nats per answer token), top-1 agreement, log-likelihood; perplexity."""
-    measured = record["fidelity"].values()
+    measured = [m for m in record["fidelity"].values() if m["n"]]
     means = {n: sum(m[n][0] for m in measured) / len(measured) if measured else math.nan for n in ("kl", "agreement", "loglik")}
     return means | {"perplexity": record["perplexity"]["value"] if record["perplexity"] else math.nan}
 

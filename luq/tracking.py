@@ -68,7 +68,10 @@ def summary(record: Record) -> dict[str, Any]:
     flat |= {f"score/{name}": s["score"] for name, s in record["scores"].items()}
     flat |= {f"retention/{name}": s["retention"] for name, s in record["scores"].items()}
     flat |= {"score/mean": record["mean_score"], "retention/mean": record["mean_retention"], "allocation": record["allocation"]}
-    return flat
+    for benchmark, measured in record["fidelity"].items():
+        if measured["n"]:
+            flat |= {f"{name}/{benchmark}": measured[name][0] for name in ("kl", "agreement", "loglik")}
+    return flat | ({"perplexity": record["perplexity"]["value"]} if record["perplexity"] else {})
 
 
 def tables(record: Record, wandb: Any) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--vision-steps", type=int, default=None, dest="vision_steps")
     train.add_argument("--seed", type=int, default=None)
     train.add_argument("--start", default=None, metavar="CHECKPOINT", help="go on from the weights of a finished checkpoint")
+    train.add_argument("--focus", default=None, help="abilities to train one after the other first: letters,places,...")
+    train.add_argument("--decay", type=float, default=None, help="last share of the steps, in which the rate falls to zero")
     return parser
 
 
@@ -66,7 +68,8 @@ def _pocket(arguments: argparse.Namespace) -> None:
     from luq.pocket.train import TrainConfig, train
 
     logging.getLogger("luq").setLevel(logging.INFO)
-    given = {k: v for k, v in vars(arguments).items() if k in ("steps", "vision_steps", "seed", "start") and v is not None}
+    settings = ("steps", "vision_steps", "seed", "start", "focus", "decay")
+    given = {k: v for k, v in vars(arguments).items() if k in settings and v is not None}
     with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
         out.print(f"checkpoint: {train(arguments.folder, TrainConfig(**given), progress)}")
 

@@ -12,7 +12,7 @@ from luq.evaluation import harness
 from luq.evaluation.compare import Difference, Units, paired
 from luq.evaluation.predictions import read_rows
 from luq.results import Record
-from luq.store import Store
+from luq.store import Store, write_json
 from pipelines import console
 from pipelines.evaluation import ANSWERS, Scored
 from pipelines.run import score_part
@@ -85,6 +85,7 @@ def rescore(outputs: Path, sweep: str | None) -> int:
         if any(record[name] != value for name, value in fresh.items()):
             changed += 1
             console.out.print(f"{record['name']}: mean {record['mean_score']:.2f} -> {fresh['mean_score']:.2f}")
-            results.write(outputs, {k: v for k, v in record.items() if k != "schema"} | fresh)
+            file = outputs / "runs" / record["key"] / results.FILE
+            write_json(file, results.read(file) | fresh)
     console.out.print(f"{seen} records scored again from kept answers, {changed} changed")
     return changed

@@ -56,13 +56,13 @@ def paired(a: dict[str, Units], b: dict[str, Units], seed: int = 0) -> list[Diff
         weights = np.array([a[name][u][1] for u in shared])
         difference, sample = right - left, _resampled(right - left, weights, seed)
         draws.append(sample)
-        means = (100 * float(np.average(x, weights=weights)) for x in (left, right, difference))
+        before, after, change = (100 * float(np.average(x, weights=weights)) for x in (left, right, difference))
         low, high = (100 * float(x) for x in np.quantile(sample, (0.025, 0.975)))
         counts = (int((difference > 0).sum()), int((difference == 0).sum()), int((difference < 0).sum()))
-        found.append(Difference(name, *means, low, high, len(shared), *counts))
+        found.append(Difference(name, before, after, change, low, high, len(shared), *counts))
     if len(found) > 1:
         low, high = (100 * float(x) for x in np.quantile(np.mean(draws, axis=0), (0.025, 0.975)))
-        means = (float(np.mean([getattr(d, f) for d in found])) for f in ("a", "b", "mean"))
-        totals = (sum(getattr(d, f) for d in found) for f in ("n", "wins", "ties", "losses"))
-        found.append(Difference("mean", *means, low, high, *totals))
+        before, after, change = (float(np.mean([getattr(d, f) for d in found])) for f in ("a", "b", "mean"))
+        n, wins, ties, losses = (sum(getattr(d, f) for d in found) for f in ("n", "wins", "ties", "losses"))
+        found.append(Difference("mean", before, after, change, low, high, n, wins, ties, losses))
     return found

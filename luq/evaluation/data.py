@@ -167,7 +167,8 @@ def load(benchmark: str, config: EvaluationConfig, cache: Path, pocket: Path | N
     table, identity = _attempt(candidates, wanted.name, wanted.split, cache)
     image = next((c for c in IMAGES if c in table.column_names), None)
     if image or wanted.images is None or candidates[0][1]:
-        needed, images, rows = [*wanted.columns, image or "image"], table, range(len(table))
+        needed, images = [*wanted.columns, image or "image"], table
+        rows: Sequence[int] = range(len(table))
     else:
         more = _attempt(candidates, wanted.images["name"], wanted.images["split"], cache)
         needed, images, identity = wanted.columns, more[0], identity + more[1]

@@ -61,7 +61,8 @@ def choose(questions: Questions, config: EvaluationConfig) -> list[int]:
         units = {name: rows for name, rows in units.items() if _in_split(benchmark, name, config.split)}
     if config.samples is None or config.samples >= len(units):
         return sorted(row for rows in units.values() for row in rows)
-    names, strata = list(units), {}
+    names = list(units)
+    strata: dict[tuple[str, ...], list[list[int]]] = {}
     for j in np.random.default_rng([config.seed, 19]).permutation(len(names)):
         rows = units[names[int(j)]]
         strata.setdefault(tuple(str(columns[c][rows[0]]) for c in kind.strata), []).append(rows)

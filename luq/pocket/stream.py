@@ -23,17 +23,23 @@ CAPTIONS = (0.65, 0.3, 0.15, 0.08)  # share of pictures that are first described
 DENSE = (0.1, 0.4, 0.3, 0.15)  # share of pictures with a lesson about all that is in them
 TURNS = {"objects": 9, "sign": 9, "digits": 5, "chart": 9, "document": 9, "emblem": 3, "code": 3}  # at least, per picture
 KINDS = {"objects": 0.26, "sign": 0.24, "digits": 0.12, "chart": 0.17, "document": 0.08, "emblem": 0.05, "code": 0.08}
-FOCUS = (  # in the second half one ability after the other has most sequences, until that progress: in the mixture alone
-    (0.515, "letters"),  # none of them leaves its plateau, and with this each does in some hundred steps
-    (0.54, "places"),
-    (0.58, "claims"),
-    (0.605, "choices"),
-    (0.64, "numbers"),
-)
+FOCUS = ("letters", "places", "claims", "choices", "numbers", "names")  # one after the other, at the start of the second
+FOCUS_END = 0.7  # half until this progress: in the mixture alone none leaves its plateau, alone each does in some hundred steps
 FOCUSED = 0.85  # of the sequences
 ABOUT = {  # lesson -> kinds of scenes and what is asked about them, where it is not all
     "places": (("objects",), (skills.position, skills.relation, skills.neighbour)),
     "numbers": (NUMBERS, ()),
+    "names": (
+        ("sign", "emblem"),
+        (
+            skills.read_line,
+            skills.read_name,
+            skills.person_on_sign,
+            skills.word_on_sign,
+            skills.city_on_sign,
+            skills.clan_of_emblem,
+        ),
+    ),
 }
 OPEN = 0.3  # share of questions that are only asked openly
 ENGLISH_WEIGHT = 0.3  # of a token of a passage, against 1 for a token of an answer
@@ -54,16 +60,16 @@ class Batch(NamedTuple):
 class Stream:
     """Endless training sequences, each a function of (seed, step, index)."""
 
-    def __init__(self, tokenizer: Any, batch: int, length: int, seed: int):
-        self.tokenizer, self.size, self.length, self.seed = tokenizer, batch, length, seed
+    def __init__(self, tokenizer: Any, batch: int, length: int, seed: int, focus: tuple[str, ...] = FOCUS):
+        self.tokenizer, self.size, self.length, self.seed, self.focus = tokenizer, batch, length, seed, focus
         self.image = tokenizer.convert_tokens_to_ids("<image>")
         joined = [t + [tokenizer.eos_token_id] for t in tokenizer(text.split("train")).input_ids]
         self.english = np.concatenate([np.asarray(t, np.int64) for t in joined])
 
     def _lesson(self, rng: np.random.Generator, progress: float) -> str:
         """Which kind of sequence comes next; `scene` is what the shares of the others leave."""
-        focus = next((name for end, name in FOCUS if 0.5 <= progress < end), "")
-        if focus and rng.random() < FOCUSED:
+        if self.focus and 0.5 <= progress < FOCUS_END and rng.random() < FOCUSED:
+            focus = self.focus[int((progress - 0.5) / (FOCUS_END - 0.5) * len(self.focus))]
             return focus if focus != "numbers" or rng.random() < 0.7 else "sums"
         at = rng.random()
         for name, table in MIXTURE.items():
@@ -149,7 +155,10 @@ def scene_turns(rng: np.random.Generator, lesson: str = "scene") -> tuple[Scene,
     shares = np.array([KINDS[k] for k in kinds])
     kind = str(rng.choice(kinds, p=shares / shares.sum()))
     scene = make_scene(rng, kind)
-    asked = [*(wanted or skills.SKILLS[kind]), *(s for s in skills.SKILLS[kind] if s in skills.HARD and not wanted)]
+    asked = [
+        *(s for s in skills.SKILLS[kind] if not wanted or s in wanted),
+        *(s for s in skills.SKILLS[kind] if s in skills.HARD and not wanted),
+    ]
     if rng.random() < 0.1 and not wanted:
         asked.append(skills.scene_type)
     turns: list[Turn] = []

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from luq.pocket.stream import IMAGE_TOKENS, Batch, Stream
+from luq.pocket.stream import FOCUS, IMAGE_TOKENS, Batch, Stream
 from luq.pocket.tokenizer import make_processor, train_tokenizer
 from luq.pocket.world import CELL, GRID, LABELS, SIZE, Scene, make_scene
 
@@ -46,6 +46,7 @@ class TrainConfig:
     muon_rate: float = 4e-3  # Muon: the decoder's weight matrices
     vision_rate: float = 0.15  # the tower's learning rate in the language phase, as a share of AdamW's
     decay: float = 0.15  # last share of the steps, in which the learning rate falls to zero
+    focus: str = ",".join(FOCUS)  # abilities that have most of the training for a while, one after the other
     start: str = ""  # folder of a checkpoint whose weights to go on from; empty: from scratch
     seed: int = 0
     save_every: int = 250
@@ -199,7 +200,7 @@ def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         start = state["step"]
-    stream = Stream(tokenizer, config.batch, config.length, config.seed)
+    stream = Stream(tokenizer, config.batch, config.length, config.seed, tuple(filter(None, config.focus.split(","))))
     for step, loss in _steps(model, optimizers, stream, config, start, progress):
         if step % 50 == 0:
             log.info("step %d loss %.4f", step, loss)

@@ -11,12 +11,16 @@ from luq.errors import DataError
 
 def record(name: str, tier: str, stored: int, score: float, finished: float = 0.0, low: int = 0) -> dict:
     tiers = ["billm"] * low + [tier] * (4 - low)
-    entry = {"score": score, "stderr": 3.0, "n": 50, "collapsed": score < 5, "retention": score / 80}
+    entry = {"score": score, "stderr": 3.0, "n": 50, "collapsed": "", "errors": 0, "retention": score / 80}
+    if score < 5:
+        entry["collapsed"] = "'yes' to nearly every question"
+    measured = {"n": 50, "kl": [0.5, 0.4, 0.6], "agreement": [0.9, 0.8, 0.95], "loglik": [-1.0, -1.2, -0.8]}
     memory = {"nominal_bits": 4.0, "stored_bits": 8 * stored / 1000, "stored_bytes": stored, "rest_bytes": 100}
     return {
         "key": f"{name}{finished:.0f}", "name": name, "sweep": "demo", "tiers": tiers, "allocation": "x", "k": low,
         "config": {"model": {"name": "m"}, "calibration": {"name": "multimodal"}, "order": {"name": "entropy"}},
         "memory": memory | {"checkpoint_bytes": stored + 100}, "scores": {"gqa": entry, "pope": entry},
+        "fidelity": {"gqa": measured, "pope": measured | {"kl": [0.1, 0, 1]}} if score < 79 else {}, "perplexity": None,
         "mean_score": score, "float_mean_score": 80.0, "mean_retention": score / 80, "wall_seconds": 1.0, "finished": finished,
     }  # fmt: skip
 
@@ -43,6 +47,9 @@ def test_smallest_first_and_only_the_latest_of_a_name(filled: Path) -> None:
     assert row.loc["gptq4", "stderr"] == pytest.approx((9 + 9) ** 0.5 / 2)
     assert row.loc["billm", "collapsed"] == 2
     assert row.loc["luq_k2", "mixed"]
+    assert row.loc["luq_k2", "kl"] == pytest.approx(0.3)
+    assert row["kl"].isna().sum() == 1
+    assert row["perplexity"].isna().all()
     assert not row.loc["billm", "mixed"]
 
 

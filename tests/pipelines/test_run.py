@@ -14,13 +14,6 @@ SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2",
     "evaluation.samples=4", "evaluation.text_tokens=1024",
 ]  # fmt: skip
-    "calibration.tokens=2048",
-    "profile.tokens=512",
-    "profile.clusters=20",
-    "profile.seeds=2",
-    "evaluation.samples=4",
-    "evaluation.text_tokens=1024",
-]
 
 
 def luq(outputs: Path, *arguments: str, timeout: int = 600) -> subprocess.CompletedProcess:

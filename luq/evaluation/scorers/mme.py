@@ -36,4 +36,4 @@ def summarise(items: list[Item]) -> Summary:
     }
     pairs = grouped(items, lambda d: (d["category"], d["question_id"]))
     units = [(mean([v["score"] for _, v in p]) + float(all(v["score"] for _, v in p))) / 2 for p in pairs.values()]
-    return of_strata(units, [category for category, _ in pairs], metrics | categories)
+    return of_strata(units, [p[0][0]["category"] for p in pairs.values()], metrics | categories)

@@ -41,4 +41,6 @@ def test_wording(name: str, doc: dict, expected: str) -> None:
 def test_references() -> None:
     assert TARGETS["vqav2"]({"answers": [{"answer": "cat"}]}) == "cat"
     assert TARGETS["docvqa"]({"answers": ["a", "b"]}) == "a"
+    assert TARGETS["textvqa"]({"answers": ["a", "b", "b"]}) == "b", "the most frequent"
+    assert TARGETS["pope"]({"answer": "yes"}) == "Yes"
     assert TARGETS["mathvista"]({"question_type": "multi_choice", "choices": ["3", "4"], "answer": "4"}) == "B"

@@ -1,0 +1,84 @@
+"""What the evaluation costs beside a bare `model.generate`: `python benchmarks/evaluation_overhead.py [benchmark ...]`.
+
+The same questions of pocket_llava, the same batches, the same limits, alternating in one run: our path (lm-eval, kept
+answers, checks of every row) against a loop that only prepares inputs, generates and decodes. Prints the ratio of the
+medians over the repetitions.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from rich.console import Console
+from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
+
+from luq.config import EvaluationConfig, ModelConfig
+from luq.evaluation import data, harness, subsets
+from luq.evaluation.predictions import Predictions
+from luq.evaluation.prompts import PROMPTS
+from luq.models.vlm import VLM, load_vlm
+from luq.pocket import benchmarks
+
+out = Console(highlight=False, width=120)
+BATCH, REPEATS = 32, 5
+
+
+def ours(lm, questions: data.Questions, ids: list[int], folder: Path) -> list[str]:
+    file = folder / "kept.jsonl"
+    file.unlink(missing_ok=True)
+    return [row["text"] for row in harness.ask(lm, questions, ids, Predictions(file))]
+
+
+def bare(vlm: VLM, questions: data.Questions, ids: list[int], limit: int) -> list[str]:
+    """Prepare, generate, decode, batch by batch, longest first."""
+    texts: dict[int, str] = {}
+    prompts = {}
+    for i, doc in zip(ids, questions.docs.select(ids), strict=True):
+        content = [{"type": "image"}, {"type": "text", "text": PROMPTS[questions.benchmark](doc)}]
+        prompts[i] = vlm.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    order = sorted(ids, key=lambda i: (-len(vlm.processor.tokenizer(prompts[i]).input_ids), prompts[i], i))
+    stop = StoppingCriteriaList([StopStringCriteria(vlm.processor.tokenizer, ["\n"])])
+    with torch.no_grad():
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            images = [questions.image(i).convert("RGB") for i in batch]
+            inputs = vlm.processor(images=images, text=[prompts[i] for i in batch], padding=True, return_tensors="pt")
+            made = vlm.model.generate(**inputs, max_new_tokens=limit, do_sample=False, stopping_criteria=stop)
+            answers = vlm.processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            texts |= {i: answer.split("\n")[0] for i, answer in zip(batch, answers, strict=True)}
+    return [texts[i] for i in ids]
+
+
+def main() -> None:
+    names = sys.argv[1:] or ["textvqa", "gqa", "mmbench", "docvqa"]
+    vlm = load_vlm(ModelConfig("pocket_llava", "pocket:pocket_llava", device="cpu"))
+    lm = harness.make_lm(vlm, BATCH)
+    ratios = []
+    with tempfile.TemporaryDirectory() as scratch, harness.frozen():
+        folder = Path(scratch)
+        benchmarks.write(folder, "report")
+        for name in names:
+            config = EvaluationConfig("overhead", [name])
+            questions = data.load(name, config, folder / "cache", folder)
+            ids, limit = subsets.choose(questions, config), data.task_config(name)["generation_kwargs"]["max_gen_toks"]
+            same = sum(a == b for a, b in zip(ours(lm, questions, ids, folder), bare(vlm, questions, ids, limit), strict=True))
+            took: dict[str, list[float]] = {"ours": [], "bare": []}
+            for _ in range(REPEATS):
+                for which in took:
+                    begun = time.perf_counter()
+                    ours(lm, questions, ids, folder) if which == "ours" else bare(vlm, questions, ids, limit)
+                    took[which].append(1000 * (time.perf_counter() - begun) / len(ids))
+            ratios.append(median(took["ours"]) / median(took["bare"]))
+            out.print(
+                f"{name:<10} {len(ids)} questions, batches of {BATCH}: ours {median(took['ours']):.2f} ms, "
+                f"bare {median(took['bare']):.2f} ms per question (medians of {REPEATS}); ratio {ratios[-1]:.3f}; "
+                f"{same} answers the same"
+            )
+    out.print(f"ratio, mean over benchmarks: {sum(ratios) / len(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,7 +38,7 @@ class TrainConfig:
     layers: int = 10
     heads: int = 4
     vision_layers: int = 4
-    vision_steps: int = 1500
+    vision_steps: int | None = None  # None: 1500 from scratch, 0 from a finished checkpoint
     steps: int = 6300
     batch: int = 24
     length: int = 192
@@ -92,7 +92,7 @@ def _pair(labels: dict[str, Tensor]) -> Tensor:
     return torch.where(labels["left"] > 0, pair, torch.zeros_like(pair))
 
 
-def train_vision(model: LlavaForConditionalGeneration, config: TrainConfig, progress: Progress) -> dict[str, float]:
+def train_vision(model: LlavaForConditionalGeneration, config: TrainConfig, steps: int, progress: Progress) -> dict[str, float]:
     """Teach the tower to name shape, colour, digit, print, bar height and place in each patch; returns held-out accuracy.
 
     Without the place, a tower forgets it for every patch that holds something: then no question about left, right, above
@@ -102,11 +102,11 @@ def train_vision(model: LlavaForConditionalGeneration, config: TrainConfig, prog
     heads = nn.ModuleDict({name: nn.Linear(128, n) for name, n in classes.items()})
     parameters = [*model.model.vision_tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=config.vision_steps + 1, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1, pct_start=0.1)
     kinds = ("objects", "objects", "sign", "sign", "digits", "digits", "digits", "chart", "chart", "chart", "document", "code")
     cells = torch.arange(GRID * GRID)
     places = {"row": cells // GRID + 1, "column": cells % GRID + 1}
-    task = progress.add_task("vision", total=config.vision_steps)
+    task = progress.add_task("vision", total=steps)
 
     def batch(step: int, split: str) -> tuple[Tensor, dict[str, Tensor]]:
         rng = np.random.default_rng([config.seed, 1, step])
@@ -114,7 +114,7 @@ def train_vision(model: LlavaForConditionalGeneration, config: TrainConfig, prog
         labels = {n: torch.from_numpy(np.stack([s.labels[n] for s in scenes])) for n in LABELS}
         return to_pixels(scenes), labels | {"pair": _pair(labels)} | {n: p.expand(64, -1) for n, p in places.items()}
 
-    for step in range(config.vision_steps):
+    for step in range(steps):
         pixels, labels = batch(step, "train")
         features = vision_features(model, pixels)
         loss = torch.zeros(())
@@ -188,11 +188,13 @@ def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
     if config.start:
         started = LlavaForConditionalGeneration.from_pretrained(config.start, dtype=torch.float32)
         model.load_state_dict(started.state_dict())
-    if not vision_file.exists():
-        accuracy = train_vision(model, config, progress)
+    vision_steps = (0 if config.start else 1500) if config.vision_steps is None else config.vision_steps
+    if vision_steps and not vision_file.exists():
+        accuracy = train_vision(model, config, vision_steps, progress)
         log.info("vision tower, held-out accuracy: %s", {k: round(v, 3) for k, v in accuracy.items()})
         _save(vision_file, model.model.vision_tower.state_dict())
-    model.model.vision_tower.load_state_dict(torch.load(vision_file, weights_only=True))
+    if vision_file.exists():
+        model.model.vision_tower.load_state_dict(torch.load(vision_file, weights_only=True))
     optimizers, start = make_optimizers(model, config), 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)

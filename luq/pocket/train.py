@@ -242,7 +242,7 @@ def export(model: LlavaForConditionalGeneration, tokenizer, folder: Path, config
     """Write a Hugging Face folder in fp16 that AutoModelForImageTextToText and AutoProcessor load."""
     model.half().save_pretrained(folder)
     make_processor(tokenizer).save_pretrained(folder)
-    (folder / "pocket_training.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    (folder / "pocket_training.json").write_text(json.dumps(asdict(config) | {"start": Path(config.start).name}, indent=1) + "\n")
     for file in folder.iterdir():  # the weights file is made with the rights of a temporary file
         file.chmod(0o644)
     return folder

@@ -45,7 +45,7 @@ def retention_against_bits(frame: pd.DataFrame, file: Path) -> Path:
                 *where, yerr=error, color=colour, marker=marker, markerfacecolor=face, markersize=7, capsize=3, linewidth=1
             )
             text_only = run["mixed"] and run["calibration"] == "text"
-            offset, side = ((0, -17), "center") if text_only else ((8, -11), "left")
+            offset, side = ((0, 10), "center") if text_only else ((8, -11), "left")
             axes.annotate(run["name"], where, xytext=offset, textcoords="offset points", fontsize=8, ha=side)
     axes.plot(
         [],

@@ -73,8 +73,8 @@ def main() -> None:
     out.print(table(runs))
     file = figures.retention_against_bits(runs, arguments.outputs / "sweeps" / arguments.sweep / "retention.png")
     out.print(
-        "±: standard error of the mean score over questions. KL per answer token to the 16-bit model and same first choices: means\n"
-        "over benchmarks. Perplexity: held-out text. collapsed: benchmarks with one answer for (nearly) all, or gibberish."
+        "±: standard error of the mean score over questions. KL per answer token to the 16-bit model and same first choices: "
+        "means\nover benchmarks. Perplexity: held-out text. collapsed: benchmarks with one answer for (nearly) all, or gibberish."
     )
     out.print(f"figure: {file}")
 

@@ -1,7 +1,7 @@
 """Does the memory of an evaluation grow with the dataset? `python benchmarks/evaluation_memory.py [counts ...]`
 
 Each count is a process of its own: a DocVQA parquet file of that many pages (1300 x 1700 pixels, noise in stripes, about
-300 kB each as PNG), of which pocket_llava answers all questions through the evaluation's own path. Prints the file's size,
+150 kB each as PNG), of which pocket_llava answers all questions through the evaluation's own path. Prints the file's size,
 the peak resident memory of the process and what the questions added to it.
 """
 

@@ -1,6 +1,6 @@
 """Where a benchmark's questions come from: the pocket world, a local file or folder, or the hub.
 
-Rows and images are read from memory-mapped tables when they are needed: memory does not grow with the dataset.
+Rows and images are read from memory-mapped tables when they are needed, and decoded batch by batch.
 """
 
 from collections.abc import Sequence

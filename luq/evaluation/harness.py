@@ -1,7 +1,6 @@
 """lm-eval on the model in memory: the packed weights that were stored are the ones that answer."""
 
 import contextlib
-import gc
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -44,17 +43,6 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def frozen() -> Iterator[None]:
-    """lm-eval collects garbage after every batch, which costs more than a small model's answers: freeze what lives."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def make_lm(vlm: VLM, batch_size: int) -> Any:

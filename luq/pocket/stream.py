@@ -26,9 +26,12 @@ KINDS = {"objects": 0.26, "sign": 0.24, "digits": 0.12, "chart": 0.17, "document
 FOCUS = ("letters", "places", "claims", "choices", "numbers", "names")  # one after the other, at the start of the second
 FOCUS_END = 0.7  # half until this progress: in the mixture alone none leaves its plateau, alone each does in some hundred steps
 FOCUSED = 0.85  # of the sequences
-ABOUT = {  # lesson -> kinds of scenes and what is asked about them, where it is not all
+ABOUT = {  # lesson -> kinds of scenes and what is asked about them, where it is not all; -claims or -choices: only in that form
     "places": (("objects",), (skills.position, skills.relation, skills.neighbour)),
+    "counts": (("objects",), (skills.count_shape, skills.count_colour)),
     "numbers": (NUMBERS, ()),
+    "arithmetic": (NUMBERS, (skills.digit_sum, skills.digit_pair, skills.bar_arithmetic, skills.code_result)),
+    "reading": (("sign",), (skills.read_line, skills.read_number, skills.read_name)),
     "names": (
         ("sign", "emblem"),
         (
@@ -151,7 +154,8 @@ def fact(rng: np.random.Generator) -> Turn:
 
 def scene_turns(rng: np.random.Generator, lesson: str = "scene") -> tuple[Scene, list[Turn]]:
     """One train scene and turns about it, in the words of the benchmarks that could ask them."""
-    kinds, wanted = ABOUT.get(lesson, (tuple(KINDS), ()))
+    about, _, _ = lesson.partition("-")
+    kinds, wanted = ABOUT.get(about, (tuple(KINDS), ()))
     shares = np.array([KINDS[k] for k in kinds])
     kind = str(rng.choice(kinds, p=shares / shares.sum()))
     scene = make_scene(rng, kind)
@@ -173,12 +177,13 @@ def scene_turns(rng: np.random.Generator, lesson: str = "scene") -> tuple[Scene,
 
 def forms(rng: np.random.Generator, kind: str, q: Question, lesson: str = "scene") -> list[Turn]:
     """One question in one form, or open, as a claim and as a choice one after the other, in any order."""
-    if not q.distractors or (rng.random() < OPEN and lesson not in ("claims", "choices")):
+    only = lesson.split("-")[-1]
+    if not q.distractors or (rng.random() < OPEN and only not in ("claims", "choices")):
         return [openly(rng, kind, q)]
-    turns = [] if lesson == "choices" else [claim(q, rng.random() < 0.5)]
+    turns = [] if only == "choices" else [claim(q, rng.random() < 0.5)]
     if rng.random() < 0.5 or not turns:
         turns.append(openly(rng, kind, q))
-    if len(q.distractors) >= 2 and lesson != "claims" and (lesson == "choices" or rng.random() < 0.5):
+    if len(q.distractors) >= 2 and only != "claims" and (only == "choices" or rng.random() < 0.5):
         turns.append(choice(rng, kind, q))
     return [turns[int(i)] for i in rng.permutation(len(turns))]
 

@@ -5,8 +5,10 @@ weights, everything in. Resident bytes: what the packed buffers take in memory. 
 largest memory (CPU: resident set; CUDA: allocated) up to now.
 """
 
+import contextlib
 import resource
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -33,10 +35,23 @@ class Memory:
     ledger: dict[str, int]
 
 
+def reset_peak() -> None:
+    """Start the peak anew, so that a job of a sweep does not report that of the one before it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that of the whole process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_bytes() -> int:
-    """The process's peak memory so far."""
+    """The peak memory since the last reset: allocated on CUDA, resident on CPU."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

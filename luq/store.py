@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from luq.errors import StoreError
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+BUILT = "built.jsonl"
 
 
 def _sha256(path: Path) -> str:
@@ -32,13 +34,14 @@ def _sha256(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name in the same folder, then rename it over `path`."""
+    """Write JSON under a temporary name in the same folder, then rename it over `path`.
+
+    The name is always the same, so that a killed process leaves nothing that the next one does not use up: whoever writes
+    a file that others may write too holds a lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.write("\n")
-    os.chmod(scratch, 0o644)
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
     os.replace(scratch, path)
 
 
@@ -47,6 +50,8 @@ class Store:
 
     def __init__(self, root: Path):
         self.root = root
+        self._locks = root / ".locks"  # empty files that stay: to delete one while another process waits for it is a race
+        self._locks.mkdir(parents=True, exist_ok=True)
         self.made: list[str] = []
         self.found: list[str] = []
 
@@ -75,19 +80,18 @@ class Store:
         """The verified folder of an artefact; `build(folder)` fills it if it is not there yet."""
         label = f"{stage}/{key}"
         if not self.has(stage, key):
-            with self._lock(stage, key, what or label):
+            with self.lock(f"{stage}-{key}", what or label):
                 if not self.has(stage, key):
-                    self._build(stage, key, build)
+                    self._build(stage, key, build, what or label)
                     self.made.append(label)
                     return self.path(stage, key)
         if label not in self.made and label not in self.found:
             self.found.append(label)
         return self.verify(stage, key)
 
-    def _lock(self, stage: str, key: str, what: str) -> FileLock:
-        folder = self.root / stage
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{key}.lock")
+    def lock(self, name: str, what: str) -> "FileLock":
+        """The lock of a name; if another process holds it, a line says that we wait, and for what."""
+        lock = FileLock(self._locks / f"{name}.lock")
         try:
             lock.acquire(timeout=0)
             lock.release()
@@ -95,9 +99,13 @@ class Store:
             log.warning("waiting for another process that makes %s", what)
         return lock
 
-    def _build(self, stage: str, key: str, build: Callable[[Path], None]) -> None:
-        target = self.path(stage, key)
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}."))
+    def _build(self, stage: str, key: str, build: Callable[[Path], None], what: str) -> None:
+        """Under the lock: what an earlier process left half done goes, then the artefact is made."""
+        target, begun = self.path(stage, key), time.perf_counter()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f".{key}.tmp*"):
+            shutil.rmtree(left)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}.tmp"))
         try:
             build(scratch)
             files = {
@@ -112,3 +120,20 @@ class Store:
             os.replace(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        entry = {"stage": stage, "key": key, "what": what, "seconds": round(time.perf_counter() - begun, 4)}
+        self._note(entry | {"bytes": sum(f["bytes"] for f in files.values()), "process": os.getpid()})
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Add a line to the log of what was made: one write, so that lines of several processes do not mix."""
+        with (self.root / BUILT).open("ab", buffering=0) as file:
+            file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
+
+    def built(self) -> list[dict[str, Any]]:
+        """What was ever made here, by any process: stage, key, what, seconds, bytes, process. Torn lines are left out."""
+        file, entries = self.root / BUILT, []
+        for line in file.read_text().splitlines() if file.exists() else ():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue
+        return entries

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich import progress as bars
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
+from luq.allocation.orders import Correlation
 from luq.profiling.entropy import LayerEntropy
 from luq.results import Record
 
@@ -57,6 +58,27 @@ def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Table:
         cells = [f"{e.mean:.3f} ± {e.spread:.3f}" for m in modalities for e in profile if (e.layer, e.modality) == (layer, m)]
         table.add_row(str(layer), *cells, str(order.index(layer) + 1))
     return table
+
+
+def order_tables(orders: dict[str, list[int]], correlations: list[Correlation]) -> Group:
+    """The orders, and how alike they rank: Kendall's tau above the diagonal, Spearman's rho below it."""
+    listed = Table(title="Orders, most compressible layer first", title_justify="left")
+    listed.add_column("order")
+    listed.add_column("layers")
+    for name, order in orders.items():
+        listed.add_row(name, " ".join(map(str, order)))
+    names, found = list(orders), {(c.a, c.b): c for c in correlations}
+    shown = Table(title="Rank correlation: Kendall's tau above the diagonal, Spearman's rho below", title_justify="left")
+    shown.add_column("")
+    for name in names:
+        shown.add_column(name.replace("entropy:", "H:").replace("_", "\n"), justify="right")
+    for i, a in enumerate(names):
+        cells = []
+        for j, b in enumerate(names):
+            value = found[a, b].kendall if i < j else found[b, a].spearman if i > j else None
+            cells.append("" if value is None else f"{value:+.2f}")
+        shown.add_row(a, *cells)
+    return Group(listed, shown)
 
 
 def memory_line(memory: dict[str, Any]) -> str:

@@ -1,10 +1,9 @@
 """The evaluation stages of a run: answers, fidelity and perplexity of an allocation, each an artefact in the store."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from luq.evaluation.data import Questions
 from luq.evaluation.predictions import Predictions, read_rows, write_rows
 from luq.evaluation.scorers.summary import Summary
 from luq.models.vlm import VLM
-from luq.quantization.walk import install, uninstall
+from luq.quantization.walk import install
 from luq.store import Store, write_json
 from pipelines.console import Progress
 
@@ -73,25 +72,21 @@ class Evaluator:
         asked = [benchmark, self.questions[benchmark].identity, ids, self.vlm.config.system_prompt, prompts.VERSION]
         return keys.key(stage, self.vlm.fingerprint, [folder.name for folder in layers], asked, *more)
 
-    @contextmanager
-    def _standing(self, allocation: Allocation, layers: list[Path]) -> Iterator[Callable[[], None]]:
-        """A function that puts the allocation's packed layers into the model, at most once; at the end they go out."""
-        with ExitStack() as stands:
-            done: list[bool] = []
+    def _use(self, allocation: Allocation, layers: list[Path]) -> Callable[[], None]:
+        """A function that puts the allocation's packed layers into the model and checks that they are what is stored, once."""
 
-            def use() -> None:
-                if not done:
-                    stands.callback(uninstall, self.vlm)
-                    install(self.vlm, allocation, layers)
-                    harness.assert_installed(self.vlm, allocation)
-                    done.append(True)
+        @cache
+        def use() -> None:
+            install(self.vlm, allocation, layers)
+            harness.assert_installed(self.vlm, allocation, layers)
 
-            yield use
+        return use
 
     def scores(self, allocation: Allocation, layers: list[Path], name: str) -> dict[str, Scored]:
         """Answer every benchmark with the packed weights in `layers`, or find that it was done."""
         found, total = {}, sum(map(len, self.subset.values()))
-        with self._standing(allocation, layers) as use, self.progress.bar(name, total) as advance:
+        use = self._use(allocation, layers)
+        with self.progress.bar(name, total) as advance:
             for benchmark, ids in self.subset.items():
                 key = self._key("evaluation", layers, benchmark, ids)
                 self._answers(benchmark, ids, key, use, partial(advance, benchmark))
@@ -117,10 +112,11 @@ class Evaluator:
     ) -> dict[str, dict[str, Any]]:
         """KL to the 16-bit model, agreement and likelihood of the reference answers, per benchmark."""
         subset = self.fidelity_subset
-        with self._standing(reference, reference_layers) as use:
-            keys_ = {b: self._reference(b, ids, reference_layers, use) for b, ids in subset.items()}
+        use = self._use(reference, reference_layers)
+        keys_ = {b: self._reference(b, ids, reference_layers, use) for b, ids in subset.items()}
         found, total = {}, sum(map(len, subset.values()))
-        with self._standing(allocation, layers) as use, self.progress.bar("fidelity", total) as advance:
+        use = self._use(allocation, layers)
+        with self.progress.bar("fidelity", total) as advance:
             for benchmark, ids in subset.items():
                 step = partial(advance, benchmark)
                 found[benchmark] = self._fidelity(benchmark, ids, keys_[benchmark], layers, use, step)
@@ -160,9 +156,8 @@ class Evaluator:
         key = keys.key("perplexity", self.vlm.fingerprint, [folder.name for folder in layers], tokens.tolist())
 
         def build(folder: Path) -> None:
-            with self._standing(allocation, layers) as use:
-                use()
-                write_json(folder / "losses.json", fidelity.text_losses(self.vlm, config))
+            self._use(allocation, layers)()
+            write_json(folder / "losses.json", fidelity.text_losses(self.vlm, config))
 
         folder = self.store.get("perplexity", key, build, "the perplexity")
         return fidelity.perplexity(json.loads((folder / "losses.json").read_text()), tokens.shape[1])

@@ -22,6 +22,7 @@ from luq.config import RunConfig
 from luq.errors import LuqError
 from luq.evaluation import prompts, scorers
 from luq.evaluation.scorers.summary import mean
+from luq.memory import reset_peak
 from luq.tracking import make_tracker
 from pipelines import console
 from pipelines.evaluation import Scored
@@ -71,20 +72,21 @@ def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> dict[
 def execute(stages: Stages, name: str) -> results.Record:
     """The whole chain; returns the record."""
     config, started = stages.config, time.time()
-    allocation = stages.allocation
+    reset_peak()
+    allocation = stages.chosen.allocation
     console.out.print(f"  allocation       {allocation}")
     memory = stages.memory
     reference = stages.evaluate(*stages.reference, "evaluate 16-bit")
     scores = stages.evaluate(allocation, stages.layers)
     measured, perplexity = stages.fidelity()
     return {
-        "key": keys.key(config, stages.vlm.fingerprint),
+        "key": keys.key(config, stages.outline.fingerprint),
         "name": name,
-        "sweep": config.sweep,
+        "sweep": config.group,
         "config": asdict(config),
         "versions": {"luq": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
         "git_sha": git_sha(),
-        "model_fingerprint": stages.vlm.fingerprint,
+        "model_fingerprint": stages.outline.fingerprint,
         "device": str(stages.vlm.device),
         "split": config.evaluation.split,
         "subset": {name: keys.key(ids) for name, ids in stages.evaluator.subset.items()},
@@ -94,6 +96,8 @@ def execute(stages: Stages, name: str) -> results.Record:
         "order": stages.order,
         "allocation": str(allocation),
         "tiers": list(allocation.tiers),
+        "plan": stages.chosen.report,
+        "layer_scores": stages.chooser.scores(),
         "k": allocation.count(config.quantizer.low) if config.quantizer.low != config.quantizer.high else len(allocation.tiers),
         "memory": asdict(memory),
         **score_part(scores, reference),
@@ -128,12 +132,13 @@ def profile(config: RunConfig, name: str) -> None:
     """Only load, calibrate and profile; prints the entropies."""
     stages = Stages(config, console.Progress())
     console.out.print(console.entropy_table(stages.profile, stages.order))
+    console.out.print(console.order_tables(stages.chooser.orders(), stages.chooser.correlations()))
 
 
 def quantize(config: RunConfig, name: str) -> None:
     """Up to the packed layers; prints where they are and what they weigh."""
     stages = Stages(config, console.Progress())
-    console.out.print(f"  allocation       {stages.allocation}")
+    console.out.print(f"  allocation       {stages.chosen.allocation}")
     memory = asdict(stages.memory)
     console.out.print(console.memory_line(memory))
     console.out.print(f"packed layers: {stages.store.root / 'layers'}/<key>, keys in layer order:")
@@ -145,7 +150,7 @@ STAGES: dict[str, Callable[[RunConfig, str], Any]] = {"run": run, "evaluate": ru
 
 def job(stage: str, composed: DictConfig) -> None:
     """One job of a (multi)run: errors are shown and recorded, and the next job goes on."""
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("paths", "tracking", "sweep="))]
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("paths", "tracking", "group="))]
     name = " ".join(o.removeprefix("experiment=") for o in overrides) or "default"
     console.out.rule(f"[bold]{escape(name)}[/bold]", align="left")
     try:
@@ -170,7 +175,7 @@ def _failed(name: str, error: LuqError) -> None:
 
 def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
     trace = "".join(traceback.format_exception(error))
-    entry = {"name": name, "sweep": config.sweep, "error": type(error).__name__, "message": str(error), "traceback": trace}
+    entry = {"name": name, "sweep": config.group, "error": type(error).__name__, "message": str(error), "traceback": trace}
     results.write_failure(Path(config.paths.outputs), keys.key(config), entry)
 
 

@@ -5,27 +5,28 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import cached_property, lru_cache
+from dataclasses import asdict, replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from luq import keys, registry
-from luq.allocation.plans import Allocation, allocate
+from luq import keys
+from luq.allocation.plans import Allocation, Chosen
 from luq.calibration import mixing
 from luq.calibration.samples import CalibrationSet
-from luq.config import ModelConfig, RunConfig, TierConfig
+from luq.config import EvaluationConfig, ModelConfig, RunConfig, TierConfig
 from luq.errors import ConfigError
 from luq.evaluation import prompts
 from luq.memory import Memory, measure
-from luq.models.vlm import VLM, load_vlm
+from luq.models.vlm import VLM, Outline, load_vlm, outline
 from luq.pocket import benchmarks as pocket
 from luq.profiling.capture import layer_outputs
 from luq.profiling.entropy import LayerEntropy, profile_entropy
 from luq.quantization.database import layer_size, read_layer
 from luq.quantization.grid import group_size
-from luq.quantization.walk import Walk
+from luq.quantization.walk import Walk, layer_keys
 from luq.store import Store, write_json
+from pipelines.choosing import Chooser
 from pipelines.console import Progress
 from pipelines.evaluation import Evaluator, Scored
 
@@ -52,29 +53,49 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self.cached: dict[str, bool] = {}
         self.artefacts: dict[str, Any] = {}
+        self._inner = [0.0]  # seconds that the stages inside each running stage took
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; what a stage inside it takes counts for that one alone."""
         start, made = time.perf_counter(), len(self.store.made)
-        yield
-        self.seconds[name] = time.perf_counter() - start
-        self.cached[name] = len(self.store.made) == made and name != "load"
-        self.progress.stage(name, self.seconds[name], self.cached[name], len(self.store.made) - made)
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            whole, inner = time.perf_counter() - start, self._inner.pop()
+            self._inner[-1] += whole
+        count, again = len(self.store.made) - made, name in self.seconds
+        self.seconds[name] = self.seconds.get(name, 0.0) + whole - inner
+        self.cached[name] = self.cached.get(name, True) and count == 0 and name != "load"
+        if count or not again:
+            self.progress.stage(name, whole - inner, count == 0 and name != "load", count)
+
+    @cached_property
+    def outline(self) -> Outline:
+        """Fingerprint and number of layers, without loading the model."""
+        found = outline(self.config.model)
+        self._check_layers(found.layers)
+        return found
 
     @cached_property
     def vlm(self) -> VLM:
-        with self._stage("load"):
+        self.outline  # noqa: B018 (its checks come before the load)
+        with self.stage("load"):
             vlm = shared_vlm(self.config.model)
-            self._check(vlm)
+            self._check_groups(vlm)
         return vlm
 
-    def _check(self, vlm: VLM) -> None:
-        """Say before any work what cannot work with this model."""
-        layers, k = len(vlm.layers), self.config.allocation.k
+    def _check_layers(self, layers: int) -> None:
+        k = self.config.allocation.k
         if self.config.allocation.name == "count" and k is not None and k > layers:
-            raise ConfigError(f"allocation.k={k} is not possible: {vlm.config.name} has {layers} decoder layers")
-        for name in (self.config.quantizer.low, self.config.quantizer.high):
-            tier: TierConfig = self.config.quantizer.tiers[name]
+            raise ConfigError(f"allocation.k={k} is not possible: {self.config.model.name} has {layers} decoder layers")
+
+    def _check_groups(self, vlm: VLM) -> None:
+        """Say before any work which tier does not fit this model's linears."""
+        quantizer = self.config.quantizer
+        for name in dict.fromkeys((quantizer.low, quantizer.high, *self.config.allocation.tiers)):
+            tier: TierConfig = quantizer.tiers[name]
             if tier.method == "float16":
                 continue
             for linear, weight in vlm.original(0).items():
@@ -87,28 +108,35 @@ class Stages:
     def calibration(self) -> CalibrationSet:
         return mixing.build(self.vlm, self.config.calibration)
 
+    @property
+    def calibration_key(self) -> str:
+        return keys.key("calibration", pocket.VERSION, prompts.VERSION, self.outline.fingerprint, self.config.calibration)
+
     @cached_property
     def calibration_info(self) -> dict[str, Any]:
         """Hash, tokens, alpha and sources of the calibration set; its hash is what every later key holds."""
-        vlm, config = self.vlm, self.config.calibration
-        key = keys.key("calibration", pocket.VERSION, prompts.VERSION, vlm.fingerprint, config)
 
         def build(folder: Path) -> None:
             made = self.calibration
             info = {"hash": made.hash, "tokens": made.tokens, "alpha": made.alpha, "sources": [s.source for s in made.samples]}
             write_json(folder / "calibration.json", info)
 
-        with self._stage("calibrate"):
-            folder = self.store.get("calibration", key, build, "the calibration set")
-        self.artefacts["calibration"] = key
+        with self.stage("calibrate"):
+            folder = self.store.get("calibration", self.calibration_key, build, "the calibration set")
+        self.artefacts["calibration"] = self.calibration_key
         info: dict[str, Any] = json.loads((folder / "calibration.json").read_text())
         return info
+
+    @property
+    def profile_key(self) -> str:
+        config = self.config.profile
+        asked = [config.clusters, config.tokens, config.seeds, config.seed]
+        return keys.key("profile", self.outline.fingerprint, self.calibration_info["hash"], asked)
 
     @cached_property
     def profile(self) -> list[LayerEntropy]:
         """Entropies per layer and modality, in bits."""
-        config, info = self.config.profile, self.calibration_info
-        key = keys.key("profile", self.vlm.fingerprint, info["hash"], config)
+        config, key = self.config.profile, self.profile_key
 
         def build(folder: Path) -> None:
             outputs = layer_outputs(self.vlm, self.calibration, config.tokens, config.seed)
@@ -117,7 +145,7 @@ class Stages:
                 table = profile_entropy(outputs, config, lambda: advance(""))
             write_json(folder / "profile.json", [asdict(entry) for entry in table])
 
-        with self._stage("profile"):
+        with self.stage("profile"):
             folder = self.store.get("profile", key, build, "the entropy profile")
         self.artefacts["profile"] = key
         return [LayerEntropy(**entry) for entry in json.loads((folder / "profile.json").read_text())]
@@ -126,33 +154,47 @@ class Stages:
         """Mean entropy of every layer over one modality's tokens."""
         found = [e.mean for e in self.profile if e.modality == modality]
         if not found:
-            raise ConfigError(
-                f"order.modality={modality} is not possible: the calibration set (alpha={self.config.calibration.alpha}) "
-                f"has no {modality} tokens"
-            )
+            raise self.no_tokens(modality)
         return found
+
+    def no_tokens(self, modality: str) -> ConfigError:
+        return ConfigError(
+            f"order.modality={modality} is not possible: the calibration set (alpha={self.config.calibration.alpha}) "
+            f"has no {modality} tokens"
+        )
+
+    @cached_property
+    def chooser(self) -> Chooser:
+        return Chooser(self)
 
     @cached_property
     def order(self) -> list[int]:
-        order = self.config.order
-        ranked: list[int] = registry.load("order", order.name)(self.entropies(order.modality), order.seed)
-        return ranked
+        return self.chooser.order()
 
     @cached_property
-    def allocation(self) -> Allocation:
-        entropies, quantizer = self.entropies(self.config.order.modality), self.config.quantizer
-        return allocate(self.config.allocation, self.order, entropies, quantizer.low, quantizer.high)
+    def chosen(self) -> Chosen:
+        """The plan's allocation, and what it saw on the way."""
+        return self.chooser.choose()
 
     @cached_property
     def layers(self) -> list[Path]:
         """The folders of the allocation's packed layers."""
-        return self.quantize(self.allocation)
+        return self.quantize(self.chosen.allocation)
+
+    def packed(self, allocation: Allocation, propagation: str | None = None, name: str = "quantize") -> list[Path]:
+        """The folders of an allocation's packed layers, made where they are missing."""
+        info, config = self.calibration_info, self.config.quantizer
+        config = replace(config, propagation=propagation or config.propagation)
+        with self.stage(name):
+            wanted = layer_keys(self.outline.fingerprint, info["hash"], config, allocation)
+            if all(self.store.has("layers", key) for key in wanted):  # no model is needed for what is there
+                return [self.store.get("layers", key, lambda folder: None) for key in wanted]
+            walk = Walk(self.vlm, lambda: self.calibration, info["hash"], config, self.store)
+            with self.progress.bar(name, len(allocation.tiers)) as advance:
+                return walk.quantize(allocation, advance)
 
     def quantize(self, allocation: Allocation, name: str = "quantize") -> list[Path]:
-        info = self.calibration_info
-        walk = Walk(self.vlm, lambda: self.calibration, info["hash"], self.config.quantizer, self.store)
-        with self._stage(name), self.progress.bar(name, len(allocation.tiers)) as advance:
-            folders = walk.quantize(allocation, advance)
+        folders = self.packed(allocation, name=name)
         self.artefacts[name] = [folder.name for folder in folders]
         return folders
 
@@ -162,14 +204,22 @@ class Stages:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        return Evaluator(self.vlm, self.config.evaluation, self.store, self.progress, self._pocket)
+        return self.evaluator_of(self.config.evaluation)
 
-    def _pocket(self) -> Path:
+    def evaluator_of(self, config: EvaluationConfig) -> Evaluator:
+        """An evaluator of this run's model on other questions."""
+        return Evaluator(self.vlm, config, self.store, self.progress, partial(self._pocket, config.split))
+
+    def _pocket(self, split: str) -> Path:
         """The folder of the pocket benchmarks' parquet files."""
-        split = "selection" if self.config.evaluation.split == "selection" else "report"
+        split = "selection" if split == "selection" else "report"
         key = keys.key("pocket", pocket.VERSION, prompts.VERSION, split)
-        with self._stage("data"):
-            return self.store.get("pocket", key, lambda folder: _write_pocket(folder, split), "the pocket benchmarks")
+
+        def build(folder: Path) -> None:
+            pocket.write(folder, split)
+
+        with self.stage("data"):
+            return self.store.get("pocket", key, build, "the pocket benchmarks")
 
     @cached_property
     def reference(self) -> tuple[Allocation, list[Path]]:
@@ -178,13 +228,13 @@ class Stages:
         name = next((n for n, t in tiers.items() if t.method == "float16"), None)
         if name is None:
             raise ConfigError("quantizer.tiers has no float16 tier: retention needs the model's own 16-bit score")
-        allocation = Allocation((name,) * len(self.vlm.layers))
+        allocation = Allocation((name,) * self.outline.layers)
         return allocation, self.quantize(allocation, "quantize 16-bit")
 
     def evaluate(self, allocation: Allocation, folders: list[Path], name: str = "evaluate") -> dict[str, Scored]:
         """Scores of an allocation per benchmark, answered by the packed weights in `folders`."""
         questions = self.evaluator.questions  # read before the clock starts: they are the same for every allocation
-        with self._stage(name):
+        with self.stage(name):
             scores = self.evaluator.scores(allocation, folders, name)
         self.artefacts[name] = {benchmark: scores[benchmark].key for benchmark in questions}
         return scores
@@ -195,10 +245,6 @@ class Stages:
         if config.fidelity == 0 and config.text_tokens == 0:
             return {}, None
         reference, layers = self.reference, self.layers
-        with self._stage("fidelity"):
-            measured = self.evaluator.fidelity(self.allocation, layers, *reference)
-            return measured, self.evaluator.perplexity(self.allocation, layers)
-
-
-def _write_pocket(folder: Path, split: str) -> None:
-    pocket.write(folder, split)
+        with self.stage("fidelity"):
+            measured = self.evaluator.fidelity(self.chosen.allocation, layers, *reference)
+            return measured, self.evaluator.perplexity(self.chosen.allocation, layers)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,17 +19,23 @@ from luq.evaluation.prompts import PROMPTS, TARGETS, Doc
 from luq.evaluation.scorers.summary import Summary
 from luq.evaluation.subsets import unit_of
 from luq.models.vlm import LINEARS, VLM
+from luq.quantization.database import read_layer
 from luq.quantization.linear import installed_tiers
 
 log = logging.getLogger(__name__)
 
 
-def assert_installed(vlm: VLM, allocation: Allocation) -> None:
-    """A ModelError unless every layer's linears really are in the tier that the allocation says."""
-    for index, tier in enumerate(allocation.tiers):
+def assert_installed(vlm: VLM, allocation: Allocation, folders: list[Path]) -> None:
+    """A ModelError unless the linears of every layer are in the tier that the allocation says, bit for bit as stored."""
+    for index, (tier, folder) in enumerate(zip(allocation.tiers, folders, strict=True)):
         found = installed_tiers(vlm.layers[index], LINEARS)
         if found != {tier}:
             raise ModelError(f"layer {index} should be in tier {tier}, but its linears are in {found}")
+        for name, weight in read_layer(folder).items():
+            buffers = dict(vlm.layers[index].get_submodule(name).named_buffers(recurse=False))
+            for buffer, stored in weight.buffers.items():
+                if not torch.equal(buffers[buffer].cpu(), stored):
+                    raise ModelError(f"{buffer} of layer {index} {name} in memory is not what {folder} holds: start again")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class VLM:
     layers: nn.ModuleList
     fingerprint: str
     originals: list[dict[str, Any]] = field(default_factory=list)
+    standing: dict[int, str] = field(default_factory=dict)  # layer -> key of the packed layer that is installed
 
     @property
     def device(self) -> torch.device:
@@ -56,15 +57,24 @@ class VLM:
         """The 16-bit weights [out, in] of one layer's linears, by name."""
         return {name: linear.weight.detach() for name, linear in self.originals[layer].items()}
 
-    def install(self, layer: int, modules: dict[str, nn.Module] | None) -> None:
-        """Put modules in place of a layer's linears; None puts the 16-bit ones back."""
+    def install(self, layer: int, modules: dict[str, nn.Module] | None, key: str = "") -> None:
+        """Put modules in place of a layer's linears; None puts the 16-bit ones back. `key` is their artefact's."""
         for name, module in (modules or self.originals[layer]).items():
             parent, _, attribute = name.rpartition(".")
             setattr(self.layers[layer].get_submodule(parent), attribute, module)
+        if modules:
+            self.standing[layer] = key
+        else:
+            self.standing.pop(layer, None)
+
+    def restore(self) -> None:
+        """Put the 16-bit linears back wherever something else stands."""
+        for layer in list(self.standing):
+            self.install(layer, None)
 
 
-def resolve_path(config: ModelConfig) -> Path:
-    """The local folder of a checkpoint: shipped, given, or fetched from the hub."""
+def resolve_path(config: ModelConfig, download: bool = True) -> Path:
+    """The local folder of a checkpoint: shipped, given, or fetched from the hub (or found in its cache)."""
     if config.path.startswith("pocket:"):
         name = config.path.removeprefix("pocket:")
         known = sorted(p.name for p in POCKET.iterdir() if p.is_dir()) if POCKET.exists() else []
@@ -80,7 +90,7 @@ def resolve_path(config: ModelConfig) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=FILES))
+        return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=FILES, local_files_only=not download))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"model.path={config.path} is neither a local folder nor reachable on the hub: give a folder, or log in and "
@@ -108,6 +118,26 @@ def fingerprint(folder: Path) -> str:
     """Key of the names, sizes and contents of config and weights (of files over 64 MiB: both ends)."""
     files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")])
     return keys.key([[file.name, *keys.file_digest(file)] for file in files])
+
+
+class Outline(NamedTuple):
+    """What can be known of a checkpoint without loading it."""
+
+    fingerprint: str
+    layers: int  # decoder layers of the language backbone
+
+
+def outline(config: ModelConfig, download: bool = True) -> Outline:
+    """The outline of a config's checkpoint; a ModelError if it is not complete, or (without download) not here."""
+    folder = resolve_path(config, download)
+    check_files(folder)
+    told = json.loads((folder / "config.json").read_text())
+    layers = told.get("text_config", told).get("num_hidden_layers") or told.get("num_hidden_layers")
+    if layers is None:  # left out where it is the family's default
+        from transformers import AutoConfig
+
+        layers = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
+    return Outline(fingerprint(folder), int(layers))
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:

@@ -58,6 +58,7 @@ class LayerOutputs:
 @torch.no_grad()
 def layer_outputs(vlm: VLM, calibration: CalibrationSet, tokens: int, seed: int) -> list[dict[str, Tensor]]:
     """Run the calibration set once; per layer and modality the kept output vectors [<= tokens, hidden]."""
+    vlm.restore()
     outputs = LayerOutputs(vlm.layers, choose_tokens(calibration.image_mask(), tokens, seed))
     for batch in calibration.batches():
         vlm.model(**inputs_of(batch, vlm.device), use_cache=False, logits_to_keep=1)

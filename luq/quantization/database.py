@@ -51,6 +51,11 @@ def read_layer(folder: Path, device: torch.device | str = "cpu") -> PackedLayer:
     return packed
 
 
+def stored_bytes(folder: Path) -> int:
+    """Size of a packed layer's file."""
+    return (folder / FILE).stat().st_size
+
+
 @dataclass(frozen=True)
 class LayerSize:
     """What one layer's file holds. `ledger` is bytes per tensor class and sums to `bytes`."""
@@ -67,7 +72,7 @@ def layer_size(folder: Path, packed: PackedLayer) -> LayerSize:
     for weight in packed.values():
         for name, count in weight.ledger().items():
             ledger[name] = ledger.get(name, 0) + count
-    size = (folder / FILE).stat().st_size
+    size = stored_bytes(folder)
     ledger["header"] = size - sum(ledger.values())
     weights = sum(p.shape[0] * p.shape[1] for p in packed.values())
     nominal = sum(p.nominal_bits * p.shape[0] * p.shape[1] for p in packed.values()) / weights

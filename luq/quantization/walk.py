@@ -48,6 +48,7 @@ class State:
 @torch.no_grad()
 def first_inputs(vlm: VLM, calibration: CalibrationSet) -> list[State]:
     """What layer 0 receives, batch by batch."""
+    vlm.restore()
     states: list[State] = []
 
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -131,6 +132,23 @@ def _quantize_linear(quantizer: Any, weight: Tensor, hessian: Tensor | None, whe
         raise DataError(f"{where}: {error}") from error
 
 
+def layer_keys(fingerprint: str, calibration_hash: str, config: QuantizerConfig, allocation: Allocation) -> list[str]:
+    """The artefact key of every layer of an allocation: of everything that determines its bytes, and nothing else."""
+    found: list[str] = []
+    for index, name in enumerate(allocation.tiers):
+        tier = config.tiers[name]
+        part: list[Any] = ["layer", VERSION, fingerprint, index, tier]
+        if not make_quantizer(tier).data_free:
+            feed: Any = config.propagation
+            if feed == "exact":
+                feed = ["exact", *found]
+            elif feed == "high":
+                feed = ["high", config.tiers[config.high]]
+            part += [calibration_hash, feed]
+        found.append(keys.key(*part))
+    return found
+
+
 class Walk:
     """Makes and finds the layer artefacts of allocations over one model and one calibration set."""
 
@@ -142,22 +160,8 @@ class Walk:
         self.calibration_hash = calibration_hash
 
     def keys(self, allocation: Allocation) -> list[str]:
-        """The artefact key of every layer: of everything that determines its bytes, and nothing else."""
-        found: list[str] = []
-        prefix: list[str] = []
-        for index, name in enumerate(allocation.tiers):
-            tier = self.config.tiers[name]
-            part: list[Any] = ["layer", VERSION, self.vlm.fingerprint, index, tier]
-            if not make_quantizer(tier).data_free:
-                feed: Any = self.config.propagation
-                if feed == "exact":
-                    feed = ["exact", *prefix]
-                elif feed == "high":
-                    feed = ["high", self.config.tiers[self.config.high]]
-                part += [self.calibration_hash, feed]
-            found.append(keys.key(*part))
-            prefix.append(found[-1])
-        return found
+        """The artefact key of every layer."""
+        return layer_keys(self.vlm.fingerprint, self.calibration_hash, self.config, allocation)
 
     def _feed(self, allocation: Allocation) -> Allocation | None:
         """The allocation whose outputs feed each next layer; None: the 16-bit model."""
@@ -201,13 +205,11 @@ class Walk:
             self.vlm.install(index, None)
 
 
-def install(vlm: VLM, allocation: Allocation, folders: list[Path], cache: bool = True) -> None:
-    """Put the packed layers of an allocation into the model."""
+def install(vlm: VLM, allocation: Allocation, folders: list[Path], cache: bool = True) -> int:
+    """Put the packed layers of an allocation into the model; only what differs is read. Returns how many layers changed."""
+    changed = 0
     for index, (tier, folder) in enumerate(zip(allocation.tiers, folders, strict=True)):
-        vlm.install(index, modules(vlm, index, read_layer(folder), tier, cache))
-
-
-def uninstall(vlm: VLM) -> None:
-    """Put the 16-bit linears back everywhere."""
-    for index in range(len(vlm.layers)):
-        vlm.install(index, None)
+        if vlm.standing.get(index) != folder.name:
+            vlm.install(index, modules(vlm, index, read_layer(folder), tier, cache), folder.name)
+            changed += 1
+    return changed

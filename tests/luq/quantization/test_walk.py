@@ -13,7 +13,7 @@ from luq.models.vlm import LINEARS, VLM
 from luq.quantization.database import FILE, layer_size, read_layer
 from luq.quantization.linear import PackedLinear
 from luq.quantization.packed import FORMATS
-from luq.quantization.walk import Walk, first_inputs, hessians, install, quantize_layer, uninstall
+from luq.quantization.walk import Walk, first_inputs, hessians, install, quantize_layer
 from luq.store import Store
 
 TIERS = {
@@ -66,7 +66,7 @@ def test_float16_answers_like_the_model_itself(vlm: VLM, calibration: Calibratio
         try:
             after = vlm.model(input_ids=ids).logits
         finally:
-            uninstall(vlm)
+            vlm.restore()
         again = vlm.model(input_ids=ids).logits
     assert torch.allclose(before, after, atol=1e-4)
     assert torch.equal(before, again)
@@ -87,7 +87,7 @@ def test_installed_layers_compute_with_the_files(vlm: VLM, calibration: Calibrat
                 with torch.no_grad():
                     assert torch.equal(module(x).T, packed[name].dequantize())
     finally:
-        uninstall(vlm)
+        vlm.restore()
 
 
 def test_exact_shares_prefixes_and_high_shares_everything(vlm: VLM, calibration: CalibrationSet, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_exact_equals_quantizing_by_hand(vlm: VLM, calibration: CalibrationSet, 
                 out = vlm.layers[0](state.hidden, **state.arguments)
             state.hidden = out[0] if isinstance(out, tuple) else out
     finally:
-        uninstall(vlm)
+        vlm.restore()
     by_hand = quantize_layer(vlm, 1, TIERS["gptq2"], states)
     stored = read_layer(folders[1])
     for name in LINEARS:
@@ -190,5 +190,5 @@ def test_cuda_packs_and_answers_like_the_cpu(vlm: VLM, calibration: CalibrationS
             with torch.no_grad():
                 answers.append(model.model(input_ids=ids.to(model.device)).logits.float().cpu())
         finally:
-            uninstall(model)
+            model.restore()
     assert torch.allclose(*answers, atol=0.1, rtol=0.05)

@@ -1,0 +1,183 @@
+"""From scores of layers to an allocation: what the orders and plans ask for, measured and kept in the store."""
+
+import json
+import math
+from dataclasses import replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luq import keys, registry
+from luq.allocation import plans
+from luq.allocation.orders import Correlation, correlations
+from luq.allocation.plans import Allocation, Chosen, Given, Selection
+from luq.errors import ConfigError
+from luq.evaluation.scorers.summary import mean
+from luq.memory import rest_ledger
+from luq.profiling import scores as profiling
+from luq.quantization import sensitivity
+from luq.quantization.database import read_layer, stored_bytes
+from luq.store import write_json
+from pipelines.evaluation import Evaluator
+
+if TYPE_CHECKING:
+    from pipelines.stages import Stages
+
+VERSION = 1  # of the scores' arithmetic
+CHEAP = ("entropy", "variance", "lim", "zd", "kurtosis", "depth")  # orders that need no quantized layer
+
+
+class Chooser:
+    """Scores, orders and the plan of one run."""
+
+    def __init__(self, stages: "Stages"):
+        self.stages, self.config = stages, stages.config
+
+    # scores
+
+    def score(self, name: str, modality: str | None = None) -> list[float]:
+        """A score per layer; entropy, variance and lim over the tokens of a modality (the order's own by default)."""
+        modality = modality or self.config.order.modality
+        if name == "entropy":
+            return self.stages.entropies(modality)
+        if name in profiling.FORWARD:
+            found = self._forward
+            if modality not in found:
+                raise self.stages.no_tokens(modality)
+            return found[modality][name]
+        if name in profiling.WEIGHTS:
+            return self._weights[name]
+        return self.errors(name, self.config.quantizer.low)
+
+    def _kept(self, name: str, parts: list, measure) -> dict:
+        """Numbers from the store, or measured and put there."""
+        key = keys.key("scores", VERSION, name, self.stages.outline.fingerprint, *parts)
+        with self.stages.stage("scores"):
+            folder = self.stages.store.get("scores", key, lambda f: write_json(f / "scores.json", measure()), f"the {name} scores")
+        self.stages.artefacts.setdefault("scores", {})[name] = key
+        kept: dict = json.loads((folder / "scores.json").read_text())
+        return kept
+
+    @cached_property
+    def _forward(self) -> dict[str, dict[str, list[float]]]:
+        stages = self.stages
+        calibration = stages.calibration_info["hash"]
+        return self._kept("forward", [calibration], lambda: profiling.forward_scores(stages.vlm, stages.calibration))
+
+    @cached_property
+    def _weights(self) -> dict[str, list[float]]:
+        return self._kept("weights", [], lambda: profiling.weight_scores(self.stages.vlm))
+
+    @cache  # noqa: B019 (a chooser lives as long as its run)
+    def database(self, tier: str) -> list[Path]:
+        """Every layer in one tier, as `high` or `float` propagation makes it: independent of any allocation."""
+        shared = self.config.quantizer.propagation if self.config.quantizer.propagation == "high" else "float"
+        return self.stages.packed(Allocation((tier,) * self.stages.outline.layers), shared)
+
+    @cache  # noqa: B019
+    def errors(self, name: str, tier: str) -> list[float]:
+        """What each layer alone costs in a tier: `output_error`, `delta_loss` or `kl`."""
+        if name == "kl":
+            return self._divergences(tier)
+        stages, layers = self.stages, self.database(tier)
+        measure = {"output_error": sensitivity.output_errors, "delta_loss": sensitivity.delta_losses}[name]
+        parts = [stages.calibration_info["hash"], [folder.name for folder in layers]]
+        read = [lambda f=folder: read_layer(f) for folder in layers]
+        measured = self._kept(
+            f"{name} {tier}", parts, lambda: {name: measure(stages.vlm, stages.calibration, [r() for r in read])}
+        )
+        values: list[float] = measured[name]
+        return values
+
+    def _divergences(self, tier: str) -> list[float]:
+        """One layer at a time in the tier, all others in 16 bit: mean KL of the selection split's answers."""
+        (reference, float_layers), layers = self.stages.reference, self.database(tier)
+        judge, found = self._judge(self.config.profile.samples), []
+        with self.stages.stage("scores"):
+            for i, folder in enumerate(layers):
+                folders = [folder if i == j else f for j, f in enumerate(float_layers)]
+                measured = judge.fidelity(reference.replace({i: tier}), folders, reference, float_layers)
+                found.append(mean([m["kl"][0] for m in measured.values() if m["n"]]))
+        return found
+
+    # orders
+
+    def order(self, name: str | None = None, modality: str | None = None) -> list[int]:
+        """The ranking of layers that the config, or `name`, asks for."""
+        ranking = registry.load("order", name or self.config.order.name)
+        ranked: list[int] = ranking(lambda s: self.score(s, modality), self.stages.outline.layers, self.config.order.seed)
+        return ranked
+
+    def orders(self) -> dict[str, list[int]]:
+        """The cheap orders, entropy over each modality, those that the profile asks for, and the one that is used."""
+        names = dict.fromkeys((*CHEAP, *self.config.profile.orders, self.config.order.name))
+        found = {name: self.order(name, "all") for name in names}
+        for modality in ("image", "text"):
+            if any(e.modality == modality for e in self.stages.profile):
+                found[f"entropy:{modality}"] = self.order("entropy", modality)
+        return found
+
+    def correlations(self) -> list[Correlation]:
+        """Rank correlations between all of them."""
+        return correlations(self.orders())
+
+    def scores(self) -> dict[str, list[float]]:
+        """Name -> score per layer, for the record: of the orders that the profile asks for and of the one that is used."""
+        names = dict.fromkeys((*self.config.profile.orders, self.config.order.name))
+        scored = (n for n in (n.removesuffix("_reverse") for n in names) if n not in ("depth", "random"))
+        return {name: self.score(name) for name in scored}
+
+    # plans
+
+    def _judge(self, samples: int | None) -> Evaluator:
+        """An evaluator that asks the selection split only."""
+        config = self.config.evaluation
+        if config.split != "report":
+            raise ConfigError(f"evaluation.split={config.split}: a plan that chooses on the selection split needs 'report' there")
+        return self.stages.evaluator_of(replace(config, split="selection", samples=samples, fidelity=None))
+
+    @cached_property
+    def _selector(self) -> Evaluator:
+        return self._judge(self.config.allocation.samples)
+
+    def select(self, allocation: Allocation) -> Selection:
+        scored = self._selector.scores(allocation, self.stages.packed(allocation), "select").values()
+        errors = [s.summary.stderr for s in scored]
+        n = sum(s.summary.n for s in scored)
+        return Selection(mean([s.summary.score for s in scored]), math.sqrt(sum(e * e for e in errors)) / len(errors), n)
+
+    def divergence(self, allocation: Allocation) -> float:
+        measured = self._selector.fidelity(allocation, self.stages.packed(allocation), *self.stages.reference)
+        return mean([m["kl"][0] for m in measured.values() if m["n"]])
+
+    def choose(self) -> Chosen:
+        """The allocation of the config's plan. One with a budget keeps it in the files that are really made."""
+        with self.stages.stage("allocate"):
+            chosen = plans.make(self.config.allocation, self._given(0))
+            if "budget_bytes" not in chosen.report or self.config.quantizer.propagation != "exact":
+                return chosen
+            for _ in range(3):  # a layer's size can depend by a few bytes on what feeds it
+                files = sum(stored_bytes(folder) for folder in self.stages.packed(chosen.allocation))
+                over = files - chosen.report["budget_bytes"]
+                if over <= 0:
+                    break
+                chosen = plans.make(self.config.allocation, self._given(over))
+            return Chosen(chosen.allocation, {**chosen.report, "bytes": files})
+
+    def _given(self, margin: int) -> Given:
+        """What the plan may ask for."""
+        config, vlm = self.config, lambda: self.stages.vlm
+        exact = {name for name, tier in config.quantizer.tiers.items() if tier.method == "float16"}
+        return Given(
+            order=self.order(),
+            entropies=lambda: self.stages.entropies(config.order.modality),
+            low=config.quantizer.low,
+            high=config.quantizer.high,
+            size=lambda layer, tier: stored_bytes(self.database(tier)[layer]),
+            error=lambda layer, tier: 0.0 if tier in exact else self.errors(config.allocation.error, tier)[layer],
+            select=self.select,
+            divergence=self.divergence,
+            rest_bytes=lambda: sum(rest_ledger(vlm()).values()),
+            weights=lambda: sum(w.numel() for i in range(self.stages.outline.layers) for w in vlm().original(i).values()),
+            margin=margin,
+        )

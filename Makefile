@@ -28,7 +28,7 @@ test: install  ## all tests, on CPU, without network
 	$(BIN)/pytest
 
 demo: install  ## LUQ next to 16-, 4- and 3-bit versions of the pocket model: one table, one figure
-	$(BIN)/luq run -m sweep=demo 'experiment=float16,gptq4,gptq3,billm,luq_k2,luq_k4,luq_k6,luq_k8,luq_k4_text'
+	$(BIN)/luq sweep demo
 	$(BIN)/python -m analysis demo
 
 clean:  ## remove everything that was made

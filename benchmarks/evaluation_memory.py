@@ -116,8 +116,9 @@ def main() -> None:
             few, all_, seconds = answer.get()
             process.join()
             out.print(
-                f"{count:>5} pages, {size:6.0f} MB of parquet: own memory {all_[0]:.0f} MB ({all_[0] - few[0]:+.0f} MB over the first "
-                f"64 questions), mapped files {all_[1]:.0f} MB ({all_[1] - few[1]:+.0f}); {seconds:.0f} s"
+                f"{count:>5} pages, {size:6.0f} MB of parquet: own memory {all_[0]:.0f} MB "
+                f"({all_[0] - few[0]:+.0f} MB over the first 64 questions), "
+                f"mapped files {all_[1]:.0f} MB ({all_[1] - few[1]:+.0f}); {seconds:.0f} s"
             )
 
 

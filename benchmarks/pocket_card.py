@@ -1,6 +1,6 @@
 """The numbers of the pocket model's card: `python benchmarks/pocket_card.py`, after the sweep it asks for.
 
-Scores and retentions come from the records of `luq run -m sweep=card experiment=float16,gptq4,gptq3,gptq2,billm`; the
+Scores and retentions come from the records of `luq sweep card`; the
 baseline is the best constant answer per benchmark; effective ranks are of the 16-bit model's calibration Hessians.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     outputs = Path(os.environ.get("LUQ_OUTPUTS", "outputs"))
     runs = {record["name"]: record for record in results.iterate(outputs, "card")}
     if "float16" not in runs:
-        out.print("first: luq run -m sweep=card experiment=float16,gptq4,gptq3,gptq2,billm")
+        out.print("first: luq sweep card")
         sys.exit(1)
     names = [n for n in ("float16", "gptq4", "gptq3", "gptq2", "billm") if n in runs]
     out.print("| benchmark | best constant answer | " + " | ".join(names) + " |")

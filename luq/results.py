@@ -11,14 +11,32 @@ from luq.store import write_json
 SCHEMA = 2
 FILE = "result.json"
 Record = dict[str, Any]
+VOLATILE = ("seconds", "cached", "wall_seconds", "finished", "git_sha", "versions", "device")  # differ between equal runs
 
 
 def write(outputs: Path, record: Record) -> Path:
     """Write a record under its key, and note it in its sweep; returns the file."""
     file = outputs / "runs" / record["key"] / FILE
     write_json(file, {"schema": SCHEMA, **record})
-    write_json(outputs / "sweeps" / record["sweep"] / f"{record['key']}.json", {"run": record["key"], "name": record["name"]})
+    note(outputs, record["sweep"], record["key"], record["name"])
     return file
+
+
+def lasting(record: Record) -> Record:
+    """A record without what differs between two runs that did the same."""
+    kept = {name: value for name, value in record.items() if name not in VOLATILE}
+    return kept | {"memory": {name: value for name, value in record["memory"].items() if name != "peak_bytes"}}
+
+
+def note(outputs: Path, sweep: str, key: str, name: str) -> None:
+    """Count a record among the runs of a sweep, under a name."""
+    write_json(outputs / "sweeps" / sweep / f"{key}.json", {"run": key, "name": name})
+
+
+def failure(outputs: Path, key: str) -> dict[str, Any] | None:
+    """Why the run of a config failed last; None if it did not."""
+    file = _failure(outputs, key)
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def _failure(outputs: Path, key: str) -> Path:

@@ -52,6 +52,7 @@ class Store:
         self.root = root
         self._locks = root / ".locks"  # empty files that stay: to delete one while another process waits for it is a race
         self._locks.mkdir(parents=True, exist_ok=True)
+        self.about = ""  # what is worked on (a model's fingerprint), for the log
         self.made: list[str] = []
         self.found: list[str] = []
 
@@ -90,13 +91,14 @@ class Store:
         return self.verify(stage, key)
 
     def lock(self, name: str, what: str) -> "FileLock":
-        """The lock of a name; if another process holds it, a line says that we wait, and for what."""
+        """The lock of a name; if another process holds it, a line says that we wait, and for what (if that is said)."""
         lock = FileLock(self._locks / f"{name}.lock")
         try:
             lock.acquire(timeout=0)
             lock.release()
         except Timeout:
-            log.warning("waiting for another process that makes %s", what)
+            if what:
+                log.warning("waiting for another process that makes %s", what)
         return lock
 
     def _build(self, stage: str, key: str, build: Callable[[Path], None], what: str) -> None:
@@ -108,7 +110,7 @@ class Store:
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}.tmp"))
         try:
             build(scratch)
-            files = {
+            files: dict[str, dict[str, Any]] = {
                 str(f.relative_to(scratch)): {"bytes": f.stat().st_size, "sha256": _sha256(f)}
                 for f in sorted(scratch.rglob("*"))
                 if f.is_file()
@@ -121,7 +123,7 @@ class Store:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         entry = {"stage": stage, "key": key, "what": what, "seconds": round(time.perf_counter() - begun, 4)}
-        self._note(entry | {"bytes": sum(f["bytes"] for f in files.values()), "process": os.getpid()})
+        self._note(entry | {"bytes": sum(f["bytes"] for f in files.values()), "about": self.about, "process": os.getpid()})
 
     def _note(self, entry: dict[str, Any]) -> None:
         """Add a line to the log of what was made: one write, so that lines of several processes do not mix."""

@@ -53,7 +53,9 @@ class Chooser:
         """Numbers from the store, or measured and put there."""
         key = keys.key("scores", VERSION, name, self.stages.outline.fingerprint, *parts)
         with self.stages.stage("scores"):
-            folder = self.stages.store.get("scores", key, lambda f: write_json(f / "scores.json", measure()), f"the {name} scores")
+            folder = self.stages.store.get(
+                "scores", key, lambda f: write_json(f / "scores.json", measure()), f"the {name} scores"
+            )
         self.stages.artefacts.setdefault("scores", {})[name] = key
         kept: dict = json.loads((folder / "scores.json").read_text())
         return kept

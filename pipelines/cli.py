@@ -15,11 +15,18 @@ HYDRA = {
     "quantize": "up to the packed layers",
     "evaluate": "the same chain as run: what the store has is not made again",
 }
+SWEEPS = {
+    "sweep": "a named sweep: runs what is missing or failed (`luq sweep` lists them, --plan says what one will cost)",
+    "status": "which runs of a named sweep are done, running, failed or missing",
+}
 EPILOG = """\
 run, profile, quantize and evaluate take Hydra overrides, and -m for every combination:
   luq run allocation=count allocation.k=4
   luq run -m allocation.k=0,2,4,6 calibration=text,multimodal
   luq run allocation=threshold allocation.quantile=0.5 quantizer.propagation=high
+sweep and status take a name and Hydra overrides:
+  luq sweep pareto --plan
+  luq sweep pareto model=pocket_llava seed=0,1 hydra/launcher=joblib hydra.launcher.n_jobs=2
 """
 
 
@@ -29,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in HYDRA.items():
+    for name, text in (HYDRA | SWEEPS).items():
         commands.add_parser(name, help=text, add_help=False)
     compare = commands.add_parser("compare", help="two runs question by question: `luq compare SWEEP/NAME SWEEP/NAME`")
     compare.add_argument("a", help="SWEEP/NAME, or the beginning of a run's key")
@@ -99,6 +106,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             schema.check_choices(arguments[1:])
             sys.argv = [f"luq {arguments[0]}", *arguments[1:]]
             run.main(arguments[0])
+            return
+        if arguments and arguments[0] in SWEEPS:
+            from pipelines import sweep
+
+            sweep.main(arguments[0], arguments[1:])
             return
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         _plain(_parser().parse_args(arguments))

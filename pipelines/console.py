@@ -1,8 +1,10 @@
 """What a person sees: bars while it works, one line per finished stage, tables at the end."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich import progress as bars
@@ -14,6 +16,7 @@ from luq.allocation.orders import Correlation
 from luq.profiling.entropy import LayerEntropy
 from luq.results import Record
 
+log = logging.getLogger(__name__)
 out = Console(highlight=False)
 
 
@@ -33,7 +36,38 @@ class Progress:
 
     def stage(self, name: str, seconds: float, cached: bool, made: int) -> None:
         how = "from the store" if cached else f"{made} made" if made else "done"
+        log.info("%s: %.1f s, %s", name, seconds, how)
         out.print(f"  {name:<16} {seconds:7.1f} s  [dim]{how}[/dim]")
+
+
+class Silent(Progress):
+    """Says nothing."""
+
+    def note(self, text: str) -> None: ...
+
+    def stage(self, name: str, seconds: float, cached: bool, made: int) -> None: ...
+
+
+def log_warnings() -> None:
+    """Warnings of all loggers to the terminal."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
+
+
+@contextmanager
+def log_file(file: Path) -> Iterator[None]:
+    """A job's own log: its stages, warnings, and the traceback of its failure."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("pipelines").setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def human(count: float) -> str:
@@ -68,16 +102,16 @@ def order_tables(orders: dict[str, list[int]], correlations: list[Correlation]) 
     for name, order in orders.items():
         listed.add_row(name, " ".join(map(str, order)))
     names, found = list(orders), {(c.a, c.b): c for c in correlations}
-    shown = Table(title="Rank correlation: Kendall's tau above the diagonal, Spearman's rho below", title_justify="left")
-    shown.add_column("")
-    for name in names:
-        shown.add_column(name.replace("entropy:", "H:").replace("_", "\n"), justify="right")
+    shown = Table(title="Rank correlation: Kendall's tau above the diagonal, Spearman's rho below it", title_justify="left")
+    shown.add_column("order")
+    for i in range(len(names)):
+        shown.add_column(str(i + 1), justify="right")
     for i, a in enumerate(names):
         cells = []
         for j, b in enumerate(names):
             value = found[a, b].kendall if i < j else found[b, a].spearman if i > j else None
-            cells.append("" if value is None else f"{value:+.2f}")
-        shown.add_row(a, *cells)
+            cells.append("" if value is None else f"{value:+.1f}")
+        shown.add_row(f"{i + 1} {a}", *cells)
     return Group(listed, shown)
 
 

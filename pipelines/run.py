@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hydra
+from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.markup import escape
@@ -23,13 +24,16 @@ from luq.errors import LuqError
 from luq.evaluation import prompts, scorers
 from luq.evaluation.scorers.summary import mean
 from luq.memory import reset_peak
+from luq.models.vlm import outline
+from luq.store import Store
 from luq.tracking import make_tracker
-from pipelines import console
+from pipelines import console, devices
 from pipelines.evaluation import Scored
 from pipelines.schema import CONF, register, to_config
 from pipelines.stages import Stages
 
 log = logging.getLogger(__name__)
+UNNAMED = ("paths", "tracking", "group=")  # overrides that no run is named after
 failures: list[str] = []  # jobs of this process that failed; the command's exit code says so
 PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "scikit-learn", "safetensors")
 
@@ -148,9 +152,13 @@ def quantize(config: RunConfig, name: str) -> None:
 STAGES: dict[str, Callable[[RunConfig, str], Any]] = {"run": run, "evaluate": run, "profile": profile, "quantize": quantize}
 
 
-def job(stage: str, composed: DictConfig) -> None:
-    """One job of a (multi)run: errors are shown and recorded, and the next job goes on."""
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("paths", "tracking", "group="))]
+def job(stage: str, composed: DictConfig, base: Sequence[str] = (), once: bool = False, wait: bool = True) -> None:
+    """One job of a (multi)run: errors are shown and recorded, and the next job goes on.
+
+    `base` are overrides that its name leaves out. With `once` a job that has its record is left alone; without `wait` so is
+    one that another process is at.
+    """
+    overrides = [o for o in HydraConfig.get().overrides.task if o not in base and not o.startswith(UNNAMED)]
     name = " ".join(o.removeprefix("experiment=") for o in overrides) or "default"
     console.out.rule(f"[bold]{escape(name)}[/bold]", align="left")
     try:
@@ -158,14 +166,39 @@ def job(stage: str, composed: DictConfig) -> None:
     except LuqError as error:
         _failed(name, error)
         return
+    outputs, key = Path(config.paths.outputs), keys.key(config)
+    lock = Store(outputs / "store").lock(f"run-{key}", f"the run {name}" if wait else "")
     try:
-        STAGES[stage](config, name)
+        with lock.acquire(timeout=-1 if wait else 0), console.log_file(outputs / "logs" / f"{key}.log"):
+            if once and done(config):
+                console.out.print("  done by another process")
+                return
+            _attempt(stage, config, name)
+    except Timeout:
+        console.out.print("  another process is at it: later")
+
+
+def _attempt(stage: str, config: RunConfig, name: str) -> None:
+    try:
+        with devices.free(config.model.device) as device:
+            STAGES[stage](replace(config, model=replace(config.model, device=device)), name)
     except LuqError as error:
         _failed(name, error)
         _record_failure(config, name, error)
     except Exception as error:
         _record_failure(config, name, error)
         raise
+
+
+def done(config: RunConfig) -> results.Record | None:
+    """The record of a config's run, unless there is none, or it is of another model or of other scorers or prompts."""
+    try:
+        fingerprint = outline(config.model, download=False).fingerprint
+        record = results.read(Path(config.paths.outputs) / "runs" / keys.key(config, fingerprint) / results.FILE)
+    except LuqError:
+        return None
+    current = (record["scorer_version"], record["prompt_version"]) == (scorers.VERSION, prompts.VERSION)
+    return record if current else None
 
 
 def _failed(name: str, error: LuqError) -> None:
@@ -175,13 +208,14 @@ def _failed(name: str, error: LuqError) -> None:
 
 def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
     trace = "".join(traceback.format_exception(error))
+    log.error("%s", trace)
     entry = {"name": name, "sweep": config.group, "error": type(error).__name__, "message": str(error), "traceback": trace}
     results.write_failure(Path(config.paths.outputs), keys.key(config), entry)
 
 
 def main(stage: str = "run") -> None:
     """Compose the config from sys.argv with Hydra and run one stage for every job."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    console.log_warnings()
     register()
 
     def entry(composed: DictConfig) -> None:

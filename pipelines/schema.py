@@ -88,6 +88,8 @@ def check_choices(overrides: list[str]) -> None:
     """A ConfigError with the nearest names for a config group's choice that does not exist."""
     for override in overrides:
         group, equals, value = override.lstrip("+").partition("=")
+        if group == "sweep" and equals:
+            raise ConfigError(f"sweep={value}: start a named sweep with `luq sweep {value}`, group runs with group={value}")
         folder = CONF / group
         if not equals or "." in group or not folder.is_dir():
             continue

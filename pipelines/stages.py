@@ -76,6 +76,7 @@ class Stages:
         """Fingerprint and number of layers, without loading the model."""
         found = outline(self.config.model)
         self._check_layers(found.layers)
+        self.store.about = found.fingerprint
         return found
 
     @cached_property

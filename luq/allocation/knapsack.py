@@ -17,7 +17,7 @@ class Option(NamedTuple):
 
 
 def parse_bytes(text: str) -> int:
-    """"2.5GB", "900 kB", "1GiB" or a plain number of bytes; a ConfigError for anything else."""
+    """ "2.5GB", "900 kB", "1GiB" or a plain number of bytes; a ConfigError for anything else."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text.lower())
     unit = match and (match[2] if match[2] != "b" else "")
     if match is None or unit not in UNITS:

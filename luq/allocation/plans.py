@@ -1,7 +1,7 @@
 """Plans: which tier each layer gets. An `Allocation` is plain data."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -40,11 +40,12 @@ class Allocation:
         return Allocation(tuple(changes.get(i, tier) for i, tier in enumerate(self.tiers)))
 
 
-class Chosen(NamedTuple):
+@dataclass(frozen=True)
+class Chosen:
     """A plan's allocation, and what it saw on the way (plain data for the record)."""
 
     allocation: Allocation
-    report: dict[str, Any] = {}
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 class Selection(NamedTuple):
@@ -174,7 +175,8 @@ def search(config: AllocationConfig, given: Given) -> Chosen:
     falls. Pairs whose errors are nearest to paying off come first; `swaps` of them are tried.
     """
     start = _cheapest(config, given, linears_budget(config, given))
-    plan, tried, limit = start.allocation, [], start.report["budget_bytes"]
+    plan, limit = start.allocation, start.report["budget_bytes"]
+    tried: list[dict[str, Any]] = []
     if config.swaps == 0:
         return start
     best = first = given.divergence(plan)

@@ -28,6 +28,7 @@ FOCUS_END = 0.7  # half until this progress: in the mixture alone none leaves it
 FOCUSED = 0.85  # of the sequences
 ABOUT = {  # lesson -> kinds of scenes and what is asked about them, where it is not all; -claims or -choices: only in that form
     "places": (("objects",), (skills.position, skills.relation, skills.neighbour)),
+    "sides": (("objects",), (skills.position, skills.relation)),
     "counts": (("objects",), (skills.count_shape, skills.count_colour)),
     "numbers": (NUMBERS, ()),
     "arithmetic": (NUMBERS, (skills.digit_sum, skills.digit_pair, skills.bar_arithmetic, skills.code_result)),
@@ -44,6 +45,7 @@ ABOUT = {  # lesson -> kinds of scenes and what is asked about them, where it is
         ),
     ),
 }
+FORMS = ("claims", "choices", "open")  # endings of lessons in one form
 OPEN = 0.3  # share of questions that are only asked openly
 ENGLISH_WEIGHT = 0.3  # of a token of a passage, against 1 for a token of an answer
 
@@ -91,6 +93,8 @@ class Stream:
         if lesson == "sums":
             return None, [drills.sums(rng) for _ in range(14)]
         scene, turns = scene_turns(rng, lesson)
+        if lesson.endswith(FORMS):  # nothing that says in words what is to be seen
+            return scene, turns
         if rng.random() < _share(CAPTIONS, progress):
             turns.insert(0, ("Describe the image.", skills.caption(scene)))
         if rng.random() < _share(DENSE, progress):
@@ -177,13 +181,16 @@ def scene_turns(rng: np.random.Generator, lesson: str = "scene") -> tuple[Scene,
 
 def forms(rng: np.random.Generator, kind: str, q: Question, lesson: str = "scene") -> list[Turn]:
     """One question in one form, or open, as a claim and as a choice one after the other, in any order."""
-    only = lesson.split("-")[-1]
-    if not q.distractors or (rng.random() < OPEN and only not in ("claims", "choices")):
+    if lesson.endswith("claims"):
+        return [claim(q, rng.random() < 0.5)] if q.distractors else []
+    if lesson.endswith("choices"):
+        return [choice(rng, kind, q)] if len(q.distractors) >= 2 else []
+    if not q.distractors or lesson.endswith("open") or rng.random() < OPEN:
         return [openly(rng, kind, q)]
-    turns = [] if only == "choices" else [claim(q, rng.random() < 0.5)]
-    if rng.random() < 0.5 or not turns:
+    turns = [claim(q, rng.random() < 0.5)]
+    if rng.random() < 0.5:
         turns.append(openly(rng, kind, q))
-    if len(q.distractors) >= 2 and only != "claims" and (only == "choices" or rng.random() < 0.5):
+    if len(q.distractors) >= 2 and rng.random() < 0.5:
         turns.append(choice(rng, kind, q))
     return [turns[int(i)] for i in rng.permutation(len(turns))]
 

@@ -124,18 +124,51 @@ class Sweep:
     def task(self) -> list[str]:
         return [o for o in self.overrides if not o.startswith("hydra")]
 
+    def _parts(self) -> list[dict[str, str]]:
+        """The parts of the grid after the command line.
+
+        For an axis of some parts: the choices of a config group (`order=entropy`) keep only those runs that have them,
+        values (`allocation.k=2,4`) replace the file's in the parts that have the axis.
+        """
+        parts = [dict(part) for part in self.definition.grid]
+        for key, value in self.given.items():
+            having = [part for part in parts if key in part]
+            if not having:
+                continue
+            if not (CONF / key).is_dir():
+                for part in having:
+                    part[key] = value
+                continue
+            wanted = self._values(key, value)
+            kept = {i: [v for v in self._values(key, part[key]) if v in wanted] for i, part in enumerate(parts) if key in part}
+            if any(kept.values()):
+                parts = [part | {key: ",".join(kept[i])} for i, part in enumerate(parts) if kept.get(i)]
+            else:
+                parts = [part | {key: value} for part in having]
+        return parts
+
+    def _values(self, key: str, value: str) -> list[str]:
+        """The single values of an axis."""
+        parsed = self.parser.parse_overrides([f"{key}={value}"])
+        return [run[0].partition("=")[2] for run in BasicSweeper.split_arguments(parsed, None)[0]]
+
+    @cached_property
+    def given(self) -> dict[str, str]:
+        """Key -> value of the command line's overrides for the runs."""
+        return {self._key(o): o.partition("=")[2] for o in self.task}
+
     def combinations(self) -> list[list[str]]:
-        """The overrides of every run. What the command line gives replaces what the file gives for the same key."""
-        given = {self._key(o): o for o in self.task}
+        """The overrides of every run."""
+        axes = {key for part in self.definition.grid for key in part}
+        extra = [o for o in self.task if self._key(o) not in axes]
+        fixed = [o for o in (f"group={self.definition.name}", *self.definition.base) if self._key(o) not in self.given]
         found: dict[tuple[str, ...], None] = {}
-        for part in self.definition.grid:
-            axes = [f"{key}={value}" for key, value in part.items() if key not in given]
-            fixed = [o for o in (f"group={self.definition.name}", *self.definition.base) if self._key(o) not in given]
-            try:
-                parsed = self.parser.parse_overrides([*fixed, *axes, *self.task])
+        try:
+            for part in self._parts():
+                parsed = self.parser.parse_overrides([*fixed, *extra, *(f"{key}={value}" for key, value in part.items())])
                 found |= {tuple(run): None for run in BasicSweeper.split_arguments(parsed, None)[0]}
-            except HydraException as error:
-                raise ConfigError(f"sweep {self.definition.name}: {str(error).splitlines()[0]}") from error
+        except HydraException as error:
+            raise ConfigError(f"sweep {self.definition.name}: {str(error).splitlines()[0]}") from error
         return [list(run) for run in found]
 
     @staticmethod

@@ -157,7 +157,7 @@ def fact(rng: np.random.Generator) -> Turn:
 
 
 def scene_turns(rng: np.random.Generator, lesson: str = "scene") -> tuple[Scene, list[Turn]]:
-    """One train scene and turns about it, in the words of the benchmarks that could ask them."""
+    """One train scene and turns about it, in the words of the benchmarks that could ask them; no question twice."""
     about, _, _ = lesson.partition("-")
     kinds, wanted = ABOUT.get(about, (tuple(KINDS), ()))
     shares = np.array([KINDS[k] for k in kinds])
@@ -170,9 +170,11 @@ def scene_turns(rng: np.random.Generator, lesson: str = "scene") -> tuple[Scene,
     if rng.random() < 0.1 and not wanted:
         asked.append(skills.scene_type)
     turns: list[Turn] = []
+    before: set[str] = set()  # what was asked of this picture: the second time the answer can be copied
     for _ in range(4 * TURNS[kind]):
         q = asked[int(rng.integers(len(asked)))](rng, scene)
-        if q is not None:
+        if q is not None and q.claim not in before:
+            before.add(q.claim)
             turns += forms(rng, kind, q, lesson)
         if len(turns) >= TURNS[kind]:
             break

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from luq.allocation.plans import Allocation
-from luq.config import EvaluationConfig
+from luq.config import EvaluationConfig, QuantizerConfig, TierConfig
 from luq.errors import ModelError
 from luq.evaluation import data, harness, subsets
 from luq.evaluation.predictions import Predictions, read_rows, write_rows
 from luq.models.vlm import VLM
 from luq.pocket import benchmarks
+from luq.quantization.walk import Walk, install
+from luq.store import Store
 from tests.conftest import BENCHMARKS
 
 CONFIG = EvaluationConfig("pocket", BENCHMARKS, samples=4)
@@ -91,9 +93,22 @@ def test_more_samples_keep_the_answers_of_fewer(folder: Path) -> None:
     assert set(few) < set(more)
 
 
-def test_the_tier_is_checked_before_scoring(vlm: VLM) -> None:
-    with pytest.raises(ModelError, match="layer 0 should be in tier billm"):
-        harness.assert_installed(vlm, Allocation(("billm",) * len(vlm.layers)))
+def test_what_stands_is_checked_before_scoring(vlm: VLM, tmp_path: Path) -> None:
+    """The tier of every layer, and every bit of its buffers against the stored file."""
+    count = len(vlm.layers)
+    config = QuantizerConfig("rtn4", "rtn4", "float", {"rtn4": TierConfig("rtn")})
+    plan = Allocation(("rtn4",) * count)
+    folders = Walk(vlm, lambda: pytest.fail("data free"), "", config, Store(tmp_path)).quantize(plan)
+    with pytest.raises(ModelError, match="layer 0 should be in tier rtn4"):
+        harness.assert_installed(vlm, plan, folders)
+    install(vlm, plan, folders)
+    try:
+        harness.assert_installed(vlm, plan, folders)
+        vlm.layers[3].get_submodule("mlp.up_proj").codes[1, 7] ^= 1
+        with pytest.raises(ModelError, match=r"codes of layer 3 mlp\.up_proj in memory is not what .* holds"):
+            harness.assert_installed(vlm, plan, folders)
+    finally:
+        vlm.restore()
 
 
 def test_collapse_is_seen() -> None:

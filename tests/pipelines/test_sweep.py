@@ -1,0 +1,181 @@
+"""Named sweeps: their grids, and what survives kills and company."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from luq import results
+from luq.errors import ConfigError
+from luq.store import BUILT
+from pipelines.sweep import Sweep, names, read
+
+SMALL = [
+    "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2",
+    "evaluation.samples=4", "evaluation.fidelity=2", "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa,mme]",
+    "tracking=none",
+]  # fmt: skip
+FOUR = ["order", *SMALL, "order=random", "order.seed=0,1", "allocation.k=6,3"]
+
+
+def command(outputs: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", *arguments, f"paths.outputs={outputs}"]
+
+
+def luq(outputs: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(outputs, *arguments), capture_output=True, text=True, timeout=900, check=False)
+
+
+def lasting(outputs: Path) -> list[dict]:
+    return [results.lasting(record) for record in results.iterate(outputs)]
+
+
+def built(outputs: Path) -> Counter[str]:
+    lines = (outputs / "store" / BUILT).read_text().splitlines()
+    return Counter(f"{e['stage']}/{e['key']}" for e in map(json.loads, lines))
+
+
+def left_over(outputs: Path) -> list[str]:
+    return [str(f) for f in outputs.rglob("*") if ".tmp" in f.name or ".partial" in f.name]
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A sweep of four runs that nothing disturbed."""
+    outputs = tmp_path_factory.mktemp("four")
+    return outputs, luq(outputs, "sweep", *FOUR)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_named_sweep_composes(name: str) -> None:
+    jobs = Sweep(read(name), []).jobs
+    assert not [job.error for job in jobs if job.config is None]
+    assert len({job.key for job in jobs}) == len(jobs) == len({job.name for job in jobs}) > 1
+    assert {job.config.group for job in jobs if job.config} == {name}
+
+
+def shown(sweep: str, *overrides: str) -> list[str]:
+    return [job.name for job in Sweep(read(sweep), list(overrides)).jobs]
+
+
+def test_the_command_line_changes_the_grid() -> None:
+    assert len(shown("pareto")) == 24
+    assert shown("pareto", "experiment=gptq4,float16") == ["float16", "gptq4"]
+    assert shown("clusters", "profile.clusters=10,20") == ["profile.clusters=10", "profile.clusters=20"]
+    assert shown("clusters", "profile.clusters=10", "seed=0,1") == ["seed=0", "seed=1"]
+    assert len(shown("pareto", "allocation.k=6,3")) == 6 + 2 * 2
+    assert len(shown("pareto", "model=pocket_llava")) == 24
+    assert shown("order", "order=random", "order.seed=3", "allocation.k=range(2,5)") == [
+        "order=random allocation.k=2", "order=random allocation.k=3", "order=random allocation.k=4",
+    ]  # fmt: skip
+    assert {j.config.model.name for j in Sweep(read("paper_llava"), ["model=pocket_llava"]).jobs if j.config} == {"pocket_llava"}
+    listed = Sweep(read("budgets"), ["allocation.tiers=[gptq2,gptq4]", "allocation=budget", "allocation.bits=3"]).jobs
+    assert {tuple(j.config.allocation.tiers) for j in listed if j.config} == {(), ("gptq2", "gptq4")}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "overrides", "match"),
+    [("paretto", [], "did you mean pareto"), ("pareto", ["model=lava"], "unknown model"), ("order", ["allocation.k=(1"], "order")],
+)
+def test_bad_sweeps_say_so(sweep: str, overrides: list[str], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        Sweep(read(sweep), overrides).combinations()
+
+
+def test_an_impossible_run_is_a_failure_of_its_own() -> None:
+    jobs = Sweep(read("alpha"), ["calibration.alpha=0.5,7", "allocation.k=2"]).jobs
+    assert [job.state() for job in jobs if job.config is None] == [
+        ("failed", "calibration.alpha=7.0 is not possible: it must be in [0, 1]")
+    ]
+
+
+def test_a_sweep_leaves_its_records(four: tuple[Path, subprocess.CompletedProcess]) -> None:
+    outputs, done = four
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(results.iterate(outputs, "order"))) == 4
+    assert {r["name"] for r in results.iterate(outputs, "order")} == {
+        f"order=random order.seed={s} allocation.k={k}" for s in (0, 1) for k in (3, 6)
+    }
+    assert "on the Pareto front" in done.stdout
+    assert max(built(outputs).values()) == 1
+    layers = [key for key in built(outputs) if key.startswith("layers/")]
+    assert len(layers) <= 3 * 10, "one per layer in float16, gptq4 and billm"
+
+
+def test_the_second_time_nothing_runs(four: tuple[Path, subprocess.CompletedProcess]) -> None:
+    outputs, _ = four
+    before, begun = built(outputs), time.time()
+    again = luq(outputs, "sweep", *FOUR)
+    assert again.returncode == 0
+    assert "4 runs, 4 done" in again.stdout
+    assert built(outputs) == before
+    assert time.time() - begun < 60
+    status = luq(outputs, "status", *FOUR)
+    assert "4 done, 0 running, 0 failed, 0 missing" in status.stdout
+
+
+def test_the_plan_says_what_is_left(four: tuple[Path, subprocess.CompletedProcess]) -> None:
+    outputs, _ = four
+    before = built(outputs)
+    plan = luq(outputs, "sweep", *FOUR[:-1], "allocation.k=6,5,3", "--plan").stdout
+    assert "4 done, 0 running, 0 failed, 2 missing" in plan
+    rows = {line.split("│")[1].strip(): [c.strip() for c in line.split("│")[2:5]] for line in plan.splitlines() if line.count("│") > 6}
+    assert rows["profiles"] == ["1", "1", "0"]
+    assert rows["layers gptq4"][2] == "0", "the all-high model feeds every layer, so all of its layers are there"
+    assert rows["answers gqa"] == ["2", "0", "2"]
+    assert built(outputs) == before
+    from_nothing = luq(outputs / "empty", "sweep", *FOUR, "--plan").stdout
+    assert "at most" in from_nothing
+    assert "none was made here yet" in from_nothing
+
+
+def test_kills_change_nothing(four: tuple[Path, subprocess.CompletedProcess], tmp_path: Path) -> None:
+    """kill -9 at random moments, and again and again: the same records, byte for byte, and no temporary file."""
+    moments = random.Random(4)
+    for _ in range(4):
+        process = subprocess.Popen(command(tmp_path, "sweep", *FOUR), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(600):  # the first seconds only import
+            if (tmp_path / "store").exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        time.sleep(moments.uniform(0, 6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = luq(tmp_path, "sweep", *FOUR)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lasting(tmp_path) == lasting(four[0])
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["two processes", "joblib"])
+def test_company_shares_the_work(
+    four: tuple[Path, subprocess.CompletedProcess], tmp_path: Path, launcher: list[str]
+) -> None:
+    both = [
+        subprocess.Popen(command(tmp_path, "sweep", *FOUR, *launcher), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(1 if launcher else 2)
+    ]
+    output = [process.communicate(timeout=900)[0] for process in both]
+    assert [process.returncode for process in both] == [0] * len(both), "\n".join(output)
+    assert lasting(tmp_path) == lasting(four[0])
+    assert max(built(tmp_path).values()) == 1, "something was made twice"
+    assert left_over(tmp_path) == []
+
+
+def test_a_failure_stops_no_other_run_and_is_tried_again(tmp_path: Path) -> None:
+    asked = ["order", *SMALL, "order=entropy", "order.modality=image", "allocation.k=3", "calibration=text,multimodal"]
+    done = luq(tmp_path, "sweep", *asked)
+    assert done.returncode == 1
+    assert "has no image tokens" in done.stdout
+    status = luq(tmp_path, "status", *asked).stdout
+    assert "3 done, 0 running, 1 failed, 0 missing" in status
+    assert "ConfigError: order.modality=image is not possible" in " ".join(status.replace("│", " ").split())
+    failed = next((tmp_path / "failed").glob("*.json"))
+    assert "Traceback" in (tmp_path / "logs" / f"{failed.stem}.log").read_text()
+    assert len(list(results.iterate(tmp_path, "order"))) == 3

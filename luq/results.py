@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from luq import keys
 from luq.errors import StoreError
 from luq.store import write_json
 
@@ -25,7 +26,8 @@ def write(outputs: Path, record: Record) -> Path:
 def lasting(record: Record) -> Record:
     """A record without what differs between two runs that did the same."""
     kept = {name: value for name, value in record.items() if name not in VOLATILE}
-    return kept | {"memory": {name: value for name, value in record["memory"].items() if name != "peak_bytes"}}
+    memory = {name: value for name, value in record["memory"].items() if name != "peak_bytes"}
+    return kept | {"config": json.loads(keys.canonical(record["config"])), "memory": memory}
 
 
 def note(outputs: Path, sweep: str, key: str, name: str) -> None:

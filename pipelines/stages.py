@@ -1,7 +1,6 @@
 """The stages of a run: typed config and store in, artefact out. Each is found in the store or made once."""
 
 import json
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +28,6 @@ from luq.store import Store, write_json
 from pipelines.choosing import Chooser
 from pipelines.console import Progress
 from pipelines.evaluation import Evaluator, Scored
-
-log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=1)

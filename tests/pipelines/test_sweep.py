@@ -14,7 +14,8 @@ import pytest
 from luq import results
 from luq.errors import ConfigError
 from luq.store import BUILT
-from pipelines.sweep import Sweep, names, read
+from pipelines.grid import names, read
+from pipelines.sweep import Sweep
 
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2",
@@ -68,11 +69,13 @@ def test_the_command_line_changes_the_grid() -> None:
     assert len(shown("pareto")) == 24
     assert shown("pareto", "experiment=gptq4,float16") == ["float16", "gptq4"]
     assert shown("clusters", "profile.clusters=10,20") == ["profile.clusters=10", "profile.clusters=20"]
-    assert shown("clusters", "profile.clusters=10", "seed=0,1") == ["seed=0", "seed=1"]
+    assert shown("clusters", "profile.clusters=10", "seed=0,1", "order=lim") == [
+        "seed=0 profile.clusters=10", "seed=1 profile.clusters=10",
+    ]  # fmt: skip
     assert len(shown("pareto", "allocation.k=6,3")) == 6 + 2 * 2
     assert len(shown("pareto", "model=pocket_llava")) == 24
     assert shown("order", "order=random", "order.seed=3", "allocation.k=range(2,5)") == [
-        "order=random allocation.k=2", "order=random allocation.k=3", "order=random allocation.k=4",
+        *(f"order=random order.seed=3 allocation.k={k}" for k in (2, 3, 4)),
     ]  # fmt: skip
     assert {j.config.model.name for j in Sweep(read("paper_llava"), ["model=pocket_llava"]).jobs if j.config} == {"pocket_llava"}
     listed = Sweep(read("budgets"), ["allocation.tiers=[gptq2,gptq4]", "allocation=budget", "allocation.bits=3"]).jobs
@@ -81,7 +84,11 @@ def test_the_command_line_changes_the_grid() -> None:
 
 @pytest.mark.parametrize(
     ("sweep", "overrides", "match"),
-    [("paretto", [], "did you mean pareto"), ("pareto", ["model=lava"], "unknown model"), ("order", ["allocation.k=(1"], "order")],
+    [
+        ("paretto", [], "did you mean pareto"),
+        ("pareto", ["model=lava"], "unknown model"),
+        ("order", ["allocation.k=(1"], "order"),
+    ],
 )
 def test_bad_sweeps_say_so(sweep: str, overrides: list[str], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
@@ -125,14 +132,18 @@ def test_the_plan_says_what_is_left(four: tuple[Path, subprocess.CompletedProces
     before = built(outputs)
     plan = luq(outputs, "sweep", *FOUR[:-1], "allocation.k=6,5,3", "--plan").stdout
     assert "4 done, 0 running, 0 failed, 2 missing" in plan
-    rows = {line.split("│")[1].strip(): [c.strip() for c in line.split("│")[2:5]] for line in plan.splitlines() if line.count("│") > 6}
+    rows = {
+        line.split("│")[1].strip(): [c.strip() for c in line.split("│")[2:5]] for line in plan.splitlines() if line.count("│") > 6
+    }
     assert rows["profiles"] == ["1", "1", "0"]
     assert rows["layers gptq4"][2] == "0", "the all-high model feeds every layer, so all of its layers are there"
     assert rows["answers gqa"] == ["2", "0", "2"]
     assert built(outputs) == before
     from_nothing = luq(outputs / "empty", "sweep", *FOUR, "--plan").stdout
-    assert "at most" in from_nothing
     assert "none was made here yet" in from_nothing
+    assert "at most" not in from_nothing, "a random order needs no profile"
+    assert "at most" in luq(outputs / "empty", "sweep", "order", *SMALL, "order=entropy", "--plan").stdout
+    assert not (outputs / "empty" / "runs").exists()
 
 
 def test_kills_change_nothing(four: tuple[Path, subprocess.CompletedProcess], tmp_path: Path) -> None:
@@ -154,11 +165,11 @@ def test_kills_change_nothing(four: tuple[Path, subprocess.CompletedProcess], tm
 
 
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["two processes", "joblib"])
-def test_company_shares_the_work(
-    four: tuple[Path, subprocess.CompletedProcess], tmp_path: Path, launcher: list[str]
-) -> None:
+def test_company_shares_the_work(four: tuple[Path, subprocess.CompletedProcess], tmp_path: Path, launcher: list[str]) -> None:
     both = [
-        subprocess.Popen(command(tmp_path, "sweep", *FOUR, *launcher), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            command(tmp_path, "sweep", *FOUR, *launcher), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         for _ in range(1 if launcher else 2)
     ]
     output = [process.communicate(timeout=900)[0] for process in both]

@@ -98,9 +98,9 @@ def test_impossible_plans_say_so() -> None:
         made(name="threshold", entropy_max=7.0)
     with pytest.raises(ConfigError, match=r"smallest plan has 0\.800 stored bits per weight"):
         made(name="budget", bits=0.7)
-    with pytest.raises(ConfigError, match="must be a size like 2.5GB"):
+    with pytest.raises(ConfigError, match=r"must be a size like 2\.5GB"):
         made(name="budget", bytes="many")
-    with pytest.raises(ConfigError, match="exactly one of allocation.bits"):
+    with pytest.raises(ConfigError, match=r"exactly one of allocation\.bits"):
         AllocationConfig("budget")
     with pytest.raises(ConfigError, match="0 or more points"):
         AllocationConfig("quality")

@@ -1,0 +1,120 @@
+"""The grid of a named sweep: its file and the command line -> the overrides of every run.
+
+conf/sweep/NAME.yaml holds `about` (one line), `base` (overrides that all runs share) and `grid`: a list of parts, each a
+table of key -> values in Hydra's grammar (`2,4,6`, `range(0,11,2)`), whose combinations are the runs.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from luq import registry
+from luq.errors import ConfigError
+from pipelines.schema import CONF, check_choices, register
+
+FOLDER = CONF / "sweep"
+
+
+class Definition(NamedTuple):
+    """A sweep as its file says it."""
+
+    name: str
+    about: str
+    base: list[str]
+    grid: list[dict[str, str]]
+
+
+def names() -> list[str]:
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def read(name: str) -> Definition:
+    """A named sweep; a ConfigError with the nearest names if there is none."""
+    if name not in names():
+        raise registry.unknown("sweep", name, names())
+    told = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    return Definition(name, told["about"], told.get("base", []), told["grid"])
+
+
+@dataclass
+class Grid:
+    """A definition with the overrides of a command line. `luq sweep pareto seed=0,1 hydra/launcher=joblib`."""
+
+    definition: Definition
+    overrides: list[str]
+    parser: OverridesParser = field(init=False)
+
+    def __post_init__(self) -> None:
+        register()
+        check_choices([o for o in self.overrides if not o.startswith("hydra")])
+        self.parser = OverridesParser.create()
+
+    @property
+    def base(self) -> list[str]:
+        """What all runs share, in the words of their overrides: they are not named after it."""
+        single = [o for o in self.extra if not self.parser.parse_override(o).is_sweep_override()]
+        return [f"group={self.definition.name}", *self.definition.base, *single]
+
+    @property
+    def extra(self) -> list[str]:
+        """Overrides of the command line for what is no axis of the file."""
+        axes = {key for part in self.definition.grid for key in part}
+        return [o for o in self.task if self._key(o) not in axes]
+
+    @property
+    def task(self) -> list[str]:
+        return [o for o in self.overrides if not o.startswith("hydra")]
+
+    def _parts(self) -> list[dict[str, str]]:
+        """The parts of the grid after the command line.
+
+        For an axis of some parts: the choices of a config group (`order=entropy`) keep only those runs that have them,
+        values (`allocation.k=2,4`) replace the file's in the parts that have the axis.
+        """
+        parts = [dict(part) for part in self.definition.grid]
+        for key, value in self.given.items():
+            having = [part for part in parts if key in part]
+            if not having:
+                continue
+            if not (CONF / key).is_dir():
+                for part in having:
+                    part[key] = value
+                continue
+            wanted = self._values(key, value)
+            kept = {i: [v for v in self._values(key, part[key]) if v in wanted] for i, part in enumerate(parts) if key in part}
+            if any(kept.values()):
+                parts = [part | {key: ",".join(kept[i])} for i, part in enumerate(parts) if kept.get(i)]
+            else:
+                parts = [part | {key: value} for part in having]
+        return parts
+
+    def _values(self, key: str, value: str) -> list[str]:
+        """The single values of an axis."""
+        parsed = self.parser.parse_overrides([f"{key}={value}"])
+        return [run[0].partition("=")[2] for run in BasicSweeper.split_arguments(parsed, None)[0]]
+
+    @cached_property
+    def given(self) -> dict[str, str]:
+        """Key -> value of the command line's overrides for the runs."""
+        return {self._key(o): o.partition("=")[2] for o in self.task}
+
+    def combinations(self) -> list[list[str]]:
+        """The overrides of every run."""
+        fixed = [o for o in (f"group={self.definition.name}", *self.definition.base) if self._key(o) not in self.given]
+        found: dict[tuple[str, ...], None] = {}
+        try:
+            for part in self._parts():
+                parsed = self.parser.parse_overrides([*fixed, *self.extra, *(f"{key}={value}" for key, value in part.items())])
+                found |= {tuple(run): None for run in BasicSweeper.split_arguments(parsed, None)[0]}
+        except HydraException as error:
+            raise ConfigError(f"sweep {self.definition.name}: {str(error).splitlines()[0]}") from error
+        return [list(run) for run in found]
+
+    @staticmethod
+    def _key(override: str) -> str:
+        return override.lstrip("+").partition("=")[0]

@@ -127,7 +127,7 @@ class Sweep(Grid):
                 self.launch(rest, wait)
         console.out.print(summary(self.jobs))
         for line in failures(self.jobs):
-            console.out.print(line)
+            console.out.print(line, soft_wrap=True)
         return all(job.record() for job in self.jobs)
 
 
@@ -169,12 +169,13 @@ def status(sweep: Sweep) -> None:
     shown = Table(title=f"sweep {sweep.definition.name}", title_justify="left")
     shown.add_column("run")
     shown.add_column("state")
-    shown.add_column("", overflow="fold")
     colours = {"done": "green", "running": "cyan", "failed": "red", "missing": "dim"}
     states = [job.state() for job in sweep.jobs]
-    for job, (state, reason) in zip(sweep.jobs, states, strict=True):
-        shown.add_row(escape(job.name), f"[{colours[state]}]{state}[/{colours[state]}]", escape(reason))
+    for job, (state, _) in zip(sweep.jobs, states, strict=True):
+        shown.add_row(escape(job.name), f"[{colours[state]}]{state}[/{colours[state]}]")
     console.out.print(shown)
+    for line in failures(sweep.jobs):
+        console.out.print(line, soft_wrap=True)
     counts: dict[str, Any] = Counter(state for state, _ in states)
     console.out.print(", ".join(f"{counts.get(state, 0)} {state}" for state in STATES))
 

@@ -59,7 +59,7 @@ def table(runs: pd.DataFrame) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m analysis", description=__doc__)
-    parser.add_argument("sweep", help="name of the sweep (sweep=NAME of `luq run -m`)")
+    parser.add_argument("sweep", help="name of the sweep (`luq sweep NAME`, or group=NAME of `luq run -m`)")
     parser.add_argument("--outputs", type=Path, default=Path(os.environ.get("LUQ_OUTPUTS", "outputs")))
     arguments = parser.parse_args()
     try:

@@ -52,7 +52,7 @@ def load(outputs: Path, sweep: str | None = None) -> pd.DataFrame:
     rows = [row(record) for record in results.iterate(outputs, sweep)]
     if not rows:
         where = f"sweep {sweep!r} in {outputs}" if sweep else str(outputs)
-        raise DataError(f"no finished run found for {where}: run `luq run -m ... sweep={sweep or 'NAME'}` first")
+        raise DataError(f"no finished run found for {where}: run `luq sweep {sweep or 'NAME'}` first")
     frame = pd.DataFrame(rows).sort_values("finished").drop_duplicates("name", keep="last")
     return frame.sort_values(["stored_bytes", "name"]).reset_index(drop=True)
 

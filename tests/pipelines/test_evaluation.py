@@ -25,7 +25,7 @@ ASKED = [*SMALL[:4], "tracking=none", "evaluation.samples=16", "evaluation.batch
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of one sweep, never interrupted."""
     outputs = tmp_path_factory.mktemp("finished")
-    done = luq(outputs, "run", "-m", "sweep=two", "allocation.k=0,6", *ASKED)
+    done = luq(outputs, "run", "-m", "group=two", "allocation.k=0,6", *ASKED)
     assert done.returncode == 0, done.stdout + done.stderr
     return outputs
 

@@ -24,7 +24,7 @@ def luq(outputs: Path, *arguments: str, timeout: int = 600) -> subprocess.Comple
 @pytest.fixture(scope="module")
 def sweep(outputs: Path) -> subprocess.CompletedProcess:
     """Four runs in one multirun; the other tests of this file look at what it left."""
-    return luq(outputs, "run", "-m", "sweep=test", "allocation.k=0,3", "calibration=text,multimodal", *SMALL)
+    return luq(outputs, "run", "-m", "group=test", "allocation.k=0,3", "calibration=text,multimodal", *SMALL)
 
 
 def test_a_multirun_leaves_a_record_per_run(sweep: subprocess.CompletedProcess, outputs: Path) -> None:
@@ -98,7 +98,7 @@ def test_single_stages_share_the_artefacts(sweep: subprocess.CompletedProcess, o
 
 
 def test_a_failed_job_does_not_stop_the_others(outputs: Path) -> None:
-    done = luq(outputs, "run", "-m", "sweep=failing", "allocation.k=99,3", "tracking=none", *SMALL)
+    done = luq(outputs, "run", "-m", "group=failing", "allocation.k=99,3", "tracking=none", *SMALL)
     assert done.returncode == 1
     assert "allocation.k=99 is not possible: pocket_llava has 10 decoder layers" in done.stderr
     assert len(list(results.iterate(outputs, "failing"))) == 1

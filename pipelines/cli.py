@@ -27,6 +27,7 @@ run, profile, quantize and evaluate take Hydra overrides, and -m for every combi
 sweep and status take a name and Hydra overrides:
   luq sweep pareto --plan
   luq sweep pareto model=pocket_llava seed=0,1 hydra/launcher=joblib hydra.launcher.n_jobs=2
+tab completion: eval "$(luq -sc install=bash)"
 """
 
 
@@ -81,6 +82,24 @@ def _pocket(arguments: argparse.Namespace) -> None:
         out.print(f"checkpoint: {train(arguments.folder, TrainConfig(**given), progress)}")
 
 
+def _complete(arguments: list[str]) -> None:
+    """Tab completion: `eval "$(luq -sc install=bash)"`. Hydra completes overrides; commands and names of sweeps are ours."""
+    from pipelines import grid, run
+
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if "query" in arguments[-1] and words:
+        last = "" if line.endswith(" ") else words.pop()
+        if len(words) < 2 or (len(words) == 2 and words[1] in SWEEPS):
+            known = (*HYDRA, *SWEEPS, "compare", "rescore", "pocket") if len(words) < 2 else grid.names()
+            sys.stdout.write("\n".join(name for name in known if name.startswith(last)) + "\n")
+            return
+        short = " ".join([words[0], *words[3 if words[1] in SWEEPS else 2 :], last])
+        os.environ |= {"COMP_LINE": short, "COMP_POINT": str(len(short))}
+    sys.argv = ["luq", *arguments]
+    run.main()
+
+
 def _plain(arguments: argparse.Namespace) -> None:
     """The commands that take no Hydra overrides."""
     if arguments.command == "pocket":
@@ -100,6 +119,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pipelines import console
 
     try:
+        if arguments and arguments[0] == "-sc":
+            _complete(arguments)
+            return
         if arguments and arguments[0] in HYDRA:
             from pipelines import run, schema
 

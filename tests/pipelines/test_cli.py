@@ -1,8 +1,10 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from tests.conftest import BENCHMARKS
 
@@ -36,3 +38,28 @@ def test_pocket_training_resumes_where_it_stopped(tmp_path: Path) -> None:
     third = cli("pocket", "train", str(tmp_path / "more"), "--steps", "1", "--start", str(shipped))
     assert third.returncode == 0, third.stderr
     assert not (tmp_path / "more" / "vision.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("luq s", {"sweep", "status"}),
+        ("luq sweep p", {"pareto", "propagation", "paper_llava", "paper_qwen"}),
+        ("luq run order=ent", {"order=entropy", "order=entropy_reverse"}),
+        ("luq sweep pareto calibration=t", {"calibration=text"}),
+        ("luq run allocation.q", {"allocation.quantile="}),
+    ],
+)
+def test_tab_completion(line: str, expected: set[str]) -> None:
+    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    command = [sys.executable, "-m", "pipelines.cli", "-sc", "query=bash"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == expected
+
+
+def test_a_jobs_config_is_shown() -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "run", "--cfg", "job", "allocation=budget", "allocation.bits=3"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    assert "name: budget" in shown
+    assert "bits: 3" in shown

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from luq.errors import LuqError
+from luq.errors import ConfigError, LuqError
 
 HYDRA = {
     "run": "the whole chain: calibrate, profile, allocate, quantize, evaluate, record",
@@ -40,8 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (HYDRA | SWEEPS).items():
         commands.add_parser(name, help=text, add_help=False)
     compare = commands.add_parser("compare", help="two runs question by question: `luq compare SWEEP/NAME SWEEP/NAME`")
-    compare.add_argument("a", help="SWEEP/NAME, or the beginning of a run's key")
-    compare.add_argument("b")
+    compare.add_argument("a", help="SWEEP/NAME, or the beginning of a run's key; with --axis a sweep")
+    compare.add_argument("b", nargs="?")
+    compare.add_argument("--axis", help="one row per value that the runs' names give it: `luq compare order --axis order`")
+    compare.add_argument("--base", help="the value that the others are compared with, as in order=entropy")
     rescore = commands.add_parser("rescore", help="score kept answers again, after a scorer changed; nothing is generated")
     rescore.add_argument("sweep", nargs="?", help="only this sweep's runs")
     for command in (compare, rescore):
@@ -107,7 +109,11 @@ def _plain(arguments: argparse.Namespace) -> None:
         return
     from pipelines import records
 
-    if arguments.command == "compare":
+    if arguments.command == "compare" and arguments.axis:
+        records.by_axis(arguments.outputs, arguments.a, arguments.axis, arguments.base)
+    elif arguments.command == "compare":
+        if arguments.b is None:
+            raise ConfigError("luq compare needs two runs, or one sweep and --axis")
         records.compare(arguments.outputs, arguments.a, arguments.b)
     else:
         records.rescore(arguments.outputs, arguments.sweep)

@@ -145,7 +145,8 @@ class Evaluator:
             logs = fidelity.log_probabilities(self.lm, self.questions[benchmark], ids, self.config.strict, advance)
             write_rows(folder / FIDELITY, fidelity.measure(logs, kept))
 
-        return fidelity.summarise(read_rows(self.store.get("fidelity", key, build, f"the fidelity on {benchmark}") / FIDELITY))
+        rows = read_rows(self.store.get("fidelity", key, build, f"the fidelity on {benchmark}") / FIDELITY)
+        return fidelity.summarise(rows) | {"key": key}
 
     def perplexity(self, allocation: Allocation, layers: list[Path]) -> dict[str, float] | None:
         """Perplexity on held-out text; None if the config asks for none."""

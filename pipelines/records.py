@@ -9,12 +9,12 @@ from rich.table import Table
 from luq import registry, results
 from luq.errors import ConfigError
 from luq.evaluation import harness
-from luq.evaluation.compare import Difference, Units, paired
+from luq.evaluation.compare import Difference, Units, average, paired
 from luq.evaluation.predictions import read_rows
 from luq.results import Record
 from luq.store import Store, write_json
 from pipelines import console
-from pipelines.evaluation import ANSWERS, Scored
+from pipelines.evaluation import ANSWERS, FIDELITY, Scored
 from pipelines.run import score_part
 
 
@@ -41,6 +41,58 @@ def units(store: Store, record: Record) -> dict[str, Units]:
         named = harness.units(benchmark, rows, summary)
         found[benchmark] = {unit: (v, w) for (unit, v), w in zip(named.items(), summary.weights, strict=True)}
     return found
+
+
+def divergences(store: Store, record: Record) -> dict[str, Units]:
+    """Benchmark -> question -> its KL to the 16-bit model in nats per answer token, with weight 1."""
+    found: dict[str, Units] = {}
+    for benchmark, measured in record["fidelity"].items():
+        rows = read_rows(store.verify("fidelity", measured["key"]) / FIDELITY)
+        found[benchmark] = {str(row["id"]): (row["kl"], 1.0) for row in rows}
+    return found
+
+
+def groups(outputs: Path, sweep: str, axis: str) -> dict[str, list[Record]]:
+    """The runs of a sweep by what their names say of an axis: `order=lim`, whatever k and seed."""
+    found: dict[str, list[Record]] = {}
+    for record in results.iterate(outputs, sweep):
+        words = [w for w in record["name"].split() if w.partition("=")[0] == axis or w.startswith(f"{axis}.")]
+        label = " ".join(w for w in words if not w.partition("=")[0].endswith("seed"))
+        if label:
+            found.setdefault(label, []).append(record)
+    if not found:
+        raise ConfigError(f"no run of sweep {sweep!r} has {axis!r} in its name: `luq status {sweep}` lists them")
+    return found
+
+
+def by_axis(outputs: Path, sweep: str, axis: str, base: str | None) -> None:
+    """Print one row per value of an axis, each question averaged over the runs that have it, against one of them."""
+    store, found = Store(outputs / "store"), groups(outputs, sweep, axis)
+    base = base or next(iter(found))
+    if base not in found:
+        raise registry.unknown(f"value of {axis}", base, found)
+    scores, kls = (
+        {label: average([read(store, r) for r in runs]) for label, runs in found.items()} for read in (units, divergences)
+    )
+    shown = Table(title=escape(f"sweep {sweep} by {axis}, against {base}"), title_justify="left")
+    shown.add_column(axis)
+    for name in ("runs", "n", "score", "difference", "95 % interval", "verdict", "KL", "difference", "95 % interval", "verdict"):
+        shown.add_column(name, justify="right")
+    rows = []
+    for label, runs in found.items():
+        points, nats = paired(scores[base], scores[label])[-1], paired(kls[base], kls[label], scale=1)[-1:]
+        cells = [label, str(len(runs)), str(points.n), f"{points.b:.1f}"]
+        cells += [f"{points.mean:+.1f}", f"{points.low:+.1f} .. {points.high:+.1f}", points.verdict]
+        for d in nats:
+            fewer = {"better": "worse", "worse": "better", "tie": "tie"}[d.verdict]  # less divergence is better
+            cells += [f"{d.b:.3f}", f"{d.mean:+.3f}", f"{d.low:+.3f} .. {d.high:+.3f}", fewer]
+        rows.append((points.b, [escape(c) for c in cells] if label != base else [*map(escape, cells[:4]), *[""] * 3, cells[7]]))
+    for _, row in sorted(rows, key=lambda r: -r[0]):
+        shown.add_row(*row)
+    if not console.out.is_terminal:
+        console.out.width = 150
+    console.out.print(shown)
+    console.out.print("Questions averaged over the runs of a row, then paired; a difference whose interval holds 0 is a tie.")
 
 
 def table(differences: list[Difference], a: str, b: str) -> Table:

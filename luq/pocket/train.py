@@ -167,10 +167,10 @@ def make_optimizers(model: LlavaForConditionalGeneration, config: TrainConfig) -
 
 
 def _schedule(step: int, config: TrainConfig) -> float:
-    """Share of the peak rate: warm-up, a constant stretch, then a fall to zero over the last `decay` of the steps."""
+    """Share of the peak rate: warm-up (short for trained weights), constant, then a fall to zero over the last `decay`."""
     start = config.steps * (1 - config.decay)
     fall = 1.0 if step < start else max(0.02, (config.steps - step) / (config.steps - start))
-    return min(1.0, (step + 1) / 200) * fall
+    return min(1.0, (step + 1) / (50 if config.start else 200)) * fall
 
 
 def _save(path: Path, state: dict) -> None:

@@ -127,6 +127,18 @@ def test_the_second_time_nothing_runs(four: tuple[Path, subprocess.CompletedProc
     assert "4 done, 0 running, 0 failed, 0 missing" in status.stdout
 
 
+def test_a_sweep_is_compared_along_an_axis(four: tuple[Path, subprocess.CompletedProcess]) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "compare", "order", "--outputs", str(four[0]), "--axis"]
+    shown = subprocess.run([*command, "allocation.k"], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    rows = {line.split("│")[1].strip(): line.split("│")[2:] for line in shown.stdout.splitlines() if line.count("│") > 6}
+    assert set(rows) == {"allocation.k=3", "allocation.k=6"}
+    assert all(cells[0].strip() == "2" for cells in rows.values()), "two seeds each"
+    wrong = subprocess.run([*command, "nonsense"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1
+    assert "no run of sweep 'order' has 'nonsense' in its name" in wrong.stderr
+
+
 def test_the_plan_says_what_is_left(four: tuple[Path, subprocess.CompletedProcess]) -> None:
     outputs, _ = four
     before = built(outputs)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from luq.evaluation.compare import bootstrap, paired
+from luq.evaluation.compare import average, bootstrap, paired
 
 
 def units(values: list[float]) -> dict[str, tuple[float, float]]:
@@ -52,3 +52,10 @@ def test_the_pooled_difference_is_the_mean_over_benchmarks() -> None:
     assert pooled.name == "mean"
     assert pooled.mean == pytest.approx((50 - 50) / 2)
     assert (pooled.n, pooled.wins, pooled.ties, pooled.losses) == (6, 2, 3, 1)
+
+
+def test_runs_are_averaged_unit_by_unit() -> None:
+    runs = [{"gqa": {"1": (1.0, 1.0), "2": (0.0, 2.0)}, "mme": {"a": (1.0, 1.0)}}, {"gqa": {"1": (0.0, 1.0), "3": (1.0, 1.0)}}]
+    assert average(runs) == {"gqa": {"1": (0.5, 1.0)}}
+    found = paired({"gqa": {"1": (0.25, 1.0)}}, average(runs), scale=1)
+    assert [(d.name, d.mean, d.n) for d in found] == [("gqa", 0.25, 1)]

@@ -9,7 +9,7 @@ from luq import keys
 from luq.errors import StoreError
 from luq.store import write_json
 
-SCHEMA = 2
+SCHEMA = 3
 FILE = "result.json"
 Record = dict[str, Any]
 VOLATILE = ("seconds", "cached", "wall_seconds", "finished", "git_sha", "versions", "device")  # differ between equal runs

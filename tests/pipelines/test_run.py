@@ -115,6 +115,8 @@ def test_a_failed_job_does_not_stop_the_others(outputs: Path) -> None:
         (["quantizer.tiers.gptq4.group_size=48"], "group size 48 does not divide"),
         (["allocation=threshold", "allocation.entropy_max=99"], "outside the layers' entropies"),
         (["calibration=text", "order.modality=image"], "has no image tokens"),
+        (["allocation=budget", "allocation.bits=0.5", "quantizer.low=rtn4", "quantizer.high=rtn4"], "the smallest plan has 4."),
+        (["allocation=quality", "allocation.drop=1", "evaluation.split=all"], "chooses on the selection split needs 'report'"),
     ],
 )
 def test_errors_are_one_line_and_exit_one(outputs: Path, overrides: list[str], match: str) -> None:

@@ -87,6 +87,7 @@ def test_bad_values_are_config_errors(overrides: list[str], match: str) -> None:
         ("model=pocket_lava", "did you mean pocket_llava"),
         ("order=entropie", "did you mean entropy"),
         ("calibration=txt", "did you mean text"),
+        ("sweep=pareto", "start a named sweep with `luq sweep pareto`"),
     ],
 )
 def test_unknown_choices_come_with_the_nearest(override: str, match: str) -> None:

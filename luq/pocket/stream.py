@@ -23,16 +23,9 @@ CAPTIONS = (0.65, 0.3, 0.15, 0.08)  # share of pictures that are first described
 DENSE = (0.1, 0.4, 0.3, 0.15)  # share of pictures with a lesson about all that is in them
 TURNS = {"objects": 9, "sign": 9, "digits": 5, "chart": 9, "document": 9, "emblem": 3, "code": 3}  # at least, per picture
 KINDS = {"objects": 0.26, "sign": 0.24, "digits": 0.12, "chart": 0.17, "document": 0.08, "emblem": 0.05, "code": 0.08}
-FOCUS = (
-    "letters",
-    "sides-open",
-    "sides-claims",
-    "claims",
-    "choices",
-    "numbers",
-    "names",
-)  # one after the other, at the start of the second
-FOCUS_END = 0.7  # half until this progress: in the mixture alone none leaves its plateau, alone each does in some hundred steps
+# abilities that have most of the training one after the other, at the start of its second half
+FOCUS = ("letters", "sides-open", "sides-claims", "claims", "choices", "numbers", "names")
+FOCUS_END = 0.7  # until this progress: in the mixture alone few leave their plateau, alone many do in some hundred steps
 FOCUSED = 0.85  # of the sequences
 ABOUT = {  # lesson -> kinds of scenes and what is asked about them, where it is not all; -claims or -choices: only in that form
     "places": (("objects",), (skills.position, skills.relation, skills.neighbour)),

@@ -1,10 +1,11 @@
 """What 24 plans cost when each distinct piece is made once: `python benchmarks/sweep_cost.py [sweep] [override ...]`
 
 For the plans of a named sweep (default: pareto), in one run and each with a new store: (a) profile and quantization of all
-plans as `luq sweep` does it, (b) every layer once in every tier that occurs, (c) every plan on its own, as without a store.
-Model loading and evaluation are not counted. Prints a / b, which should be near 1, and c / a.
+plans as `luq sweep` does it, (b) every layer once in every tier that occurs, (c) one profile and the layers of every plan on
+their own, as without a database. Model loading and evaluation are not counted. Prints a / b, which should be near 1, and c / a.
 """
 
+import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -63,9 +64,20 @@ def _tiers(config: RunConfig) -> list[str]:
 
 
 def alone(configs: list[RunConfig]) -> tuple[float, int]:
-    """Seconds of every plan with a store of its own."""
-    found = [sweep([config]) for config in configs]
-    return sum(seconds for seconds, _ in found), sum(made for _, made in found)
+    """Seconds of one profile and of quantizing every plan with a store of its own, and how many layers were made."""
+    seconds, made = 0.0, 0
+    with tempfile.TemporaryDirectory() as base:
+        first = stages_of(configs[0], base)
+        first.profile  # noqa: B018
+        seconds += spent(first)
+        for config in configs:
+            with tempfile.TemporaryDirectory() as folder:
+                shutil.copytree(Path(base) / "store", Path(folder) / "store")
+                stages = stages_of(config, folder)
+                stages.layers  # noqa: B018
+                seconds += spent(stages)
+                made += sum(label.startswith("layers/") for label in stages.store.made)
+    return seconds, made
 
 
 def main() -> None:

@@ -208,7 +208,7 @@ def _failed(name: str, error: LuqError) -> None:
 
 def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
     trace = "".join(traceback.format_exception(error))
-    log.error("%s", trace)
+    log.info("%s", trace)  # to the job's file; people get one line
     entry = {"name": name, "sweep": config.group, "error": type(error).__name__, "message": str(error), "traceback": trace}
     results.write_failure(Path(config.paths.outputs), keys.key(config), entry)
 

@@ -70,5 +70,5 @@ def test_bad_values_say_what_is_possible(make, match: str) -> None:
 
 
 def test_unknown_name_without_a_near_one_lists_all() -> None:
-    with pytest.raises(ConfigError, match="known are depth, depth_reverse, entropy"):
+    with pytest.raises(ConfigError, match="known are delta_loss, depth, depth_reverse, entropy"):
         registry.check("order", "zzz")

@@ -21,7 +21,7 @@ from pipelines.stages import Stages
 from pipelines.sweep import Sweep
 
 out = Console(highlight=False, width=120)
-REPEATS = 2
+REPEATS = 1
 
 
 def stages_of(config: RunConfig, folder: str) -> Stages:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,8 @@ def test_interrupted_and_continued(tmp_path: Path) -> None:
         f"paths.outputs={tmp_path}",
     ]
     for stop in (signal.SIGINT, signal.SIGKILL):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to Ctrl-C
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
         before = len(list((tmp_path / "store").glob("*/*/manifest.json"))) if (tmp_path / "store").exists() else 0
         for _ in range(600):
             if len(list((tmp_path / "store").glob("*/*/manifest.json"))) > before + 2 or process.poll() is not None:

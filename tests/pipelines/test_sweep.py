@@ -1,6 +1,7 @@
 """Named sweeps: their grids, and what survives kills and company."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -25,12 +26,16 @@ SMALL = [
 FOUR = ["order", *SMALL, "order=random", "order.seed=0,1", "allocation.k=6,3"]
 
 
+# sums depend on the number of threads in the last bit, and joblib gives each of its processes its share of the cores
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def command(outputs: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "pipelines.cli", *arguments, f"paths.outputs={outputs}"]
 
 
 def luq(outputs: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(outputs, *arguments), capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(command(outputs, *arguments), capture_output=True, text=True, timeout=900, check=False, env=ENVIRONMENT)
 
 
 def lasting(outputs: Path) -> list[dict]:
@@ -162,7 +167,9 @@ def test_kills_change_nothing(four: tuple[Path, subprocess.CompletedProcess], tm
     """kill -9 at random moments, and again and again: the same records, byte for byte, and no temporary file."""
     moments = random.Random(4)
     for _ in range(4):
-        process = subprocess.Popen(command(tmp_path, "sweep", *FOUR), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(tmp_path, "sweep", *FOUR), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+        )
         for _ in range(600):  # the first seconds only import
             if (tmp_path / "store").exists() or process.poll() is not None:
                 break
@@ -187,7 +194,11 @@ LAUNCHERS = {
 def test_company_shares_the_work(four: tuple[Path, subprocess.CompletedProcess], tmp_path: Path, launcher: list[str]) -> None:
     both = [
         subprocess.Popen(
-            command(tmp_path, "sweep", *FOUR, *launcher), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command(tmp_path, "sweep", *FOUR, *launcher),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=ENVIRONMENT,
         )
         for _ in range(1 if launcher else 2)
     ]

@@ -77,7 +77,7 @@ def test_the_command_line_changes_the_grid() -> None:
     assert shown("clusters", "profile.clusters=10", "seed=0,1", "order=lim") == [
         "seed=0 profile.clusters=10", "seed=1 profile.clusters=10",
     ]  # fmt: skip
-    assert len(shown("pareto", "allocation.k=6,3")) == 6 + 2 * 2
+    assert len(shown("pareto", "allocation.k=6,3")) == 4 + 2 * 2
     assert len(shown("pareto", "model=pocket_llava")) == 24
     assert shown("order", "order=random", "order.seed=3", "allocation.k=range(2,5)") == [
         *(f"order=random order.seed=3 allocation.k={k}" for k in (2, 3, 4)),

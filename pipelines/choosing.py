@@ -84,9 +84,8 @@ class Chooser:
         stages, layers = self.stages, self.database(tier)
         measure = {"output_error": sensitivity.output_errors, "delta_loss": sensitivity.delta_losses}[name]
         parts = [stages.calibration_info["hash"], [folder.name for folder in layers]]
-        read = [lambda f=folder: read_layer(f) for folder in layers]
         measured = self._kept(
-            f"{name} {tier}", parts, lambda: {name: measure(stages.vlm, stages.calibration, [r() for r in read])}
+            f"{name} {tier}", parts, lambda: {name: measure(stages.vlm, stages.calibration, [read_layer(f) for f in layers])}
         )
         values: list[float] = measured[name]
         return values

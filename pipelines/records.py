@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from luq import registry, results
+from luq import keys, registry, results
 from luq.errors import ConfigError
 from luq.evaluation import harness
 from luq.evaluation.compare import Difference, Units, average, paired
@@ -138,6 +138,7 @@ def rescore(outputs: Path, sweep: str | None) -> int:
             changed += 1
             console.out.print(f"{record['name']}: mean {record['mean_score']:.2f} -> {fresh['mean_score']:.2f}")
             file = outputs / "runs" / record["key"] / results.FILE
-            write_json(file, results.read(file) | fresh)
+            with store.lock(f"run-{keys.key(record['config'])}", f"the run {record['name']}"):
+                write_json(file, results.read(file) | fresh)
     console.out.print(f"{seen} records scored again from kept answers, {changed} changed")
     return changed

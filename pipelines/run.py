@@ -63,7 +63,8 @@ def score_entry(scored: Scored, reference: Scored) -> dict[str, Any]:
 def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> dict[str, Any]:
     """What a record says of the scores; `luq rescore` makes it anew."""
     entries = {benchmark: score_entry(scored, reference[benchmark]) for benchmark, scored in scores.items()}
-    ours, theirs = mean([e["score"] for e in entries.values()]), mean([e["float_score"] for e in entries.values()])
+    # in one order, since a record that is read has them sorted: a mean's last bit depends on it
+    ours, theirs = (mean([entries[name][value] for name in sorted(entries)]) for value in ("score", "float_score"))
     return {
         "scores": entries,
         "scorer_version": scorers.VERSION,

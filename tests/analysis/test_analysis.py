@@ -59,7 +59,7 @@ def test_without_a_4_bit_run_nothing_is_compared(filled: Path) -> None:
 
 
 def test_an_empty_sweep_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="luq run -m"):
+    with pytest.raises(DataError, match="run `luq sweep demo` first"):
         frame.load(tmp_path, "demo")
 
 

@@ -51,7 +51,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         register()
-        check_choices([o for o in self.overrides if not o.startswith("hydra")])
+        check_choices(self.task)
         self.parser = OverridesParser.create()
 
     @property
@@ -68,7 +68,8 @@ class Grid:
 
     @property
     def task(self) -> list[str]:
-        return [o for o in self.overrides if not o.startswith("hydra")]
+        """The overrides for the runs: all but those for Hydra itself (`hydra/launcher=ray`, `+hydra.launcher.ray.init.num_cpus=2`)."""
+        return [o for o in self.overrides if not o.lstrip("+~").startswith("hydra")]
 
     def _parts(self) -> list[dict[str, str]]:
         """The parts of the grid after the command line.

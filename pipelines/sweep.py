@@ -97,7 +97,7 @@ class Sweep(Grid):
     def launch(self, jobs: Sequence[Job], wait: bool) -> None:
         """Run the jobs with the launcher that the command line chose."""
         task = partial(run.job, "run", base=tuple(self.base), once=True, wait=wait)
-        given = [o for o in self.overrides if o.startswith("hydra")]
+        given = [o for o in self.overrides if o not in self.task]
         places = [o for o in self.task if o.startswith("paths.")]
         with initialize_config_dir(str(CONF), version_base=None, job_name="luq"):
             started = GlobalHydra.instance().hydra
@@ -106,7 +106,9 @@ class Sweep(Grid):
                 config = started.compose_config("run", [*given, *places], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
             except HydraException as error:
                 first = str(error).splitlines()[0]
-                raise ConfigError(f"{first}. Launchers are extras: pip install 'luq[parallel]' or 'luq[slurm]'") from error
+                missing = "hydra/launcher" in first
+                hint = ". Launchers are extras: pip install 'luq[parallel]' or 'luq[slurm]'" if missing else ""
+                raise ConfigError(f"{first.rstrip('.')}{hint}") from error
             context = HydraContext(started.config_loader, Callbacks(config))
             launcher = Plugins.instance().instantiate_launcher(context, task, config)
             launcher.launch([job.overrides for job in jobs], initial_job_idx=0)

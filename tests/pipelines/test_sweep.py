@@ -66,6 +66,21 @@ def test_every_named_sweep_composes(name: str) -> None:
     assert {job.config.group for job in jobs if job.config} == {name}
 
 
+def test_overrides_for_hydra_are_not_the_runs() -> None:
+    for given in ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "+hydra.launcher.ray.init.num_cpus=2"):
+        sweep = Sweep(read("card"), [given, "seed=1"])
+        assert sweep.task == ["seed=1"]
+        assert all(given not in job.overrides for job in sweep.jobs)
+
+
+def test_a_launcher_that_is_not_there(tmp_path: Path) -> None:
+    sweep = Sweep(read("card"), ["hydra/launcher=nope", f"paths.outputs={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"nope.*Launchers are extras"):
+        sweep.run()
+    with pytest.raises(ConfigError, match=r"n_jbs'?$"):
+        Sweep(read("card"), ["hydra.launcher.n_jbs=2", f"paths.outputs={tmp_path}"]).run()
+
+
 def shown(sweep: str, *overrides: str) -> list[str]:
     return [job.name for job in Sweep(read(sweep), list(overrides)).jobs]
 

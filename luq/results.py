@@ -41,6 +41,12 @@ def failure(outputs: Path, key: str) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.exists() else None
 
 
+def failures(outputs: Path, sweep: str | None = None) -> list[dict[str, Any]]:
+    """What failed last and did not succeed since: {name, sweep, error, message, log}, of a sweep or of all."""
+    found = [json.loads(f.read_text()) | {"log": f"logs/{f.stem}.log"} for f in sorted((outputs / "failed").glob("*.json"))]
+    return [entry for entry in found if sweep in (None, entry["sweep"])]
+
+
 def _failure(outputs: Path, key: str) -> Path:
     return outputs / "failed" / f"{key}.json"
 
@@ -60,17 +66,39 @@ def read(file: Path) -> Record:
         record: Record = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be read ({error}): delete it and run again") from error
+    if not isinstance(record, dict):
+        raise StoreError(f"{file} holds no record: delete it and run again")
     if record.get("schema") != SCHEMA:
         raise StoreError(f"{file} has schema {record.get('schema')}, this version reads {SCHEMA}: run again or update")
     return record
 
 
-def iterate(outputs: Path, sweep: str | None = None) -> Iterator[Record]:
-    """All records by key, or those of one sweep under the names they have in it."""
+def iterate(outputs: Path, sweep: str | None = None, problems: list[str] | None = None) -> Iterator[Record]:
+    """All records by key, or those of one sweep under the names they have in it.
+
+    What cannot be read is a StoreError; or, where a list of `problems` is given, a line in it, and the rest is read.
+    """
+    found: list[tuple[Path, Path | None]]
     if sweep is None:
-        yield from (read(file) for file in sorted((outputs / "runs").glob(f"*/{FILE}")))
-        return
-    for note in sorted((outputs / "sweeps" / sweep).glob("*.json")):
-        file = outputs / "runs" / note.stem / FILE
-        if file.exists():
-            yield read(file) | {"name": json.loads(note.read_text())["name"]}
+        found = [(file, None) for file in sorted((outputs / "runs").glob(f"*/{FILE}"))]
+    else:
+        found = [(outputs / "runs" / n.stem / FILE, n) for n in sorted((outputs / "sweeps" / sweep).glob("*.json"))]
+    for file, noted in found:
+        if noted and not file.exists():
+            if problems is not None:
+                problems.append(f"{file} is missing, and {noted} counts on it: start the sweep again")
+            continue
+        try:
+            record = read(file)
+            yield record | {"name": _name(noted), "sweep": sweep} if noted else record
+        except StoreError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+
+
+def _name(note: Path) -> str:
+    try:
+        return str(json.loads(note.read_text())["name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{note} cannot be read ({error}): delete it and start the sweep again") from error

@@ -1,64 +1,93 @@
 """Trackers mirror a finished record. The JSON record is the truth; a tracker can never fail a run."""
 
+import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from luq.config import TrackingConfig
-from luq.results import Record
+from luq.results import SCHEMA, Record
 
 log = logging.getLogger(__name__)
 
 
+RECORD = "result.json"  # the record itself, as a file of its W&B run: `luq report --wandb` reads it back
+
+
 class Tracker(Protocol):
-    """One call per run."""
+    """One call per run, and one per report over many."""
 
     def track(self, record: Record) -> None: ...
+
+    def track_report(self, name: str, summary: dict[str, Any], rows: list[dict[str, Any]], images: dict[str, Path]) -> None: ...
 
 
 class NoTracker:
     def track(self, record: Record) -> None:
         return None
 
+    def track_report(self, name: str, summary: dict[str, Any], rows: list[dict[str, Any]], images: dict[str, Path]) -> None:
+        return None
+
 
 class WandbTracker:
-    """Weights & Biases, online or offline: config, summary, entropy and benchmark tables, grouped by sweep."""
+    """Weights & Biases, online or offline: config, summary, entropy, ledger and benchmark tables, grouped by sweep."""
 
     def __init__(self, config: TrackingConfig, folder: Path):
         self.config, self.folder = config, folder
 
     def track(self, record: Record) -> None:
         """Mirror one record; whatever goes wrong is warned of once and swallowed."""
-        try:
-            self._track(record)
-        except Exception as error:  # noqa: BLE001 (any failure of a mirror must not fail the run)
-            log.warning("wandb failed (%s: %s): the run goes on, its record is on disk", type(error).__name__, error)
-
-    def _track(self, record: Record) -> None:
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True)
         config = record["config"]
-        run = wandb.init(
-            project=self.config.project,
-            entity=self.config.entity,
-            group=record["sweep"],
-            name=record["name"],
-            id=record["key"],
-            job_type="run",
-            resume="allow" if self.config.name == "wandb" else None,
-            mode="online" if self.config.name == "wandb" else "offline",
-            dir=str(self.folder),
-            tags=[config["model"]["name"], config["calibration"]["name"], config["order"]["name"]],
-            config=config,
-            settings=settings,
-        )
-        with run:
+        order = [config["order"]["name"], *([] if config["order"]["modality"] == "all" else [config["order"]["modality"]])]
+
+        def fill(run: Any, wandb: Any) -> None:
             run.log(tables(record, wandb))
             run.summary.update(summary(record))
+            file = Path(run.dir) / RECORD
+            file.write_text(json.dumps({"schema": SCHEMA, **record}))
+            run.save(str(file), base_path=run.dir, policy="now")
+
+        given = {"name": record["name"], "id": record["key"], "job_type": "run", "config": config}
+        self._run(fill, record["sweep"], [config["model"]["name"], config["calibration"]["name"], *order], given)
+
+    def track_report(self, name: str, summary: dict[str, Any], rows: list[dict[str, Any]], images: dict[str, Path]) -> None:
+        """A run of its own for a whole sweep: its numbers, all runs as one table with a Pareto panel, the figures as images."""
+
+        def fill(run: Any, wandb: Any) -> None:
+            columns = list(rows[0])
+            table = wandb.Table(columns, [[row[c] for c in columns] for row in rows])
+            title = "score against bytes of the whole checkpoint"
+            run.log({f"figures/{n}": wandb.Image(str(file)) for n, file in images.items()})
+            run.log({"runs": table, "pareto": wandb.plot.scatter(table, "checkpoint_bytes", "score", title=title)})
+            run.summary.update(summary)
+
+        self._run(fill, name, ["report"], {"name": f"report of {name}", "job_type": "report"})
+
+    def _run(self, fill: Callable[[Any, Any], None], group: str, tags: list[str], given: dict[str, Any]) -> None:
+        try:
+            os.environ.setdefault("WANDB_SILENT", "true")
+            import wandb
+
+            self.folder.mkdir(parents=True, exist_ok=True)
+            settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True)
+            online = self.config.name == "wandb"
+            with wandb.init(
+                project=self.config.project,
+                entity=self.config.entity,
+                group=group,
+                resume="allow" if online and "id" in given else None,
+                mode="online" if online else "offline",
+                dir=str(self.folder),
+                tags=list(dict.fromkeys(tags)),
+                settings=settings,
+                **given,
+            ) as run:
+                fill(run, wandb)
+        except Exception as error:  # noqa: BLE001 (any failure of a mirror must not fail the run)
+            log.warning("wandb failed (%s: %s): the run goes on, its record is on disk", type(error).__name__, error)
 
 
 def summary(record: Record) -> dict[str, Any]:
@@ -68,6 +97,7 @@ def summary(record: Record) -> dict[str, Any]:
     flat |= {f"score/{name}": s["score"] for name, s in record["scores"].items()}
     flat |= {f"retention/{name}": s["retention"] for name, s in record["scores"].items()}
     flat |= {"score/mean": record["mean_score"], "retention/mean": record["mean_retention"], "allocation": record["allocation"]}
+    flat |= {"k": record["k"], "command": record["command"]}
     for benchmark, measured in record["fidelity"].items():
         if measured["n"]:
             flat |= {f"{name}/{benchmark}": measured[name][0] for name in ("kl", "agreement", "loglik")}
@@ -81,6 +111,7 @@ def tables(record: Record, wandb: Any) -> dict[str, Any]:
         "entropy": wandb.Table(["layer", "modality", "bits", "spread"], entropy),
         "benchmarks": wandb.Table(["benchmark", "score", "stderr", "n", "16-bit", "retention"], scores),
         "tiers": wandb.Table(["layer", "tier"], [[i, t] for i, t in enumerate(record["tiers"])]),
+        "ledger": wandb.Table(["part", "bytes"], [[part, count] for part, count in record["memory"]["ledger"].items()]),
     }
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from luq import keys
 from luq.allocation.plans import Allocation
 from luq.config import EvaluationConfig
-from luq.evaluation import data, fidelity, harness, prompts, subsets
+from luq.evaluation import answers, data, fidelity, harness, prompts, subsets
+from luq.evaluation.answers import ANSWERS, FIDELITY
 from luq.evaluation.data import Questions
 from luq.evaluation.predictions import Predictions, read_rows, write_rows
 from luq.evaluation.scorers.summary import Summary
@@ -19,7 +20,7 @@ from luq.quantization.walk import install
 from luq.store import Store, write_json
 from pipelines.console import Progress
 
-ANSWERS, FIDELITY, REFERENCE = "answers.jsonl", "fidelity.jsonl", "reference.safetensors"
+REFERENCE = "reference.safetensors"
 
 
 class Scored(NamedTuple):
@@ -34,7 +35,7 @@ class Scored(NamedTuple):
     def read(cls, store: Store, benchmark: str, key: str) -> "Scored":
         rows = read_rows(store.verify("evaluation", key) / ANSWERS)
         errors = sum("error" in row for row in rows)
-        return cls(harness.summarise(benchmark, rows), harness.collapsed(rows), errors, key)
+        return cls(answers.summarise(benchmark, rows), harness.collapsed(rows), errors, key)
 
 
 class Evaluator:

@@ -68,7 +68,7 @@ class Grid:
 
     @property
     def task(self) -> list[str]:
-        """The overrides for the runs: all but those for Hydra itself (`hydra/launcher=ray`, `+hydra.launcher.ray.init.num_cpus=2`)."""
+        """The overrides for the runs: all but those for Hydra itself (`hydra/launcher=ray`, `+hydra.launcher.x=2`)."""
         return [o for o in self.overrides if not o.lstrip("+~").startswith("hydra")]
 
     def _parts(self) -> list[dict[str, str]]:

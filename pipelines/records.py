@@ -8,13 +8,12 @@ from rich.table import Table
 
 from luq import keys, registry, results
 from luq.errors import ConfigError
-from luq.evaluation import harness
-from luq.evaluation.compare import Difference, Units, average, paired
-from luq.evaluation.predictions import read_rows
+from luq.evaluation import answers
+from luq.evaluation.compare import Difference, average, paired
 from luq.results import Record
 from luq.store import Store, write_json
 from pipelines import console
-from pipelines.evaluation import ANSWERS, FIDELITY, Scored
+from pipelines.evaluation import Scored
 from pipelines.run import score_part
 
 
@@ -30,26 +29,6 @@ def find(outputs: Path, name: str) -> Record:
     if len(files) != 1:
         raise ConfigError(f"{len(files)} runs in {outputs} have a key that begins with {name!r}: give SWEEP/NAME or a longer key")
     return results.read(files[0])
-
-
-def units(store: Store, record: Record) -> dict[str, Units]:
-    """Benchmark -> unit -> its value and its weight in the score, from the kept answers."""
-    found: dict[str, Units] = {}
-    for benchmark, key in record["artefacts"]["evaluate"].items():
-        rows = read_rows(store.verify("evaluation", key) / ANSWERS)
-        summary = harness.summarise(benchmark, rows)
-        named = harness.units(benchmark, rows, summary)
-        found[benchmark] = {unit: (v, w) for (unit, v), w in zip(named.items(), summary.weights, strict=True)}
-    return found
-
-
-def divergences(store: Store, record: Record) -> dict[str, Units]:
-    """Benchmark -> question -> its KL to the 16-bit model in nats per answer token, with weight 1."""
-    found: dict[str, Units] = {}
-    for benchmark, measured in record["fidelity"].items():
-        rows = read_rows(store.verify("fidelity", measured["key"]) / FIDELITY)
-        found[benchmark] = {str(row["id"]): (row["kl"], 1.0) for row in rows}
-    return found
 
 
 def groups(outputs: Path, sweep: str, axis: str) -> dict[str, list[Record]]:
@@ -72,7 +51,8 @@ def by_axis(outputs: Path, sweep: str, axis: str, base: str | None) -> None:
     if base not in found:
         raise registry.unknown(f"value of {axis}", base, found)
     scores, kls = (
-        {label: average([read(store, r) for r in runs]) for label, runs in found.items()} for read in (units, divergences)
+        {label: average([read(store, r) for r in runs]) for label, runs in found.items()}
+        for read in (answers.scores, answers.divergences)
     )
     shown = Table(title=escape(f"sweep {sweep} by {axis}, against {base}"), title_justify="left")
     shown.add_column(axis)
@@ -117,7 +97,7 @@ def compare(outputs: Path, a: str, b: str) -> None:
     left, right = find(outputs, a), find(outputs, b)
     if left["model_fingerprint"] != right["model_fingerprint"]:
         console.out.print("[yellow]the two runs are of different models[/yellow]")
-    differences = paired(units(store, left), units(store, right))
+    differences = paired(answers.scores(store, left), answers.scores(store, right))
     if not differences:
         raise ConfigError(f"{a} and {b} share no question: run both with the same evaluation")
     console.out.print(table(differences, a, b))
@@ -130,7 +110,7 @@ def rescore(outputs: Path, sweep: str | None) -> int:
     for record in results.iterate(outputs, sweep):
         parts: list[dict[str, Scored]] = [
             {benchmark: Scored.read(store, benchmark, key) for benchmark, key in record["artefacts"][stage].items()}
-            for stage in ("evaluate", "evaluate 16-bit")
+            for stage in (answers.REPORT, answers.FLOAT)
         ]
         fresh: dict[str, Any] = score_part(*parts)
         seen += 1

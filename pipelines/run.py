@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -43,6 +44,12 @@ def git_sha() -> str | None:
     folder = Path(__file__).parent
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
+
+
+def command() -> str:
+    """The command line that gives the running job's record again, wherever it runs."""
+    kept = (o for o in HydraConfig.get().overrides.task if not o.startswith((*UNNAMED, "model.device", "evaluation.batch_size")))
+    return shlex.join(["luq", "run", *kept])
 
 
 def score_entry(scored: Scored, reference: Scored) -> dict[str, Any]:
@@ -87,6 +94,7 @@ def execute(stages: Stages, name: str) -> results.Record:
     return {
         "key": keys.key(config, stages.outline.fingerprint),
         "name": name,
+        "command": command(),
         "sweep": config.group,
         "config": asdict(config),
         "versions": {"luq": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},

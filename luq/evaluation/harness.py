@@ -9,15 +9,11 @@ from typing import Any
 
 import torch
 
-from luq import registry
 from luq.allocation.plans import Allocation
 from luq.errors import DataError, ModelError
-from luq.evaluation import scorers
 from luq.evaluation.data import Questions, task_config
 from luq.evaluation.predictions import Predictions, Row
 from luq.evaluation.prompts import PROMPTS, TARGETS, Doc
-from luq.evaluation.scorers.summary import Summary
-from luq.evaluation.subsets import unit_of
 from luq.models.vlm import LINEARS, VLM
 from luq.quantization.database import read_layer
 from luq.quantization.linear import installed_tiers
@@ -139,21 +135,6 @@ def with_docs(questions: Questions, rows: list[Row]) -> list[Row]:
     """The rows with the columns that their scores need, so that they can be scored again without the dataset."""
     docs = questions.docs.select([row["id"] for row in rows])
     return [row | {"doc": doc} for row, doc in zip(rows, docs, strict=True)]
-
-
-def summarise(benchmark: str, rows: list[Row]) -> Summary:
-    """The benchmark's official metrics and its score in percent. A row with an error counts as wrong."""
-    process, summary = scorers.process_of(benchmark), registry.load("benchmark", benchmark).summarise
-    wrong = {"score": 0.0, "yes": 0.0}
-    items = [(row["doc"], wrong if "error" in row else process(row["doc"], [row["text"]])) for row in rows]
-    found: Summary = summary(items)
-    return found
-
-
-def units(benchmark: str, rows: list[Row], summary: Summary) -> dict[str, float]:
-    """Unit -> its value in [0, 1], for comparisons question by question."""
-    names = list(dict.fromkeys(unit_of(benchmark, row["id"], row["doc"]) for row in rows))
-    return dict(zip(names, summary.units, strict=True))
 
 
 def _gibberish(text: str) -> bool:

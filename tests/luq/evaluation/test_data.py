@@ -5,7 +5,7 @@ from datasets import Dataset
 
 from luq.config import EvaluationConfig
 from luq.errors import DataError
-from luq.evaluation import data, harness, subsets
+from luq.evaluation import answers, data, harness, subsets
 from luq.evaluation.predictions import Predictions
 from luq.models.vlm import VLM
 from tests.conftest import BENCHMARKS
@@ -24,7 +24,7 @@ def test_the_real_layouts_run_through_lm_eval(lm, tmp_path: Path, name: str) -> 
     ids = subsets.choose(questions, config(tmp_path))
     rows = harness.ask(lm, questions, ids, Predictions(tmp_path / "kept.jsonl"), strict=True)
     assert [row["id"] for row in rows] == list(range(len(ROWS[data.spec(name).data])))
-    summary = harness.summarise(name, harness.with_docs(questions, rows))
+    summary = answers.summarise(name, harness.with_docs(questions, rows))
     units = {"mme": 3, "mmbench": 2}.get(name, len(rows))
     assert summary.n == len(summary.units) == units
     assert sum(summary.weights) == pytest.approx(1)
@@ -113,7 +113,7 @@ def test_bad_rows_are_counted_as_errors_and_never_dropped(lm, tmp_path: Path) ->
     assert "chartqa row 1: the image does not decode" in rows[1]["error"]
     assert rows[2]["error"] == "the answer is empty"
     assert "longer than the context allows" in rows[3]["error"]
-    summary = harness.summarise("chartqa", harness.with_docs(questions, rows))
+    summary = answers.summarise("chartqa", harness.with_docs(questions, rows))
     assert summary.n == 5
     assert summary.units[1:4] == [0, 0, 0]
 

@@ -7,7 +7,7 @@ import pytest
 from luq.allocation.plans import Allocation
 from luq.config import EvaluationConfig, QuantizerConfig, TierConfig
 from luq.errors import ModelError
-from luq.evaluation import data, harness, subsets
+from luq.evaluation import answers, data, harness, subsets
 from luq.evaluation.predictions import Predictions, read_rows, write_rows
 from luq.models.vlm import VLM
 from luq.pocket import benchmarks
@@ -43,11 +43,11 @@ def test_every_pocket_benchmark_is_asked_and_scored_through_lm_eval(lm, folder: 
     assert [row["id"] for row in rows] == ids
     scored = harness.with_docs(questions, rows)
     assert all("image" not in row["doc"] and "decoded_image" not in row["doc"] for row in scored)
-    summary = harness.summarise(name, scored)
+    summary = answers.summarise(name, scored)
     assert 0 <= summary.score <= 100
-    assert summary.n == 4 == len(harness.units(name, scored, summary))
+    assert summary.n == 4 == len(answers.units(name, scored))
     write_rows(tmp_path / "rows.jsonl", scored)
-    assert harness.summarise(name, read_rows(tmp_path / "rows.jsonl")) == summary
+    assert answers.summarise(name, read_rows(tmp_path / "rows.jsonl")) == summary
 
 
 def test_answers_do_not_depend_on_the_batch_size(vlm: VLM, lm, folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Two sets of scores question by question: differences with bootstrap intervals. A difference inside one is a tie."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -7,10 +8,22 @@ import numpy as np
 RESAMPLES = 2000
 
 
+CHUNK = 4_000_000  # counts drawn at once
+
+
+@lru_cache(maxsize=32)
+def _counts(seed: int, n: int) -> np.ndarray:
+    """How often each of n values is drawn, per resample: kept, since benchmarks have few sizes."""
+    return np.random.default_rng([seed, 31]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+
+
 def _resampled(values: np.ndarray, weights: np.ndarray, seed: int) -> np.ndarray:
     """Weighted means of `RESAMPLES` samples of the values, drawn with replacement."""
-    rng, n = np.random.default_rng([seed, 31]), len(values)
-    means, step = [], max(1, 4_000_000 // n)
+    n = len(values)
+    if n * RESAMPLES <= CHUNK:
+        counts = _counts(seed, n)
+        return (counts @ (weights * values)) / (counts @ weights)
+    rng, means, step = np.random.default_rng([seed, 31]), [], max(1, CHUNK // n)
     for start in range(0, RESAMPLES, step):
         counts = rng.multinomial(n, np.full(n, 1 / n), size=min(step, RESAMPLES - start))
         means.append(counts @ (weights * values) / (counts @ weights))

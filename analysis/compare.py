@@ -1,0 +1,166 @@
+"""Runs that differ in one thing only, question by question: calibration, order, propagation, ..."""
+
+import math
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from analysis.frame import MEAN, Study, order_label, seedless
+from luq import keys
+from luq.errors import StoreError
+from luq.evaluation import answers
+from luq.evaluation.compare import Difference, Units, average, paired
+from luq.results import Record
+from luq.store import Store
+
+Z = 1.96
+Label = Callable[[Record], str]
+
+
+class Comparison(NamedTuple):
+    """B against A over the settings that both ran with. `plans` is one difference of the mean per setting.
+
+    Where the answers are gone `by_question` is false: the intervals then come from the standard errors, which are wider.
+    """
+
+    axis: str
+    a: str
+    b: str
+    runs: int
+    scores: list[Difference]
+    divergence: Difference | None
+    plans: list[tuple[str, Difference]]
+    by_question: bool
+
+    @property
+    def pooled(self) -> Difference:
+        return self.scores[-1]
+
+
+class Reader:
+    """The kept answers of an outputs folder, each read once; None where they are not there."""
+
+    def __init__(self, outputs: Path):
+        self.store = Store(outputs / "store")
+        self.scores = cache(self._scores)
+        self.divergences = cache(self._divergences)
+        self.records: dict[str, Record] = {}
+
+    def know(self, records: Iterable[Record]) -> None:
+        self.records |= {record["key"]: record for record in records}
+
+    def _read(self, what: Callable[..., dict[str, Units]], *where: Any) -> dict[str, Units] | None:
+        try:
+            return what(self.store, *where)
+        except StoreError:
+            return None
+
+    def _scores(self, key: str, whose: str = answers.REPORT) -> dict[str, Units] | None:
+        return self._read(answers.scores, self.records[key], whose)
+
+    def _divergences(self, key: str) -> dict[str, Units] | None:
+        return self._read(answers.divergences, self.records[key])
+
+
+def calibration_label(record: Record) -> str:
+    """`text`, or the name of the multimodal set with its share of multimodal tokens, `multimodal 0.5`."""
+    calibration = record["config"]["calibration"]
+    text = calibration["name"] == "text" or calibration["alpha"] == 0
+    return "text" if text else f"{calibration['name']} {calibration['alpha']:g}"
+
+
+LABELS: dict[str, Label] = {
+    "calibration": calibration_label,
+    "order": lambda r: order_label(r["config"]),
+    "propagation": lambda r: r["config"]["quantizer"]["propagation"],
+    "quantizer": lambda r: f"{r['config']['quantizer']['low']} under {r['config']['quantizer']['high']}",
+}
+BASES = {"calibration": "text", "order": "entropy", "propagation": "exact"}  # what the others are compared with, if it ran
+
+
+def rest(record: Record, axis: str) -> str:
+    """Everything but the axis and the seeds: runs that share it are compared. Orders measured for the record do not count."""
+    config = seedless(record["config"])
+    changed = {"quantizer": config["quantizer"] | {"propagation": None}} if axis == "propagation" else {axis: None}
+    if axis == "quantizer":
+        changed = {"quantizer": config["quantizer"] | {"low": None, "high": None}}
+    if config["order"]["name"] == "random" or axis == "order":
+        changed["profile"] = config["profile"] | {"orders": None}
+    return keys.key(config | changed)
+
+
+def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> list[Comparison]:
+    """Every value of an axis against the base: `BASES`, or the first. Only mixed plans, and only settings that both ran with.
+
+    A setting's seeds are averaged question by question. For the calibration runs are paired by seed as well.
+    """
+    label, found = LABELS[axis], dict[str, dict[str, list[Record]]]()
+    for record in study.records:
+        if len(set(record["tiers"])) > 1:
+            found.setdefault(label(record), {}).setdefault(rest(record, axis), []).append(record)
+    if len(found) < 2:
+        return []
+    chosen = base or (BASES.get(axis) if BASES.get(axis) in found else next(iter(found)))
+    assert chosen is not None
+    others = [name for name in found if name != chosen]
+    made = [
+        against(axis, chosen, found[chosen], name, found[name], reader)
+        for name in others
+        if found[name].keys() & found[chosen].keys()
+    ]
+    return sorted(made, key=lambda c: -c.pooled.mean)
+
+
+def against(
+    axis: str, a: str, left: dict[str, list[Record]], b: str, right: dict[str, list[Record]], reader: Reader
+) -> Comparison:
+    """One value against another, over the settings that both have."""
+    shared = [setting for setting in left if setting in right]
+    pairs = [(name_of(left[s][0]), (left[s], right[s])) for s in shared]
+    ours, theirs = ([r for _, pair in pairs for r in pair[side]] for side in (0, 1))
+    reader.know([*ours, *theirs])
+    read = [[reader.scores(r["key"]) for r in side] for side in (ours, theirs)]
+    by_question = all(found is not None for side in read for found in side)
+    if not by_question:
+        plans = [(setting, unpaired(*pair)[-1]) for setting, pair in pairs]
+        return Comparison(axis, a, b, len(theirs), unpaired(ours, theirs), None, plans, by_question)
+
+    def mean(side: list[Record], of: Callable[[str], Any]) -> dict[str, Units]:
+        return average([of(r["key"]) for r in side])
+
+    plans = [(s, paired(*(mean(side, reader.scores) for side in pair))[-1]) for s, pair in pairs]
+    known = all(reader.divergences(r["key"]) for r in (*ours, *theirs))
+    far = paired(mean(ours, reader.divergences), mean(theirs, reader.divergences), scale=1)[-1] if known else None
+    return Comparison(axis, a, b, len(theirs), paired(mean(ours, reader.scores), mean(theirs, reader.scores)), far, plans, True)
+
+
+def name_of(record: Record) -> str:
+    """What tells a setting from its neighbours, for a reader."""
+    config = record["config"]
+    return f"{config['allocation']['name']}, k = {record['k']}, {config['quantizer']['low']} under {config['quantizer']['high']}"
+
+
+def unpaired(left: list[Record], right: list[Record]) -> list[Difference]:
+    """Differences per benchmark and of their mean, from scores and standard errors alone."""
+    names = [n for n in left[0]["scores"] if all(n in r["scores"] for r in (*left, *right))]
+    found = []
+    for name in names:
+        a, b = ([r["scores"][name] for r in side] for side in (left, right))
+        before, after = (sum(s["score"] for s in side) / len(side) for side in (a, b))
+        error = math.sqrt(sum(sum(s["stderr"] ** 2 for s in side) / len(side) for side in (a, b)))  # one set of questions
+        found.append(_normal(name, before, after, error, a[0]["n"]))
+    spread = math.sqrt(sum(((d.high - d.low) / 2 / Z) ** 2 for d in found)) / len(found)
+    before, after = (sum(getattr(d, side) for d in found) / len(found) for side in "ab")
+    return [*found, _normal(MEAN, before, after, spread, sum(d.n for d in found))]
+
+
+def _normal(name: str, a: float, b: float, error: float, n: int) -> Difference:
+    return Difference(name, a, b, b - a, b - a - Z * error, b - a + Z * error, n, 0, 0, 0)
+
+
+def loss(record: Record, reader: Reader) -> Difference | None:
+    """A run against its own 16-bit model, question by question: the mean of the benchmarks; None without answers."""
+    reader.know([record])
+    mine, original = reader.scores(record["key"]), reader.scores(record["key"], answers.FLOAT)
+    return paired(original, mine)[-1] if mine and original else None

@@ -16,6 +16,7 @@ from luq.store import Store
 
 Z = 1.96
 Label = Callable[[Record], str]
+Settings = dict[str, list[Record]]  # everything but the axis -> its runs
 
 
 class Comparison(NamedTuple):
@@ -95,7 +96,7 @@ def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> l
 
     A setting's seeds are averaged question by question. For the calibration runs are paired by seed as well.
     """
-    label, found = LABELS[axis], dict[str, dict[str, list[Record]]]()
+    label, found = LABELS[axis], dict[str, Settings]()
     for record in study.records:
         if len(set(record["tiers"])) > 1:
             found.setdefault(label(record), {}).setdefault(rest(record, axis), []).append(record)
@@ -112,12 +113,9 @@ def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> l
     return sorted(made, key=lambda c: -c.pooled.mean)
 
 
-def against(
-    axis: str, a: str, left: dict[str, list[Record]], b: str, right: dict[str, list[Record]], reader: Reader
-) -> Comparison:
+def against(axis: str, a: str, base: Settings, b: str, other: Settings, reader: Reader) -> Comparison:
     """One value against another, over the settings that both have."""
-    shared = [setting for setting in left if setting in right]
-    pairs = [(name_of(left[s][0]), (left[s], right[s])) for s in shared]
+    pairs = [(name_of(base[s][0]), (base[s], other[s])) for s in base if s in other]
     ours, theirs = ([r for _, pair in pairs for r in pair[side]] for side in (0, 1))
     reader.know([*ours, *theirs])
     read = [[reader.scores(r["key"]) for r in side] for side in (ours, theirs)]
@@ -129,7 +127,7 @@ def against(
     def mean(side: list[Record], of: Callable[[str], Any]) -> dict[str, Units]:
         return average([of(r["key"]) for r in side])
 
-    plans = [(s, paired(*(mean(side, reader.scores) for side in pair))[-1]) for s, pair in pairs]
+    plans = [(s, paired(mean(left, reader.scores), mean(right, reader.scores))[-1]) for s, (left, right) in pairs]
     known = all(reader.divergences(r["key"]) for r in (*ours, *theirs))
     far = paired(mean(ours, reader.divergences), mean(theirs, reader.divergences), scale=1)[-1] if known else None
     return Comparison(axis, a, b, len(theirs), paired(mean(ours, reader.scores), mean(theirs, reader.scores)), far, plans, True)

@@ -1,72 +1,157 @@
-"""Figures for people and papers, with matplotlib."""
+"""Charts for paper, with matplotlib: a PNG and a PDF each."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
-import pandas as pd
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FormatStrFormatter
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-STYLES = {  # family -> colour, marker
-    "uniform": ("#555555", "s"),
-    "LUQ, multimodal calibration": ("#1f5fa8", "o"),
-    "LUQ, text-only calibration": ("#d9812a", "D"),
-}
+from analysis.charts import LABELLED, Bars, Chart, Forest, Heat, Lines, Palette
 
-
-def family(run: pd.Series) -> str:
-    if not run["mixed"]:
-        return "uniform"
-    return f"LUQ, {'text-only' if run['calibration'] == 'text' else 'multimodal'} calibration"
+STYLE: dict[Any, Any] = {
+    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.alpha": 0.25, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8, "pdf.fonttype": 42,
+}  # fmt: skip
+SHAPES = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^"}
 
 
-def retention_against_bits(frame: pd.DataFrame, file: Path) -> Path:
-    """Mean retention (%) against stored bits per weight; error bars are standard errors of the mean score.
+def save(chart: Chart, folder: Path) -> list[Path]:
+    """Draw a chart and write NAME.png and NAME.pdf; returns both."""
+    with plt.rc_context(STYLE):
+        figure = DRAW[type(chart)](chart)
+        files = [folder / f"{chart.name}.{kind}" for kind in ("png", "pdf")]
+        for file in files:
+            stamp = {"CreationDate": None} if file.suffix == ".pdf" else {}
+            figure.savefig(file, dpi=150, metadata=stamp)
+        plt.close(figure)
+    return files
 
-    The 16-bit model is the dashed line at 100 %. Open markers: at least half of the benchmarks collapsed.
-    """
-    quantized = frame[frame["uniform_tier"] != "float16"]
-    figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
-    axes.axhline(100, color="#999999", linewidth=1, linestyle="--", zorder=0)
-    axes.text(1.0, 100, "16-bit ", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color="#777777", fontsize=8)
-    for name, runs in quantized.groupby(quantized.apply(family, axis=1)):
-        colour, marker = STYLES[str(name)]
-        runs = runs.sort_values("stored_bits")
-        if len(runs) > 1 and name != "uniform":
-            axes.plot(runs["stored_bits"], 100 * runs["retention"], color=colour, linewidth=1, alpha=0.5, zorder=1)
-        axes.plot([], [], color=colour, marker=marker, linestyle="none", label=str(name))
-        for _, run in runs.iterrows():
-            where = run["stored_bits"], 100 * run["retention"]
-            error = 100 * run["stderr"] * run["retention"] / run["score"] if run["score"] else 0
-            face = "white" if run["collapsed"] * 2 >= run["benchmarks"] else colour
-            axes.errorbar(
-                *where, yerr=error, color=colour, marker=marker, markerfacecolor=face, markersize=7, capsize=3, linewidth=1
-            )
-            text_only = run["mixed"] and run["calibration"] == "text"
-            offset, side = ((0, 10), "center") if text_only else ((8, -11), "left")
-            axes.annotate(run["name"], where, xytext=offset, textcoords="offset points", fontsize=8, ha=side)
-    axes.plot(
-        [],
-        [],
-        color="#555555",
-        marker="o",
-        markerfacecolor="white",
-        linestyle="none",
-        label="open: half of the benchmarks collapsed",
-    )
-    axes.set_xlabel("stored bits per weight (bytes of the files, all included)")
-    axes.set_ylabel("mean retention, % of the 16-bit score")
-    axes.xaxis.set_major_formatter(FormatStrFormatter("%.1f"))
-    axes.margins(x=0.12)
-    axes.set_ylim(0, 108)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
-    first = frame.iloc[0]
-    axes.set_title(f"{first['model']}, {first['benchmarks']} benchmarks, n = {first['n']}", fontsize=10)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=160)
-    plt.close(figure)
-    return file
+
+def _new(chart: Chart, width: float, height: float) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    axes.set_title(chart.title, loc="left", pad=10)
+    return figure, axes
+
+
+def _lines(chart: Lines) -> Figure:
+    outside = len(chart.series) > 7
+    figure, axes = _new(chart, 8.6 if outside else 7.2, 4.6)
+    palette = Palette(chart.series, chart.quiet)
+    if chart.rule:
+        axes.axhline(chart.rule[0], color="#999999", linewidth=1, linestyle="--", zorder=0)
+        where, across = (1.0, chart.rule[0]), axes.get_yaxis_transform()
+        axes.text(*where, chart.rule[1], transform=across, ha="right", va="bottom", color="#777777", fontsize=8)
+    if chart.steps is not None and len(chart.steps):
+        axes.step(
+            chart.steps["x"], chart.steps["y"], where="post", color="#444444", linewidth=1.2, alpha=0.6, label="Pareto front"
+        )
+    for name in chart.series:
+        _series(axes, name, chart, palette)
+    if "label" in chart.points:
+        _labels(axes, chart)
+    axes.set_xlabel(chart.x)
+    axes.set_ylabel(chart.y)
+    axes.margins(x=0.1, y=0.1)
+    if chart.top:
+        above = axes.secondary_xaxis("top")
+        above.set_xticks([x for x, _ in chart.top[1]], [text for _, text in chart.top[1]], fontsize=7)
+        above.set_xlabel(chart.top[0], fontsize=8)
+    if "hollow" in chart.points and chart.points["hollow"].any():
+        axes.plot([], [], color="#555555", marker="o", markerfacecolor="white", linestyle="none", label=f"open: {chart.hollow}")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5)) if outside else axes.legend(loc="best")
+    return figure
+
+
+def _labels(axes: Axes, chart: Lines) -> None:
+    """Names beside their points; of two points close together the upper one's name goes above."""
+    named = chart.points[chart.points["label"].notna() & (chart.points["label"] != "")].sort_values("y")
+    if len(named) > LABELLED:
+        return
+    wide, tall = (float(np.ptp(chart.points[c])) or 1.0 for c in "xy")
+    placed: list[tuple[float, float]] = []
+    for _, point in named.iterrows():
+        close = any(abs(point["x"] - x) < 0.12 * wide and abs(point["y"] - y) < 0.05 * tall for x, y in placed)
+        placed.append((point["x"], point["y"]))
+        axes.annotate(
+            point["label"], (point["x"], point["y"]), xytext=(6, 5 if close else -10), textcoords="offset points", fontsize=7
+        )
+
+
+def _series(axes: Axes, name: str, chart: Lines, palette: Palette) -> None:
+    """One series: its line if it is one, its intervals, and its points, open where they are hollow."""
+    points = chart.points[chart.points["series"] == name].sort_values("x")
+    colour, behind = palette.colours[name], name in chart.quiet
+    if name in chart.joined:
+        axes.plot(points["x"], points["y"], color=colour, linewidth=1.2, alpha=0.45 if behind else 0.8, zorder=1 if behind else 2)
+    if "low" in points:
+        kept = points.dropna(subset=["low", "high"])
+        errors = np.clip([kept["y"] - kept["low"], kept["high"] - kept["y"]], 0, None)
+        axes.errorbar(kept["x"], kept["y"], yerr=errors, fmt="none", ecolor=colour, elinewidth=0.8, capsize=2, alpha=0.6)
+    faces = [("white" if hollow else colour) for hollow in points.get("hollow", [False] * len(points))]
+    axes.scatter(points["x"], points["y"], s=34, c=faces, edgecolors=colour, marker=SHAPES[palette.marks[name]], zorder=3)
+    axes.scatter([], [], s=34, color=colour, marker=SHAPES[palette.marks[name]], label=name)
+
+
+def _heat(chart: Heat) -> Figure:
+    rows, columns = chart.rows, chart.columns
+    figure, axes = _new(chart, 2.6 + 0.62 * len(columns), 1.6 + 0.26 * len(rows))
+    table = chart.cells.pivot(index="row", columns="column", values="value").loc[rows, columns].to_numpy(float)
+    texts = chart.cells.pivot(index="row", columns="column", values="text").loc[rows, columns]
+    colours = "RdBu" if chart.middle is not None else "YlGnBu"
+    reach = max(chart.high - (chart.middle or 0), (chart.middle or 0) - chart.low)
+    low, high = (chart.low, chart.high) if chart.middle is None else (chart.middle - reach, chart.middle + reach)
+    shown = axes.imshow(table, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    for i, row in enumerate(texts.to_numpy()):
+        for j, text in enumerate(row):
+            red, green, blue, _ = shown.cmap(shown.norm(table[i, j])) if math.isfinite(table[i, j]) else (1, 1, 1, 1)
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
+            axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "#222222")
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.grid(visible=False)
+    figure.colorbar(shown, ax=axes, label=chart.legend, fraction=0.04, pad=0.02)
+    return figure
+
+
+def _bars(chart: Bars) -> Figure:
+    bars, palette = chart.bars, Palette(chart.names)
+    figure, axes = _new(chart, 8.2, 1.6 + 0.3 * len(bars))
+    left = np.zeros(len(bars))
+    for part in chart.names:
+        sizes = chart.parts[chart.parts["part"] == part].groupby("bar")["value"].sum().reindex(bars, fill_value=0).to_numpy()
+        axes.barh(bars, sizes, left=left, label=part, color=palette.colours[part], edgecolor="white", linewidth=0.5)
+        left += sizes
+    axes.invert_yaxis()
+    axes.set_xlabel(chart.x)
+    axes.grid(visible=False, axis="y")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def _forest(chart: Forest) -> Figure:
+    names = list(dict.fromkeys(chart.rows["row"]))
+    palette, count = Palette(chart.series), len(chart.series)
+    figure, axes = _new(chart, 7.2, 1.5 + (0.18 + 0.16 * count) * len(names))
+    axes.axvline(0, color="#777777", linewidth=1, zorder=0)
+    for i, (name, rows) in enumerate(chart.rows.groupby("series", sort=False)):
+        places = [names.index(row) + (i - (count - 1) / 2) * 0.7 / max(count, 1) for row in rows["row"]]
+        errors = np.clip([rows["mean"] - rows["low"], rows["high"] - rows["mean"]], 0, None)
+        shape = SHAPES[palette.marks[str(name)]]
+        colour = palette.colours[str(name)]
+        axes.errorbar(rows["mean"], places, xerr=errors, fmt=shape, color=colour, markersize=4, capsize=2, label=str(name))
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(chart.x)
+    if count > 1:
+        axes.legend(loc="best")
+    return figure
+
+
+DRAW: dict[type[Chart], Callable[..., Figure]] = {Lines: _lines, Heat: _heat, Bars: _bars, Forest: _forest}

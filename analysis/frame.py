@@ -52,6 +52,12 @@ def order_label(config: dict[str, Any]) -> str:
     return order["name"] if order["modality"] == "all" else f"{order['name']} ({order['modality']} tokens)"
 
 
+def short(name: str) -> str:
+    """A run's name without its seeds and without the groups of its settings: `low=gptq2 k=4`."""
+    words = (w.partition("=") for w in name.split() if not w.partition("=")[0].endswith("seed"))
+    return " ".join(f"{key.rpartition('.')[2]}{sign}{value}" for key, sign, value in words) or name
+
+
 def questions(record: Record) -> str:
     """What two records must share for their scores to be compared."""
     return keys.key(record["subset"], record["split"], record["scorer_version"], record["prompt_version"])
@@ -64,7 +70,7 @@ def run_row(record: Record) -> dict[str, Any]:
     return {
         "sweep": record["sweep"],
         "name": record["name"],
-        "label": " ".join(w for w in record["name"].split() if not w.partition("=")[0].endswith("seed")) or record["name"],
+        "label": short(record["name"]),
         "key": record["key"],
         "plan": keys.key(seedless(config)),
         "answers": keys.key(record["artefacts"]["evaluate"]),
@@ -76,8 +82,8 @@ def run_row(record: Record) -> dict[str, Any]:
         "alpha": config["calibration"]["alpha"] if config["calibration"]["name"] != "text" else 0.0,
         "order": order_label(config),
         "rule": config["allocation"]["name"],
-        "low": config["quantizer"]["low"],
-        "high": config["quantizer"]["high"],
+        "low_tier": config["quantizer"]["low"],
+        "high_tier": config["quantizer"]["high"],
         "propagation": config["quantizer"]["propagation"],
         "clusters": config["profile"]["clusters"],
         "seed": config["seed"],
@@ -169,14 +175,13 @@ def _latest(records: Iterable[Record], problems: list[str]) -> Iterable[Record]:
 
 
 def baselines(outputs: Path, records: Sequence[Record]) -> list[Record]:
-    """Runs of other sweeps with one tier of the ladder in every layer that these records lack, latest first."""
+    """Runs of other sweeps with one tier of the ladder in every layer that these records lack: what is all high tier first."""
     known = {record["key"] for record in records}
     wanted = {(r["model_fingerprint"], questions(r)) for r in records}
     have = {(r["model_fingerprint"], questions(r), r["tiers"][0]) for r in records if len(set(r["tiers"])) == 1}
     added: list[Record] = []
-    for record in sorted(
-        (r for r in results.iterate(outputs, None, []) if r["key"] not in known and not lacks(r)), key=lambda r: -r["finished"]
-    ):
+    others = (r for r in results.iterate(outputs, None, []) if r["key"] not in known and not lacks(r))
+    for record in sorted(others, key=lambda r: (r["tiers"][0] != r["config"]["quantizer"]["high"], -r["finished"])):
         place = (record["model_fingerprint"], questions(record), record["tiers"][0])
         if place[:2] in wanted and place not in have and set(record["tiers"]) <= {place[2]} <= set(LADDER):
             have.add(place)
@@ -226,5 +231,9 @@ def plans(runs: pd.DataFrame) -> pd.DataFrame:
     table = grouped.first().assign(**{c: grouped[c].mean() for c in numbers})
     table = table.assign(seeds=grouped.size(), lowest=grouped["score"].min(), highest=grouped["score"].max())
     table["answers"] = grouped["answers"].agg(lambda found: " ".join(sorted(set(found))))
-    table["label"] = table["tier"].where(table["tier"] != "", table["label"])
+    own = (table["tier"] == table["high_tier"]) | (
+        table["propagation"] == "exact"
+    )  # else the layers saw another model's activations
+    alone = table["tier"].where(own, table["tier"] + ", propagation " + table["propagation"])
+    table["label"] = alone.where(table["tier"] != "", table["label"])
     return table.reset_index().sort_values(["checkpoint_bytes", "label"]).reset_index(drop=True)

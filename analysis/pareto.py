@@ -94,7 +94,7 @@ def pareto_info(study: Study, benchmark: str = MEAN) -> ParetoInfo:
 def best_under(table: pd.DataFrame, budget: float) -> pd.Series | None:
     """The plan of the highest score whose checkpoint is at most `budget` bytes; None if none fits."""
     fits = table[table["front"] & (table["bytes"] <= budget)]
-    return None if fits.empty else fits.loc[fits["score"].idxmax()]
+    return None if fits.empty else fits.sort_values("score").iloc[-1]
 
 
 def budgets(info: ParetoInfo) -> pd.DataFrame:

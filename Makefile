@@ -27,9 +27,9 @@ check: install  ## format, lint, types, architecture
 test: install  ## all tests, on CPU, without network
 	$(BIN)/pytest
 
-demo: install  ## LUQ next to 16-, 4- and 3-bit versions of the pocket model: one table, one figure
+demo: install  ## LUQ next to 16- to 2-bit versions of the pocket model: one table, one report
 	$(BIN)/luq sweep demo
-	$(BIN)/python -m analysis demo
+	$(BIN)/luq report demo
 
 clean:  ## remove everything that was made
 	rm -rf .venv outputs .mypy_cache .ruff_cache .pytest_cache *.egg-info

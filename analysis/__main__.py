@@ -1,82 +1,86 @@
-"""`python -m analysis SWEEP`: one table of a sweep, sorted by stored bytes, and one figure."""
+"""`luq report [SWEEP ...]`, also `python -m analysis`: one HTML file, the same in Markdown, figures and tables."""
 
 import argparse
+import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from analysis import figures, frame
+from analysis import frame, tables
 from luq.errors import LuqError
 
 
-def _size(count: float) -> str:
-    return f"{count / 1e6:.3f} MB" if count < 1e9 else f"{count / 1e9:.3f} GB"
+def shown(table: tables.Table) -> Table:
+    """A table for a terminal."""
+    made = Table(title=escape(table.title), title_justify="left")
+    for i, name in enumerate(table.columns):
+        made.add_column(escape(name).replace(" ", "\n"), justify="left" if i < table.words else "right", no_wrap=True)
+    for row in table.rows:
+        made.add_row(*(escape(tables.text(cell)) for cell in row))
+    return made
 
 
-def _percent(share: float) -> str:
-    return "-" if pd.isna(share) else f"{100 * share:.1f}"
-
-
-def _number(value: float, places: int) -> str:
-    return "-" if pd.isna(value) else f"{value:.{places}f}"
-
-
-def _change(saved: float) -> str:
-    return "-" if pd.isna(saved) else f"{-100 * saved:+.1f}" if saved else "0.0"
-
-
-def table(runs: pd.DataFrame) -> Table:
-    """One row per run, smallest first."""
-    first = runs.iloc[0]
-    shown = Table(
-        title=f"{first['model']}: {first['benchmarks']} benchmarks, n = {first['n']} units, smallest first", title_justify="left"
-    )
-    shown.add_column("run", style="bold", no_wrap=True)
-    columns = ("nominal\nbits", "stored\nbits", "vs\n4-bit %", "whole\ncheckpoint", "vs\n4-bit %", "mean score", "retention\n%")
-    for name in (*columns, "KL\nnats", "top-1\n%", "perplexity", "collapsed"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    for _, run in runs.iterrows():
-        shown.add_row(
-            run["name"],
-            f"{run['nominal_bits']:.2f}",
-            f"{run['stored_bits']:.3f}",
-            _change(run["linears_saved"]),
-            _size(run["checkpoint_bytes"]),
-            _change(run["checkpoint_saved"]),
-            f"{run['score']:.1f} ± {run['stderr']:.1f}",
-            _percent(run["retention"]),
-            _number(run["kl"], 3),
-            _percent(run["agreement"]),
-            _number(run["perplexity"], 1),
-            f"{run['collapsed']}/{run['benchmarks']}" if run["collapsed"] else "",
-        )
-    return shown
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m analysis", description=__doc__)
-    parser.add_argument("sweep", help="name of the sweep (`luq sweep NAME`, or group=NAME of `luq run -m`)")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("luq report", description=__doc__)
+    parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="`luq sweep NAME`, or group=NAME of `luq run`; none: all runs")
     parser.add_argument("--outputs", type=Path, default=Path(os.environ.get("LUQ_OUTPUTS", "outputs")))
-    arguments = parser.parse_args()
-    try:
-        runs = frame.against(frame.load(arguments.outputs, arguments.sweep))
-    except LuqError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {error}", soft_wrap=True)
-        sys.exit(1)
-    out = Console(highlight=False)
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where the report goes (OUTPUTS/report/SWEEPS)")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="take the records from W&B, where `tracking=wandb` put them")
+    parser.add_argument("--tracking", choices=("wandb", "wandb_offline"), help="log the report as a W&B run of its own")
+    parser.add_argument("--project", default="luq", help="W&B project of --tracking")
+    parser.add_argument("--entity", help="W&B entity of --tracking")
+    return parser
+
+
+def run(arguments: argparse.Namespace, out: Console) -> None:
+    """Load, build, say where it is."""
+    outputs, sweeps = arguments.outputs, arguments.sweeps
+    if arguments.wandb:
+        from analysis import wandb_records
+
+        outputs = wandb_records.fetch(arguments.wandb, arguments.outputs / "wandb" / "records", sweeps)
+    loaded = frame.load(outputs, sweeps)
+    from analysis import report  # matplotlib: not before there is something to draw
+
+    title = ", ".join(sweeps) if sweeps else "all runs"
+    folder = arguments.to or arguments.outputs / "report" / ("+".join(sweeps) if sweeps else "all")
+    built = report.build(outputs, title, loaded, folder)
+    for chapter in built.chapters:
+        table = next(t for section in chapter.sections for t in section.tables if t.name == "overview")
+        out.print(shown(table))
+        out.print(table.note)
+        for line in chapter.findings:
+            out.print(f"- {line}", markup=False)
+    for entry in built.failures:
+        out.print(f"[red]failed[/red] {escape(entry['sweep'])}, {escape(entry['name'])}: {escape(entry['message'])}")
+    for line in built.problems:
+        out.print(f"[yellow]left out[/yellow] {escape(line)}")
+    if arguments.tracking:
+        from luq.config import TrackingConfig
+        from luq.tracking import make_tracker
+
+        config = TrackingConfig(arguments.tracking, arguments.project, arguments.entity)
+        make_tracker(config, arguments.outputs).track_report(title, built.summary(), built.rows(), built.figures)
+    out.print(f"report: [bold]{built.html}[/bold] (report.md, figures/, runs.csv, scores.csv and scores.parquet beside it)")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; LuqErrors are one line and exit code 1."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    out = Console(highlight=False, soft_wrap=False)
     if not out.is_terminal:
-        out.width = 140
-    out.print(table(runs))
-    file = figures.retention_against_bits(runs, arguments.outputs / "sweeps" / arguments.sweep / "retention.png")
-    out.print(
-        "±: standard error of the mean score over questions. KL per answer token to the 16-bit model and same first choices: "
-        "means\nover benchmarks. Perplexity: held-out text. collapsed: benchmarks with one answer for (nearly) all, or gibberish."
-    )
-    out.print(f"figure: {file}")
+        out.width = 160
+    try:
+        run(arguments, out)
+    except LuqError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

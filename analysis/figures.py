@@ -22,11 +22,11 @@ STYLE: dict[Any, Any] = {
 SHAPES = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^"}
 
 
-def save(chart: Chart, folder: Path) -> list[Path]:
-    """Draw a chart and write NAME.png and NAME.pdf; returns both."""
+def save(chart: Chart, folder: Path, prefix: str = "") -> list[Path]:
+    """Draw a chart and write PREFIX + NAME .png and .pdf; returns both."""
     with plt.rc_context(STYLE):
         figure = DRAW[type(chart)](chart)
-        files = [folder / f"{chart.name}.{kind}" for kind in ("png", "pdf")]
+        files = [folder / f"{prefix}{chart.name}.{kind}" for kind in ("png", "pdf")]
         for file in files:
             stamp = {"CreationDate": None} if file.suffix == ".pdf" else {}
             figure.savefig(file, dpi=150, metadata=stamp)

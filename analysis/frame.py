@@ -181,12 +181,18 @@ def baselines(outputs: Path, records: Sequence[Record]) -> list[Record]:
     have = {(r["model_fingerprint"], questions(r), r["tiers"][0]) for r in records if len(set(r["tiers"])) == 1}
     added: list[Record] = []
     others = (r for r in results.iterate(outputs, None, []) if r["key"] not in known and not lacks(r))
-    for record in sorted(others, key=lambda r: (r["tiers"][0] != r["config"]["quantizer"]["high"], -r["finished"])):
+    for record in sorted(others, key=_unlike_others):
         place = (record["model_fingerprint"], questions(record), record["tiers"][0])
         if place[:2] in wanted and place not in have and set(record["tiers"]) <= {place[2]} <= set(LADDER):
             have.add(place)
             added.append(record)
     return added
+
+
+def _unlike_others(record: Record) -> tuple[bool, bool, float]:
+    """Sorts what is all high tier, and saw its own activations while it was quantized, before what is not; then the latest."""
+    quantizer = record["config"]["quantizer"]
+    return record["tiers"][0] != quantizer["high"], quantizer["propagation"] != "exact", -record["finished"]
 
 
 def runs(records: Iterable[Record]) -> pd.DataFrame:
@@ -231,9 +237,8 @@ def plans(runs: pd.DataFrame) -> pd.DataFrame:
     table = grouped.first().assign(**{c: grouped[c].mean() for c in numbers})
     table = table.assign(seeds=grouped.size(), lowest=grouped["score"].min(), highest=grouped["score"].max())
     table["answers"] = grouped["answers"].agg(lambda found: " ".join(sorted(set(found))))
-    own = (table["tier"] == table["high_tier"]) | (
-        table["propagation"] == "exact"
-    )  # else the layers saw another model's activations
+    # a tier alone whose layers saw another model's activations while they were quantized is not what others call by its name
+    own = (table["propagation"] == "exact") | (table["tier"] == "float16") | (table["propagation"].nunique() == 1)
     alone = table["tier"].where(own, table["tier"] + ", propagation " + table["propagation"])
     table["label"] = alone.where(table["tier"] != "", table["label"])
     return table.reset_index().sort_values(["checkpoint_bytes", "label"]).reset_index(drop=True)

@@ -34,8 +34,8 @@ def spec(chart: Chart) -> Spec:
     return {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}, **drawn}
 
 
-def values(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's rows as plain data: five significant digits, and no key where there is no number."""
+def values(table: pd.DataFrame, keep: bool = False) -> list[dict[str, Any]]:
+    """A table's rows as plain data: five significant digits, and no key where there is no value, unless it is to be kept."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float):
@@ -43,7 +43,7 @@ def values(table: pd.DataFrame) -> list[dict[str, Any]]:
         return value.item() if hasattr(value, "item") else value
 
     rows = [{k: plain(v) for k, v in row.items()} for row in table.to_dict("records")]
-    return [{str(k): v for k, v in row.items() if v is not None and v is not pd.NA and v != ""} for row in rows]
+    return [{str(k): v for k, v in row.items() if keep or v not in (None, "")} for row in rows]
 
 
 def _colour(palette: Palette, title: str | None = None) -> Spec:
@@ -80,16 +80,16 @@ def _lines(chart: Lines) -> Spec:
         mark = {"type": "rule", "strokeWidth": 1, "opacity": 0.6}
         layers.append({"transform": [{"filter": "isValid(datum.low)"}], "mark": mark, "encoding": span})
     encoding = {"x": x, "y": y, "color": colour, "shape": _shape(palette), "opacity": picked}
-    point: Spec = {"type": "point", "size": 70, "filled": False, "strokeWidth": 1.8, "tooltip": DATUM, "cursor": "pointer"}
-    if "hollow" in chart.points:
-        encoding["fillOpacity"] = {"condition": {"test": "datum.hollow", "value": 0}, "value": 1}
-    encoding["fill"] = {k: v for k, v in colour.items() if k != "legend"} | {"legend": None}
+    point: Spec = {"type": "point", "size": 70, "strokeWidth": 1.8, "tooltip": DATUM, "cursor": "pointer"}
     pick = {"name": "picked", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}
-    layers.append({"params": [pick, ZOOM], "mark": point, "encoding": encoding})
+    full = {"transform": [{"filter": "!datum.hollow"}], "mark": point | {"filled": True}, "encoding": encoding}
+    layers.append({"params": [pick, ZOOM]} | full)
+    if "hollow" in chart.points and chart.points["hollow"].any():
+        layers.append({"transform": [{"filter": "datum.hollow"}], "mark": point | {"filled": False}, "encoding": encoding})
     if chart.top:
         ticks = {"values": [{"x": at, "k": text} for at, text in chart.top[1]]}
-        mark = {"type": "text", "baseline": "bottom", "dy": -3, "fontSize": 10}
-        layers.append({"data": ticks, "mark": mark, "encoding": {"x": x, "y": {"value": 0}, "text": {"field": "k"}}})
+        mark = {"type": "text", "baseline": "top", "fontSize": 10}
+        layers.append({"data": ticks, "mark": mark, "encoding": {"x": x, "y": {"value": 2}, "text": {"field": "k"}}})
     return {"height": 380, "data": {"values": values(chart.points)}, "layer": layers}
 
 
@@ -106,7 +106,7 @@ def _heat(chart: Heat) -> Spec:
     colour = {"field": "value", "type": "quantitative", "scale": scale, "legend": {"title": chart.legend, "orient": "top"}}
     white = {"condition": {"test": dark, "value": "#fff"}, "value": "#222"}
     return {
-        "height": {"step": 20},
+        "height": 20 * len(chart.rows),
         "data": {"values": values(chart.cells)},
         "layer": [
             {"mark": {"type": "rect", "tooltip": DATUM}, "encoding": axes | {"color": colour}},
@@ -121,7 +121,7 @@ def _bars(chart: Bars) -> Spec:
     parts = chart.parts.assign(place=chart.parts["part"].map(order))
     scale = {"domain": palette.names, "range": [palette.colours[n] for n in palette.names]}
     return {
-        "height": {"step": 22},
+        "height": 22 * len(chart.bars),
         "data": {"values": values(parts)},
         "mark": {"type": "bar", "tooltip": DATUM},
         "encoding": {
@@ -143,7 +143,7 @@ def _forest(chart: Forest) -> Spec:
     span = base | {"x": _axis("low", chart.x), "x2": {"field": "high"}}
     point = base | {"x": _axis("mean", chart.x)}
     return {
-        "height": {"step": 14 * len(chart.series) + 10, "for": "position"},
+        "height": (14 * len(chart.series) + 10) * len(names),
         "data": {"values": values(chart.rows)},
         "layer": [
             {"data": {"values": [{"x": 0}]}, "mark": {"type": "rule", "color": "#999"}, "encoding": {"x": _axis("x", chart.x)}},

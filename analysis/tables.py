@@ -11,6 +11,7 @@ from analysis.frame import BASE, MEAN, Study
 from analysis.pareto import ParetoInfo, budgets
 from luq.evaluation.compare import Difference
 
+FEW = 24  # rows of an overview: the front and the baselines, and as many of the others
 Cell = str | tuple[str, float | str]  # what is shown, or that and what it sorts by
 
 
@@ -54,11 +55,12 @@ def interval(d: Difference, places: int = 1) -> Cell:
     return (f"{d.low:+.{places}f} .. {d.high:+.{places}f}", d.low)
 
 
-def overview(study: Study) -> Table:
-    """A row per plan, smallest first: what `make demo` prints."""
+def overview(study: Study, chosen: Sequence[str]) -> Table:
+    """A row per chosen plan, smallest first: what `make demo` prints."""
     columns = ["run", "nominal bits", "stored bits", "vs 4-bit %", "whole checkpoint", "vs 4-bit %", "mean score", "retention %"]
     rows: list[list[Cell]] = []
-    for _, plan in study.plans.iterrows():
+    plans = study.plans[study.plans["plan"].isin(chosen)]
+    for _, plan in plans.iterrows():
         seeds = f" ({plan['seeds']} seeds)" if plan["seeds"] > 1 else ""
         row = [
             f"{plan['label']}{seeds}",
@@ -76,6 +78,8 @@ def overview(study: Study) -> Table:
         "±: standard error of the mean score over questions. KL per answer token to the 16-bit model and same first choices: "
         "means over benchmarks. Perplexity: held-out text. collapsed: benchmarks with one answer for (nearly) all, or gibberish."
     )
+    if left := len(study.plans) - len(plans):
+        note += f" {left} plans off the front are not in this table."
     return Table("overview", title, [*columns, "KL nats", "top-1 %", "perplexity", "collapsed"], rows, note)
 
 
@@ -107,7 +111,7 @@ def differences(comparison: Comparison) -> Table:
         label = "mean of all" if d.name == MEAN else d.name
         rows.append([label, number(d.a), number(d.b), number(d.mean, 1, True), interval(d), (str(d.n), d.n), *counts, verdict])
     wins, ties, losses = (sum(d.verdict == v for _, d in comparison.plans) for v in ("better", "tie", "worse"))
-    note = f"Over {len(comparison.plans)} plans with {comparison.runs} runs: {comparison.b} better in {wins}, tie in {ties}, "
+    note = f"{comparison.runs} runs, {len(comparison.plans)} plans: {comparison.b} better in {wins}, tie in {ties}, "
     how = "Questions averaged over runs, then paired; bootstrap." if comparison.by_question else "Unpaired: no answers here."
     note += f"worse in {losses}. {how}"
     a, b = comparison.a, comparison.b

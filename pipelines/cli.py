@@ -19,6 +19,7 @@ SWEEPS = {
     "sweep": "a named sweep: runs what is missing or failed (`luq sweep` lists them, --plan says what one will cost)",
     "status": "which runs of a named sweep are done, running, failed or missing",
 }
+REPORT = "one HTML file over sweeps (or all runs), the same in Markdown, figures, CSV and parquet"
 EPILOG = """\
 run, profile, quantize and evaluate take Hydra overrides, and -m for every combination:
   luq run allocation=count allocation.k=4
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in (HYDRA | SWEEPS).items():
         commands.add_parser(name, help=text, add_help=False)
+    commands.add_parser("report", help=REPORT, add_help=False)
     compare = commands.add_parser("compare", help="two runs question by question: `luq compare SWEEP/NAME SWEEP/NAME`")
     compare.add_argument("a", help="SWEEP/NAME, or the beginning of a run's key; with --axis a sweep")
     compare.add_argument("b", nargs="?")
@@ -93,7 +95,7 @@ def _complete(arguments: list[str]) -> None:
     if "query" in arguments[-1] and words:
         last = "" if line.endswith(" ") else words.pop()
         if len(words) < 2 or (len(words) == 2 and words[1] in SWEEPS):
-            known = (*HYDRA, *SWEEPS, "compare", "rescore", "pocket") if len(words) < 2 else grid.names()
+            known = (*HYDRA, *SWEEPS, "report", "compare", "rescore", "pocket") if len(words) < 2 else grid.names()
             sys.stdout.write("\n".join(name for name in known if name.startswith(last)) + "\n")
             return
         short = " ".join([words[0], *words[3 if words[1] in SWEEPS else 2 :], last])
@@ -139,6 +141,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             from pipelines import sweep
 
             sweep.main(arguments[0], arguments[1:])
+            return
+        if arguments and arguments[0] == "report":
+            from analysis.__main__ import main as report
+
+            report(arguments[1:])
             return
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         _plain(_parser().parse_args(arguments))

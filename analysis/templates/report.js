@@ -1,0 +1,207 @@
+"use strict";
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const TIERS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"];
+const root = document.documentElement;
+const make = (tag, attributes = {}, ...inside) => {
+  const element = Object.assign(document.createElement(tag), attributes);
+  element.append(...inside);
+  return element;
+};
+const escaped = (value) => make("i", { textContent: String(value) }).innerHTML;
+const bytes = (n) => (n >= 1e9 ? (n / 1e9).toFixed(3) + " GB" : (n / 1e6).toFixed(3) + " MB");
+
+// theme: the system's until the button is pressed
+const remembered = () => { try { return localStorage.getItem("luq-theme"); } catch { return null; } };
+const system = matchMedia("(prefers-color-scheme: dark)");
+const setTheme = () => { root.dataset.theme = remembered() || (system.matches ? "dark" : "light"); };
+setTheme();
+
+// charts
+function config() {
+  const style = getComputedStyle(root);
+  const [ink, soft, line] = ["--ink", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const narrow = innerWidth < 640;
+  return {
+    background: null,
+    font: "system-ui, sans-serif",
+    view: { stroke: null },
+    axis: { labelColor: soft, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500, labelLimit: narrow ? 110 : 220 },
+    legend: { labelColor: ink, titleColor: soft, orient: "bottom", columns: narrow ? 1 : 3, labelLimit: 320, symbolOpacity: 1 },
+    text: { color: soft },
+  };
+}
+function planTooltip(plan, datum) {
+  const rows = [
+    ["retention", plan.retention === undefined ? "-" : plan.retention.toFixed(1) + " %"],
+    ["score", plan.score.toFixed(1) + " ± " + (plan.stderr === undefined ? "?" : plan.stderr.toFixed(1))],
+    ["checkpoint", bytes(plan.bytes)],
+    ["stored, nominal bits", plan.bits.toFixed(3) + ", " + plan.nominal.toFixed(2)],
+    ["seeds", plan.seeds],
+    ["layers", escaped(plan.allocation)],
+    ["command", "<code>" + escaped(plan.command || "not recorded") + "</code>"],
+  ];
+  return "<b>" + escaped(plan.label) + "</b><table>" + rows.map(([k, v]) => `<tr><td>${k}</td><td>${v}</td></tr>`).join("") + "</table>";
+}
+function tooltip(datum) {
+  if (datum.plan !== undefined && DATA.plans[datum.plan]) return planTooltip(DATA.plans[datum.plan], datum);
+  const shown = Object.entries(datum).filter(([k]) => !["place", "hollow", "plan", "text"].includes(k));
+  return "<table>" + shown.map(([k, v]) => {
+    const value = typeof v === "number" ? Number(v.toPrecision(5)) : v;
+    return `<tr><td>${escaped(k)}</td><td>${escaped(value)}</td></tr>`;
+  }).join("") + "</table>";
+}
+async function draw(place) {
+  const name = place.dataset.chart;
+  const options = {
+    renderer: "svg", mode: "vega-lite", config: config(),
+    actions: { export: true, source: false, compiled: false, editor: false },
+    downloadFileName: name, tooltip: { formatTooltip: tooltip, theme: "luq", sanitize: (x) => x },
+  };
+  try {
+    const { view } = await vegaEmbed(place, structuredClone(DATA.charts[name]), options);
+    view.addEventListener("click", (event, item) => {
+      if (item && item.datum && DATA.plans[item.datum.plan]) showPlan(place.closest("figure"), DATA.plans[item.datum.plan]);
+    });
+    place.dataset.drawn = "yes";
+  } catch (error) {
+    place.textContent = "This figure could not be drawn: " + error.message;
+    place.dataset.drawn = "no";
+    console.error(name, error);
+  }
+}
+const drawAll = async () => {
+  root.dataset.ready = "no";
+  await Promise.all([...document.querySelectorAll(".chart")].map(draw));
+  root.dataset.ready = "yes";
+};
+
+// what a click on a plan shows
+function tiersOf(allocation) {
+  const tiers = [];
+  for (const part of allocation.split(" ")) {
+    const [span, tier] = part.split(":");
+    const [first, last] = span.split("-").map(Number);
+    for (let i = first; i <= (last === undefined ? first : last); i++) tiers[i] = tier;
+  }
+  return tiers;
+}
+function copyButton(text) {
+  const button = make("button", { type: "button", textContent: "copy", title: text });
+  button.className = "copy";
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const area = make("textarea", { value: text });
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    button.textContent = "copied";
+    setTimeout(() => { button.textContent = "copy"; }, 1500);
+  });
+  return button;
+}
+function showPlan(figure, plan) {
+  figure.querySelector(".plan")?.remove();
+  const tiers = tiersOf(plan.allocation);
+  const names = [...new Set(tiers)];
+  const colour = (tier) => TIERS[names.indexOf(tier) % TIERS.length];
+  const strip = make("div", { className: "strip" });
+  strip.append(...tiers.map((tier, i) => make("span", { title: `layer ${i}: ${tier}`, style: "background:" + colour(tier) })));
+  const count = (tier) => tiers.filter((t) => t === tier).length;
+  const legend = make("div", { className: "legend" });
+  legend.append(...names.map((tier) => make("span", {}, make("i", { style: "background:" + colour(tier) }), `${tier}: ${count(tier)} of ${tiers.length} layers`)));
+  const scores = Object.entries(plan.scores || {}).map(([k, v]) => `${k} ${v.toFixed(1)}`).join(", ");
+  const more = plan.seeds > 1 ? ` Mean of ${plan.seeds} seeds; layers and command of the first.` : "";
+  const command = make("div", { className: "command" }, make("code", { textContent: plan.command || "not recorded" }));
+  if (plan.command) command.append(copyButton(plan.command));
+  const told = `${bytes(plan.bytes)}, ${plan.bits.toFixed(3)} stored bits, score ${plan.score.toFixed(1)}. ${scores}.${more}`;
+  figure.append(make("div", { className: "plan" }, make("b", { textContent: plan.label }), strip, legend, make("div", { className: "note", textContent: told }), command));
+}
+
+// tables
+function compareKeys(a, b) {
+  const [x, y] = [Number(a), Number(b)];
+  return a !== "" && b !== "" && !Number.isNaN(x) && !Number.isNaN(y) ? x - y : String(a).localeCompare(String(b), undefined, { numeric: true });
+}
+function mark(header, up) {
+  header.parentNode.querySelectorAll("th").forEach((th) => th.removeAttribute("aria-sort"));
+  header.setAttribute("aria-sort", up ? "ascending" : "descending");
+}
+function sortable(header, sort) {
+  header.tabIndex = 0;
+  const act = () => {
+    const up = header.getAttribute("aria-sort") !== "ascending";
+    mark(header, up);
+    sort(up);
+  };
+  header.addEventListener("click", act);
+  header.addEventListener("keydown", (event) => { if (event.key === "Enter") act(); });
+}
+for (const table of document.querySelectorAll("table.sort")) {
+  const body = table.tBodies[0];
+  [...table.tHead.rows[0].cells].forEach((header, column) => sortable(header, (up) => {
+    const rows = [...body.rows].map((row) => [row.cells[column].dataset.key, row]);
+    rows.sort((a, b) => (up ? 1 : -1) * compareKeys(a[0], b[0]));
+    body.append(...rows.map((r) => r[1]));
+  }));
+}
+function runsTable(place) {
+  const { columns, rows } = DATA.runs;
+  const table = place.querySelector("table");
+  const [input, all, count] = ["input", "button", ".count"].map((s) => place.querySelector(s));
+  let shown = rows, limit = 100, order = null;
+  const head = table.createTHead().insertRow();
+  const word = (column) => (column.places === null ? "word" : "");
+  columns.forEach((column, i) => {
+    const header = make("th", { textContent: column.title, className: word(column), scope: "col" });
+    head.append(header);
+    sortable(header, (up) => { order = [i, up]; fill(); });
+  });
+  head.append(make("th", { textContent: "command", className: "word" }));
+  const body = table.createTBody();
+  function fill() {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    shown = rows.filter((row) => { const text = row.join(" ").toLowerCase(); return words.every((w) => text.includes(w)); });
+    if (order) {
+      const [i, up] = order;
+      shown.sort((a, b) => (a[i] === null) - (b[i] === null) || (up ? 1 : -1) * compareKeys(a[i] ?? "", b[i] ?? ""));
+    }
+    body.replaceChildren(...shown.slice(0, limit).map((row) => {
+      const line = make("tr");
+      columns.forEach((column, i) => {
+        const text = row[i] === null ? "-" : column.places === null ? row[i] : row[i].toFixed(column.places);
+        line.append(make("td", { textContent: text, className: word(column) }));
+      });
+      line.append(make("td", { className: "word" }, row.at(-1) ? copyButton(row.at(-1)) : "-"));
+      return line;
+    }));
+    count.textContent = `${shown.length} of ${rows.length} runs` + (shown.length > limit ? `, the first ${limit} shown` : "");
+    all.hidden = shown.length <= limit;
+  }
+  input.addEventListener("input", fill);
+  all.addEventListener("click", () => { limit = Infinity; fill(); });
+  fill();
+}
+document.querySelectorAll(".runs").forEach(runsTable);
+document.querySelectorAll("button.copy[data-text]").forEach((old) => old.replaceWith(copyButton(old.dataset.text)));
+
+document.querySelectorAll("select.benchmark").forEach((select) => select.addEventListener("change", () => {
+  const place = document.getElementById(select.dataset.target);
+  place.dataset.chart = select.value;
+  draw(place);
+}));
+document.getElementById("theme").addEventListener("click", () => {
+  try { localStorage.setItem("luq-theme", root.dataset.theme === "dark" ? "light" : "dark"); } catch { /* no storage: until reload */ }
+  root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
+  drawAll();
+});
+system.addEventListener("change", () => { setTheme(); drawAll(); });
+let width = innerWidth;
+addEventListener("resize", () => {
+  if ((width < 640) !== (innerWidth < 640)) drawAll();
+  width = innerWidth;
+});
+drawAll();

@@ -101,7 +101,7 @@ def _series(axes: Axes, name: str, chart: Lines, palette: Palette) -> None:
 
 def _heat(chart: Heat) -> Figure:
     rows, columns = chart.rows, chart.columns
-    figure, axes = _new(chart, 2.6 + 0.62 * len(columns), 1.6 + 0.26 * len(rows))
+    figure, axes = _new(chart, 2 + 0.075 * max(map(len, rows)) + 0.62 * len(columns), 1.6 + 0.26 * len(rows))
     table = chart.cells.pivot(index="row", columns="column", values="value").loc[rows, columns].to_numpy(float)
     texts = chart.cells.pivot(index="row", columns="column", values="text").loc[rows, columns]
     colours = "RdBu" if chart.middle is not None else "YlGnBu"

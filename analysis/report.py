@@ -17,7 +17,7 @@ from analysis.charts import Chart
 from analysis.compare import Reader
 from analysis.frame import MEAN, Results, studies
 
-POINTS = 400  # of each single benchmark's Pareto figure; the mean's shows all
+POINTS = 200  # of each single benchmark's Pareto figure; the mean's shows all
 RUN_COLUMNS = {  # column of the runs' frame -> title, places (None: text)
     "label": ("run", None), "sweep": ("sweep", None), "seed": ("seed", 0), "calibration": ("calibration", None),
     "order": ("order", None), "k": ("k", 0), "low_tier": ("low", None), "high_tier": ("high", None),
@@ -67,7 +67,9 @@ def build(outputs: Path, title: str, loaded: Results, folder: Path) -> Report:
         drawn |= {f"{prefix}pareto-{b}": interactive.spec(c) for b, c in benchmark_charts(chapter).items()}
     export(chapters, folder)
     report = Report(chapters, folder / "report.html", folder / "report.md", made, loaded.problems, loaded.failures)
-    data = {"charts": drawn, "plans": {k: v for c in chapters for k, v in plan_details(c).items()}, "runs": run_table(chapters)}
+    rows = {key: i for i, key in enumerate(key for c in chapters for key in c.study.runs["key"])}
+    plans = {plan: told for c in chapters for plan, told in plan_details(c, rows).items()}
+    data = {"charts": drawn, "plans": plans, "runs": run_table(chapters)}
     environment = Environment(loader=PackageLoader("analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"text": tables.text, "key": _key, "cell": _markdown}
     told = {
@@ -105,13 +107,13 @@ def benchmark_charts(chapter: Chapter) -> dict[str, Chart]:
     return found
 
 
-def plan_details(chapter: Chapter) -> dict[str, dict[str, Any]]:
-    """What hovering over and clicking on a plan shows."""
+def plan_details(chapter: Chapter, rows: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """What hovering over and clicking on a plan shows; `run` is its first run's row in the table of runs."""
     found = {}
     scores = chapter.study.scores.groupby(["plan", "benchmark"])["score"].mean()
     many = len(chapter.study.plans) > POINTS
     for _, plan in chapter.study.plans.iterrows():
-        told = {n: plan[n] for n in ("label", "command", "allocation")} | {"seeds": int(plan["seeds"])}
+        told = {"label": plan["label"], "allocation": plan["allocation"], "seeds": int(plan["seeds"]), "run": rows[plan["key"]]}
         numbers = {
             "score": plan["score"],
             "stderr": plan["stderr"],

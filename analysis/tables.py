@@ -11,6 +11,7 @@ from analysis.frame import BASE, MEAN, Study
 from analysis.pareto import ParetoInfo, budgets
 from luq.evaluation.compare import Difference
 
+MOST = 200  # rows of a table in the page
 FEW = 24  # rows of an overview: the front and the baselines, and as many of the others
 Cell = str | tuple[str, float | str]  # what is shown, or that and what it sorts by
 
@@ -120,15 +121,18 @@ def differences(comparison: Comparison) -> Table:
 
 
 def by_plan(comparisons: Sequence[Comparison]) -> Table:
-    """Comparisons plan by plan."""
+    """Comparisons plan by plan; of very many those that differ most."""
+    found = [(c.b, setting, d) for c in comparisons for setting, d in sorted(c.plans, key=lambda p: p[0])]
+    shown = set(sorted(range(len(found)), key=lambda i: -abs(found[i][2].mean))[:MOST])
     rows: list[list[Cell]] = [
-        [c.b, setting, number(d.a), number(d.b), number(d.mean, 1, True), interval(d), d.verdict]
-        for c in comparisons
-        for setting, d in sorted(c.plans, key=lambda p: p[0])
+        [b, setting, number(d.a), number(d.b), number(d.mean, 1, True), interval(d), d.verdict]
+        for i, (b, setting, d) in enumerate(found)
+        if i in shown
     ]
+    note = f"The {MOST} of {len(found)} that differ most." if len(found) > MOST else ""
     axis, base = comparisons[0].axis, comparisons[0].a
     columns = [axis, "plan", base, "this", "difference", "95 % interval", "verdict"]
-    return Table(f"{axis}_plans", "Plan by plan", columns, rows, words=2)
+    return Table(f"{axis}_plans", "Plan by plan", columns, rows, note, words=2)
 
 
 def ranking(comparisons: Sequence[Comparison]) -> Table:

@@ -7,6 +7,7 @@ const make = (tag, attributes = {}, ...inside) => {
   element.append(...inside);
   return element;
 };
+const commandOf = (plan) => DATA.runs.rows[plan.run].at(-1);
 const escaped = (value) => make("i", { textContent: String(value) }).innerHTML;
 const bytes = (n) => (n >= 1e9 ? (n / 1e9).toFixed(3) + " GB" : (n / 1e6).toFixed(3) + " MB");
 
@@ -38,7 +39,7 @@ function planTooltip(plan, datum) {
     ["stored, nominal bits", plan.bits.toFixed(3) + ", " + plan.nominal.toFixed(2)],
     ["seeds", plan.seeds],
     ["layers", escaped(plan.allocation)],
-    ["command", "<code>" + escaped(plan.command || "not recorded") + "</code>"],
+    ["command", "<code>" + escaped(commandOf(plan) || "not recorded") + "</code>"],
   ];
   return "<b>" + escaped(plan.label) + "</b><table>" + rows.map(([k, v]) => `<tr><td>${k}</td><td>${v}</td></tr>`).join("") + "</table>";
 }
@@ -115,8 +116,8 @@ function showPlan(figure, plan) {
   legend.append(...names.map((tier) => make("span", {}, make("i", { style: "background:" + colour(tier) }), `${tier}: ${count(tier)} of ${tiers.length} layers`)));
   const scores = Object.entries(plan.scores || {}).map(([k, v]) => `${k} ${v.toFixed(1)}`).join(", ");
   const more = plan.seeds > 1 ? ` Mean of ${plan.seeds} seeds; layers and command of the first.` : "";
-  const command = make("div", { className: "command" }, make("code", { textContent: plan.command || "not recorded" }));
-  if (plan.command) command.append(copyButton(plan.command));
+  const command = make("div", { className: "command" }, make("code", { textContent: commandOf(plan) || "not recorded" }));
+  if (commandOf(plan)) command.append(copyButton(commandOf(plan)));
   const told = `${bytes(plan.bytes)}, ${plan.bits.toFixed(3)} stored bits, score ${plan.score.toFixed(1)}. ${scores}.${more}`;
   figure.append(make("div", { className: "plan" }, make("b", { textContent: plan.label }), strip, legend, make("div", { className: "note", textContent: told }), command));
 }

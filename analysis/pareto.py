@@ -67,7 +67,7 @@ def front(points: pd.DataFrame) -> pd.Series:
     ranked = points[~points["collapsed"] & points["score"].notna()].sort_values(
         ["bytes", "score", "label"], ascending=[True, False, True]
     )
-    best = ranked["score"].cummax().shift(fill_value=-math.inf)
+    best = ranked["score"].astype(float).cummax().shift(fill_value=-math.inf)
     return pd.Series(points.index.isin(ranked.index[ranked["score"] > best]), index=points.index)
 
 

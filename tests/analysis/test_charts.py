@@ -1,0 +1,215 @@
+"""The infos behind the figures on records with known answers, and that both renderers draw every one of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import vl_convert
+
+from analysis import ablations, compare, costs, figures, frame, interactive, layers, paper, pareto
+from analysis.chapter import Chapter
+from analysis.charts import Lines, Palette
+from luq.results import Record
+from tests.analysis.conftest import write
+from tests.analysis.synthetic import LAYERS, REST, ladder, many, mixed, record
+
+
+def studied(outputs: Path, records: list[Record]) -> frame.Study:
+    return frame.studies(frame.load(write(outputs, records)))[0]
+
+
+def rows(chart: Lines | None) -> list[tuple[str, float, float]]:
+    assert chart is not None
+    return [(s, x, round(y, 6)) for s, x, y in chart.points[["series", "x", "y"]].itertuples(index=False)]
+
+
+def alphas() -> list[Record]:
+    kinds = [(k, a) for k in (2, 4) for a in (0.0, 0.5, 1.0)]
+    return [mixed(k, 40 + 10 * a + k, **{"calibration.alpha": a}) for k, a in kinds]
+
+
+def test_pareto_chart_holds_every_plan_and_the_steps_of_the_front(demo: Path) -> None:
+    study = frame.studies(frame.load(demo))[0]
+    chart = ablations.pareto_chart(study, pareto.pareto_info(study))
+    assert len(chart.points) == len(study.plans)
+    assert chart.steps is not None
+    assert list(chart.steps["y"]) == pytest.approx([100 * s / 80 for s in (40, 76, 79, 80)])
+    assert chart.points.set_index("label")["hollow"].to_dict()["billm, propagation high"]
+    point = chart.points.set_index("label").loc["gptq3"]
+    assert point["high"] - point["y"] == pytest.approx(100 * 1.96 * (2 / 3**0.5) / 80)
+    assert set(chart.points["series"]) == {"uniform", "billm / gptq4, multimodal", "billm / gptq4, text-only"}
+
+
+def test_many_families_are_merged_until_they_can_be_told_apart(tmp_path: Path) -> None:
+    study = studied(tmp_path, list(many(200)))
+    names = ablations.families(study.plans)
+    assert 1 < names.nunique() <= 7
+    assert "uniform" in set(names)
+
+
+def test_tradeoff_has_the_number_of_low_layers_above(demo: Path) -> None:
+    chart = ablations.tradeoff_chart(frame.studies(frame.load(demo))[0])
+    assert chart is not None
+    assert chart.top is not None
+    assert [text for _, text in chart.top[1]] == ["2", "4", "6"]
+    assert chart.top[1] == sorted(chart.top[1], key=lambda tick: -tick[0])  # more low layers, fewer bits
+    assert chart.points["x"].max() < ablations.HIGHEST
+    assert chart.joined == {"billm / gptq4, multimodal", "billm / gptq4, text-only"}
+
+
+def test_uniform_runs_alone_have_no_tradeoff(tmp_path: Path) -> None:
+    study = studied(tmp_path, ladder())
+    assert ablations.tradeoff_chart(study) is None
+    assert ablations.orders_chart(study) is None
+    assert ablations.paper_chart(study) is None
+    assert layers.correlation_chart(study) is None
+
+
+def test_alpha_is_a_line_per_k(tmp_path: Path) -> None:
+    chart = ablations.along_chart(studied(tmp_path, alphas()), "alpha", "alpha", "alpha", "")
+    assert rows(chart)[:3] == [("k = 2", 0.0, 52.5), ("k = 2", 0.5, 58.75), ("k = 2", 1.0, 65.0)]
+    assert chart is not None
+    assert chart.series == ["k = 2", "k = 4"]
+
+
+def test_a_single_value_is_no_ablation(tmp_path: Path) -> None:
+    assert ablations.along_chart(studied(tmp_path, [mixed(2, 50.0)]), "alpha", "alpha", "alpha", "") is None
+
+
+def test_orders_best_first(tmp_path: Path) -> None:
+    made = [mixed(2, s, **{"order.name": o}) for o, s in (("entropy", 40.0), ("lim", 60.0), ("random", 50.0), ("depth", 20.0))]
+    chart = ablations.orders_chart(studied(tmp_path, made))
+    assert [r[0] for r in rows(chart)] == ["lim", "random", "entropy", "depth"]
+
+
+def test_stability_is_the_kendall_distance_of_neighbours(tmp_path: Path) -> None:
+    made = [mixed(2, 50.0, **{"profile.clusters": c}) for c in (50, 100, 150)]
+    for e in made[2]["profile"]:  # the reverse ranking
+        e["mean"] = -e["mean"]
+    chart = ablations.stability_chart(studied(tmp_path, made))
+    assert rows(chart) == [("entropy over all tokens", 100, 0.0), ("entropy over all tokens", 150, 1.0)]
+    assert ablations.stability_chart(studied(tmp_path / "b", made[:2])) is None
+
+
+def test_entropy_marks_the_layers_that_went_low(tmp_path: Path) -> None:
+    chart = layers.entropy_chart(studied(tmp_path, [mixed(2, 50.0), mixed(2, 50.0, **{"calibration.name": "text"})]))
+    assert chart is not None
+    marked = chart.points[chart.points["hollow"].astype(bool)]
+    assert list(marked["x"]) == [0, 1]
+    assert set(marked["series"]) == {"all tokens, multimodal 0.5 calibration"}
+    assert len(chart.series) == 4
+
+
+def test_rank_correlations(tmp_path: Path) -> None:
+    made = [mixed(2, 50.0, **{"order.name": n}) for n in ("entropy", "entropy_reverse", "lim")]
+    made[1]["order"] = list(reversed(range(LAYERS)))
+    chart = layers.correlation_chart(studied(tmp_path, made))
+    assert chart is not None
+    cells = chart.cells.set_index(["row", "column"])["value"]
+    assert cells["entropy", "entropy_reverse"] == pytest.approx(-1)
+    assert cells["entropy", "lim"] == pytest.approx(1)
+    places = layers.places_chart(studied(tmp_path, made))
+    assert places is not None
+    assert places.cells.set_index(["row", "column"])["value"]["entropy_reverse", "0"] == LAYERS
+
+
+def test_the_ledger_sums_to_the_checkpoint(demo: Path) -> None:
+    study = frame.studies(frame.load(demo))[0]
+    info = pareto.pareto_info(study)
+    chart = costs.ledger_chart(study, info)
+    sums = chart.parts.groupby("bar")["value"].sum() * 1e6
+    sizes = info.points.set_index("label")["bytes"]
+    assert all(sums[label] == pytest.approx(sizes[label]) for label in sums.index)
+    assert chart.parts.set_index(["bar", "part"])["value"]["gptq4", "vision"] == REST / 1e6
+
+
+def test_time_is_computed_or_read(demo: Path) -> None:
+    study = frame.studies(frame.load(demo))[0]
+    parts = costs.time_chart(study.records).parts.set_index(["bar", "part"])["value"] * 60
+    n = len(study.records)
+    assert parts["evaluate", "computing"] == pytest.approx(2 * n)
+    assert parts["quantize", "reading the store"] == pytest.approx(n)
+    assert parts["quantize", "computing"] == 0
+
+
+def test_a_heat_map_shows_what_can_be_read(tmp_path: Path) -> None:
+    study = studied(tmp_path, list(many(300)))
+    info = pareto.pareto_info(study)
+    chart = costs.retention_chart(study, info)
+    assert len(chart.rows) <= costs.MANY
+    assert {"gptq4", "float16"} <= set(chart.rows)
+    assert "left out" in chart.caption
+    whole = costs.retention_chart(*(lambda s: (s, pareto.pareto_info(s)))(studied(tmp_path / "b", ladder())))
+    assert whole.rows == ["gptq2", "gptq3", "gptq4", "gptq8", "float16"]
+    assert whole.columns == ["gqa", "mme", "pope", "mean"]
+
+
+def test_a_benchmark_without_a_16_bit_score_is_an_empty_cell(tmp_path: Path) -> None:
+    made = mixed(2, 40.0)
+    made["scores"]["pope"] |= {"float_score": 0.0, "retention": None}
+    study = studied(tmp_path, [made])
+    cells = costs.retention_chart(study, pareto.pareto_info(study)).cells.set_index("column")
+    assert cells.loc["pope", "text"] == "-"
+
+
+def test_published_points() -> None:
+    assert paper.nominal_bits(16, 32) == 2.54
+    assert paper.nominal_bits(12, 28) == pytest.approx(2.75, abs=0.005)
+    table = paper.published()
+    assert table["y"].max() < 100
+    luq = table[table["label"] == "LUQ, 12 layers 2.75"].iloc[0]
+    assert luq["y"] == pytest.approx(100 * 2240 / 2335)
+
+
+def test_the_paper_lies_under_ours(demo: Path) -> None:
+    chart = ablations.paper_chart(frame.studies(frame.load(demo))[0])
+    assert chart is not None
+    assert chart.quiet == {"published: LLaVA-1.5-7B", "published: Qwen2.5-VL-7B"}
+    ours = chart.points[~chart.points["series"].isin(chart.quiet)]
+    assert {"pocket_test: billm / gptq4, multimodal", "pocket_test: uniform"} <= set(ours["series"])
+    assert "nominal" in chart.x
+    assert "not a 7B model" in chart.caption
+
+
+def test_every_series_looks_different() -> None:
+    palette = Palette([f"s{i}" for i in range(40)], frozenset({"s0"}))
+    looks = [(palette.colours[n], palette.marks[n]) for n in palette.names]
+    assert len(set(looks)) == 40
+
+
+@pytest.fixture
+def full(tmp_path: Path, demo: Path) -> Chapter:
+    """A chapter in which every figure has something to show."""
+    made = [*alphas(), *(mixed(2, 50.0, **{"profile.clusters": c}) for c in (50, 150, 250))]
+    made += [mixed(k, 50.0, **{"order.name": o}) for o in ("lim", "kl", "depth") for k in (2, 4)]
+    made += [mixed(2, 55.0, **{"quantizer.propagation": "exact"})]
+    return Chapter(studied(tmp_path, made), compare.Reader(tmp_path))
+
+
+def test_both_renderers_draw_every_figure(full: Chapter, tmp_path: Path) -> None:
+    charts = {chart.name: chart for section in full.sections for chart in section.charts}
+    assert set(charts) == {
+        "pareto", "tradeoff_stored", "tradeoff_nominal", "retention", "calibration", "orders_difference", "orders",
+        "correlations", "places", "entropy", "stability", "alpha", "clusters", "paper", "ledger", "time",
+    }  # fmt: skip
+    for name, chart in charts.items():
+        png, pdf = figures.save(chart, tmp_path)
+        assert png.read_bytes().startswith(b"\x89PNG"), name
+        assert pdf.read_bytes().startswith(b"%PDF"), name
+        drawn = interactive.spec(chart)
+        svg = vl_convert.vegalite_to_svg(json.dumps(drawn | {"width": 600}, allow_nan=False))
+        assert svg.startswith("<svg"), name
+        assert "NaN" not in svg, name
+        assert chart.caption.endswith("."), name
+
+
+def test_figures_are_the_same_every_time(full: Chapter, tmp_path: Path) -> None:
+    chart = full.sections[0].charts[0]
+    first = [f.read_bytes() for f in figures.save(chart, tmp_path)]
+    assert [f.read_bytes() for f in figures.save(chart, tmp_path)] == first
+
+
+def test_the_page_s_data_cannot_end_its_script() -> None:
+    assert "</script" not in interactive.script({"a": "</script><b>"})
+    assert json.loads(interactive.script({"a": "</script>"})) == {"a": "</script>"}
+    assert record("x")["name"] == "x"

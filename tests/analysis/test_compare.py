@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from analysis import compare, frame
+from tests.analysis.conftest import Keep
+from tests.analysis.synthetic import mixed
+
+ONE = {"gqa": 50.0}
+
+
+def along(outputs: Path, axis: str, base: str | None = None) -> list[compare.Comparison]:
+    return compare.along(frame.studies(frame.load(outputs))[0], axis, compare.Reader(outputs), base)
+
+
+def multimodal(k: int, seed: int = 0, **changes: object) -> dict:
+    return mixed(k, ONE, seed=seed, **changes)
+
+
+def text(k: int, seed: int = 0) -> dict:
+    return multimodal(k, seed, **{"calibration.name": "text", "calibration.alpha": 0.0})
+
+
+def test_paired_by_plan_and_question(tmp_path: Path, keep: Keep) -> None:
+    keep(text(2), "1100110011")
+    keep(multimodal(2), "1111111111")
+    keep(text(4), "0000000000")
+    keep(multimodal(4), "0000000000")
+    keep(multimodal(6), "1111111111")  # nobody ran it with text: it does not count
+    (found,) = along(tmp_path, "calibration")
+    assert (found.a, found.b, found.runs, len(found.plans), found.by_question) == ("text", "multimodal 0.5", 2, 2, True)
+    pooled = found.pooled
+    assert (pooled.a, pooled.b, pooled.mean, pooled.n) == pytest.approx((30.0, 50.0, 20.0, 10))
+    assert (pooled.wins, pooled.ties, pooled.losses) == (4, 6, 0)
+    assert pooled.verdict == "better"
+    assert sorted(round(d.mean, 6) for _, d in found.plans) == [0.0, 40.0]
+    assert found.divergence is not None
+    assert found.divergence.mean == pytest.approx(-0.08)
+
+
+def test_seeds_are_averaged_question_by_question(tmp_path: Path, keep: Keep) -> None:
+    for seed, marks in enumerate(("1100", "1010")):
+        keep(text(2, seed), marks)
+        keep(multimodal(2, seed), "1111")
+    (found,) = along(tmp_path, "calibration")
+    assert (found.runs, len(found.plans)) == (2, 1)
+    assert (found.pooled.wins, found.pooled.ties) == (3, 1)
+    assert found.pooled.a == pytest.approx(50)
+
+
+def test_orders_against_entropy_best_first(tmp_path: Path, keep: Keep) -> None:
+    keep(multimodal(2), "1100" * 5)
+    keep(multimodal(2, **{"order.name": "lim"}), "1111" * 5)
+    keep(multimodal(2, **{"order.name": "zd"}), "0000" * 5)
+    keep(multimodal(2, **{"order.modality": "image"}), "1100" * 5)
+    found = along(tmp_path, "order")
+    assert [(c.b, round(c.pooled.mean, 6)) for c in found] == [("lim", 50.0), ("entropy (image tokens)", 0.0), ("zd", -50.0)]
+    assert {c.a for c in found} == {"entropy"}
+    assert [c.pooled.verdict for c in found] == ["better", "tie", "worse"]
+
+
+def test_other_settings_are_never_mixed(tmp_path: Path, keep: Keep) -> None:
+    keep(multimodal(2), "1111")
+    keep(multimodal(2, **{"order.name": "lim", "calibration.alpha": 0.25}), "0000")
+    assert along(tmp_path, "order") == []
+
+
+def test_propagation_and_low_tiers(tmp_path: Path, keep: Keep) -> None:
+    keep(multimodal(2), "1111")
+    keep(multimodal(2, **{"quantizer.propagation": "exact"}), "1110")
+    keep(multimodal(2, **{"quantizer.low": "gptq2"}), "1100")
+    (found,) = along(tmp_path, "propagation")
+    assert (found.a, found.b, found.pooled.mean) == ("exact", "high", 25.0)
+    (found,) = along(tmp_path, "quantizer", "gptq2 under gptq4")
+    assert (found.b, found.pooled.mean) == ("billm under gptq4", 50.0)
+
+
+def test_without_answers_from_standard_errors(demo: Path) -> None:
+    (found,) = along(demo, "calibration")
+    assert not found.by_question
+    assert found.divergence is None
+    assert found.pooled.mean == pytest.approx(5.0)
+    reach = 1.96 * (2 * 2.0**2) ** 0.5 / 3**0.5
+    assert found.pooled.high - found.pooled.mean == pytest.approx(reach)
+    assert len(found.plans) == 3
+
+
+def test_nothing_to_compare(tmp_path: Path, keep: Keep) -> None:
+    keep(multimodal(2), "1111")
+    assert all(along(tmp_path, axis) == [] for axis in compare.LABELS)
+
+
+def test_loss_against_its_own_16_bit_model(tmp_path: Path, keep: Keep) -> None:
+    record = keep(multimodal(2), "1000", "1110")
+    lost = compare.loss(record, compare.Reader(tmp_path))
+    assert lost is not None
+    assert (lost.a, lost.b, lost.mean) == (75.0, 25.0, -50.0)
+    record["artefacts"]["evaluate"]["gqa"] = "gone"
+    assert compare.loss(record, compare.Reader(tmp_path)) is None

@@ -1,0 +1,162 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import frame
+from luq import results
+from luq.errors import DataError
+from tests.analysis.conftest import write
+from tests.analysis.synthetic import BENCHMARKS, LAYERS, ladder, mixed, record
+
+
+def only(outputs: Path, *sweeps: str) -> frame.Study:
+    (study,) = frame.studies(frame.load(outputs, sweeps))
+    return study
+
+
+def test_a_row_per_run_and_benchmark(demo: Path) -> None:
+    study = only(demo, "demo")
+    assert len(study.runs) == 5 + 18 + 1
+    assert len(study.scores) == len(study.runs) * len(BENCHMARKS)
+    assert not study.scores.duplicated(["key", "benchmark"]).any()
+    row = study.scores[(study.scores["name"] == "gptq3") & (study.scores["benchmark"] == "pope")].iloc[0]
+    assert (row["score"], row["retention"], row["n"], row["nominal_bits"]) == (76.0, 76 / 80, 50, 3.0)
+    assert study.runs["stored_bytes"].is_monotonic_increasing
+
+
+def test_memory_is_compared_with_the_4_bit_run(demo: Path) -> None:
+    runs = only(demo, "demo").runs.set_index("name")
+    four, two = runs.loc["gptq4"], runs.loc["gptq2"]
+    assert four["linears_saved"] == four["checkpoint_saved"] == 0
+    assert two["linears_saved"] == pytest.approx(1 - two["stored_bytes"] / four["stored_bytes"])
+    assert 0 < two["checkpoint_saved"] < two["linears_saved"]
+    assert runs.loc["billm", "collapsed"] == 3
+
+
+def test_without_a_4_bit_run_nothing_is_compared(tmp_path: Path) -> None:
+    assert only(write(tmp_path, [mixed(2, 50.0)])).runs["linears_saved"].isna().all()
+
+
+def test_seeds_are_one_plan(demo: Path) -> None:
+    plans = only(demo, "demo").plans
+    assert len(plans) == 5 + 6 + 1
+    plan = plans[(plans["k"] == 4) & (plans["calibration"] == "multimodal")].iloc[0]
+    assert (plan["seeds"], plan["score"], plan["lowest"], plan["highest"]) == (3, 61.0, 60.0, 62.0)
+    assert plan["label"] == "k=4"
+    assert set(plans.loc[~plans["mixed"], "label"]) == {"float16", "gptq8", "gptq4", "gptq3", "gptq2", "billm, propagation high"}
+
+
+def test_a_tier_alone_that_saw_another_model_is_named_so(tmp_path: Path) -> None:
+    low = record("k=8", ["gptq2"] * LAYERS, 40.0, **{"quantizer.low": "gptq2", "allocation.k": 8})
+    plans = only(write(tmp_path, [*ladder(), low])).plans
+    assert "gptq2, propagation high" in set(plans["label"])
+    assert "gptq2" in set(plans["label"])
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("order=lim allocation.k=4", "order=lim k=4"),
+        ("luq_k4", "luq_k4"),
+        ("seed=1", "seed=1"),
+        ("order.seed=2 x.k=4", "k=4"),
+    ],
+)
+def test_short_names(name: str, short: str) -> None:
+    assert frame.short(name) == short
+
+
+def test_of_a_name_only_the_latest(tmp_path: Path) -> None:
+    old, new = mixed(2, 50.0, **{"calibration.tokens": 1}), mixed(2, 60.0, **{"calibration.tokens": 2})
+    old["name"] = new["name"] = "luq_k2"
+    new["finished"] = 5.0
+    loaded = frame.load(write(tmp_path, [new, old]), ["demo"])
+    assert [r["key"] for r in loaded.records] == [new["key"]]
+    assert [p for p in loaded.problems if old["key"] in p and "left out" in p]
+
+
+def test_baselines_come_from_other_sweeps(tmp_path: Path) -> None:
+    theirs = ladder(sweep="card")
+    stranger = record("gptq3", ["gptq3"] * LAYERS, 70.0, sweep="card", fingerprint="other", **{"quantizer.high": "gptq3"})
+    study = only(write(tmp_path, [*theirs, stranger, mixed(2, 60.0, sweep="order")]), "order")
+    assert set(study.runs["tier"]) == {"float16", "gptq8", "gptq4", "gptq3", "gptq2", ""}
+    assert set(study.runs["fingerprint"]) == {"f1"}
+
+
+def test_a_run_in_two_sweeps_counts_once(demo: Path) -> None:
+    record = next(results.iterate(demo, "demo"))
+    results.note(demo, "again", record["key"], "by another name")
+    loaded = frame.load(demo, ["demo", "again"])
+    assert len({r["key"] for r in loaded.records}) == len(loaded.records)
+
+
+def test_mixed_models_and_questions_are_reported_apart(tmp_path: Path) -> None:
+    runs = [mixed(2, 60.0), mixed(4, 50.0), mixed(2, 60.0, fingerprint="f2"), mixed(2, 60.0, subset="fewer")]
+    loaded = frame.load(write(tmp_path, runs))
+    studies = frame.studies(loaded)
+    assert sorted(len(s.runs) for s in studies) == [1, 1, 2]
+    assert len(studies[0].runs) == 2
+    assert "f2 (1 runs)" in loaded.problems[-1]
+
+
+def test_a_run_without_a_benchmark_is_not_compared_with_those_that_have_it(tmp_path: Path) -> None:
+    runs = [mixed(2, 60.0), mixed(4, {"gqa": 50.0, "mme": 40.0, "pope": None})]
+    assert sorted(s.benchmarks for s in frame.studies(frame.load(write(tmp_path, runs)))) == [
+        ["gqa", "mme"],
+        ["gqa", "mme", "pope"],
+    ]
+
+
+def test_bad_records_are_lines_and_the_rest_is_reported(demo: Path) -> None:
+    files = sorted((demo / "runs").glob("*/result.json"))
+    files[0].write_text(files[0].read_text()[:500])
+    files[1].write_text(json.dumps({"schema": 99}))
+    half = json.loads(files[2].read_text())
+    del half["memory"]
+    files[2].write_text(json.dumps(half))
+    files[3].write_text("[]")
+    files[4].unlink()
+    next((demo / "sweeps" / "demo").glob(f"{files[5].parent.name}.json")).write_text("{")
+    loaded = frame.load(demo, ["demo"])
+    lost = {file.parent.name for file in files[:6]}
+    assert {r["key"] for r in loaded.records} == {file.parent.name for file in files} - lost
+    told = "\n".join(loaded.problems)
+    for piece in ("cannot be read", "schema 99", "incomplete (KeyError: 'memory')", "holds no record", "is missing"):
+        assert piece in told
+    assert all(key in told for key in lost)
+
+
+def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run `luq sweep demo` first"):
+        frame.load(tmp_path, ["demo"])
+    with pytest.raises(DataError, match="no finished run"):
+        frame.load(tmp_path)
+
+
+def test_an_unknown_sweep_beside_a_known_one_is_a_line(demo: Path) -> None:
+    loaded = frame.load(demo, ["demo", "ordre"])
+    assert loaded.records
+    assert any("no sweep 'ordre'" in p for p in loaded.problems)
+
+
+def test_failures_are_told(demo: Path) -> None:
+    results.write_failure(
+        demo, "k1", {"name": "a", "sweep": "demo", "error": "DataError", "message": "no images", "traceback": ""}
+    )
+    results.write_failure(demo, "k2", {"name": "b", "sweep": "other", "error": "DataError", "message": ""})
+    assert [f["name"] for f in frame.load(demo, ["demo"]).failures] == ["a"]
+    assert len(frame.load(demo).failures) == 2
+
+
+def test_a_score_of_zero_at_16_bit_has_no_retention(tmp_path: Path) -> None:
+    study = only(write(tmp_path, [mixed(2, 0.0, original=0.0)]))
+    assert study.scores["retention"].isna().all()
+    assert study.runs["retention"].isna().all()
+
+
+def test_frames_have_plain_types(demo: Path) -> None:
+    study = only(demo)
+    for name in ("score", "stderr", "stored_bits", "checkpoint_bytes", "retention", "kl"):
+        assert pd.api.types.is_numeric_dtype(study.scores[name]), name

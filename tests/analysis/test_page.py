@@ -1,0 +1,138 @@
+"""The page in a browser: skipped where Chromium is not installed (`apt install chromium`)."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from analysis import frame, report
+from tests.analysis.synthetic import many, mixed
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
+QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
+    folder = tmp_path_factory.mktemp("page")
+    runs = [*many(150), mixed(2, 50.0, sweep="large", seed=7), mixed(2, 54.0, sweep="large", seed=8)]
+    return report.build(folder, "large", frame.Results(runs, ["a problem"], []), folder / "r")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(built: report.Report, browser, request: pytest.FixtureRequest) -> Iterator:
+    """The page, after all figures are drawn, and what its console said."""
+    options = {"viewport": {"width": 1200, "height": 900}, "color_scheme": "light"} | getattr(request, "param", {})
+    context = browser.new_context(offline=True, **options)
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(built.html.as_uri())
+    page.wait_for_selector("html[data-ready=yes]")
+    yield page, said
+    context.close()
+
+
+PHONE = {"viewport": {"width": 390, "height": 800}, "is_mobile": True, "has_touch": True}
+
+
+@pytest.mark.parametrize("opened", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"], indirect=True)
+def test_every_figure_is_drawn_and_nothing_complains(opened: tuple) -> None:
+    page, said = opened
+    drawn = page.eval_on_selector_all(".chart", "all => all.map(c => [c.dataset.drawn, c.querySelectorAll('svg path').length])")
+    assert len(drawn) > 8
+    assert all(state == "yes" and paths > 5 for state, paths in drawn)
+    assert said == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing is wider than the screen
+
+
+def column(page, table: str, index: int) -> list[str]:
+    return page.eval_on_selector_all(f"{table} tbody tr", f"rows => rows.map(r => r.cells[{index}].textContent)")
+
+
+def test_tables_sort(opened: tuple) -> None:
+    page, _ = opened
+    header = page.locator("#table-best th").nth(1)
+    before = column(page, "#table-best", 1)
+    header.click()
+    assert column(page, "#table-best", 1) == before  # it was ascending
+    header.click()
+    assert column(page, "#table-best", 1) == list(reversed(before))
+    assert header.get_attribute("aria-sort") == "descending"
+
+
+def test_runs_sort_filter_and_show_all(opened: tuple) -> None:
+    page, _ = opened
+    assert "152 of 152 runs, the first 100 shown" in page.inner_text(".runs .count")
+    assert len(column(page, ".runs", 0)) == 100
+    page.click(".runs button >> text=show all")
+    assert len(column(page, ".runs", 0)) == 152
+    titles = page.eval_on_selector_all(".runs th", "all => all.map(t => t.textContent)")
+    score = titles.index("score")
+    page.locator(".runs th").nth(score).click()
+    values = [float(v) for v in column(page, ".runs", score)]
+    assert values == sorted(values)
+    page.fill(".runs input", "lim text")
+    orders = titles.index("order")
+    assert set(column(page, ".runs", orders)) == {"lim"}
+    assert set(column(page, ".runs", titles.index("calibration"))) == {"text"}
+    page.fill(".runs input", "no such run")
+    assert "0 of 152 runs" in page.inner_text(".runs .count")
+
+
+def test_the_command_of_a_run_can_be_copied(opened: tuple) -> None:
+    page, _ = opened
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.fill(".runs input", "gptq3")
+    page.click(".runs button.copy")
+    page.wait_for_selector(".runs button.copy:has-text('copied')")
+    assert page.evaluate("navigator.clipboard.readText()") == "luq run gptq3"
+
+
+def test_hovering_names_the_plan_and_a_click_shows_its_layers(opened: tuple) -> None:
+    page, said = opened
+    points = page.locator("#chart-pareto path[aria-roledescription=point]")
+    assert points.count() > 100
+    page.locator("#chart-pareto").scroll_into_view_if_needed()
+    box = points.first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    shown = page.inner_text("#vg-tooltip-element")
+    assert "luq run " in shown
+    assert "stored, nominal bits" in shown
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_selector(".plan .strip")
+    assert page.locator(".plan .strip span").count() == 8
+    assert "of 8 layers" in page.inner_text(".plan .legend")
+    assert page.inner_text(".plan code").startswith("luq run ")
+    assert said == []
+
+
+def test_a_benchmark_can_be_chosen(opened: tuple) -> None:
+    page, said = opened
+    page.select_option("select.benchmark", "pareto-pope")
+    page.wait_for_selector("#chart-pareto[data-chart=pareto-pope]")
+    page.wait_for_selector("#chart-pareto svg")
+    assert said == []
+
+
+def test_light_and_dark(opened: tuple) -> None:
+    page, said = opened
+    back = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(back)
+    page.click("#theme")
+    page.wait_for_selector("html[data-theme=dark][data-ready=yes]")
+    assert page.evaluate(back) != light
+    assert said == []

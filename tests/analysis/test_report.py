@@ -1,0 +1,135 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import frame, report
+from luq import results
+from tests.analysis.conftest import Keep
+from tests.analysis.synthetic import BENCHMARKS, mixed
+
+
+def luq(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "analysis", *arguments], capture_output=True, text=True, check=False)
+
+
+def data(page: str) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_everything_is_written(demo: Path, tmp_path: Path) -> None:
+    done = luq("demo", "--outputs", str(demo))
+    assert done.returncode == 0, done.stderr
+    folder = demo / "report" / "demo"
+    assert str(folder / "report.html") in done.stdout.replace("\n", "")
+    page, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    for text in (page, markdown, done.stdout.replace("\n", " ")):
+        assert "smallest plan within 10 %" in text
+        assert "gptq3" in text
+    for text in (page, markdown):
+        assert "proves nothing about 7B models" in text
+        assert "Pocket models" in text
+        assert "calibration: text-only" in text.lower()
+    images = re.findall(r"!\[.*?\]\((.*?)\)", markdown)
+    assert len(images) > 6
+    assert all((folder / image).stat().st_size > 5000 for image in images)
+    assert len(list((folder / "figures").glob("*.pdf"))) == len(images)
+    assert not [f for f in folder.rglob("*") if ".tmp" in f.name]
+
+
+def test_the_page_needs_nothing_from_outside(demo: Path) -> None:
+    report.build(demo, "demo", frame.load(demo, ["demo"]), demo / "r")
+    page = (demo / "r" / "report.html").read_text()
+    assert len(page) < 3_000_000
+    markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", page, flags=re.DOTALL)
+    assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!data:|#)', markup)
+    assert "@import" not in page
+    assert not re.findall(r"url\(\s*[\"']?https?:", page.split("<script>")[0])
+    held = data(page)
+    points = held["charts"]["pareto"]["data"]["values"]
+    assert {p["plan"] for p in points} <= set(held["plans"])
+    for plan in held["plans"].values():
+        assert held["runs"]["rows"][plan["run"]][-1].startswith("luq run ")
+    assert {f"pareto-{b}" for b in BENCHMARKS} <= set(held["charts"])
+    assert len(held["runs"]["rows"]) == 24
+
+
+def test_frames_as_data(demo: Path) -> None:
+    report.build(demo, "demo", frame.load(demo, ["demo"]), demo / "r")
+    scores = pd.read_parquet(demo / "r" / "scores.parquet")
+    assert len(scores) == 24 * len(BENCHMARKS)
+    assert len(pd.read_csv(demo / "r" / "scores.csv")) == len(scores)
+    runs = pd.read_csv(demo / "r" / "runs.csv")
+    assert len(runs) == 24
+    assert set(runs["command"].str[:8]) == {"luq run "}
+
+
+def test_names_cannot_break_the_page(tmp_path: Path) -> None:
+    bad = mixed(2, 60.0)
+    bad["name"], bad["command"] = "</script><b onclick=x>|", "luq run 'a</script>'"
+    results.write(tmp_path, bad)
+    report.build(tmp_path, "<i>", frame.load(tmp_path), tmp_path / "r")
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "<b onclick" not in page
+    assert "<i>" not in page.split("<script>")[0].split("<main>")[0]
+    assert data(page)["runs"]["rows"][0][-1] == "luq run 'a</script>'"
+    assert r"\|" in (tmp_path / "r" / "report.md").read_text()
+
+
+def test_several_models_are_chapters(demo: Path) -> None:
+    for k in (2, 4):
+        results.write(demo, mixed(k, 60.0, sweep="demo", fingerprint="other", **{"model": {"name": "second", "device": "auto"}}))
+    built = report.build(demo, "demo", frame.load(demo, ["demo"]), demo / "r")
+    assert [c.study.name for c in built.chapters] == ["pocket_test", "second"]
+    page = built.html.read_text()
+    assert 'id="second-2-top"' in page
+    assert "not compared with each other" in page
+    assert (demo / "r" / "figures" / "second-2-pareto.png").exists()
+    assert len(built.rows()) == 26
+    assert built.summary()["second/runs"] == 2
+
+
+def test_paired_comparisons_are_in_the_report(tmp_path: Path, keep: Keep) -> None:
+    one = {"gqa": 50.0}
+    keep(mixed(2, one), "1111" * 10)
+    keep(mixed(2, one, **{"calibration.name": "text"}), "1100" * 10)
+    report.build(tmp_path, "x", frame.load(tmp_path), tmp_path / "r")
+    text = (tmp_path / "r" / "report.md").read_text()
+    assert "multimodal 0.5 better in 1, tie in 0, worse in 0" in text
+    assert "paired by question" in text
+    assert "| gqa | 50.0 | 100.0 | +50.0 |" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("nothing",), "no finished run found for sweep 'nothing'"),
+        ((), "no finished run found"),
+        (("--wandb", "a/b/c/d"), "W&B project"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+    done = luq(*arguments, "--outputs", str(tmp_path))
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_left_out_is_said_and_the_rest_reported(demo: Path) -> None:
+    next((demo / "runs").glob("*/result.json")).write_text('{"schema": 3, "key": "half')
+    results.write_failure(demo, "k", {"name": "luq_k9", "sweep": "demo", "error": "DataError", "message": "no images"})
+    done = luq("demo", "--outputs", str(demo))
+    assert done.returncode == 0
+    assert "left out" in done.stdout
+    assert "failed demo, luq_k9: no images" in done.stdout
+    for file in ("report.html", "report.md"):
+        text = (demo / "report" / "demo" / file).read_text()
+        assert "Left out or failed" in text
+        assert "luq_k9" in text
+        assert "cannot be read" in text

@@ -1,0 +1,121 @@
+"""Records through W&B: what the tracker leaves in an offline run is what a report reads back."""
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from analysis import frame, wandb_records
+from luq import results
+from luq.config import TrackingConfig
+from luq.errors import DataError
+from luq.tracking import WandbTracker
+from tests.analysis.synthetic import ladder, mixed
+
+
+class Api:
+    """As much of wandb.Api as is used, over the files of offline runs."""
+
+    def __init__(self, runs: dict[str, Path | None], groups: dict[str, str]):
+        self.held, self.groups, self.asked = runs, groups, []
+
+    def runs(self, project: str, filters: dict[str, Any]) -> list[SimpleNamespace]:
+        wanted = filters.get("group", {}).get("$in")
+        chosen = [key for key in self.held if wanted is None or self.groups[key] in wanted]
+        return [self._run(key) for key in chosen]
+
+    def _run(self, key: str) -> SimpleNamespace:
+        def file(name: str) -> SimpleNamespace:
+            def download(root: str, replace: bool) -> Any:
+                self.asked.append(key)
+                assert name == "result.json"
+                source = self.held[key]
+                if source is None:
+                    raise FileNotFoundError(key)
+                return source.open()
+
+            return SimpleNamespace(download=download)
+
+        return SimpleNamespace(id=key, name=f"run {key}", group=self.groups[key], job_type="run", state="finished", file=file)
+
+
+@pytest.fixture
+def tracked(tmp_path: Path) -> tuple[Api, list[dict]]:
+    runs = [mixed(2, 60.0, sweep="order"), ladder(sweep="card")[2]]
+    files = {}
+    for run in runs:
+        WandbTracker(TrackingConfig("wandb_offline"), tmp_path / "wandb").track(run)
+        (files[run["key"]],) = (tmp_path / "wandb" / "wandb").glob(f"offline-run-*-{run['key']}/files/result.json")
+    return Api(files, {r["key"]: r["sweep"] for r in runs}), runs
+
+
+def test_the_frame_is_that_of_the_records(tracked: tuple[Api, list[dict]], tmp_path: Path) -> None:
+    api, runs = tracked
+    outputs = wandb_records.fetch("team/luq", tmp_path / "records", [], api)
+    (study,) = frame.studies(frame.load(outputs))
+    for run in runs:
+        results.write(tmp_path / "direct", run)
+    (direct,) = frame.studies(frame.load(tmp_path / "direct"))
+    named = direct.scores.assign(name=direct.scores["key"].map(lambda k: f"run {k}"))
+    assert list(study.scores.columns) == list(direct.scores.columns)
+    kept = [c for c in study.scores.columns if c not in ("name", "label")]
+    assert study.scores[kept].sort_values(["key", "benchmark"]).reset_index(drop=True).equals(
+        named[kept].sort_values(["key", "benchmark"]).reset_index(drop=True)
+    )  # fmt: skip
+    assert frame.load(outputs, ["order"]).records[0]["key"] == runs[0]["key"]
+
+
+def test_records_are_fetched_once_and_by_group(tracked: tuple[Api, list[dict]], tmp_path: Path) -> None:
+    api, runs = tracked
+    wandb_records.fetch("team/luq", tmp_path / "records", ["order"], api)
+    assert api.asked == [runs[0]["key"]]
+    wandb_records.fetch("team/luq", tmp_path / "records", [], api)
+    assert api.asked == [runs[0]["key"], runs[1]["key"]]
+
+
+def test_a_run_without_its_record_keeps_nobody_away(
+    tracked: tuple[Api, list[dict]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api, runs = tracked
+    api.held["old"], api.groups["old"] = None, "order"
+    with caplog.at_level(logging.WARNING):
+        outputs = wandb_records.fetch("team/luq", tmp_path / "records", [], api)
+    assert "run old" in caplog.text
+    assert len(frame.load(outputs).records) == len(runs)
+
+
+def test_a_project_that_cannot_be_reached(tmp_path: Path) -> None:
+    class Closed:
+        def runs(self, project: str, filters: dict[str, Any]) -> None:
+            raise ConnectionError("no route")
+
+    with pytest.raises(DataError, match=r"'team/luq' cannot be read \(ConnectionError: no route\): run `wandb login`"):
+        wandb_records.fetch("team/luq", tmp_path, [], Closed())
+
+
+def test_a_report_is_a_run_of_its_own(tmp_path: Path) -> None:
+    from PIL import Image
+
+    image = tmp_path / "pareto.png"
+    Image.new("RGB", (8, 8)).save(image)
+    rows = [{"name": "a", "checkpoint_bytes": 10, "score": 50.0}, {"name": "b", "checkpoint_bytes": 20, "score": 60.0}]
+    tracker = WandbTracker(TrackingConfig("wandb_offline"), tmp_path)
+    tracker.track_report("order", {"m/hypervolume/mean": 0.5}, rows, {"pareto": image})
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    (table,) = folder.glob("files/media/table/runs_*.table.json")
+    assert json.loads(table.read_text())["data"] == [["a", 10, 50.0], ["b", 20, 60.0]]
+    assert list(folder.glob("files/media/images/figures/pareto_*.png"))
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 500_000
+
+
+def test_the_real_api_has_what_is_used() -> None:
+    import inspect
+
+    from wandb.apis.public import Api as Real
+    from wandb.apis.public import File
+
+    assert {"path", "filters"} <= set(inspect.signature(Real.runs).parameters)
+    assert {"root", "replace"} <= set(inspect.signature(File.download).parameters)

@@ -9,20 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from analysis import frame, tables
+from analysis import frame, terminal
 from luq.errors import LuqError
-
-
-def shown(table: tables.Table) -> Table:
-    """A table for a terminal."""
-    made = Table(title=escape(table.title), title_justify="left")
-    for i, name in enumerate(table.columns):
-        made.add_column(escape(name).replace(" ", "\n"), justify="left" if i < table.words else "right", no_wrap=True)
-    for row in table.rows:
-        made.add_row(*(escape(tables.text(cell)) for cell in row))
-    return made
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +41,7 @@ def run(arguments: argparse.Namespace, out: Console) -> None:
     built = report.build(outputs, title, loaded, folder)
     for chapter in built.chapters:
         table = next(t for section in chapter.sections for t in section.tables if t.name == "overview")
-        out.print(shown(table))
+        out.print(terminal.shown(table))
         out.print(table.note)
         for line in chapter.findings:
             out.print(f"- {line}", markup=False)
@@ -73,11 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; LuqErrors are one line and exit code 1."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    out = Console(highlight=False, soft_wrap=False)
-    if not out.is_terminal:
-        out.width = 160
     try:
-        run(arguments, out)
+        run(arguments, terminal.console())
     except LuqError as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)

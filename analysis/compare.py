@@ -1,5 +1,6 @@
 """Runs that differ in one thing only, question by question: calibration, order, propagation, ..."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis.frame import MEAN, Study, order_label, seedless
-from luq import keys
+from luq import keys, registry
 from luq.errors import StoreError
 from luq.evaluation import answers
 from luq.evaluation.compare import Difference, Units, average, paired
@@ -80,26 +81,47 @@ LABELS: dict[str, Label] = {
 BASES = {"calibration": "text", "order": "entropy", "propagation": "exact"}  # what the others are compared with, if it ran
 
 
+def label_of(axis: str) -> Label:
+    """How an axis names a record's value: those of LABELS, or any setting by its dotted name. A ConfigError if it is none."""
+    if axis in LABELS:
+        return LABELS[axis]
+
+    def setting(record: Record) -> str:
+        value: Any = record["config"]
+        for part in axis.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise registry.unknown("axis", axis, [*LABELS, "profile.clusters", "calibration.tokens", "calibration.alpha"])
+            value = value[part]
+        return str(value)
+
+    return setting
+
+
 def rest(record: Record, axis: str) -> str:
     """Everything but the axis and the seeds: runs that share it are compared. Orders measured for the record do not count."""
-    config = seedless(record["config"])
-    changed = {"quantizer": config["quantizer"] | {"propagation": None}} if axis == "propagation" else {axis: None}
-    if axis == "quantizer":
-        changed = {"quantizer": config["quantizer"] | {"low": None, "high": None}}
-    if config["order"]["name"] == "random" or axis == "order":
-        changed["profile"] = config["profile"] | {"orders": None}
-    return keys.key(config | changed)
+    config = copy.deepcopy(seedless(record["config"]))
+    hidden = {"propagation": ["quantizer.propagation"], "quantizer": ["quantizer.low", "quantizer.high"]}.get(axis, [axis])
+    if axis == "order" or config["order"]["name"] == "random":
+        hidden = [*hidden, "profile.orders"]
+    for name in hidden:
+        place, parts = config, name.split(".")
+        for part in parts[:-1]:
+            place = place[part]
+        place[parts[-1]] = None
+    return keys.key(config)
 
 
 def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> list[Comparison]:
-    """Every value of an axis against the base: `BASES`, or the first. Only mixed plans, and only settings that both ran with.
+    """Every value of an axis against the base (`BASES`, or the first), best first.
 
-    A setting's seeds are averaged question by question. For the calibration runs are paired by seed as well.
+    Only mixed plans count, and only settings that both ran with. A setting's seeds are averaged question by question.
     """
-    label, found = LABELS[axis], dict[str, Settings]()
+    label, found = label_of(axis), dict[str, Settings]()
     for record in study.records:
         if len(set(record["tiers"])) > 1:
             found.setdefault(label(record), {}).setdefault(rest(record, axis), []).append(record)
+    if base is not None and base not in found:
+        raise registry.unknown(f"value of {axis}", base, found)
     if len(found) < 2:
         return []
     chosen = base or (BASES.get(axis) if BASES.get(axis) in found else next(iter(found)))

@@ -114,7 +114,7 @@ def differences(comparison: Comparison) -> Table:
     wins, ties, losses = (sum(d.verdict == v for _, d in comparison.plans) for v in ("better", "tie", "worse"))
     note = f"{comparison.runs} runs, {len(comparison.plans)} plans: {comparison.b} better in {wins}, tie in {ties}, "
     how = "Questions averaged over runs, then paired; bootstrap." if comparison.by_question else "Unpaired: no answers here."
-    note += f"worse in {losses}. {how}"
+    note = f"{note}worse in {losses}. {how}" if comparison.runs > 1 else how
     a, b = comparison.a, comparison.b
     columns = ["benchmark", a, b, "difference", "95 % interval", "n", f"{b} better", "equal", f"{a} better", "verdict"]
     return Table(f"{comparison.axis}_{b}".replace(" ", "_"), f"{b} against {a}", columns, rows, note)

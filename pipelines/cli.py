@@ -44,8 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="two runs question by question: `luq compare SWEEP/NAME SWEEP/NAME`")
     compare.add_argument("a", help="SWEEP/NAME, or the beginning of a run's key; with --axis a sweep")
     compare.add_argument("b", nargs="?")
-    compare.add_argument("--axis", help="one row per value that the runs' names give it: `luq compare order --axis order`")
-    compare.add_argument("--base", help="the value that the others are compared with, as in order=entropy")
+    compare.add_argument(
+        "--axis", help="a row per value of it: order, calibration, propagation, quantizer, profile.clusters, ..."
+    )
+    compare.add_argument("--base", help="the value that the others are compared with")
     rescore = commands.add_parser("rescore", help="score kept answers again, after a scorer changed; nothing is generated")
     rescore.add_argument("sweep", nargs="?", help="only this sweep's runs")
     for command in (compare, rescore):
@@ -109,16 +111,19 @@ def _plain(arguments: argparse.Namespace) -> None:
     if arguments.command == "pocket":
         _pocket(arguments)
         return
+    if arguments.command == "compare":
+        from analysis import terminal
+
+        if arguments.axis:
+            terminal.compare_axis(arguments.outputs, arguments.a, arguments.axis, arguments.base)
+        elif arguments.b is None:
+            raise ConfigError("luq compare needs two runs, or one sweep and --axis")
+        else:
+            terminal.compare_runs(arguments.outputs, arguments.a, arguments.b)
+        return
     from pipelines import records
 
-    if arguments.command == "compare" and arguments.axis:
-        records.by_axis(arguments.outputs, arguments.a, arguments.axis, arguments.base)
-    elif arguments.command == "compare":
-        if arguments.b is None:
-            raise ConfigError("luq compare needs two runs, or one sweep and --axis")
-        records.compare(arguments.outputs, arguments.a, arguments.b)
-    else:
-        records.rescore(arguments.outputs, arguments.sweep)
+    records.rescore(arguments.outputs, arguments.sweep)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

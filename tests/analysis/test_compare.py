@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from analysis import compare, frame
+from luq.errors import ConfigError
 from tests.analysis.conftest import Keep
 from tests.analysis.synthetic import mixed
 
@@ -83,6 +84,17 @@ def test_without_answers_from_standard_errors(demo: Path) -> None:
     reach = 1.96 * (2 * 2.0**2) ** 0.5 / 3**0.5
     assert found.pooled.high - found.pooled.mean == pytest.approx(reach)
     assert len(found.plans) == 3
+
+
+def test_any_setting_is_an_axis(tmp_path: Path, keep: Keep) -> None:
+    keep(multimodal(2), "1100")
+    keep(multimodal(2, **{"profile.clusters": 50}), "1111")
+    (found,) = along(tmp_path, "profile.clusters", "50")
+    assert (found.a, found.b, found.pooled.mean) == ("50", "100", -50.0)
+    with pytest.raises(ConfigError, match=r"unknown axis 'profile\.cluster'.*profile\.clusters"):
+        along(tmp_path, "profile.cluster")
+    with pytest.raises(ConfigError, match=r"unknown value of profile\.clusters '51'"):
+        along(tmp_path, "profile.clusters", "51")
 
 
 def test_nothing_to_compare(tmp_path: Path, keep: Keep) -> None:

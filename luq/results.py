@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from luq import keys
-from luq.errors import StoreError
+from luq import keys, registry
+from luq.errors import ConfigError, StoreError
 from luq.store import write_json
 
 SCHEMA = 3
@@ -102,3 +102,17 @@ def _name(note: Path) -> str:
         return str(json.loads(note.read_text())["name"])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{note} cannot be read ({error}): delete it and start the sweep again") from error
+
+
+def find(outputs: Path, name: str) -> Record:
+    """The record of SWEEP/NAME, or whose key begins with `name`; a ConfigError with the nearest names if there is none."""
+    sweep, _, run = name.partition("/")
+    if run:
+        named = {record["name"]: record for record in iterate(outputs, sweep)}
+        if run not in named:
+            raise registry.unknown(f"run of sweep {sweep!r}", run, named)
+        return named[run]
+    files = sorted((outputs / "runs").glob(f"{name}*/{FILE}"))
+    if len(files) != 1:
+        raise ConfigError(f"{len(files)} runs in {outputs} have a key that begins with {name!r}: give SWEEP/NAME or a longer key")
+    return read(files[0])

@@ -19,6 +19,7 @@ SWEEPS = {
     "sweep": "a named sweep: runs what is missing or failed (`luq sweep` lists them, --plan says what one will cost)",
     "status": "which runs of a named sweep are done, running, failed or missing",
 }
+OTHERS = ("report", "compare", "rescore", "export", "info", "chat", "pocket")
 REPORT = "one HTML file over sweeps (or all runs), the same in Markdown, figures, CSV and parquet"
 EPILOG = """\
 run, profile, quantize and evaluate take Hydra overrides, and -m for every combination:
@@ -50,8 +51,16 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--base", help="the value that the others are compared with")
     rescore = commands.add_parser("rescore", help="score kept answers again, after a scorer changed; nothing is generated")
     rescore.add_argument("sweep", nargs="?", help="only this sweep's runs")
-    for command in (compare, rescore):
+    exported = commands.add_parser("export", help="a run's packed model as a Hugging Face folder: `luq export demo/luq_k4 DIR`")
+    exported.add_argument("run", help="SWEEP/NAME, or the beginning of a run's key")
+    exported.add_argument("folder", type=Path)
+    for command in (compare, rescore, exported):
         command.add_argument("--outputs", type=Path, default=Path(os.environ.get("LUQ_OUTPUTS", "outputs")))
+    commands.add_parser("info", help="ledger, allocation and scores of such a folder").add_argument("folder", type=Path)
+    chat = commands.add_parser("chat", help="ask such a folder about an image; without --question, question after question")
+    chat.add_argument("folder", type=Path)
+    chat.add_argument("--image", type=Path, required=True)
+    chat.add_argument("--question")
     pocket = commands.add_parser("pocket", help="the pocket testbed: `luq pocket data DIR`, `luq pocket train DIR`")
     kinds = pocket.add_subparsers(dest="kind", metavar="KIND", required=True)
     data = kinds.add_parser("data", help="write the nine miniature benchmarks as parquet files")
@@ -97,7 +106,11 @@ def _complete(arguments: list[str]) -> None:
     if "query" in arguments[-1] and words:
         last = "" if line.endswith(" ") else words.pop()
         if len(words) < 2 or (len(words) == 2 and words[1] in SWEEPS):
-            known = (*HYDRA, *SWEEPS, "report", "compare", "rescore", "pocket") if len(words) < 2 else grid.names()
+            known = (
+                (*HYDRA, *SWEEPS, "report", "compare", "rescore", "export", "info", "chat", "pocket")
+                if len(words) < 2
+                else grid.names()
+            )
             sys.stdout.write("\n".join(name for name in known if name.startswith(last)) + "\n")
             return
         short = " ".join([words[0], *words[3 if words[1] in SWEEPS else 2 :], last])
@@ -120,6 +133,16 @@ def _plain(arguments: argparse.Namespace) -> None:
             raise ConfigError("luq compare needs two runs, or one sweep and --axis")
         else:
             terminal.compare_runs(arguments.outputs, arguments.a, arguments.b)
+        return
+    if arguments.command in ("export", "info", "chat"):
+        from pipelines import checkpoints
+
+        if arguments.command == "export":
+            checkpoints.export_run(arguments.outputs, arguments.run, arguments.folder)
+        elif arguments.command == "info":
+            checkpoints.info(arguments.folder)
+        else:
+            checkpoints.chat(arguments.folder, arguments.image, arguments.question)
         return
     from pipelines import records
 

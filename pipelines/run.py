@@ -28,13 +28,13 @@ from luq.memory import reset_peak
 from luq.models.vlm import outline
 from luq.store import Store
 from luq.tracking import make_tracker
-from pipelines import console, devices
+from pipelines import checkpoints, console, devices
 from pipelines.evaluation import Scored
 from pipelines.schema import CONF, register, to_config
 from pipelines.stages import Stages
 
 log = logging.getLogger(__name__)
-UNNAMED = ("paths", "tracking", "group=")  # overrides that no run is named after
+UNNAMED = ("paths", "tracking", "group=", "checkpoint=")  # overrides that no run is named after
 failures: list[str] = []  # jobs of this process that failed; the command's exit code says so
 PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "scikit-learn", "safetensors")
 
@@ -137,6 +137,11 @@ def run(config: RunConfig, name: str) -> results.Record:
             console.out.print(line)
     console.out.print(console.memory_line(record["memory"]))
     found, made = len(stages.store.found), len(stages.store.made)
+    if config.checkpoint:
+        target = stages.outputs / "checkpoints" / record["key"]
+        if not target.exists():
+            checkpoints.export(stages.outputs, record, target)
+        console.out.print(f"checkpoint: {target} (luq info {target})")
     console.out.print(f"{found} artefacts from the store, {made} made, {record['wall_seconds']:.1f} s. Record: {file}")
     return record
 

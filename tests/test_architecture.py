@@ -23,7 +23,7 @@ LAYERS = [  # lower may not import higher
     {"calibration", "evaluation", "pocket", "allocation"},
     {"profiling"},
     {"quantization"},
-    {"memory"},
+    {"memory", "checkpoint"},
 ]
 ALLOWED_UP = {  # what an edge against the order is for
     ("evaluation", "quantization"),  # the harness asserts that the packed linears stand where they should

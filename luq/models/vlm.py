@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from luq import keys, registry
@@ -103,6 +104,9 @@ def check_files(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if not (folder / name).exists():
             raise ModelError(f"{folder / name} is missing: the folder is not a complete checkpoint")
+    quantized = json.loads((folder / "config.json").read_text()).get("quantization_config")
+    if quantized:
+        raise ModelError(f"{folder} is already quantized ({quantized.get('quant_method')}): LUQ starts from 16-bit weights")
     index = folder / "model.safetensors.index.json"
     shards = ["model.safetensors"]
     if index.exists():
@@ -110,6 +114,11 @@ def check_files(folder: Path) -> None:
     for shard in shards:
         if not (folder / shard).exists():
             raise ModelError(f"{folder / shard} is missing: copy or download the checkpoint again")
+        try:
+            with safe_open(folder / shard, framework="pt"):  # reads the header, and compares it with the file's size
+                pass
+        except SafetensorError as error:
+            raise ModelError(f"{folder / shard} is damaged ({error}): copy or download the checkpoint again") from error
     if not any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json")):
         raise ModelError(f"{folder / 'preprocessor_config.json'} is missing: without it images cannot be prepared")
 

@@ -15,18 +15,22 @@ class PackedLinear(nn.Module):
 
     def __init__(self, packed: PackedWeight, tier: str, bias: Tensor | None = None, cache: bool = False):
         super().__init__()
-        self.packed, self.tier, self.cache = packed, tier, cache
+        self._kind, self._meta, self.tier, self.cache = type(packed), packed.meta, tier, cache
         self.bias = bias
         self.out_features, self.in_features = packed.shape
         for name, buffer in packed.buffers.items():
             self.register_buffer(name, buffer, persistent=True)
         self._weight: Tensor | None = None
 
+    @property
+    def packed(self) -> PackedWeight:
+        """The stored weight, around the buffers where they are now."""
+        return self._kind(dict(self.named_buffers(recurse=False)), (self.out_features, self.in_features), **self._meta)
+
     def forward(self, x: Tensor) -> Tensor:
         weight = self._weight
         if weight is None or weight.dtype != x.dtype or weight.device != x.device:
-            buffers = dict(self.named_buffers(recurse=False))
-            weight = type(self.packed)(buffers, self.packed.shape, **self.packed.meta).dequantize(x.dtype)
+            weight = self.packed.dequantize(x.dtype)
             self._weight = weight if self.cache else None
         return F.linear(x, weight, self.bias)
 

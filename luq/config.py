@@ -33,6 +33,7 @@ class ModelConfig:
     data: str = "hub"  # where its questions usually come from: see EvaluationConfig.data
     text: str = "wikitext"  # and its held-out text
     text_length: int = 2048
+    calibration_tokens: int = 128 * 2048  # the paper's
 
     def __post_init__(self) -> None:
         for name in self.benchmarks:
@@ -47,7 +48,8 @@ class CalibrationConfig:
     alpha: float  # share of multimodal tokens, counted in tokens
     tokens: int = 16384  # in all
     sample_tokens: int = 128  # per text sample
-    source: str = "pocket"  # where questions and passages come from
+    source: str = "pocket"  # where questions come from: pocket, hub (the training split), or a folder as for evaluation.data
+    text: str = "pocket"  # where passages come from: pocket, wikitext (the training split), or a text file
     benchmarks: list[str] = field(default_factory=lambda: ["textvqa"])  # whose questions make the multimodal samples
     seed: int = 0
 
@@ -55,7 +57,6 @@ class CalibrationConfig:
         _require(0 <= self.alpha <= 1, "calibration.alpha", self.alpha, "in [0, 1]")
         _require(self.tokens >= 256, "calibration.tokens", self.tokens, "at least 256")
         _require(8 <= self.sample_tokens <= self.tokens, "calibration.sample_tokens", self.sample_tokens, "in [8, tokens]")
-        _require(self.source == "pocket", "calibration.source", self.source, "'pocket'")
         _require(self.alpha == 0 or bool(self.benchmarks), "calibration.benchmarks", self.benchmarks, "not empty")
         for name in self.benchmarks:
             registry.check("benchmark", name)
@@ -239,6 +240,8 @@ class RunConfig:
     checkpoint: bool = False  # also write the packed model as a Hugging Face folder
 
     def __post_init__(self) -> None:
+        same = self.calibration.text == self.evaluation.text and self.calibration.text not in ("pocket", "wikitext")
+        _require(not same, "calibration.text", self.calibration.text, "another file than evaluation.text")
         for name in self.allocation.tiers:
             if name not in self.quantizer.tiers:
                 raise registry.unknown("tier in allocation.tiers", name, self.quantizer.tiers)

@@ -64,7 +64,7 @@ class Chooser:
     def _forward(self) -> dict[str, dict[str, list[float]]]:
         stages = self.stages
         calibration = stages.calibration_info["hash"]
-        return self._kept("forward", [calibration], lambda: profiling.forward_scores(stages.vlm, stages.calibration))
+        return self._kept("forward", [calibration], lambda: profiling.forward_scores(stages.vlm, stages.calibration.samples))
 
     @cached_property
     def _weights(self) -> dict[str, list[float]]:
@@ -85,7 +85,9 @@ class Chooser:
         measure = {"output_error": sensitivity.output_errors, "delta_loss": sensitivity.delta_losses}[name]
         parts = [stages.calibration_info["hash"], [folder.name for folder in layers]]
         measured = self._kept(
-            f"{name} {tier}", parts, lambda: {name: measure(stages.vlm, stages.calibration, [read_layer(f) for f in layers])}
+            f"{name} {tier}",
+            parts,
+            lambda: {name: measure(stages.vlm, stages.calibration.samples, [read_layer(f) for f in layers])},
         )
         values: list[float] = measured[name]
         return values

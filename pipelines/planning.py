@@ -65,7 +65,7 @@ class Needs:
         look = Outlook(job)
         fingerprint = look.outline.fingerprint
         calibrated = [fingerprint, keys.canonical(look.config.calibration)]
-        self.pieces["calibration sets"][look.calibration_key] = look.store.has("calibration", look.calibration_key)
+        self.pieces["calibration sets"][look.calibration.key] = look.store.has("calibration", look.calibration.key)
         try:
             self.pieces["profiles"][look.profile_key] = look.store.has("profile", look.profile_key)
         except _Missing:

@@ -11,8 +11,6 @@ from typing import Any
 
 from luq import keys
 from luq.allocation.plans import Allocation, Chosen
-from luq.calibration import mixing
-from luq.calibration.samples import CalibrationSet
 from luq.config import EvaluationConfig, ModelConfig, RunConfig, TierConfig
 from luq.errors import ConfigError
 from luq.evaluation import prompts
@@ -25,6 +23,7 @@ from luq.quantization.database import layer_size, read_layer
 from luq.quantization.grid import group_size
 from luq.quantization.walk import Walk, layer_keys
 from luq.store import Store, write_json
+from pipelines.calibrating import Calibration
 from pipelines.choosing import Chooser
 from pipelines.console import Progress
 from pipelines.evaluation import Evaluator, Scored
@@ -103,26 +102,15 @@ class Stages:
                     raise ConfigError(f"quantizer.tiers.{name}: {error} ({linear})") from error
 
     @cached_property
-    def calibration(self) -> CalibrationSet:
-        return mixing.build(self.vlm, self.config.calibration)
-
-    @property
-    def calibration_key(self) -> str:
-        return keys.key("calibration", pocket.VERSION, prompts.VERSION, self.outline.fingerprint, self.config.calibration)
+    def calibration(self) -> Calibration:
+        return Calibration(self.config, self.store, self.outline.fingerprint, lambda: self.vlm)
 
     @cached_property
     def calibration_info(self) -> dict[str, Any]:
-        """Hash, tokens, alpha and sources of the calibration set; its hash is what every later key holds."""
-
-        def build(folder: Path) -> None:
-            made = self.calibration
-            info = {"hash": made.hash, "tokens": made.tokens, "alpha": made.alpha, "sources": [s.source for s in made.samples]}
-            write_json(folder / "calibration.json", info)
-
+        """Hash, tokens, alpha and sources of the calibration set."""
         with self.stage("calibrate"):
-            folder = self.store.get("calibration", self.calibration_key, build, "the calibration set")
-        self.artefacts["calibration"] = self.calibration_key
-        info: dict[str, Any] = json.loads((folder / "calibration.json").read_text())
+            info = self.calibration.info()
+        self.artefacts["calibration"] = self.calibration.key
         return info
 
     @property
@@ -137,7 +125,7 @@ class Stages:
         config, key = self.config.profile, self.profile_key
 
         def build(folder: Path) -> None:
-            outputs = layer_outputs(self.vlm, self.calibration, config.tokens, config.seed)
+            outputs = layer_outputs(self.vlm, self.calibration.samples, config.tokens, config.seed)
             total = sum(len(layer) for layer in outputs) * config.seeds
             with self.progress.bar("profile", total) as advance:
                 table = profile_entropy(outputs, config, lambda: advance(""))
@@ -187,7 +175,7 @@ class Stages:
             wanted = layer_keys(self.outline.fingerprint, info["hash"], config, allocation)
             if all(self.store.has("layers", key) for key in wanted):  # no model is needed for what is there
                 return [self.store.get("layers", key, lambda folder: None) for key in wanted]
-            walk = Walk(self.vlm, lambda: self.calibration, info["hash"], config, self.store)
+            walk = Walk(self.vlm, lambda: self.calibration.samples, info["hash"], config, self.store)
             with self.progress.bar(name, len(allocation.tiers)) as advance:
                 return walk.quantize(allocation, advance)
 

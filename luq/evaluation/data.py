@@ -32,6 +32,7 @@ class Spec(NamedTuple):
     columns: list[str]
     optional: list[str]
     images: dict[str, str] | None
+    calibration: str | None  # the split that no benchmark asks
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,7 +64,13 @@ def spec(benchmark: str) -> Spec:
     """What a benchmark's task says of its dataset."""
     task = task_config(benchmark)
     about = task["metadata"]
-    shared = about.get("data", benchmark), about["columns"], about.get("optional", []), about.get("images")
+    shared = (
+        about.get("data", benchmark),
+        about["columns"],
+        about.get("optional", []),
+        about.get("images"),
+        about.get("calibration_split"),
+    )
     return Spec(task["dataset_path"], task.get("dataset_name"), task["test_split"], *shared)
 
 
@@ -135,14 +142,14 @@ def _local(folder: Path, wanted: Spec) -> tuple[str, list[str] | None]:
     return str(folder.resolve()), None
 
 
-def _candidates(wanted: Spec, source: str, config: EvaluationConfig) -> list[tuple[str, list[str] | None]]:
+def _candidates(wanted: Spec, source: str, organisations: tuple[str, ...]) -> list[tuple[str, list[str] | None]]:
     """Dataset paths to try in turn: the organisation of the config first, then its old name."""
     if source != "hub":
         return [_local(Path(source).expanduser(), wanted)]
     own, _, name = wanted.path.partition("/")
     if own != EvaluationConfig.organisation:  # a dataset of its own authors
         return [(wanted.path, None)]
-    return [(f"{organisation}/{name}", None) for organisation in dict.fromkeys((config.organisation, config.fallback))]
+    return [(f"{organisation}/{name}", None) for organisation in dict.fromkeys(organisations)]
 
 
 def _attempt(candidates: list[tuple[str, list[str] | None]], name: str | None, split: str, cache: Path) -> tuple[Any, list[Any]]:
@@ -159,11 +166,29 @@ def _attempt(candidates: list[tuple[str, list[str] | None]], name: str | None, s
 
 def load(benchmark: str, config: EvaluationConfig, cache: Path, pocket: Path | None = None) -> Questions:
     """A benchmark's questions. `pocket` is the folder of the pocket benchmarks, for evaluation.data=pocket."""
-    from datasets import Image as ImageFeature
-
     wanted = spec(benchmark)
     source = config.sources.get(benchmark) or config.sources.get(wanted.data) or config.data
-    candidates = _candidates(wanted, str(pocket) if source == "pocket" else source, config)
+    return _questions(
+        benchmark, wanted, str(pocket) if source == "pocket" else source, (config.organisation, config.fallback), cache
+    )
+
+
+def load_calibration(benchmark: str, source: str, cache: Path) -> Questions:
+    """A benchmark's questions for calibration: the training split on the hub, or a folder's. A DataError if there is none."""
+    wanted = spec(benchmark)
+    if wanted.calibration is None and source == "hub":
+        raise DataError(
+            f"{benchmark} has no training split on the hub: calibrate on textvqa, or set calibration.source to a folder"
+        )
+    organisations = EvaluationConfig.organisation, EvaluationConfig.fallback
+    return _questions(benchmark, wanted._replace(split=wanted.calibration or "train"), source, organisations, cache)
+
+
+def _questions(benchmark: str, wanted: Spec, source: str, organisations: tuple[str, ...], cache: Path) -> Questions:
+    """Read a benchmark's table, find its images, and check its columns."""
+    from datasets import Image as ImageFeature
+
+    candidates = _candidates(wanted, source, organisations)
     table, identity = _attempt(candidates, wanted.name, wanted.split, cache)
     image = next((c for c in IMAGES if c in table.column_names), None)
     if image or wanted.images is None or candidates[0][1]:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from luq.calibration import text
 from luq.config import EvaluationConfig
 from luq.errors import DataError
 from luq.evaluation.compare import bootstrap
@@ -147,19 +148,11 @@ def text_tokens(vlm: VLM, config: EvaluationConfig) -> Tensor:
     """Sequences of held-out text [n, text_length]; a DataError if there is not one."""
     tokenizer = vlm.processor.tokenizer
     if config.text == "pocket":
-        from luq.pocket import text
+        from luq.pocket.text import split
 
-        ids = [i for passage in tokenizer(text.split("report")).input_ids for i in (*passage, tokenizer.eos_token_id)]
-    elif config.text == "wikitext":
-        from datasets import load_dataset
-
-        rows = load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")
-        ids = tokenizer("\n\n".join(rows["text"])).input_ids
+        ids = [i for passage in tokenizer(split("report")).input_ids for i in (*passage, tokenizer.eos_token_id)]
     else:
-        file = Path(config.text).expanduser()
-        if not file.is_file():
-            raise DataError(f"evaluation.text={config.text} is neither 'pocket', 'wikitext' nor a text file")
-        ids = tokenizer(file.read_text()).input_ids
+        ids = tokenizer(text.read(config.text, "report")).input_ids
     n = min(len(ids), config.text_tokens) // config.text_length
     if n == 0:
         raise DataError(f"evaluation.text={config.text} holds {len(ids)} tokens: fewer than evaluation.text_length")

@@ -171,3 +171,32 @@ def test_interrupted_and_continued(tmp_path: Path) -> None:
     done = luq(tmp_path, "run", "allocation.k=3", "tracking=none", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "from the store" in done.stdout
+
+
+def test_calibration_on_real_files_and_never_on_what_is_asked(tmp_path: Path) -> None:
+    from datasets import Dataset
+    from PIL import Image
+
+    told = {"question": "what is shown?", "answers": ["a"] * 10, "ocr_tokens": []}
+    rows = [{"question_id": i, "image": Image.new("RGB", (48, 48 + i)), **told} for i in range(40)]
+    for folder, some in (("train", rows[:30]), ("asked", rows[30:])):
+        (tmp_path / folder).mkdir()
+        Dataset.from_list(some).to_parquet(tmp_path / folder / "textvqa.parquet")
+    (tmp_path / "book.txt").write_text(" ".join(f"Sentence {i} says how a list is sorted." for i in range(300)))
+    given = [
+        f"calibration.text={tmp_path / 'book.txt'}", "calibration.tokens=1024", "profile.tokens=256", "profile.clusters=10",
+        "evaluation.benchmarks=[textvqa]", "evaluation.text_tokens=1024", "tracking=none",
+        f"evaluation.data={tmp_path / 'asked'}",
+    ]  # fmt: skip
+    same = luq(tmp_path / "o", "run", *given, f"calibration.source={tmp_path / 'asked'}")
+    assert same.returncode == 1
+    assert "give the same textvqa" in same.stderr
+    assert not list((tmp_path / "o" / "store").glob("layers/*")), "said before any work"
+    done = luq(tmp_path / "o", "run", *given, f"calibration.source={tmp_path / 'train'}")
+    assert done.returncode == 0, done.stderr
+    (record,) = results.iterate(tmp_path / "o")
+    assert record["config"]["calibration"]["source"] == str(tmp_path / "train")
+    assert record["calibration"]["tokens"] == pytest.approx(1024, abs=64)
+    text = luq(tmp_path / "o", "run", *given, f"evaluation.text={tmp_path / 'book.txt'}")
+    assert text.returncode == 1
+    assert "another file than evaluation.text" in text.stderr

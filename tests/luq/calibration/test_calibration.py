@@ -1,9 +1,17 @@
+from pathlib import Path
+
 import pytest
 import torch
+from datasets import Dataset, Features
+from datasets import Image as DatasetImage
+from PIL import Image
 
-from luq.calibration.mixing import build
+from luq.calibration import text
+from luq.calibration.mixing import build, identity, read_questions
 from luq.calibration.samples import inputs_of
 from luq.config import CalibrationConfig
+from luq.errors import DataError
+from luq.evaluation.data import spec
 from luq.models.vlm import VLM
 
 
@@ -50,3 +58,88 @@ def test_every_benchmark_can_feed_calibration(vlm: VLM) -> None:
     names = list(vlm.config.benchmarks) or ["mme", "mmbench", "textvqa", "vqav2", "gqa", "pope", "chartqa", "docvqa", "mathvista"]
     made = build(vlm, config(1.0, benchmarks=names))
     assert {s.source.split(":")[0] for s in made.samples} == set(names)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    """A folder with training questions as a parquet file, and a text file beside it."""
+    pictures = [Image.new("RGB", (60 + i, 50), (20 * i, 100, 200)) for i in range(12)]
+    rows = [
+        {
+            "question_id": i,
+            "question": f"what colour is number {i}?",
+            "answers": ["blue"] * 10,
+            "ocr_tokens": [],
+            "image": picture,
+        }
+        for i, picture in enumerate(pictures)
+    ]
+    Dataset.from_list(rows).to_parquet(tmp_path / "textvqa.parquet")
+    (tmp_path / "book.txt").write_text(" ".join(f"Sentence number {i} is about the shape of things." for i in range(600)))
+    return tmp_path
+
+
+def real_config(folder: Path, alpha: float, **given: object) -> CalibrationConfig:
+    settings = {"source": str(folder), "text": str(folder / "book.txt"), "tokens": 800, "sample_tokens": 64, **given}
+    return config(alpha, **settings)
+
+
+def test_real_questions_and_passages(vlm: VLM, real: Path, tmp_path: Path) -> None:
+    settings = real_config(real, 0.5)
+    made = build(vlm, settings, read_questions(settings, tmp_path / "cache"))
+    assert made.alpha == pytest.approx(0.5, abs=0.06)
+    pictures = [s for s in made.samples if s.multimodal]
+    assert all(s.source.startswith("textvqa:") and int(s.image_mask.sum()) == 36 for s in pictures)
+    assert [s.source for s in pictures] != sorted(s.source for s in pictures), "in a seeded order"
+    words = [s for s in made.samples if not s.multimodal]
+    assert all(s.source.startswith("book.txt:") for s in words)
+    assert len({s.source for s in made.samples}) == len(made.samples)
+    again = build(vlm, settings, read_questions(settings, tmp_path / "cache"))
+    other = build(vlm, real_config(real, 0.5, seed=1), read_questions(settings, tmp_path / "cache"))
+    assert made.hash == again.hash != other.hash
+
+
+def test_sources_that_are_too_small_are_named(vlm: VLM, real: Path, tmp_path: Path) -> None:
+    for alpha, tokens, told in ((1.0, 4000, "tokens of questions, but"), (0.0, 40000, "too short")):
+        settings = real_config(real, alpha, tokens=tokens)
+        with pytest.raises(DataError, match=told):
+            build(vlm, settings, read_questions(settings, tmp_path / "cache"))
+    settings = real_config(real, 0.0, sample_tokens=30000, tokens=30000)
+    with pytest.raises(DataError, match="fewer than one sample"):
+        build(vlm, settings)
+    with pytest.raises(DataError, match="neither 'pocket', 'wikitext' nor a text file"):
+        build(vlm, real_config(real, 0.0, text=str(real / "nothing.txt")))
+
+
+def test_a_picture_that_does_not_decode_is_left_out(
+    vlm: VLM, real: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Dataset.from_parquet(str(real / "textvqa.parquet")).cast_column("image", DatasetImage(decode=False)).to_list()
+    table[3]["image"] = {"bytes": b"nothing", "path": None}
+    features = Features({**Dataset.from_parquet(str(real / "textvqa.parquet")).features, "image": DatasetImage()})
+    Dataset.from_list(table, features=features).to_parquet(real / "textvqa.parquet")
+    settings = real_config(real, 1.0, tokens=500)
+    made = build(vlm, settings, read_questions(settings, tmp_path / "cache"))
+    assert "textvqa:3" not in {s.source for s in made.samples}
+    assert made.tokens == pytest.approx(500, abs=40)
+
+
+def test_what_the_set_is_made_from_is_in_its_identity(real: Path, tmp_path: Path) -> None:
+    settings = real_config(real, 0.5)
+    before = identity(settings, read_questions(settings, tmp_path / "cache"))
+    (real / "book.txt").write_text("Another book. " * 900)
+    after = identity(settings, read_questions(settings, tmp_path / "cache"))
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+    assert identity(config(0.5), None) == []
+
+
+def test_only_benchmarks_with_a_training_split_calibrate_from_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="mme has no training split on the hub"):
+        read_questions(config(0.5, source="hub", benchmarks=["mme"]), tmp_path)
+    assert read_questions(config(0.0, source="hub"), tmp_path) is None
+
+
+def test_calibration_and_report_never_share_a_text(tmp_path: Path) -> None:
+    assert text.SPLITS["calibration"] != text.SPLITS["report"]
+    assert spec("textvqa").calibration not in (None, spec("textvqa").split)

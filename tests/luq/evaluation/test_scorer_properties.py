@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luq import registry
 from luq.evaluation import harness, scorers
 from luq.evaluation.normalize import normalize
 from luq.evaluation.scorers import chartqa, docvqa, mmbench, pope, vqa
@@ -91,7 +92,7 @@ def test_scores_are_the_weighted_units_and_the_reference_is_right(name: str) -> 
 
     rows = benchmarks.build(name, "selection", bases=28)
     process = scorers.process_of(name)
-    summarise = harness.registry.load("benchmark", name).summarise
+    summarise = registry.load("benchmark", name).summarise
     best = summarise([(row, process(row, [TARGETS[name](row)])) for row in rows])
     assert best.score == pytest.approx(100), "who gives the reference answers gets everything"
     mixed = summarise([(row, process(row, [TARGETS[name](row) if i // 4 % 3 else "?"])) for i, row in enumerate(rows)])

@@ -34,6 +34,8 @@ class ModelConfig:
     text: str = "wikitext"  # and its held-out text
     text_length: int = 2048
     calibration_tokens: int = 128 * 2048  # the paper's
+    min_pixels: int | None = None  # of an image, for families that take any size
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.benchmarks:

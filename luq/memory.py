@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from luq.models.vlm import VLM
+from luq.models.vlm import VLM, part_of
 from luq.quantization.database import LayerSize
 
 
@@ -62,14 +62,7 @@ def rest_ledger(vlm: VLM) -> dict[str, int]:
     for name, parameter in vlm.model.named_parameters():
         if id(parameter) in inside:
             continue
-        if "vision_tower" in name or "visual" in name:
-            part = "vision"
-        elif "multi_modal_projector" in name:
-            part = "projector"
-        elif "embed_tokens" in name:
-            part = "embeddings"
-        else:
-            part = "head" if "lm_head" in name else "norms"
+        part = part_of(name)
         parts[part] = parts.get(part, 0) + 2 * parameter.numel()
     return parts
 

@@ -11,6 +11,7 @@ from luq import __version__, results
 from luq.checkpoint import save
 from luq.config import ModelConfig
 from luq.errors import DataError, ModelError
+from luq.models.processors import load_processor
 from luq.models.vlm import fingerprint, resolve_path
 from luq.results import Record
 from luq.store import Store
@@ -136,12 +137,13 @@ def info(folder: Path) -> None:
 def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:
     """Model and processor of a folder through the Auto classes; fp32 on CPU, fp16 on CUDA, as runs are scored."""
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     place = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if place == "cpu" else torch.float16
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
-    return model.to(place).eval(), AutoProcessor.from_pretrained(folder)
+    processor = load_processor(folder, model.config.model_type, ModelConfig(folder.name, str(folder)))
+    return model.to(place).eval(), processor
 
 
 def answer(model: Any, processor: Any, image: Path, question: str, tokens: int = 128) -> str:

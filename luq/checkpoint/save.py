@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from luq.errors import ModelError
-from luq.models.vlm import LINEARS, check_files
+from luq.models.vlm import LINEARS, check_files, part_of
 from luq.quantization.database import PackedLayer, read_layer
 from luq.store import write_json
 
@@ -24,8 +24,6 @@ INDEX, SINGLE, ABOUT = "model.safetensors.index.json", "model.safetensors", "luq
 COPIED = ("*.json", "*.model", "*.txt", "*.jinja")
 LINEAR = re.compile(rf"^(.*\.)?layers\.(\d+)\.({'|'.join(map(re.escape, LINEARS))})\.weight$")
 ELSEWHERE = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
-PARTS = {"vision": r"vision_tower|visual\.(?!merger)", "projector": r"multi_modal_projector|merger", "embeddings": "embed_tokens",
-         "head": "lm_head"}  # fmt: skip
 
 
 def export(source: Path, folders: Sequence[Path], tiers: Sequence[str], target: Path, told: dict[str, Any], card: str) -> Path:
@@ -116,11 +114,6 @@ def _weights(source: Path, shards: list[str], folders: Sequence[Path], target: P
 
 def _count(ledger: dict[str, int], part: str, tensor: torch.Tensor) -> None:
     ledger[part] = ledger.get(part, 0) + tensor.numel() * tensor.element_size()
-
-
-def part_of(name: str) -> str:
-    """The ledger class of a tensor that is not a decoder linear's weight."""
-    return next((part for part, pattern in PARTS.items() if re.search(pattern, name)), "norms")
 
 
 def quantization_config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ in `LAYERS`.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from luq import keys, registry
 from luq.config import ModelConfig
 from luq.errors import ModelError
+from luq.models.processors import load_processor
 
 LAYERS = {"llava": "model.language_model.layers", "qwen2_5_vl": "model.language_model.layers"}
 GROUPS = (  # linears of a decoder layer that share an input, in the order of the forward pass
@@ -27,6 +29,12 @@ GROUPS = (  # linears of a decoder layer that share an input, in the order of th
     ("mlp.down_proj",),
 )
 LINEARS = tuple(name for group in GROUPS for name in group)
+PARTS = {  # of everything that is not a decoder linear's weight, by names of tensors
+    "projector": r"multi_modal_projector|merger",
+    "vision": r"vision_tower|visual",
+    "embeddings": r"embed_tokens",
+    "head": r"lm_head",
+}
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 POCKET = Path(__file__).parent.parent / "pocket" / "weights"
 
@@ -149,6 +157,11 @@ def outline(config: ModelConfig, download: bool = True) -> Outline:
     return Outline(fingerprint(folder), int(layers))
 
 
+def part_of(name: str) -> str:
+    """The ledger class of a tensor that is not a decoder linear's weight."""
+    return next((part for part, pattern in PARTS.items() if re.search(pattern, name)), "norms")
+
+
 def find_layers(model: nn.Module) -> nn.ModuleList:
     """The decoder layers of the language backbone, each with the seven linears."""
     family = getattr(model.config, "model_type", "?")
@@ -183,17 +196,19 @@ def _quiet() -> Iterator[None]:
 
 
 def load_vlm(config: ModelConfig) -> VLM:
-    """Load model (fp32 on CPU, fp16 on CUDA) and processor through the Auto classes, from a complete folder."""
+    """Load model (fp32 on CPU, the checkpoint's fp16 or bf16 on CUDA) and processor from a complete folder."""
     folder = resolve_path(config)
     check_files(folder)
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float32 if device == "cpu" else torch.float16
+    told = json.loads((folder / "config.json").read_text())
+    wide = "bfloat16" in (told.get("dtype"), told.get("torch_dtype"))  # overflows in fp16
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16 if wide else torch.float16
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
     model = model.to(device).eval().requires_grad_(False)
     layers = find_layers(model)
     originals = [{name: layer.get_submodule(name) for name in LINEARS} for layer in layers]
     with _quiet():
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = load_processor(folder, model.config.model_type, config)
     return VLM(config, model, processor, layers, fingerprint(folder), originals)

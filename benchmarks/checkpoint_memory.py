@@ -1,0 +1,114 @@
+"""What packed folders take on disk, in memory after loading, and while they answer, beside the same model in 16 bit.
+
+`python benchmarks/checkpoint_memory.py [--layers 2]`. A LLaVA with random weights whose decoder layers have LLaVA-1.5-7B's shapes
+is written, its layers packed by tiers that need no calibration data, exported, and each folder loaded in a process of its own.
+Loading is judged against the interpreter with transformers' model code imported, which takes memory without any model.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from luq.checkpoint import save
+from luq.config import TierConfig
+from luq.models.vlm import LINEARS, POCKET
+from luq.quantization.database import write_layer
+from luq.quantization.tiers import make_quantizer
+
+CONF = Path(__file__).parent.parent / "conf"
+TEXT = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128}
+PROBE = """
+import json, re, sys
+import luq, torch
+from transformers import AutoModelForImageTextToText
+from transformers.models.llava import modeling_llava
+def status(name):
+    return int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+def reset():
+    open("/proc/self/clear_refs", "w").write("5")
+torch.set_num_threads(1)
+told = {"interpreter": status("VmRSS")}
+reset()
+model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2])).eval()
+told |= {"loading": status("VmHWM"), "loaded": status("VmRSS")}
+told["weights"] = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+reset()
+ids = torch.arange(40, 72)[None]
+with torch.no_grad():
+    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+told["answering"] = status("VmHWM")
+print(json.dumps(told))
+"""
+
+
+def source(folder: Path, layers: int) -> Path:
+    """A 16-bit LLaVA of the pocket model's vision tower and vocabulary, and true 7B decoder layers, with random weights."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    told = json.loads((POCKET / "pocket_llava" / "config.json").read_text())
+    told["text_config"] |= TEXT | {"num_hidden_layers": layers}
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(LlavaConfig(**told)).half()
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((POCKET / "pocket_llava" / name).read_bytes())
+    return folder
+
+
+def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
+    """The source with all of its layers in a tier, as a folder."""
+    from transformers import AutoModelForImageTextToText
+
+    tiers = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
+    quantizer = make_quantizer(TierConfig(**tiers[tier]))
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float16)
+    places = []
+    for i, layer in enumerate(model.model.language_model.layers):
+        place = into.with_name(f"{into.name}-{i}")
+        place.mkdir()
+        write_layer(place, {n: quantizer.quantize(layer.get_submodule(n).weight.detach().float(), None) for n in LINEARS})  # type: ignore[arg-type]
+        places.append(place)
+    del model
+    return save.export(folder, places, [tier] * layers, into, {}, "")
+
+
+def probe(folder: Path, dtype: str) -> dict[str, int]:
+    """The memory numbers of a folder, in a fresh process."""
+    done = subprocess.run([sys.executable, "-c", PROBE, str(folder), dtype], capture_output=True, text=True, check=True)
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--tiers", nargs="+", default=["float16", "rtn4"])
+    parser.add_argument("--dtype", default="float16", help="of what stays 16-bit and of the activations")
+    arguments, out = parser.parse_args(), Console(highlight=False, width=130)
+    shown = Table(title=f"{arguments.layers} decoder layers of LLaVA-1.5-7B's shapes, MB", title_justify="left")
+    for name in ("folder", "files", "weights in memory", "loading, peak", "over interpreter / files", "answering, peak"):
+        shown.add_column(name, justify="left" if name == "folder" else "right")
+    with tempfile.TemporaryDirectory() as scratch:
+        base = source(Path(scratch) / "source", arguments.layers)
+        folders = {"16 bit, as it came": base}
+        folders |= {t: packed(base, t, arguments.layers, Path(scratch) / t) for t in arguments.tiers}
+        for name, folder in folders.items():
+            files = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+            told = probe(folder, arguments.dtype)
+            over = (told["loading"] - told["interpreter"]) / files
+            cells = [files, told["weights"], told["loading"], told["answering"]]
+            megabytes = [f"{c / 1e6:.0f}" for c in cells]
+            shown.add_row(name, *megabytes[:3], f"{over:.2f}", megabytes[3])
+    out.print(shown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Stored bits of every tier on a decoder layer of the true 7B shapes, and the paper's plans projected from them.
+
+`python benchmarks/true_shapes.py [--model llava|qwen] [--tiers billm gptq4 ...]`. Weights and activations are random (no real
+checkpoint is needed for sizes): every linear is really quantized and packed, the layer written, and the file measured. What
+stays 16-bit is counted from the shapes. Scores are not projected.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from luq.config import TierConfig
+from luq.quantization.database import LayerSize, layer_size, write_layer
+from luq.quantization.tiers import make_quantizer
+
+CONF = Path(__file__).parent.parent / "conf"
+MODELS = {  # hidden, width of k and v, intermediate, layers, the paper's k, 16-bit parameters beside the decoder's linears
+    "llava": ("LLaVA-1.5-7B", 4096, 4096, 11008, 32, 16, 587_000_000),
+    "qwen": ("Qwen2.5-VL-7B", 3584, 512, 18944, 28, 12, 1_766_000_000),
+}
+TOKENS = 512  # activations behind each Hessian: fewer than columns, as damping has to cope with on real layers too
+
+
+def shapes(hidden: int, narrow: int, wide: int) -> dict[str, tuple[int, int]]:
+    """[out, in] of the seven linears."""
+    attention = {f"self_attn.{n}_proj": (hidden if n in "qo" else narrow, hidden) for n in "qkvo"}
+    return attention | {"mlp.gate_proj": (wide, hidden), "mlp.up_proj": (wide, hidden), "mlp.down_proj": (hidden, wide)}
+
+
+def measure(linears: dict[str, tuple[int, int]], tier: TierConfig, folder: Path) -> tuple[LayerSize, float]:
+    """The size of one layer's file in a tier, and the seconds that its seven linears took."""
+    quantizer, packed, seconds = make_quantizer(tier), {}, 0.0
+    generator = torch.Generator().manual_seed(0)
+    for name, (rows, columns) in linears.items():
+        weight = torch.randn(rows, columns, generator=generator) * 0.02
+        inputs = torch.randn(TOKENS, columns, generator=generator) * torch.logspace(0, -1, columns)
+        hessian = None if quantizer.data_free else 2 * inputs.T @ inputs / TOKENS
+        begun = time.perf_counter()
+        packed[name] = quantizer.quantize(weight, hessian)  # type: ignore[arg-type]
+        seconds += time.perf_counter() - begun
+        del weight, hessian
+    write_layer(folder, packed)
+    return layer_size(folder, packed), seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=MODELS, default="llava")
+    parser.add_argument("--tiers", nargs="+", default=["billm", "gptq2", "gptq3", "gptq4", "gptq8", "float16"])
+    arguments, out = parser.parse_args(), Console(highlight=False, width=120)
+    name, hidden, narrow, wide, layers, k, rest = MODELS[arguments.model]
+    tiers = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
+    found: dict[str, LayerSize] = {}
+    sizes = Table(title=f"{name}: one decoder layer", title_justify="left")
+    for column in ("tier", "nominal bits", "stored bits", "MB", "seconds"):
+        sizes.add_column(column, justify="left" if column == "tier" else "right")
+    for tier in arguments.tiers:
+        with tempfile.TemporaryDirectory() as folder:
+            size, seconds = measure(shapes(hidden, narrow, wide), TierConfig(**tiers[tier]), Path(folder))
+        found[tier] = size
+        bits = 8 * size.bytes / size.weights
+        sizes.add_row(tier, f"{size.nominal_bits:.2f}", f"{bits:.3f}", f"{size.bytes / 1e6:.1f}", f"{seconds:.0f}")
+    out.print(sizes)
+    if "gptq4" not in found:
+        return
+    plans = {tier: {tier: layers} for tier in found} | {
+        f"LUQ, k = {k}, {low}": {low: k, "gptq4": layers - k} for low in ("billm", "gptq2")
+    }
+    whole = Table(title=f"{name}: {layers} layers, {2 * rest / 1e9:.2f} GB beside them stay 16-bit", title_justify="left")
+    for column in ("plan", "nominal bits", "stored bits", "linears GB", "vs 4-bit %", "checkpoint GB", "vs 4-bit %"):
+        whole.add_column(column, justify="left" if column == "plan" else "right")
+    base = layers * found["gptq4"].bytes
+    for plan, parts in plans.items():
+        if not parts.keys() <= found.keys():
+            continue
+        stored = sum(n * found[t].bytes for t, n in parts.items())
+        nominal = sum(n * found[t].nominal_bits for t, n in parts.items()) / layers
+        bits = 8 * stored / (layers * found["gptq4"].weights)
+        linears, file = (100 * (x / b - 1) for x, b in ((stored, base), (stored + 2 * rest, base + 2 * rest)))
+        cells = [f"{nominal:.2f}", f"{bits:.3f}", f"{stored / 1e9:.2f}", f"{linears:+.1f}"]
+        cells += [f"{(stored + 2 * rest) / 1e9:.2f}", f"{file:+.1f}"]
+        whole.add_row(plan, *cells)
+    out.print(whole)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Qwen2.5-VL with random weights through every stage: what is peculiar to it is M-RoPE, image grids and its processor."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from luq import results
+from luq.calibration.mixing import build
+from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.config import CalibrationConfig, ModelConfig
+from luq.models.vlm import VLM, load_vlm
+from luq.quantization.walk import first_inputs, forward
+from tests.luq.models.tiny_qwen import write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="module")
+def qwen(folder: Path) -> VLM:
+    return load_vlm(ModelConfig("tiny_qwen", str(folder), device="cpu", max_pixels=12544))
+
+
+@pytest.fixture(scope="module")
+def calibration(qwen: VLM) -> CalibrationSet:
+    return build(qwen, CalibrationConfig(name="multimodal", alpha=0.5, tokens=1024, benchmarks=["chartqa", "docvqa"]))
+
+
+def test_image_tokens_are_those_of_the_grid(qwen: VLM, calibration: CalibrationSet) -> None:
+    pictures = [s for s in calibration.samples if s.multimodal]
+    assert pictures
+    for sample in pictures:
+        merged = sample.extra["image_grid_thw"].prod() // qwen.processor.image_processor.merge_size**2
+        assert int(sample.image_mask.sum()) == int(merged)
+    assert len(qwen.layers) == 3
+    assert calibration.alpha == pytest.approx(0.5, abs=0.1)
+
+
+def test_pixel_limits_bound_the_tokens(folder: Path) -> None:
+    from PIL import Image
+
+    image, counts = Image.new("RGB", (500, 300)), []
+    for limit in (12544, 50176):
+        processor = load_vlm(ModelConfig("tiny_qwen", str(folder), device="cpu", max_pixels=limit)).processor
+        counts.append(int(processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"].prod()) // 4)
+        assert counts[-1] <= limit // 28**2
+    assert counts[0] < counts[1]
+
+
+@torch.no_grad()
+def test_layer_by_layer_is_the_model(qwen: VLM, calibration: CalibrationSet) -> None:
+    """The captured rotary positions are those of text and image grid: the walk's outputs are the model's own, bit for bit."""
+    wanted: list[list[torch.Tensor]] = [[] for _ in qwen.layers]
+    hooks = [
+        layer.register_forward_hook(lambda m, a, out, i=i: wanted[i].append(out[0] if isinstance(out, tuple) else out))
+        for i, layer in enumerate(qwen.layers)
+    ]
+    for batch in calibration.batches():
+        qwen.model(**inputs_of(batch, qwen.device), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    states = first_inputs(qwen, calibration)
+    for i, layer in enumerate(qwen.layers):
+        forward(layer, states, keep=True)
+        assert all(torch.equal(s.hidden, w) for s, w in zip(states, wanted[i], strict=True))
+
+
+def test_the_whole_chain_and_a_folder_that_answers_the_same(folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from pipelines.checkpoints import answer, load
+
+    given = [
+        f"model.path={folder}", "model.name=tiny_qwen", "model.max_pixels=12544", "calibration.tokens=2048", "allocation.k=1",
+        "profile.tokens=256", "profile.clusters=10", "evaluation.samples=4", "evaluation.fidelity=2",
+        "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa,docvqa]", "tracking=none", "checkpoint=true", f"paths.outputs={tmp_path}",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "pipelines.cli", "run", *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    (record,) = results.iterate(tmp_path)
+    assert record["allocation"].count("billm") == 1
+    assert {e["modality"] for e in record["profile"]} == {"all", "image", "text"}
+    assert sum(record["memory"]["ledger"].values()) == record["memory"]["checkpoint_bytes"]
+    assert {"vision", "projector"} <= set(record["memory"]["ledger"])
+    exported = tmp_path / "checkpoints" / record["key"]
+    told = json.loads((exported / "luq.json").read_text())
+    assert told["file_bytes"] == sum(f.stat().st_size for f in exported.glob("*.safetensors"))
+    for part in ("codes", "scales", "masks", "vision", "projector", "embeddings", "norms"):
+        assert told["ledger"][part] >= record["memory"]["ledger"][part], part
+    Image.new("RGB", (60, 60), "red").save(tmp_path / "red.png")
+    assert isinstance(answer(*load(exported, "cpu"), tmp_path / "red.png", "what colour is this?", 4), str)

@@ -79,8 +79,8 @@ def test_the_whole_chain_and_a_folder_that_answers_the_same(folder: Path, tmp_pa
 
     given = [
         f"model.path={folder}", "model.name=tiny_qwen", "model.max_pixels=12544", "calibration.tokens=2048", "allocation.k=1",
-        "profile.tokens=256", "profile.clusters=10", "evaluation.samples=4", "evaluation.fidelity=2",
-        "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa,docvqa]", "tracking=none", "checkpoint=true", f"paths.outputs={tmp_path}",
+        "profile.tokens=256", "profile.clusters=10", "evaluation.samples=4", "evaluation.fidelity=2", "tracking=none",
+        "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa,docvqa]", "checkpoint=true", f"paths.outputs={tmp_path}",
     ]  # fmt: skip
     command = [sys.executable, "-m", "pipelines.cli", "run", *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})

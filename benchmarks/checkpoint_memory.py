@@ -19,7 +19,8 @@ from rich.table import Table
 
 from luq.checkpoint import save
 from luq.config import TierConfig
-from luq.models.vlm import LINEARS, POCKET
+from luq.models.files import POCKET
+from luq.models.vlm import LINEARS
 from luq.quantization.database import write_layer
 from luq.quantization.tiers import make_quantizer
 

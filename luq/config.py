@@ -36,6 +36,7 @@ class ModelConfig:
     calibration_tokens: int = 128 * 2048  # the paper's
     min_pixels: int | None = None  # of an image, for families that take any size
     max_pixels: int | None = None
+    stream: bool = False  # leave the decoder's layers on disk and read each when it is needed, in the checkpoint's own dtype
 
     def __post_init__(self) -> None:
         for name in self.benchmarks:

@@ -11,8 +11,8 @@ from luq import __version__, results
 from luq.checkpoint import save
 from luq.config import ModelConfig
 from luq.errors import DataError, ModelError
+from luq.models.files import fingerprint, resolve_path
 from luq.models.processors import load_processor
-from luq.models.vlm import fingerprint, resolve_path
 from luq.results import Record
 from luq.store import Store
 from pipelines import console

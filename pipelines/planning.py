@@ -12,7 +12,8 @@ from rich.table import Table
 from luq import keys
 from luq.allocation.plans import Allocation
 from luq.errors import LuqError
-from luq.models.vlm import VLM, Outline, outline
+from luq.models.files import Outline, outline
+from luq.models.vlm import VLM
 from luq.quantization.walk import layer_keys
 from luq.store import Store
 from pipelines import console

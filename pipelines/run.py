@@ -25,7 +25,7 @@ from luq.errors import LuqError
 from luq.evaluation import prompts, scorers
 from luq.evaluation.scorers.summary import mean
 from luq.memory import reset_peak
-from luq.models.vlm import outline
+from luq.models.files import outline
 from luq.store import Store
 from luq.tracking import make_tracker
 from pipelines import checkpoints, console, devices

@@ -15,7 +15,8 @@ from luq.config import EvaluationConfig, ModelConfig, RunConfig, TierConfig
 from luq.errors import ConfigError
 from luq.evaluation import prompts
 from luq.memory import Memory, measure
-from luq.models.vlm import VLM, Outline, load_vlm, outline
+from luq.models.files import Outline, outline
+from luq.models.vlm import VLM, load_vlm
 from luq.pocket import benchmarks as pocket
 from luq.profiling.capture import layer_outputs
 from luq.profiling.entropy import LayerEntropy, profile_entropy

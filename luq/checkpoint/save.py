@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from luq.errors import ModelError
-from luq.models.vlm import LINEARS, check_files, part_of
+from luq.models.files import check_files
+from luq.models.vlm import LINEARS, part_of
 from luq.quantization.database import PackedLayer, read_layer
 from luq.store import write_json
 

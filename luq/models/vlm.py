@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from luq import keys, registry
+from luq import registry
 from luq.config import ModelConfig
 from luq.errors import ModelError
+from luq.models.files import check_files, fingerprint, resolve_path
 from luq.models.processors import load_processor
 
 LAYERS = {"llava": "model.language_model.layers", "qwen2_5_vl": "model.language_model.layers"}
@@ -35,8 +35,6 @@ PARTS = {  # of everything that is not a decoder linear's weight, by names of te
     "embeddings": r"embed_tokens",
     "head": r"lm_head",
 }
-FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-POCKET = Path(__file__).parent.parent / "pocket" / "weights"
 
 
 @dataclass
@@ -53,7 +51,7 @@ class VLM:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(p.device for p in self.model.parameters() if p.device.type != "meta")
 
     def image_mask(self, input_ids: Tensor) -> Tensor:
         """True where a token stands for a piece of an image; same shape as input_ids."""
@@ -63,8 +61,20 @@ class VLM:
         return torch.eq(input_ids, token)
 
     def original(self, layer: int) -> dict[str, Tensor]:
-        """The 16-bit weights [out, in] of one layer's linears, by name."""
-        return {name: linear.weight.detach() for name, linear in self.originals[layer].items()}
+        """The 16-bit weights [out, in] of one layer's linears, by name; read from disk where the model is streamed."""
+        return {name: self._tensors(linear)[0] for name, linear in self.originals[layer].items()}
+
+    def bias(self, layer: int, name: str) -> Tensor | None:
+        """The bias [out] of a linear, if it has one."""
+        return self._tensors(self.originals[layer][name])[1]
+
+    @staticmethod
+    def _tensors(linear: Any) -> tuple[Tensor, Tensor | None]:
+        from accelerate.utils import align_module_device
+
+        with align_module_device(linear):
+            bias = linear.bias
+            return linear.weight.detach(), None if bias is None else bias.detach()
 
     def install(self, layer: int, modules: dict[str, nn.Module] | None, key: str = "") -> None:
         """Put modules in place of a layer's linears; None puts the 16-bit ones back. `key` is their artefact's."""
@@ -80,81 +90,6 @@ class VLM:
         """Put the 16-bit linears back wherever something else stands."""
         for layer in list(self.standing):
             self.install(layer, None)
-
-
-def resolve_path(config: ModelConfig, download: bool = True) -> Path:
-    """The local folder of a checkpoint: shipped, given, or fetched from the hub (or found in its cache)."""
-    if config.path.startswith("pocket:"):
-        name = config.path.removeprefix("pocket:")
-        known = sorted(p.name for p in POCKET.iterdir() if p.is_dir()) if POCKET.exists() else []
-        if name not in known:
-            raise registry.unknown("pocket model", name, known)
-        return POCKET / name
-    folder = Path(config.path).expanduser()
-    if folder.exists():
-        return folder
-    if folder.is_absolute() or config.path.startswith((".", "~")):
-        raise ModelError(f"model.path={config.path}: there is no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=FILES, local_files_only=not download))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"model.path={config.path} is neither a local folder nor reachable on the hub: give a folder, or log in and "
-            f"connect ({type(error).__name__})"
-        ) from error
-
-
-def check_files(folder: Path) -> None:
-    """A ModelError that names the first file a checkpoint folder lacks."""
-    for name in ("config.json", "tokenizer_config.json"):
-        if not (folder / name).exists():
-            raise ModelError(f"{folder / name} is missing: the folder is not a complete checkpoint")
-    quantized = json.loads((folder / "config.json").read_text()).get("quantization_config")
-    if quantized:
-        raise ModelError(f"{folder} is already quantized ({quantized.get('quant_method')}): LUQ starts from 16-bit weights")
-    index = folder / "model.safetensors.index.json"
-    shards = ["model.safetensors"]
-    if index.exists():
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    for shard in shards:
-        if not (folder / shard).exists():
-            raise ModelError(f"{folder / shard} is missing: copy or download the checkpoint again")
-        try:
-            with safe_open(folder / shard, framework="pt"):  # reads the header, and compares it with the file's size
-                pass
-        except SafetensorError as error:
-            raise ModelError(f"{folder / shard} is damaged ({error}): copy or download the checkpoint again") from error
-    if not any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json")):
-        raise ModelError(f"{folder / 'preprocessor_config.json'} is missing: without it images cannot be prepared")
-
-
-def fingerprint(folder: Path) -> str:
-    """Key of the names, sizes and contents of config and weights (of files over 64 MiB: both ends)."""
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")])
-    return keys.key([[file.name, *keys.file_digest(file)] for file in files])
-
-
-class Outline(NamedTuple):
-    """What can be known of a checkpoint without loading it."""
-
-    fingerprint: str
-    layers: int  # decoder layers of the language backbone
-
-
-def outline(config: ModelConfig, download: bool = True) -> Outline:
-    """The outline of a config's checkpoint; a ModelError if it is not complete, or (without download) not here."""
-    folder = resolve_path(config, download)
-    check_files(folder)
-    told = json.loads((folder / "config.json").read_text())
-    layers = told.get("text_config", told).get("num_hidden_layers") or told.get("num_hidden_layers")
-    if layers is None:  # left out where it is the family's default
-        from transformers import AutoConfig
-
-        layers = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
-    return Outline(fingerprint(folder), int(layers))
 
 
 def part_of(name: str) -> str:
@@ -195,6 +130,30 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
+def streamed(folder: Path, device: str) -> dict[str, str]:
+    """A device map that leaves the decoder's layers on disk, in the shards where they are, and puts the rest on a device."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    with init_empty_weights():
+        skeleton: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+    find_layers(skeleton)
+    target, places = LAYERS[skeleton.config.model_type], dict[str, str]()
+
+    def fill(prefix: str, module: nn.Module) -> None:
+        for name, child in module.named_children():
+            full = f"{prefix}{name}"
+            if full == target:
+                places.update({f"{full}.{i}": "disk" for i, _ in enumerate(child.children())})
+            elif target.startswith(f"{full}."):
+                fill(f"{full}.", child)
+            else:
+                places[full] = device
+
+    fill("", skeleton)
+    return places
+
+
 def load_vlm(config: ModelConfig) -> VLM:
     """Load model (fp32 on CPU, the checkpoint's fp16 or bf16 on CUDA) and processor from a complete folder."""
     folder = resolve_path(config)
@@ -205,8 +164,11 @@ def load_vlm(config: ModelConfig) -> VLM:
     told = json.loads((folder / "config.json").read_text())
     wide = "bfloat16" in (told.get("dtype"), told.get("torch_dtype"))  # overflows in fp16
     dtype = torch.float32 if device == "cpu" else torch.bfloat16 if wide else torch.float16
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
-    model = model.to(device).eval().requires_grad_(False)
+    given: dict[str, Any] = {"dtype": "auto", "device_map": streamed(folder, device)} if config.stream else {"dtype": dtype}
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, **given)
+    if not config.stream:
+        model = model.to(device)
+    model.eval().requires_grad_(False)
     layers = find_layers(model)
     originals = [{name: layer.get_submodule(name) for name in LINEARS} for layer in layers]
     with _quiet():

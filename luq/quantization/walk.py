@@ -97,9 +97,8 @@ def hessians(layer: nn.Module, states: list[State], groups: tuple[tuple[str, ...
 
 def modules(vlm: VLM, index: int, packed: PackedLayer, tier: str, cache: bool) -> dict[str, nn.Module]:
     """The runtime modules of a packed layer."""
-    linears = {name: vlm.originals[index][name] for name in packed}
     return {
-        name: PackedLinear(weight.to(vlm.device), tier, getattr(linears[name], "bias", None), cache)
+        name: PackedLinear(weight.to(vlm.device), tier, vlm.bias(index, name), cache and not vlm.config.stream)
         for name, weight in packed.items()
     }
 

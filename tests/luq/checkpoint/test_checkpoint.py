@@ -17,7 +17,8 @@ from luq.allocation.plans import Allocation
 from luq.checkpoint import save
 from luq.config import TierConfig
 from luq.errors import ModelError
-from luq.models.vlm import POCKET, VLM, check_files
+from luq.models.files import POCKET, check_files
+from luq.models.vlm import VLM
 from luq.quantization.database import read_layer, write_layer
 from luq.quantization.tiers import make_quantizer
 from luq.quantization.walk import install

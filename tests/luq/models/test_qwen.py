@@ -12,9 +12,10 @@ import torch
 from luq import results
 from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet, inputs_of
-from luq.config import CalibrationConfig, ModelConfig
+from luq.config import CalibrationConfig, ModelConfig, TierConfig
 from luq.models.vlm import VLM, load_vlm
-from luq.quantization.walk import first_inputs, forward
+from luq.quantization.database import FILE, write_layer
+from luq.quantization.walk import first_inputs, forward, quantize_layer
 from tests.luq.models.tiny_qwen import write
 
 
@@ -72,13 +73,15 @@ def test_layer_by_layer_is_the_model(qwen: VLM, calibration: CalibrationSet) -> 
         assert all(torch.equal(s.hidden, w) for s, w in zip(states, wanted[i], strict=True))
 
 
-def test_the_whole_chain_and_a_folder_that_answers_the_same(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["in memory", "streamed"])
+def test_the_whole_chain_to_a_folder_that_answers(folder: Path, tmp_path: Path, stream: bool) -> None:
     from PIL import Image
 
     from pipelines.checkpoints import answer, load
 
     given = [
         f"model.path={folder}", "model.name=tiny_qwen", "model.max_pixels=12544", "calibration.tokens=2048", "allocation.k=1",
+        f"model.stream={stream}",
         "profile.tokens=256", "profile.clusters=10", "evaluation.samples=4", "evaluation.fidelity=2", "tracking=none",
         "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa,docvqa]", "checkpoint=true", f"paths.outputs={tmp_path}",
     ]  # fmt: skip
@@ -97,3 +100,46 @@ def test_the_whole_chain_and_a_folder_that_answers_the_same(folder: Path, tmp_pa
         assert told["ledger"][part] >= record["memory"]["ledger"][part], part
     Image.new("RGB", (60, 60), "red").save(tmp_path / "red.png")
     assert isinstance(answer(*load(exported, "cpu"), tmp_path / "red.png", "what colour is this?", 4), str)
+
+
+@pytest.fixture(scope="module", params=["qwen", "llava"])
+def streamed(request: pytest.FixtureRequest, folder: Path) -> tuple[VLM, VLM]:
+    """A model whose layers stay on disk, and the same in memory."""
+    path = str(folder) if request.param == "qwen" else "pocket:pocket_llava"
+    one, two = (load_vlm(ModelConfig("m", path, device="cpu", max_pixels=12544, stream=stream)) for stream in (True, False))
+    return one, two
+
+
+def test_a_streamed_model_leaves_its_layers_on_disk(streamed: tuple[VLM, VLM]) -> None:
+    vlm, whole = streamed
+    assert {p.device.type for p in vlm.layers.parameters()} == {"meta"}
+    assert {p.device.type for n, p in vlm.model.named_parameters() if "language_model.layers" not in n} == {"cpu"}
+    for layer in range(len(vlm.layers)):
+        for (name, mine), theirs in zip(vlm.original(layer).items(), whole.original(layer).values(), strict=True):
+            assert torch.equal(mine.float(), theirs.float()), name
+            one, two = vlm.bias(layer, name), whole.bias(layer, name)
+            assert (one is None and two is None) or torch.equal(one.float(), two.float())
+    assert {p.device.type for p in vlm.layers.parameters()} == {"meta"}, "and they are there again afterwards"
+
+
+@torch.no_grad()
+def test_streamed_layers_walk_like_the_streamed_model(streamed: tuple[VLM, VLM]) -> None:
+    vlm, _ = streamed
+    samples = build(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=512))
+    wanted: list[torch.Tensor] = []
+    hook = vlm.layers[-1].register_forward_hook(lambda m, a, out: wanted.append(out[0] if isinstance(out, tuple) else out))
+    for batch in samples.batches():
+        vlm.model(**inputs_of(batch, vlm.device), use_cache=False)
+    hook.remove()
+    states = first_inputs(vlm, samples)
+    for layer in vlm.layers:
+        forward(layer, states, keep=True)
+    assert all(torch.equal(s.hidden, w) for s, w in zip(states, wanted, strict=True))
+
+
+def test_what_needs_no_data_is_packed_the_same(streamed: tuple[VLM, VLM], tmp_path: Path) -> None:
+    tier = TierConfig("rtn", bits=4, group_size=64)
+    for place, vlm in zip((tmp_path / "a", tmp_path / "b"), streamed, strict=True):
+        place.mkdir()
+        write_layer(place, quantize_layer(vlm, 1, tier, None))
+    assert (tmp_path / "a" / FILE).read_bytes() == (tmp_path / "b" / FILE).read_bytes()

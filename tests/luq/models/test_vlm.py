@@ -8,7 +8,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from luq.config import ModelConfig
 from luq.errors import ConfigError, ModelError
-from luq.models.vlm import LINEARS, POCKET, VLM, find_layers, fingerprint, load_vlm, resolve_path
+from luq.models.files import POCKET, fingerprint, resolve_path
+from luq.models.vlm import LINEARS, VLM, find_layers, load_vlm
 
 
 def config(path: str) -> ModelConfig:

@@ -53,18 +53,19 @@ def factorize(hessian: Tensor, damping: float) -> Factor:
 
     `damping` is a share of the mean diagonal (GPTQ's percdamp). Dead columns get a diagonal of one.
     """
-    h = hessian.clone()
-    diagonal = torch.diagonal(h)
-    dead = diagonal <= 0
-    diagonal[dead] = 1.0
-    mean = float(diagonal.mean())
+    dead = torch.diagonal(hessian) <= 0
+    work = hessian.clone()
+    torch.diagonal(work)[dead] = 1.0
+    diagonal, mean = torch.diagonal(work).clone(), float(torch.diagonal(work).mean())
     while damping <= 1.0:
-        damped = h + damping * mean * torch.eye(len(h), device=h.device)
-        lower, info = torch.linalg.cholesky_ex(damped)
+        work = hessian.clone()  # of a wide layer each matrix is over a gigabyte: at most two beside the Hessian at a time
+        torch.diagonal(work).copy_(diagonal + torch.full_like(diagonal, damping * mean))
+        work, info = torch.linalg.cholesky_ex(work)
         if int(info) == 0:
-            upper, info = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if int(info) == 0 and bool(torch.isfinite(upper).all()):
-                return Factor(upper, dead, damping)
+            work = torch.cholesky_inverse(work)
+            work, info = torch.linalg.cholesky_ex(work, upper=True)
+            if int(info) == 0 and bool(torch.isfinite(work).all()):
+                return Factor(work, dead, damping)
         damping = max(2 * damping, 1e-4)
     raise DataError("the Hessian cannot be inverted even with damping 1.0: the calibration set has too few tokens")
 

@@ -41,10 +41,11 @@ def compare_runs(outputs: Path, a: str, b: str) -> None:
         out.print("[yellow]the two runs are of different models[/yellow]")
     if frame.questions(left) != frame.questions(right):
         out.print("[yellow]the two runs were not asked the same: only what both answered counts[/yellow]")
-    found = compare.against("run", a, {"": [left]}, b, {"": [right]}, compare.Reader(outputs))
+    found = compare.against("run", "A", {"": [left]}, "B", {"": [right]}, compare.Reader(outputs))
     if not found.scores:
         raise ConfigError(f"{a} and {b} share no question: run both with the same evaluation")
     table = tables.differences(found)
+    out.print(f"A: {a}\nB: {b}", markup=False, soft_wrap=True)
     out.print(shown(table))
     out.print(table.note)
 

@@ -65,6 +65,7 @@ def main() -> None:
             size, seconds = measure(shapes(hidden, narrow, wide), TierConfig(**tiers[tier]), Path(folder))
         found[tier] = size
         bits = 8 * size.bytes / size.weights
+        out.print(f"{tier}: {bits:.3f} stored bits, {seconds:.0f} s")
         sizes.add_row(tier, f"{size.nominal_bits:.2f}", f"{bits:.3f}", f"{size.bytes / 1e6:.1f}", f"{seconds:.0f}")
     out.print(sizes)
     if "gptq4" not in found:

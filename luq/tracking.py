@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,23 +41,34 @@ class WandbTracker:
 
     def track(self, record: Record) -> None:
         """Mirror one record; whatever goes wrong is warned of once and swallowed."""
+        self._safely(lambda: self._track(record))
+
+    def track_report(self, name: str, summary: dict[str, Any], rows: list[dict[str, Any]], images: dict[str, Path]) -> None:
+        """A run of its own for a whole sweep: its numbers, all runs as one table with a Pareto panel, the figures as images."""
+        self._safely(lambda: self._track_report(name, summary, rows, images))
+
+    def _safely(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 (any failure of a mirror must not fail the run)
+            log.warning("wandb failed (%s: %s): the run goes on, its record is on disk", type(error).__name__, error)
+
+    def _track(self, record: Record) -> None:
         config = record["config"]
         order = [config["order"]["name"], *([] if config["order"]["modality"] == "all" else [config["order"]["modality"]])]
-
-        def fill(run: Any, wandb: Any) -> None:
+        tags = [config["model"]["name"], config["calibration"]["name"], *order]
+        with self._run(record["sweep"], tags, name=record["name"], id=record["key"], job_type="run", config=config) as (
+            run,
+            wandb,
+        ):
             run.log(tables(record, wandb))
             run.summary.update(summary(record))
             file = Path(run.dir) / RECORD
             file.write_text(json.dumps({"schema": SCHEMA, **record}))
             run.save(str(file), base_path=run.dir, policy="now")
 
-        given = {"name": record["name"], "id": record["key"], "job_type": "run", "config": config}
-        self._run(fill, record["sweep"], [config["model"]["name"], config["calibration"]["name"], *order], given)
-
-    def track_report(self, name: str, summary: dict[str, Any], rows: list[dict[str, Any]], images: dict[str, Path]) -> None:
-        """A run of its own for a whole sweep: its numbers, all runs as one table with a Pareto panel, the figures as images."""
-
-        def fill(run: Any, wandb: Any) -> None:
+    def _track_report(self, name: str, summary: dict[str, Any], rows: list[dict[str, Any]], images: dict[str, Path]) -> None:
+        with self._run(name, ["report"], name=f"report of {name}", job_type="report") as (run, wandb):
             columns = list(rows[0])
             table = wandb.Table(columns, [[row[c] for c in columns] for row in rows])
             title = "score against bytes of the whole checkpoint"
@@ -64,30 +76,27 @@ class WandbTracker:
             run.log({"runs": table, "pareto": wandb.plot.scatter(table, "checkpoint_bytes", "score", title=title)})
             run.summary.update(summary)
 
-        self._run(fill, name, ["report"], {"name": f"report of {name}", "job_type": "report"})
+    @contextmanager
+    def _run(self, group: str, tags: list[str], **given: Any) -> Iterator[tuple[Any, Any]]:
+        """A W&B run, and the module."""
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
 
-    def _run(self, fill: Callable[[Any, Any], None], group: str, tags: list[str], given: dict[str, Any]) -> None:
-        try:
-            os.environ.setdefault("WANDB_SILENT", "true")
-            import wandb
-
-            self.folder.mkdir(parents=True, exist_ok=True)
-            settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True)
-            online = self.config.name == "wandb"
-            with wandb.init(
-                project=self.config.project,
-                entity=self.config.entity,
-                group=group,
-                resume="allow" if online and "id" in given else None,
-                mode="online" if online else "offline",
-                dir=str(self.folder),
-                tags=list(dict.fromkeys(tags)),
-                settings=settings,
-                **given,
-            ) as run:
-                fill(run, wandb)
-        except Exception as error:  # noqa: BLE001 (any failure of a mirror must not fail the run)
-            log.warning("wandb failed (%s: %s): the run goes on, its record is on disk", type(error).__name__, error)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True)
+        online = self.config.name == "wandb"
+        with wandb.init(
+            project=self.config.project,
+            entity=self.config.entity,
+            group=group,
+            resume="allow" if online and "id" in given else None,
+            mode="online" if online else "offline",
+            dir=str(self.folder),
+            tags=list(dict.fromkeys(tags)),
+            settings=settings,
+            **given,
+        ) as run:
+            yield run, wandb
 
 
 def summary(record: Record) -> dict[str, Any]:

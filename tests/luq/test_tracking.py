@@ -16,12 +16,20 @@ def test_a_failing_tracker_warns_and_the_run_goes_on(
         raise ConnectionError("no network")
 
     monkeypatch.setattr(wandb, "init", broken)
-    record = {"config": {"model": {"name": "m"}, "calibration": {"name": "c"}, "order": {"name": "o"}}}
+    order = {"name": "o", "modality": "all"}
+    record = {"config": {"model": {"name": "m"}, "calibration": {"name": "c"}, "order": order}}
     record |= {"sweep": "s", "name": "n", "key": "k"}
     with caplog.at_level(logging.WARNING):
         WandbTracker(TrackingConfig(), tmp_path).track(record)
     assert caplog.text.count("wandb failed") == 1
     assert "no network" in caplog.text
+
+
+def test_a_record_that_it_does_not_understand_fails_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        WandbTracker(TrackingConfig(), tmp_path).track({"config": {}})
+        WandbTracker(TrackingConfig(), tmp_path).track_report("x", {}, [], {})
+    assert caplog.text.count("wandb failed") == 2
 
 
 def test_none_is_none(tmp_path: Path) -> None:

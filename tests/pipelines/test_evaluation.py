@@ -114,7 +114,7 @@ def test_compare_pairs_two_runs(finished: Path) -> None:
     names = {r["k"]: r["name"] for r in results.iterate(finished, "two")}
     done = luq_plain(finished, "compare", f"two/{names[0]}", f"two/{names[6]}")
     assert done.returncode == 0, done.stderr
-    for word in ("95 % interval", "textvqa", "mean", "tie"):
+    for word in ("interval", "textvqa", "mean of all", "verdict", f"A: two/{names[0]}"):
         assert word in done.stdout
     assert luq_plain(finished, "compare", "zzz", "two").returncode == 1
 

@@ -61,6 +61,6 @@ def layer_outputs(vlm: VLM, calibration: CalibrationSet, tokens: int, seed: int)
     vlm.restore()
     outputs = LayerOutputs(vlm.layers, choose_tokens(calibration.image_mask(), tokens, seed))
     for batch in calibration.batches():
-        vlm.model(**inputs_of(batch, vlm.device), use_cache=False, logits_to_keep=1)
+        vlm.model.base_model(**inputs_of(batch, vlm.device), use_cache=False)  # no head: it would unfold its weight per sample
         outputs.advance(sum(s.tokens for s in batch))
     return outputs.collect()

@@ -63,7 +63,7 @@ def forward_scores(vlm: VLM, calibration: CalibrationSet) -> dict[str, dict[str,
         for batch in calibration.batches():
             image = torch.cat([s.image_mask for s in batch]).to(vlm.device)
             masks.update(all=torch.ones_like(image), image=image, text=~image)
-            vlm.model(**inputs_of(batch, vlm.device), use_cache=False, logits_to_keep=1)
+            vlm.model.base_model(**inputs_of(batch, vlm.device), use_cache=False)
     finally:
         for handle in hooks:
             handle.remove()

@@ -100,7 +100,7 @@ def _heat(chart: Heat) -> Spec:
         scale = {"scheme": "redblue", "domain": [chart.low, chart.high], "domainMid": chart.middle}
         dark = f"abs(datum.value - {chart.middle}) > {0.6 * (chart.high - chart.middle)}"
     axes = {
-        "y": {"field": "row", "type": "nominal", "sort": chart.rows, "title": None, "axis": {"labelLimit": 220}},
+        "y": {"field": "row", "type": "nominal", "sort": chart.rows, "title": None},
         "x": {"field": "column", "type": "nominal", "sort": chart.columns, "title": None, "axis": {"labelAngle": -40}},
     }
     colour = {"field": "value", "type": "quantitative", "scale": scale, "legend": {"title": chart.legend, "orient": "top"}}
@@ -125,7 +125,7 @@ def _bars(chart: Bars) -> Spec:
         "data": {"values": values(parts)},
         "mark": {"type": "bar", "tooltip": DATUM},
         "encoding": {
-            "y": {"field": "bar", "type": "nominal", "sort": chart.bars, "title": None, "axis": {"labelLimit": 220}},
+            "y": {"field": "bar", "type": "nominal", "sort": chart.bars, "title": None},
             "x": {"field": "value", "type": "quantitative", "title": chart.x, "stack": "zero"},
             "color": {"field": "part", "type": "nominal", "scale": scale, "legend": {"title": None}},
             "order": {"field": "place", "type": "quantitative"},
@@ -136,7 +136,7 @@ def _bars(chart: Bars) -> Spec:
 def _forest(chart: Forest) -> Spec:
     palette = Palette(chart.series)
     names, many = list(dict.fromkeys(chart.rows["row"])), len(chart.series) > 1
-    row: Spec = {"field": "row", "type": "nominal", "sort": names, "title": None, "axis": {"labelLimit": 220, "grid": True}}
+    row: Spec = {"field": "row", "type": "nominal", "sort": names, "title": None, "axis": {"grid": True}}
     base = {"y": row, "color": _colour(palette) if many else {"value": palette.colours[palette.names[0]]}}
     if many:
         base["yOffset"] = {"field": "series", "type": "nominal", "sort": chart.series}

@@ -59,7 +59,9 @@ async function draw(place) {
     downloadFileName: name, tooltip: { formatTooltip: tooltip, theme: "luq", sanitize: (x) => x },
   };
   try {
-    const { view } = await vegaEmbed(place, structuredClone(DATA.charts[name]), options);
+    const spec = structuredClone(DATA.charts[name]);
+    if (innerWidth < 640 && spec.layer?.[0].mark.type === "rect") spec.layer.length = 1; // no room for a heat map's numbers
+    const { view } = await vegaEmbed(place, spec, options);
     view.addEventListener("click", (event, item) => {
       if (item && item.datum && DATA.plans[item.datum.plan]) showPlan(place.closest("figure"), DATA.plans[item.datum.plan]);
     });

@@ -239,6 +239,7 @@ def plans(runs: pd.DataFrame) -> pd.DataFrame:
     table["answers"] = grouped["answers"].agg(lambda found: " ".join(sorted(set(found))))
     # a tier alone whose layers saw another model's activations while they were quantized is not what others call by its name
     own = (table["propagation"] == "exact") | (table["tier"] == "float16") | (table["propagation"].nunique() == 1)
+    own |= (table["propagation"] == "high") & (table["tier"] == table["high_tier"])  # the same arithmetic as exact
     alone = table["tier"].where(own, table["tier"] + ", propagation " + table["propagation"])
     table["label"] = alone.where(table["tier"] != "", table["label"])
     return table.reset_index().sort_values(["checkpoint_bytes", "label"]).reset_index(drop=True)

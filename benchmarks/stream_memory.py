@@ -8,7 +8,7 @@ The peak is that process's largest resident memory. It must not grow with the nu
 
 import argparse
 import json
-import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -81,13 +81,16 @@ def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, float]:
     ]  # fmt: skip
     begun = time.perf_counter()
     command = [sys.executable, "-m", "pipelines.cli", "quantize", *given]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    told = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(told)
-    return usage.ru_maxrss * 1024, time.perf_counter() - begun
+    with tempfile.TemporaryFile("w+") as told:
+        process, peak = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told), 0
+        while process.poll() is None:  # what wait4 reports would be this process's own peak, which a fork starts with
+            found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+            peak = max(peak, int(found[1]) * 1024 if found else 0)
+            time.sleep(0.2)
+        if process.returncode:
+            told.seek(0)
+            sys.exit(told.read())
+    return peak, time.perf_counter() - begun
 
 
 def main() -> None:

@@ -53,6 +53,9 @@ def test_a_tier_alone_that_saw_another_model_is_named_so(tmp_path: Path) -> None
     plans = only(write(tmp_path, [*ladder(), low])).plans
     assert "gptq2, propagation high" in set(plans["label"])
     assert "gptq2" in set(plans["label"])
+    same = record("x", ["gptq3"] * LAYERS, 70.0, **{"quantizer.high": "gptq3", "quantizer.propagation": "high"})
+    other = mixed(2, 60.0, **{"quantizer.propagation": "exact"})
+    assert set(only(write(tmp_path / "b", [same, other])).plans["label"]) == {"gptq3", "propagation=exact k=2"}
 
 
 @pytest.mark.parametrize(

@@ -156,18 +156,21 @@ def orders_chart(study: Study) -> Lines | None:
 
 def stability_chart(study: Study) -> Lines | None:
     """Normalised Kendall distance between the entropy rankings of neighbouring K (the paper chose K at its knee)."""
-    ranked: dict[int, list[float]] = {}
+    sets: dict[str, dict[int, list[float]]] = {}  # by calibration set: rankings of one and the same are compared
     for record in study.records:
         values = {e["layer"]: e["mean"] for e in record["profile"] if e["modality"] == "all"}
-        if values and record["config"]["calibration"]["name"] != "text":
+        if values:
+            ranked = sets.setdefault(record["calibration"]["hash"], {})
             ranked.setdefault(record["profile"][0]["clusters"], [values[i] for i in sorted(values)])
+    ranked = max(sets.values(), key=len, default={})
     if len(ranked) < 3:
         return None
     rows = []
     for before, after in pairwise(sorted(ranked)):
         tau = float(kendalltau(ranked[before], ranked[after]).statistic)
         rows.append({"series": "entropy over all tokens", "x": after, "y": (1 - tau) / 2 if math.isfinite(tau) else math.nan})
-    caption = "0: the same ranking of layers as with the next smaller K; 0.5: unrelated. One K-means seed average per K."
+    caption = "0: the same ranking of layers as with the next smaller K; 0.5: unrelated. "
+    caption += "One calibration set; per K the mean over K-means seeds."
     labels = "K of the K-means", "Kendall distance to the next smaller K"
     title = "Stability of the layers' ranking over K"
     return Lines("stability", title, caption, pd.DataFrame(rows), *labels, joined=frozenset(["entropy over all tokens"]))

@@ -5,9 +5,11 @@ import math
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from analysis.frame import MEAN, Study, order_label, seedless
+from analysis.pareto import Z
 from luq import keys, registry
 from luq.errors import StoreError
 from luq.evaluation import answers
@@ -15,7 +17,6 @@ from luq.evaluation.compare import Difference, Units, average, paired
 from luq.results import Record
 from luq.store import Store
 
-Z = 1.96
 Label = Callable[[Record], str]
 Settings = dict[str, list[Record]]  # everything but the axis -> its runs
 
@@ -143,16 +144,20 @@ def against(axis: str, a: str, base: Settings, b: str, other: Settings, reader: 
     read = [[reader.scores(r["key"]) for r in side] for side in (ours, theirs)]
     by_question = all(found is not None for side in read for found in side)
     if not by_question:
-        plans = [(setting, unpaired(*pair)[-1]) for setting, pair in pairs]
-        return Comparison(axis, a, b, len(theirs), unpaired(ours, theirs), None, plans, by_question)
+        single = [(setting, unpaired([pair])) for setting, pair in pairs]
+        whole = unpaired([pair for _, pair in pairs])
+        return Comparison(axis, a, b, len(theirs), whole, None, [(setting, found[-1]) for setting, found in single], by_question)
 
-    def mean(side: list[Record], of: Callable[[str], Any]) -> dict[str, Units]:
-        return average([of(r["key"]) for r in side])
+    def mean(side: list[list[Record]], of: Callable[[str], Any]) -> dict[str, Units]:
+        """Over the seeds of each setting, and then over the settings: each weighs the same, however many seeds it has."""
+        return average([average([of(r["key"]) for r in runs]) for runs in side])
 
-    plans = [(s, paired(mean(left, reader.scores), mean(right, reader.scores))[-1]) for s, (left, right) in pairs]
+    left, right = [pair[0] for _, pair in pairs], [pair[1] for _, pair in pairs]
+    plans = [(s, paired(mean([one], reader.scores), mean([two], reader.scores))[-1]) for s, (one, two) in pairs]
     known = all(reader.divergences(r["key"]) for r in (*ours, *theirs))
-    far = paired(mean(ours, reader.divergences), mean(theirs, reader.divergences), scale=1)[-1] if known else None
-    return Comparison(axis, a, b, len(theirs), paired(mean(ours, reader.scores), mean(theirs, reader.scores)), far, plans, True)
+    far = paired(mean(left, reader.divergences), mean(right, reader.divergences), scale=1)[-1] if known else None
+    scores = paired(mean(left, reader.scores), mean(right, reader.scores))
+    return Comparison(axis, a, b, len(theirs), scores, far, plans, True)
 
 
 def name_of(record: Record) -> str:
@@ -161,17 +166,19 @@ def name_of(record: Record) -> str:
     return f"{config['allocation']['name']}, k = {record['k']}, {config['quantizer']['low']} under {config['quantizer']['high']}"
 
 
-def unpaired(left: list[Record], right: list[Record]) -> list[Difference]:
-    """Differences per benchmark and of their mean, from scores and standard errors alone."""
-    names = [n for n in left[0]["scores"] if all(n in r["scores"] for r in (*left, *right))]
+def unpaired(pairs: list[tuple[list[Record], list[Record]]]) -> list[Difference]:
+    """Differences per benchmark and of their mean, from scores and standard errors alone; each setting weighs the same."""
+    every = [r for pair in pairs for side in pair for r in side]
     found = []
-    for name in names:
-        a, b = ([r["scores"][name] for r in side] for side in (left, right))
-        before, after = (sum(s["score"] for s in side) / len(side) for side in (a, b))
-        error = math.sqrt(sum(sum(s["stderr"] ** 2 for s in side) / len(side) for side in (a, b)))  # one set of questions
-        found.append(_normal(name, before, after, error, a[0]["n"]))
+    for name in (n for n in every[0]["scores"] if all(n in r["scores"] for r in every)):
+        means, errors = [], []
+        for side in (0, 1):
+            settings = [[r["scores"][name] for r in pair[side]] for pair in pairs]
+            means.append(fmean(fmean(s["score"] for s in runs) for runs in settings))
+            errors.append(fmean(fmean(s["stderr"] ** 2 for s in runs) for runs in settings))  # one set of questions
+        found.append(_normal(name, means[0], means[1], math.sqrt(sum(errors)), every[0]["scores"][name]["n"]))
     spread = math.sqrt(sum(((d.high - d.low) / 2 / Z) ** 2 for d in found)) / len(found)
-    before, after = (sum(getattr(d, side) for d in found) / len(found) for side in "ab")
+    before, after = (fmean(getattr(d, side) for d in found) for side in "ab")
     return [*found, _normal(MEAN, before, after, spread, sum(d.n for d in found))]
 
 

@@ -68,7 +68,7 @@ def orders(study: Study) -> dict[str, list[int]]:
         config = record["config"]
         if len(set(record["tiers"])) > 1 and config["order"]["name"] != "random" and config["profile"]["clusters"]:
             group = found.setdefault(
-                f"{calibration_label(record)} {config['quantizer']['low']} {config['profile']['clusters']}", {}
+                f"{record['calibration']['hash']} {config['quantizer']['low']} {config['profile']['clusters']}", {}
             )
             group.setdefault(order_label(config), record["order"])
     return max(found.values(), key=len) if found else {}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,17 +56,20 @@ class Report:
 
 
 def build(outputs: Path, title: str, loaded: Results, folder: Path) -> Report:
-    """Write report.html, report.md, figures/, runs.csv, scores.csv and scores.parquet into a folder."""
+    """Write report.html, report.md, figures/ and the tables as data into a folder, each file whole or not at all."""
+    scratch = folder / ".tmp"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
     reader = Reader(outputs)
     chapters = [Chapter(study, reader) for study in studies(loaded)]
     drawn, made = {}, {}
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for place in (folder, scratch):
+        (place / "figures").mkdir(parents=True, exist_ok=True)
     for prefix, chapter in zip(prefixes(chapters), chapters, strict=True):
         for chart in (chart for section in chapter.sections for chart in section.charts):
-            made[prefix + chart.name] = figures.save(chart, folder / "figures", prefix)[0]
+            made[prefix + chart.name] = folder / "figures" / figures.save(chart, scratch / "figures", prefix)[0].name
             drawn[prefix + chart.name] = interactive.spec(chart)
         drawn |= {f"{prefix}pareto-{b}": interactive.spec(c) for b, c in benchmark_charts(chapter).items()}
-    export(chapters, folder)
+    export(chapters, scratch)
     report = Report(chapters, folder / "report.html", folder / "report.md", made, loaded.problems, loaded.failures)
     rows = {key: i for i, key in enumerate(key for c in chapters for key in c.study.runs["key"])}
     plans = {plan: told for c in chapters for plan, told in plan_details(c, rows).items()}
@@ -77,15 +81,12 @@ def build(outputs: Path, title: str, loaded: Results, folder: Path) -> Report:
         "story": story, "data": interactive.script(data), "library": interactive.library(), "when": datetime.now(UTC),
         "pocket": any(c.study.name.startswith("pocket") for c in chapters),
     }  # fmt: skip
-    _write(report.html, environment.get_template("report.html.j2").render(told))
-    _write(report.markdown, environment.get_template("report.md.j2").render(told))
+    for file in (report.html, report.markdown):
+        (scratch / file.name).write_text(environment.get_template(f"{file.name}.j2").render(told))
+    for file in (f for f in scratch.rglob("*") if f.is_file()):
+        file.replace(folder / file.relative_to(scratch))
+    shutil.rmtree(scratch)
     return report
-
-
-def _write(file: Path, content: str) -> None:
-    scratch = file.with_name(f".{file.name}.tmp")
-    scratch.write_text(content)
-    scratch.replace(file)
 
 
 def prefixes(chapters: Sequence[Chapter]) -> list[str]:

@@ -30,8 +30,9 @@ class Calibration:
         cache, asked = self.store.root / "datasets", self.config.evaluation
         with harness.quiet():
             found = mixing.read_questions(self.config.calibration, cache)
-            for benchmark, given in (found or {}).items():
-                if benchmark not in asked.benchmarks or asked.data == "pocket":
+            pairs = ((b, given) for given in (found or {}).values() for b in asked.benchmarks if asked.data != "pocket")
+            for benchmark, given in pairs:
+                if data.spec(benchmark).data != data.spec(given.benchmark).data:  # textvqa_ocr asks textvqa's questions
                     continue
                 if data.load(benchmark, asked, cache).identity == given.identity:
                     raise DataError(

@@ -11,12 +11,13 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from luq.checkpoint.save import FORMAT
 from luq.errors import ModelError
 from luq.models.vlm import LINEARS, find_layers
 from luq.quantization.linear import PackedLinear
 from luq.quantization.packed import restore
 
-METHOD, FORMAT = "luq", 1
+METHOD = "luq"
 
 
 @register_quantization_config(METHOD)

@@ -89,6 +89,8 @@ def test_stability_is_the_kendall_distance_of_neighbours(tmp_path: Path) -> None
     chart = ablations.stability_chart(studied(tmp_path, made))
     assert rows(chart) == [("entropy over all tokens", 100, 0.0), ("entropy over all tokens", 150, 1.0)]
     assert ablations.stability_chart(studied(tmp_path / "b", made[:2])) is None
+    made[1]["calibration"]["hash"] = "another set"  # its ranking says nothing of K
+    assert ablations.stability_chart(studied(tmp_path / "c", made)) is None
 
 
 def test_entropy_marks_the_layers_that_went_low(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,21 @@ def test_seeds_are_averaged_question_by_question(tmp_path: Path, keep: Keep) -> 
     assert (found.runs, len(found.plans)) == (2, 1)
     assert (found.pooled.wins, found.pooled.ties) == (3, 1)
     assert found.pooled.a == pytest.approx(50)
+
+
+def test_a_setting_with_more_seeds_weighs_no_more(tmp_path: Path, keep: Keep) -> None:
+    for seed in (0, 1, 2):
+        keep(text(2, seed), "1111")
+    keep(text(4), "0000")
+    keep(multimodal(2), "1111")
+    keep(multimodal(4), "0000")
+    (found,) = along(tmp_path, "calibration")
+    assert (found.pooled.a, found.pooled.b, found.pooled.mean) == (50.0, 50.0, 0.0)
+    for file in (tmp_path / "store" / "evaluation").iterdir():
+        shutil.rmtree(file)
+    (found,) = along(tmp_path, "calibration")
+    assert not found.by_question
+    assert found.pooled.mean == 0.0
 
 
 def test_orders_against_entropy_best_first(tmp_path: Path, keep: Keep) -> None:

@@ -192,6 +192,9 @@ def test_calibration_on_real_files_and_never_on_what_is_asked(tmp_path: Path) ->
     assert same.returncode == 1
     assert "give the same textvqa" in same.stderr
     assert not list((tmp_path / "o" / "store").glob("layers/*")), "said before any work"
+    ocr = [g.replace("[textvqa]", "[textvqa_ocr]") for g in given]
+    same = luq(tmp_path / "o", "run", *ocr, f"calibration.source={tmp_path / 'asked'}")
+    assert "give the same textvqa_ocr" in same.stderr, "another prompt, the same questions"
     done = luq(tmp_path / "o", "run", *given, f"calibration.source={tmp_path / 'train'}")
     assert done.returncode == 0, done.stderr
     (record,) = results.iterate(tmp_path / "o")

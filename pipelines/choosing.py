@@ -81,6 +81,8 @@ class Chooser:
         """What each layer alone costs in a tier: `output_error`, `delta_loss` or `kl`."""
         if name == "kl":
             return self._divergences(tier)
+        if name == "delta_loss" and self.config.model.stream:
+            raise ConfigError("delta_loss needs the gradients of all layers at once: model.stream=false, or another order")
         stages, layers = self.stages, self.database(tier)
         measure = {"output_error": sensitivity.output_errors, "delta_loss": sensitivity.delta_losses}[name]
         parts = [stages.calibration_info["hash"], [folder.name for folder in layers]]

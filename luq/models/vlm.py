@@ -66,7 +66,8 @@ class VLM:
 
     def bias(self, layer: int, name: str) -> Tensor | None:
         """The bias [out] of a linear, if it has one."""
-        return self._tensors(self.originals[layer][name])[1]
+        linear = self.originals[layer][name]
+        return None if linear.bias is None else self._tensors(linear)[1]  # a streamed weight is not read for nothing
 
     @staticmethod
     def _tensors(linear: Any) -> tuple[Tensor, Tensor | None]:

@@ -143,3 +143,18 @@ def test_what_needs_no_data_is_packed_the_same(streamed: tuple[VLM, VLM], tmp_pa
         place.mkdir()
         write_layer(place, quantize_layer(vlm, 1, tier, None))
     assert (tmp_path / "a" / FILE).read_bytes() == (tmp_path / "b" / FILE).read_bytes()
+
+
+def test_gradients_of_a_streamed_model_are_refused(folder: Path, tmp_path: Path) -> None:
+    given = [
+        f"model.path={folder}",
+        "model.stream=true",
+        "order=delta_loss",
+        "calibration.tokens=512",
+        f"paths.outputs={tmp_path}",
+    ]
+    command = [sys.executable, "-m", "pipelines.cli", "quantize", "calibration.sample_tokens=64", "allocation.k=1", *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "delta_loss needs the gradients of all layers at once: model.stream=false" in done.stderr.replace("\n", " ")
+    assert not (tmp_path / "store" / "layers").exists(), "said before anything is packed"

@@ -36,6 +36,7 @@ class ModelConfig:
     calibration_tokens: int = 128 * 2048  # the paper's
     min_pixels: int | None = None  # of an image, for families that take any size
     max_pixels: int | None = None
+    activations_gb: float = 4.0  # of calibration activations kept in memory; the others wait on disk
     stream: bool = False  # leave the decoder's layers on disk and read each when it is needed, in the checkpoint's own dtype
 
     def __post_init__(self) -> None:
@@ -79,10 +80,8 @@ class ProfileConfig:
     def __post_init__(self) -> None:
         for name in self.orders:
             registry.check("order", name)
-        _require(self.samples >= 1, "profile.samples", self.samples, "at least 1")
-        _require(self.clusters >= 2, "profile.clusters", self.clusters, "at least 2")
-        _require(self.tokens >= 64, "profile.tokens", self.tokens, "at least 64")
-        _require(self.seeds >= 1, "profile.seeds", self.seeds, "at least 1")
+        for name, least in (("samples", 1), ("clusters", 2), ("tokens", 64), ("seeds", 1)):
+            _require(getattr(self, name) >= least, f"profile.{name}", getattr(self, name), f"at least {least}")
 
 
 @dataclass(frozen=True)

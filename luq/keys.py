@@ -6,7 +6,9 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-VOLATILE = frozenset({"tracking", "paths", "group", "checkpoint", "device", "batch_size"})  # never change a result
+VOLATILE = frozenset(
+    {"tracking", "paths", "group", "checkpoint", "device", "activations_gb", "batch_size"}
+)  # never change a result
 
 
 def canonical(value: Any) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,12 +84,13 @@ class Chooser:
         if name == "delta_loss" and self.config.model.stream:
             raise ConfigError("delta_loss needs the gradients of all layers at once: model.stream=false, or another order")
         stages, layers = self.stages, self.database(tier)
-        measure = {"output_error": sensitivity.output_errors, "delta_loss": sensitivity.delta_losses}[name]
+        output_errors = partial(sensitivity.output_errors, folder=stages.store.root)
+        measure = {"output_error": output_errors, "delta_loss": sensitivity.delta_losses}[name]
         parts = [stages.calibration_info["hash"], [folder.name for folder in layers]]
         measured = self._kept(
             f"{name} {tier}",
             parts,
-            lambda: {name: measure(stages.vlm, stages.calibration.samples, [read_layer(f) for f in layers])},
+            lambda: {name: measure(stages.vlm, stages.calibration.samples, map(read_layer, layers))},
         )
         values: list[float] = measured[name]
         return values

@@ -66,8 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     data = kinds.add_parser("data", help="write the nine miniature benchmarks as parquet files")
     data.add_argument("folder", type=Path)
     data.add_argument("--split", choices=("report", "selection"), default="report")
-    train = kinds.add_parser("train", help="train pocket_llava, or continue the training in DIR")
+    train = kinds.add_parser("train", help="train a pocket model, or continue the training in DIR")
     train.add_argument("folder", type=Path)
+    train.add_argument(
+        "--model", default=None, help="pocket_llava (default) or pocket_qwen, which starts from pocket_llava's decoder"
+    )
     train.add_argument("--steps", type=int, default=None, help="language steps")
     train.add_argument("--vision-steps", type=int, default=None, dest="vision_steps")
     train.add_argument("--seed", type=int, default=None)
@@ -91,7 +94,7 @@ def _pocket(arguments: argparse.Namespace) -> None:
     from luq.pocket.train import TrainConfig, train
 
     logging.getLogger("luq").setLevel(logging.INFO)
-    settings = ("steps", "vision_steps", "seed", "start", "focus", "decay")
+    settings = ("model", "steps", "vision_steps", "seed", "start", "focus", "decay")
     given = {k: v for k, v in vars(arguments).items() if k in settings and v is not None}
     with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
         out.print(f"checkpoint: {train(arguments.folder, TrainConfig(**given), progress)}")

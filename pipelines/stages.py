@@ -126,8 +126,8 @@ class Stages:
         config, key = self.config.profile, self.profile_key
 
         def build(folder: Path) -> None:
-            outputs = layer_outputs(self.vlm, self.calibration.samples, config.tokens, config.seed)
-            total = sum(len(layer) for layer in outputs) * config.seeds
+            outputs = layer_outputs(self.vlm, self.calibration.samples, config.tokens, config.seed, folder)
+            total = len(outputs) * len(outputs[0]) * config.seeds
             with self.progress.bar("profile", total) as advance:
                 table = profile_entropy(outputs, config, lambda: advance(""))
             write_json(folder / "profile.json", [asdict(entry) for entry in table])

@@ -17,7 +17,7 @@ LAYERS = [  # lower may not import higher
     {"errors"},
     {"registry", "keys"},
     {"config"},
-    {"store"},
+    {"store", "scratch"},
     {"results"},
     {"models", "tracking"},
     {"calibration", "evaluation", "pocket", "allocation"},

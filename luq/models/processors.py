@@ -14,7 +14,7 @@ def load_processor(folder: Path, family: str, config: ModelConfig) -> Any:
     from transformers import AutoProcessor
     from transformers.utils import is_torchvision_available
 
-    kind = _images_only() if family in QWEN and not is_torchvision_available() else AutoProcessor
+    kind = images_only() if family in QWEN and not is_torchvision_available() else AutoProcessor
     processor = kind.from_pretrained(folder)
     if family in QWEN:
         size = dict(processor.image_processor.size)
@@ -23,7 +23,7 @@ def load_processor(folder: Path, family: str, config: ModelConfig) -> Any:
     return processor
 
 
-def _images_only() -> Any:
+def images_only() -> Any:
     """Qwen2.5-VL's processor without its video processor, the one part that cannot do without torchvision.
 
     ProcessorMixin loads what the constructor's signature names. The class keeps the original's name, so that a processor that it

@@ -52,6 +52,16 @@ def _share(table: tuple[float, ...], progress: float) -> float:
     return float(np.interp(progress, (0, 0.5, 0.75, 1), table))
 
 
+class Chat(NamedTuple):
+    """How a conversation is written: questions, answers, the picture before the first question and its token."""
+
+    ask: str  # with {image} and {question}
+    reply: str  # with {answer}, up to the token that ends a turn
+    image: str
+    token: str
+    between: str = ""  # after a reply, before the next question
+
+
 class Batch(NamedTuple):
     """One batch: the scenes that its image tokens show, token ids and loss weights [batch, length]."""
 
@@ -63,9 +73,9 @@ class Batch(NamedTuple):
 class Stream:
     """Endless training sequences, each a function of (seed, step, index)."""
 
-    def __init__(self, tokenizer: Any, batch: int, length: int, seed: int, focus: tuple[str, ...] = FOCUS):
-        self.tokenizer, self.size, self.length, self.seed, self.focus = tokenizer, batch, length, seed, focus
-        self.image = tokenizer.convert_tokens_to_ids("<image>")
+    def __init__(self, tokenizer: Any, chat: Chat, batch: int, length: int, seed: int, focus: tuple[str, ...] = FOCUS):
+        self.tokenizer, self.chat, self.size, self.length, self.seed, self.focus = tokenizer, chat, batch, length, seed, focus
+        self.image = tokenizer.convert_tokens_to_ids(chat.token)
         joined = [t + [tokenizer.eos_token_id] for t in tokenizer(text.split("train")).input_ids]
         self.english = np.concatenate([np.asarray(t, np.int64) for t in joined])
 
@@ -122,8 +132,10 @@ class Stream:
         """Token ids of a conversation, and 1 for those of the answers."""
         pieces, learned = [[self.tokenizer.bos_token_id]], [False]
         for i, (question, answer) in enumerate(turns):
-            image = "<image>\n" if i == 0 and scene is not None else ""
-            ask, reply = self._encode(f"USER: {image}{question} ASSISTANT:"), self._encode(f" {answer}</s>")
+            image = self.chat.image if i == 0 and scene is not None else ""
+            before = self.chat.between if i else ""
+            ask = self._encode(before + self.chat.ask.format(image=image, question=question))
+            reply = self._encode(self.chat.reply.format(answer=answer))
             if image:
                 at = ask.index(self.image)
                 ask = ask[:at] + [self.image] * IMAGE_TOKENS + ask[at + 1 :]

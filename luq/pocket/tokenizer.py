@@ -1,4 +1,4 @@
-"""The pocket models' own byte-pair tokenizer, chat template and processor.
+"""The pocket models' own byte-pair tokenizer.
 
 Digits are single pieces and words in capitals are cut in pairs of letters, as the pictures print
 them. The benchmarks' fixed phrases are single added tokens.
@@ -6,32 +6,17 @@ them. The benchmarks' fixed phrases are single added tokens.
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from luq.evaluation import prompts
 from luq.pocket import text
 from luq.pocket.benchmarks import ROWS
 from luq.pocket.questions import text_question
 from luq.pocket.skills import caption
-from luq.pocket.world import CELL, SIZE
 
 VOCABULARY = 2048
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
 PHRASES = [prompts.SHORT, prompts.WORD, prompts.LETTER, prompts.INTEGER]
-CHAT_TEMPLATE = (
-    "{% for m in messages %}"
-    "{% if m['role'] == 'user' %}{{ 'USER: ' }}"
-    "{% elif m['role'] == 'assistant' %}{{ ' ASSISTANT: ' }}"
-    "{% endif %}"
-    "{% if m['content'] is string %}{{ m['content'] }}"
-    "{% else %}"
-    "{% for c in m['content'] if c['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
-    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}"
-    "{% endif %}"
-    "{% if m['role'] == 'assistant' %}{{ '</s>' }}{% elif m['role'] == 'system' %}{{ ' ' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
-)
 
 
 def _sample_of_the_world(rng: np.random.Generator, n: int = 400) -> list[str]:
@@ -73,22 +58,4 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
         additional_special_tokens=["<image>"],
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
-    )
-
-
-def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    image_processor = CLIPImageProcessor(
-        size={"shortest_edge": SIZE},
-        crop_size={"height": SIZE, "width": SIZE},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    return LlavaProcessor(
-        image_processor,
-        tokenizer,
-        patch_size=CELL,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token="<image>",
-        chat_template=CHAT_TEMPLATE,
     )

@@ -1,6 +1,6 @@
-"""Train `pocket_llava`: a small LlavaForConditionalGeneration that has really learned its world.
+"""Train a pocket model: a small LLaVA or Qwen2.5-VL that has really learned its world.
 
-Two phases, as real VLMs are made. *Vision*: the CLIP tower learns to name what each patch holds, and
+Two phases, as real VLMs are made. *Vision*: the tower learns to name what each cell holds, and
 then goes on at a lower rate. *Language*: the decoder and the projector learn, in one mixture, to caption, to answer the nine
 benchmarks' questions, facts by heart, arithmetic and real English. Every batch is a function of
 (seed, step), and the state is saved as it goes, so training continues where it stopped.
@@ -20,23 +20,23 @@ import torch
 import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from luq.pocket.stream import FOCUS, IMAGE_TOKENS, Batch, Stream
-from luq.pocket.tokenizer import make_processor, train_tokenizer
-from luq.pocket.world import CELL, GRID, LABELS, SIZE, Scene, make_scene
+from luq import registry
+from luq.pocket import llava, qwen
+from luq.pocket.stream import FOCUS, Batch, Stream
+from luq.pocket.world import GRID, LABELS, Scene, make_scene
 
 log = logging.getLogger(__name__)
+KINDS: dict[str, Any] = {"pocket_llava": llava, "pocket_qwen": qwen}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Sizes and schedule; the defaults made the weights that ship with the project."""
 
-    hidden: int = 128
-    intermediate: int = 384
+    model: str = "pocket_llava"
     layers: int = 10
-    heads: int = 4
     vision_layers: int = 4
     vision_steps: int | None = None  # None: 1500 from scratch, 0 from a finished checkpoint
     steps: int = 6300
@@ -52,55 +52,21 @@ class TrainConfig:
     save_every: int = 250
 
 
-def build_model(config: TrainConfig, tokenizer: Any) -> LlavaForConditionalGeneration:
-    """A LLaVA of pocket size with random weights, in fp32."""
-    torch.manual_seed(config.seed)
-    vision = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=256, num_hidden_layers=config.vision_layers, num_attention_heads=4,
-        image_size=SIZE, patch_size=CELL, projection_dim=128,
-    )  # fmt: skip
-    language = LlamaConfig(
-        hidden_size=config.hidden, intermediate_size=config.intermediate, num_hidden_layers=config.layers,
-        num_attention_heads=config.heads, num_key_value_heads=config.heads, vocab_size=len(tokenizer),
-        max_position_embeddings=2048, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
-    )  # fmt: skip
-    full = LlavaConfig(
-        vision_config=vision, text_config=language, image_seq_length=IMAGE_TOKENS,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-1, vision_feature_select_strategy="default", tie_word_embeddings=False,
-    )  # fmt: skip
-    model = LlavaForConditionalGeneration(full)
-    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, 2
-    model.generation_config.bos_token_id = 1
-    return model
-
-
-def to_pixels(scenes: list[Scene]) -> Tensor:
-    """Scenes -> [n, 3, 72, 72] in [-1, 1], exactly as the processor makes them."""
-    stack = np.stack([s.pixels for s in scenes]).transpose(0, 3, 1, 2)
-    return torch.from_numpy(stack).float() / 127.5 - 1
-
-
-def vision_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """Patch features [n, 36, width] of the layer that LLaVA reads."""
-    return model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
-
-
 def _pair(labels: dict[str, Tensor]) -> Tensor:
     """The two printed characters of a cell as one class, since the tokenizer has one token for two letters."""
     pair = labels["left"] * LABELS["right"] + labels["right"]
     return torch.where(labels["left"] > 0, pair, torch.zeros_like(pair))
 
 
-def train_vision(model: LlavaForConditionalGeneration, config: TrainConfig, steps: int, progress: Progress) -> dict[str, float]:
-    """Teach the tower to name shape, colour, digit, print, bar height and place in each patch; returns held-out accuracy.
+def train_vision(kind: Any, model: Any, config: TrainConfig, steps: int, progress: Progress) -> dict[str, float]:
+    """Teach the tower to name shape, colour, digit, print, bar height and place in each cell; returns held-out accuracy.
 
-    Without the place, a tower forgets it for every patch that holds something: then no question about left, right, above
-    or below can be answered.
+    Without the place, a tower that could know it forgets it for every patch that holds something: then no question about left,
+    right, above or below can be answered. Features with a `target` also come near to that, in mean square.
     """
-    classes = LABELS | {"pair": LABELS["left"] * LABELS["right"], "row": GRID + 1, "column": GRID + 1}
-    heads = nn.ModuleDict({name: nn.Linear(128, n) for name, n in classes.items()})
-    parameters = [*model.model.vision_tower.parameters(), *heads.parameters()]
+    classes = LABELS | {"pair": LABELS["left"] * LABELS["right"]} | ({"row": GRID + 1, "column": GRID + 1} if kind.PLACES else {})
+    heads = nn.ModuleDict({name: nn.Linear(kind.WIDTH, n) for name, n in classes.items()})
+    parameters = [*kind.tower(model).parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1, pct_start=0.1)
     kinds = ("objects", "objects", "sign", "sign", "digits", "digits", "digits", "chart", "chart", "chart", "document", "code")
@@ -108,51 +74,59 @@ def train_vision(model: LlavaForConditionalGeneration, config: TrainConfig, step
     places = {"row": cells // GRID + 1, "column": cells % GRID + 1}
     task = progress.add_task("vision", total=steps)
 
-    def batch(step: int, split: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def batch(step: int, split: str) -> tuple[list[Scene], dict[str, Tensor]]:
         rng = np.random.default_rng([config.seed, 1, step])
         scenes = [make_scene(rng, kinds[int(rng.integers(len(kinds)))], split) for _ in range(64)]
         labels = {n: torch.from_numpy(np.stack([s.labels[n] for s in scenes])) for n in LABELS}
-        return to_pixels(scenes), labels | {"pair": _pair(labels)} | {n: p.expand(64, -1) for n, p in places.items()}
+        return scenes, labels | {"pair": _pair(labels)} | {n: p.expand(64, -1) for n, p in places.items()}
 
     for step in range(steps):
-        pixels, labels = batch(step, "train")
-        features = vision_features(model, pixels)
+        scenes, labels = batch(step, "train")
+        features = kind.features(model, scenes)
         loss = torch.zeros(())
         for name, head in heads.items():
             seen = (labels[name] > 0) | (torch.rand(labels[name].shape) < 0.1)
             loss = loss + F.cross_entropy(head(features[seen]), labels[name][seen])
+        if hasattr(kind, "target"):
+            wanted = kind.target(scenes)
+            loss = loss + F.mse_loss(features, wanted) / wanted.var()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         progress.update(task, advance=1, description=f"vision loss {loss.item():.3f}")
+        if step % 100 == 0:
+            log.info("vision step %d loss %.4f", step, loss.item())
     with torch.no_grad():
-        pixels, labels = batch(10**6, "test")
-        features = vision_features(model, pixels)
+        scenes, labels = batch(10**6, "test")
+        features = kind.features(model, scenes)
         return {n: (h(features).argmax(-1) == labels[n])[labels[n] > 0].float().mean().item() for n, h in heads.items()}
 
 
-def language_loss(model: LlavaForConditionalGeneration, batch: Batch) -> Tensor:
-    """Weighted next-token cross-entropy."""
+def language_loss(kind: Any, model: Any, batch: Batch, frozen: bool = False) -> Tensor:
+    """Weighted next-token cross-entropy; `frozen`: the vision tower gets no gradient."""
     ids, weight = torch.from_numpy(batch.ids), torch.from_numpy(batch.weight)
     embeds = model.get_input_embeddings()(ids)
     if batch.scenes:
-        projected = model.model.multi_modal_projector(vision_features(model, to_pixels(batch.scenes)))
-        places = (ids == model.config.image_token_index).unsqueeze(-1).expand_as(embeds)
-        embeds = embeds.masked_scatter(places, projected.to(embeds.dtype))
+        with torch.set_grad_enabled(not frozen):
+            seen = kind.features(model, batch.scenes)
+        places = (ids == model.config.image_token_id).unsqueeze(-1).expand_as(embeds)
+        embeds = embeds.masked_scatter(places, kind.project(model, seen).to(embeds.dtype))
+    positions = kind.positions(model, ids, len(batch.scenes))
     with torch.autocast("cpu", torch.bfloat16):  # only here, where shapes never change: each new shape is compiled anew
-        hidden = model.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, :-1].float()
+        output = model.model.language_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+    hidden = output.last_hidden_state[:, :-1].float()
     wanted = weight[:, 1:] > 0
     losses = F.cross_entropy(model.lm_head(hidden[wanted]), ids[:, 1:][wanted], reduction="none")
     counts = weight[:, 1:][wanted]
     return (losses * counts).sum() / counts.sum()
 
 
-def make_optimizers(model: LlavaForConditionalGeneration, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(kind: Any, model: Any, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the decoder's matrices, AdamW for everything else."""
     matrices = [p for n, p in model.named_parameters() if "language_model.layers" in n and p.ndim == 2]
-    tower = list(model.model.vision_tower.parameters())
+    tower = list(kind.tower(model).parameters())
     taken = {id(p) for p in matrices + tower}
     others = [p for p in model.parameters() if id(p) not in taken]
     groups = [
@@ -182,38 +156,43 @@ def _save(path: Path, state: dict) -> None:
 def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
     """Run or continue the training in `folder`; returns the folder of the finished 16-bit checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(config.start) if config.start else train_tokenizer()
-    model = build_model(config, tokenizer)
+    kind = KINDS.get(config.model)
+    if kind is None:
+        raise registry.unknown("pocket model", config.model, sorted(KINDS))
+    tokenizer = AutoTokenizer.from_pretrained(config.start) if config.start else kind.make_tokenizer()
+    torch.manual_seed(config.seed)
+    model = kind.build(tokenizer, config.layers, config.vision_layers)
     vision_file, state_file = folder / "vision.pt", folder / "state.pt"
     if config.start:
-        started = LlavaForConditionalGeneration.from_pretrained(config.start, dtype=torch.float32)
+        started = AutoModelForImageTextToText.from_pretrained(config.start, dtype=torch.float32)
         model.load_state_dict(started.state_dict())
     vision_steps = (0 if config.start else 1500) if config.vision_steps is None else config.vision_steps
     if vision_steps and not vision_file.exists():
-        accuracy = train_vision(model, config, vision_steps, progress)
+        accuracy = train_vision(kind, model, config, vision_steps, progress)
         log.info("vision tower, held-out accuracy: %s", {k: round(v, 3) for k, v in accuracy.items()})
-        _save(vision_file, model.model.vision_tower.state_dict())
+        _save(vision_file, kind.tower(model).state_dict())
     if vision_file.exists():
-        model.model.vision_tower.load_state_dict(torch.load(vision_file, weights_only=True))
-    optimizers, start = make_optimizers(model, config), 0
+        kind.tower(model).load_state_dict(torch.load(vision_file, weights_only=True))
+    optimizers, start = make_optimizers(kind, model, config), 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         start = state["step"]
-    stream = Stream(tokenizer, config.batch, config.length, config.seed, tuple(filter(None, config.focus.split(","))))
-    for step, loss in _steps(model, optimizers, stream, config, start, progress):
+    stream = Stream(tokenizer, kind.CHAT, config.batch, config.length, config.seed, tuple(filter(None, config.focus.split(","))))
+    for step, loss in _steps(kind, model, optimizers, stream, config, start, progress):
         if step % 50 == 0:
             log.info("step %d loss %.4f", step, loss)
         if step % config.save_every == 0 or step == config.steps:
             saved = [optimizer.state_dict() for optimizer in optimizers]
             _save(state_file, {"model": model.state_dict(), "optimizers": saved, "step": step})
-    return export(model, tokenizer, folder / "checkpoint", config)
+    return export(kind, model, tokenizer, folder / "checkpoint", config)
 
 
 def _steps(
-    model: LlavaForConditionalGeneration,
+    kind: Any,
+    model: Any,
     optimizers: list[torch.optim.Optimizer],
     stream: Stream,
     config: TrainConfig,
@@ -227,7 +206,7 @@ def _steps(
             group["lr"] = _schedule(step, config) * group["peak"]
         # what goes on from a finished checkpoint gets the second half of the mixture, not the captions of the beginning
         at = 0.5 + step / config.steps / 2 if config.start else step / config.steps
-        loss = language_loss(model, stream.batch(step, at))
+        loss = language_loss(kind, model, stream.batch(step, at), frozen=not config.vision_rate)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -238,10 +217,10 @@ def _steps(
         yield step + 1, smooth
 
 
-def export(model: LlavaForConditionalGeneration, tokenizer, folder: Path, config: TrainConfig) -> Path:
+def export(kind: Any, model: Any, tokenizer: Any, folder: Path, config: TrainConfig) -> Path:
     """Write a Hugging Face folder in fp16 that AutoModelForImageTextToText and AutoProcessor load."""
     model.half().save_pretrained(folder)
-    make_processor(tokenizer).save_pretrained(folder)
+    kind.make_processor(tokenizer).save_pretrained(folder)
     (folder / "pocket_training.json").write_text(json.dumps(asdict(config) | {"start": Path(config.start).name}, indent=1) + "\n")
     for file in folder.iterdir():  # the weights file is made with the rights of a temporary file
         file.chmod(0o644)

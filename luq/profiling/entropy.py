@@ -6,7 +6,7 @@ number, and the estimate is repeated over seeds, each with its own subsample and
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,10 +46,13 @@ class LayerEntropy:
 
 
 def profile_entropy(
-    outputs: list[dict[str, Tensor]], config: ProfileConfig, advance: Callable[[], None] = lambda: None
+    outputs: Sequence[dict[str, Tensor]], config: ProfileConfig, advance: Callable[[], None] = lambda: None
 ) -> list[LayerEntropy]:
-    """Entropies of all layers and modalities at equal token counts; `advance` is called after each K-means."""
-    tokens = max(2, int(SUBSAMPLE * min(len(rows) for layer in outputs for rows in layer.values())))
+    """Entropies of all layers and modalities at equal token counts; `advance` is called after each K-means.
+
+    All layers hold equally many vectors of a modality; each is looked at once, in turn.
+    """
+    tokens = max(2, int(SUBSAMPLE * min(len(rows) for rows in outputs[0].values())))
     clusters = min(config.clusters, max(2, tokens // PER_CLUSTER))
     if clusters < config.clusters:
         log.warning("%d vectors are too few for K=%d clusters: using K=%d", tokens, config.clusters, clusters)

@@ -3,8 +3,9 @@
 All other layers stay in 16 bit, and so do the inputs of the layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,27 +13,27 @@ from torch import Tensor, nn
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.models.vlm import LINEARS, VLM
 from luq.quantization.database import PackedLayer
-from luq.quantization.walk import first_inputs, forward, modules
+from luq.quantization.walk import first_inputs, modules, output
 
 
-@torch.no_grad()
-def output_errors(vlm: VLM, calibration: CalibrationSet, layers: list[PackedLayer]) -> list[float]:
-    """Per layer |Y_q - Y|^2 / |Y|^2 over the calibration tokens, Y the layer's 16-bit output."""
+def output_errors(
+    vlm: VLM, calibration: CalibrationSet, layers: Iterable[PackedLayer], folder: Path | None = None
+) -> list[float]:
+    """Per layer |Y_q - Y|^2 / |Y|^2 over the calibration tokens, Y the layer's 16-bit output. `folder`: as for first_inputs."""
     vlm.restore()
-    states, errors = first_inputs(vlm, calibration), []
+    states, errors = first_inputs(vlm, calibration, folder), []
     for index, packed in enumerate(layers):
-        inputs = [state.hidden for state in states]
-        vlm.install(index, modules(vlm, index, packed, "measured", cache=True))
-        try:
-            forward(vlm.layers[index], states, keep=True)
-        finally:
-            vlm.install(index, None)
-        quantized = [state.hidden for state in states]
-        for state, hidden in zip(states, inputs, strict=True):
-            state.hidden = hidden
-        forward(vlm.layers[index], states, keep=True)
-        wrong = sum(float((q.double() - s.hidden.double()).square().sum()) for q, s in zip(quantized, states, strict=True))
-        errors.append(wrong / sum(float(s.hidden.double().square().sum()) for s in states))
+        standing, layer, wrong, size = modules(vlm, index, packed, "measured", cache=True), vlm.layers[index], 0.0, 0.0
+        for state in states:
+            vlm.install(index, standing)
+            try:
+                quantized = output(layer, state)
+            finally:
+                vlm.install(index, None)
+            state.hidden = full = output(layer, state)
+            wrong += float((quantized.double() - full.double()).square().sum())
+            size += float(full.double().square().sum())
+        errors.append(wrong / size)
     return errors
 
 
@@ -58,13 +59,13 @@ def next_token_loss(vlm: VLM, calibration: CalibrationSet) -> Iterator[Tensor]:
         yield nn.functional.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-100, reduction="sum")
 
 
-def delta_losses(vlm: VLM, calibration: CalibrationSet, layers: list[PackedLayer]) -> list[float]:
+def delta_losses(vlm: VLM, calibration: CalibrationSet, layers: Iterable[PackedLayer]) -> list[float]:
     """Per layer the sum over its weights of |gradient of the calibration loss x actual quantization error|.
 
     The loss is the mean next-token cross-entropy over the text tokens (AutoScheme of arXiv 2512.04746, on the weights).
     """
     vlm.restore()
-    parameters = [[vlm.originals[i][name].weight for name in LINEARS] for i in range(len(layers))]
+    parameters = [[vlm.originals[i][name].weight for name in LINEARS] for i in range(len(vlm.layers))]
     with _differentiable([weight for layer in parameters for weight in layer]), torch.enable_grad():
         tokens = 0
         for loss, batch in zip(next_token_loss(vlm, calibration), calibration.batches(), strict=True):

@@ -8,7 +8,6 @@ allocation, so every allocation shares it; with `exact` equal prefixes are share
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from luq.quantization.hessian import HessianSum
 from luq.quantization.linear import PackedLinear
 from luq.quantization.packed import PackedWeight
 from luq.quantization.tiers import make_quantizer
+from luq.scratch import Scratch, Slot
 from luq.store import Store
 
 log = logging.getLogger(__name__)
@@ -37,24 +37,41 @@ class _Captured(Exception):
     """Thrown by the hook that has what it came for."""
 
 
-@dataclass
 class State:
-    """One batch on its way: hidden [batch, tokens, width] and the layer's other arguments."""
+    """One batch on its way: hidden [batch, tokens, width], on disk if there is a scratch, and the layer's other arguments."""
 
-    hidden: Tensor
-    arguments: dict[str, Any]
+    def __init__(self, hidden: Tensor, arguments: dict[str, Any], scratch: Scratch | None = None):
+        self.arguments, self.device, self._scratch = arguments, hidden.device, scratch
+        self._slot: Slot | None = None
+        self.hidden = hidden
+
+    @property
+    def hidden(self) -> Tensor:
+        if self._scratch is None or self._slot is None:
+            return self._hidden
+        return self._scratch.get(self._slot).to(self.device)
+
+    @hidden.setter
+    def hidden(self, value: Tensor) -> None:
+        if self._scratch is None:
+            self._hidden = value
+        else:
+            self._slot = self._scratch.put(value, self._slot)
 
 
 @torch.no_grad()
-def first_inputs(vlm: VLM, calibration: CalibrationSet) -> list[State]:
-    """What layer 0 receives, batch by batch."""
+def first_inputs(vlm: VLM, calibration: CalibrationSet, folder: Path | None = None) -> list[State]:
+    """What layer 0 receives, batch by batch. Beyond model.activations_gb in all, states lie in a nameless file in `folder`."""
     vlm.restore()
     states: list[State] = []
+    scratch, room = Scratch(folder), vlm.config.activations_gb * 1e9
 
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        nonlocal room
         hidden = args[0] if args else kwargs.pop("hidden_states")
         arguments = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
-        states.append(State(hidden, arguments))
+        room -= hidden.numel() * hidden.element_size()
+        states.append(State(hidden, arguments, None if room >= 0 else scratch))
         raise _Captured
 
     handle = vlm.layers[0].register_forward_pre_hook(hook, with_kwargs=True)
@@ -70,12 +87,18 @@ def first_inputs(vlm: VLM, calibration: CalibrationSet) -> list[State]:
 
 
 @torch.no_grad()
+def output(layer: nn.Module, state: State) -> Tensor:
+    """A layer's output of one batch, [batch, tokens, width]."""
+    found: Tensor | tuple[Tensor, ...] = layer(state.hidden, **state.arguments)
+    return found[0] if isinstance(found, tuple) else found
+
+
 def forward(layer: nn.Module, states: list[State], keep: bool) -> None:
     """Run all batches through one layer; with `keep` the outputs become the next layer's inputs."""
     for state in states:
-        output = layer(state.hidden, **state.arguments)
+        found = output(layer, state)
         if keep:
-            state.hidden = output[0] if isinstance(output, tuple) else output
+            state.hidden = found
 
 
 def hessians(layer: nn.Module, states: list[State], groups: tuple[tuple[str, ...], ...]) -> dict[str, Tensor]:
@@ -83,7 +106,7 @@ def hessians(layer: nn.Module, states: list[State], groups: tuple[tuple[str, ...
     sums, hooks = [], []
     for group in groups:
         linear: Any = layer.get_submodule(group[0])
-        total = HessianSum(int(linear.in_features), states[0].hidden.device)
+        total = HessianSum(int(linear.in_features), states[0].device)
         sums.append(total)
         hooks.append(linear.register_forward_pre_hook(lambda module, args, total=total: total.add(args[0])))
     try:
@@ -176,7 +199,7 @@ class Walk:
         missing = [i for i, key in enumerate(wanted) if not self.store.has(STAGE, key)]
         states: list[State] | None = None
         if any(not make_quantizer(self.config.tiers[allocation.tiers[i]]).data_free for i in missing):
-            states = first_inputs(self.vlm, self.calibration())
+            states = first_inputs(self.vlm, self.calibration(), self.store.root)
         feed = self._feed(allocation)
         folders = []
         for index, key in enumerate(wanted):

@@ -1,11 +1,12 @@
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
 
 from luq.evaluation import prompts
 from luq.models.vlm import VLM
-from luq.pocket import benchmarks, drawing, facts, skills
+from luq.pocket import benchmarks, drawing, facts, llava, qwen, skills
 from luq.pocket.stream import IMAGE_TOKENS, Stream
 from luq.pocket.world import KINDS, SIZE, make_scene
 from tests.conftest import BENCHMARKS
@@ -112,7 +113,7 @@ def test_balance() -> None:
 
 def test_training_sequences_teach_answers_only(vlm: VLM) -> None:
     tokenizer = vlm.processor.tokenizer
-    stream = Stream(tokenizer, 8, 192, 0)
+    stream = Stream(tokenizer, llava.CHAT, 8, 192, 0)
     batch = stream.batch(3, 0.1)
     again = stream.batch(3, 0.1)
     assert np.array_equal(batch.ids, again.ids)
@@ -121,3 +122,45 @@ def test_training_sequences_teach_answers_only(vlm: VLM) -> None:
     assert int((batch.ids == image).sum()) == IMAGE_TOKENS * len(batch.scenes)
     assert not batch.weight[batch.ids == image].any()
     assert not batch.weight[batch.ids == tokenizer.convert_tokens_to_ids("USER:")].any()
+
+
+def test_pocket_qwen_starts_as_pocket_llava_on_text(vlm: VLM) -> None:
+    """Its decoder is pocket_llava's, its tokens keep their rows wherever they now stand, and its words are cut the same."""
+    import torch
+
+    tokenizer, old = qwen.make_tokenizer(), vlm.processor.tokenizer
+    model = qwen.build(tokenizer, layers=10, vision_layers=4)
+    text = "What is the job of Anna? It returns a list of users"
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    assert tokenizer.convert_ids_to_tokens(ids[0]) == old.convert_ids_to_tokens(old(text).input_ids)
+    with torch.no_grad():
+        mine = model(input_ids=ids).logits[..., : old.convert_tokens_to_ids("USER:")]
+        theirs = vlm.model(input_ids=old(text, return_tensors="pt").input_ids).logits[..., : mine.shape[-1]]
+    assert torch.allclose(mine, theirs, atol=1e-3)
+    asked = tokenizer("<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n").input_ids
+    assert [tokenizer.convert_ids_to_tokens(i) for i in (asked[2], asked[-2])] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("kind", [llava, qwen], ids=["pocket_llava", "pocket_qwen"])
+def test_training_sees_what_the_processor_makes(kind: Any) -> None:
+    """The pixels and the ids of a training sequence are those of the chat template and the processor."""
+    import torch
+
+    tokenizer = kind.make_tokenizer()
+    processor = kind.make_processor(tokenizer)
+    scene = make_scene(np.random.default_rng(0), "objects")
+    content = [{"type": "image"}, {"type": "text", "text": "How many?"}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    asked = processor(images=[scene.image()], text=[prompt], return_tensors="pt")
+    pixels = kind.to_patches([scene]) if kind is qwen else kind.to_pixels([scene])
+    assert torch.equal(asked["pixel_values"], pixels)
+    stream = Stream(tokenizer, kind.CHAT, 8, 192, 0)
+    trained, _ = stream._conversation(scene, [("How many?", "3"), ("Why?", "so")])
+    assert trained[: asked["input_ids"].shape[1]].tolist() == asked["input_ids"][0].tolist()
+    assert (trained == stream.image).sum() == IMAGE_TOKENS
+    if kind is qwen:
+        model = kind.build(tokenizer, layers=1, vision_layers=4)
+        rows = torch.from_numpy(trained)[None]
+        places = kind.positions(model, rows, 1)[:, 0, (rows == stream.image)[0]]
+        assert places[1].view(6, 6)[:, 0].tolist() == [places[0, 0] + r for r in range(6)]
+        assert places[2].view(6, 6)[0].tolist() == [places[0, 0] + c for c in range(6)]

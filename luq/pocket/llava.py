@@ -1,0 +1,108 @@
+"""`pocket_llava`: LLaVA-1.5 in small. A CLIP tower, a projector of two linears, a Llama; its chat template and processor."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from luq.pocket.stream import IMAGE_TOKENS, Chat
+from luq.pocket.tokenizer import train_tokenizer
+from luq.pocket.world import CELL, SIZE, Scene
+
+CHAT = Chat(ask="USER: {image}{question} ASSISTANT:", reply=" {answer}</s>", image="<image>\n", token="<image>")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'user' %}{{ 'USER: ' }}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ASSISTANT: ' }}"
+    "{% endif %}"
+    "{% if m['content'] is string %}{{ m['content'] }}"
+    "{% else %}"
+    "{% for c in m['content'] if c['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}"
+    "{% endif %}"
+    "{% if m['role'] == 'assistant' %}{{ '</s>' }}{% elif m['role'] == 'system' %}{{ ' ' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+)
+PLACES = True  # the tower can name the row and the column of a cell: CLIP's patches know where they are
+WIDTH = 128  # of the tower's features
+make_tokenizer = train_tokenizer
+
+
+def build(tokenizer: Any, layers: int, vision_layers: int) -> LlavaForConditionalGeneration:
+    """The model with random weights, in fp32."""
+    vision = CLIPVisionConfig(
+        hidden_size=WIDTH, intermediate_size=256, num_hidden_layers=vision_layers, num_attention_heads=4,
+        image_size=SIZE, patch_size=CELL, projection_dim=128,
+    )  # fmt: skip
+    language = LlamaConfig(
+        hidden_size=128, intermediate_size=384, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=4, vocab_size=len(tokenizer),
+        max_position_embeddings=2048, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    full = LlavaConfig(
+        vision_config=vision, text_config=language, image_seq_length=IMAGE_TOKENS,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1, vision_feature_select_strategy="default", tie_word_embeddings=False,
+    )  # fmt: skip
+    model = LlavaForConditionalGeneration(full)
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, 2
+    model.generation_config.bos_token_id = 1
+    return model
+
+
+def tower(model: Any) -> nn.Module:
+    """What the vision phase trains, and the language phase at a lower rate."""
+    module: nn.Module = model.model.vision_tower
+    return module
+
+
+def to_pixels(scenes: list[Scene]) -> Tensor:
+    """Scenes -> [n, 3, 72, 72] in [-1, 1], exactly as the processor makes them."""
+    stack = np.stack([s.pixels for s in scenes]).transpose(0, 3, 1, 2)
+    return torch.from_numpy(stack).float() / 127.5 - 1
+
+
+def features(model: Any, scenes: list[Scene]) -> Tensor:
+    """Patch features [n, 36, width] of the layer that LLaVA reads."""
+    hidden: Tensor = model.model.vision_tower(to_pixels(scenes), output_hidden_states=True).hidden_states[-1]
+    return hidden[:, 1:]
+
+
+def project(model: Any, seen: Tensor) -> Tensor:
+    """Features as the decoder reads them, [n, 36, hidden]."""
+    projected: Tensor = model.model.multi_modal_projector(seen)
+    return projected
+
+
+def positions(model: Any, ids: Tensor, images: int) -> Tensor | None:
+    """Rotary positions, where they are not simply 0, 1, 2, ..."""
+    return None
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    image_processor = CLIPImageProcessor(
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return LlavaProcessor(
+        image_processor,
+        tokenizer,
+        patch_size=CELL,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=CHAT_TEMPLATE,
+    )

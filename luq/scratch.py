@@ -1,0 +1,44 @@
+"""Tensors on disk while they wait: what a walk keeps of every batch must not fill the memory.
+
+The file has no name, so that it is gone with the process, however that ends.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Slot(NamedTuple):
+    """Where a tensor lies in the file."""
+
+    start: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Scratch:
+    """A nameless file in `folder` (the system's folder for temporary files, which may be memory, if that is None)."""
+
+    def __init__(self, folder: Path | None = None):
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as this object
+        self._end = 0
+
+    def put(self, tensor: Tensor, slot: Slot | None = None) -> Slot:
+        """Write a tensor, into a slot of the same size if one is given, else at the end."""
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        if slot is None:
+            slot = Slot(self._end, tuple(tensor.shape), tensor.dtype)
+            self._end += flat.numel()
+        self._file.seek(slot.start)
+        self._file.write(flat.numpy())
+        return slot
+
+    def get(self, slot: Slot) -> Tensor:
+        """The tensor of a slot, on the CPU."""
+        tensor = torch.empty(slot.shape, dtype=slot.dtype)
+        self._file.seek(slot.start)
+        self._file.readinto(tensor.reshape(-1).view(torch.uint8).numpy())
+        return tensor

@@ -71,8 +71,8 @@ def write(folder: Path, layers: int) -> int:
     return sum(f.stat().st_size for f in folder.glob("*.safetensors"))
 
 
-def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, float]:
-    """(peak resident bytes, seconds) of `luq quantize` in a process of its own."""
+def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, int, float]:
+    """(peak resident bytes, the most that is not a mapped file, seconds) of `luq quantize` in a process of its own."""
     given = [
         f"model.path={folder}", "model.name=qwen_shapes", "model.stream=true", "model.max_pixels=12544", "tracking=none",
         "calibration.tokens=8192", "calibration.sample_tokens=512", "profile.tokens=2048", "profile.clusters=50",
@@ -83,14 +83,15 @@ def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, float]:
     command = [sys.executable, "-m", "pipelines.cli", "quantize", *given]
     with tempfile.TemporaryFile("w+") as told:
         process, peak = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told), 0
+        own = 0
         while process.poll() is None:  # what wait4 reports would be this process's own peak, which a fork starts with
-            found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
-            peak = max(peak, int(found[1]) * 1024 if found else 0)
+            status = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text()))
+            peak, own = (max(most, 1024 * int(status.get(n, 0))) for most, n in ((peak, "VmHWM"), (own, "RssAnon")))
             time.sleep(0.2)
         if process.returncode:
             told.seek(0)
             sys.exit(told.read())
-    return peak, time.perf_counter() - begun
+    return peak, own, time.perf_counter() - begun
 
 
 def main() -> None:
@@ -100,13 +101,13 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="where the checkpoints are written (a temporary folder)")
     arguments, out = parser.parse_args(), Console(highlight=False, width=110)
     shown = Table(title=f"Qwen2.5-VL-7B's shapes, streamed, one layer in {arguments.tier}", title_justify="left")
-    for name in ("decoder layers", "checkpoint GB", "peak resident GB", "minutes"):
+    for name in ("decoder layers", "checkpoint GB", "peak resident GB", "without mapped files", "minutes"):
         shown.add_column(name, justify="right")
     for layers in arguments.layers:
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
             size = write(Path(scratch) / "model", layers)
-            peak, seconds = quantize(Path(scratch) / "model", Path(scratch) / "outputs", arguments.tier)
-        shown.add_row(str(layers), f"{size / 1e9:.2f}", f"{peak / 1e9:.2f}", f"{seconds / 60:.1f}")
+            peak, own, seconds = quantize(Path(scratch) / "model", Path(scratch) / "outputs", arguments.tier)
+        shown.add_row(str(layers), f"{size / 1e9:.2f}", f"{peak / 1e9:.2f}", f"{own / 1e9:.2f}", f"{seconds / 60:.1f}")
     out.print(shown)
 
 

@@ -1,6 +1,7 @@
 """Packed models as folders: `luq export`, `luq info`, `luq chat`, and `checkpoint=true` of a run."""
 
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ tags: [luq, quantized, vision-language]
 {bits} nominal and {stored} stored bits per weight of the decoder's linears.
 
 ```python
-import luq  # pip install luq
+{needs}
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 model = AutoModelForImageTextToText.from_pretrained("DIR")
@@ -50,7 +51,10 @@ Made with luq {version}: `{command}`, calibrated on `{calibration}`.
 """
 
 
-def card(record: Record) -> str:
+NEEDS = {"luq": "import luq  # pip install luq", "compressed-tensors": "# pip install compressed-tensors"}
+
+
+def card(record: Record, layout: str = "luq") -> str:
     """The model card of a run; `{ledger}` is filled in when the files are written."""
     rows = ["| benchmark | n | 16-bit | this model | retention % |", "|---|---:|---:|---:|---:|"]
     for name, s in record["scores"].items():
@@ -68,14 +72,16 @@ def card(record: Record) -> str:
         stored=f"{memory['stored_bits']:.3f}",
         version=__version__,
         command=record["command"],
+        needs=NEEDS[layout],
         calibration=f"{config['calibration']['name']}, {record['calibration']['tokens']} tokens",
         split=record["split"],
         scores="\n".join(rows),
     )
 
 
-def export(outputs: Path, record: Record, target: Path) -> Path:
+def export(outputs: Path, record: Record, target: Path, layout: str = "luq") -> Path:
     """Write a run's packed model as a Hugging Face folder. A ModelError if its checkpoint is another one now."""
+    how = _layout(layout)
     config = ModelConfig(**record["config"]["model"])
     source = resolve_path(config)
     if fingerprint(source) != record["model_fingerprint"]:
@@ -96,14 +102,25 @@ def export(outputs: Path, record: Record, target: Path) -> Path:
     )
     told = {name: record[name] for name in kept} | {"memory": record["memory"]}
     told["scores"] = {name: s["score"] for name, s in record["scores"].items()}
-    return save.export(source, folders, record["tiers"], target, told, card(record))
+    return save.export(source, folders, record["tiers"], target, told, card(record, layout), how)
 
 
-def export_run(outputs: Path, run: str, target: Path) -> None:
-    """`luq export RUN DIR`."""
-    folder = export(outputs, results.find(outputs, run), target)
+def _layout(name: str) -> save.Layout:
+    if name == "luq":
+        return save.NATIVE
+    if find_spec("compressed_tensors") is None:
+        raise ModelError("--format compressed-tensors needs its package: pip install compressed-tensors")
+    from luq.checkpoint.interchange import COMPRESSED_TENSORS
+
+    return COMPRESSED_TENSORS
+
+
+def export_run(outputs: Path, run: str, target: Path, layout: str = "luq") -> None:
+    """`luq export RUN DIR [--format compressed-tensors]`."""
+    folder = export(outputs, results.find(outputs, run), target, layout)
     info(folder)
-    console.out.print(f"load it: import luq; AutoModelForImageTextToText.from_pretrained({str(folder)!r})", markup=False)
+    first = "import luq; " if layout == "luq" else ""
+    console.out.print(f"load it: {first}AutoModelForImageTextToText.from_pretrained({str(folder)!r})", markup=False)
     console.out.print(f"or ask it: luq chat {shlex.quote(str(folder))} --image X --question Y", markup=False)
 
 

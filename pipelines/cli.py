@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     exported = commands.add_parser("export", help="a run's packed model as a Hugging Face folder: `luq export demo/luq_k4 DIR`")
     exported.add_argument("run", help="SWEEP/NAME, or the beginning of a run's key")
     exported.add_argument("folder", type=Path)
+    exported.add_argument("--format", choices=("luq", "compressed-tensors"), default="luq", help="layout (default: luq)")
     for command in (compare, rescore, exported):
         command.add_argument("--outputs", type=Path, default=Path(os.environ.get("LUQ_OUTPUTS", "outputs")))
     commands.add_parser("info", help="ledger, allocation and scores of such a folder").add_argument("folder", type=Path)
@@ -141,7 +142,7 @@ def _plain(arguments: argparse.Namespace) -> None:
         from pipelines import checkpoints
 
         if arguments.command == "export":
-            checkpoints.export_run(arguments.outputs, arguments.run, arguments.folder)
+            checkpoints.export_run(arguments.outputs, arguments.run, arguments.folder, arguments.format)
         elif arguments.command == "info":
             checkpoints.info(arguments.folder)
         else:

@@ -6,9 +6,9 @@ Shard by shard, so that no more than one is in memory; everything that is not a 
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,7 @@ from luq.errors import ModelError
 from luq.models.files import check_files
 from luq.models.vlm import LINEARS, part_of
 from luq.quantization.database import PackedLayer, read_layer
+from luq.quantization.packed import PackedWeight
 from luq.store import write_json
 
 FORMAT = 1
@@ -25,14 +26,33 @@ INDEX, SINGLE, ABOUT = "model.safetensors.index.json", "model.safetensors", "luq
 COPIED = ("*.json", "*.model", "*.txt", "*.jinja")
 LINEAR = re.compile(rf"^(.*\.)?layers\.(\d+)\.({'|'.join(map(re.escape, LINEARS))})\.weight$")
 ELSEWHERE = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
+Tensors = dict[str, tuple[torch.Tensor, str]]  # what follows a linear's name in the file -> tensor and ledger class
 
 
-def export(source: Path, folders: Sequence[Path], tiers: Sequence[str], target: Path, told: dict[str, Any], card: str) -> Path:
+class Layout(NamedTuple):
+    """How packed linears stand in a folder: `config` is its quantization_config, `tensors` what it holds of one linear."""
+
+    name: str
+    config: Callable[[Sequence[Path], Sequence[str]], dict[str, Any]]
+    tensors: Callable[[PackedWeight], Tensors]
+
+
+def export(
+    source: Path,
+    folders: Sequence[Path],
+    tiers: Sequence[str],
+    target: Path,
+    told: dict[str, Any],
+    card: str,
+    layout: Layout | None = None,
+) -> Path:
     """Write `target`: weights, config, processor, luq.json (`told` and the ledger), README.md (`card`, {ledger} filled in).
 
     `folders[i]` holds layer i's packed linears, `source` the 16-bit checkpoint they were made from. A ModelError if the source is
-    incomplete or already quantized, if the target is there, or if the disk is too small; nothing is left behind then.
+    incomplete or already quantized, if the target is there, if the layout has no place for a tier, or if the disk is too small;
+    nothing is left behind then.
     """
+    layout = layout or NATIVE
     check_files(source)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} exists: give another folder, or delete it")
@@ -43,19 +63,20 @@ def export(source: Path, folders: Sequence[Path], tiers: Sequence[str], target: 
         raise ModelError(
             f"{parent} has {shutil.disk_usage(parent).free / 1e9:.1f} GB left, the export may need {needed / 1e9:.1f} GB"
         )
+    quantization = layout.config(folders, tiers)
     scratch = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        ledger = _weights(source, shards, folders, scratch)
+        ledger = _weights(source, shards, folders, scratch, layout)
         config = json.loads((source / "config.json").read_text())
-        config["quantization_config"] = quantization_config(folders, tiers)
+        config["quantization_config"] = quantization
         for pattern in COPIED:
             for file in source.glob(pattern):
                 if file.name not in (INDEX, "config.json", ABOUT):
                     shutil.copyfile(file, scratch / file.name)
         write_json(scratch / "config.json", config)
-        write_json(scratch / ABOUT, {"format_version": FORMAT, "ledger": ledger, "file_bytes": sum(ledger.values()), **told})
+        write_json(scratch / ABOUT, {**_head(layout, ledger), **told})
         (scratch / "README.md").write_text(card.replace("{ledger}", ledger_table(ledger)))
         if target.exists():
             target.rmdir()
@@ -71,7 +92,11 @@ def shards_of(source: Path) -> list[str]:
     return sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [SINGLE]
 
 
-def _weights(source: Path, shards: list[str], folders: Sequence[Path], target: Path) -> dict[str, int]:
+def _head(layout: Layout, ledger: dict[str, int]) -> dict[str, Any]:
+    return {"format_version": FORMAT, "layout": layout.name, "ledger": ledger, "file_bytes": sum(ledger.values())}
+
+
+def _weights(source: Path, shards: list[str], folders: Sequence[Path], target: Path, layout: Layout) -> dict[str, int]:
     """Write the shards; returns bytes per class of what they hold, which sum to the files."""
     ledger: dict[str, int] = {}
     places: dict[str, str] = {}
@@ -93,11 +118,10 @@ def _weights(source: Path, shards: list[str], folders: Sequence[Path], target: P
                         raise ModelError(f"{source / shard} has decoder layer {index}, but {len(folders)} layers were packed")
                     if read is None or read[0] != index:
                         read = index, read_layer(folders[index])
-                    weight = read[1][linear]
                     seen.add((index, linear))
-                    for buffer, tensor in weight.buffers.items():
-                        tensors[f"{name.removesuffix('weight')}{buffer}"] = tensor
-                        _count(ledger, weight.classes[buffer], tensor)
+                    for suffix, (tensor, part) in layout.tensors(read[1][linear]).items():
+                        tensors[f"{name.removesuffix('weight')}{suffix}"] = tensor
+                        _count(ledger, part, tensor)
         except SafetensorError as error:
             raise ModelError(f"{source / shard} is damaged ({error}): copy or download it again") from error
         save_file(tensors, target / shard, metadata={"format": "pt"})
@@ -132,6 +156,13 @@ def quantization_config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[s
             }
         layers.append({"tier": tier, "linears": linears})
     return {"quant_method": "luq", "format_version": FORMAT, "layers": layers}
+
+
+def _buffers(weight: PackedWeight) -> Tensors:
+    return {name: (tensor, weight.classes[name]) for name, tensor in weight.buffers.items()}
+
+
+NATIVE = Layout("luq", quantization_config, _buffers)
 
 
 def ledger_table(ledger: dict[str, int]) -> str:

@@ -84,8 +84,8 @@ class Chooser:
         if name == "delta_loss" and self.config.model.stream:
             raise ConfigError("delta_loss needs the gradients of all layers at once: model.stream=false, or another order")
         stages, layers = self.stages, self.database(tier)
-        output_errors = partial(sensitivity.output_errors, folder=stages.store.root)
-        measure = {"output_error": output_errors, "delta_loss": sensitivity.delta_losses}[name]
+        on_disk = partial(sensitivity.output_errors, folder=stages.store.root)
+        measure = on_disk if name == "output_error" else sensitivity.delta_losses
         parts = [stages.calibration_info["hash"], [folder.name for folder in layers]]
         measured = self._kept(
             f"{name} {tier}",

@@ -25,7 +25,7 @@ def _pack(codes: Tensor, bits: int, dimension: int) -> Tensor:
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
     signed = (codes.short() - 2 ** (bits - 1)).to(torch.int8)
-    packed: Tensor = pack_to_int32(signed, bits, packed_dim=dimension)  # type: ignore[arg-type]
+    packed: Tensor = pack_to_int32(signed, bits, packed_dim=dimension)
     return packed
 
 

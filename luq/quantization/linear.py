@@ -3,14 +3,16 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from luq.quantization.kernels import cpu
 from luq.quantization.packed import PackedWeight
 
 
 class PackedLinear(nn.Module):
-    """y = x W^T + b with W dequantized from the stored buffers.
+    """y = x W^T + b with what the stored buffers mean.
 
-    With `cache` the dequantized weight is kept from the first call on: faster decoding for the memory of a
-    16- or 32-bit weight. It is the same weight, bit for bit.
+    With `cache` the dequantized weight is kept from the first call on: faster for many tokens, for the memory of a 16- or 32-bit
+    weight. Without it, a few tokens at a time are answered straight from the stored bits where there is a kernel for that: the
+    same weight, its products summed in another order.
     """
 
     def __init__(self, packed: PackedWeight, tier: str, bias: Tensor | None = None, cache: bool = False):
@@ -30,7 +32,13 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self._weight
         if weight is None or weight.dtype != x.dtype or weight.device != x.device:
-            weight = self.packed.dequantize(x.dtype)
+            packed = self.packed
+            direct = None if self.cache or x.requires_grad else cpu.linear(x, packed)
+            if direct is not None:
+                return direct if self.bias is None else direct + self.bias
+            weight = cpu.unpack(packed, x.dtype)
+            if weight is None:
+                weight = packed.dequantize(x.dtype)
             self._weight = weight if self.cache else None
         return F.linear(x, weight, self.bias)
 

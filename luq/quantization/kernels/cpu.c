@@ -1,0 +1,261 @@
+/* Packed linears on a CPU: y = x W^T straight from the stored bits, and W unpacked fast.
+ *
+ * A plane holds one bit of every weight, row after row, lowest bit of a byte first. Sixteen bits of a plane are the mask under
+ * which sixteen inputs are added, so a row costs one masked addition per plane and sixteen columns, and no code is ever unpacked.
+ * Products and sums are not contracted (-ffp-contract=off): the unpacked weights are bit for bit those of torch.
+ */
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+static inline float half_to_float(uint16_t h) {
+#if defined(__F16C__)
+    return _cvtsh_ss(h);
+#else
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 0x3ff, bits;
+    if (exponent == 31) bits = sign | 0x7f800000 | mantissa << 13;
+    else if (exponent) bits = sign | (exponent + 112) << 23 | mantissa << 13;
+    else {
+        float value = (float)mantissa * 0x1p-24f;
+        memcpy(&bits, &value, 4);
+        bits |= sign;
+    }
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+#endif
+}
+
+/* Sixteen floats that are added to under a mask of sixteen bits. */
+#if defined(__AVX512F__)
+typedef __m512 Lanes;
+#define ALL(value) _mm512_set1_ps(value)
+#define LOAD(p) _mm512_loadu_ps(p)
+#define STORE(p, x) _mm512_storeu_ps(p, x)
+#define ADD_IF(sum, mask, x) _mm512_mask_add_ps(sum, (__mmask16)(mask), sum, x)
+#define ADD_TIMES(sum, x, factor) _mm512_fmadd_ps(x, _mm512_set1_ps(factor), sum)
+#define TIMES(x, factor) _mm512_mul_ps(x, _mm512_set1_ps(factor))
+#define MINUS(x, value) _mm512_sub_ps(x, _mm512_set1_ps(value))
+#define SUM(x) _mm512_reduce_add_ps(x)
+#else
+typedef float F16 __attribute__((vector_size(64)));
+typedef int32_t I16 __attribute__((vector_size(64)));
+typedef F16 Lanes;
+static const I16 PLACE = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+static inline Lanes load_lanes(const float *p) { Lanes x; memcpy(&x, p, sizeof x); return x; }
+static inline float sum_lanes(Lanes x) { float s = 0; for (int i = 0; i < 16; i++) s += x[i]; return s; }
+#define ALL(value) ((Lanes){0} + (value))
+#define LOAD(p) load_lanes(p)
+#define STORE(p, x) memcpy(p, &(x), sizeof(Lanes))
+#define ADD_IF(sum, mask, x) ((sum) + (F16)(((I16)(x)) & ((((I16){0} + (int32_t)(mask)) & PLACE) == PLACE)))
+#define ADD_TIMES(sum, x, factor) ((sum) + (x) * (factor))
+#define TIMES(x, factor) ((x) * (factor))
+#define MINUS(x, value) ((x) - (value))
+#define SUM(x) sum_lanes(x)
+#endif
+
+/* 64 bits from any place of a stream that is `bytes` long; what lies behind its end is zero. */
+static inline uint64_t bits_at(const uint8_t *stream, int64_t bytes, int64_t at) {
+    const int64_t from = at >> 3;
+    const int shift = (int)(at & 7);
+    uint64_t low = 0;
+    if (bytes - from > 8) {
+        memcpy(&low, stream + from, 8);
+        return shift ? low >> shift | (uint64_t)stream[from + 8] << (64 - shift) : low;
+    }
+    for (int64_t i = 0; i < bytes - from; i++) low |= (uint64_t)stream[from + i] << (8 * i);
+    return low >> shift;
+}
+
+/* Scales and zeros of a row's groups as floats, sixteen groups at a time; the arrays have room for that. */
+static inline void row_grid(const uint16_t *scales, const uint8_t *zeros, int64_t zero_bytes, int64_t row, int64_t groups, int bits,
+                            int64_t first, float *scale, float *zero) {
+    for (int64_t g = 0; g < 16; g++) scale[g] = first + g < groups ? half_to_float(scales[row * groups + first + g]) : 0.0f;
+    Lanes found = ALL(zeros ? 0.0f : (float)(1 << (bits - 1)));
+    for (int b = 0; zeros && b < bits; b++)
+        found = ADD_IF(found, bits_at(zeros + b * zero_bytes, zero_bytes, row * groups + first) & 0xffff, ALL((float)(1 << b)));
+    STORE(zero, found);
+}
+
+/* y[row] of one row of an integer grid; `bits` is a constant where this is inlined. sums[g] = sum of x over group g. */
+static inline __attribute__((always_inline)) float integer_row(
+    const uint8_t *codes, int64_t bytes, const uint16_t *scales, const uint8_t *zeros, int64_t zero_bytes, const float *x,
+    const float *sums, int64_t row, int64_t columns, int64_t groups, const int bits) {
+    const int64_t size = columns / groups;
+    Lanes total = ALL(0.0f);
+    float offset = 0, scale[16], zero[16];
+    for (int64_t g = 0; g < groups; g++) {
+        if (g % 16 == 0) row_grid(scales, zeros, zero_bytes, row, groups, bits, g, scale, zero);
+        const uint8_t *at = codes + (row * columns + g * size) / 8;
+        Lanes part[8];
+        for (int b = 0; b < bits; b++) part[b] = ALL(0.0f);
+        for (int64_t c = 0; c < size / 16; c++) {
+            Lanes in = LOAD(x + g * size + 16 * c);
+            for (int b = 0; b < bits; b++) {
+                uint16_t mask;
+                memcpy(&mask, at + b * bytes + 2 * c, 2);
+                part[b] = ADD_IF(part[b], mask, in);
+            }
+        }
+        for (int b = 0; b < bits; b++) total = ADD_TIMES(total, part[b], scale[g % 16] * (float)(1 << b));
+        offset += scale[g % 16] * zero[g % 16] * sums[g];
+    }
+    return SUM(total) - offset;
+}
+
+/* sums: room for one float per group. */
+void luq_integer_matvec(const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros, const float *x, float *sums, float *y,
+                        int64_t rows, int64_t columns, int64_t groups, int64_t bits) {
+    const int64_t bytes = (rows * columns + 7) / 8, zero_bytes = (rows * groups + 7) / 8, size = columns / groups;
+    for (int64_t g = 0; g < groups; g++) {
+        Lanes part = ALL(0.0f);
+        for (int64_t c = 0; c < size; c += 16) part = ADD_IF(part, 0xffff, LOAD(x + g * size + c));
+        sums[g] = SUM(part);
+    }
+#define ROWS(n)                                                                                                      \
+    _Pragma("omp parallel for schedule(static)") for (int64_t r = 0; r < rows; r++)                                 \
+        y[r] = integer_row(codes, bytes, scales, zeros, zero_bytes, x, sums, r, columns, groups, n)
+    switch (bits) {
+    case 2: ROWS(2); break;
+    case 3: ROWS(3); break;
+    case 4: ROWS(4); break;
+    case 8: ROWS(8); break;
+    }
+}
+
+/* Rows [first, last) of (code - zero) * scale into out [last - first, columns]. */
+void luq_integer_unpack(const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros, float *out, int64_t first, int64_t last,
+                        int64_t rows, int64_t columns, int64_t groups, int64_t bits) {
+    const int64_t bytes = (rows * columns + 7) / 8, zero_bytes = (rows * groups + 7) / 8, size = columns / groups;
+#pragma omp parallel for schedule(static)
+    for (int64_t r = first; r < last; r++) {
+        float scale[16], zero[16];
+        for (int64_t g = 0; g < groups; g++) {
+            if (g % 16 == 0) row_grid(scales, zeros, zero_bytes, r, groups, (int)bits, g, scale, zero);
+            const uint8_t *at = codes + (r * columns + g * size) / 8;
+            for (int64_t c = 0; c < size / 16; c++) {
+                Lanes code = ALL(0.0f);
+                for (int b = 0; b < (int)bits; b++) {
+                    uint16_t mask;
+                    memcpy(&mask, at + b * bytes + 2 * c, 2);
+                    code = ADD_IF(code, mask, ALL((float)(1 << b)));
+                }
+                code = TIMES(MINUS(code, zero[g % 16]), scale[g % 16]);
+                STORE(out + (r - first) * columns + g * size + 16 * c, code);
+            }
+        }
+    }
+}
+
+/* Spread the lowest bits over the places that are set in `where`. */
+static inline uint64_t deposit(uint64_t bits, uint64_t where) {
+#if defined(__BMI2__)
+    return _pdep_u64(bits, where);
+#else
+    uint64_t found = 0;
+    for (; where; where &= where - 1, bits >>= 1)
+        if (bits & 1) found |= where & -where;
+    return found;
+#endif
+}
+
+/* What a row of a binary weight says of 64 columns: sign, salient, sparse group, residual sign. */
+typedef struct { uint64_t sign, salient, sparse, residual; } Word;
+typedef struct {
+    const uint8_t *signs, *salient, *flags, *residual;
+    const uint16_t *scales;
+    int64_t rows, columns, block, count;
+} Binary;
+
+/* `flag`, `rest`: how many flags and residual signs of this row were read before; both are moved on. */
+static inline Word word_at(const Binary *w, int64_t row, int64_t column, int64_t *flag, int64_t *rest) {
+    const int64_t width = w->columns - column < 64 ? w->columns - column : 64;
+    const uint64_t all = width == 64 ? ~0ull : (1ull << width) - 1;
+    const int64_t others = w->columns - w->count;
+    Word word;
+    word.salient = bits_at(w->salient, (w->columns + 7) / 8, column) & all;
+    word.sign = bits_at(w->signs, (w->rows * w->columns + 7) / 8, row * w->columns + column) & all;
+    const uint64_t plain = ~word.salient & all;
+    word.sparse = deposit(bits_at(w->flags, (w->rows * others + 7) / 8, row * others + *flag), plain);
+    word.residual = deposit(bits_at(w->residual, (w->rows * w->count + 7) / 8, row * w->count + *rest), word.salient);
+    *flag += __builtin_popcountll(plain);
+    *rest += __builtin_popcountll(word.salient);
+    return word;
+}
+
+/* y = x W^T; sums: room for two floats per block, of all and of the salient columns' inputs. Blocks are multiples of 64. */
+void luq_binary_matvec(const uint8_t *signs, const uint8_t *salient, const uint8_t *flags, const uint8_t *residual,
+                       const uint16_t *scales, const float *x, float *sums, float *y, int64_t rows, int64_t columns,
+                       int64_t block, int64_t count) {
+    const Binary w = {signs, salient, flags, residual, scales, rows, columns, block, count};
+    const int64_t blocks = (columns + block - 1) / block;
+    for (int64_t k = 0; k < blocks; k++) {
+        const int64_t end = (k + 1) * block < columns ? (k + 1) * block : columns;
+        sums[2 * k] = sums[2 * k + 1] = 0;
+        for (int64_t c = k * block; c < end; c++) {
+            sums[2 * k] += x[c];
+            sums[2 * k + 1] += salient[c >> 3] >> (c & 7) & 1 ? x[c] : 0.0f;
+        }
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        float total = 0;
+        int64_t flag = 0, rest = 0;
+        for (int64_t k = 0; k < blocks; k++) {
+            const int64_t end = (k + 1) * block < columns ? (k + 1) * block : columns;
+            Lanes near = ALL(0.0f), far = ALL(0.0f), far_all = ALL(0.0f), double_ = ALL(0.0f), again = ALL(0.0f);
+            for (int64_t c = k * block; c < end; c += 64) {
+                const Word word = word_at(&w, r, c, &flag, &rest);
+                const uint64_t on = word.sign, sparse = word.sparse, both = word.salient;
+                for (int64_t q = 0; q < 64 && c + q < end; q += 16) {
+                    Lanes in = LOAD(x + c + q);
+                    near = ADD_IF(near, on >> q & ~(sparse >> q) & ~(both >> q) & 0xffff, in);
+                    far = ADD_IF(far, on >> q & sparse >> q & 0xffff, in);
+                    far_all = ADD_IF(far_all, sparse >> q & 0xffff, in);
+                    double_ = ADD_IF(double_, on >> q & both >> q & 0xffff, in);
+                    again = ADD_IF(again, word.residual >> q & 0xffff, in);
+                }
+            }
+            float s[8];
+            for (int i = 0; i < 8; i++) s[i] = half_to_float(scales[(r * blocks + k) * 8 + i]);
+            const float all = sums[2 * k], twice = sums[2 * k + 1], sparse = SUM(far_all), dense = all - twice - sparse;
+            total += s[0] * dense + s[1] * (2 * SUM(near) - dense) + s[2] * sparse + s[3] * (2 * SUM(far) - sparse);
+            total += (s[4] + s[6]) * twice + s[5] * (2 * SUM(double_) - twice) + s[7] * (2 * SUM(again) - twice);
+        }
+        y[r] = total;
+    }
+}
+
+/* Rows [first, last) into out [last - first, columns]; any block and any number of columns. */
+void luq_binary_unpack(const uint8_t *signs, const uint8_t *salient, const uint8_t *flags, const uint8_t *residual,
+                       const uint16_t *scales, float *out, int64_t first, int64_t last, int64_t rows, int64_t columns, int64_t block,
+                       int64_t count) {
+    const Binary w = {signs, salient, flags, residual, scales, rows, columns, block, count};
+    const int64_t blocks = (columns + block - 1) / block;
+#pragma omp parallel for schedule(static)
+    for (int64_t r = first; r < last; r++) {
+        int64_t flag = 0, rest = 0, known = -1;
+        float value[8]; /* by sparse and sign; from 4 on by sign and residual sign of the salient columns */
+        for (int64_t c = 0; c < columns; c += 64) {
+            const Word word = word_at(&w, r, c, &flag, &rest);
+            for (int64_t i = 0; i < 64 && c + i < columns; i++) {
+                if ((c + i) / block != known) {
+                    float s[8];
+                    known = (c + i) / block;
+                    for (int n = 0; n < 8; n++) s[n] = half_to_float(scales[(r * blocks + known) * 8 + n]);
+                    for (int n = 0; n < 4; n++) {
+                        const float sign = n & 1 ? 1.0f : -1.0f, first_sign = n & 2 ? 1.0f : -1.0f;
+                        const float once = s[4] + s[5] * first_sign;
+                        value[n] = s[n & 2] + s[(n & 2) + 1] * sign;
+                        value[4 + n] = once + s[6] + s[7] * sign;
+                    }
+                }
+                const int sign = word.sign >> i & 1;
+                const int at = word.salient >> i & 1 ? 4 + 2 * sign + (word.residual >> i & 1) : 2 * (word.sparse >> i & 1) + sign;
+                out[(r - first) * columns + c + i] = value[at];
+            }
+        }
+    }
+}

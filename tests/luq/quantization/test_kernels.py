@@ -1,0 +1,130 @@
+"""The compiled kernels against torch: the same weights bit for bit, the same products to rounding."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from luq.quantization.kernels import cpu
+from luq.quantization.linear import PackedLinear
+from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight
+from luq.quantization.packing import pack_bits, pack_codes
+
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(c) for c in ("cc", "gcc", "clang")), reason="no C compiler on this machine"
+)
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def integers(rows: int, columns: int, bits: int, groups: int, symmetric: bool) -> IntegerWeight:
+    """Random codes, with scales from subnormal to large."""
+    codes = torch.randint(0, 2**bits, (rows, columns), generator=GENERATOR)
+    scales = torch.randn(rows, groups, generator=GENERATOR).mul(3).exp().mul(1e-3).half()
+    scales[0, 0] = 3e-7
+    buffers = {"codes": pack_codes(codes, bits), "scales": scales}
+    if not symmetric:
+        buffers["zeros"] = pack_codes(torch.randint(0, 2**bits, (rows, groups), generator=GENERATOR), bits)
+    return IntegerWeight(buffers, (rows, columns))
+
+
+def binaries(rows: int, columns: int, block: int, share: float) -> BinaryWeight:
+    salient = torch.rand(columns, generator=GENERATOR) < share
+    count, blocks = int(salient.sum()), -(-columns // block)
+
+    def bits(*shape: int) -> torch.Tensor:
+        return pack_bits(torch.rand(shape, generator=GENERATOR) < 0.5)
+
+    buffers = {
+        "signs": bits(rows, columns), "salient": pack_bits(salient), "flags": bits(rows, columns - count),
+        "residual_signs": bits(rows, count), "scales": torch.randn(rows, blocks, 8, generator=GENERATOR).half(),
+    }  # fmt: skip
+    return BinaryWeight(buffers, (rows, columns), block=block)
+
+
+# rows, columns, groups, symmetric; and rows, columns, block, share of salient columns
+INTEGERS = [(128, 128, 1, False), (70, 384, 24, True), (33, 4096, 32, False), (1, 48, 3, False)]
+BINARIES = [
+    (128, 128, 128, 0.1),
+    (70, 384, 128, 0.3),
+    (9, 1040, 64, 0.02),
+    (64, 256, 128, 0.0),
+    (16, 128, 128, 1.0),
+    (40, 336, 128, 0.5),
+]
+CASES: dict[str, PackedWeight] = {
+    f"{bits} bit, {case}": integers(*case[:2], bits, *case[2:]) for bits in (2, 3, 4, 8) for case in INTEGERS
+}
+CASES |= {f"binary, {case}": binaries(*case) for case in BINARIES}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_unpacked_weights_are_torchs_bit_for_bit(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "CHUNK", 5000)  # several chunks of rows
+    found = cpu.unpack(CASES[name], dtype)
+    assert found is not None
+    assert torch.equal(found, CASES[name].dequantize(dtype))
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (3, 1), (2, 2)], ids=str)
+def test_products_are_torchs_to_rounding(name: str, shape: tuple[int, ...]) -> None:
+    weight = CASES[name]
+    x = torch.randn(*shape, weight.shape[1], generator=GENERATOR)
+    found = cpu.linear(x, weight)
+    assert found is not None
+    wanted = x.double() @ weight.dequantize().double().T
+    # the error of a sum is bounded by its terms, and the kernel adds codes up to 2^bits before it takes off the zero point
+    size = x.double().abs() @ weight.dequantize().double().abs().T
+    if isinstance(weight, IntegerWeight):
+        scales = weight.buffers["scales"].double().repeat_interleave(weight.shape[1] // weight.buffers["scales"].shape[1], 1)
+        size = size + x.double().abs() @ (scales * 2 ** len(weight.buffers["codes"])).T
+    assert float(((found - wanted).abs() / size.clamp_min(1e-30)).max()) < 2e-6
+
+
+@needs_compiler
+def test_other_layouts_and_many_tokens_are_left_to_torch() -> None:
+    x = torch.randn(1, 40, generator=GENERATOR)
+    assert cpu.linear(x, integers(4, 40, 4, 5, False)) is None, "groups of eight columns"
+    assert cpu.unpack(integers(4, 40, 4, 5, False), torch.float32) is None
+    assert cpu.linear(torch.randn(cpu.VECTORS + 1, 128, generator=GENERATOR), CASES["4 bit, (128, 128, 1, False)"]) is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_packed_linear_answers_the_same_by_either_way(dtype: torch.dtype, cache: bool) -> None:
+    weight, bias = CASES["3 bit, (33, 4096, 32, False)"], torch.randn(33, generator=GENERATOR).to(dtype)
+    linear = PackedLinear(weight, "gptq3", bias, cache=cache)
+    x = torch.randn(cpu.VECTORS + 1, 4096, generator=GENERATOR).to(dtype)
+    whole, single = linear(x), linear(x[:1])
+    assert single.dtype == whole.dtype == dtype
+    assert float((single - whole[:1]).norm() / whole[:1].norm()) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
+    assert torch.equal(torch.nn.functional.linear(x, weight.dequantize(dtype), bias), whole)
+    assert (linear._weight is not None) == cache
+
+
+def test_without_a_compiler_torch_does_it(tmp_path) -> None:
+    """No compiler, a broken one, or kernels turned off: the same answers, and a line that says why where something is wrong."""
+    (tmp_path / "cc").write_text("#!/bin/sh\necho no such header >&2; exit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    code = (
+        "import torch, logging; logging.basicConfig(); from tests.luq.quantization.test_kernels import CASES\n"
+        "from luq.quantization.linear import PackedLinear; from luq.quantization.kernels import cpu\n"
+        "w = CASES['4 bit, (128, 128, 1, False)']; x = torch.ones(1, 128)\n"
+        "assert cpu.library() is None and cpu.linear(x, w) is None\n"
+        "assert torch.equal(PackedLinear(w, 'a')(x), torch.nn.functional.linear(x, w.dequantize()))"
+    )
+    off, broken = {"LUQ_KERNELS": "0"}, {"CC": str(tmp_path / "cc"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for extra, said in ((off, ""), (broken, "no such header")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **extra}
+        )
+        assert done.returncode == 0, done.stderr
+        assert said in done.stderr
+    assert not list((tmp_path / "cache" / "luq").iterdir())

@@ -1,9 +1,9 @@
 """Decode speed of packed linears on this machine, each beside the same in 16 bit, in one run.
 
-`python benchmarks/decode_speed.py [--size 4096] [--rounds 15] [--threads N]`. First one linear, one token: the packed kernel, and torch
-on the 16-bit weight in the types that torch computes in. Then pocket_llava, generating one token after the other: every tier on all
-layers, loaded from an exported folder as a user loads it, beside the 16-bit folder. Ratios over 1: the packed one is faster.
-Rounds alternate between the contestants; shown are medians, and for ratios the 10th and 90th percentile of the rounds.
+`python benchmarks/decode_speed.py [--size 4096] [--rounds 15] [--threads N]`. First one linear, one token: the packed kernel,
+and torch on the 16-bit weight in the types that torch computes in. Then pocket_llava, generating one token after the other: every
+tier on all layers, loaded from an exported folder as a user loads it, beside the 16-bit folder. Ratios over 1: the packed one is
+faster. Rounds alternate between the contestants; shown are medians, and for ratios the 10th and 90th percentile of the rounds.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -57,12 +58,12 @@ def one_linear(size: int, n: int) -> Table:
     hessian = torch.eye(size)
     runs: dict[str, Callable[[], object]] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        runs[name] = lambda w=weight.to(dtype), v=x.to(dtype): torch.nn.functional.linear(v, w)
+        runs[name] = partial(torch.nn.functional.linear, x.to(dtype), weight.to(dtype))
     for name, tier in TIERS.items():
         if tier.method == "gptq":  # the same format, and its time does not depend on the codes
             tier = TierConfig("rtn", bits=tier.bits, group_size=tier.group_size)
         if name != "float16" and (size <= 1024 or tier.method != "billm" or name == "billm"):
-            runs[name] = lambda m=PackedLinear(make_quantizer(tier).quantize(weight, hessian), name): m(x)
+            runs[name] = partial(PackedLinear(make_quantizer(tier).quantize(weight, hessian), name), x)
     repeat = max(1, int(2e7 / size**2))
     seconds = rounds({name: lambda r=run: [r() for _ in range(repeat)] for name, run in runs.items()}, n)
     shown = Table(title=f"{size} x {size}, one token, {torch.get_num_threads()} threads, n={n}", title_justify="left")

@@ -33,12 +33,12 @@ class Scratch:
             slot = Slot(self._end, tuple(tensor.shape), tensor.dtype)
             self._end += flat.numel()
         self._file.seek(slot.start)
-        self._file.write(memoryview(flat.numpy()))
+        self._file.write(flat.numpy().data)
         return slot
 
     def get(self, slot: Slot) -> Tensor:
         """The tensor of a slot, on the CPU."""
         tensor = torch.empty(slot.shape, dtype=slot.dtype)
         self._file.seek(slot.start)
-        self._file.readinto(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        self._file.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return tensor

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from luq.quantization.kernels import cpu
+from luq.quantization import kernels
 from luq.quantization.packed import PackedWeight
 
 
@@ -33,12 +33,10 @@ class PackedLinear(nn.Module):
         weight = self._weight
         if weight is None or weight.dtype != x.dtype or weight.device != x.device:
             packed = self.packed
-            direct = None if self.cache or x.requires_grad else cpu.linear(x, packed)
+            direct = None if self.cache or x.requires_grad else kernels.linear(x, packed)
             if direct is not None:
                 return direct if self.bias is None else direct + self.bias
-            weight = cpu.unpack(packed, x.dtype)
-            if weight is None:
-                weight = packed.dequantize(x.dtype)
+            weight = kernels.unpack(packed, x.dtype)
             self._weight = weight if self.cache else None
         return F.linear(x, weight, self.bias)
 

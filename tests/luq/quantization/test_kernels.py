@@ -60,6 +60,16 @@ CASES: dict[str, PackedWeight] = {
 CASES |= {f"binary, {case}": binaries(*case) for case in BINARIES}
 
 
+def relative_error(found: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -> float:
+    """The largest error of x W^T, relative to the sizes of its terms: codes up to 2^bits, before the zero point is taken off."""
+    dense = weight.dequantize().double()
+    size = x.double().abs() @ dense.abs().T
+    if isinstance(weight, IntegerWeight):
+        scales = weight.buffers["scales"].double().repeat_interleave(weight.shape[1] // weight.buffers["scales"].shape[1], 1)
+        size = size + x.double().abs() @ (scales * 2 ** len(weight.buffers["codes"])).T
+    return float(((found.double() - x.double() @ dense.T).abs() / size.clamp_min(1e-30)).max())
+
+
 @needs_compiler
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -78,13 +88,7 @@ def test_products_are_torchs_to_rounding(name: str, shape: tuple[int, ...]) -> N
     x = torch.randn(*shape, weight.shape[1], generator=GENERATOR)
     found = cpu.linear(x, weight)
     assert found is not None
-    wanted = x.double() @ weight.dequantize().double().T
-    # the error of a sum is bounded by its terms, and the kernel adds codes up to 2^bits before it takes off the zero point
-    size = x.double().abs() @ weight.dequantize().double().abs().T
-    if isinstance(weight, IntegerWeight):
-        scales = weight.buffers["scales"].double().repeat_interleave(weight.shape[1] // weight.buffers["scales"].shape[1], 1)
-        size = size + x.double().abs() @ (scales * 2 ** len(weight.buffers["codes"])).T
-    assert float(((found - wanted).abs() / size.clamp_min(1e-30)).max()) < 2e-6
+    assert relative_error(found, x, weight) < 2e-6
 
 
 @needs_compiler
@@ -128,3 +132,44 @@ def test_without_a_compiler_torch_does_it(tmp_path) -> None:
         assert done.returncode == 0, done.stderr
         assert said in done.stderr
     assert not list((tmp_path / "cache" / "luq").iterdir())
+
+
+INTERPRETED = """
+import torch
+from luq.quantization.kernels import gpu
+from tests.luq.quantization.test_kernels import CASES, GENERATOR, relative_error
+for name, weight in CASES.items():
+    x = torch.randn(2, weight.shape[1], generator=GENERATOR)
+    found = gpu.linear(x, weight)
+    if "(1, 48" in name or "(70, 384, 24" in name:
+        assert found is None, name  # groups of sixteen columns
+        continue
+    assert found is not None, name
+    error = relative_error(found, x, weight)
+    assert error < 2e-6, (name, error)
+assert gpu.linear(torch.randn(gpu.VECTORS + 1, 128), CASES["4 bit, (128, 128, 1, False)"]) is None
+print("same")
+"""
+
+
+def test_triton_kernels_in_the_interpreter() -> None:
+    """The GPU's kernels, run by Triton's interpreter, against `dequantize`."""
+    pytest.importorskip("triton", reason="the optional package triton is not installed")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "same" in done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [n for n in CASES if "(1, 48" not in n and "(70, 384, 24" not in n])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_triton_kernels_on_a_gpu(name: str, dtype: torch.dtype) -> None:
+    from luq.quantization.kernels import gpu
+
+    weight = CASES[name].to("cuda")
+    x = torch.randn(2, weight.shape[1], generator=GENERATOR).to("cuda", dtype)
+    found = gpu.linear(x, weight)
+    assert found is not None
+    assert found.dtype == dtype
+    assert relative_error(found, x, weight) < (2e-6 if dtype == torch.float32 else 1e-2)

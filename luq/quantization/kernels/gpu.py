@@ -1,0 +1,127 @@
+"""Triton kernels of packed linears on CUDA: y = x W^T for a few tokens, straight from the stored bits.
+
+A program answers BLOCK rows for one token. It reads each bit once, makes of it the number that `dequantize` makes, in fp32, and
+adds up in fp32. What the kernels do not know is None, and then torch unpacks the weight.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight
+from luq.quantization.packing import unpack_bits
+
+BLOCK = 16  # rows of a program
+WORDS = 8  # of 32 columns at a time
+VECTORS = 4  # tokens at a time up to which the stored bits are read once for each
+_SALIENT = WeakIdKeyDictionary()  # goes with the buffers
+
+
+@triton.jit
+def _bit(stream, at, mask):
+    """The bit at position `at` of a stream of bytes, as int32."""
+    return (tl.load(stream + (at >> 3), mask=mask, other=0).to(tl.int32) >> (at & 7).to(tl.int32)) & 1
+
+
+@triton.jit
+def _integer(
+    x, codes, scales, zeros, y, rows, columns, groups, plane, zero_plane,
+    BITS: tl.constexpr, ASYMMETRIC: tl.constexpr, BLOCK: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """codes: int32 words, `plane` of them per bit; zeros: bytes, `zero_plane` of them per bit."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.program_id(1)
+    word = tl.arange(0, WORDS)
+    lane = tl.arange(0, 32)
+    size = columns // groups
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, columns // 32, WORDS):
+        at = start + word
+        inside = (row[:, None] < rows) & (at[None, :] < columns // 32)
+        code = tl.zeros((BLOCK, WORDS, 32), tl.int32)
+        for b in tl.static_range(BITS):
+            bits = tl.load(codes + b * plane + row[:, None] * (columns // 32) + at[None, :], mask=inside, other=0)
+            code += ((bits[:, :, None] >> lane[None, None, :]) & 1) << b
+        group = row[:, None] * groups + ((at * 32) // size)[None, :]
+        scale = tl.load(scales + group, mask=inside, other=0.0).to(tl.float32)
+        if ASYMMETRIC:
+            zero = tl.zeros((BLOCK, WORDS), tl.int32)
+            for b in tl.static_range(BITS):
+                zero += _bit(zeros + b * zero_plane, group, inside) << b
+        else:
+            zero = tl.full((BLOCK, WORDS), 1 << (BITS - 1), tl.int32)
+        weight = (code - zero[:, :, None]).to(tl.float32) * scale[:, :, None]
+        column = at[:, None] * 32 + lane[None, :]
+        seen = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(tl.float32)
+        total += tl.sum(tl.sum(weight * seen[None, :, :], 2), 1)
+    tl.store(y + token * rows + row, total, mask=row < rows)
+
+
+@triton.jit
+def _binary(
+    x, signs, flags, residual, salient, rank, scales, y, rows, columns, count, block, blocks,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """salient [columns] of bytes; rank [columns]: how many columns of its own kind stand before a column."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.program_id(1)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, columns, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        inside = (row[:, None] < rows) & (column[None, :] < columns)
+        twice = tl.load(salient + column, mask=column < columns, other=0)[None, :] != 0
+        before = tl.load(rank + column, mask=column < columns, other=0)[None, :]
+        sign = _bit(signs, row[:, None] * columns + column[None, :], inside).to(tl.float32) * 2 - 1
+        flag = _bit(flags, row[:, None] * (columns - count) + before, inside & ~twice)
+        other = _bit(residual, row[:, None] * count + before, inside & twice).to(tl.float32) * 2 - 1
+        at = (row[:, None] * blocks + (column // block)[None, :]) * 8
+        part = tl.where(twice, 4, 2 * flag)
+        once = tl.load(scales + at + part, mask=inside, other=0.0).to(tl.float32)
+        once += tl.load(scales + at + part + 1, mask=inside, other=0.0).to(tl.float32) * sign
+        more = tl.load(scales + at + 6, mask=inside & twice, other=0.0).to(tl.float32)
+        more += tl.load(scales + at + 7, mask=inside & twice, other=0.0).to(tl.float32) * other
+        seen = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(tl.float32)
+        total += tl.sum((once + tl.where(twice, more, 0.0)) * seen[None, :], 1)
+    tl.store(y + token * rows + row, total, mask=row < rows)
+
+
+def _salient(packed: Tensor, columns: int) -> tuple[Tensor, Tensor, int]:
+    """Of each column whether it is salient and its rank among its kind, and how many are; made once per buffer."""
+    if packed not in _SALIENT:
+        salient = unpack_bits(packed, (columns,))
+        rank = torch.where(salient, salient.cumsum(0), (~salient).cumsum(0)) - 1
+        _SALIENT[packed] = salient.to(torch.uint8), rank.int(), int(salient.sum())
+    found: tuple[Tensor, Tensor, int] = _SALIENT[packed]
+    return found
+
+
+def linear(x: Tensor, weight: PackedWeight) -> Tensor | None:
+    """x W^T for up to VECTORS inputs [..., in], summed in fp32."""
+    rows, columns = weight.shape
+    if x.numel() > VECTORS * columns:
+        return None
+    inputs = x.reshape(-1, columns).contiguous()
+    found = torch.empty(len(inputs), rows, device=x.device)
+    grid = (triton.cdiv(rows, BLOCK), len(inputs))
+    if isinstance(weight, IntegerWeight):
+        codes, scales, zeros = weight.buffers["codes"], weight.buffers["scales"], weight.buffers.get("zeros")
+        groups = scales.shape[1]
+        if (columns // groups) % 32 or codes.shape[1] % 4:
+            return None
+        words = codes.view(torch.int32)
+        _integer[grid](
+            inputs, words, scales, words if zeros is None else zeros, found, rows, columns, groups, words.shape[1],
+            0 if zeros is None else zeros.shape[1], BITS=len(codes), ASYMMETRIC=zeros is not None, BLOCK=BLOCK, WORDS=WORDS,
+        )  # fmt: skip
+    elif isinstance(weight, BinaryWeight):
+        salient, rank, count = _salient(weight.buffers["salient"], columns)
+        blocks = weight.buffers["scales"].shape[1]
+        _binary[grid](
+            inputs, weight.buffers["signs"], weight.buffers["flags"], weight.buffers["residual_signs"], salient, rank,
+            weight.buffers["scales"], found, rows, columns, count, int(weight.meta["block"]), blocks, BLOCK=BLOCK, WIDTH=64,
+        )  # fmt: skip
+    else:
+        return None
+    return found.view(*x.shape[:-1], rows).to(x.dtype)

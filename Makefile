@@ -4,6 +4,8 @@ export GOMP_SPINCOUNT = 0
 export TQDM_DISABLE = 1
 PYTHON ?= python3.11
 BIN = .venv/bin
+MODEL ?= pocket_llava
+DEMO = $(if $(filter pocket_llava,$(MODEL)),demo,demo_$(MODEL))
 
 .PHONY: help install check test demo clean
 
@@ -27,9 +29,9 @@ check: install  ## format, lint, types, architecture
 test: install  ## all tests, on CPU, without network
 	$(BIN)/pytest
 
-demo: install  ## LUQ next to 16- to 2-bit versions of the pocket model: one table, one report
-	$(BIN)/luq sweep demo
-	$(BIN)/luq report demo
+demo: install  ## LUQ next to 16- to 2-bit versions of a pocket model: one table, one report (MODEL=pocket_qwen for the other)
+	$(BIN)/luq sweep demo model=$(MODEL) group=$(DEMO)
+	$(BIN)/luq report $(DEMO)
 
 clean:  ## remove everything that was made
 	rm -rf .venv outputs .mypy_cache .ruff_cache .pytest_cache *.egg-info

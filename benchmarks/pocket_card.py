@@ -1,4 +1,4 @@
-"""The numbers of the pocket model's card: `python benchmarks/pocket_card.py`, after the sweep it asks for.
+"""The numbers of a pocket model's card: `python benchmarks/pocket_card.py [pocket_qwen]`, after the sweep it asks for.
 
 Scores and retentions come from the records of `luq sweep card`; the
 baseline is the best constant answer per benchmark; effective ranks are of the 16-bit model's calibration Hessians.
@@ -32,9 +32,9 @@ def majority(benchmark: str) -> tuple[float, str]:
     return max((module.summarise([(row, process(row, [a])) for row in rows]).score, a) for a in answers)
 
 
-def ranks(alpha: float) -> dict[str, list[float]]:
+def ranks(model: str, alpha: float) -> dict[str, list[float]]:
     """Effective rank of every layer's Hessians, by the first linear of each group."""
-    vlm = load_vlm(ModelConfig("pocket_llava", "pocket:pocket_llava", device="cpu"))
+    vlm = load_vlm(ModelConfig(model, f"pocket:{model}", device="cpu"))
     states = first_inputs(vlm, build(vlm, CalibrationConfig("card", alpha)))
     found: dict[str, list[float]] = {group[0]: [] for group in GROUPS}
     for layer in vlm.layers:
@@ -46,10 +46,11 @@ def ranks(alpha: float) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    outputs = Path(os.environ.get("LUQ_OUTPUTS", "outputs"))
-    runs = {record["name"]: record for record in results.iterate(outputs, "card")}
+    outputs, model = Path(os.environ.get("LUQ_OUTPUTS", "outputs")), sys.argv[1] if len(sys.argv) > 1 else "pocket_llava"
+    records = [r for r in results.iterate(outputs, "card") if r["config"]["model"]["name"] == model]
+    runs = {record["name"]: record for record in records}
     if "float16" not in runs:
-        out.print("first: luq sweep card")
+        out.print(f"first: luq sweep card model={model}")
         sys.exit(1)
     names = [n for n in ("float16", "gptq4", "gptq3", "gptq2", "billm") if n in runs]
     out.print("| benchmark | best constant answer | " + " | ".join(names) + " |")
@@ -66,7 +67,7 @@ def main() -> None:
     out.print("| retention % | | " + " | ".join(f"{100 * runs[n]['mean_retention']:.1f}" for n in names) + " |")
     out.print("| stored bits | | " + " | ".join(f"{runs[n]['memory']['stored_bits']:.3f}" for n in names) + " |")
     for alpha in (0.5, 0.0):
-        found = ranks(alpha)
+        found = ranks(model, alpha)
         every = [r for values in found.values() for r in values]
         parts = ", ".join(f"{name.split('.')[1]} {median(values):.1f}" for name, values in found.items())
         out.print(f"\neffective rank at alpha={alpha}: median of all {median(every):.1f}; {parts}")

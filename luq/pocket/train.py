@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from luq import registry
+from luq.errors import ConfigError
 from luq.pocket import llava, qwen
 from luq.pocket.stream import FOCUS, Batch, Stream
 from luq.pocket.world import GRID, LABELS, Scene, make_scene
@@ -35,7 +36,7 @@ KINDS: dict[str, Any] = {"pocket_llava": llava, "pocket_qwen": qwen}
 class TrainConfig:
     """Sizes and schedule; the defaults made the weights that ship with the project."""
 
-    model: str = "pocket_llava"
+    model: str = ""  # pocket_llava or pocket_qwen; empty: what `start` is, or pocket_llava
     layers: int = 10
     vision_layers: int = 4
     vision_steps: int | None = None  # None: 1500 from scratch, 0 from a finished checkpoint
@@ -153,12 +154,23 @@ def _save(path: Path, state: dict) -> None:
     os.replace(scratch, path)
 
 
+def _kind(config: TrainConfig) -> Any:
+    """The module of what is trained; a ConfigError if there is none, or if `start` is another."""
+    name = config.model or "pocket_llava"
+    if config.start:
+        told = json.loads((Path(config.start) / "config.json").read_text())["model_type"]
+        name = "pocket_qwen" if told.startswith("qwen") else "pocket_llava"
+        if config.model and config.model != name:
+            raise ConfigError(f"--start {config.start} is a {name}, and --model says {config.model}")
+    if name not in KINDS:
+        raise registry.unknown("pocket model", name, KINDS)
+    return KINDS[name]
+
+
 def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
     """Run or continue the training in `folder`; returns the folder of the finished 16-bit checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    kind = KINDS.get(config.model)
-    if kind is None:
-        raise registry.unknown("pocket model", config.model, sorted(KINDS))
+    kind = _kind(config)
     tokenizer = AutoTokenizer.from_pretrained(config.start) if config.start else kind.make_tokenizer()
     torch.manual_seed(config.seed)
     model = kind.build(tokenizer, config.layers, config.vision_layers)

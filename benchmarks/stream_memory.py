@@ -7,7 +7,6 @@ The peak is that process's largest resident memory. It must not grow with the nu
 """
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -17,58 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import torch
-from accelerate import init_empty_weights
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
 
-from tests.luq.models import tiny_qwen
-
-SHAPES = {"hidden": 3584, "wide": 18944, "heads": 28, "narrow": 4}
-VISION = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "num_heads": 16,
-    "intermediate_size": 3420,
-    "out_hidden_size": 3584,
-    "window_size": 112,
-}
-VOCABULARY = 152064
-
-
-def write(folder: Path, layers: int) -> int:
-    """Write the checkpoint; returns its bytes. Tokenizer and processor are those of the tests' small model."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    tiny_qwen.write(folder)
-    (folder / "model.safetensors").unlink()
-    told = json.loads((folder / "config.json").read_text())
-    half = SHAPES["hidden"] // SHAPES["heads"] // 2
-    told["text_config"] |= {
-        "hidden_size": SHAPES["hidden"], "intermediate_size": SHAPES["wide"], "num_attention_heads": SHAPES["heads"],
-        "num_key_value_heads": SHAPES["narrow"], "num_hidden_layers": layers, "vocab_size": VOCABULARY,
-        "layer_types": ["full_attention"] * layers,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [half - 48, 24, 24], "rope_theta": 1e6},
-    }  # fmt: skip
-    told["vision_config"] |= VISION | {"out_hidden_size": SHAPES["hidden"], "fullatt_block_indexes": [7, 15, 23, 31]}
-    (folder / "config.json").write_text(json.dumps(told))
-    with init_empty_weights():
-        skeleton = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
-    generator, shards, places = torch.Generator().manual_seed(0), dict[str, dict[str, tuple[int, ...]]](), dict[str, str]()
-    for name, tensor in skeleton.state_dict().items():
-        part = name.split("language_model.layers.")[1].split(".")[0] if "language_model.layers." in name else "rest"
-        shards.setdefault(f"model-{part}.safetensors", {})[name] = tuple(tensor.shape)
-    for shard, tensors in shards.items():
-        made = {}
-        for name, shape in tensors.items():
-            plain = "norm" in name or name.endswith("bias")
-            fill = torch.ones(shape) if "norm" in name else torch.zeros(shape)
-            made[name] = (fill if plain else torch.randn(shape, generator=generator) * 0.02).bfloat16()
-        save_file(made, folder / shard, metadata={"format": "pt"})
-        places |= dict.fromkeys(made, shard)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    return sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+from tests.luq.models.true_shapes import write
 
 
 def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, int, float]:
@@ -105,7 +56,7 @@ def main() -> None:
         shown.add_column(name, justify="right")
     for layers in arguments.layers:
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-            size = write(Path(scratch) / "model", layers)
+            size = write(Path(scratch) / "model", "qwen2_5_vl_7b", layers)
             peak, own, seconds = quantize(Path(scratch) / "model", Path(scratch) / "outputs", arguments.tier)
         shown.add_row(str(layers), f"{size / 1e9:.2f}", f"{peak / 1e9:.2f}", f"{own / 1e9:.2f}", f"{seconds / 60:.1f}")
     out.print(shown)

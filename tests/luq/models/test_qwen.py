@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from luq import results
 from luq.calibration.mixing import build
@@ -73,12 +74,18 @@ def test_layer_by_layer_is_the_model(qwen: VLM, calibration: CalibrationSet) -> 
         assert all(torch.equal(s.hidden, w) for s, w in zip(states, wanted[i], strict=True))
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["in memory", "streamed"])
-def test_the_whole_chain_to_a_folder_that_answers(folder: Path, tmp_path: Path, stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("stream", "tied"), [(False, False), (True, False), (True, True)], ids=["memory", "streamed", "tied head"]
+)
+def test_the_whole_chain_to_a_folder_that_answers(folder: Path, tmp_path: Path, stream: bool, tied: bool) -> None:
     from PIL import Image
 
     from pipelines.checkpoints import answer, load
 
+    if tied:
+        folder = write(tmp_path / "tied", tied=True)
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            assert not [n for n in file.keys() if "lm_head" in n]  # noqa: SIM118
     given = [
         f"model.path={folder}", "model.name=tiny_qwen", "model.max_pixels=12544", "calibration.tokens=2048", "allocation.k=1",
         f"model.stream={stream}",
@@ -96,6 +103,7 @@ def test_the_whole_chain_to_a_folder_that_answers(folder: Path, tmp_path: Path, 
     exported = tmp_path / "checkpoints" / record["key"]
     told = json.loads((exported / "luq.json").read_text())
     assert told["file_bytes"] == sum(f.stat().st_size for f in exported.glob("*.safetensors"))
+    assert ("head" in told["ledger"]) == (not tied), "tied weights are stored once"
     for part in ("codes", "scales", "masks", "vision", "projector", "embeddings", "norms"):
         assert told["ledger"][part] >= record["memory"]["ledger"][part], part
     Image.new("RGB", (60, 60), "red").save(tmp_path / "red.png")

@@ -18,8 +18,13 @@ TEMPLATE = (
 )
 
 
-def write(folder: Path, layers: int = 3, hidden: int = 128, wide: int = 256, heads: int = 4, narrow: int = 2) -> Path:
-    """Write the checkpoint: `hidden`, `wide` and the heads are those of the decoder; `narrow` heads for keys and values."""
+def write(
+    folder: Path, layers: int = 3, hidden: int = 128, wide: int = 256, heads: int = 4, narrow: int = 2, tied: bool = False
+) -> Path:
+    """Write the checkpoint: `hidden`, `wide` and the heads are those of the decoder; `narrow` heads for keys and values.
+
+    `tied`: the head is the embeddings, as in the 3B model.
+    """
     tokenizer = AutoTokenizer.from_pretrained(POCKET / "pocket_llava")
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
     tokenizer.chat_template = TEMPLATE
@@ -31,6 +36,7 @@ def write(folder: Path, layers: int = 3, hidden: int = 128, wide: int = 256, hea
         text_config={
             "hidden_size": hidden, "intermediate_size": wide, "num_hidden_layers": layers, "num_attention_heads": heads,
             "num_key_value_heads": narrow, "vocab_size": len(tokenizer), "max_position_embeddings": 2048,
+            "tie_word_embeddings": tied,
             "rope_parameters": {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e6},
         },
         vision_config={
@@ -38,7 +44,7 @@ def write(folder: Path, layers: int = 3, hidden: int = 128, wide: int = 256, hea
             "spatial_merge_size": 2, "window_size": 56, "fullatt_block_indexes": [1],
         },
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"], vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+        vision_end_token_id=ids["<|vision_end|>"], tie_word_embeddings=tied,
     )  # fmt: skip
     model = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, ids["<|im_end|>"]

@@ -1,8 +1,9 @@
 """What packed folders take on disk, in memory after loading, and while they answer, beside the same model in 16 bit.
 
 `python benchmarks/checkpoint_memory.py [--layers 2]`. A LLaVA with random weights whose decoder layers have LLaVA-1.5-7B's shapes
-is written, its layers packed by tiers that need no calibration data, exported, and each folder loaded in a process of its own.
-Loading is judged against the interpreter with transformers' model code imported, which takes memory without any model.
+is written, its layers packed (gptqN by rounding to nearest, which needs no calibration data and gives files of the same size),
+exported, and each folder loaded in a process of its own, to read 32 tokens and say 8. Loading is judged against the interpreter
+with transformers' model code imported, which takes memory without any model.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +29,7 @@ from luq.quantization.tiers import make_quantizer
 CONF = Path(__file__).parent.parent / "conf"
 TEXT = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128}
 PROBE = """
-import json, re, sys
+import json, re, sys, time
 import luq, torch
 from transformers import AutoModelForImageTextToText
 from transformers.models.llava import modeling_llava
@@ -44,7 +46,11 @@ told["weights"] = sum(t.numel() * t.element_size() for t in (*model.parameters()
 reset()
 ids = torch.arange(40, 72)[None]
 with torch.no_grad():
-    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+    first = time.perf_counter()
+    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False)
+    rest = time.perf_counter()
+    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), min_new_tokens=9, max_new_tokens=9, do_sample=False)
+    told["token"] = (time.perf_counter() - rest - (rest - first)) / 8
 told["answering"] = status("VmHWM")
 print(json.dumps(told))
 """
@@ -69,7 +75,8 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
     from transformers import AutoModelForImageTextToText
 
     tiers = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
-    quantizer = make_quantizer(TierConfig(**tiers[tier]))
+    given = TierConfig(**tiers[tier])
+    quantizer = make_quantizer(replace(given, method="rtn", clip_steps=0) if given.method == "gptq" else given)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float16)
     places = []
     for i, layer in enumerate(model.model.language_model.layers):
@@ -81,21 +88,29 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
     return save.export(folder, places, [tier] * layers, into, {}, "")
 
 
-def probe(folder: Path, dtype: str) -> dict[str, int]:
+def probe(folder: Path, dtype: str) -> dict[str, float]:
     """The memory numbers of a folder, in a fresh process."""
     done = subprocess.run([sys.executable, "-c", PROBE, str(folder), dtype], capture_output=True, text=True, check=True)
-    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--tiers", nargs="+", default=["float16", "rtn4"])
+    parser.add_argument("--tiers", nargs="+", default=["gptq8", "gptq4", "gptq3", "gptq2"])
     parser.add_argument("--dtype", default="float16", help="of what stays 16-bit and of the activations")
     arguments, out = parser.parse_args(), Console(highlight=False, width=130)
     shown = Table(title=f"{arguments.layers} decoder layers of LLaVA-1.5-7B's shapes, MB", title_justify="left")
-    for name in ("folder", "files", "weights in memory", "loading, peak", "over interpreter / files", "answering, peak"):
+    for name in (
+        "folder",
+        "files",
+        "weights in memory",
+        "loading, peak",
+        "over interpreter / files",
+        "answering, peak",
+        "ms a token",
+    ):
         shown.add_column(name, justify="left" if name == "folder" else "right")
     with tempfile.TemporaryDirectory() as scratch:
         base = source(Path(scratch) / "source", arguments.layers)
@@ -107,7 +122,7 @@ def main() -> None:
             over = (told["loading"] - told["interpreter"]) / files
             cells = [files, told["weights"], told["loading"], told["answering"]]
             megabytes = [f"{c / 1e6:.0f}" for c in cells]
-            shown.add_row(name, *megabytes[:3], f"{over:.2f}", megabytes[3])
+            shown.add_row(name, *megabytes[:3], f"{over:.2f}", megabytes[3], f"{1e3 * told['token']:.0f}")
     out.print(shown)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint with the true tensor shapes of Qwen2.5-VL-3B, one decoder layer and two blocks of the tower: the real one's path."""
+"""The true tensor shapes of Qwen2.5-VL-3B, one decoder layer and two blocks of the tower, on the real checkpoint's path."""
 
 import json
 import os
@@ -14,10 +14,11 @@ def test_a_layer_of_the_real_shapes_takes_the_whole_path(tmp_path: Path) -> None
     write(tmp_path / "model", "qwen2_5_vl_3b", layers=1, blocks=2)
     given = [
         f"model.path={tmp_path / 'model'}", "model=qwen2_5_vl_3b", "model.stream=true", "model.max_pixels=12544",
-        "model.data=pocket", "evaluation.data=pocket", "evaluation.text=pocket", "calibration.source=pocket", "calibration.text=pocket",
-        "calibration.tokens=256", "calibration.sample_tokens=64", "profile.tokens=64", "profile.clusters=8", "profile.seeds=1",
-        "allocation=uniform", "quantizer.high=rtn4", "evaluation.benchmarks=[pope]", "evaluation.samples=1",
-        "evaluation.fidelity=0", "evaluation.text_tokens=0", "checkpoint=true", "tracking=none", f"paths.outputs={tmp_path / 'out'}",
+        "model.data=pocket", "evaluation.data=pocket", "evaluation.text=pocket", "calibration.source=pocket",
+        "calibration.text=pocket", "calibration.tokens=256", "calibration.sample_tokens=64", "profile.tokens=64",
+        "profile.clusters=8", "profile.seeds=1", "allocation=uniform", "quantizer.high=rtn4", "evaluation.benchmarks=[pope]",
+        "evaluation.samples=1", "evaluation.fidelity=0", "evaluation.text_tokens=0", "checkpoint=true", "tracking=none",
+        f"paths.outputs={tmp_path / 'out'}",
     ]  # fmt: skip
     command = [sys.executable, "-m", "pipelines.cli", "run", *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})

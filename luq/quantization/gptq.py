@@ -59,7 +59,7 @@ class GPTQ:
         order = torch.arange(columns, device=w.device)
         if tier.act_order:
             order = torch.argsort(importance, descending=True, stable=True)
-        factor = hessians.factorize(hessian[order][:, order], tier.damping)
+        factor = hessians.factorize(hessian, tier.damping, order)
         grid = fit(w, tier.bits, size, tier.symmetric, importance, tier.clip_steps)
         group = (torch.arange(columns, device=w.device) // size)[order]
         dynamic = not tier.act_order and not tier.static_groups

@@ -33,10 +33,15 @@ def check(hessian: Tensor, columns: int, where: str = "") -> None:
     place = f" of {where}" if where else ""
     if hessian.shape != (columns, columns):
         raise DataError(f"the Hessian{place} is {tuple(hessian.shape)}, the weight has {columns} columns")
-    if not torch.isfinite(hessian).all():
+    strips = [slice(start, start + STRIP) for start in range(0, columns, STRIP)]
+    if not all(bool(torch.isfinite(hessian[strip]).all()) for strip in strips):
         raise DataError(f"the Hessian{place} holds NaN or infinity: look for bad activations in the calibration set")
-    if not torch.allclose(hessian, hessian.T, rtol=1e-3, atol=1e-5 * float(hessian.abs().max())):
+    largest = max((float(hessian[strip].abs().max()) for strip in strips), default=0.0)
+    if not all(torch.allclose(hessian[s], hessian[:, s].T, rtol=1e-3, atol=1e-5 * largest) for s in strips):
         raise DataError(f"the Hessian{place} is not symmetric")
+
+
+STRIP = 1024  # rows of a Hessian that are copied or compared at a time
 
 
 @dataclass(frozen=True)
@@ -48,18 +53,21 @@ class Factor:
     damping: float
 
 
-def factorize(hessian: Tensor, damping: float) -> Factor:
+def factorize(hessian: Tensor, damping: float, order: Tensor | None = None) -> Factor:
     """Upper Cholesky factor of the inverse damped Hessian; the damping is raised until it exists.
 
-    `damping` is a share of the mean diagonal (GPTQ's percdamp). Dead columns get a diagonal of one.
+    `damping` is a share of the mean diagonal (GPTQ's percdamp). Dead columns get a diagonal of one. `order` [in]: of the columns
+    in the factor. Of a wide layer each matrix is over a gigabyte: there are at most two beside the Hessian at a time.
     """
-    dead = torch.diagonal(hessian) <= 0
-    work = hessian.clone()
-    torch.diagonal(work)[dead] = 1.0
-    diagonal, mean = torch.diagonal(work).clone(), float(torch.diagonal(work).mean())
+    order = torch.arange(len(hessian), device=hessian.device) if order is None else order
+    dead = (torch.diagonal(hessian) <= 0)[order]
     while damping <= 1.0:
-        work = hessian.clone()  # of a wide layer each matrix is over a gigabyte: at most two beside the Hessian at a time
-        torch.diagonal(work).copy_(diagonal + torch.full_like(diagonal, damping * mean))
+        work = torch.empty_like(hessian)
+        for start in range(0, len(order), STRIP):
+            work[start : start + STRIP] = hessian[order[start : start + STRIP]][:, order]
+        diagonal = torch.diagonal(work)
+        diagonal[dead] = 1.0
+        diagonal.add_(damping * float(diagonal.mean()))
         work, info = torch.linalg.cholesky_ex(work)
         if int(info) == 0:
             work = torch.cholesky_inverse(work)

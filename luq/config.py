@@ -147,12 +147,15 @@ class TierConfig:
     clip_steps: int = 0  # shrink factors tried per group; 0: no clip search
     damping: float = 0.01  # share of the mean diagonal of the Hessian
     block: int = 128
+    window: int = 12  # trellis: bits that a weight is looked up by; each one more takes twice the time
     true_sequential: bool = True
     faithful: bool = True  # billm: as the released code does it; false: as the paper says it
 
     def __post_init__(self) -> None:
         registry.check("quantizer", self.method)
-        _require(self.bits in (2, 3, 4, 8), "tier.bits", self.bits, "2, 3, 4 or 8")
+        _require(
+            self.bits in ((1, 2, 3, 4) if self.method == "trellis" else (2, 3, 4, 8)), "tier.bits", self.bits, "2, 3, 4 or 8"
+        )
         _require(self.group_size >= 0, "tier.group_size", self.group_size, "0 (one group per row) or a divisor of the columns")
         _require(self.block >= 1, "tier.block", self.block, "at least 1")
         _require(0 <= self.damping <= 1, "tier.damping", self.damping, "in [0, 1]")

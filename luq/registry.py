@@ -12,6 +12,7 @@ TABLES: dict[str, dict[str, str]] = {
         "gptq": "luq.quantization.gptq:GPTQ",
         "rtn": "luq.quantization.gptq:RTN",
         "billm": "luq.quantization.billm:BiLLM",
+        "trellis": "luq.quantization.trellis:Trellis",
         "float16": "luq.quantization.tiers:Float16",
     },
     "order": {

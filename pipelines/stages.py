@@ -94,7 +94,7 @@ class Stages:
         quantizer = self.config.quantizer
         for name in dict.fromkeys((quantizer.low, quantizer.high, *self.config.allocation.tiers)):
             tier: TierConfig = quantizer.tiers[name]
-            if tier.method == "float16":
+            if tier.method in ("float16", "trellis"):
                 continue
             for linear, weight in vlm.original(0).items():
                 try:

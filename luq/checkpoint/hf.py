@@ -14,8 +14,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from luq.checkpoint.save import FORMAT
 from luq.errors import ModelError
 from luq.models.vlm import LINEARS, find_layers
+from luq.quantization.formats import restore
 from luq.quantization.linear import PackedLinear
-from luq.quantization.packed import restore
 
 METHOD = "luq"
 

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from luq.errors import StoreError
 from luq.models.vlm import LINEARS
-from luq.quantization.packed import PackedWeight, restore
+from luq.quantization.formats import restore
+from luq.quantization.packed import PackedWeight
 
 FILE = "layer.safetensors"
 PackedLayer = dict[str, PackedWeight]

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from luq.errors import StoreError
 from luq.quantization.packing import unpack_bits, unpack_codes
 
 
@@ -121,13 +120,3 @@ class BinaryWeight(PackedWeight):
         """1 + share of salient weights (BiLLM, equation 14); the paper rounds it to 1.08."""
         columns = self.shape[1]
         return 1.0 + int(unpack_bits(self.buffers["salient"], (columns,)).sum()) / columns
-
-
-FORMATS: dict[str, type[PackedWeight]] = {c.format: c for c in (FloatWeight, IntegerWeight, BinaryWeight)}
-
-
-def restore(name: str, buffers: dict[str, Tensor], shape: tuple[int, int], **meta: Any) -> PackedWeight:
-    """The packed weight of format `name` around loaded buffers."""
-    if name not in FORMATS:
-        raise StoreError(f"packed weight has the unknown format {name!r}; this version reads {', '.join(FORMATS)}")
-    return FORMATS[name](buffers, shape, **meta)

@@ -5,6 +5,7 @@
  * Products and sums are not contracted (-ffp-contract=off): the unpacked weights are bit for bit those of torch.
  */
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -258,4 +259,91 @@ void luq_binary_unpack(const uint8_t *signs, const uint8_t *salient, const uint8
             }
         }
     }
+}
+
+/* One step of the trellis: `next` and, per stem (the window - bits last bits of a state), the best of its predecessors. Stems come in
+ * sixteens. A stem's successors stand together, so that its least cost is spread over them. */
+static inline __attribute__((always_inline)) void trellis_step(float value, const float *table, const float *cost, float *next,
+                                                               uint8_t *choice, int64_t stems, const int bits) {
+    const int fan = 1 << bits;
+    for (int64_t j = 0; j < stems; j += 16) {
+#if defined(__AVX512F__)
+        __m512 least = _mm512_loadu_ps(cost + j);
+        __m512i best = _mm512_setzero_si512();
+        for (int a = 1; a < fan; a++) {
+            const __m512 other = _mm512_loadu_ps(cost + j + a * stems);
+            const __mmask16 less = _mm512_cmp_ps_mask(other, least, _CMP_LT_OQ);
+            least = _mm512_mask_mov_ps(least, less, other);
+            best = _mm512_mask_mov_epi32(best, less, _mm512_set1_epi32(a));
+        }
+        _mm_storeu_si128((__m128i *)(choice + j), _mm512_cvtepi32_epi8(best));
+        const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        for (int v = 0; v < fan; v++) {
+            const __m512i from = _mm512_srli_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(16 * v)), (unsigned)bits);
+            const __m512 away = _mm512_sub_ps(_mm512_set1_ps(value), _mm512_loadu_ps(table + (j << bits) + 16 * v));
+            const __m512 sum = _mm512_add_ps(_mm512_permutexvar_ps(from, least), _mm512_mul_ps(away, away));
+            _mm512_storeu_ps(next + (j << bits) + 16 * v, sum);
+        }
+#else
+        for (int i = 0; i < 16; i++) {
+            float least = cost[j + i];
+            int best = 0;
+            for (int a = 1; a < fan; a++) {
+                const float other = cost[j + i + a * stems];
+                if (other < least) least = other, best = a;
+            }
+            choice[j + i] = (uint8_t)best;
+            for (int u = 0; u < fan; u++) {
+                const float away = value - table[((j + i) << bits) + u];
+                next[((j + i) << bits) + u] = least + away * away;
+            }
+        }
+#endif
+    }
+}
+
+/* Viterbi search of bit-shift trellises: each sequence of `length` values goes on from its own state, the last `window` bits of its
+ * stream, and a step shifts `bits` new ones in from below. The least sum of (value - table[state])^2 wins; of equal ones the lowest.
+ * window >= bits + 4. Returns 0, or 1 without memory. */
+int luq_trellis_encode(const float *values, const float *table, int32_t *states, uint8_t *codes, int64_t sequences, int64_t length,
+                       int64_t bits, int64_t window) {
+    const int64_t count = (int64_t)1 << window, stems = count >> bits;
+    int failed = 0;
+#pragma omp parallel
+    {
+        float *memory = malloc(2 * (size_t)count * sizeof(float) + (size_t)(length * stems));
+        uint8_t *from = memory ? (uint8_t *)(memory + 2 * count) : NULL;
+        if (!memory) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t s = 0; s < sequences; s++) {
+            if (!memory) continue;
+            float *cost = memory, *next = memory + count;
+            for (int64_t i = 0; i < count; i++) cost[i] = 1e30f;
+            cost[states[s]] = 0;
+            for (int64_t t = 0; t < length; t++) {
+                const float value = values[s * length + t];
+                switch (bits) {
+                case 1: trellis_step(value, table, cost, next, from + t * stems, stems, 1); break;
+                case 2: trellis_step(value, table, cost, next, from + t * stems, stems, 2); break;
+                case 3: trellis_step(value, table, cost, next, from + t * stems, stems, 3); break;
+                case 4: trellis_step(value, table, cost, next, from + t * stems, stems, 4); break;
+                }
+                float *swap = cost;
+                cost = next, next = swap;
+            }
+            int64_t at = 0;
+            for (int64_t i = 1; i < count; i++)
+                if (cost[i] < cost[at]) at = i;
+            states[s] = (int32_t)at;
+            for (int64_t t = length - 1; t >= 0; t--) {
+                codes[s * length + t] = (uint8_t)(at & ((1 << bits) - 1));
+                at = at >> bits | (int64_t)from[t * stems + (at >> bits)] << (window - bits);
+            }
+        }
+        free(memory);
+    }
+    return failed;
 }

@@ -133,3 +133,16 @@ def linear(x: Tensor, weight: PackedWeight) -> Tensor | None:
     for one, out in zip(inputs, found, strict=True):
         run(*pointers, _address(one), _address(sums), _address(out), *_longs(rows, columns, *sizes))
     return found.view(*x.shape[:-1], rows).to(x.dtype)
+
+
+def trellis(values: Tensor, table: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor] | None:
+    """Viterbi search of values [sequences, length] from states [sequences]: codes uint8, last states int32."""
+    kernels = library() if values.device.type == "cpu" and window >= bits + 4 else None
+    if kernels is None:
+        return None
+    values, last = values.contiguous(), states.int().clone()
+    codes = torch.empty(values.shape, dtype=torch.uint8)
+    sizes = _longs(*values.shape, bits, window)
+    if kernels.luq_trellis_encode(_address(values), _address(table), _address(last), _address(codes), *sizes):
+        raise MemoryError("no memory for the search of a trellis: choose a smaller tier.window")
+    return codes, last

@@ -11,8 +11,8 @@ from luq.errors import DataError, StoreError
 from luq.memory import measure
 from luq.models.vlm import LINEARS, VLM
 from luq.quantization.database import FILE, layer_size, read_layer
+from luq.quantization.formats import FORMATS
 from luq.quantization.linear import PackedLinear
-from luq.quantization.packed import FORMATS
 from luq.quantization.walk import Walk, first_inputs, hessians, install, quantize_layer
 from luq.store import Store
 
@@ -165,7 +165,7 @@ def test_linears_with_one_input_share_one_hessian(vlm: VLM, calibration: Calibra
 def test_a_file_without_metadata_and_an_unknown_format_are_named(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from luq.quantization.packed import restore
+    from luq.quantization.formats import restore
 
     save_file({"q_proj.codes": torch.zeros(1)}, tmp_path / FILE)
     with pytest.raises(StoreError, match="no luq metadata"):

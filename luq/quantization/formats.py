@@ -1,0 +1,18 @@
+"""Every format that a file may hold, by name."""
+
+from typing import Any
+
+from torch import Tensor
+
+from luq.errors import StoreError
+from luq.quantization.packed import BinaryWeight, FloatWeight, IntegerWeight, PackedWeight
+from luq.quantization.trellis import TrellisWeight
+
+FORMATS: dict[str, type[PackedWeight]] = {c.format: c for c in (FloatWeight, IntegerWeight, BinaryWeight, TrellisWeight)}
+
+
+def restore(name: str, buffers: dict[str, Tensor], shape: tuple[int, int], **meta: Any) -> PackedWeight:
+    """The packed weight of format `name` around loaded buffers."""
+    if name not in FORMATS:
+        raise StoreError(f"packed weight has the unknown format {name!r}; this version reads {', '.join(FORMATS)}")
+    return FORMATS[name](buffers, shape, **meta)

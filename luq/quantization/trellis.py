@@ -1,0 +1,198 @@
+"""Trellis-coded quantization: 1 to 4 bits a weight and a scale per strip of rows, nothing else.
+
+Weight and Hessian are rotated, so that weights look Gaussian. In each strip of 16 rows the codes of all columns are one stream
+of bits; the number that a weight stands for is an entry of a fixed table of 2^window Gaussian values, at the last `window` bits
+of the stream. Tiles of 16 x 16 weights are searched by Viterbi's algorithm one after the other, each from where the one before it
+ended, and GPTQ's error feedback runs between them.
+"""
+
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from luq.config import TierConfig
+from luq.quantization import hessian as hessians
+from luq.quantization.incoherence import rotate, unrotate
+from luq.quantization.kernels import cpu
+from luq.quantization.packed import PackedWeight
+
+TILE = 16  # rows of a strip, and columns that are searched together
+SEED = 1  # of the rotations
+GAIN = {1: 0.88, 2: 1.02, 3: 1.05, 4: 1.07}  # spread of the table against that of Gaussian weights with the least error
+TRIED = (1.0, 0.9, 1.1)  # factors on it: feedback changes what is to be coded
+
+
+@lru_cache(maxsize=4)
+def table(window: int) -> Tensor:
+    """2^window quantiles of the normal distribution, fp16 values in fp32, so mixed that neighbours in the trellis are far apart."""
+    count = 1 << window
+    at = torch.arange(count, dtype=torch.int64)
+    for factor in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D):  # odd multiplications and shifted sums are one to one
+        at = at * factor % count
+        at = at ^ at >> (window + 1) // 2
+    quantiles = (at.double() + 0.5) / count
+    return torch.special.ndtri(quantiles).half().float()
+
+
+class TrellisWeight(PackedWeight):
+    """Codes as a stream of bits per strip, highest bit of a byte first, and one fp16 scale per strip.
+
+    Bits of a strip: `bits` for each weight, highest first, tile after tile, in a tile row after row. Weight t stands for
+    table[s_t] * scale, with s_t = (s_(t-1) << bits | code_t) mod 2^window and s_(-1) = 0; then both rotations are undone. Rows
+    and columns are filled up to multiples of 16 with weights that are cut off again.
+    """
+
+    format = "trellis"
+    classes: ClassVar = {"codes": "codes", "scales": "scales"}
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        rows, columns = self.shape
+        bits, window = int(self.meta["bits"]), int(self.meta["window"])
+        codes = _unpack(self.buffers["codes"], bits)
+        states = _states(codes, torch.zeros_like(codes[:, 0]), bits, window)
+        values = table(window).to(codes.device)[states]
+        rotated = _from_tiles(values * self.buffers["scales"].float()[:, None])[:rows, :columns]
+        return unrotate(unrotate(rotated, SEED).T.contiguous(), SEED + 1).T.contiguous().to(dtype)
+
+    @property
+    def nominal_bits(self) -> float:
+        return float(self.meta["bits"])
+
+
+def _states(codes: Tensor, before: Tensor, bits: int, window: int) -> Tensor:
+    """The state after each code [strips, weights], from the states [strips] before the first."""
+    steps = -(-window // bits)
+    past = [before >> bits * back & ((1 << bits) - 1) for back in range(steps - 1, -1, -1)]
+    stream = torch.cat([torch.stack(past, 1), codes.int()], 1)
+    found = torch.zeros_like(codes, dtype=torch.int32)
+    for back in range(steps):
+        found |= stream[:, steps - back : stream.shape[1] - back] << (bits * back)
+    return found & ((1 << window) - 1)
+
+
+def _unpack(stream: Tensor, bits: int) -> Tensor:
+    """uint8 [strips, bytes] -> int32 codes [strips, weights]."""
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=stream.device)
+    flat = ((stream.unsqueeze(-1) >> shifts) & 1).view(len(stream), -1, bits).int()
+    return (flat << torch.arange(bits - 1, -1, -1, dtype=torch.int32, device=stream.device)).sum(-1, dtype=torch.int32)
+
+
+def _pack(codes: Tensor, bits: int) -> Tensor:
+    """uint8 codes [strips, weights] -> uint8 [strips, bytes]; 256 weights a tile make whole bytes."""
+    planes = codes.unsqueeze(-1) >> torch.arange(bits - 1, -1, -1, dtype=torch.uint8) & 1
+    return torch.from_numpy(np.packbits(planes.view(len(codes), -1).numpy(), axis=1))
+
+
+def _to_tiles(weight: Tensor) -> Tensor:
+    """[16 strips, 16 tiles] -> [strips, tiles * 256], in the order of the stream."""
+    strips, tiles = weight.shape[0] // TILE, weight.shape[1] // TILE
+    return weight.view(strips, TILE, tiles, TILE).transpose(1, 2).reshape(strips, -1)
+
+
+def _from_tiles(values: Tensor) -> Tensor:
+    strips, tiles = len(values), values.shape[1] // TILE**2
+    return values.view(strips, tiles, TILE, TILE).transpose(1, 2).reshape(strips * TILE, tiles * TILE)
+
+
+def _pad(x: Tensor, rows: int, columns: int) -> Tensor:
+    return torch.nn.functional.pad(x, (0, -columns % TILE, 0, -rows % TILE))
+
+
+def search(values: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
+    """Best codes uint8 [sequences, length] of values [sequences, length] from states int32 [sequences], and the last states."""
+    found = cpu.trellis(values, table(window), states, bits, window)
+    return _search(values, states, bits, window) if found is None else found
+
+
+def _search(values: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
+    """The same in torch: slower, and what the compiled search is compared with."""
+    numbers, fan, stems = table(window).to(values.device), 1 << bits, 1 << (window - bits)
+    cost = torch.full((len(values), fan * stems), 1e30, device=values.device)
+    cost[torch.arange(len(values)), states.long()] = 0
+    choices = []
+    for t in range(values.shape[1]):
+        least, best = cost.view(-1, fan, stems).min(1)
+        choices.append(best.to(torch.uint8))
+        away = values[:, t, None] - numbers
+        cost = least.repeat_interleave(fan, 1) + away * away
+    at = cost.argmin(1)
+    last, codes = at.int(), []
+    for best in reversed(choices):
+        codes.append((at & (fan - 1)).to(torch.uint8))
+        stem = at >> bits
+        at = stem | best.gather(1, stem[:, None])[:, 0].long() << (window - bits)
+    return torch.stack(codes[::-1], 1), last
+
+
+class Trellis:
+    """Rotate, search tile by tile with feedback, scale under the Hessian."""
+
+    data_free = False
+
+    def __init__(self, tier: TierConfig):
+        self.tier = tier
+
+    def quantize(self, weight: Tensor, hessian: Tensor) -> TrellisWeight:
+        """weight [out, in], hessian [in, in], both fp32 -> packed. Raises DataError for a Hessian that is not one."""
+        (rows, columns), bits, window = weight.shape, self.tier.bits, self.tier.window
+        hessians.check(hessian, columns)
+        dead = torch.diagonal(hessian) <= 0
+        turned = rotate(torch.where(dead, 0.0, weight), SEED)
+        turned = rotate(turned.T.contiguous(), SEED + 1).T.contiguous()
+        metric = rotate(rotate(hessian, SEED).T.contiguous(), SEED)
+        target = _pad(turned, rows, columns)
+        metric = _pad(metric, columns, columns)
+        torch.diagonal(metric)[columns:] = torch.diagonal(metric)[:columns].mean()
+        factor = hessians.factorize(metric, self.tier.damping)
+        spread = target.view(-1, TILE * target.shape[1]).square().mean(1).sqrt().clamp_min(2.0**-14)
+        best: tuple[float, Tensor, Tensor] | None = None
+        for tried in TRIED:
+            scale = spread * GAIN[bits] * tried
+            codes, values = _encode(target, factor.upper, scale, bits, window)
+            scale = _rescale(target, values, metric, scale)
+            error = _error(target - values * scale.repeat_interleave(TILE)[:, None], metric)
+            if best is None or error < best[0]:
+                best = error, codes, scale
+        assert best is not None
+        buffers = {"codes": _pack(best[1].cpu(), bits).to(weight.device), "scales": best[2].half()}
+        return TrellisWeight(buffers, (rows, columns), bits=bits, window=window, damping=factor.damping)
+
+
+def _encode(target: Tensor, upper: Tensor, scale: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
+    """Codes [strips, weights] and unscaled values [rows, columns], column block by column block with feedback."""
+    work, values = target.clone(), torch.empty_like(target)
+    numbers = table(window).to(target.device)
+    states = torch.zeros(len(scale), dtype=torch.int32, device=target.device)
+    parts = []
+    for start in range(0, target.shape[1], TILE):
+        end = start + TILE
+        tile = _to_tiles(work[:, start:end].contiguous())
+        ahead = work[::TILE, end : end + TILE]  # what comes next, before its feedback: the tile should end where that can go on
+        codes, _ = search(torch.cat([tile, ahead], 1) / scale[:, None], states, bits, window)
+        codes = codes[:, : TILE**2]
+        passed = _states(codes, states, bits, window)
+        states = passed[:, -1]
+        found = _from_tiles(numbers[passed])
+        parts.append(codes)
+        values[:, start:end] = found
+        error = work[:, start:end] - found * scale.repeat_interleave(TILE)[:, None]
+        if end < target.shape[1]:
+            step = torch.linalg.solve_triangular(upper[start:end, start:end], error, upper=True, left=False)
+            work[:, end:] -= step @ upper[start:end, end:]
+    return torch.cat(parts, 1), values
+
+
+def _rescale(target: Tensor, values: Tensor, metric: Tensor, scale: Tensor) -> Tensor:
+    """Per strip the scale with the least error under the Hessian for these codes, as it is stored."""
+    weighted = values @ metric
+    strips = len(scale)
+    above = (weighted * target).view(strips, -1).sum(1)
+    below = (weighted * values).view(strips, -1).sum(1)
+    return torch.where(below > 0, above / below, scale).half().float()
+
+
+def _error(difference: Tensor, metric: Tensor) -> float:
+    return float(((difference @ metric) * difference).sum())

@@ -1,5 +1,4 @@
-"""Every setting as frozen dataclasses, checked when they are made. Imports nothing that knows Hydra.
-
+"""Every setting as frozen dataclasses, checked when they are made; nothing here knows Hydra.
 A wrong value is a ConfigError that names the key, the value and the allowed range, before any work starts.
 """
 
@@ -153,9 +152,9 @@ class TierConfig:
 
     def __post_init__(self) -> None:
         registry.check("quantizer", self.method)
-        _require(
-            self.bits in ((1, 2, 3, 4) if self.method == "trellis" else (2, 3, 4, 8)), "tier.bits", self.bits, "2, 3, 4 or 8"
-        )
+        widths = (1, 2, 3, 4) if self.method == "trellis" else (2, 3, 4, 8)
+        _require(self.bits in widths, "tier.bits", self.bits, f"one of {widths}")
+        _require(self.bits + 4 <= self.window <= 16, "tier.window", self.window, "in [bits + 4, 16]")
         _require(self.group_size >= 0, "tier.group_size", self.group_size, "0 (one group per row) or a divisor of the columns")
         _require(self.block >= 1, "tier.block", self.block, "at least 1")
         _require(0 <= self.damping <= 1, "tier.damping", self.damping, "in [0, 1]")
@@ -202,10 +201,9 @@ class EvaluationConfig:
             registry.check("benchmark", name)
         _require(self.samples is None or self.samples >= 1, "evaluation.samples", self.samples, "at least 1, or null for all")
         _require(self.fidelity is None or self.fidelity >= 0, "evaluation.fidelity", self.fidelity, "0 or more, or null for all")
-        _require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "at least 1")
         _require(self.split in SPLITS, "evaluation.split", self.split, f"one of {', '.join(SPLITS)}")
-        _require(self.text_tokens >= 0, "evaluation.text_tokens", self.text_tokens, "0 or more")
-        _require(self.text_length >= 2, "evaluation.text_length", self.text_length, "at least 2")
+        for name, least in (("text_tokens", 0), ("text_length", 2), ("batch_size", 1)):
+            _require(getattr(self, name) >= least, f"evaluation.{name}", getattr(self, name), f"at least {least}")
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 A dimension that is not a power of two is cut into equal blocks of the largest power of two that divides it.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 
+@lru_cache(maxsize=64)
 def signs(size: int, seed: int) -> Tensor:
     """`size` signs +1.0 and -1.0, the same on every platform: the top bit of a mixed counter (splitmix64)."""
     mask = (1 << 64) - 1

@@ -27,7 +27,7 @@ TRIED = (1.0, 0.9, 1.1)  # factors on it: feedback changes what is to be coded
 
 @lru_cache(maxsize=4)
 def table(window: int) -> Tensor:
-    """2^window quantiles of the normal distribution, fp16 values in fp32, so mixed that neighbours in the trellis are far apart."""
+    """2^window quantiles of the normal distribution, fp16 values in fp32, mixed so that successors of a state are far apart."""
     count = 1 << window
     at = torch.arange(count, dtype=torch.int64)
     for factor in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D):  # odd multiplications and shifted sums are one to one
@@ -55,7 +55,13 @@ class TrellisWeight(PackedWeight):
         states = _states(codes, torch.zeros_like(codes[:, 0]), bits, window)
         values = table(window).to(codes.device)[states]
         rotated = _from_tiles(values * self.buffers["scales"].float()[:, None])[:rows, :columns]
-        return unrotate(unrotate(rotated, SEED).T.contiguous(), SEED + 1).T.contiguous().to(dtype)
+        seed = int(self.meta["seed"])
+        return unrotate(unrotate(rotated, seed).T.contiguous(), seed + 1).T.contiguous().to(dtype)
+
+    @property
+    def table(self) -> Tensor:
+        """The numbers that the codes stand for."""
+        return table(int(self.meta["window"]))
 
     @property
     def nominal_bits(self) -> float:
@@ -147,7 +153,10 @@ class Trellis:
         metric = _pad(metric, columns, columns)
         torch.diagonal(metric)[columns:] = torch.diagonal(metric)[:columns].mean()
         factor = hessians.factorize(metric, self.tier.damping)
-        spread = target.view(-1, TILE * target.shape[1]).square().mean(1).sqrt().clamp_min(2.0**-14)
+        real = torch.full((len(target) // TILE,), TILE * columns)
+        real[-1] -= (len(target) - rows) * columns
+        energy = target.view(len(real), -1).square().sum(1)
+        spread = (energy / real.to(energy)).sqrt().clamp(2.0**-14, 2.0**15)
         best: tuple[float, Tensor, Tensor] | None = None
         for tried in TRIED:
             scale = spread * GAIN[bits] * tried
@@ -158,7 +167,7 @@ class Trellis:
                 best = error, codes, scale
         assert best is not None
         buffers = {"codes": _pack(best[1].cpu(), bits).to(weight.device), "scales": best[2].half()}
-        return TrellisWeight(buffers, (rows, columns), bits=bits, window=window, damping=factor.damping)
+        return TrellisWeight(buffers, (rows, columns), bits=bits, window=window, seed=SEED, damping=factor.damping)
 
 
 def _encode(target: Tensor, upper: Tensor, scale: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:

@@ -347,3 +347,104 @@ int luq_trellis_encode(const float *values, const float *table, int32_t *states,
     }
     return failed;
 }
+
+/* The eight weights from t on (a multiple of 8) of a strip's stream, unscaled: table entries at the last `window` bits, window <= 16. */
+static inline __attribute__((always_inline)) void trellis_eight(const uint8_t *stream, const float *table, int64_t t, const int bits,
+                                                                int window, float *out) {
+    const int64_t end = t + 8, last = end * bits / 8; /* eight weights end with a byte */
+    uint64_t word = 0;
+    if (last >= 8) {
+        memcpy(&word, stream + last - 8, 8);
+        word = __builtin_bswap64(word);
+    } else
+        for (int64_t i = 0; i < last; i++) word = word << 8 | stream[i];
+    const uint64_t mask = ((uint64_t)1 << window) - 1;
+    for (int i = 0; i < 8; i++) out[i] = table[word >> (7 - i) * bits & mask];
+}
+
+#define BY_BITS(run)                                                                                                  \
+    switch (bits) {                                                                                                   \
+    case 1: run(1); break;                                                                                            \
+    case 2: run(2); break;                                                                                            \
+    case 3: run(3); break;                                                                                            \
+    case 4: run(4); break;                                                                                            \
+    }
+
+/* Blocks of a dimension whose neighbours stand `step` floats apart, for `lanes` columns beside each other: the same sums in the same
+ * order as torch's, then the factor 1 / sqrt(block), as given. */
+static inline __attribute__((always_inline)) void hadamard(float *x, int64_t size, int64_t block, int64_t step, int64_t lanes,
+                                                           float factor) {
+    for (int64_t half = 1; half < block; half *= 2)
+        for (int64_t i = 0; i < size; i += 2 * half)
+            for (int64_t j = i; j < i + half; j++)
+                for (int64_t c = 0; c < lanes; c++) {
+                    const float low = x[j * step + c], high = x[(j + half) * step + c];
+                    x[j * step + c] = low + high;
+                    x[(j + half) * step + c] = low - high;
+                }
+    for (int64_t j = 0; j < size; j++)
+        for (int64_t c = 0; c < lanes; c++) x[j * step + c] *= factor;
+}
+
+typedef struct { const uint8_t *codes; const uint16_t *scales; const float *table; int64_t width, bits, window; } Coded;
+
+static inline __attribute__((always_inline)) void trellis_row(const Coded *w, int64_t r, int64_t c, const int bits, float *out) {
+    const uint8_t *stream = w->codes + r / 16 * 2 * w->width * bits;
+    trellis_eight(stream, w->table, 16 * c + 16 * (r % 16), bits, (int)w->window, out);
+    trellis_eight(stream, w->table, 16 * c + 16 * (r % 16) + 8, bits, (int)w->window, out + 8);
+}
+
+/* y = x W^T: x is rotated, multiplied and the result turned back. work: `width` floats, the columns filled up to a multiple of 16.
+ * signs: of the columns, then of the rows; blocks and factors: of columns and rows. */
+void luq_trellis_matvec(const uint8_t *codes, const uint16_t *scales, const float *table, const float *signs, const float *x, float *work,
+                        float *y, int64_t rows, int64_t columns, int64_t width, int64_t bits, int64_t window, int64_t block_in,
+                        int64_t block_out, const float *factors) {
+    const Coded w = {codes, scales, table, width, bits, window};
+    for (int64_t c = 0; c < width; c++) work[c] = c < columns ? x[c] * signs[c] : 0.0f;
+    hadamard(work, columns, block_in, 1, 1, factors[0]);
+#define RUN(n)                                                                                                        \
+    for (int64_t c = 0; c < width; c += 16) {                                                                         \
+        float value[16];                                                                                              \
+        trellis_row(&w, r, c, n, value);                                                                              \
+        for (int i = 0; i < 16; i++) sum[i] += value[i] * work[c + i];                                                \
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        float sum[16] = {0}, total = 0;
+        BY_BITS(RUN)
+        for (int i = 0; i < 16; i++) total += sum[i];
+        y[r] = total * half_to_float(scales[r / 16]);
+    }
+#undef RUN
+    hadamard(y, rows, block_out, 1, 1, factors[1]);
+    for (int64_t r = 0; r < rows; r++) y[r] *= signs[columns + r];
+}
+
+/* The weight [rows, columns], both rotations undone. */
+void luq_trellis_unpack(const uint8_t *codes, const uint16_t *scales, const float *table, const float *signs, float *out, int64_t rows,
+                        int64_t columns, int64_t width, int64_t bits, int64_t window, int64_t block_in, int64_t block_out,
+                        const float *factors) {
+    const Coded w = {codes, scales, table, width, bits, window};
+#define RUN(n)                                                                                                        \
+    for (int64_t c = 0; c < width; c += 16) {                                                                         \
+        float value[16];                                                                                              \
+        trellis_row(&w, r, c, n, value);                                                                              \
+        for (int i = 0; i < 16 && c + i < columns; i++) to[c + i] = value[i] * scale;                                 \
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        const float scale = half_to_float(scales[r / 16]);
+        float *to = out + r * columns;
+        BY_BITS(RUN)
+        hadamard(to, columns, block_in, 1, 1, factors[0]);
+        for (int64_t c = 0; c < columns; c++) to[c] *= signs[c];
+    }
+#undef RUN
+#pragma omp parallel for schedule(static)
+    for (int64_t c = 0; c < columns; c += 64) {
+        const int64_t lanes = columns - c < 64 ? columns - c : 64;
+        hadamard(out + c, rows, block_out, columns, lanes, factors[1]);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t i = 0; i < lanes; i++) out[r * columns + c + i] *= signs[columns + r];
+    }
+}

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from luq.quantization.incoherence import block_of, signs
 from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,9 @@ def _address(tensor: Tensor) -> ctypes.c_void_p:
 
 def unpack(weight: PackedWeight, dtype: torch.dtype) -> Tensor | None:
     """The weight [out, in] in `dtype`."""
+    if weight.format == "trellis":
+        found = _turned_back(weight)
+        return None if found is None else found.to(dtype)
     known = _buffers(weight) if isinstance(weight, IntegerWeight | BinaryWeight) else None
     kernels = library() if known else None
     if known is None or kernels is None:
@@ -115,14 +119,26 @@ def unpack(weight: PackedWeight, dtype: torch.dtype) -> Tensor | None:
 def linear(x: Tensor, weight: PackedWeight) -> Tensor | None:
     """x W^T for up to VECTORS inputs [..., in], summed in fp32."""
     rows, columns = weight.shape
-    if x.device.type != "cpu" or x.numel() > VECTORS * columns or not isinstance(weight, IntegerWeight | BinaryWeight):
+    if x.device.type != "cpu" or x.numel() > VECTORS * columns:
         return None
+    inputs = x.reshape(-1, columns).float().contiguous()
+    if weight.format == "trellis":
+        found = _coded(inputs, weight)
+    elif isinstance(weight, IntegerWeight | BinaryWeight):
+        found = _bits(inputs, weight)
+    else:
+        return None
+    return None if found is None else found.view(*x.shape[:-1], rows).to(x.dtype)
+
+
+def _bits(inputs: Tensor, weight: PackedWeight) -> Tensor | None:
+    """inputs [tokens, in] times a weight of bit planes, [tokens, out]."""
+    rows, columns = weight.shape
     known = _buffers(weight)
     kernels = library() if known else None
     if known is None or kernels is None:
         return None
     pointers, sizes = known
-    inputs = x.reshape(-1, columns).float().contiguous()
     found = torch.empty(len(inputs), rows)
     if isinstance(weight, IntegerWeight):
         run, sums = kernels.luq_integer_matvec, torch.empty(sizes[0])
@@ -132,7 +148,44 @@ def linear(x: Tensor, weight: PackedWeight) -> Tensor | None:
         return None
     for one, out in zip(inputs, found, strict=True):
         run(*pointers, _address(one), _address(sums), _address(out), *_longs(rows, columns, *sizes))
-    return found.view(*x.shape[:-1], rows).to(x.dtype)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _rotation(rows: int, columns: int, seed: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Signs of columns and rows, the factors of both transforms, and their blocks."""
+    blocks = [block_of(columns), block_of(rows)]
+    both = torch.cat([signs(columns, seed), signs(rows, seed + 1)])
+    return both, torch.tensor([block**-0.5 for block in blocks]), blocks
+
+
+def _coded(inputs: Tensor, weight: PackedWeight) -> Tensor | None:
+    """inputs [tokens, in] times a trellis-coded weight, [tokens, out]."""
+    kernels = library() if weight.buffers["codes"].device.type == "cpu" else None
+    if kernels is None:
+        return None
+    (rows, columns), width, found = weight.shape, -(-weight.shape[1] // 16) * 16, torch.empty(len(inputs), weight.shape[0])
+    turn, factors, blocks = _rotation(rows, columns, int(weight.meta["seed"]))
+    numbers, bits, window, work = weight.table, int(weight.meta["bits"]), int(weight.meta["window"]), torch.empty(width)  # type: ignore[attr-defined]
+    fixed = [_address(t) for t in (weight.buffers["codes"], weight.buffers["scales"], numbers, turn)]
+    for one, out in zip(inputs, found, strict=True):
+        sizes = _longs(rows, columns, width, bits, window, *blocks)
+        kernels.luq_trellis_matvec(*fixed, _address(one), _address(work), _address(out), *sizes, _address(factors))
+    return found
+
+
+def _turned_back(weight: PackedWeight) -> Tensor | None:
+    """A trellis-coded weight in fp32, its rotations undone."""
+    kernels = library() if weight.buffers["codes"].device.type == "cpu" else None
+    if kernels is None:
+        return None
+    (rows, columns), width = weight.shape, -(-weight.shape[1] // 16) * 16
+    turn, factors, blocks = _rotation(rows, columns, int(weight.meta["seed"]))
+    found = torch.empty(rows, columns)
+    fixed = [_address(t) for t in (weight.buffers["codes"], weight.buffers["scales"], weight.table, turn, found)]  # type: ignore[attr-defined]
+    sizes = _longs(rows, columns, width, int(weight.meta["bits"]), int(weight.meta["window"]), *blocks)
+    kernels.luq_trellis_unpack(*fixed, *sizes, _address(factors))
+    return found
 
 
 def trellis(values: Tensor, table: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor] | None:

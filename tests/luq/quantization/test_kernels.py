@@ -12,6 +12,7 @@ from luq.quantization.kernels import cpu
 from luq.quantization.linear import PackedLinear
 from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight
 from luq.quantization.packing import pack_bits, pack_codes
+from luq.quantization.trellis import TrellisWeight
 
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(c) for c in ("cc", "gcc", "clang")), reason="no C compiler on this machine"
@@ -44,6 +45,15 @@ def binaries(rows: int, columns: int, block: int, share: float) -> BinaryWeight:
     return BinaryWeight(buffers, (rows, columns), block=block)
 
 
+def coded(rows: int, columns: int, bits: int) -> TrellisWeight:
+    strips, width = -(-rows // 16), -(-columns // 16) * 16
+    buffers = {
+        "codes": torch.randint(0, 256, (strips, 2 * width * bits), generator=GENERATOR).to(torch.uint8),
+        "scales": torch.randn(strips, generator=GENERATOR).half(),
+    }
+    return TrellisWeight(buffers, (rows, columns), bits=bits, window=12, seed=1)
+
+
 # rows, columns, groups, symmetric; and rows, columns, block, share of salient columns
 INTEGERS = [(128, 128, 1, False), (70, 384, 24, True), (33, 4096, 32, False), (1, 48, 3, False)]
 BINARIES = [
@@ -57,6 +67,8 @@ BINARIES = [
 CASES: dict[str, PackedWeight] = {
     f"{bits} bit, {case}": integers(*case[:2], bits, *case[2:]) for bits in (2, 3, 4, 8) for case in INTEGERS
 }
+CODED = [(128, 128, 2), (70, 384, 3), (33, 100, 1), (5, 13, 4), (48, 1040, 2)]  # rows, columns, bits
+CASES |= {f"trellis, {case}": coded(*case) for case in CODED}
 CASES |= {f"binary, {case}": binaries(*case) for case in BINARIES}
 
 
@@ -64,6 +76,8 @@ def relative_error(found: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -
     """The largest error of x W^T, relative to the sizes of its terms: codes up to 2^bits, before the zero point is taken off."""
     dense = weight.dequantize().double()
     size = x.double().abs() @ dense.abs().T
+    if isinstance(weight, TrellisWeight):  # the input is rotated: its terms are other ones
+        size = size + (x.double().norm(dim=-1, keepdim=True) @ dense.norm(dim=1)[None])
     if isinstance(weight, IntegerWeight):
         scales = weight.buffers["scales"].double().repeat_interleave(weight.shape[1] // weight.buffers["scales"].shape[1], 1)
         size = size + x.double().abs() @ (scales * 2 ** len(weight.buffers["codes"])).T
@@ -141,8 +155,8 @@ from tests.luq.quantization.test_kernels import CASES, GENERATOR, relative_error
 for name, weight in CASES.items():
     x = torch.randn(2, weight.shape[1], generator=GENERATOR)
     found = gpu.linear(x, weight)
-    if "(1, 48" in name or "(70, 384, 24" in name:
-        assert found is None, name  # groups of sixteen columns
+    if "(1, 48" in name or "(70, 384, 24" in name or "trellis" in name:
+        assert found is None, name  # groups of sixteen columns, and codes
         continue
     assert found is not None, name
     error = relative_error(found, x, weight)
@@ -162,7 +176,7 @@ def test_triton_kernels_in_the_interpreter() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", [n for n in CASES if "(1, 48" not in n and "(70, 384, 24" not in n])
+@pytest.mark.parametrize("name", [n for n in CASES if "(1, 48" not in n and "(70, 384, 24" not in n and "trellis" not in n])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_triton_kernels_on_a_gpu(name: str, dtype: torch.dtype) -> None:
     from luq.quantization.kernels import gpu

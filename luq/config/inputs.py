@@ -1,0 +1,52 @@
+"""What goes in: a checkpoint, and the tokens it is calibrated on."""
+
+from dataclasses import dataclass, field
+
+from luq import registry
+from luq.config.checks import require
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Hugging Face vision-language checkpoint and how it is asked."""
+
+    name: str
+    path: str  # hub id or local folder; "pocket:NAME" is one that ships with the project
+    revision: str | None = None
+    device: str = "auto"  # auto: cuda if there is one
+    system_prompt: str = ""
+    benchmarks: list[str] = field(default_factory=list)
+    data: str = "hub"  # where its questions usually come from: see EvaluationConfig.data
+    text: str = "wikitext"  # and its held-out text
+    text_length: int = 2048
+    calibration_tokens: int = 128 * 2048  # the paper's
+    min_pixels: int | None = None  # of an image, for families that take any size
+    max_pixels: int | None = None
+    activations_gb: float = 4.0  # of calibration activations kept in memory; the others wait on disk
+    stream: bool = False  # leave the decoder's layers on disk and read each when it is needed, in the checkpoint's own dtype
+
+    def __post_init__(self) -> None:
+        for name in self.benchmarks:
+            registry.check("benchmark", name)
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """Which tokens the model sees while it is profiled and quantized."""
+
+    name: str
+    alpha: float  # share of multimodal tokens, counted in tokens
+    tokens: int = 16384  # in all
+    sample_tokens: int = 128  # per text sample
+    source: str = "pocket"  # where questions come from: pocket, hub (the training split), or a folder as for evaluation.data
+    text: str = "pocket"  # where passages come from: pocket, wikitext (the training split), or a text file
+    benchmarks: list[str] = field(default_factory=lambda: ["textvqa"])  # whose questions make the multimodal samples
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.alpha <= 1, "calibration.alpha", self.alpha, "in [0, 1]")
+        require(self.tokens >= 256, "calibration.tokens", self.tokens, "at least 256")
+        require(8 <= self.sample_tokens <= self.tokens, "calibration.sample_tokens", self.sample_tokens, "in [8, tokens]")
+        require(self.alpha == 0 or bool(self.benchmarks), "calibration.benchmarks", self.benchmarks, "not empty")
+        for name in self.benchmarks:
+            registry.check("benchmark", name)

@@ -11,6 +11,8 @@ TABLES: dict[str, dict[str, str]] = {
     "quantizer": {
         "gptq": "luq.quantization.gptq:GPTQ",
         "rtn": "luq.quantization.gptq:RTN",
+        "ternary": "luq.quantization.gptq:Ternary",
+        "arb_rc": "luq.quantization.arb:ArbRC",
         "billm": "luq.quantization.billm:BiLLM",
         "trellis": "luq.quantization.trellis:Trellis",
         "float16": "luq.quantization.tiers:Float16",

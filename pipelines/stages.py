@@ -98,7 +98,10 @@ class Stages:
                 continue
             for linear, weight in vlm.original(0).items():
                 try:
-                    group_size(weight.shape[1], tier.group_size if tier.method != "billm" else min(tier.block, weight.shape[1]))
+                    group_size(
+                        weight.shape[1],
+                        min(tier.block, weight.shape[1]) if tier.method in ("billm", "arb_rc") else tier.group_size,
+                    )
                 except ConfigError as error:
                     raise ConfigError(f"quantizer.tiers.{name}: {error} ({linear})") from error
 

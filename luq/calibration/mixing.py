@@ -130,4 +130,4 @@ def build(vlm: VLM, config: CalibrationConfig, questions: dict[str, Questions] |
             break
     if rest > 0:
         raise DataError(f"calibration.text={config.text} is {rest} tokens too short: fewer calibration.tokens, or a longer text")
-    return CalibrationSet.of(samples)
+    return CalibrationSet.of(samples, config.weighting, config.image_factor)

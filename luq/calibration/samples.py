@@ -28,19 +28,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Samples in a fixed order; `hash` covers tokens, masks and pixels."""
+    """Samples in a fixed order; `hash` covers tokens, masks, pixels and the weight of image tokens."""
 
     samples: list[Sample]
     hash: str
+    image_weight: float = 1.0  # of an image token in a Hessian, against 1 of a text token
 
     @classmethod
-    def of(cls, samples: list[Sample]) -> "CalibrationSet":
-        digest = hashlib.sha256()
+    def of(cls, samples: list[Sample], weighting: str = "count", image_factor: float = 1.0) -> "CalibrationSet":
+        """`weighting`: count, balance (image tokens weigh together as much as text tokens), or factor (`image_factor` each)."""
+        digest, images = hashlib.sha256(), sum(int(s.image_mask.sum()) for s in samples)
+        weight = image_factor
+        if weighting == "balance" and images:
+            weight = (sum(s.tokens for s in samples) - images) / images
+        if weight != 1:
+            digest.update(f"image weight {weight}".encode())
         for sample in samples:
             digest.update(sample.source.encode())
             for tensor in (sample.input_ids, sample.image_mask, *sample.extra.values()):
                 digest.update(tensor.contiguous().numpy().tobytes())
-        return cls(samples, digest.hexdigest()[:16])
+        return cls(samples, digest.hexdigest()[:16], weight)
 
     @property
     def tokens(self) -> int:
@@ -54,6 +61,12 @@ class CalibrationSet:
     def image_mask(self) -> Tensor:
         """All samples' image-token masks in batch order [tokens]."""
         return torch.cat([s.image_mask for batch in self.batches() for s in batch])
+
+    def weights(self, batch: list[Sample]) -> Tensor | None:
+        """What the tokens of a batch count in a Hessian [tokens of all samples]; None: all alike."""
+        if self.image_weight == 1:
+            return None
+        return torch.where(torch.cat([s.image_mask for s in batch]), self.image_weight, 1.0)
 
     def batches(self, tokens: int = 2048) -> Iterator[list[Sample]]:
         """Samples of equal length and kind together, at most `tokens` a batch, so that nothing is ever padded."""

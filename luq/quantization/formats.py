@@ -5,10 +5,12 @@ from typing import Any
 from torch import Tensor
 
 from luq.errors import StoreError
-from luq.quantization.packed import BinaryWeight, FloatWeight, IntegerWeight, PackedWeight
+from luq.quantization.arb import RowColumnWeight
+from luq.quantization.packed import BinaryWeight, FloatWeight, IntegerWeight, PackedWeight, TernaryWeight
 from luq.quantization.trellis import TrellisWeight
 
-FORMATS: dict[str, type[PackedWeight]] = {c.format: c for c in (FloatWeight, IntegerWeight, BinaryWeight, TrellisWeight)}
+KNOWN = (FloatWeight, IntegerWeight, TernaryWeight, BinaryWeight, RowColumnWeight, TrellisWeight)
+FORMATS: dict[str, type[PackedWeight]] = {c.format: c for c in KNOWN}
 
 
 def restore(name: str, buffers: dict[str, Tensor], shape: tuple[int, int], **meta: Any) -> PackedWeight:

@@ -1,4 +1,4 @@
-"""GPTQ (Frantar et al., ICLR 2023) and round-to-nearest: weight, Hessian -> IntegerWeight. Pure.
+"""GPTQ (Frantar et al., ICLR 2023) and round-to-nearest: weight, Hessian -> IntegerWeight or TernaryWeight. Pure.
 
 Options: symmetric or asymmetric grids, any group size that divides the columns or one group per row,
 act-order with static groups (no index is stored), clip search, 2, 3, 4 or 8 bits, blocks of lazy updates.
@@ -10,14 +10,15 @@ from torch import Tensor
 from luq.config import TierConfig
 from luq.quantization import hessian as hessians
 from luq.quantization.grid import Grid, fit, group_size
-from luq.quantization.packed import IntegerWeight
-from luq.quantization.packing import pack_codes
+from luq.quantization.packed import IntegerWeight, PackedWeight, TernaryWeight
+from luq.quantization.packing import pack_codes, pack_trits
 
 
 def _pack(codes: Tensor, grid: Grid, symmetric: bool, damping: float) -> IntegerWeight:
-    buffers = {"codes": pack_codes(codes, grid.bits), "scales": grid.scale.half()}
+    bits = (grid.levels - 1).bit_length()
+    buffers = {"codes": pack_codes(codes, bits), "scales": grid.scale.half()}
     if not symmetric:
-        buffers["zeros"] = pack_codes(grid.zero, grid.bits)
+        buffers["zeros"] = pack_codes(grid.zero, bits)
     return IntegerWeight(buffers, (codes.shape[0], codes.shape[1]), damping=damping)
 
 
@@ -32,7 +33,7 @@ class RTN:
     def quantize(self, weight: Tensor, hessian: Tensor | None = None) -> IntegerWeight:
         """weight [out, in] fp32 -> packed integers; the Hessian is not used."""
         size = group_size(weight.shape[1], self.tier.group_size)
-        grid = fit(weight, self.tier.bits, size, self.tier.symmetric, steps=self.tier.clip_steps)
+        grid = fit(weight, 2**self.tier.bits, size, self.tier.symmetric, steps=self.tier.clip_steps)
         group = torch.arange(weight.shape[1], device=weight.device) // size
         return _pack(grid.encode(weight, group), grid, self.tier.symmetric, 0.0)
 
@@ -45,11 +46,16 @@ class GPTQ:
     def __init__(self, tier: TierConfig):
         self.tier = tier
 
-    def quantize(self, weight: Tensor, hessian: Tensor) -> IntegerWeight:
+    def quantize(self, weight: Tensor, hessian: Tensor) -> PackedWeight:
         """weight [out, in], hessian [in, in], both fp32 -> packed integers.
 
         Raises DataError for a Hessian that is not one and ConfigError for a group size that does not divide.
         """
+        codes, grid, damping = self._codes(weight, hessian, 2**self.tier.bits, self.tier.symmetric)
+        return _pack(codes, grid, self.tier.symmetric, damping)
+
+    def _codes(self, weight: Tensor, hessian: Tensor, levels: int, symmetric: bool) -> tuple[Tensor, Grid, float]:
+        """Codes [out, in] on a grid of `levels` values, the grid, and the damping that was needed."""
         tier, columns = self.tier, weight.shape[1]
         hessians.check(hessian, columns)
         size = group_size(columns, tier.group_size)
@@ -60,17 +66,27 @@ class GPTQ:
         if tier.act_order:
             order = torch.argsort(importance, descending=True, stable=True)
         factor = hessians.factorize(hessian, tier.damping, order)
-        grid = fit(w, tier.bits, size, tier.symmetric, importance, tier.clip_steps)
+        grid = fit(w, levels, size, symmetric, importance, tier.clip_steps)
         group = (torch.arange(columns, device=w.device) // size)[order]
         dynamic = not tier.act_order and not tier.static_groups
-        codes, grid = _columns(w[:, order], factor.upper, grid, group, size if dynamic else 0, tier, importance)
+        codes, grid = _columns(w[:, order], factor.upper, grid, group, size if dynamic else 0, tier, symmetric, importance)
         original = torch.empty_like(codes)
         original[:, order] = codes
-        return _pack(original, grid, tier.symmetric, factor.damping)
+        return original, grid, factor.damping
+
+
+class Ternary(GPTQ):
+    """-1, 0 and 1 times a scale per row and group, with GPTQ's error feedback: five weights in a byte."""
+
+    def quantize(self, weight: Tensor, hessian: Tensor) -> TernaryWeight:
+        """As GPTQ's, on a grid of three values."""
+        codes, grid, damping = self._codes(weight, hessian, 3, symmetric=True)
+        buffers = {"codes": pack_trits(codes), "scales": grid.scale.half()}
+        return TernaryWeight(buffers, (weight.shape[0], weight.shape[1]), damping=damping)
 
 
 def _columns(
-    w: Tensor, upper: Tensor, grid: Grid, group: Tensor, refit: int, tier: TierConfig, importance: Tensor
+    w: Tensor, upper: Tensor, grid: Grid, group: Tensor, refit: int, tier: TierConfig, symmetric: bool, importance: Tensor
 ) -> tuple[Tensor, Grid]:
     """The GPTQ sweep (algorithm 1) in blocks of `tier.block` columns; w [out, in] is used up.
 
@@ -90,12 +106,12 @@ def _columns(
                 ahead = wt[i : i + refit].clone()
                 if i + refit > end:
                     ahead[end - i :] -= upper[start:i, end : i + refit].T @ errors[: i - start]
-                new = fit(ahead.T.contiguous(), tier.bits, refit, tier.symmetric, importance[i : i + refit], tier.clip_steps)
+                new = fit(ahead.T.contiguous(), grid.levels, refit, symmetric, importance[i : i + refit], tier.clip_steps)
                 scale[:, g], zero[:, g] = new.scale[:, 0], new.zero[:, 0]
-            column = torch.clamp(torch.round(wt[i] / scale[:, g]) + zero[:, g], 0, 2**tier.bits - 1)
+            column = torch.clamp(torch.round(wt[i] / scale[:, g]) + zero[:, g], 0, grid.levels - 1)
             codes[i] = column
             error = (wt[i] - (column - zero[:, g]) * scale[:, g]) / upper[i, i]
             errors[i - start] = error
             wt[i + 1 : end].addr_(upper[i, i + 1 : end], error, alpha=-1)
         wt[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
-    return codes.T.contiguous(), Grid(scale, zero, tier.bits)
+    return codes.T.contiguous(), Grid(scale, zero, grid.levels)

@@ -14,18 +14,18 @@ from luq.errors import ConfigError
 
 @dataclass(frozen=True)
 class Grid:
-    """scale, zero: [out, groups] fp32; values are (code - zero) * scale."""
+    """scale, zero: [out, groups] fp32; values are (code - zero) * scale with `levels` codes."""
 
     scale: Tensor
     zero: Tensor
-    bits: int
+    levels: int
 
     def encode(self, weight: Tensor, group: Tensor | int) -> Tensor:
         """Nearest codes of `weight` [out, n], whose columns lie in `group` ([n] or one index)."""
         scale, zero = self.scale[:, group], self.zero[:, group]
         if isinstance(group, int):
             scale, zero = scale[:, None], zero[:, None]
-        return torch.clamp(torch.round(weight / scale) + zero, 0, 2**self.bits - 1)
+        return torch.clamp(torch.round(weight / scale) + zero, 0, self.levels - 1)
 
     def decode(self, codes: Tensor, group: Tensor | int) -> Tensor:
         scale, zero = self.scale[:, group], self.zero[:, group]
@@ -42,14 +42,14 @@ def group_size(columns: int, wanted: int) -> int:
     return size
 
 
-def _range(weight: Tensor, bits: int, symmetric: bool, shrink: Tensor | float) -> tuple[Tensor, Tensor]:
-    top = 2**bits - 1
+def _range(weight: Tensor, levels: int, symmetric: bool, shrink: Tensor | float) -> tuple[Tensor, Tensor]:
+    top = levels - 1
     low = weight.amin(-1).clamp_max(0) * shrink
     high = weight.amax(-1).clamp_min(0) * shrink
     if symmetric:
         high = torch.maximum(-low, high)
         scale = 2 * high / top
-        zero = torch.full_like(scale, 2.0 ** (bits - 1))
+        zero = torch.full_like(scale, levels // 2)
     else:
         scale = (high - low) / top
         zero = torch.zeros_like(scale)
@@ -59,15 +59,15 @@ def _range(weight: Tensor, bits: int, symmetric: bool, shrink: Tensor | float) -
     return scale, zero
 
 
-def fit(weight: Tensor, bits: int, group: int, symmetric: bool, importance: Tensor | None = None, steps: int = 0) -> Grid:
-    """Fit a grid to weight [out, in] in groups of `group` columns.
+def fit(weight: Tensor, levels: int, group: int, symmetric: bool, importance: Tensor | None = None, steps: int = 0) -> Grid:
+    """Fit a grid of `levels` codes to weight [out, in] in groups of `group` columns.
 
     With steps > 0 the range is clipped: of `steps` shrink factors in (0.4, 1] each row and group takes the one with the
     least squared rounding error, weighted by `importance` [in] (the Hessian's diagonal).
     """
     rows, columns = weight.shape
     grouped = weight.view(rows, columns // group, group)
-    best = Grid(*_range(grouped, bits, symmetric, 1.0), bits)
+    best = Grid(*_range(grouped, levels, symmetric, 1.0), levels)
     if steps == 0:
         return best
     weights = torch.ones(columns, device=weight.device) if importance is None else importance
@@ -75,14 +75,14 @@ def fit(weight: Tensor, bits: int, group: int, symmetric: bool, importance: Tens
 
     def error(grid: Grid) -> Tensor:
         scale, zero = grid.scale.unsqueeze(-1), grid.zero.unsqueeze(-1)
-        codes = torch.clamp(torch.round(grouped / scale) + zero, 0, 2**bits - 1)
+        codes = torch.clamp(torch.round(grouped / scale) + zero, 0, levels - 1)
         return (((codes - zero) * scale - grouped).square() * weights).sum(-1)
 
     scale, zero, least = best.scale.clone(), best.zero.clone(), error(best)
     for step in range(1, steps):
-        grid = Grid(*_range(grouped, bits, symmetric, 1.0 - 0.6 * step / steps), bits)
+        grid = Grid(*_range(grouped, levels, symmetric, 1.0 - 0.6 * step / steps), levels)
         errors = error(grid)
         better = errors < least
         scale, zero = torch.where(better, grid.scale, scale), torch.where(better, grid.zero, zero)
         least = torch.where(better, errors, least)
-    return Grid(scale, zero, bits)
+    return Grid(scale, zero, levels)

@@ -1,6 +1,6 @@
 """The Hessian of a linear's output error, H = 2 X^T X / tokens, and its preparation for GPTQ.
 
-Every token counts the same (the reference implementation counts sequences). fp32 [in, in].
+Every token counts the same (the reference implementation counts sequences), unless weights say otherwise. fp32 [in, in].
 """
 
 from dataclasses import dataclass
@@ -12,20 +12,22 @@ from luq.errors import DataError
 
 
 class HessianSum:
-    """Accumulates 2 X^T X over batches of inputs and divides by the tokens seen."""
+    """Accumulates 2 X^T X over batches of inputs and divides by the tokens seen, or by their weights."""
 
     def __init__(self, columns: int, device: torch.device | str = "cpu"):
         self.total = torch.zeros(columns, columns, device=device)
-        self.tokens = 0
+        self.tokens = 0.0
 
-    def add(self, inputs: Tensor) -> None:
-        """Add inputs [..., in]."""
+    def add(self, inputs: Tensor, weights: Tensor | None = None) -> None:
+        """Add inputs [..., in], each token as often as `weights` [tokens] says."""
         rows = inputs.reshape(-1, inputs.shape[-1]).float()
+        if weights is not None:
+            rows = rows * weights.to(rows).sqrt()[:, None]
         self.total.addmm_(rows.T, rows, alpha=2.0)
-        self.tokens += rows.shape[0]
+        self.tokens += rows.shape[0] if weights is None else float(weights.sum())
 
     def mean(self) -> Tensor:
-        return self.total / max(self.tokens, 1)
+        return self.total / (self.tokens or 1)
 
 
 def check(hessian: Tensor, columns: int, where: str = "") -> None:

@@ -4,13 +4,14 @@ Each format is a set of named buffers plus the [out, in] shape. Everything that 
 `dequantize` of exactly these buffers, and `ledger` counts them.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from luq.quantization.packing import unpack_bits, unpack_codes
+from luq.quantization.packing import unpack_bits, unpack_codes, unpack_trits
 
 
 class PackedWeight(ABC):
@@ -78,6 +79,22 @@ class IntegerWeight(PackedWeight):
     @property
     def nominal_bits(self) -> float:
         return float(self.buffers["codes"].shape[0])
+
+
+class TernaryWeight(PackedWeight):
+    """-1, 0 or 1 times a scale per row and group of columns. Buffers: codes [ceil(out * in / 5)], scales fp16 [out, groups]."""
+
+    format = "ternary"
+    classes: ClassVar = {"codes": "codes", "scales": "scales"}
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        scales = self.buffers["scales"].float()
+        codes = unpack_trits(self.buffers["codes"], self.shape).float().view(self.shape[0], scales.shape[1], -1)
+        return ((codes - 1) * scales.unsqueeze(-1)).view(self.shape).to(dtype)
+
+    @property
+    def nominal_bits(self) -> float:
+        return math.log2(3)
 
 
 class BinaryWeight(PackedWeight):

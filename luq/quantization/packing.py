@@ -36,3 +36,17 @@ def unpack_codes(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
     for bit, plane in enumerate(packed):
         total |= unpack_bits(plane, shape).to(torch.uint8) << bit
     return total
+
+
+def pack_trits(codes: Tensor) -> Tensor:
+    """Integers 0, 1, 2 of any shape -> uint8 [ceil(n / 5)]: five digits of base 3 a byte, lowest first, padded with zeros."""
+    flat = codes.reshape(-1).int()
+    flat = torch.nn.functional.pad(flat, (0, -flat.numel() % 5)).view(-1, 5)
+    return (flat * 3 ** torch.arange(5, dtype=torch.int32, device=codes.device)).sum(1, dtype=torch.int32).to(torch.uint8)
+
+
+def unpack_trits(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """uint8 [ceil(n / 5)] -> uint8 integers 0, 1, 2 of `shape`."""
+    places = 3 ** torch.arange(5, dtype=torch.uint8, device=packed.device)
+    digits = packed.unsqueeze(-1) // places % 3
+    return digits.reshape(-1)[: torch.Size(shape).numel()].reshape(shape)

@@ -38,10 +38,13 @@ class _Captured(Exception):
 
 
 class State:
-    """One batch on its way: hidden [batch, tokens, width], on disk if there is a scratch, and the layer's other arguments."""
+    """One batch on its way: hidden [batch, tokens, width], on disk if there is a scratch, and the layer's other arguments.
 
-    def __init__(self, hidden: Tensor, arguments: dict[str, Any], scratch: Scratch | None = None):
-        self.arguments, self.device, self._scratch = arguments, hidden.device, scratch
+    `weights` [batch * tokens]: what its tokens count in a Hessian; None: all alike.
+    """
+
+    def __init__(self, hidden: Tensor, arguments: dict[str, Any], scratch: Scratch | None = None, weights: Tensor | None = None):
+        self.arguments, self.device, self.weights, self._scratch = arguments, hidden.device, weights, scratch
         self._slot: Slot | None = None
         self.hidden = hidden
 
@@ -71,12 +74,13 @@ def first_inputs(vlm: VLM, calibration: CalibrationSet, folder: Path | None = No
         hidden = args[0] if args else kwargs.pop("hidden_states")
         arguments = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
         room -= hidden.numel() * hidden.element_size()
-        states.append(State(hidden, arguments, None if room >= 0 else scratch))
+        states.append(State(hidden, arguments, None if room >= 0 else scratch, weights))
         raise _Captured
 
     handle = vlm.layers[0].register_forward_pre_hook(hook, with_kwargs=True)
     try:
         for batch in calibration.batches():
+            weights = calibration.weights(batch)
             try:
                 vlm.model(**inputs_of(batch, vlm.device), use_cache=False)
             except _Captured:
@@ -101,16 +105,18 @@ def forward(layer: nn.Module, states: list[State], keep: bool) -> None:
             state.hidden = found
 
 
+@torch.no_grad()
 def hessians(layer: nn.Module, states: list[State], groups: tuple[tuple[str, ...], ...]) -> dict[str, Tensor]:
     """One Hessian per group of linears that share an input, under each linear's name."""
-    sums, hooks = [], []
+    sums, hooks, current = [], [], states[0]
     for group in groups:
         linear: Any = layer.get_submodule(group[0])
         total = HessianSum(int(linear.in_features), states[0].device)
         sums.append(total)
-        hooks.append(linear.register_forward_pre_hook(lambda module, args, total=total: total.add(args[0])))
+        hooks.append(linear.register_forward_pre_hook(lambda module, args, total=total: total.add(args[0], current.weights)))
     try:
-        forward(layer, states, keep=False)
+        for current in states:
+            output(layer, current)
     finally:
         for hook in hooks:
             hook.remove()

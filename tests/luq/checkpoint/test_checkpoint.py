@@ -26,7 +26,7 @@ from tests.conftest import correlated
 
 CONF = Path(__file__).parents[3] / "conf"
 SOURCE = POCKET / "pocket_llava"
-TIERS = ("float16", "gptq8", "gptq4", "gptq3", "gptq2", "rtn4", "billm", "billm_paper", "trellis2", "trellis1")
+TIERS = ("float16", "gptq8", "gptq4", "gptq3", "gptq2", "ternary", "billm", "arb_rc", "trellis2", "trellis1")
 FRESH = """
 import hashlib, json, sys
 import luq

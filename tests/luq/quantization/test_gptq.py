@@ -4,7 +4,7 @@ from torch import Tensor
 
 from luq.config import TierConfig
 from luq.errors import ConfigError, DataError
-from luq.quantization.gptq import GPTQ, RTN
+from luq.quantization.gptq import GPTQ, RTN, Ternary
 from luq.quantization.grid import fit
 from tests.conftest import correlated, loss
 
@@ -23,7 +23,7 @@ def reference(weight: Tensor, hessian: Tensor, config: TierConfig) -> Tensor:
     importance = hessian.diagonal().clamp_min(0)
     order = torch.argsort(importance, descending=True, stable=True) if config.act_order else torch.arange(columns)
     size = config.group_size or columns
-    grid = fit(w.float(), config.bits, size, config.symmetric, importance, config.clip_steps)
+    grid = fit(w.float(), 2**config.bits, size, config.symmetric, importance, config.clip_steps)
     scale, zero = grid.scale.double(), grid.zero.double()
     w, h = w[:, order], h[order][:, order]
     h += config.damping * h.diagonal().mean() * torch.eye(columns, dtype=torch.double)
@@ -33,7 +33,7 @@ def reference(weight: Tensor, hessian: Tensor, config: TierConfig) -> Tensor:
         g = int(order[j]) // size
         if not config.act_order and not config.static_groups and j % size == 0:
             new = fit(
-                w[:, j : j + size].float(), config.bits, size, config.symmetric, importance[j : j + size], config.clip_steps
+                w[:, j : j + size].float(), 2**config.bits, size, config.symmetric, importance[j : j + size], config.clip_steps
             )
             scale[:, g], zero[:, g] = new.scale[:, 0].double(), new.zero[:, 0].double()
         code = torch.clamp(torch.round(w[:, j] / scale[:, g]) + zero[:, g], 0, 2**config.bits - 1)
@@ -135,3 +135,18 @@ def test_singular_hessian_raises_the_damping_and_records_it() -> None:
     packed = GPTQ(tier(damping=0.0)).quantize(torch.randn(4, 64), row.T @ row)
     assert packed.meta["damping"] > 0
     assert torch.isfinite(packed.dequantize()).all()
+
+
+def test_ternary_is_gptq_on_three_values() -> None:
+    """Every weight is -1, 0 or 1 times its group's scale, five to a byte, and feedback and clipping pay."""
+    weight, hessian = torch.randn(48, 96, generator=torch.Generator().manual_seed(0)), correlated(400, 96)
+    config = tier(method="ternary", act_order=True, static_groups=True, clip_steps=20)
+    packed = Ternary(config).quantize(weight, hessian)
+    scales = packed.buffers["scales"].float().repeat_interleave(32, 1)
+    assert set(torch.unique(packed.dequantize() / scales).tolist()) == {-1.0, 0.0, 1.0}
+    assert packed.buffers["codes"].numel() == -(-48 * 96 // 5)
+    assert 8 * sum(packed.ledger().values()) / weight.numel() == pytest.approx(1.6 + 16 / 32, abs=0.01)
+    plain = Ternary(config).quantize(weight, torch.diag(torch.diagonal(hessian)))
+    unclipped = Ternary(tier(method="ternary", act_order=True, static_groups=True)).quantize(weight, hessian)
+    assert loss(weight, packed.dequantize(), hessian) < 0.8 * loss(weight, plain.dequantize(), hessian)
+    assert loss(weight, packed.dequantize(), hessian) < loss(weight, unclipped.dequantize(), hessian)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luq.quantization.packing import pack_bits, pack_codes, unpack_bits, unpack_codes
+from luq.quantization.packing import pack_bits, pack_codes, pack_trits, unpack_bits, unpack_codes, unpack_trits
 
 
 @given(st.integers(1, 70), st.integers(1, 9), st.sampled_from([1, 2, 3, 4, 8]), st.integers(0, 999))
@@ -25,3 +25,14 @@ def test_bits_are_stored_lowest_first() -> None:
 def test_codes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="2 bits"):
         pack_codes(torch.tensor([0, 4]), 2)
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_trits_are_five_to_a_byte_and_come_back(rows: int, columns: int, seed: int) -> None:
+    codes = torch.randint(0, 3, (rows, columns), generator=torch.Generator().manual_seed(seed))
+    packed = pack_trits(codes)
+    assert packed.dtype == torch.uint8
+    assert packed.numel() == -(-rows * columns // 5)
+    assert torch.equal(unpack_trits(packed, (rows, columns)).long(), codes)
+    assert int(packed[0]) == sum(int(c) * 3**i for i, c in enumerate(codes.reshape(-1)[:5]))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,27 @@ def test_linears_with_one_input_share_one_hessian(vlm: VLM, calibration: Calibra
     assert found["self_attn.q_proj"] is found["self_attn.k_proj"]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("weighting", "factor"), [("balance", 1.0), ("factor", 0.25), ("count", 1.0)])
+def test_image_tokens_count_as_the_weighting_says(vlm: VLM, weighting: str, factor: float) -> None:
+    config = CalibrationConfig(name="multimodal", alpha=0.5, tokens=1024, weighting=weighting, image_factor=factor)
+    made = build(vlm, config)
+    plain = build(vlm, replace(config, weighting="count", image_factor=1.0))
+    assert (made.hash == plain.hash) == (weighting == "count"), "other layers come of it"
+    mask = made.image_mask()
+    weight = {"balance": float((~mask).sum() / mask.sum()), "factor": factor, "count": 1.0}[weighting]
+    assert made.image_weight == pytest.approx(weight)
+    seen: list[torch.Tensor] = []
+    hook = vlm.layers[0].self_attn.q_proj.register_forward_pre_hook(lambda m, args: seen.append(args[0].reshape(-1, 128)))
+    states = first_inputs(vlm, made)
+    found = hessians(vlm.layers[0], states, (("self_attn.q_proj",),))["self_attn.q_proj"]
+    hook.remove()
+    inputs = torch.cat(seen).double()
+    weights = torch.where(mask, weight, 1.0).double()
+    wanted = 2 * (inputs * weights[:, None]).T @ inputs / weights.sum()
+    assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
 def test_a_file_without_metadata_and_an_unknown_format_are_named(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -171,7 +193,7 @@ def test_a_file_without_metadata_and_an_unknown_format_are_named(tmp_path: Path)
     with pytest.raises(StoreError, match="no luq metadata"):
         read_layer(tmp_path)
     with pytest.raises(StoreError, match=f"reads {', '.join(FORMATS)}"):
-        restore("ternary", {}, (1, 1))
+        restore("fractal", {}, (1, 1))
 
 
 @pytest.mark.gpu

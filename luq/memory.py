@@ -58,9 +58,10 @@ def peak_bytes() -> int:
 def rest_ledger(vlm: VLM) -> dict[str, int]:
     """16-bit bytes of everything that is not a decoder linear, by part; tied weights count once."""
     inside = {id(p) for layer in vlm.originals for linear in layer.values() for p in linear.parameters()}
+    tied = set(getattr(vlm.model, "all_tied_weights_keys", None) or ())  # of a streamed model they are parameters of their own
     parts: dict[str, int] = {}
     for name, parameter in vlm.model.named_parameters():
-        if id(parameter) in inside:
+        if id(parameter) in inside or name in tied:
             continue
         part = part_of(name)
         parts[part] = parts.get(part, 0) + 2 * parameter.numel()

@@ -49,6 +49,7 @@ class LoadedVLM(HFMultimodalLM):
         super().__init__(
             pretrained=vlm.model, batch_size=batch_size, max_length=context_length(vlm.model), convert_img_format=True
         )
+        self._device = vlm.device  # of a streamed model transformers says "meta"
         self._kept: Predictions | None = None
         self._ids: list[int] = []
         self._strict = False

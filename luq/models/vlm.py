@@ -51,7 +51,7 @@ class VLM:
 
     @property
     def device(self) -> torch.device:
-        return next(p.device for p in self.model.parameters() if p.device.type != "meta")
+        return next((p.device for p in self.model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
     def image_mask(self, input_ids: Tensor) -> Tensor:
         """True where a token stands for a piece of an image; same shape as input_ids."""
@@ -132,7 +132,10 @@ def _quiet() -> Iterator[None]:
 
 
 def streamed(folder: Path, device: str) -> dict[str, str]:
-    """A device map that leaves the decoder's layers on disk, in the shards where they are, and puts the rest on a device."""
+    """A device map that leaves the decoder's layers on disk, in the shards where they are, and puts the rest on a device.
+
+    On a CPU the rest stays on disk too, the blocks of a tower one by one: it is mapped when it is used and let go afterwards.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -144,12 +147,14 @@ def streamed(folder: Path, device: str) -> dict[str, str]:
     def fill(prefix: str, module: nn.Module) -> None:
         for name, child in module.named_children():
             full = f"{prefix}{name}"
-            if full == target:
+            if full == target or (device == "cpu" and isinstance(child, nn.ModuleList)):
                 places.update({f"{full}.{i}": "disk" for i, _ in enumerate(child.children())})
-            elif target.startswith(f"{full}."):
+            elif target.startswith(f"{full}.") or (
+                device == "cpu" and any(isinstance(m, nn.ModuleList) for m in child.modules())
+            ):
                 fill(f"{full}.", child)
             else:
-                places[full] = device
+                places[full] = "disk" if device == "cpu" else device
 
     fill("", skeleton)
     return places

@@ -27,7 +27,8 @@ class HessianSum:
         self.tokens += rows.shape[0] if weights is None else float(weights.sum())
 
     def mean(self) -> Tensor:
-        return self.total / (self.tokens or 1)
+        """The Hessian; the sum is used up."""
+        return self.total.div_(self.tokens or 1)
 
 
 def check(hessian: Tensor, columns: int, where: str = "") -> None:
@@ -61,23 +62,39 @@ def factorize(hessian: Tensor, damping: float, order: Tensor | None = None) -> F
     `damping` is a share of the mean diagonal (GPTQ's percdamp). Dead columns get a diagonal of one. `order` [in]: of the columns
     in the factor. Of a wide layer each matrix is over a gigabyte: there are at most two beside the Hessian at a time.
     """
-    order = torch.arange(len(hessian), device=hessian.device) if order is None else order
+    size = len(hessian)
+    order = torch.arange(size, device=hessian.device) if order is None else order
     dead = (torch.diagonal(hessian) <= 0)[order]
+    # of the columns in reverse, H = L L^T: back in order, L is an upper triangle A with H = A A^T, and its inverse is the factor
+    back = order.flip(0)
     while damping <= 1.0:
         work = torch.empty_like(hessian)
-        for start in range(0, len(order), STRIP):
-            work[start : start + STRIP] = hessian[order[start : start + STRIP]][:, order]
+        for start in range(0, size, STRIP):
+            work[start : start + STRIP] = hessian[back[start : start + STRIP]][:, back]
         diagonal = torch.diagonal(work)
-        diagonal[dead] = 1.0
+        diagonal[dead.flip(0)] = 1.0
         diagonal.add_(damping * float(diagonal.mean()))
-        work, info = torch.linalg.cholesky_ex(work)
+        lower, info = torch.linalg.cholesky_ex(work)
+        del work, diagonal
         if int(info) == 0:
-            work = torch.cholesky_inverse(work)
-            work, info = torch.linalg.cholesky_ex(work, upper=True)
-            if int(info) == 0 and bool(torch.isfinite(work).all()):
-                return Factor(work, dead, damping)
+            upper = _reversed_inverse(lower)
+            if bool(torch.isfinite(upper).all()):
+                return Factor(upper, dead, damping)
         damping = max(2 * damping, 1e-4)
     raise DataError("the Hessian cannot be inverted even with damping 1.0: the calibration set has too few tokens")
+
+
+def _reversed_inverse(lower: Tensor) -> Tensor:
+    """The inverse of a lower triangle, rows and columns in reverse; by strips, so that there is one matrix more and no third."""
+    size = len(lower)
+    found = torch.zeros_like(lower)
+    for start in range(0, size, STRIP):
+        end = min(start + STRIP, size)
+        unit = torch.zeros(size - start, end - start, device=lower.device)
+        torch.diagonal(unit)[:] = 1.0
+        strip = torch.linalg.solve_triangular(lower[start:, start:], unit, upper=False)
+        found[: size - start, size - end : size - start] = strip.flip(0, 1)
+    return found
 
 
 def effective_rank(hessian: Tensor) -> float:

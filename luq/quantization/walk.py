@@ -30,7 +30,7 @@ from luq.store import Store
 
 log = logging.getLogger(__name__)
 STAGE = "layers"
-VERSION = 1  # of the arithmetic and the formats; raise it when either changes
+VERSION = 2  # of the arithmetic and the formats; raise it when either changes
 
 
 class _Captured(Exception):

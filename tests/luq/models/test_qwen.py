@@ -121,7 +121,7 @@ def streamed(request: pytest.FixtureRequest, folder: Path) -> tuple[VLM, VLM]:
 def test_a_streamed_model_leaves_its_layers_on_disk(streamed: tuple[VLM, VLM]) -> None:
     vlm, whole = streamed
     assert {p.device.type for p in vlm.layers.parameters()} == {"meta"}
-    assert {p.device.type for n, p in vlm.model.named_parameters() if "language_model.layers" not in n} == {"cpu"}
+    assert {p.device.type for p in vlm.model.parameters()} == {"meta"}, "on a CPU all the rest waits on disk too"
     for layer in range(len(vlm.layers)):
         for (name, mine), theirs in zip(vlm.original(layer).items(), whole.original(layer).values(), strict=True):
             assert torch.equal(mine.float(), theirs.float()), name

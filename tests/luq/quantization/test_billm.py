@@ -4,7 +4,7 @@ import torch
 from luq.config import TierConfig
 from luq.quantization import hessian as hessians
 from luq.quantization.billm import BiLLM, binarize, binarize_block, salient_columns
-from luq.quantization.packed import restore
+from luq.quantization.formats import restore
 from tests.conftest import correlated, loss
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from luq.config import TierConfig
 from luq.quantization import hessian as hessians
 from luq.quantization.grid import group_size
+from luq.quantization.kernels import cpu
 from luq.quantization.packed import BinaryWeight
 from luq.quantization.packing import pack_bits
 
@@ -53,44 +54,59 @@ def _twice(weight: Tensor, mask: Tensor, stored: bool = False) -> tuple[Order, O
     return first, binarize(weight - first.value, mask, stored)
 
 
+def _once(weight: Tensor, mask: Tensor) -> tuple[Order]:
+    return (binarize(weight, mask),)
+
+
 def salient_columns(weight: Tensor, saliency: Tensor, faithful: bool) -> Tensor:
     """Boolean [n]: the top columns by summed saliency, as many as give the least squared error."""
     target = saliency if faithful else weight
     ranked = torch.argsort(saliency.abs().sum(0), descending=True, stable=True)
-    best, chosen = float("inf"), torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
-    for k in range(1, min(CANDIDATES, weight.shape[1])):
-        columns = torch.zeros_like(chosen)
-        columns[ranked[:k]] = True
-        salient = columns.expand_as(weight)
-        first, second = _twice(target, salient)
-        rest, again = _twice(target, ~salient) if faithful else (binarize(target, ~salient), None)
-        value = first.value + second.value + rest.value
-        if again is not None:
-            value = value + again.value
-        error = float((target - value).square().mean())
-        if error < best:
-            best, chosen = error, columns
+    most = min(CANDIDATES, weight.shape[1]) - 1
+    chosen = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
+    if most:
+        ordered = target[:, ranked]
+        errors = cpu.billm_errors(ordered, most, faithful)
+        errors = salient_errors(ordered, most, faithful) if errors is None else errors
+        chosen[ranked[: int(errors.argmin()) + 1]] = True
     return chosen
+
+
+def salient_errors(ordered: Tensor, most: int, twice: bool) -> Tensor:
+    """Squared error [most] with the first 1 .. most columns in two orders and the rest in one or `twice`."""
+    errors = []
+    for k in range(1, most + 1):
+        salient = (torch.arange(ordered.shape[1], device=ordered.device) < k).expand_as(ordered)
+        first, second = _twice(ordered, salient)
+        value = first.value + second.value + sum(o.value for o in (_twice if twice else _once)(ordered, ~salient))
+        errors.append((ordered - value).square().sum(dtype=torch.double))
+    return torch.stack(errors)
 
 
 def sparse_group(weight: Tensor, saliency: Tensor, others: Tensor, faithful: bool) -> Tensor:
-    """Boolean [out, n]: which of the non-salient weights (`others`) lie in the outer, sparse group."""
-    target = saliency if faithful else weight
+    """Boolean [out, n]: which of the weights of the non-salient columns (`others` [n]) lie in the outer, sparse group."""
+    target = (saliency if faithful else weight)[:, others]
+    found = torch.zeros_like(weight, dtype=torch.bool)
+    if target.numel() == 0:
+        return found
     magnitude = target.abs()
-    values = magnitude[others]
-    if values.numel() == 0:
-        return torch.zeros_like(others)
+    ranked = magnitude.flatten().sort().values
     shares = torch.linspace(0.1, 0.9, SPLITS, device=weight.device)
-    ranked = values.sort().values
     thresholds = ranked[(shares * (len(ranked) - 1)).long()]
-    best, chosen = float("inf"), torch.zeros_like(others)
+    errors = cpu.billm_errors(target, thresholds)
+    errors = split_errors(target, thresholds) if errors is None else errors
+    found[:, others] = magnitude > thresholds[int(errors.argmin())]
+    return found
+
+
+def split_errors(target: Tensor, thresholds: Tensor) -> Tensor:
+    """Squared error of binarizing the weights above each threshold, and the others, for themselves."""
+    errors = []
     for threshold in thresholds:
-        sparse = (magnitude > threshold) & others
-        value = binarize(target, sparse).value + binarize(target, others & ~sparse).value
-        error = float(((target - value) * others).square().mean())
-        if error < best:
-            best, chosen = error, sparse
-    return chosen
+        sparse = target.abs() > threshold
+        value = binarize(target, sparse).value + binarize(target, ~sparse).value
+        errors.append((target - value).square().sum(dtype=torch.double))
+    return torch.stack(errors)
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,7 @@ def binarize_block(weight: Tensor, saliency: Tensor, faithful: bool) -> Block:
     """Binarize one block of compensated weights [out, n]."""
     columns = salient_columns(weight, saliency, faithful)
     salient = columns.expand_as(weight)
-    sparse = sparse_group(weight, saliency, ~salient, faithful)
+    sparse = sparse_group(weight, saliency, ~columns, faithful)
     inner = binarize(weight, ~salient & ~sparse, stored=True)
     outer = binarize(weight, sparse, stored=True)
     first, second = _twice(weight, salient, stored=True)

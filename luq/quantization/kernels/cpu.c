@@ -448,3 +448,61 @@ void luq_trellis_unpack(const uint8_t *codes, const uint16_t *scales, const floa
             for (int64_t i = 0; i < lanes; i++) out[r * columns + c + i] *= signs[columns + r];
     }
 }
+
+/* BiLLM's searches: the squared error of every candidate, per row, so that the caller adds them up in a fixed order. */
+enum { WIDEST = 1024 }; /* columns of a block */
+
+/* Squared error of `n` values after one binarization, mean and scale being theirs, or after two; `left` gets what remains after one. */
+static float binarized(const float *w, int64_t n, int twice, float *left) {
+    float part[16] = {0}, mean = 0, scale = 0, error = 0;
+    if (!n) return 0;
+    const int64_t whole = n / 16 * 16;
+    for (int64_t i = 0; i < whole; i += 16)
+        for (int j = 0; j < 16; j++) part[j] += w[i + j];
+    for (int j = 0; j < 16; j++) mean += part[j], part[j] = 0;
+    for (int64_t i = whole; i < n; i++) mean += w[i];
+    mean /= (float)n;
+    for (int64_t i = 0; i < whole; i += 16)
+        for (int j = 0; j < 16; j++) part[j] += __builtin_fabsf(w[i + j] - mean);
+    for (int j = 0; j < 16; j++) scale += part[j], part[j] = 0;
+    for (int64_t i = whole; i < n; i++) scale += __builtin_fabsf(w[i] - mean);
+    scale /= (float)n;
+    if (twice) {
+        for (int64_t i = 0; i < n; i++) left[i] = w[i] - mean - (w[i] >= mean ? scale : -scale);
+        return binarized(left, n, 0, left);
+    }
+    for (int64_t i = 0; i < whole; i += 16)
+        for (int j = 0; j < 16; j++) {
+            const float away = __builtin_fabsf(w[i + j] - mean) - scale;
+            part[j] += away * away;
+        }
+    for (int j = 0; j < 16; j++) error += part[j];
+    for (int64_t i = whole; i < n; i++) {
+        const float away = __builtin_fabsf(w[i] - mean) - scale;
+        error += away * away;
+    }
+    return error;
+}
+
+/* errors [rows, most]: the first 1 .. most columns (they come in the order of their saliency) twice binarized, the rest once or twice. */
+void luq_billm_salient(const float *target, float *errors, int64_t rows, int64_t columns, int64_t most, int64_t rest_twice) {
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        float left[WIDEST];
+        const float *w = target + r * columns;
+        for (int64_t k = 1; k <= most; k++)
+            errors[r * most + k - 1] = binarized(w, k, 1, left) + binarized(w + k, columns - k, (int)rest_twice, left);
+    }
+}
+
+/* errors [rows, tried]: values with a magnitude over a threshold, and the others, each binarized. Rows come sorted by magnitude. */
+void luq_billm_split(const float *target, const float *thresholds, float *errors, int64_t rows, int64_t columns, int64_t tried) {
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *w = target + r * columns;
+        for (int64_t t = 0, b = 0; t < tried; t++) { /* thresholds rise */
+            while (b < columns && __builtin_fabsf(w[b]) <= thresholds[t]) b++;
+            errors[r * tried + t] = binarized(w, b, 0, NULL) + binarized(w + b, columns - b, 0, NULL);
+        }
+    }
+}

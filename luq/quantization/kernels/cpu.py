@@ -199,3 +199,24 @@ def trellis(values: Tensor, table: Tensor, states: Tensor, bits: int, window: in
     if kernels.luq_trellis_encode(_address(values), _address(table), _address(last), _address(codes), *sizes):
         raise MemoryError("no memory for the search of a trellis: choose a smaller tier.window")
     return codes, last
+
+
+def billm_errors(target: Tensor, what: Tensor | int, twice: bool = False) -> Tensor | None:
+    """Summed squared errors of BiLLM's candidates for target [out, n].
+
+    `what` rising thresholds [tried]: of splits by magnitude. `what` a number: of 1 .. so many leading columns as the salient ones,
+    stored twice, and the rest once or `twice`.
+    """
+    rows, columns = target.shape
+    kernels = library() if target.device.type == "cpu" and columns <= 1024 else None
+    if kernels is None:
+        return None
+    target = target.contiguous()
+    if isinstance(what, int):
+        errors = torch.empty(rows, what)
+        kernels.luq_billm_salient(_address(target), _address(errors), *_longs(rows, columns, what, twice))
+    else:
+        errors, what = torch.empty(rows, len(what)), what.contiguous()
+        target = target.gather(1, target.abs().argsort(1))
+        kernels.luq_billm_split(_address(target), _address(what), _address(errors), *_longs(rows, columns, len(what)))
+    return errors.double().sum(0)

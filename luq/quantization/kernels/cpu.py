@@ -204,8 +204,8 @@ def trellis(values: Tensor, table: Tensor, states: Tensor, bits: int, window: in
 def billm_errors(target: Tensor, what: Tensor | int, twice: bool = False) -> Tensor | None:
     """Summed squared errors of BiLLM's candidates for target [out, n].
 
-    `what` rising thresholds [tried]: of splits by magnitude. `what` a number: of 1 .. so many leading columns as the salient ones,
-    stored twice, and the rest once or `twice`.
+    `what` rising thresholds [tried]: of splits by magnitude. `what` a number: of 1 .. so many leading columns as the salient
+    ones, stored twice, and the rest once or `twice`.
     """
     rows, columns = target.shape
     kernels = library() if target.device.type == "cpu" and columns <= 1024 else None

@@ -1,0 +1,124 @@
+"""Error against stored bits of every tier: on Gaussian weights, and on a pocket model's own weights with its own Hessians.
+
+`python benchmarks/rate_distortion.py [--model pocket_llava] [--figure docs/rate_distortion.png]`. Gaussian: 512 x 512, the
+Hessian the identity, mean squared error. Model: every linear of every layer, the Hessians of the 16-bit model on its usual
+calibration set, the median over linears of tr(E H E^T) / tr(W H W^T) and of the error relative to the best scalar tier (gptqN,
+interpolated on a logarithmic scale at the same stored bits), with quartiles.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from luq.calibration.mixing import build
+from luq.config import CalibrationConfig, ModelConfig, TierConfig
+from luq.models.vlm import GROUPS, load_vlm
+from luq.quantization.tiers import make_quantizer
+from luq.quantization.walk import first_inputs, forward, hessians
+
+CONF = Path(__file__).parent.parent / "conf"
+TIERS = {name: TierConfig(**t) for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()}
+LEFT_OUT = ("float16", "rtn4")
+SCALAR = ("gptq2", "gptq3", "gptq4", "gptq8")
+
+
+def measure(tier: TierConfig, weight: torch.Tensor, hessian: torch.Tensor) -> tuple[float, float]:
+    """Stored bits a weight, and the error under the Hessian relative to the weight's own size under it."""
+    packed = make_quantizer(tier).quantize(weight, hessian)
+    error = weight - packed.dequantize()
+    bits = 8 * sum(packed.ledger().values()) / weight.numel()
+    return bits, float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum())
+
+
+def gaussian() -> dict[str, np.ndarray]:
+    weight = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
+    return {n: np.array([measure(t, weight, torch.eye(512))]) for n, t in TIERS.items() if n not in LEFT_OUT}
+
+
+@torch.no_grad()
+def of_model(name: str) -> dict[str, np.ndarray]:
+    """Tier -> (bits, error) of every linear."""
+    vlm = load_vlm(ModelConfig(name, f"pocket:{name}", device="cpu"))
+    states = first_inputs(vlm, build(vlm, CalibrationConfig("multimodal", 0.5)))
+    found: dict[str, list[tuple[float, float]]] = {n: [] for n in TIERS if n not in LEFT_OUT}
+    for index, layer in enumerate(vlm.layers):
+        made = hessians(layer, states, GROUPS)
+        for linear, weight in vlm.original(index).items():
+            for tier, values in found.items():
+                values.append(measure(TIERS[tier], weight.float(), made[linear]))
+        forward(layer, states, keep=True)
+    return {n: np.array(v) for n, v in found.items()}
+
+
+def against_scalar(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Error of every linear over the scalar tiers' at the same bits (beyond 2 and 8 bits: the line goes on, 6.02 dB a bit)."""
+    relative = {}
+    for name, values in found.items():
+        ratios = []
+        for i, (bits, error) in enumerate(values):
+            x = np.array([found[s][i, 0] for s in SCALAR])
+            y = np.log([found[s][i, 1] for s in SCALAR])
+            line = np.interp(bits, x, y) + np.log(4) * max(0.0, x[0] - bits)
+            ratios.append(error / np.exp(line))
+        relative[name] = np.array(ratios)
+    return relative
+
+
+def table(title: str, found: dict[str, np.ndarray]) -> Table:
+    shown, relative = Table(title=title, title_justify="left"), against_scalar(found)
+    for column in ("tier", "stored bits", "error", "against scalar at the same bits"):
+        shown.add_column(column, justify="left" if column == "tier" else "right")
+    for name, values in sorted(found.items(), key=lambda item: item[1][:, 0].mean()):
+        low, middle, high = np.percentile(relative[name], (25, 50, 75))
+        spread = f"{middle:.2f}" if len(values) == 1 else f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+        shown.add_row(name, f"{values[:, 0].mean():.3f}", f"{np.median(values[:, 1]):.5f}", spread)
+    return shown
+
+
+def draw(parts: dict[str, dict[str, np.ndarray]], file: Path) -> None:
+    figure, axes = plt.subplots(1, len(parts), figsize=(10, 4), sharey=True, layout="constrained")
+    for axis, (title, found) in zip(axes, parts.items(), strict=True):
+        for name, values in found.items():
+            bits, error = values[:, 0].mean(), np.median(values[:, 1])
+            if bits > 5:
+                continue
+            family = "trellis" if "trellis" in name else "scalar (gptq)" if name in SCALAR else "binary and ternary"
+            style = {"trellis": ("C2", "o"), "scalar (gptq)": ("C0", "s"), "binary and ternary": ("C1", "^")}[family]
+            axis.plot(bits, error, style[1], color=style[0])
+            axis.annotate(name, (bits, error), xytext=(5, 3), textcoords="offset points", fontsize=8)
+        x = np.linspace(0.9, 4.5, 50)
+        if title.startswith("Gaussian"):
+            axis.plot(x, 4.0**-x, "k--", lw=1)
+            axis.annotate("no code can do better", (1.5, 4.0**-1.5), xytext=(-40, -32), textcoords="offset points", fontsize=8)
+        axis.set(title=title, xlabel="stored bits per weight", xlim=(0.9, 4.5), yscale="log")
+    axes[0].set_ylabel("error relative to the weights")
+    figure.savefig(file, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="pocket_llava")
+    parser.add_argument("--figure", type=Path)
+    arguments, out = parser.parse_args(), Console(highlight=False, width=100)
+    parts = {"Gaussian weights": gaussian(), f"{arguments.model}, median linear": of_model(arguments.model)}
+    for title, found in parts.items():
+        n = len(next(iter(found.values())))
+        out.print(table(f"{title}, n = {n}", found))
+    if arguments.figure:
+        draw(parts, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()

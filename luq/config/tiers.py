@@ -19,6 +19,7 @@ class TierConfig:
     act_order: bool = False
     static_groups: bool = False
     clip_steps: int = 0  # shrink factors tried per group; 0: no clip search
+    descent: int = 0  # gptq, ternary: passes of coordinate descent over the codes after the sweep
     damping: float = 0.01  # share of the mean diagonal of the Hessian
     block: int = 128
     window: int = 12  # trellis: bits that a weight is looked up by; each one more takes twice the time
@@ -31,6 +32,7 @@ class TierConfig:
         require(self.bits in widths, "tier.bits", self.bits, f"{widths[0]}, {widths[1]}, {widths[2]} or {widths[3]}")
         require(self.bits + 4 <= self.window <= 16, "tier.window", self.window, "in [bits + 4, 16]")
         require(self.group_size >= 0, "tier.group_size", self.group_size, "0 (one group per row) or a divisor of the columns")
+        require(self.descent >= 0, "tier.descent", self.descent, "0 or more")
         require(self.block >= 1, "tier.block", self.block, "at least 1")
         require(0 <= self.damping <= 1, "tier.damping", self.damping, "in [0, 1]")
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -150,3 +152,19 @@ def test_ternary_is_gptq_on_three_values() -> None:
     unclipped = Ternary(tier(method="ternary", act_order=True, static_groups=True)).quantize(weight, hessian)
     assert loss(weight, packed.dequantize(), hessian) < 0.8 * loss(weight, plain.dequantize(), hessian)
     assert loss(weight, packed.dequantize(), hessian) < loss(weight, unclipped.dequantize(), hessian)
+
+
+@pytest.mark.parametrize("method", [GPTQ, Ternary])
+@pytest.mark.parametrize("columns", [96, 150])
+def test_descent_never_raises_the_error_and_comes_to_rest(method: type[GPTQ], columns: int) -> None:
+    weight, hessian = torch.randn(40, columns, generator=torch.Generator().manual_seed(0)), correlated(600, columns)
+    hessian[3], hessian[:, 3] = 0, 0
+    weight[:, 3] = 0
+    config = tier(bits=2, group_size=columns // 3, act_order=True, static_groups=True, clip_steps=10, block=64)
+    errors = [
+        loss(weight, method(replace(config, descent=n)).quantize(weight, hessian).dequantize(), hessian) for n in (0, 1, 2, 8, 9)
+    ]
+    assert errors[0] > errors[1] >= errors[2] >= errors[3]
+    assert errors[3] == pytest.approx(errors[4], rel=1e-3)
+    slow = method(replace(config, descent=0)).quantize(weight, hessian)
+    assert errors[1] < loss(weight, slow.dequantize(), hessian)

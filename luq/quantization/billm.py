@@ -15,7 +15,7 @@ from torch import Tensor
 from luq.config import TierConfig
 from luq.quantization import hessian as hessians
 from luq.quantization.grid import group_size
-from luq.quantization.kernels import cpu
+from luq.quantization.kernels import searches
 from luq.quantization.packed import BinaryWeight
 from luq.quantization.packing import pack_bits
 
@@ -66,7 +66,7 @@ def salient_columns(weight: Tensor, saliency: Tensor, faithful: bool) -> Tensor:
     chosen = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
     if most:
         ordered = target[:, ranked]
-        errors = cpu.billm_errors(ordered, most, faithful)
+        errors = searches.billm_errors(ordered, most, faithful)
         errors = salient_errors(ordered, most, faithful) if errors is None else errors
         chosen[ranked[: int(errors.argmin()) + 1]] = True
     return chosen
@@ -93,7 +93,7 @@ def sparse_group(weight: Tensor, saliency: Tensor, others: Tensor, faithful: boo
     ranked = magnitude.flatten().sort().values
     shares = torch.linspace(0.1, 0.9, SPLITS, device=weight.device)
     thresholds = ranked[(shares * (len(ranked) - 1)).long()]
-    errors = cpu.billm_errors(target, thresholds)
+    errors = searches.billm_errors(target, thresholds)
     errors = split_errors(target, thresholds) if errors is None else errors
     found[:, others] = magnitude > thresholds[int(errors.argmin())]
     return found

@@ -16,7 +16,7 @@ from torch import Tensor
 from luq.config import TierConfig
 from luq.quantization import hessian as hessians
 from luq.quantization.incoherence import rotate, unrotate
-from luq.quantization.kernels import cpu
+from luq.quantization.kernels import searches
 from luq.quantization.packed import PackedWeight
 
 TILE = 16  # rows of a strip, and columns that are searched together
@@ -109,7 +109,7 @@ def _pad(x: Tensor, rows: int, columns: int) -> Tensor:
 
 def search(values: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
     """Best codes uint8 [sequences, length] of values [sequences, length] from states int32 [sequences], and the last states."""
-    found = cpu.trellis(values, table(window), states, bits, window)
+    found = searches.trellis(values, table(window), states, bits, window)
     return _search(values, states, bits, window) if found is None else found
 
 

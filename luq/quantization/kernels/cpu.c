@@ -506,3 +506,90 @@ void luq_billm_split(const float *target, const float *thresholds, float *errors
         }
     }
 }
+
+/* A row of ternary digits, five to a byte, as -1, 0 and 1: `digits` [256, 8] says what a byte holds. Returns where the row begins in
+ * `room`, which has columns + 16 floats. */
+static inline const float *ternary_row(const uint8_t *codes, const float *digits, int64_t row, int64_t columns, float *room) {
+    const int64_t first = row * columns / 5, last = (row * columns + columns + 4) / 5;
+    for (int64_t i = first; i < last; i++) memcpy(room + 5 * (i - first), digits + 8 * codes[i], 8 * sizeof(float));
+    return room + row * columns % 5;
+}
+
+/* y = x W^T if there is an x, else the weight into out [rows, columns]. Returns 0, or 1 without memory. */
+int luq_ternary(const uint8_t *codes, const uint16_t *scales, const float *digits, const float *x, float *out, int64_t rows,
+                int64_t columns, int64_t groups) {
+    const int64_t size = columns / groups;
+    int failed = 0;
+#pragma omp parallel
+    {
+        float *room = malloc((size_t)(columns + 16) * sizeof(float));
+        if (!room) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < rows; r++) {
+            if (!room) continue;
+            const float *w = ternary_row(codes, digits, r, columns, room);
+            float total = 0;
+            for (int64_t g = 0; g < groups; g++) {
+                const float scale = half_to_float(scales[r * groups + g]);
+                if (!x) {
+                    for (int64_t c = g * size; c < (g + 1) * size; c++) out[r * columns + c] = w[c] * scale;
+                    continue;
+                }
+                float part[16] = {0}, sum = 0;
+                int64_t c = g * size;
+                for (; c + 16 <= (g + 1) * size; c += 16)
+                    for (int i = 0; i < 16; i++) part[i] += w[c + i] * x[c + i];
+                for (; c < (g + 1) * size; c++) sum += w[c] * x[c];
+                for (int i = 0; i < 16; i++) sum += part[i];
+                total += scale * sum;
+            }
+            if (x) out[r] = total;
+        }
+        free(room);
+    }
+    return failed;
+}
+
+/* Signs with row and column scales: y = x W^T if there is an x, else the weight into out [rows, columns]. `places` [count]: the
+ * salient columns; work: columns + count + 2 * blocks floats; block is a multiple of 16, or all columns. */
+void luq_row_column(const uint8_t *signs, const uint8_t *residual, const uint16_t *by_row, const float *by_column, const float *beside,
+                    const int32_t *places, const float *x, float *work, float *out, int64_t rows, int64_t columns, int64_t block,
+                    int64_t count) {
+    const int64_t blocks = (columns + block - 1) / block, bytes = (rows * columns + 7) / 8;
+    float *scaled = work, *again = work + columns, *sums = work + columns + count, *more = sums + blocks;
+    for (int64_t k = 0; x && k < blocks; k++) sums[k] = more[k] = 0;
+    for (int64_t c = 0; x && c < columns; c++) sums[c / block] += scaled[c] = x[c] * by_column[c];
+    for (int64_t q = 0; x && q < count; q++) more[places[q] / block] += again[q] = x[places[q]] * beside[q];
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        float total = 0;
+        int64_t q = 0;
+        for (int64_t k = 0; k < blocks; k++) {
+            const int64_t end = (k + 1) * block < columns ? (k + 1) * block : columns;
+            const float once = half_to_float(by_row[2 * (r * blocks + k)]), twice = half_to_float(by_row[2 * (r * blocks + k) + 1]);
+            if (x) {
+                Lanes part = ALL(0.0f);
+                float plus = 0, other = 0;
+                int64_t c = k * block;
+                for (; c + 16 <= end; c += 16) part = ADD_IF(part, bits_at(signs, bytes, r * columns + c) & 0xffff, LOAD(scaled + c));
+                for (; c < end; c++) plus += signs[(r * columns + c) >> 3] >> ((r * columns + c) & 7) & 1 ? scaled[c] : 0.0f;
+                for (; q < count && places[q] < end; q++)
+                    other += residual[(r * count + q) >> 3] >> ((r * count + q) & 7) & 1 ? again[q] : 0.0f;
+                total += once * (2 * (SUM(part) + plus) - sums[k]) + twice * (2 * other - more[k]);
+                continue;
+            }
+            for (int64_t c = k * block; c < end; c++) {
+                const float value = once * by_column[c];
+                out[r * columns + c] = signs[(r * columns + c) >> 3] >> ((r * columns + c) & 7) & 1 ? value : -value;
+            }
+            for (; q < count && places[q] < end; q++) {
+                const float value = twice * beside[q];
+                out[r * columns + places[q]] += residual[(r * count + q) >> 3] >> ((r * count + q) & 7) & 1 ? value : -value;
+            }
+        }
+        if (x) out[r] = total;
+    }
+}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from luq.quantization.incoherence import block_of, signs
 from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight
+from luq.quantization.packing import unpack_bits, unpack_trits
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("cpu.c")
@@ -86,18 +87,18 @@ def _buffers(weight: PackedWeight) -> tuple[list[ctypes.c_void_p | None], list[i
     return None
 
 
-def _longs(*values: int) -> list[ctypes.c_int64]:
+def longs(*values: int) -> list[ctypes.c_int64]:
     return [ctypes.c_int64(v) for v in values]
 
 
-def _address(tensor: Tensor) -> ctypes.c_void_p:
+def address(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
 def unpack(weight: PackedWeight, dtype: torch.dtype) -> Tensor | None:
     """The weight [out, in] in `dtype`."""
-    if weight.format == "trellis":
-        found = _turned_back(weight)
+    if weight.format in WHOLE:
+        found = WHOLE[weight.format](None, weight)
         return None if found is None else found.to(dtype)
     known = _buffers(weight) if isinstance(weight, IntegerWeight | BinaryWeight) else None
     kernels = library() if known else None
@@ -110,7 +111,7 @@ def unpack(weight: PackedWeight, dtype: torch.dtype) -> Tensor | None:
     part = found if dtype == torch.float32 else torch.empty(min(step, rows), columns)
     for first in range(0, rows, step):
         last = min(first + step, rows)
-        run(*pointers, _address(part), *_longs(first, last, rows, columns, *sizes))
+        run(*pointers, address(part), *longs(first, last, rows, columns, *sizes))
         if part is not found:
             found[first:last] = part[: last - first]
     return found
@@ -122,8 +123,8 @@ def linear(x: Tensor, weight: PackedWeight) -> Tensor | None:
     if x.device.type != "cpu" or x.numel() > VECTORS * columns:
         return None
     inputs = x.reshape(-1, columns).float().contiguous()
-    if weight.format == "trellis":
-        found = _coded(inputs, weight)
+    if weight.format in WHOLE:
+        found = WHOLE[weight.format](inputs, weight)
     elif isinstance(weight, IntegerWeight | BinaryWeight):
         found = _bits(inputs, weight)
     else:
@@ -147,7 +148,7 @@ def _bits(inputs: Tensor, weight: PackedWeight) -> Tensor | None:
     else:
         return None
     for one, out in zip(inputs, found, strict=True):
-        run(*pointers, _address(one), _address(sums), _address(out), *_longs(rows, columns, *sizes))
+        run(*pointers, address(one), address(sums), address(out), *longs(rows, columns, *sizes))
     return found
 
 
@@ -159,64 +160,68 @@ def _rotation(rows: int, columns: int, seed: int) -> tuple[Tensor, Tensor, list[
     return both, torch.tensor([block**-0.5 for block in blocks]), blocks
 
 
-def _coded(inputs: Tensor, weight: PackedWeight) -> Tensor | None:
-    """inputs [tokens, in] times a trellis-coded weight, [tokens, out]."""
-    kernels = library() if weight.buffers["codes"].device.type == "cpu" else None
+def _coded(inputs: Tensor | None, weight: PackedWeight) -> Tensor | None:
+    """inputs [tokens, in] times a trellis-coded weight, [tokens, out]; without inputs the weight in fp32, rotations undone."""
+    kernels = _ready(weight)
     if kernels is None:
         return None
-    (rows, columns), width, found = weight.shape, -(-weight.shape[1] // 16) * 16, torch.empty(len(inputs), weight.shape[0])
-    turn, factors, blocks = _rotation(rows, columns, int(weight.meta["seed"]))
-    numbers, bits, window, work = weight.table, int(weight.meta["bits"]), int(weight.meta["window"]), torch.empty(width)  # type: ignore[attr-defined]
-    fixed = [_address(t) for t in (weight.buffers["codes"], weight.buffers["scales"], numbers, turn)]
+    (rows, columns), width, meta = weight.shape, -(-weight.shape[1] // 16) * 16, weight.meta
+    turn, factors, blocks = _rotation(rows, columns, int(meta["seed"]))
+    numbers: Tensor = weight.table  # type: ignore[attr-defined]
+    fixed = [address(t) for t in (weight.buffers["codes"], weight.buffers["scales"], numbers, turn)]
+    sizes = longs(rows, columns, width, int(meta["bits"]), int(meta["window"]), *blocks)
+    if inputs is None:
+        found = torch.empty(rows, columns)
+        kernels.luq_trellis_unpack(*fixed, address(found), *sizes, address(factors))
+        return found
+    found, work = torch.empty(len(inputs), rows), torch.empty(width)
     for one, out in zip(inputs, found, strict=True):
-        sizes = _longs(rows, columns, width, bits, window, *blocks)
-        kernels.luq_trellis_matvec(*fixed, _address(one), _address(work), _address(out), *sizes, _address(factors))
+        kernels.luq_trellis_matvec(*fixed, address(one), address(work), address(out), *sizes, address(factors))
     return found
 
 
-def _turned_back(weight: PackedWeight) -> Tensor | None:
-    """A trellis-coded weight in fp32, its rotations undone."""
-    kernels = library() if weight.buffers["codes"].device.type == "cpu" else None
+@lru_cache(maxsize=1)
+def _digits() -> Tensor:
+    """What each byte of ternary codes holds: [256, 8], five of them used."""
+    digits = unpack_trits(torch.arange(256, dtype=torch.uint8), (256, 5)).float() - 1
+    return torch.nn.functional.pad(digits, (0, 3)).contiguous()
+
+
+def _ternary(inputs: Tensor | None, weight: PackedWeight) -> Tensor | None:
+    """As `_coded`, of a ternary weight."""
+    kernels = _ready(weight)
     if kernels is None:
         return None
-    (rows, columns), width = weight.shape, -(-weight.shape[1] // 16) * 16
-    turn, factors, blocks = _rotation(rows, columns, int(weight.meta["seed"]))
-    found = torch.empty(rows, columns)
-    fixed = [_address(t) for t in (weight.buffers["codes"], weight.buffers["scales"], weight.table, turn, found)]  # type: ignore[attr-defined]
-    sizes = _longs(rows, columns, width, int(weight.meta["bits"]), int(weight.meta["window"]), *blocks)
-    kernels.luq_trellis_unpack(*fixed, *sizes, _address(factors))
+    (rows, columns), scales = weight.shape, weight.buffers["scales"]
+    found = torch.empty(rows, columns) if inputs is None else torch.empty(len(inputs), rows)
+    fixed, sizes = [address(t) for t in (weight.buffers["codes"], scales, _digits())], longs(rows, columns, scales.shape[1])
+    for one, out in [(None, found)] if inputs is None else zip(inputs, found, strict=True):
+        if kernels.luq_ternary(*fixed, None if one is None else address(one), address(out), *sizes):
+            raise MemoryError("no memory to unpack a row of ternary weights")
     return found
 
 
-def trellis(values: Tensor, table: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor] | None:
-    """Viterbi search of values [sequences, length] from states [sequences]: codes uint8, last states int32."""
-    kernels = library() if values.device.type == "cpu" and window >= bits + 4 else None
+def _row_column(inputs: Tensor | None, weight: PackedWeight) -> Tensor | None:
+    """As `_coded`, of signs with row and column scales."""
+    kernels, block = _ready(weight), int(weight.meta["block"])
     if kernels is None:
         return None
-    values, last = values.contiguous(), states.int().clone()
-    codes = torch.empty(values.shape, dtype=torch.uint8)
-    sizes = _longs(*values.shape, bits, window)
-    if kernels.luq_trellis_encode(_address(values), _address(table), _address(last), _address(codes), *sizes):
-        raise MemoryError("no memory for the search of a trellis: choose a smaller tier.window")
-    return codes, last
+    (rows, columns), b = weight.shape, weight.buffers
+    by_column, beside = b["column_scales"].float(), b["residual_scales"].float()
+    places = unpack_bits(b["salient"], (columns,)).nonzero()[:, 0].int()
+    work = torch.empty(columns + len(places) + 2 * -(-columns // block))
+    fixed = [address(t) for t in (b["signs"], b["residual_signs"], b["row_scales"], by_column, beside, places)]
+    found = torch.empty(rows, columns) if inputs is None else torch.empty(len(inputs), rows)
+    for one, out in [(None, found)] if inputs is None else zip(inputs, found, strict=True):
+        x = None if one is None else address(one)
+        kernels.luq_row_column(*fixed, x, address(work), address(out), *longs(rows, columns, block, len(places)))
+    return found
 
 
-def billm_errors(target: Tensor, what: Tensor | int, twice: bool = False) -> Tensor | None:
-    """Summed squared errors of BiLLM's candidates for target [out, n].
+def _ready(weight: PackedWeight) -> ctypes.CDLL | None:
+    """The kernels, if the weight's buffers are where they can be read."""
+    fine = all(buffer.device.type == "cpu" and buffer.is_contiguous() for buffer in weight.buffers.values())
+    return library() if fine else None
 
-    `what` rising thresholds [tried]: of splits by magnitude. `what` a number: of 1 .. so many leading columns as the salient
-    ones, stored twice, and the rest once or `twice`.
-    """
-    rows, columns = target.shape
-    kernels = library() if target.device.type == "cpu" and columns <= 1024 else None
-    if kernels is None:
-        return None
-    target = target.contiguous()
-    if isinstance(what, int):
-        errors = torch.empty(rows, what)
-        kernels.luq_billm_salient(_address(target), _address(errors), *_longs(rows, columns, what, twice))
-    else:
-        errors, what = torch.empty(rows, len(what)), what.contiguous()
-        target = target.gather(1, target.abs().argsort(1))
-        kernels.luq_billm_split(_address(target), _address(what), _address(errors), *_longs(rows, columns, len(what)))
-    return errors.double().sum(0)
+
+WHOLE = {"trellis": _coded, "ternary": _ternary, "row_column": _row_column}  # formats whose linears are done in one call

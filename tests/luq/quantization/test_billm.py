@@ -6,7 +6,7 @@ from luq.quantization import billm
 from luq.quantization import hessian as hessians
 from luq.quantization.billm import BiLLM, binarize, binarize_block, salient_columns
 from luq.quantization.formats import restore
-from luq.quantization.kernels import cpu
+from luq.quantization.kernels import searches
 from tests.conftest import correlated, loss
 
 
@@ -96,11 +96,11 @@ def test_modes_differ_and_both_repeat() -> None:
 def test_the_compiled_searches_see_the_errors_of_the_loops(rows: int, columns: int, twice: bool) -> None:
     target = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, 1, columns)
     most = min(49, columns - 1)
-    found, wanted = cpu.billm_errors(target, most, twice), billm.salient_errors(target, most, twice)
+    found, wanted = searches.billm_errors(target, most, twice), billm.salient_errors(target, most, twice)
     assert found is not None
     assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5 * float(target.square().sum()))
     thresholds = target.abs().flatten().quantile(torch.linspace(0, 1, 9))
-    found, wanted = cpu.billm_errors(target, thresholds), billm.split_errors(target, thresholds)
+    found, wanted = searches.billm_errors(target, thresholds), billm.split_errors(target, thresholds)
     assert found is not None
     assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5 * float(target.square().sum()))
 
@@ -109,7 +109,7 @@ def test_the_compiled_searches_see_the_errors_of_the_loops(rows: int, columns: i
 def test_without_kernels_the_error_is_the_same(faithful: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, hessian = case(7)
     compiled = BiLLM(tier(faithful)).quantize(weight, hessian)
-    monkeypatch.setattr(cpu, "billm_errors", lambda *_: None)
+    monkeypatch.setattr(searches, "billm_errors", lambda *_: None)
     looped = BiLLM(tier(faithful)).quantize(weight, hessian)
     one, two = (loss(weight, p.dequantize(), hessian) for p in (compiled, looped))
     assert one == pytest.approx(two, rel=1e-3), "ties apart, the same candidates win"

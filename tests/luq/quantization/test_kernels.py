@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 
+from luq.quantization.arb import RowColumnWeight
 from luq.quantization.kernels import cpu
 from luq.quantization.linear import PackedLinear
-from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight
-from luq.quantization.packing import pack_bits, pack_codes
+from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight, TernaryWeight
+from luq.quantization.packing import pack_bits, pack_codes, pack_trits
 from luq.quantization.trellis import TrellisWeight
 
 needs_compiler = pytest.mark.skipif(
@@ -67,8 +68,34 @@ BINARIES = [
 CASES: dict[str, PackedWeight] = {
     f"{bits} bit, {case}": integers(*case[:2], bits, *case[2:]) for bits in (2, 3, 4, 8) for case in INTEGERS
 }
+
+
+def ternaries(rows: int, columns: int, groups: int) -> TernaryWeight:
+    codes = torch.randint(0, 3, (rows, columns), generator=GENERATOR)
+    buffers = {"codes": pack_trits(codes), "scales": torch.randn(rows, groups, generator=GENERATOR).half()}
+    return TernaryWeight(buffers, (rows, columns))
+
+
+def row_columns(rows: int, columns: int, block: int, share: float) -> RowColumnWeight:
+    salient = torch.rand(columns, generator=GENERATOR) < share
+    count = int(salient.sum())
+    buffers = {
+        "signs": pack_bits(torch.rand(rows, columns, generator=GENERATOR) < 0.5),
+        "salient": pack_bits(salient),
+        "residual_signs": pack_bits(torch.rand(rows, count, generator=GENERATOR) < 0.5),
+        "row_scales": torch.rand(rows, columns // block, 2, generator=GENERATOR).half(),
+        "column_scales": torch.rand(columns, generator=GENERATOR).half(),
+        "residual_scales": torch.rand(count, generator=GENERATOR).half(),
+    }
+    return RowColumnWeight(buffers, (rows, columns), block=block)
+
+
+TERNARIES = [(128, 128, 1), (7, 13, 1), (33, 384, 12), (5, 4096, 32)]
+ROW_COLUMNS = [(128, 128, 128, 0.06), (9, 13, 13, 0.3), (20, 384, 128, 0.1), (16, 128, 64, 0.0)]
 CODED = [(128, 128, 2), (70, 384, 3), (33, 100, 1), (5, 13, 4), (48, 1040, 2)]  # rows, columns, bits
 CASES |= {f"trellis, {case}": coded(*case) for case in CODED}
+CASES |= {f"ternary, {case}": ternaries(*case) for case in TERNARIES}
+CASES |= {f"row and column, {case}": row_columns(*case) for case in ROW_COLUMNS}
 CASES |= {f"binary, {case}": binaries(*case) for case in BINARIES}
 
 
@@ -155,8 +182,8 @@ from tests.luq.quantization.test_kernels import CASES, GENERATOR, relative_error
 for name, weight in CASES.items():
     x = torch.randn(2, weight.shape[1], generator=GENERATOR)
     found = gpu.linear(x, weight)
-    if "(1, 48" in name or "(70, 384, 24" in name or "trellis" in name:
-        assert found is None, name  # groups of sixteen columns, and codes
+    if "(1, 48" in name or "(70, 384, 24" in name or not name.startswith(("2", "3", "4", "8", "binary")):
+        assert found is None, name  # groups of sixteen columns, and other formats
         continue
     assert found is not None, name
     error = relative_error(found, x, weight)
@@ -176,7 +203,9 @@ def test_triton_kernels_in_the_interpreter() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", [n for n in CASES if "(1, 48" not in n and "(70, 384, 24" not in n and "trellis" not in n])
+@pytest.mark.parametrize(
+    "name", [n for n in CASES if "(1, 48" not in n and "(70, 384, 24" not in n and n.startswith(("2", "3", "4", "8", "binary"))]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_triton_kernels_on_a_gpu(name: str, dtype: torch.dtype) -> None:
     from luq.quantization.kernels import gpu

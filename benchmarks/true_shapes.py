@@ -52,7 +52,11 @@ def measure(linears: dict[str, tuple[int, int]], tier: TierConfig, folder: Path)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=MODELS, default="llava")
-    parser.add_argument("--tiers", nargs="+", default=["billm", "gptq2", "gptq3", "gptq4", "gptq8", "float16"])
+    parser.add_argument(
+        "--tiers",
+        nargs="+",
+        default=["billm", "arb_rc", "ternary", "gptq2", "gptq3", "gptq4", "trellis1", "trellis2", "trellis3"],
+    )
     arguments, out = parser.parse_args(), Console(highlight=False, width=120)
     name, hidden, narrow, wide, layers, k, rest = MODELS[arguments.model]
     tiers = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
@@ -71,7 +75,8 @@ def main() -> None:
     if "gptq4" not in found:
         return
     plans = {tier: {tier: layers} for tier in found} | {
-        f"LUQ, k = {k}, {low}": {low: k, "gptq4": layers - k} for low in ("billm", "gptq2")
+        f"LUQ, k = {k}, {low} and {high}": {low: k, high: layers - k}
+        for low, high in (("billm", "gptq4"), ("gptq2", "gptq4"), ("trellis2", "trellis3"), ("trellis1", "trellis3"))
     }
     whole = Table(title=f"{name}: {layers} layers, {2 * rest / 1e9:.2f} GB beside them stay 16-bit", title_justify="left")
     for column in ("plan", "nominal bits", "stored bits", "linears GB", "vs 4-bit %", "checkpoint GB", "vs 4-bit %"):

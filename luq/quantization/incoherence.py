@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+STRIP = 1024  # rows at a time
+
 
 @lru_cache(maxsize=64)
 def signs(size: int, seed: int) -> Tensor:
@@ -42,8 +44,11 @@ def hadamard(x: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, seed: int) -> Tensor:
-    """Signs and transform on the last dimension."""
-    return hadamard(x * signs(x.shape[-1], seed).to(x))
+    """Signs and transform on the last dimension of x [rows, size]; strip by strip, since a Hessian may take gigabytes."""
+    found, turn = torch.empty(x.shape, dtype=x.dtype, device=x.device), signs(x.shape[-1], seed).to(x)
+    for start in range(0, len(x), STRIP):
+        found[start : start + STRIP] = hadamard(x[start : start + STRIP] * turn)
+    return found
 
 
 def unrotate(x: Tensor, seed: int) -> Tensor:

@@ -147,8 +147,8 @@ class Trellis:
         hessians.check(hessian, columns)
         dead = torch.diagonal(hessian) <= 0
         turned = rotate(torch.where(dead, 0.0, weight), SEED)
-        turned = rotate(turned.T.contiguous(), SEED + 1).T.contiguous()
-        metric = rotate(rotate(hessian, SEED).T.contiguous(), SEED)
+        turned = rotate(turned.T, SEED + 1).T.contiguous()
+        metric = rotate(rotate(hessian, SEED).T, SEED)
         target = _pad(turned, rows, columns)
         metric = _pad(metric, columns, columns)
         torch.diagonal(metric)[columns:] = torch.diagonal(metric)[:columns].mean()

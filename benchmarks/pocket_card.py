@@ -48,7 +48,7 @@ def ranks(model: str, alpha: float) -> dict[str, list[float]]:
 def main() -> None:
     outputs, model = Path(os.environ.get("LUQ_OUTPUTS", "outputs")), sys.argv[1] if len(sys.argv) > 1 else "pocket_llava"
     records = [r for r in results.iterate(outputs, "card") if r["config"]["model"]["name"] == model]
-    runs = {record["name"]: record for record in records}
+    runs = {record["name"]: record for record in sorted(records, key=lambda r: r["finished"])}  # the latest of a name
     if "float16" not in runs:
         out.print(f"first: luq sweep card model={model}")
         sys.exit(1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from luq.config import TierConfig
 from luq.quantization import hessian as hessians
+from luq.quantization.gptq import Ahead, sweep
 from luq.quantization.grid import group_size
 from luq.quantization.packed import PackedWeight
 from luq.quantization.packing import pack_bits, unpack_bits
@@ -109,44 +110,37 @@ class ArbRC:
         w[:, torch.diagonal(hessian) <= 0] = 0
         factor = hessians.factorize(hessian, self.tier.damping)
         importance = torch.diagonal(factor.upper).square().reciprocal()
-        signs, again_signs = torch.empty(rows, columns, device=device), torch.empty(rows, columns, device=device)
         salient = torch.zeros(columns, dtype=torch.bool, device=device)
-        by_row, by_column, beside = [], [], []
-        for start in range(0, columns, size):
-            part = slice(start, start + size)
-            block = w[:, part].clone()
-            score = (block.square() * importance[part]).sum(0)
-            chosen = torch.zeros(size, dtype=torch.bool, device=device)
-            chosen[score.topk(round(SALIENT * size)).indices] = True
-            row, column, again, second = binarize(block, importance[part], chosen)
-            (row, column), (again, second) = _balanced(row, column), _balanced(again, second) if len(second) else (again, second)
-            spread = torch.zeros(size, device=device)
-            spread[chosen] = second
-            errors = torch.empty_like(block)
-            weighed = row.square().sum().clamp_min(1e-20)
-            for j in range(size):
-                if not bool(chosen[j]):  # the feedback has made the column another one
-                    column[j] = ((block[:, j].abs() * row).sum() / weighed).half().float()
-                first, other = row * column[j], again * spread[j]
-                sign = _sign(block[:, j])
-                rest = block[:, j] - first * sign
-                residual = _sign(rest * other)
-                value = first * sign + (other * residual if bool(chosen[j]) else 0.0)
-                signs[:, start + j], again_signs[:, start + j] = sign, residual
-                error = (block[:, j] - value) / factor.upper[start + j, start + j]
-                errors[:, j] = error
-                block[:, j + 1 :].addr_(error, factor.upper[start + j, start + j + 1 : start + size], alpha=-1)
-            w[:, start + size :] -= errors @ factor.upper[part, start + size :]
-            salient[part] = chosen
-            by_row.append(torch.stack([row, again], 1))
-            by_column.append(column)
-            beside.append(second)
+        by_row, by_column = torch.zeros(rows, columns // size, 2, device=device), torch.zeros(columns, device=device)
+        beside = torch.zeros(columns, device=device)
+
+        def nearest(i: int, values: Tensor, ahead: Ahead) -> tuple[Tensor, Tensor]:
+            block, part = i // size, slice(i, i + size)
+            if i % size == 0:
+                here = ahead(size)
+                score = (here.square() * importance[part]).sum(0)
+                salient[i + score.topk(round(SALIENT * size)).indices] = True
+                row, column, again, second = binarize(here, importance[part], salient[part])
+                row, by_column[part] = _balanced(row, column)
+                if len(second):
+                    again, second = _balanced(again, second)
+                beside[part][salient[part]] = second
+                by_row[:, block] = torch.stack([row, again], 1)
+            row, again = by_row[:, block].unbind(1)
+            if not bool(salient[i]):  # the feedback has made the column another one
+                by_column[i] = ((values.abs() * row).sum() / row.square().sum().clamp_min(1e-20)).half().float()
+            first, other, sign = row * by_column[i], again * beside[i], _sign(values)
+            residual = _sign((values - first * sign) * other)
+            value = first * sign + (other * residual if bool(salient[i]) else 0.0)
+            return (sign > 0) + 2.0 * (residual > 0), value
+
+        codes = sweep(w, factor.upper, size, nearest)
         buffers = {
-            "signs": pack_bits(signs > 0),
+            "signs": pack_bits(codes % 2 > 0),
             "salient": pack_bits(salient),
-            "residual_signs": pack_bits(again_signs[:, salient] > 0),
-            "row_scales": torch.stack(by_row, 1).half(),
-            "column_scales": torch.cat(by_column).half(),
-            "residual_scales": torch.cat(beside).half(),
+            "residual_signs": pack_bits(codes[:, salient] >= 2),
+            "row_scales": by_row.half(),
+            "column_scales": by_column.half(),
+            "residual_scales": beside[salient].half(),
         }
         return RowColumnWeight(buffers, (rows, columns), block=size, damping=factor.damping)

@@ -4,6 +4,8 @@ Options: symmetric or asymmetric grids, any group size that divides the columns 
 act-order with static groups (no index is stored), clip search, 2, 3, 4 or 8 bits, blocks of lazy updates.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -112,33 +114,52 @@ class Ternary(GPTQ):
         return TernaryWeight(buffers, (weight.shape[0], weight.shape[1]), damping=damping)
 
 
-def _columns(
-    w: Tensor, upper: Tensor, grid: Grid, group: Tensor, refit: int, tier: TierConfig, symmetric: bool, importance: Tensor
-) -> tuple[Tensor, Grid]:
-    """The GPTQ sweep (algorithm 1) in blocks of `tier.block` columns; w [out, in] is used up.
+Ahead = Callable[[int], Tensor]
+Nearest = Callable[[int, Tensor, Ahead], tuple[Tensor, Tensor]]
 
-    With refit > 0 each group's grid is fitted anew, to the compensated weights, when the sweep reaches it.
-    The work is on the transpose, so that a column is a contiguous row.
+
+def sweep(weight: Tensor, upper: Tensor, block: int, nearest: Nearest) -> Tensor:
+    """GPTQ's sweep (algorithm 1) over weight [out, in], the errors of a block's columns added to later blocks at once: codes [out, in].
+
+    `nearest(i, column [out], ahead)` gives the codes and the values [out] that column i gets; `ahead(n)` are the n columns
+    [out, n] from there on, with all errors so far made up for. The work is on the transpose: a column is a contiguous row.
     """
-    wt, codes = w.T.contiguous(), torch.empty_like(w.T, memory_format=torch.contiguous_format)
-    scale, zero = grid.scale.clone(), grid.zero.clone()
-    columns = wt.shape[0]
-    for start in range(0, columns, tier.block):
-        end = min(start + tier.block, columns)
+    wt = weight.T.contiguous()
+    codes, columns = torch.empty_like(wt), len(wt)
+    for start in range(0, columns, block):
+        end = min(start + block, columns)
         errors = torch.empty_like(wt[start:end])
         for i in range(start, end):
-            g = int(group[i])
-            if refit and i % refit == 0:
-                # columns of this group beyond the block still lack the block's own updates
-                ahead = wt[i : i + refit].clone()
-                if i + refit > end:
-                    ahead[end - i :] -= upper[start:i, end : i + refit].T @ errors[: i - start]
-                new = fit(ahead.T.contiguous(), grid.levels, refit, symmetric, importance[i : i + refit], tier.clip_steps)
-                scale[:, g], zero[:, g] = new.scale[:, 0], new.zero[:, 0]
-            column = torch.clamp(torch.round(wt[i] / scale[:, g]) + zero[:, g], 0, grid.levels - 1)
-            codes[i] = column
-            error = (wt[i] - (column - zero[:, g]) * scale[:, g]) / upper[i, i]
+
+            def ahead(n: int, i: int = i, start: int = start, end: int = end, errors: Tensor = errors) -> Tensor:
+                found = wt[i : i + n].clone()
+                if i + n > end:  # columns beyond the block still lack the block's own errors
+                    found[end - i :] -= upper[start:i, end : i + n].T @ errors[: i - start]
+                return found.T.contiguous()
+
+            codes[i], value = nearest(i, wt[i], ahead)
+            error = (wt[i] - value) / upper[i, i]
             errors[i - start] = error
             wt[i + 1 : end].addr_(upper[i, i + 1 : end], error, alpha=-1)
         wt[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
-    return codes.T.contiguous(), Grid(scale, zero, grid.levels)
+    return codes.T.contiguous()
+
+
+def _columns(
+    w: Tensor, upper: Tensor, grid: Grid, group: Tensor, refit: int, tier: TierConfig, symmetric: bool, importance: Tensor
+) -> tuple[Tensor, Grid]:
+    """The sweep on a grid: codes [out, in] and the grid.
+
+    With refit > 0 each group's grid is fitted anew, to the compensated weights, when the sweep reaches it.
+    """
+    scale, zero = grid.scale.clone(), grid.zero.clone()
+
+    def nearest(i: int, column: Tensor, ahead: Ahead) -> tuple[Tensor, Tensor]:
+        g = int(group[i])
+        if refit and i % refit == 0:
+            new = fit(ahead(refit), grid.levels, refit, symmetric, importance[i : i + refit], tier.clip_steps)
+            scale[:, g], zero[:, g] = new.scale[:, 0], new.zero[:, 0]
+        code = torch.clamp(torch.round(column / scale[:, g]) + zero[:, g], 0, grid.levels - 1)
+        return code, (code - zero[:, g]) * scale[:, g]
+
+    return sweep(w, upper, tier.block, nearest), Grid(scale, zero, grid.levels)

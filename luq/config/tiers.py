@@ -24,7 +24,7 @@ class TierConfig:
     block: int = 128
     window: int = 12  # trellis: bits that a weight is looked up by; each one more takes twice the time
     true_sequential: bool = True
-    faithful: bool = True  # billm: as the released code does it; false: as the paper says it
+    faithful: bool = False  # billm: as the released code does it
 
     def __post_init__(self) -> None:
         registry.check("quantizer", self.method)

@@ -60,7 +60,7 @@ def factorize(hessian: Tensor, damping: float, order: Tensor | None = None) -> F
     """Upper Cholesky factor of the inverse damped Hessian; the damping is raised until it exists.
 
     `damping` is a share of the mean diagonal (GPTQ's percdamp). Dead columns get a diagonal of one. `order` [in]: of the columns
-    in the factor. Of a wide layer each matrix is over a gigabyte: there are at most two beside the Hessian at a time.
+    in the factor. Of a wide layer each matrix is over a gigabyte: there is only one beside the Hessian.
     """
     size = len(hessian)
     order = torch.arange(size, device=hessian.device) if order is None else order
@@ -68,33 +68,50 @@ def factorize(hessian: Tensor, damping: float, order: Tensor | None = None) -> F
     # of the columns in reverse, H = L L^T: back in order, L is an upper triangle A with H = A A^T, and its inverse is the factor
     back = order.flip(0)
     while damping <= 1.0:
-        work = torch.empty_like(hessian)
+        work = torch.empty_like(hessian).T  # column by column, as LAPACK wants it, which then works in place
         for start in range(0, size, STRIP):
             work[start : start + STRIP] = hessian[back[start : start + STRIP]][:, back]
         diagonal = torch.diagonal(work)
         diagonal[dead.flip(0)] = 1.0
         diagonal.add_(damping * float(diagonal.mean()))
-        lower, info = torch.linalg.cholesky_ex(work)
-        del work, diagonal
+        info = torch.empty((), dtype=torch.int32, device=work.device)
+        torch.linalg.cholesky_ex(work, out=(work, info))
         if int(info) == 0:
-            upper = _reversed_inverse(lower)
-            if bool(torch.isfinite(upper).all()):
-                return Factor(upper, dead, damping)
+            invert(work)
+            _turn(work)
+            if bool(torch.isfinite(work.sum())):
+                return Factor(work, dead, damping)
+        del work, diagonal
         damping = max(2 * damping, 1e-4)
     raise DataError("the Hessian cannot be inverted even with damping 1.0: the calibration set has too few tokens")
 
 
-def _reversed_inverse(lower: Tensor) -> Tensor:
-    """The inverse of a lower triangle, rows and columns in reverse; by strips, so that there is one matrix more and no third."""
+def invert(lower: Tensor) -> None:
+    """Invert a lower triangle [n, n] in place, from its last block of columns to its first.
+
+    A block's part below the diagonal becomes -(the inverse below and right of it) x (the part) x (the inverse of its triangle).
+    """
     size = len(lower)
-    found = torch.zeros_like(lower)
-    for start in range(0, size, STRIP):
+    for start in reversed(range(0, size, STRIP)):
         end = min(start + STRIP, size)
-        unit = torch.zeros(size - start, end - start, device=lower.device)
-        torch.diagonal(unit)[:] = 1.0
-        strip = torch.linalg.solve_triangular(lower[start:, start:], unit, upper=False)
-        found[: size - start, size - end : size - start] = strip.flip(0, 1)
-    return found
+        eye = torch.eye(end - start, device=lower.device, dtype=lower.dtype)
+        lower[start:end, start:end] = torch.linalg.solve_triangular(lower[start:end, start:end], eye, upper=False)
+        below = -(lower[end:, start:end] @ lower[start:end, start:end])
+        for row in range(end, size, STRIP):
+            last = min(row + STRIP, size)
+            lower[row:last, start:end] = lower[row:last, end:last] @ below[: last - end]
+
+
+def _turn(matrix: Tensor) -> None:
+    """Reverse rows and columns in place."""
+    size = len(matrix)
+    for start in range(0, size // 2, STRIP):
+        end = min(start + STRIP, size // 2)
+        top = matrix[start:end].clone()
+        matrix[start:end] = matrix[size - end : size - start].flip(0, 1)
+        matrix[size - end : size - start] = top.flip(0, 1)
+    if size % 2:
+        matrix[size // 2] = matrix[size // 2].flip(0)
 
 
 def effective_rank(hessian: Tensor) -> float:

@@ -35,11 +35,12 @@ def test_the_defaults_are_the_papers() -> None:
     config = to_config(composed())
     assert (config.calibration.alpha, config.profile.clusters) == (0.5, 100)
     assert (config.quantizer.low, config.quantizer.high, config.quantizer.propagation) == ("billm", "gptq4", "exact")
-    assert config.quantizer.tiers["billm"].faithful
+    assert config.quantizer.tiers["billm_faithful"].faithful
+    assert not config.quantizer.tiers["billm"].faithful
     assert len(config.evaluation.benchmarks) == 9
 
 
-OVERRIDES = """quantizer.tiers.gptq4.group_size=64 quantizer.tiers.billm.faithful=false
+OVERRIDES = """quantizer.tiers.gptq4.group_size=64 quantizer.tiers.billm.faithful=true
 model=pocket_llava calibration=text calibration.alpha=0.5 calibration.tokens=2048 profile.clusters=150
 order=entropy_reverse order=depth order=depth_reverse order=random allocation=uniform allocation.k=4 quantizer.low=gptq2
 quantizer.high=gptq3 quantizer.high=gptq8 quantizer.low=rtn4 quantizer.high=float16 quantizer.propagation=high

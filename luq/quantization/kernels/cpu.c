@@ -166,9 +166,25 @@ static inline uint64_t deposit(uint64_t bits, uint64_t where) {
 typedef struct { uint64_t sign, salient, sparse, residual; } Word;
 typedef struct {
     const uint8_t *signs, *salient, *flags, *residual;
-    const uint16_t *scales;
+    const void *scales;
+    const uint16_t *tops;
     int64_t rows, columns, block, count;
 } Binary;
+
+/* Mean and scale of the four parts of a row's block: eight halves, or seven bytes that a top for 32 rows gives their size. */
+static inline void numbers_at(const Binary *w, int64_t row, int64_t block, float *s) {
+    static const float zero[] = {128, 0, 128, 0, 128, 0, 0}, limit[] = {127, 255, 127, 255, 127, 255, 255};
+    const int64_t blocks = (w->columns + w->block - 1) / w->block, at = row * blocks + block, top = row / 32 * blocks + block;
+    if (!w->tops) {
+        for (int i = 0; i < 8; i++) s[i] = half_to_float(((const uint16_t *)w->scales)[at * 8 + i]);
+        return;
+    }
+    s[6] = 0;
+    for (int i = 0; i < 7; i++) {
+        const float step = half_to_float(w->tops[top * 7 + i]) / limit[i];
+        s[i == 6 ? 7 : i] = ((float)((const uint8_t *)w->scales)[at * 7 + i] - zero[i]) * step;
+    }
+}
 
 /* `flag`, `rest`: how many flags and residual signs of this row were read before; both are moved on. */
 static inline Word word_at(const Binary *w, int64_t row, int64_t column, int64_t *flag, int64_t *rest) {
@@ -188,9 +204,9 @@ static inline Word word_at(const Binary *w, int64_t row, int64_t column, int64_t
 
 /* y = x W^T; sums: room for two floats per block, of all and of the salient columns' inputs. Blocks are multiples of 64. */
 void luq_binary_matvec(const uint8_t *signs, const uint8_t *salient, const uint8_t *flags, const uint8_t *residual,
-                       const uint16_t *scales, const float *x, float *sums, float *y, int64_t rows, int64_t columns,
-                       int64_t block, int64_t count) {
-    const Binary w = {signs, salient, flags, residual, scales, rows, columns, block, count};
+                       const void *scales, const uint16_t *tops, const float *x, float *sums, float *y, int64_t rows,
+                       int64_t columns, int64_t block, int64_t count) {
+    const Binary w = {signs, salient, flags, residual, scales, tops, rows, columns, block, count};
     const int64_t blocks = (columns + block - 1) / block;
     for (int64_t k = 0; k < blocks; k++) {
         const int64_t end = (k + 1) * block < columns ? (k + 1) * block : columns;
@@ -220,7 +236,7 @@ void luq_binary_matvec(const uint8_t *signs, const uint8_t *salient, const uint8
                 }
             }
             float s[8];
-            for (int i = 0; i < 8; i++) s[i] = half_to_float(scales[(r * blocks + k) * 8 + i]);
+            numbers_at(&w, r, k, s);
             const float all = sums[2 * k], twice = sums[2 * k + 1], sparse = SUM(far_all), dense = all - twice - sparse;
             total += s[0] * dense + s[1] * (2 * SUM(near) - dense) + s[2] * sparse + s[3] * (2 * SUM(far) - sparse);
             total += (s[4] + s[6]) * twice + s[5] * (2 * SUM(double_) - twice) + s[7] * (2 * SUM(again) - twice);
@@ -231,10 +247,9 @@ void luq_binary_matvec(const uint8_t *signs, const uint8_t *salient, const uint8
 
 /* Rows [first, last) into out [last - first, columns]; any block and any number of columns. */
 void luq_binary_unpack(const uint8_t *signs, const uint8_t *salient, const uint8_t *flags, const uint8_t *residual,
-                       const uint16_t *scales, float *out, int64_t first, int64_t last, int64_t rows, int64_t columns, int64_t block,
-                       int64_t count) {
-    const Binary w = {signs, salient, flags, residual, scales, rows, columns, block, count};
-    const int64_t blocks = (columns + block - 1) / block;
+                       const void *scales, const uint16_t *tops, float *out, int64_t first, int64_t last, int64_t rows,
+                       int64_t columns, int64_t block, int64_t count) {
+    const Binary w = {signs, salient, flags, residual, scales, tops, rows, columns, block, count};
 #pragma omp parallel for schedule(static)
     for (int64_t r = first; r < last; r++) {
         int64_t flag = 0, rest = 0, known = -1;
@@ -245,7 +260,7 @@ void luq_binary_unpack(const uint8_t *signs, const uint8_t *salient, const uint8
                 if ((c + i) / block != known) {
                     float s[8];
                     known = (c + i) / block;
-                    for (int n = 0; n < 8; n++) s[n] = half_to_float(scales[(r * blocks + known) * 8 + n]);
+                    numbers_at(&w, r, known, s);
                     for (int n = 0; n < 4; n++) {
                         const float sign = n & 1 ? 1.0f : -1.0f, first_sign = n & 2 ? 1.0f : -1.0f;
                         const float once = s[4] + s[5] * first_sign;
@@ -484,14 +499,14 @@ static float binarized(const float *w, int64_t n, int twice, float *left) {
     return error;
 }
 
-/* errors [rows, most]: the first 1 .. most columns (they come in the order of their saliency) twice binarized, the rest once or twice. */
-void luq_billm_salient(const float *target, float *errors, int64_t rows, int64_t columns, int64_t most, int64_t rest_twice) {
+/* errors [rows, most]: the first 1 .. most columns (they come in the order of their saliency) twice binarized, the rest too. */
+void luq_billm_salient(const float *target, float *errors, int64_t rows, int64_t columns, int64_t most) {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         float left[WIDEST];
         const float *w = target + r * columns;
         for (int64_t k = 1; k <= most; k++)
-            errors[r * most + k - 1] = binarized(w, k, 1, left) + binarized(w + k, columns - k, (int)rest_twice, left);
+            errors[r * most + k - 1] = binarized(w, k, 1, left) + binarized(w + k, columns - k, 1, left);
     }
 }
 

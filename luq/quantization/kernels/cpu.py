@@ -68,7 +68,7 @@ def _buffers(weight: PackedWeight) -> tuple[list[ctypes.c_void_p | None], list[i
     names = (
         ("codes", "scales", "zeros")
         if isinstance(weight, IntegerWeight)
-        else ("signs", "salient", "flags", "residual_signs", "scales")
+        else ("signs", "salient", "flags", "residual_signs", "scales", "tops")
     )
     buffers = [weight.buffers.get(name) for name in names]
     if any(b is not None and (b.device.type != "cpu" or not b.is_contiguous()) for b in buffers):

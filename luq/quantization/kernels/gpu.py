@@ -117,10 +117,10 @@ def linear(x: Tensor, weight: PackedWeight) -> Tensor | None:
         )  # fmt: skip
     elif isinstance(weight, BinaryWeight):
         salient, rank, count = _salient(weight.buffers["salient"], columns)
-        blocks = weight.buffers["scales"].shape[1]
+        numbers = weight.numbers()
         _binary[grid](
             inputs, weight.buffers["signs"], weight.buffers["flags"], weight.buffers["residual_signs"], salient, rank,
-            weight.buffers["scales"], found, rows, columns, count, int(weight.meta["block"]), blocks, BLOCK=BLOCK, WIDTH=64,
+            numbers, found, rows, columns, count, int(weight.meta["block"]), numbers.shape[1], BLOCK=BLOCK, WIDTH=64,
         )  # fmt: skip
     else:
         return None

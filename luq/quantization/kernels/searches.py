@@ -19,11 +19,11 @@ def trellis(values: Tensor, table: Tensor, states: Tensor, bits: int, window: in
     return codes, last
 
 
-def billm_errors(target: Tensor, what: Tensor | int, twice: bool = False) -> Tensor | None:
+def billm_errors(target: Tensor, what: Tensor | int) -> Tensor | None:
     """Summed squared errors of BiLLM's candidates for target [out, n].
 
     `what` rising thresholds [tried]: of splits by magnitude. `what` a number: of 1 .. so many leading columns as the salient
-    ones, stored twice, and the rest once or `twice`.
+    ones, they and the rest stored twice.
     """
     rows, columns = target.shape
     kernels = library() if target.device.type == "cpu" and columns <= 1024 else None
@@ -32,7 +32,7 @@ def billm_errors(target: Tensor, what: Tensor | int, twice: bool = False) -> Ten
     target = target.contiguous()
     if isinstance(what, int):
         errors = torch.empty(rows, what)
-        kernels.luq_billm_salient(address(target), address(errors), *longs(rows, columns, what, twice))
+        kernels.luq_billm_salient(address(target), address(errors), *longs(rows, columns, what))
     else:
         errors, what = torch.empty(rows, len(what)), what.contiguous()
         target = target.gather(1, target.abs().argsort(1))

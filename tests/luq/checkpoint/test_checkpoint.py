@@ -51,7 +51,7 @@ print(json.dumps({"buffers": found, "tokens": said[0].tolist(), "plain": plain})
 
 @pytest.fixture(scope="module")
 def packed(vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """One folder per decoder layer, each in another tier."""
+    """One folder per decoder layer, each in another tier; the last layer's MLP in yet another."""
     told = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
     tiers = {name: TierConfig(**settings) for name, settings in told.items()}
     root, hessians = tmp_path_factory.mktemp("layers"), {}
@@ -62,7 +62,8 @@ def packed(vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         for name, weight in vlm.original(index).items():
             size = weight.shape[1]
             hessians.setdefault(size, correlated(4 * size, size))
-            layer[name] = quantizer.quantize(weight.float(), hessians[size])
+            made = make_quantizer(tiers["billm_faithful"]) if index == 9 and "mlp" in name else quantizer
+            layer[name] = made.quantize(weight.float(), hessians[size])
         folder = root / f"layer{index}"
         folder.mkdir()
         write_layer(folder, layer)

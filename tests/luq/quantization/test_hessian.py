@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from luq.quantization import hessian as hessians
 from luq.quantization.hessian import HessianSum, effective_rank, factorize
 from tests.conftest import correlated
 
@@ -23,6 +24,17 @@ def test_factor_is_the_inverse() -> None:
     upper = factorize(hessian, 0.01).upper.double()
     damped = hessian.double() + 0.01 * hessian.diagonal().mean() * torch.eye(32)
     assert torch.allclose(upper.T @ upper @ damped, torch.eye(32, dtype=torch.double), atol=1e-2)
+    assert torch.equal(upper, upper.triu())
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 15])
+def test_factors_in_strips_are_factors(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hessians, "STRIP", 3)
+    hessian = correlated(20 * size, size)
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+    upper = factorize(hessian, 0.01, order).upper.double()
+    damped = (hessian.double() + 0.01 * hessian.diagonal().mean() * torch.eye(size))[order][:, order]
+    assert torch.allclose(upper, torch.linalg.cholesky(torch.linalg.inv(damped), upper=True), rtol=1e-2, atol=1e-3)
     assert torch.equal(upper, upper.triu())
 
 

@@ -32,7 +32,7 @@ def integers(rows: int, columns: int, bits: int, groups: int, symmetric: bool) -
     return IntegerWeight(buffers, (rows, columns))
 
 
-def binaries(rows: int, columns: int, block: int, share: float) -> BinaryWeight:
+def binaries(rows: int, columns: int, block: int, share: float, twice: bool = False) -> BinaryWeight:
     salient = torch.rand(columns, generator=GENERATOR) < share
     count, blocks = int(salient.sum()), -(-columns // block)
 
@@ -43,6 +43,8 @@ def binaries(rows: int, columns: int, block: int, share: float) -> BinaryWeight:
         "signs": bits(rows, columns), "salient": pack_bits(salient), "flags": bits(rows, columns - count),
         "residual_signs": bits(rows, count), "scales": torch.randn(rows, blocks, 8, generator=GENERATOR).half(),
     }  # fmt: skip
+    if twice:
+        buffers |= BinaryWeight.quantize_numbers(torch.randn(rows, blocks, 8, generator=GENERATOR))
     return BinaryWeight(buffers, (rows, columns), block=block)
 
 
@@ -97,6 +99,7 @@ CASES |= {f"trellis, {case}": coded(*case) for case in CODED}
 CASES |= {f"ternary, {case}": ternaries(*case) for case in TERNARIES}
 CASES |= {f"row and column, {case}": row_columns(*case) for case in ROW_COLUMNS}
 CASES |= {f"binary, {case}": binaries(*case) for case in BINARIES}
+CASES |= {f"binary, numbers of 8 bits, {case}": binaries(*case, twice=True) for case in BINARIES}
 
 
 def relative_error(found: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -> float:

@@ -22,7 +22,8 @@ TIERS = {
     "gptq4": TierConfig("gptq", bits=4, act_order=True, static_groups=True),
     "gptq2": TierConfig("gptq", bits=2),
     "rtn4": TierConfig("rtn"),
-    "billm": TierConfig("billm", true_sequential=False),
+    "billm": TierConfig("billm", act_order=True),
+    "billm_faithful": TierConfig("billm", faithful=True, true_sequential=False),
 }
 
 

@@ -119,7 +119,7 @@ Nearest = Callable[[int, Tensor, Ahead], tuple[Tensor, Tensor]]
 
 
 def sweep(weight: Tensor, upper: Tensor, block: int, nearest: Nearest) -> Tensor:
-    """GPTQ's sweep (algorithm 1) over weight [out, in], the errors of a block's columns added to later blocks at once: codes [out, in].
+    """GPTQ's sweep (algorithm 1) over weight [out, in], a block's errors added to later blocks at once: codes [out, in].
 
     `nearest(i, column [out], ahead)` gives the codes and the values [out] that column i gets; `ahead(n)` are the n columns
     [out, n] from there on, with all errors so far made up for. The work is on the transpose: a column is a contiguous row.

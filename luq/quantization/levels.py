@@ -19,8 +19,8 @@ class Levels:
     def fit(self, importance: Tensor, paired: bool, turns: int = TURNS) -> tuple[Tensor, Tensor]:
         """The values [out, 4], rising, and each row's error [out]; columns of importance [n] zero are left out.
 
-        They minimize sum_j importance_j (w_j - nearest value)^2 locally; `paired`: of the form c - u, c - v, c + v, c + u, which is
-        what two binary orders can say.
+        They are a local minimum of sum_j importance_j (w_j - nearest value)^2; `paired`: of the form c - u, c - v, c + v, c + u,
+        which is what two binary orders can say.
         """
         share = importance.double()[self.order]
         values = self.values.double()

@@ -57,7 +57,10 @@ def test_feedback_pays_and_columns_that_matter_are_better() -> None:
 
 def test_less_than_half_of_faithful_billms_bytes() -> None:
     weight, hessian = gaussian(512, 256), correlated(1000, 256)
-    ours, theirs = ArbRC(TierConfig("arb_rc")).quantize(weight, hessian), BiLLM(TierConfig("billm", faithful=True)).quantize(weight, hessian)
+    ours, theirs = (
+        ArbRC(TierConfig("arb_rc")).quantize(weight, hessian),
+        BiLLM(TierConfig("billm", faithful=True)).quantize(weight, hessian),
+    )
     assert sum(ours.ledger().values()) < 0.5 * sum(theirs.ledger().values())
     assert 8 * sum(ours.ledger().values()) / weight.numel() == pytest.approx(1 + 1 / 16 + 32 / 128 + 17 / 512, abs=0.01)
     assert loss(weight, ours.dequantize(), hessian) < 1.5 * loss(weight, theirs.dequantize(), hessian)

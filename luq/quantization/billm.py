@@ -1,10 +1,10 @@
 """BiLLM (Huang et al., ICML 2024): binarization with salient columns in two orders and two groups of the others. Pure.
 
-`faithful` follows the released code. Per block of 128 columns, on compensated weights, it searches the salient columns and a split
-by magnitude on the saliency matrix w^2 / diag(U)^2, takes the remainder in two orders, of which one is stored, and feeds errors
-only to later blocks. Otherwise what is stored decides. A flag per weight and two binary orders allow any four values per row and
-block, so these are fitted to the weights under the Hessian's diagonal (Lloyd); as many columns are salient as give the least error
-when so stored; the numbers are quantized to 8 bits; GPTQ's sweep feeds errors on within a block.
+`faithful` follows the released code. Per block of 128 columns, on compensated weights, it searches the salient columns and a
+split by magnitude on the saliency matrix w^2 / diag(U)^2, takes the remainder in two orders, of which one is stored, and feeds
+errors only to later blocks. Otherwise what is stored decides. A flag per weight and two binary orders allow any four values per
+row and block, so these are fitted to the weights under the Hessian's diagonal (Lloyd); as many columns are salient as give the
+least error when so stored; the numbers are quantized to 8 bits; GPTQ's sweep feeds errors on within a block.
 """
 
 from dataclasses import dataclass

@@ -124,13 +124,31 @@ def test_everything_else_is_copied_as_it_stands(exported: Path) -> None:
         assert (exported / name).read_bytes() == (SOURCE / name).read_bytes()
 
 
-def test_saving_the_loaded_model_again_changes_nothing(exported: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pushed", [False, True])
+def test_saving_the_loaded_model_again_changes_nothing(
+    pushed: bool, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With save_pretrained, and as push_to_hub would upload it."""
+    from huggingface_hub import HfApi, RepoUrl
     from transformers import AutoModelForImageTextToText
 
     import luq  # noqa: F401
 
+    def commit(_api: HfApi, repo_id: str, operations: list, **_settings: object) -> None:
+        assert repo_id == "someone/again"
+        for operation in operations:
+            target = tmp_path / "again" / operation.path_in_repo
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with operation.as_file() as file:
+                target.write_bytes(file.read())
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, repo_id, **__: RepoUrl(f"https://huggingface.co/{repo_id}"))
+    monkeypatch.setattr(HfApi, "create_commit", commit)
     model = AutoModelForImageTextToText.from_pretrained(exported, dtype=torch.float16)
-    model.save_pretrained(tmp_path / "again")
+    if pushed:
+        model.push_to_hub("someone/again")
+    else:
+        model.save_pretrained(tmp_path / "again")
     again = AutoModelForImageTextToText.from_pretrained(tmp_path / "again", dtype=torch.float16)
     one, two = model.state_dict(), again.state_dict()
     assert one.keys() == two.keys()

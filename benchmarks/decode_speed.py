@@ -62,7 +62,7 @@ def one_linear(size: int, n: int) -> Table:
     for name, tier in TIERS.items():
         if tier.method == "gptq":  # the same format, and its time does not depend on the codes
             tier = TierConfig("rtn", bits=tier.bits, group_size=tier.group_size)
-        if name != "float16" and (size <= 1024 or tier.method != "billm" or name == "billm"):
+        if name not in ("float16", "billm_faithful") or (name != "float16" and size <= 1024):
             runs[name] = partial(PackedLinear(make_quantizer(tier).quantize(weight, hessian), name), x)
     repeat = max(1, int(2e7 / size**2))
     seconds = rounds({name: lambda r=run: [r() for _ in range(repeat)] for name, run in runs.items()}, n)

@@ -52,7 +52,7 @@ def main() -> None:
     if "float16" not in runs:
         out.print(f"first: luq sweep card model={model}")
         sys.exit(1)
-    names = [n for n in ("float16", "gptq4", "gptq3", "gptq2", "billm") if n in runs]
+    names = [n for n in ("float16", "gptq4", "gptq3", "gptq2", "billm_faithful") if n in runs]
     out.print("| benchmark | best constant answer | " + " | ".join(names) + " |")
     out.print("|---" * (2 + len(names)) + "|")
     for benchmark in runs["float16"]["scores"]:

@@ -24,6 +24,14 @@ MODELS = {  # hidden, width of k and v, intermediate, layers, the paper's k, 16-
     "llava": ("LLaVA-1.5-7B", 4096, 4096, 11008, 32, 16, 587_000_000),
     "qwen": ("Qwen2.5-VL-7B", 3584, 512, 18944, 28, 12, 1_766_000_000),
 }
+LUQ = (
+    ("billm_faithful", "gptq4"),
+    ("billm", "gptq4"),
+    ("gptq2", "gptq4"),
+    ("trellis2", "trellis4"),
+    ("trellis2", "trellis3"),
+    ("trellis1", "trellis3"),
+)
 TOKENS = 512  # activations behind each Hessian: fewer than columns, as damping has to cope with on real layers too
 
 
@@ -55,7 +63,7 @@ def main() -> None:
     parser.add_argument(
         "--tiers",
         nargs="+",
-        default=["billm", "arb_rc", "ternary", "gptq2", "gptq3", "gptq4", "trellis1", "trellis2", "trellis3"],
+        default="billm_faithful billm arb_rc ternary gptq2 gptq3 gptq4 trellis1 trellis2 trellis3 trellis4".split(),
     )
     arguments, out = parser.parse_args(), Console(highlight=False, width=120)
     name, hidden, narrow, wide, layers, k, rest = MODELS[arguments.model]
@@ -75,8 +83,7 @@ def main() -> None:
     if "gptq4" not in found:
         return
     plans = {tier: {tier: layers} for tier in found} | {
-        f"LUQ, k = {k}, {low} and {high}": {low: k, high: layers - k}
-        for low, high in (("billm", "gptq4"), ("gptq2", "gptq4"), ("trellis2", "trellis3"), ("trellis1", "trellis3"))
+        f"LUQ, k = {k}, {low} and {high}": {low: k, high: layers - k} for low, high in LUQ
     }
     whole = Table(title=f"{name}: {layers} layers, {2 * rest / 1e9:.2f} GB beside them stay 16-bit", title_justify="left")
     for column in ("plan", "nominal bits", "stored bits", "linears GB", "vs 4-bit %", "checkpoint GB", "vs 4-bit %"):

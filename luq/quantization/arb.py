@@ -99,7 +99,7 @@ class ArbRC:
     data_free = False
 
     def __init__(self, tier: TierConfig):
-        self.tier = tier
+        self.tier, self.shared = tier, hessians.Shared()
 
     def quantize(self, weight: Tensor, hessian: Tensor) -> RowColumnWeight:
         """weight [out, in], hessian [in, in], both fp32 -> packed."""
@@ -108,7 +108,7 @@ class ArbRC:
         size = group_size(columns, min(self.tier.block, columns))
         w = weight.clone()
         w[:, torch.diagonal(hessian) <= 0] = 0
-        factor = hessians.factorize(hessian, self.tier.damping)
+        factor = self.shared.of(hessian, lambda: hessians.factorize(hessian, self.tier.damping))
         importance = torch.diagonal(factor.upper).square().reciprocal()
         salient = torch.zeros(columns, dtype=torch.bool, device=device)
         by_row, by_column = torch.zeros(rows, columns // size, 2, device=device), torch.zeros(columns, device=device)

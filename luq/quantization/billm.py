@@ -166,7 +166,7 @@ class BiLLM:
     data_free = False
 
     def __init__(self, tier: TierConfig):
-        self.tier = tier
+        self.tier, self.shared = tier, hessians.Shared()
 
     def quantize(self, weight: Tensor, hessian: Tensor) -> BinaryWeight:
         """weight [out, in], hessian [in, in], both fp32 -> packed binary weight."""
@@ -178,7 +178,7 @@ class BiLLM:
         return (self._faithful if self.tier.faithful else self._fitted)(w, hessian, size)
 
     def _faithful(self, w: Tensor, hessian: Tensor, size: int) -> BinaryWeight:
-        factor = hessians.factorize(hessian, self.tier.damping)
+        factor = self.shared.of(hessian, lambda: hessians.factorize(hessian, self.tier.damping))
         diagonal, blocks = torch.diagonal(factor.upper), []
         for start in range(0, w.shape[1], size):
             part = slice(start, start + size)
@@ -204,7 +204,7 @@ class BiLLM:
         order = torch.arange(columns, device=w.device)
         if self.tier.act_order:
             order = torch.argsort(importance, descending=True, stable=True)
-        factor = hessians.factorize(hessian, self.tier.damping, order)
+        factor = self.shared.of(hessian, lambda: hessians.factorize(hessian, self.tier.damping, order))
 
         def nearest(i: int, column: Tensor, _: Ahead) -> tuple[Tensor, Tensor]:
             at = int(order[i])

@@ -46,7 +46,7 @@ class GPTQ:
     data_free = False
 
     def __init__(self, tier: TierConfig):
-        self.tier = tier
+        self.tier, self.shared = tier, hessians.Shared()
 
     def quantize(self, weight: Tensor, hessian: Tensor) -> PackedWeight:
         """weight [out, in], hessian [in, in], both fp32 -> packed integers.
@@ -67,7 +67,7 @@ class GPTQ:
         order = torch.arange(columns, device=w.device)
         if tier.act_order:
             order = torch.argsort(importance, descending=True, stable=True)
-        factor = hessians.factorize(hessian, tier.damping, order)
+        factor = self.shared.of(hessian, lambda: hessians.factorize(hessian, tier.damping, order))
         grid = fit(w, levels, size, symmetric, importance, tier.clip_steps)
         group = (torch.arange(columns, device=w.device) // size)[order]
         dynamic = not tier.act_order and not tier.static_groups

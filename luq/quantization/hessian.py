@@ -3,12 +3,16 @@
 Every token counts the same (the reference implementation counts sequences), unless weights say otherwise. fp32 [in, in].
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from luq.errors import DataError
+
+T = TypeVar("T")
 
 
 class HessianSum:
@@ -112,6 +116,23 @@ def _turn(matrix: Tensor) -> None:
         matrix[size - end : size - start] = top.flip(0, 1)
     if size % 2:
         matrix[size // 2] = matrix[size // 2].flip(0)
+
+
+class Shared:
+    """What was last made of a Hessian: linears that share an input come one after another and share it."""
+
+    def __init__(self) -> None:
+        self.hessian: Tensor | None = None
+        self.made: Any = None
+
+    def of(self, hessian: Tensor, make: Callable[[], T]) -> T:
+        """`make()`, unless it was made of this very Hessian before; what was made of another is let go first."""
+        if self.hessian is not hessian:
+            self.hessian = self.made = None
+            self.made = make()
+            self.hessian = hessian
+        found: T = self.made
+        return found
 
 
 def effective_rank(hessian: Tensor) -> float:

@@ -44,11 +44,17 @@ def hadamard(x: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, seed: int) -> Tensor:
-    """Signs and transform on the last dimension of x [rows, size]; strip by strip, since a Hessian may take gigabytes."""
-    found, turn = torch.empty(x.shape, dtype=x.dtype, device=x.device), signs(x.shape[-1], seed).to(x)
-    for start in range(0, len(x), STRIP):
-        found[start : start + STRIP] = hadamard(x[start : start + STRIP] * turn)
+    """Signs and transform on the last dimension of x [rows, size]."""
+    found = x.clone()
+    rotate_(found, seed)
     return found
+
+
+def rotate_(x: Tensor, seed: int) -> None:
+    """The same in place, strip by strip, since a Hessian may take gigabytes."""
+    turn = signs(x.shape[-1], seed).to(x)
+    for start in range(0, len(x), STRIP):
+        x[start : start + STRIP] = hadamard(x[start : start + STRIP] * turn)
 
 
 def unrotate(x: Tensor, seed: int) -> Tensor:

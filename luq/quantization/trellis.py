@@ -15,7 +15,7 @@ from torch import Tensor
 
 from luq.config import TierConfig
 from luq.quantization import hessian as hessians
-from luq.quantization.incoherence import rotate, unrotate
+from luq.quantization.incoherence import rotate, rotate_, unrotate
 from luq.quantization.kernels import searches
 from luq.quantization.packed import PackedWeight
 
@@ -139,7 +139,7 @@ class Trellis:
     data_free = False
 
     def __init__(self, tier: TierConfig):
-        self.tier = tier
+        self.tier, self.shared = tier, hessians.Shared()
 
     def quantize(self, weight: Tensor, hessian: Tensor) -> TrellisWeight:
         """weight [out, in], hessian [in, in], both fp32 -> packed. Raises DataError for a Hessian that is not one."""
@@ -148,11 +148,8 @@ class Trellis:
         dead = torch.diagonal(hessian) <= 0
         turned = rotate(torch.where(dead, 0.0, weight), SEED)
         turned = rotate(turned.T, SEED + 1).T.contiguous()
-        metric = rotate(rotate(hessian, SEED).T, SEED)
         target = _pad(turned, rows, columns)
-        metric = _pad(metric, columns, columns)
-        torch.diagonal(metric)[columns:] = torch.diagonal(metric)[:columns].mean()
-        factor = hessians.factorize(metric, self.tier.damping)
+        metric, factor = self.shared.of(hessian, lambda: self._metric(hessian))
         real = torch.full((len(target) // TILE,), TILE * columns)
         real[-1] -= (len(target) - rows) * columns
         energy = target.view(len(real), -1).square().sum(1)
@@ -168,6 +165,17 @@ class Trellis:
         assert best is not None
         buffers = {"codes": _pack(best[1].cpu(), bits).to(weight.device), "scales": best[2].half()}
         return TrellisWeight(buffers, (rows, columns), bits=bits, window=window, seed=SEED, damping=factor.damping)
+
+    def _metric(self, hessian: Tensor) -> tuple[Tensor, hessians.Factor]:
+        """The Hessian of rotated and padded inputs, and its factor."""
+        columns = len(hessian)
+        metric = hessian.clone()
+        rotate_(metric, SEED)
+        rotate_(metric.T, SEED)
+        if columns % TILE:
+            metric = _pad(metric, columns, columns)
+            torch.diagonal(metric)[columns:] = torch.diagonal(metric)[:columns].mean()
+        return metric, hessians.factorize(metric, self.tier.damping)
 
 
 def _encode(target: Tensor, upper: Tensor, scale: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,10 @@ import math
 import pytest
 import torch
 
+from luq.config import TierConfig
 from luq.quantization import hessian as hessians
 from luq.quantization.hessian import HessianSum, effective_rank, factorize
+from luq.quantization.tiers import make_quantizer
 from tests.conftest import correlated
 
 
@@ -45,3 +47,22 @@ def test_effective_rank() -> None:
     assert effective_rank(one) == pytest.approx(1)
     half = torch.diag(torch.tensor([1.0] * 4 + [0.0] * 12))
     assert effective_rank(half) == pytest.approx(math.exp(math.log(4)))
+
+
+@pytest.mark.parametrize("tier", ["gptq", "ternary", "billm", "arb_rc", "trellis"])
+def test_linears_that_share_an_input_share_one_factor(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def counted(*given: object) -> hessians.Factor:
+        made.append(given)
+        return factorize(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hessians, "factorize", counted)
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(24, 128, generator=generator) for _ in range(3)]
+    one, two = correlated(400, 128), correlated(400, 128, seed=1)
+    quantizer = make_quantizer(TierConfig(tier))
+    found = [quantizer.quantize(w, h).dequantize() for w, h in zip(weights, (one, one, two), strict=True)]
+    assert len(made) == 2
+    for weight, hessian, value in zip(weights, (one, one, two), found, strict=True):
+        assert torch.equal(value, make_quantizer(TierConfig(tier)).quantize(weight, hessian).dequantize())

@@ -3,11 +3,13 @@
 `python benchmarks/quantizers.py [--sizes 1024x1024 4096x4096 4096x11008] [--tiers ...] [--threads N]`. Gaussian weights, and a
 Hessian of inputs with a falling spectrum, in which a few columns are large, as in real layers. Error: tr(E H E^T) / tr(W H W^T).
 The last column is what a Gaussian source needs at least for that error at that many stored bits, were all columns alike: 4^-bits.
+`--loops [N]`: instead, BiLLM's searches of one block of 4096 rows against plain loops over the same candidates, N rounds.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -18,7 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from luq.config import TierConfig
+from luq.quantization import billm
+from luq.quantization.kernels import searches
+from luq.quantization.levels import Levels
 from luq.quantization.tiers import make_quantizer
+from tests.luq.quantization.test_levels import loop
 
 CONF = Path(__file__).parent.parent / "conf"
 TIERS = {name: TierConfig(**t) for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()}
@@ -36,14 +42,49 @@ def case(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, 2 * inputs.T @ inputs / tokens
 
 
+def loops(n: int) -> Table:
+    """What is searched, seconds of the search, and how many times longer the loop takes: median, least and most of n rounds."""
+    weight, importance = torch.randn(4096, 128, generator=torch.Generator().manual_seed(0)), torch.logspace(0, -1, 128)
+    ranked = weight.square().sort(1).values
+    thresholds = weight.square().flatten().sort().values[:: weight.numel() // 82][1:82].contiguous()
+    contestants: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "49 counts of salient columns (faithful)": (
+            lambda: searches.billm_errors(ranked, 49), lambda: billm.salient_errors(ranked, 49),
+        ),
+        "81 splits (faithful)": (
+            lambda: searches.billm_errors(weight.square(), thresholds), lambda: billm.split_errors(weight.square(), thresholds),
+        ),
+        "four values, 12 turns (fitted)": (lambda: Levels(weight).fit(importance, False), lambda: loop(weight, importance, 12)),
+    }  # fmt: skip
+    shown = Table(title=f"4096 x 128, {torch.get_num_threads()} threads, n = {n}", title_justify="left")
+    for column in ("search", "seconds", "loop, seconds", "times"):
+        shown.add_column(column, justify="left" if column == "search" else "right")
+    for name, pair in contestants.items():
+        seconds = []
+        for i in range(n + 1):
+            begun = [time.perf_counter()]
+            for run in pair:
+                run()
+                begun.append(time.perf_counter())
+            seconds += [(begun[1] - begun[0], begun[2] - begun[1])] if i else []
+        times = sorted(b / a for a, b in seconds)
+        one, two = (sorted(s)[n // 2] for s in zip(*seconds, strict=True))
+        shown.add_row(name, f"{one:.4f}", f"{two:.3f}", f"{times[n // 2]:.0f} [{times[0]:.0f}, {times[-1]:.0f}]")
+    return shown
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", nargs="+", default=["1024x1024"])
     parser.add_argument("--tiers", nargs="+", default=[t for t in TIERS if t != "float16"])
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--loops", type=int, nargs="?", const=5)
     arguments, out = parser.parse_args(), Console(highlight=False, width=120)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.loops:
+        out.print(loops(arguments.loops))
+        return
     for size in arguments.sizes:
         rows, columns = map(int, size.split("x"))
         weight, hessian = case(rows, columns)

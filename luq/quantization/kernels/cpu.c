@@ -467,57 +467,78 @@ void luq_trellis_unpack(const uint8_t *codes, const uint16_t *scales, const floa
 /* BiLLM's searches: the squared error of every candidate, per row, so that the caller adds them up in a fixed order. */
 enum { WIDEST = 1024 }; /* columns of a block */
 
-/* Squared error of `n` values after one binarization, mean and scale being theirs, or after two; `left` gets what remains after one. */
-static float binarized(const float *w, int64_t n, int twice, float *left) {
-    float part[16] = {0}, mean = 0, scale = 0, error = 0;
+/* Squared error of `n` values binarized twice; `sum` and `squares` are theirs. The remainder of the first order has the mean
+ * -scale * mean(sign), and a binarization takes n * (mean^2 + scale^2) from the squares. */
+static double binarized_twice(const float *w, int64_t n, double sum, double squares) {
     if (!n) return 0;
+    const float mean = (float)(sum / (double)n);
+    float part[16] = {0}, over[16] = {0};
+    double away = 0, above = 0, second = 0;
     const int64_t whole = n / 16 * 16;
     for (int64_t i = 0; i < whole; i += 16)
-        for (int j = 0; j < 16; j++) part[j] += w[i + j];
-    for (int j = 0; j < 16; j++) mean += part[j], part[j] = 0;
-    for (int64_t i = whole; i < n; i++) mean += w[i];
-    mean /= (float)n;
+        for (int j = 0; j < 16; j++) part[j] += __builtin_fabsf(w[i + j] - mean), over[j] += w[i + j] >= mean ? 1.0f : 0.0f;
+    for (int j = 0; j < 16; j++) away += part[j], above += over[j], part[j] = 0;
+    for (int64_t i = whole; i < n; i++) away += __builtin_fabsf(w[i] - mean), above += w[i] >= mean;
+    const float scale = (float)(away / (double)n), rest = -scale * (float)(2 * above / (double)n - 1), up = mean + scale, down = mean - scale;
     for (int64_t i = 0; i < whole; i += 16)
-        for (int j = 0; j < 16; j++) part[j] += __builtin_fabsf(w[i + j] - mean);
-    for (int j = 0; j < 16; j++) scale += part[j], part[j] = 0;
-    for (int64_t i = whole; i < n; i++) scale += __builtin_fabsf(w[i] - mean);
-    scale /= (float)n;
-    if (twice) {
-        for (int64_t i = 0; i < n; i++) left[i] = w[i] - mean - (w[i] >= mean ? scale : -scale);
-        return binarized(left, n, 0, left);
-    }
-    for (int64_t i = 0; i < whole; i += 16)
-        for (int j = 0; j < 16; j++) {
-            const float away = __builtin_fabsf(w[i + j] - mean) - scale;
-            part[j] += away * away;
-        }
-    for (int j = 0; j < 16; j++) error += part[j];
-    for (int64_t i = whole; i < n; i++) {
-        const float away = __builtin_fabsf(w[i] - mean) - scale;
-        error += away * away;
-    }
-    return error;
+        for (int j = 0; j < 16; j++) part[j] += __builtin_fabsf(w[i + j] - (w[i + j] >= mean ? up : down) - rest);
+    for (int j = 0; j < 16; j++) second += part[j];
+    for (int64_t i = whole; i < n; i++) second += __builtin_fabsf(w[i] - (w[i] >= mean ? up : down) - rest);
+    second /= (double)n;
+    const double taken = (double)mean * mean + (double)scale * scale + (double)rest * rest + second * second;
+    return squares - (double)n * taken;
 }
 
 /* errors [rows, most]: the first 1 .. most columns (they come in the order of their saliency) twice binarized, the rest too. */
-void luq_billm_salient(const float *target, float *errors, int64_t rows, int64_t columns, int64_t most) {
+void luq_billm_salient(const float *target, double *errors, int64_t rows, int64_t columns, int64_t most) {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
-        float left[WIDEST];
         const float *w = target + r * columns;
-        for (int64_t k = 1; k <= most; k++)
-            errors[r * most + k - 1] = binarized(w, k, 1, left) + binarized(w + k, columns - k, 1, left);
+        double all = 0, all_squares = 0, sum = 0, squares = 0;
+        for (int64_t i = 0; i < columns; i++) all += w[i], all_squares += (double)w[i] * w[i];
+        for (int64_t k = 1; k <= most; k++) {
+            sum += w[k - 1], squares += (double)w[k - 1] * w[k - 1];
+            const double first = binarized_twice(w, k, sum, squares);
+            errors[r * most + k - 1] = first + binarized_twice(w + k, columns - k, all - sum, all_squares - squares);
+        }
     }
 }
 
-/* errors [rows, tried]: values with a magnitude over a threshold, and the others, each binarized. Rows come sorted by magnitude. */
-void luq_billm_split(const float *target, const float *thresholds, float *errors, int64_t rows, int64_t columns, int64_t tried) {
+/* How many of the rising w [n] are below `limit`. */
+static int64_t below(const float *w, int64_t n, double limit) {
+    int64_t low = 0;
+    while (low < n) {
+        const int64_t middle = (low + n) / 2;
+        if (w[middle] < limit) low = middle + 1;
+        else n = middle;
+    }
+    return low;
+}
+
+/* Squared error of rising w [n] binarized, without those in [from, to); sums and squares [n + 1] are running sums. */
+static double binarized_but(const float *w, const double *sums, const double *squares, int64_t n, int64_t from, int64_t to) {
+    const double gap = sums[to] - sums[from], sum = sums[n] - sums[0] - gap, count = (double)(n - (to - from));
+    if (count <= 0) return 0;
+    const double mean = sum / count;
+    const int64_t at = below(w, n, mean), less = at <= from ? at : at >= to ? at - (to - from) : from;
+    const double low = at <= from ? sums[at] - sums[0] : at >= to ? sums[at] - sums[0] - gap : sums[from] - sums[0];
+    const double scale = (sum - 2 * low - (count - 2 * (double)less) * mean) / count;
+    return squares[n] - squares[0] - (squares[to] - squares[from]) - count * (mean * mean + scale * scale);
+}
+
+/* errors [rows, tried]: values with a magnitude over a threshold, and the others, each binarized. Rows rise; the others are a run. */
+void luq_billm_split(const float *target, const float *thresholds, double *errors, int64_t rows, int64_t columns, int64_t tried) {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         const float *w = target + r * columns;
-        for (int64_t t = 0, b = 0; t < tried; t++) { /* thresholds rise */
-            while (b < columns && __builtin_fabsf(w[b]) <= thresholds[t]) b++;
-            errors[r * tried + t] = binarized(w, b, 0, NULL) + binarized(w + b, columns - b, 0, NULL);
+        double sums[WIDEST + 1] = {0}, squares[WIDEST + 1] = {0};
+        for (int64_t i = 0; i < columns; i++) sums[i + 1] = sums[i] + w[i], squares[i + 1] = squares[i] + (double)w[i] * w[i];
+        int64_t from = below(w, columns, 0.0), to = from;
+        for (int64_t t = 0; t < tried; t++) { /* thresholds rise */
+            while (from > 0 && -w[from - 1] <= thresholds[t]) from--;
+            while (to < columns && w[to] <= thresholds[t]) to++;
+            const double inner = binarized_but(w + from, sums + from, squares + from, to - from, 0, 0);
+            errors[r * tried + t] = inner + binarized_but(w, sums, squares, columns, from, to);
         }
     }
 }

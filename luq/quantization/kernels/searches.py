@@ -31,10 +31,10 @@ def billm_errors(target: Tensor, what: Tensor | int) -> Tensor | None:
         return None
     target = target.contiguous()
     if isinstance(what, int):
-        errors = torch.empty(rows, what)
+        errors = torch.empty(rows, what, dtype=torch.double)
         kernels.luq_billm_salient(address(target), address(errors), *longs(rows, columns, what))
     else:
-        errors, what = torch.empty(rows, len(what)), what.contiguous()
-        target = target.gather(1, target.abs().argsort(1))
+        errors, what = torch.empty(rows, len(what), dtype=torch.double), what.contiguous()
+        target = target.sort(1).values
         kernels.luq_billm_split(address(target), address(what), address(errors), *longs(rows, columns, len(what)))
-    return errors.double().sum(0)
+    return errors.sum(0)

@@ -67,9 +67,16 @@ def pareto_chart(study: Study, info: ParetoInfo) -> Lines:
     caption += (
         f"Hypervolume {info.hypervolume:.3f}: the mean, over all budgets up to the 16-bit file, of the best retention that fits."
     )
-    shown = points[["series", "x", "y", "low", "high", "hollow", "plan", "label"]]
+    shown, rule, whole = (
+        points[["series", "x", "y", "low", "high", "hollow", "plan", "label"]],
+        FLOAT_RULE,
+        points["tier"] == "float16",
+    )
+    if whole.any() and not whole.all():  # far to the right of all others: the line says it
+        rule = (rule[0], f"{rule[1].strip()}: {points.loc[whole, 'x'].iloc[0]:.3g} {name} ")
+        shown, steps = shown[~whole], points[points["front"] & ~whole].sort_values("x")[["x", "y"]]
     title = "Retention against the bytes of the whole checkpoint"
-    return Lines("pareto", title, caption, shown, f"whole checkpoint, {name}", RETENTION, FLOAT_RULE, steps=steps)
+    return Lines("pareto", title, caption, shown, f"whole checkpoint, {name}", RETENTION, rule, steps=steps)
 
 
 def tradeoff_chart(study: Study, bits: str = "stored_bits") -> Lines | None:

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from analysis.charts import LABELLED, Bars, Chart, Forest, Heat, Lines, Palette
 
@@ -19,6 +22,8 @@ STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.alpha": 0.25, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8, "pdf.fonttype": 42,
 }  # fmt: skip
+PLACES = [(1, 0), (1, -1), (1, 1), (-1, 0), (-1, -1), (-1, 1), (0, -1), (0, 1)]  # of a name beside its point: right, up
+ALIGNED = {1: "left", 0: "center", -1: "right"}
 SHAPES = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^"}
 
 
@@ -54,11 +59,11 @@ def _lines(chart: Lines) -> Figure:
         )
     for name in chart.series:
         _series(axes, name, chart, palette)
-    if "label" in chart.points:
-        _labels(axes, chart)
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
     axes.margins(x=0.1, y=0.1)
+    if "label" in chart.points:
+        _labels(axes, chart)
     if chart.top:
         above = axes.secondary_xaxis("top")
         above.set_xticks([x for x, _ in chart.top[1]], [text for _, text in chart.top[1]], fontsize=7)
@@ -70,18 +75,37 @@ def _lines(chart: Lines) -> Figure:
 
 
 def _labels(axes: Axes, chart: Lines) -> None:
-    """Names beside their points; of two points close together the upper one's name goes above."""
-    named = chart.points[chart.points["label"].notna() & (chart.points["label"] != "")].sort_values("y")
+    """Names beside their points: each where it covers least of the points, their intervals and the names before it."""
+    named = chart.points[chart.points["label"].notna() & (chart.points["label"] != "")].sort_values("y", ascending=False)
     if len(named) > LABELLED:
         return
-    wide, tall = (float(np.ptp(chart.points[c])) or 1.0 for c in "xy")
-    placed: list[tuple[float, float]] = []
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # so that places on the page are known
+    place = axes.transData.transform
+    taken = [text.get_window_extent() for text in axes.texts]
+    if chart.rule:
+        level = place((0, chart.rule[0]))[1]
+        taken.append(Bbox([[axes.bbox.x0, level - 1], [axes.bbox.x1, level + 1]]))
+    stairs = [place(step) for step in chart.steps[["x", "y"]].to_numpy()] if chart.steps is not None else []
+    taken += [Bbox([[x, y - 2], [end, y + 2]]) for (x, y), (end, _) in pairwise(stairs)]
+    for _, point in chart.points.iterrows():
+        (x, y), reach = place((point["x"], point["y"])), 0.05 * axes.figure.dpi
+        low, high = ((place((point["x"], point[c]))[1] if pd.notna(point.get(c)) else y) for c in ("low", "high"))
+        taken += [Bbox([[x - reach, y - reach], [x + reach, y + reach]]), Bbox([[x - 2, low], [x + 2, high]])]
     for _, point in named.iterrows():
-        close = any(abs(point["x"] - x) < 0.12 * wide and abs(point["y"] - y) < 0.05 * tall for x, y in placed)
-        placed.append((point["x"], point["y"]))
-        axes.annotate(
-            point["label"], (point["x"], point["y"]), xytext=(6, 5 if close else -10), textcoords="offset points", fontsize=7
-        )
+        text = axes.annotate(point["label"], (point["x"], point["y"]), textcoords="offset points", fontsize=7, xytext=(0, 0))
+        tried: list[tuple[float, int, int, Bbox, tuple[int, int], int, int]] = []
+        for far, (right, up) in product((6, 14, 24), PLACES):
+            text.set(position=(far * right, far * up), ha=ALIGNED[right], va=("top", "center", "bottom")[up + 1])
+            box = text.get_window_extent()
+            inside = Bbox.intersection(box, axes.bbox)
+            cut = box.width * box.height - (inside.width * inside.height if inside else 0)
+            both = [Bbox.intersection(box, other) for other in taken]
+            tried.append(
+                (sum(b.width * b.height for b in both if b) + 3 * cut, far, len(tried), box, (far * right, far * up), right, up)
+            )
+        _, _, _, box, where, right, up = min(tried, key=lambda t: t[:3])
+        text.set(position=where, ha=ALIGNED[right], va=("top", "center", "bottom")[up + 1])
+        taken.append(box)
 
 
 def _series(axes: Axes, name: str, chart: Lines, palette: Palette) -> None:

@@ -73,13 +73,26 @@ def calibration_label(record: Record) -> str:
     return "text" if text else f"{calibration['name']} {calibration['alpha']:g}"
 
 
+def weighting_label(record: Record) -> str:
+    """`count`, `balance`, or `factor` with what an image token counts."""
+    calibration = record["config"]["calibration"]
+    name = str(calibration.get("weighting", "count"))
+    return f"{name} {calibration['image_factor']:g}" if name == "factor" else name
+
+
 LABELS: dict[str, Label] = {
+    "weighting": weighting_label,
     "calibration": calibration_label,
     "order": lambda r: order_label(r["config"]),
     "propagation": lambda r: r["config"]["quantizer"]["propagation"],
     "quantizer": lambda r: f"{r['config']['quantizer']['low']} under {r['config']['quantizer']['high']}",
 }
-BASES = {"calibration": "text", "order": "entropy", "propagation": "exact"}  # what the others are compared with, if it ran
+BASES = {
+    "weighting": "count",
+    "calibration": "text",
+    "order": "entropy",
+    "propagation": "exact",
+}  # what the others are compared with, if it ran
 
 
 def label_of(axis: str) -> Label:
@@ -101,7 +114,11 @@ def label_of(axis: str) -> Label:
 def rest(record: Record, axis: str) -> str:
     """Everything but the axis and the seeds: runs that share it are compared. Orders measured for the record do not count."""
     config = copy.deepcopy(seedless(record["config"]))
-    hidden = {"propagation": ["quantizer.propagation"], "quantizer": ["quantizer.low", "quantizer.high"]}.get(axis, [axis])
+    hidden = {
+        "propagation": ["quantizer.propagation"],
+        "quantizer": ["quantizer.low", "quantizer.high"],
+        "weighting": ["calibration.weighting", "calibration.image_factor"],
+    }.get(axis, [axis])
     if axis == "order" or config["order"]["name"] == "random":
         hidden = [*hidden, "profile.orders"]
     for name in hidden:
@@ -115,11 +132,14 @@ def rest(record: Record, axis: str) -> str:
 def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> list[Comparison]:
     """Every value of an axis against the base (`BASES`, or the first), best first.
 
-    Only mixed plans count, and only settings that both ran with. A setting's seeds are averaged question by question.
+    Only mixed plans count (for what calibrates, one tier everywhere does too), and only settings that both ran with. A setting's
+    seeds are averaged question by question.
     """
     label, found = label_of(axis), dict[str, Settings]()
+    uniform = axis == "weighting" or axis.startswith("calibration")
     for record in study.records:
-        if len(set(record["tiers"])) > 1:
+        tiers = set(record["tiers"])
+        if len(tiers) > 1 or (uniform and tiers != {"float16"}):
             found.setdefault(label(record), {}).setdefault(rest(record, axis), []).append(record)
     if base is not None and base not in found:
         raise registry.unknown(f"value of {axis}", base, found)

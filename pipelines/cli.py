@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("a", help="SWEEP/NAME, or the beginning of a run's key; with --axis a sweep")
     compare.add_argument("b", nargs="?")
     compare.add_argument(
-        "--axis", help="a row per value of it: order, calibration, propagation, quantizer, profile.clusters, ..."
+        "--axis", help="a row per value of it: order, calibration, weighting, propagation, quantizer, profile.clusters, ..."
     )
     compare.add_argument("--base", help="the value that the others are compared with")
     rescore = commands.add_parser("rescore", help="score kept answers again, after a scorer changed; nothing is generated")

@@ -31,7 +31,9 @@ def alphas() -> list[Record]:
 def test_pareto_chart_holds_every_plan_and_the_steps_of_the_front(demo: Path) -> None:
     study = frame.studies(frame.load(demo))[0]
     chart = ablations.pareto_chart(study, pareto.pareto_info(study))
-    assert len(chart.points) == len(study.plans)
+    assert len(chart.points) == len(study.plans) - 1
+    assert chart.rule is not None
+    assert chart.rule[1].strip() == f"16-bit: {study.plans['checkpoint_bytes'].max() / 1e6:.3g} MB"
     assert chart.steps is not None
     assert list(chart.steps["y"]) == pytest.approx([100 * s / 80 for s in (40, 76, 79, 80)])
     assert chart.points.set_index("label")["hollow"].to_dict()["billm, propagation high"]

@@ -6,7 +6,7 @@ import pytest
 from analysis import compare, frame
 from luq.errors import ConfigError
 from tests.analysis.conftest import Keep
-from tests.analysis.synthetic import mixed
+from tests.analysis.synthetic import LAYERS, mixed, record
 
 ONE = {"gqa": 50.0}
 
@@ -90,6 +90,20 @@ def test_propagation_and_low_tiers(tmp_path: Path, keep: Keep) -> None:
     assert (found.a, found.b, found.pooled.mean) == ("exact", "high", 25.0)
     (found,) = along(tmp_path, "quantizer", "gptq2 under gptq4")
     assert (found.b, found.pooled.mean) == ("billm under gptq4", 50.0)
+
+
+def test_weighting_of_tokens_with_one_tier_everywhere_too(tmp_path: Path, keep: Keep) -> None:
+    def uniform(answers_: str, tier: str = "gptq2", **changes: object) -> None:
+        given = {"calibration.weighting": "count", "calibration.image_factor": 1.0, "allocation.name": "uniform", **changes}
+        keep(record(f"{tier} {changes}", [tier] * LAYERS, ONE, **{"quantizer.high": tier, **given}), answers_)
+
+    uniform("1100")
+    uniform("1111", **{"calibration.weighting": "balance"})
+    uniform("1000", **{"calibration.weighting": "factor", "calibration.image_factor": 0.25})
+    uniform("0000", "float16", **{"calibration.weighting": "balance"})
+    found = along(tmp_path, "weighting")
+    assert [(c.a, c.b, c.pooled.mean) for c in found] == [("count", "balance", 50.0), ("count", "factor 0.25", -25.0)]
+    assert along(tmp_path, "order") == []
 
 
 def test_without_answers_from_standard_errors(demo: Path) -> None:

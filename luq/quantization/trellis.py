@@ -23,6 +23,7 @@ TILE = 16  # rows of a strip, and columns that are searched together
 SEED = 1  # of the rotations
 GAIN = {1: 0.88, 2: 1.02, 3: 1.05, 4: 1.07}  # spread of the table against that of Gaussian weights with the least error
 TRIED = (1.0, 0.9, 1.1)  # factors on it: feedback changes what is to be coded
+SAMPLE = 32  # strips at most with which they are tried
 
 
 @lru_cache(maxsize=4)
@@ -154,16 +155,19 @@ class Trellis:
         real[-1] -= (len(target) - rows) * columns
         energy = target.view(len(real), -1).square().sum(1)
         spread = (energy / real.to(energy)).sqrt().clamp(2.0**-14, 2.0**15)
-        best: tuple[float, Tensor, Tensor] | None = None
-        for tried in TRIED:
-            scale = spread * GAIN[bits] * tried
-            codes, values = _encode(target, factor.upper, scale, bits, window)
-            scale = _rescale(target, values, metric, scale)
-            error = _error(target - values * scale.repeat_interleave(TILE)[:, None], metric)
-            if best is None or error < best[0]:
-                best = error, codes, scale
-        assert best is not None
-        buffers = {"codes": _pack(best[1].cpu(), bits).to(weight.device), "scales": best[2].half()}
+
+        def encoded(strips: slice, tried: float) -> tuple[float, Tensor, Tensor]:
+            """Error, codes and scales of some of the strips, which know nothing of each other."""
+            part = target.view(len(spread), TILE, -1)[strips].flatten(0, 1)
+            scale = spread[strips] * GAIN[bits] * tried
+            codes, values = _encode(part, factor.upper, scale, bits, window)
+            scale = _rescale(part, values, metric, scale)
+            return _error(part - values * scale.repeat_interleave(TILE)[:, None], metric), codes, scale
+
+        some = slice(None, None, -(-len(spread) // SAMPLE))
+        best, tried = min(((encoded(some, t), t) for t in TRIED), key=lambda found: found[0][0])
+        _, codes, scale = best if len(best[2]) == len(spread) else encoded(slice(None), tried)
+        buffers = {"codes": _pack(codes.cpu(), bits).to(weight.device), "scales": scale.half()}
         return TrellisWeight(buffers, (rows, columns), bits=bits, window=window, seed=SEED, damping=factor.damping)
 
     def _metric(self, hessian: Tensor) -> tuple[Tensor, hessians.Factor]:

@@ -164,3 +164,13 @@ def test_a_singular_hessian_does_not_run_away(bits: int, rank: int) -> None:
     assert bool(torch.isfinite(packed.dequantize()).all())
     zero = float(((weight @ hessian) * weight).sum())
     assert objective(weight, packed, hessian) <= 0.6 * zero
+
+
+def test_a_spread_tried_on_some_strips_is_encoded_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many strips some choose the spread: the codes are those of that spread, and the error hardly differs."""
+    weight, hessian = torch.randn(16 * 12, 64, generator=torch.Generator().manual_seed(0)), correlated(400, 64)
+    whole = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+    monkeypatch.setattr(trellis, "SAMPLE", 3)
+    sampled = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+    assert sampled.buffers["codes"].shape == whole.buffers["codes"].shape
+    assert objective(weight, sampled, hessian) < 1.05 * objective(weight, whole, hessian)

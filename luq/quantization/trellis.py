@@ -53,7 +53,7 @@ class TrellisWeight(PackedWeight):
         rows, columns = self.shape
         bits, window = int(self.meta["bits"]), int(self.meta["window"])
         codes = _unpack(self.buffers["codes"], bits)
-        states = _states(codes, torch.zeros_like(codes[:, 0]), bits, window)
+        states = states_of(codes, torch.zeros_like(codes[:, 0]), bits, window)
         values = table(window).to(codes.device)[states]
         rotated = _from_tiles(values * self.buffers["scales"].float()[:, None])[:rows, :columns]
         seed = int(self.meta["seed"])
@@ -69,7 +69,7 @@ class TrellisWeight(PackedWeight):
         return float(self.meta["bits"])
 
 
-def _states(codes: Tensor, before: Tensor, bits: int, window: int) -> Tensor:
+def states_of(codes: Tensor, before: Tensor, bits: int, window: int) -> Tensor:
     """The state after each code [strips, weights], from the states [strips] before the first."""
     steps = -(-window // bits)
     past = [before >> bits * back & ((1 << bits) - 1) for back in range(steps - 1, -1, -1)]
@@ -111,10 +111,10 @@ def _pad(x: Tensor, rows: int, columns: int) -> Tensor:
 def search(values: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
     """Best codes uint8 [sequences, length] of values [sequences, length] from states int32 [sequences], and the last states."""
     found = searches.trellis(values, table(window), states, bits, window)
-    return _search(values, states, bits, window) if found is None else found
+    return search_slowly(values, states, bits, window) if found is None else found
 
 
-def _search(values: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
+def search_slowly(values: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
     """The same in torch: slower, and what the compiled search is compared with."""
     numbers, fan, stems = table(window).to(values.device), 1 << bits, 1 << (window - bits)
     cost = torch.full((len(values), fan * stems), 1e30, device=values.device)
@@ -194,7 +194,7 @@ def _encode(target: Tensor, upper: Tensor, scale: Tensor, bits: int, window: int
         ahead = work[::TILE, end : end + TILE]  # what comes next, before its feedback: the tile should end where that can go on
         codes, _ = search(torch.cat([tile, ahead], 1) / scale[:, None], states, bits, window)
         codes = codes[:, : TILE**2]
-        passed = _states(codes, states, bits, window)
+        passed = states_of(codes, states, bits, window)
         states = passed[:, -1]
         found = _from_tiles(numbers[passed])
         parts.append(codes)

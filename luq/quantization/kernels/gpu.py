@@ -87,6 +87,43 @@ def _binary(
     tl.store(y + token * rows + row, total, mask=row < rows)
 
 
+@triton.jit
+def _viterbi(
+    values, table, states, codes, last, choices, length,
+    BITS: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """A program searches one sequence; choices [sequences, length, stems]: of each stem's predecessors the best."""
+    FAN: tl.constexpr = 1 << BITS
+    STEMS: tl.constexpr = 1 << (WINDOW - BITS)
+    first = tl.program_id(0).to(tl.int64) * length
+    state = tl.arange(0, FAN * STEMS)
+    numbers = tl.load(table + state)
+    cost = tl.where(state == tl.load(states + tl.program_id(0)), 0.0, 1e30)
+    for t in range(length):
+        least, best = tl.min(tl.reshape(cost, (FAN, STEMS)), axis=0, return_indices=True)
+        tl.store(choices + (first + t) * STEMS + tl.arange(0, STEMS), best.to(tl.uint8))
+        away = tl.load(values + first + t) - numbers
+        cost = tl.reshape(tl.broadcast_to(least[:, None], (STEMS, FAN)), (FAN * STEMS,)) + away * away
+    at = tl.argmin(cost, axis=0)
+    tl.store(last + tl.program_id(0), at)
+    tl.debug_barrier()  # what other threads stored is read below
+    for i in range(length):
+        t = length - 1 - i
+        tl.store(codes + first + t, (at & (FAN - 1)).to(tl.uint8))
+        stem = at >> BITS
+        at = stem | (tl.load(choices + (first + t) * STEMS + stem).to(tl.int32) << (WINDOW - BITS))
+
+
+def search(values: Tensor, table: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
+    """Viterbi's search of values [sequences, length] from states int32 [sequences]: codes uint8, and the last states."""
+    values = values.contiguous()
+    codes, last = torch.empty(values.shape, dtype=torch.uint8, device=values.device), torch.empty_like(states)
+    choices = torch.empty(*values.shape, 1 << (window - bits), dtype=torch.uint8, device=values.device)
+    given = (values, table, states.contiguous(), codes, last, choices, values.shape[1])
+    _viterbi[(len(values),)](*given, BITS=bits, WINDOW=window, num_warps=8)
+    return codes, last
+
+
 def _salient(packed: Tensor, columns: int) -> tuple[Tensor, Tensor, int]:
     """Of each column whether it is salient and its rank among its kind, and how many are; made once per buffer."""
     if packed not in _SALIENT:

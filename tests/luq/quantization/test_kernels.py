@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
+from luq.quantization import trellis
 from luq.quantization.arb import RowColumnWeight
-from luq.quantization.kernels import cpu
+from luq.quantization.kernels import cpu, searches
 from luq.quantization.linear import PackedLinear
 from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight, TernaryWeight
 from luq.quantization.packing import pack_bits, pack_codes, pack_trits
@@ -180,6 +181,7 @@ def test_without_a_compiler_torch_does_it(tmp_path) -> None:
 
 INTERPRETED = """
 import torch
+from luq.quantization import trellis
 from luq.quantization.kernels import gpu
 from tests.luq.quantization.test_kernels import CASES, GENERATOR, relative_error
 for name, weight in CASES.items():
@@ -192,6 +194,12 @@ for name, weight in CASES.items():
     error = relative_error(found, x, weight)
     assert error < 2e-6, (name, error)
 assert gpu.linear(torch.randn(gpu.VECTORS + 1, 128), CASES["4 bit, (128, 128, 1, False)"]) is None
+for bits, window in ((1, 6), (2, 6), (2, 8), (3, 7), (4, 8)):
+    values = torch.randn(3, 12, generator=GENERATOR)
+    states = torch.randint(0, 1 << window, (3,), generator=GENERATOR, dtype=torch.int32)
+    found = gpu.search(values, trellis.table(window), states, bits, window)
+    wanted = trellis.search_slowly(values, states, bits, window)
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1]), (bits, window)
 print("same")
 """
 
@@ -205,7 +213,52 @@ def test_triton_kernels_in_the_interpreter() -> None:
     assert "same" in done.stdout
 
 
+COMPILED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from luq.quantization.kernels import gpu
+number = dict.fromkeys("rows columns groups plane zero_plane count block blocks length".split(), "i32")
+stored = dict(signs="*u8", flags="*u8", residual="*u8", salient="*u8", rank="*i32", codes="*i32", zeros="*u8", y="*fp32")
+search = dict(values="*fp32", table="*fp32", states="*i32", codes="*u8", last="*i32", choices="*u8")
+grid = dict(ASYMMETRIC=True, BLOCK=16, WORDS=8)
+cases = [(gpu._integer, stored | dict(x="*fp16", scales="*fp16"), grid | dict(BITS=b)) for b in (2, 3, 4, 8)]
+cases += [(gpu._binary, stored | dict(x="*bf16", scales="*fp32"), dict(BLOCK=16, WIDTH=64))]
+cases += [(gpu._viterbi, search, dict(BITS=b, WINDOW=12)) for b in (1, 2, 3, 4)]
+for kernel, types, constants in cases:
+    types = {name: "constexpr" if name in constants else (types | number)[name] for name in kernel.arg_names}
+    for capability in (80, 90):
+        made = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", capability, 32))
+        assert len(made.asm["cubin"]) > 1000
+print("compiled")
+"""
+
+
+def test_triton_kernels_compile_for_gpus() -> None:
+    """For an A100 and an H100, with Triton's own assembler: no GPU is needed for that."""
+    pytest.importorskip("triton", reason="the optional package triton is not installed")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "compiled" in done.stdout
+
+
 GPU = [n for n in CASES if n.startswith(("2", "3", "4", "8", "binary")) and "(1, 48" not in n and "(70, 384, 24" not in n]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_the_search_of_trellis_codes_on_a_gpu(bits: int) -> None:
+    values = torch.randn(40, 272, generator=GENERATOR).to("cuda")
+    states = torch.arange(40, dtype=torch.int32, device="cuda")
+    assert searches._gpu_agrees(bits, 12, values.device)
+    found = searches.trellis(values, trellis.table(12), states, bits, 12)
+    assert found is not None
+    costs = []
+    for codes, _ in (found, trellis.search_slowly(values, states, bits, 12)):
+        path = trellis.states_of(codes, states, bits, 12).cpu()
+        costs.append((values.cpu() - trellis.table(12)[path]).square().sum(1))
+    assert torch.allclose(*costs, rtol=1e-4)
 
 
 @pytest.mark.gpu

@@ -43,20 +43,13 @@ def hadamard(x: Tensor) -> Tensor:
     return (work * block**-0.5).view(x.shape)
 
 
-def rotate(x: Tensor, seed: int) -> Tensor:
-    """Signs and transform on the last dimension of x [rows, size]."""
-    found = x.clone()
-    rotate_(found, seed)
-    return found
-
-
 def rotate_(x: Tensor, seed: int) -> None:
-    """The same in place, strip by strip, since a Hessian may take gigabytes."""
+    """Signs and transform on the last dimension of x [rows, size], in place and strip by strip: a Hessian may take gigabytes."""
     turn = signs(x.shape[-1], seed).to(x)
     for start in range(0, len(x), STRIP):
         x[start : start + STRIP] = hadamard(x[start : start + STRIP] * turn)
 
 
 def unrotate(x: Tensor, seed: int) -> Tensor:
-    """What `rotate` undoes."""
+    """What undoes `rotate_`."""
     return hadamard(x) * signs(x.shape[-1], seed).to(x)

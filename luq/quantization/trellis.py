@@ -15,7 +15,7 @@ from torch import Tensor
 
 from luq.config import TierConfig
 from luq.quantization import hessian as hessians
-from luq.quantization.incoherence import rotate, rotate_, unrotate
+from luq.quantization.incoherence import rotate_, unrotate
 from luq.quantization.kernels import searches
 from luq.quantization.packed import PackedWeight
 
@@ -147,9 +147,11 @@ class Trellis:
         (rows, columns), bits, window = weight.shape, self.tier.bits, self.tier.window
         hessians.check(hessian, columns)
         dead = torch.diagonal(hessian) <= 0
-        turned = rotate(torch.where(dead, 0.0, weight), SEED)
-        turned = rotate(turned.T, SEED + 1).T.contiguous()
-        target = _pad(turned, rows, columns)
+        target = torch.where(dead, 0.0, weight)
+        rotate_(target, SEED)
+        rotate_(target.T, SEED + 1)
+        if rows % TILE or columns % TILE:
+            target = _pad(target, rows, columns)
         metric, factor = self.shared.of(hessian, lambda: self._metric(hessian))
         real = torch.full((len(target) // TILE,), TILE * columns)
         real[-1] -= (len(target) - rows) * columns
@@ -162,7 +164,7 @@ class Trellis:
             scale = spread[strips] * GAIN[bits] * tried
             codes, values = _encode(part, factor.upper, scale, bits, window)
             scale = _rescale(part, values, metric, scale)
-            return _error(part - values * scale.repeat_interleave(TILE)[:, None], metric), codes, scale
+            return _error(part, values, metric, scale), codes, scale
 
         some = slice(None, None, -(-len(spread) // SAMPLE))
         best, tried = min(((encoded(some, t), t) for t in TRIED), key=lambda found: found[0][0])
@@ -208,12 +210,24 @@ def _encode(target: Tensor, upper: Tensor, scale: Tensor, bits: int, window: int
 
 def _rescale(target: Tensor, values: Tensor, metric: Tensor, scale: Tensor) -> Tensor:
     """Per strip the scale with the least error under the Hessian for these codes, as it is stored."""
-    weighted = values @ metric
-    strips = len(scale)
-    above = (weighted * target).view(strips, -1).sum(1)
-    below = (weighted * values).view(strips, -1).sum(1)
+    above, below = torch.empty_like(scale), torch.empty_like(scale)
+    for part in _parts(len(scale)):
+        rows = slice(TILE * part.start, TILE * part.stop)
+        weighted = values[rows] @ metric
+        for sums, other in ((above, target), (below, values)):
+            sums[part] = (weighted * other[rows]).view(part.stop - part.start, -1).sum(1)
     return torch.where(below > 0, above / below, scale).half().float()
 
 
-def _error(difference: Tensor, metric: Tensor) -> float:
-    return float(((difference @ metric) * difference).sum())
+def _error(target: Tensor, values: Tensor, metric: Tensor, scale: Tensor) -> float:
+    total = 0.0
+    for part in _parts(len(scale)):
+        rows = slice(TILE * part.start, TILE * part.stop)
+        difference = target[rows] - values[rows] * scale[part].repeat_interleave(TILE)[:, None]
+        total += float(((difference @ metric) * difference).sum())
+    return total
+
+
+def _parts(strips: int) -> list[slice]:
+    """Some strips at a time: a wide weight has many bytes, and no copy of it should be made for nothing."""
+    return [slice(start, min(start + SAMPLE, strips)) for start in range(0, strips, SAMPLE)]

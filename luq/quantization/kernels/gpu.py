@@ -1,8 +1,10 @@
 """Triton kernels of packed linears on CUDA: y = x W^T for a few tokens, straight from the stored bits.
 
-A program answers BLOCK rows for one token. It reads each bit once, makes of it the number that `dequantize` makes, in fp32, and
-adds up in fp32. What the kernels do not know is None, and then torch unpacks the weight.
+A program answers BLOCK rows (a strip, of trellis codes) for one token. It reads each bit once, makes of it the number that
+`dequantize` makes, in fp32, and adds up in fp32. What the kernels do not know is None, and then torch unpacks the weight.
 """
+
+from functools import lru_cache
 
 import torch
 import triton
@@ -10,11 +12,15 @@ import triton.language as tl
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight
+from luq.quantization.incoherence import hadamard, signs
+from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight, TernaryWeight
 from luq.quantization.packing import unpack_bits
+from luq.quantization.trellis import TILE, TrellisWeight, table
 
 BLOCK = 16  # rows of a program
 WORDS = 8  # of 32 columns at a time
+TILES = 4  # of trellis codes at a time
+SPLIT = 64  # tiles of a strip that one program reads: a weight of few strips would leave most of a GPU idle
 VECTORS = 4  # tokens at a time up to which the stored bits are read once for each
 _SALIENT = WeakIdKeyDictionary()  # goes with the buffers
 
@@ -88,6 +94,56 @@ def _binary(
 
 
 @triton.jit
+def _ternary(x, codes, scales, y, rows, columns, groups, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+    """codes: five digits of base 3 a byte, lowest first, row after row without a gap."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.program_id(1)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, columns, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        inside = (row[:, None] < rows) & (column[None, :] < columns)
+        at = row[:, None] * columns + column[None, :]
+        digit = tl.load(codes + at // 5, mask=inside, other=0).to(tl.int32)
+        place = (at % 5).to(tl.int32)
+        digit = tl.where(place >= 1, digit // 3, digit)
+        digit = tl.where(place >= 2, digit // 3, digit)
+        digit = tl.where(place >= 3, digit // 3, digit)
+        digit = tl.where(place >= 4, digit // 3, digit)
+        group = row[:, None] * groups + (column // (columns // groups))[None, :]
+        scale = tl.load(scales + group, mask=inside, other=0.0).to(tl.float32)
+        seen = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(tl.float32)
+        total += tl.sum((digit % 3 - 1).to(tl.float32) * scale * seen[None, :], 1)
+    tl.store(y + token * rows + row, total, mask=row < rows)
+
+
+@triton.jit
+def _trellis(
+    x, codes, scales, table, y, strips, tiles,
+    BITS: tl.constexpr, WINDOW: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """x [tokens, tiles * TILE], rotated; y [parts, tokens, strips * TILE], each part from SPLIT tiles, still to be rotated."""
+    strip, token, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    stream = codes + strip.to(tl.int64) * tiles * (TILE * TILE * BITS // 8)
+    lane = tl.arange(0, TILE)
+    total = tl.zeros((TILE,), tl.float32)
+    for start in range(part * SPLIT, tl.minimum((part + 1) * SPLIT, tiles), TILES):
+        tile = start + tl.arange(0, TILES)
+        inside = tile[:, None, None] < tiles
+        weight = tile[:, None, None] * (TILE * TILE) + lane[None, :, None] * TILE + lane[None, None, :]
+        last = (weight + 1) * BITS - 1  # the weight's last bit; the window's bits end there, in at most three bytes
+        at = last >> 3
+        bits = tl.load(stream + at, mask=inside, other=0).to(tl.int32)
+        bits |= tl.load(stream + at - 1, mask=inside & (at >= 1), other=0).to(tl.int32) << 8
+        bits |= tl.load(stream + at - 2, mask=inside & (at >= 2), other=0).to(tl.int32) << 16
+        state = (bits >> (7 - (last & 7))) & ((1 << WINDOW) - 1)
+        column = tile[:, None] * TILE + lane[None, :]
+        seen = tl.load(x + token * tiles * TILE + column, mask=tile[:, None] < tiles, other=0.0)
+        total += tl.sum(tl.sum(tl.load(table + state) * seen[:, None, :], 2), 0)
+    total *= tl.load(scales + strip).to(tl.float32)
+    tl.store(y + ((part * tl.num_programs(1) + token) * strips + strip) * TILE + lane, total)
+
+
+@triton.jit
 def _viterbi(
     values, table, states, codes, last, choices, length,
     BITS: tl.constexpr, WINDOW: tl.constexpr,
@@ -134,12 +190,35 @@ def _salient(packed: Tensor, columns: int) -> tuple[Tensor, Tensor, int]:
     return found
 
 
+@lru_cache(maxsize=64)
+def _fixed(rows: int, columns: int, seed: int, window: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a trellis-coded weight: the signs of its columns and of its rows, and its table."""
+    return signs(columns, seed).to(device), signs(rows, seed + 1).to(device), table(window).to(device)
+
+
+def _coded(inputs: Tensor, weight: TrellisWeight) -> Tensor:
+    """inputs [tokens, in] times a trellis-coded weight, [tokens, out]: both rotations are applied to the vectors."""
+    (rows, columns), meta, codes = weight.shape, weight.meta, weight.buffers["codes"]
+    window, bits = int(meta["window"]), int(meta["bits"])
+    by_column, by_row, numbers = _fixed(rows, columns, int(meta["seed"]), window, inputs.device)
+    turned = torch.nn.functional.pad(hadamard(inputs.float() * by_column), (0, -columns % TILE))
+    strips, tiles = len(codes), turned.shape[1] // TILE
+    found = torch.empty(triton.cdiv(tiles, SPLIT), len(inputs), strips * TILE, device=inputs.device)
+    _trellis[(strips, len(inputs), len(found))](
+        turned, codes, weight.buffers["scales"], numbers, found, strips, tiles,
+        BITS=bits, WINDOW=window, TILE=TILE, TILES=TILES, SPLIT=SPLIT,
+    )  # fmt: skip
+    return hadamard(found.sum(0)[:, :rows]) * by_row
+
+
 def linear(x: Tensor, weight: PackedWeight) -> Tensor | None:
     """x W^T for up to VECTORS inputs [..., in], summed in fp32."""
     rows, columns = weight.shape
     if x.numel() > VECTORS * columns:
         return None
     inputs = x.reshape(-1, columns).contiguous()
+    if isinstance(weight, TrellisWeight):
+        return _coded(inputs, weight).view(*x.shape[:-1], rows).to(x.dtype)
     found = torch.empty(len(inputs), rows, device=x.device)
     grid = (triton.cdiv(rows, BLOCK), len(inputs))
     if isinstance(weight, IntegerWeight):
@@ -159,6 +238,9 @@ def linear(x: Tensor, weight: PackedWeight) -> Tensor | None:
             inputs, weight.buffers["signs"], weight.buffers["flags"], weight.buffers["residual_signs"], salient, rank,
             numbers, found, rows, columns, count, int(weight.meta["block"]), numbers.shape[1], BLOCK=BLOCK, WIDTH=64,
         )  # fmt: skip
+    elif isinstance(weight, TernaryWeight):
+        codes, scales = weight.buffers["codes"], weight.buffers["scales"]
+        _ternary[grid](inputs, codes, scales, found, rows, columns, scales.shape[1], BLOCK=BLOCK, WIDTH=64)
     else:
         return None
     return found.view(*x.shape[:-1], rows).to(x.dtype)

@@ -44,7 +44,9 @@ class Calibration:
     def key(self) -> str:
         config = self.config.calibration
         sources = mixing.identity(config, self.questions)
-        return keys.key("calibration", pocket.VERSION, prompts.VERSION, self.fingerprint, config, *sources)
+        return keys.key(
+            "calibration", pocket.VERSION, prompts.VERSION, self.fingerprint, self.config.model.asking, config, *sources
+        )
 
     @cached_property
     def samples(self) -> CalibrationSet:

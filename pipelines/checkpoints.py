@@ -1,5 +1,6 @@
 """Packed models as folders: `luq export`, `luq info`, `luq chat`, and `checkpoint=true` of a run."""
 
+import json
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from luq.config import ModelConfig
 from luq.errors import DataError, ModelError
 from luq.models.files import fingerprint, resolve_path
 from luq.models.processors import load_processor
+from luq.models.vlm import compute_dtype
 from luq.results import Record
 from luq.store import Store
 from pipelines import console
@@ -100,9 +102,13 @@ def export(outputs: Path, record: Record, target: Path, layout: str = "luq") -> 
         "versions",
         "git_sha",
     )
-    told = {name: record[name] for name in kept} | {"memory": record["memory"]}
+    told = {name: record[name] for name in kept} | {"memory": record["memory"], "system_prompt": config.system_prompt}
     told["scores"] = {name: s["score"] for name, s in record["scores"].items()}
-    return save.export(source, folders, record["tiers"], target, told, card(record, layout), how)
+    family = json.loads((source / "config.json").read_text())["model_type"]
+    images = (
+        load_processor(source, family, config).image_processor.to_dict() if any(i is not None for i in config.image) else None
+    )
+    return save.export(source, folders, record["tiers"], target, told, card(record, layout), how, images)
 
 
 def _layout(name: str) -> save.Layout:
@@ -152,19 +158,18 @@ def info(folder: Path) -> None:
 
 
 def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:
-    """Model and processor of a folder through the Auto classes; fp32 on CPU, fp16 on CUDA, as runs are scored."""
+    """Model and processor of a folder through the Auto classes, in the type that runs are scored in."""
     import torch
     from transformers import AutoModelForImageTextToText
 
     place = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float32 if place == "cpu" else torch.float16
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=compute_dtype(folder, place))
     processor = load_processor(folder, model.config.model_type, ModelConfig(folder.name, str(folder)))
     return model.to(place).eval(), processor
 
 
-def answer(model: Any, processor: Any, image: Path, question: str, tokens: int = 128) -> str:
-    """What a model says of an image, greedily."""
+def answer(model: Any, processor: Any, image: Path, question: str, tokens: int = 128, system: str = "") -> str:
+    """What a model says of an image, greedily; `system` is the prompt that the run was scored with."""
     import torch
     from PIL import Image, UnidentifiedImageError
 
@@ -173,7 +178,10 @@ def answer(model: Any, processor: Any, image: Path, question: str, tokens: int =
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{image} cannot be opened as an image ({error})") from error
     content = [{"type": "image"}, {"type": "text", "text": question}]
-    chat = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    messages = [{"role": "user", "content": content}]
+    if system:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    chat = processor.apply_chat_template(messages, add_generation_prompt=True)
     inputs = processor(images=[picture], text=[chat], return_tensors="pt").to(model.device, model.dtype)
     with torch.no_grad():
         said = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
@@ -182,10 +190,10 @@ def answer(model: Any, processor: Any, image: Path, question: str, tokens: int =
 
 def chat(folder: Path, image: Path, question: str | None) -> None:
     """`luq chat DIR --image X [--question Y]`: one answer, or question after question until an empty line."""
-    save.about(folder)
+    system = save.about(folder).get("system_prompt", "")
     model, processor = load(folder)
     if question:
-        console.out.print(answer(model, processor, image, question), markup=False)
+        console.out.print(answer(model, processor, image, question, system=system), markup=False)
         return
     while asked := console.out.input("[bold]?[/bold] ").strip():
-        console.out.print(answer(model, processor, image, asked), markup=False)
+        console.out.print(answer(model, processor, image, asked, system=system), markup=False)

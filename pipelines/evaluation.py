@@ -70,7 +70,7 @@ class Evaluator:
         return {name: subsets.choose(q, replace(self.config, samples=fewer)) for name, q in self.questions.items()}
 
     def _key(self, stage: str, layers: list[Path], benchmark: str, ids: list[int], *more: Any) -> str:
-        asked = [benchmark, self.questions[benchmark].identity, ids, self.vlm.config.system_prompt, prompts.VERSION]
+        asked = [benchmark, self.questions[benchmark].identity, ids, self.vlm.config.asking, prompts.VERSION]
         return keys.key(stage, self.vlm.fingerprint, [folder.name for folder in layers], asked, *more)
 
     def _use(self, allocation: Allocation, layers: list[Path]) -> Callable[[], None]:

@@ -65,7 +65,7 @@ class Needs:
         """What a run that is not done needs."""
         look = Outlook(job)
         fingerprint = look.outline.fingerprint
-        calibrated = [fingerprint, keys.canonical(look.config.calibration)]
+        calibrated = [fingerprint, keys.canonical([look.config.model.asking, look.config.calibration])]
         self.pieces["calibration sets"][look.calibration.key] = look.store.has("calibration", look.calibration.key)
         try:
             self.pieces["profiles"][look.profile_key] = look.store.has("profile", look.profile_key)

@@ -45,12 +45,13 @@ def export(
     told: dict[str, Any],
     card: str,
     layout: Layout | None = None,
+    image_processor: dict[str, Any] | None = None,
 ) -> Path:
     """Write `target`: weights, config, processor, luq.json (`told` and the ledger), README.md (`card`, {ledger} filled in).
 
-    `folders[i]` holds layer i's packed linears, `source` the 16-bit checkpoint they were made from. A ModelError if the source is
-    incomplete or already quantized, if the target is there, if the layout has no place for a tier, or if the disk is too small;
-    nothing is left behind then.
+    `folders[i]` holds layer i's packed linears, `source` the 16-bit checkpoint they were made from; `image_processor` are its
+    settings where they are not the source's. A ModelError if the source is incomplete or already quantized, if the target is
+    there, if the layout has no place for a tier, or if the disk is too small; nothing is left behind then.
     """
     layout = layout or NATIVE
     check_files(source)
@@ -76,6 +77,8 @@ def export(
                 if file.name not in (INDEX, "config.json", ABOUT):
                     shutil.copyfile(file, scratch / file.name)
         write_json(scratch / "config.json", config)
+        if image_processor:
+            _set_image_processor(scratch, image_processor)
         write_json(scratch / ABOUT, {**_head(layout, ledger), **told})
         (scratch / "README.md").write_text(card.replace("{ledger}", ledger_table(ledger)))
         if target.exists():
@@ -84,6 +87,17 @@ def export(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _set_image_processor(folder: Path, settings: dict[str, Any]) -> None:
+    """Give a folder's processor other settings for images, in whichever file it keeps them."""
+    whole, alone = folder / "processor_config.json", folder / "preprocessor_config.json"
+    told = json.loads(whole.read_text()) if whole.exists() else {}
+    if "image_processor" in told:
+        write_json(whole, told | {"image_processor": settings})
+    else:
+        old = json.loads(alone.read_text())
+        write_json(alone, {n: v for n, v in old.items() if n not in ("min_pixels", "max_pixels")} | settings)  # now in its size
 
 
 def shards_of(source: Path) -> list[str]:

@@ -160,6 +160,14 @@ def streamed(folder: Path, device: str) -> dict[str, str]:
     return places
 
 
+def compute_dtype(folder: Path, device: str) -> torch.dtype:
+    """The type that a folder's model is run in: fp32 on a CPU; on CUDA fp16, or bf16 where the checkpoint has that."""
+    if device == "cpu":
+        return torch.float32
+    told = json.loads((folder / "config.json").read_text())
+    return torch.bfloat16 if "bfloat16" in (told.get("dtype"), told.get("torch_dtype")) else torch.float16  # overflows in fp16
+
+
 def load_vlm(config: ModelConfig) -> VLM:
     """Load model (fp32 on CPU, the checkpoint's fp16 or bf16 on CUDA) and processor from a complete folder."""
     folder = resolve_path(config)
@@ -167,10 +175,9 @@ def load_vlm(config: ModelConfig) -> VLM:
     from transformers import AutoModelForImageTextToText
 
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    told = json.loads((folder / "config.json").read_text())
-    wide = "bfloat16" in (told.get("dtype"), told.get("torch_dtype"))  # overflows in fp16
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16 if wide else torch.float16
-    given: dict[str, Any] = {"dtype": "auto", "device_map": streamed(folder, device)} if config.stream else {"dtype": dtype}
+    given: dict[str, Any] = {"dtype": compute_dtype(folder, device)}
+    if config.stream:
+        given = {"dtype": "auto", "device_map": streamed(folder, device)}
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, **given)
     if not config.stream:
         model = model.to(device)

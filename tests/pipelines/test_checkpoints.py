@@ -16,7 +16,7 @@ from luq.evaluation.prompts import PROMPTS
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2", "evaluation.samples=12",
     "evaluation.fidelity=0", "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa]", "evaluation.batch_size=1",
-    "tracking=none", "allocation.k=3", "group=small",
+    "tracking=none", "allocation.k=3", "group=small", "model.do_pad=true",
 ]  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def test_the_folder_answers_what_the_run_scored(ran: tuple[Path, results.Record]
 
     outputs, record = ran
     model, processor = load(outputs / "checkpoints" / record["key"], "cpu")
+    assert processor.image_processor.do_pad, "images are prepared as the run prepared them"
     config = EvaluationConfig(**record["config"]["evaluation"])
     (pocket,) = (outputs / "store" / "pocket").iterdir()
     questions = data.load("gqa", config, tmp_path / "cache", pocket)

@@ -106,15 +106,18 @@ def test_the_whole_chain_to_a_folder_that_answers(folder: Path, tmp_path: Path, 
     assert ("head" in told["ledger"]) == (not tied), "tied weights are stored once"
     for part in ("codes", "scales", "masks", "vision", "projector", "embeddings", "norms"):
         assert told["ledger"][part] >= record["memory"]["ledger"][part], part
-    Image.new("RGB", (60, 60), "red").save(tmp_path / "red.png")
-    assert isinstance(answer(*load(exported, "cpu"), tmp_path / "red.png", "what colour is this?", 4), str)
+    Image.new("RGB", (500, 300), "red").save(tmp_path / "red.png")
+    model, processor = load(exported, "cpu")
+    grid = processor.image_processor(images=[Image.open(tmp_path / "red.png")], return_tensors="pt")["image_grid_thw"]
+    assert int(grid.prod()) * 14**2 <= 12544, "the folder has the run's pixel limit"
+    assert isinstance(answer(model, processor, tmp_path / "red.png", "what colour is this?", 4, "Be brief."), str)
 
 
 @pytest.fixture(scope="module", params=["qwen", "llava"])
 def streamed(request: pytest.FixtureRequest, folder: Path) -> tuple[VLM, VLM]:
     """A model whose layers stay on disk, and the same in memory."""
-    path = str(folder) if request.param == "qwen" else "pocket:pocket_llava"
-    one, two = (load_vlm(ModelConfig("m", path, device="cpu", max_pixels=12544, stream=stream)) for stream in (True, False))
+    path, limit = (str(folder), 12544) if request.param == "qwen" else ("pocket:pocket_llava", None)
+    one, two = (load_vlm(ModelConfig("m", path, device="cpu", max_pixels=limit, stream=stream)) for stream in (True, False))
     return one, two
 
 

@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from luq.config import ModelConfig
 from luq.errors import ConfigError, ModelError
 from luq.models.files import POCKET, fingerprint, resolve_path
+from luq.models.processors import load_processor
 from luq.models.vlm import LINEARS, VLM, find_layers, load_vlm
 
 
@@ -50,6 +52,31 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
     with pytest.raises(ModelError, match="model-00002-of-00002"):
         load_vlm(config(str(folder)))
+
+
+def test_a_picture_is_padded_to_a_square_or_cropped() -> None:
+    """As the original LLaVA: nothing at the sides is lost, and what is added has the mean colour."""
+    wide = Image.new("RGB", (144, 72), "white")
+    wide.paste("black", (0, 0, 36, 72))  # a quarter at the left, which a crop of the middle loses
+    folder, found = POCKET / "pocket_llava", {}
+    for pad in (None, False, True):
+        processor = load_processor(folder, "llava", ModelConfig("x", str(folder), do_pad=pad))
+        found[pad] = processor.image_processor(images=[wide], return_tensors="pt")["pixel_values"][0]
+        assert found[pad].shape == (3, 72, 72)
+    assert torch.equal(found[None], found[False])
+    assert float(found[None].min()) > 0.9, "white alone"
+    padded = found[True][0]
+    assert bool((padded[:10].abs() < 0.02).all()), "the mean colour above"
+    assert bool((padded[30:40, :10] < -0.9).all()), "the black quarter"
+    assert bool((padded[30:40, 30:] > 0.9).all())
+
+
+def test_settings_that_a_family_does_not_know() -> None:
+    for name, given in (("pocket_qwen", {"do_pad": True}), ("pocket_llava", {"max_pixels": 5000})):
+        with pytest.raises(ConfigError, match=f"model.{'do_pad' if 'do_pad' in given else 'min_pixels'}.* leave"):
+            load_vlm(ModelConfig(name, f"pocket:{name}", device="cpu", **given))
+    with pytest.raises(ConfigError, match=r"model\.max_pixels"):
+        ModelConfig("x", "y", max_pixels=0)
 
 
 def test_paths_that_lead_nowhere() -> None:

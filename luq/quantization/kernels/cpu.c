@@ -80,6 +80,34 @@ static inline void row_grid(const uint16_t *scales, const uint8_t *zeros, int64_
     STORE(zero, found);
 }
 
+#if defined(__AVX512VBMI__) && defined(__GFNI__)
+#define WHOLE_CODES
+/* Sum of code * x over 64 columns, added to two sums: faster than adding under each plane's masks. Eight bytes of each plane are
+ * sorted so that a byte of every plane stands in each of eight words; turning these 8 x 8 bits over gives 64 codes. */
+static inline __attribute__((always_inline)) void add_codes(const uint8_t *at, int64_t bytes, const float *x, Lanes *sum,
+                                                            const int bits) {
+    const __m512i word = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), ones = _mm512_set1_epi64(0x0101010101010101);
+    const __m512i sorted = _mm512_add_epi8(_mm512_set1_epi64(0x0008101820283038), _mm512_mullo_epi64(word, ones));
+    const __m512i one_bit_each = _mm512_set1_epi64((long long)0x8040201008040201);
+    __m512i first = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m128i pairs[4];
+    for (int b = 0; b < 4; b++) pairs[b] = _mm_setzero_si128();
+    for (int b = 0; b < bits; b += 2) {
+        const __m128i one = _mm_loadl_epi64((const __m128i *)(at + b * bytes));
+        pairs[b / 2] = b + 1 < bits ? _mm_unpacklo_epi64(one, _mm_loadl_epi64((const __m128i *)(at + (b + 1) * bytes))) : one;
+    }
+    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(pairs[0]), pairs[1], 1);
+    __m512i planes = _mm512_zextsi256_si512(low);
+    if (bits > 4) planes = _mm512_inserti64x4(planes, _mm256_inserti128_si256(_mm256_castsi128_si256(pairs[2]), pairs[3], 1), 1);
+    const __m512i codes = _mm512_gf2p8affine_epi64_epi8(one_bit_each, _mm512_permutexvar_epi8(sorted, planes), 0);
+    for (int q = 0; q < 4; q++) {
+        const __m512i code = _mm512_maskz_permutexvar_epi8(0x1111111111111111, first, codes);
+        sum[q & 1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(code), LOAD(x + 16 * q), sum[q & 1]);
+        first = _mm512_add_epi32(first, _mm512_set1_epi32(16));
+    }
+}
+#endif
+
 /* y[row] of one row of an integer grid; `bits` is a constant where this is inlined. sums[g] = sum of x over group g. */
 static inline __attribute__((always_inline)) float integer_row(
     const uint8_t *codes, int64_t bytes, const uint16_t *scales, const uint8_t *zeros, int64_t zero_bytes, const float *x,
@@ -92,7 +120,13 @@ static inline __attribute__((always_inline)) float integer_row(
         const uint8_t *at = codes + (row * columns + g * size) / 8;
         Lanes part[8];
         for (int b = 0; b < bits; b++) part[b] = ALL(0.0f);
-        for (int64_t c = 0; c < size / 16; c++) {
+        int64_t c = 0;
+#ifdef WHOLE_CODES
+        Lanes sum[2] = {ALL(0.0f), ALL(0.0f)};
+        for (; c + 4 <= size / 16; c += 4) add_codes(at + 2 * c, bytes, x + g * size + 16 * c, sum, bits);
+        for (int i = 0; i < 2; i++) total = ADD_TIMES(total, sum[i], scale[g % 16]);
+#endif
+        for (; c < size / 16; c++) {
             Lanes in = LOAD(x + g * size + 16 * c);
             for (int b = 0; b < bits; b++) {
                 uint16_t mask;

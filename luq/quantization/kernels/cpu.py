@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from luq.quantization.incoherence import block_of, signs
 from luq.quantization.packed import BinaryWeight, IntegerWeight, PackedWeight
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("cpu.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-fPIC")
 VECTORS = 4  # inputs at a time up to which the stored bits are read once for each; beyond, unpacking once is faster
+PLACES = WeakIdKeyDictionary()  # of set bits; goes with the buffer
 CHUNK = 1 << 22  # weights unpacked in fp32 at a time, where another type is wanted
 
 
@@ -208,7 +210,9 @@ def _row_column(inputs: Tensor | None, weight: PackedWeight) -> Tensor | None:
         return None
     (rows, columns), b = weight.shape, weight.buffers
     by_column, beside = b["column_scales"].float(), b["residual_scales"].float()
-    places = unpack_bits(b["salient"], (columns,)).nonzero()[:, 0].int()
+    if b["salient"] not in PLACES:
+        PLACES[b["salient"]] = unpack_bits(b["salient"], (columns,)).nonzero()[:, 0].int()
+    places: Tensor = PLACES[b["salient"]]
     work = torch.empty(columns + len(places) + 2 * -(-columns // block))
     fixed = [address(t) for t in (b["signs"], b["residual_signs"], b["row_scales"], by_column, beside, places)]
     found = torch.empty(rows, columns) if inputs is None else torch.empty(len(inputs), rows)

@@ -624,31 +624,41 @@ int luq_ternary(const uint8_t *codes, const uint16_t *scales, const float *digit
 }
 
 /* Signs with row and column scales: y = x W^T if there is an x, else the weight into out [rows, columns]. `places` [count]: the
- * salient columns; work: columns + count + 2 * blocks floats; block is a multiple of 16, or all columns. */
+ * salient columns; work: columns + count + 2 * blocks + 16 floats; block is a multiple of 16, or all columns. */
 void luq_row_column(const uint8_t *signs, const uint8_t *residual, const uint16_t *by_row, const float *by_column, const float *beside,
                     const int32_t *places, const float *x, float *work, float *out, int64_t rows, int64_t columns, int64_t block,
                     int64_t count) {
-    const int64_t blocks = (columns + block - 1) / block, bytes = (rows * columns + 7) / 8;
+    const int64_t blocks = (columns + block - 1) / block, bytes = (rows * columns + 7) / 8, more_bytes = (rows * count + 7) / 8;
     float *scaled = work, *again = work + columns, *sums = work + columns + count, *more = sums + blocks;
     for (int64_t k = 0; x && k < blocks; k++) sums[k] = more[k] = 0;
     for (int64_t c = 0; x && c < columns; c++) sums[c / block] += scaled[c] = x[c] * by_column[c];
     for (int64_t q = 0; x && q < count; q++) more[places[q] / block] += again[q] = x[places[q]] * beside[q];
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
+        Lanes all = ALL(0.0f);
         float total = 0;
         int64_t q = 0;
         for (int64_t k = 0; k < blocks; k++) {
             const int64_t end = (k + 1) * block < columns ? (k + 1) * block : columns;
             const float once = half_to_float(by_row[2 * (r * blocks + k)]), twice = half_to_float(by_row[2 * (r * blocks + k) + 1]);
             if (x) {
-                Lanes part = ALL(0.0f);
-                float plus = 0, other = 0;
-                int64_t c = k * block;
-                for (; c + 16 <= end; c += 16) part = ADD_IF(part, bits_at(signs, bytes, r * columns + c) & 0xffff, LOAD(scaled + c));
-                for (; c < end; c++) plus += signs[(r * columns + c) >> 3] >> ((r * columns + c) & 7) & 1 ? scaled[c] : 0.0f;
-                for (; q < count && places[q] < end; q++)
-                    other += residual[(r * count + q) >> 3] >> ((r * count + q) & 7) & 1 ? again[q] : 0.0f;
-                total += once * (2 * (SUM(part) + plus) - sums[k]) + twice * (2 * other - more[k]);
+                Lanes part[2] = {ALL(0.0f), ALL(0.0f)}, other = ALL(0.0f);
+                for (int64_t c = k * block; c < end; c += 64) {
+                    const uint64_t word = bits_at(signs, bytes, r * columns + c);
+                    for (int64_t i = 0; i < 64 && c + i < end; i += 16) {
+                        const int64_t n = end - c - i < 16 ? end - c - i : 16;
+                        part[i / 16 & 1] = ADD_IF(part[i / 16 & 1], word >> i & ((1u << n) - 1), LOAD(scaled + c + i));
+                    }
+                }
+                while (q < count && places[q] < end) {
+                    int64_t n = 0;
+                    while (n < 16 && q + n < count && places[q + n] < end) n++;
+                    other = ADD_IF(other, bits_at(residual, more_bytes, r * count + q) & ((1u << n) - 1), LOAD(again + q));
+                    q += n;
+                }
+                for (int i = 0; i < 2; i++) all = ADD_TIMES(all, part[i], 2 * once);
+                all = ADD_TIMES(all, other, 2 * twice);
+                total -= once * sums[k] + twice * more[k];
                 continue;
             }
             for (int64_t c = k * block; c < end; c++) {
@@ -660,6 +670,6 @@ void luq_row_column(const uint8_t *signs, const uint8_t *residual, const uint16_
                 out[r * columns + places[q]] += residual[(r * count + q) >> 3] >> ((r * count + q) & 7) & 1 ? value : -value;
             }
         }
-        if (x) out[r] = total;
+        if (x) out[r] = SUM(all) + total;
     }
 }

@@ -213,7 +213,7 @@ def _row_column(inputs: Tensor | None, weight: PackedWeight) -> Tensor | None:
     if b["salient"] not in PLACES:
         PLACES[b["salient"]] = unpack_bits(b["salient"], (columns,)).nonzero()[:, 0].int()
     places: Tensor = PLACES[b["salient"]]
-    work = torch.empty(columns + len(places) + 2 * -(-columns // block))
+    work = torch.empty(columns + len(places) + 2 * -(-columns // block) + 16)
     fixed = [address(t) for t in (b["signs"], b["residual_signs"], b["row_scales"], by_column, beside, places)]
     found = torch.empty(rows, columns) if inputs is None else torch.empty(len(inputs), rows)
     for one, out in [(None, found)] if inputs is None else zip(inputs, found, strict=True):

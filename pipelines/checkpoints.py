@@ -97,12 +97,13 @@ def export(outputs: Path, record: Record, target: Path, layout: str = "luq") -> 
         "allocation",
         "tiers",
         "model_fingerprint",
+        "model_commit",
         "mean_score",
         "mean_retention",
         "versions",
         "git_sha",
     )
-    told = {name: record[name] for name in kept} | {"memory": record["memory"], "system_prompt": config.system_prompt}
+    told = {name: record.get(name) for name in kept} | {"memory": record["memory"], "system_prompt": config.system_prompt}
     told["scores"] = {name: s["score"] for name, s in record["scores"].items()}
     family = json.loads((source / "config.json").read_text())["model_type"]
     images = (

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ log = logging.getLogger(__name__)
 UNNAMED = ("paths", "tracking", "group=", "checkpoint=")  # overrides that no run is named after
 failures: list[str] = []  # jobs of this process that failed; the command's exit code says so
 PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "scikit-learn", "safetensors")
+OPTIONAL = ("torchvision", "triton")  # where they are, images are resized and linears computed another way
+
+
+def versions() -> dict[str, str]:
+    """Of what has a say in the numbers."""
+    optional = {package: version(package) for package in OPTIONAL if find_spec(package)}
+    return {"luq": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}, **optional}
 
 
 def git_sha() -> str | None:
@@ -97,9 +105,10 @@ def execute(stages: Stages, name: str) -> results.Record:
         "command": command(),
         "sweep": config.group,
         "config": asdict(config),
-        "versions": {"luq": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "versions": versions(),
         "git_sha": git_sha(),
         "model_fingerprint": stages.outline.fingerprint,
+        "model_commit": stages.outline.commit,
         "device": str(stages.vlm.device),
         "split": config.evaluation.split,
         "subset": {name: keys.key(ids) for name, ids in stages.evaluator.subset.items()},

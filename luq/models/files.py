@@ -74,6 +74,7 @@ class Outline(NamedTuple):
 
     fingerprint: str
     layers: int  # decoder layers of the language backbone
+    commit: str | None = None  # of the hub's repository; None for a folder
 
 
 def outline(config: ModelConfig, download: bool = True) -> Outline:
@@ -86,4 +87,5 @@ def outline(config: ModelConfig, download: bool = True) -> Outline:
         from transformers import AutoConfig
 
         layers = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
-    return Outline(fingerprint(folder), int(layers))
+    commit = folder.name if folder.parent.name == "snapshots" else None  # as the hub's cache lays them out
+    return Outline(fingerprint(folder), int(layers), commit)

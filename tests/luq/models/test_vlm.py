@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from luq.config import ModelConfig
 from luq.errors import ConfigError, ModelError
-from luq.models.files import POCKET, fingerprint, resolve_path
+from luq.models.files import POCKET, fingerprint, outline, resolve_path
 from luq.models.processors import load_processor
 from luq.models.vlm import LINEARS, VLM, find_layers, load_vlm
 
@@ -95,6 +95,12 @@ def test_a_model_without_findable_layers() -> None:
     Strange.config.model_type = "llava"
     with pytest.raises(ModelError, match=r"model\.language_model\.layers"):
         find_layers(Strange())
+
+
+def test_a_checkpoint_of_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:
+    cached = shutil.copytree(POCKET / "pocket_llava", tmp_path / "models--a--b" / "snapshots" / "0123abc")
+    assert outline(config(str(cached))) == (fingerprint(cached), 10, "0123abc")
+    assert outline(config("pocket:pocket_llava")).commit is None
 
 
 def test_fingerprint_sees_a_changed_weight(tmp_path: Path) -> None:

@@ -1,14 +1,43 @@
-"""`luq rescore`: the kept answers of finished runs scored again. No model is loaded."""
+"""What a record says of the scores, and `luq rescore`: the kept answers of finished runs scored again, without a model."""
 
 from pathlib import Path
 from typing import Any
 
 from luq import keys, results
-from luq.evaluation import answers
+from luq.evaluation import answers, scorers
+from luq.evaluation.scorers.summary import mean
 from luq.store import Store, write_json
 from pipelines import console
 from pipelines.evaluation import Scored
-from pipelines.run import score_part
+
+
+def score_entry(scored: Scored, reference: Scored) -> dict[str, Any]:
+    """One benchmark's part of the record; a 16-bit score of zero gives no retention."""
+    score = scored.summary
+    return {
+        "score": score.score,
+        "stderr": score.stderr,
+        "n": score.n,
+        "metrics": score.metrics,
+        "collapsed": scored.collapsed,
+        "errors": scored.errors,
+        "float_score": reference.summary.score,
+        "retention": score.score / reference.summary.score if reference.summary.score else None,
+    }
+
+
+def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> dict[str, Any]:
+    """What a record says of the scores; `luq rescore` makes it anew."""
+    entries = {benchmark: score_entry(scored, reference[benchmark]) for benchmark, scored in scores.items()}
+    # in one order, since a record that is read has them sorted: a mean's last bit depends on it
+    ours, theirs = (mean([entries[name][value] for name in sorted(entries)]) for value in ("score", "float_score"))
+    return {
+        "scores": entries,
+        "scorer_version": scorers.VERSION,
+        "mean_score": ours,
+        "float_mean_score": theirs,
+        "mean_retention": ours / theirs if theirs else None,
+    }
 
 
 def rescore(outputs: Path, sweep: str | None) -> int:

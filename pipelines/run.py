@@ -24,13 +24,12 @@ from luq import __version__, keys, results
 from luq.config import RunConfig
 from luq.errors import LuqError
 from luq.evaluation import prompts, scorers
-from luq.evaluation.scorers.summary import mean
 from luq.memory import reset_peak
 from luq.models.files import outline
 from luq.store import Store
 from luq.tracking import make_tracker
 from pipelines import checkpoints, console, devices
-from pipelines.evaluation import Scored
+from pipelines.records import score_part
 from pipelines.schema import CONF, register, to_config
 from pipelines.stages import Stages
 
@@ -58,35 +57,6 @@ def command() -> str:
     """The command line that gives the running job's record again, wherever it runs."""
     kept = (o for o in HydraConfig.get().overrides.task if not o.startswith((*UNNAMED, "model.device", "evaluation.batch_size")))
     return shlex.join(["luq", "run", *kept])
-
-
-def score_entry(scored: Scored, reference: Scored) -> dict[str, Any]:
-    """One benchmark's part of the record; a 16-bit score of zero gives no retention."""
-    score = scored.summary
-    return {
-        "score": score.score,
-        "stderr": score.stderr,
-        "n": score.n,
-        "metrics": score.metrics,
-        "collapsed": scored.collapsed,
-        "errors": scored.errors,
-        "float_score": reference.summary.score,
-        "retention": score.score / reference.summary.score if reference.summary.score else None,
-    }
-
-
-def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> dict[str, Any]:
-    """What a record says of the scores; `luq rescore` makes it anew."""
-    entries = {benchmark: score_entry(scored, reference[benchmark]) for benchmark, scored in scores.items()}
-    # in one order, since a record that is read has them sorted: a mean's last bit depends on it
-    ours, theirs = (mean([entries[name][value] for name in sorted(entries)]) for value in ("score", "float_score"))
-    return {
-        "scores": entries,
-        "scorer_version": scorers.VERSION,
-        "mean_score": ours,
-        "float_mean_score": theirs,
-        "mean_retention": ours / theirs if theirs else None,
-    }
 
 
 def execute(stages: Stages, name: str) -> results.Record:

@@ -1,13 +1,15 @@
 """Stored bits of every tier on a decoder layer of the true 7B shapes, and the paper's plans projected from them.
 
-`python benchmarks/true_shapes.py [--model llava|qwen] [--tiers billm gptq4 ...]`. Weights and activations are random (no real
-checkpoint is needed for sizes): every linear is really quantized and packed, the layer written, and the file measured. What
-stays 16-bit is counted from the shapes. Scores are not projected.
+`python benchmarks/true_shapes.py [--model llava|qwen] [--tiers billm gptq4 ...] [--quick]`. Weights and activations are random (no
+real checkpoint is needed for sizes): every linear is really quantized and packed, the layer written, and the file measured. What
+stays 16-bit is counted from the shapes. Scores are not projected. `--quick`: GPTQ without clip search and descent, trellis codes
+with a window of 8 bits, which store as many bytes and are worse.
 """
 
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -65,6 +67,7 @@ def main() -> None:
         nargs="+",
         default="billm_faithful billm arb_rc ternary gptq2 gptq3 gptq4 trellis1 trellis2 trellis3 trellis4".split(),
     )
+    parser.add_argument("--quick", action="store_true")
     arguments, out = parser.parse_args(), Console(highlight=False, width=120)
     name, hidden, narrow, wide, layers, k, rest = MODELS[arguments.model]
     tiers = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
@@ -73,8 +76,11 @@ def main() -> None:
     for column in ("tier", "nominal bits", "stored bits", "MB", "seconds"):
         sizes.add_column(column, justify="left" if column == "tier" else "right")
     for tier in arguments.tiers:
+        config = TierConfig(**tiers[tier])
+        if arguments.quick:
+            config = replace(config, clip_steps=0, descent=0, window=8)
         with tempfile.TemporaryDirectory() as folder:
-            size, seconds = measure(shapes(hidden, narrow, wide), TierConfig(**tiers[tier]), Path(folder))
+            size, seconds = measure(shapes(hidden, narrow, wide), config, Path(folder))
         found[tier] = size
         bits = 8 * size.bytes / size.weights
         out.print(f"{tier}: {bits:.3f} stored bits, {seconds:.0f} s")

@@ -1,9 +1,9 @@
 """Stored bits of every tier on a decoder layer of the true 7B shapes, and the paper's plans projected from them.
 
 `python benchmarks/true_shapes.py [--model llava|qwen] [--tiers billm gptq4 ...] [--quick]`. Weights and activations are
-random (no real checkpoint is needed for sizes): each linear is really quantized and packed, the layer written, and the file measured. What
-stays 16-bit is counted from the shapes. Scores are not projected. `--quick`: GPTQ without clip search and descent, trellis codes
-with a window of 8 bits, which store as many bytes and are worse.
+random (no real checkpoint is needed for sizes): each linear is really quantized and packed, the layer written, and the
+file measured. What stays 16-bit is counted from the shapes. Scores are not projected. `--quick`: GPTQ without clip search
+and descent, trellis codes with a window of 8 bits, which store as many bytes and are worse.
 """
 
 import argparse

@@ -77,6 +77,5 @@ def billm_errors(target: Tensor, what: Tensor | int) -> Tensor | None:
         kernels.luq_billm_salient(address(target), address(errors), *longs(rows, columns, what))
     else:
         errors, what = torch.empty(rows, len(what), dtype=torch.double), what.contiguous()
-        target = target.sort(1).values
         kernels.luq_billm_split(address(target), address(what), address(errors), *longs(rows, columns, len(what)))
     return errors.sum(0)

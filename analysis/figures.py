@@ -51,8 +51,8 @@ def _lines(chart: Lines) -> Figure:
     palette = Palette(chart.series, chart.quiet)
     if chart.rule:
         axes.axhline(chart.rule[0], color="#999999", linewidth=1, linestyle="--", zorder=0)
-        where, across = (1.0, chart.rule[0]), axes.get_yaxis_transform()
-        axes.text(*where, chart.rule[1], transform=across, ha="right", va="bottom", color="#777777", fontsize=8)
+        where, across = (0.0, chart.rule[0]), axes.get_yaxis_transform()  # at the left: small plans seldom reach it
+        axes.text(*where, f" {chart.rule[1].strip()}", transform=across, ha="left", va="bottom", color="#777777", fontsize=8)
     if chart.steps is not None and len(chart.steps):
         axes.step(
             chart.steps["x"], chart.steps["y"], where="post", color="#444444", linewidth=1.2, alpha=0.6, label="Pareto front"

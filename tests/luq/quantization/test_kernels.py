@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from luq.quantization import trellis
+from luq.quantization import kernels, trellis
 from luq.quantization.arb import RowColumnWeight
 from luq.quantization.kernels import cpu, searches
 from luq.quantization.linear import PackedLinear
@@ -153,7 +153,7 @@ def test_a_packed_linear_answers_the_same_by_either_way(dtype: torch.dtype, cach
     x = torch.randn(cpu.VECTORS + 1, 4096, generator=GENERATOR).to(dtype)
     whole, single = linear(x), linear(x[:1])
     assert single.dtype == whole.dtype == dtype
-    assert float((single - whole[:1]).norm() / whole[:1].norm()) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
+    assert relative_error((single - bias).float(), x[:1], weight) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
     assert torch.equal(torch.nn.functional.linear(x, weight.dequantize(dtype), bias), whole)
     assert (linear._weight is not None) == cache
 
@@ -211,6 +211,31 @@ def test_triton_kernels_in_the_interpreter() -> None:
     done = subprocess.run([sys.executable, "-c", INTERPRETED], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "same" in done.stdout
+
+
+def test_a_kernel_that_fails_or_errs_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernels, "TRUSTED", {})
+    right, asked = torch.arange(8.0), []
+
+    def answer(kind: str, found: object) -> torch.Tensor | None:
+        def run() -> torch.Tensor | None:
+            asked.append(kind)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        return kernels.checked((kind,), run, lambda: right)
+
+    for _ in range(2):
+        assert answer("good", right) is right
+        assert answer("wrong", right + 1) is None
+        assert answer("broken", RuntimeError("no such instruction")) is None
+        assert answer("unknown", None) is None
+    assert asked == ["good", "wrong", "broken", "unknown", "good", "unknown"]
+    assert "no such instruction" in caplog.text
+    assert "gives other numbers" in caplog.text
 
 
 COMPILED = """

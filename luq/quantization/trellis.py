@@ -23,6 +23,7 @@ TILE = 16  # rows of a strip, and columns that are searched together
 SEED = 1  # of the rotations
 GAIN = {1: 0.88, 2: 1.02, 3: 1.05, 4: 1.07}  # spread of the table against that of Gaussian weights with the least error
 TRIED = (1.0, 0.9, 1.1)  # factors on it: feedback changes what is to be coded
+BLOCK = 512  # columns whose feedback reaches all later ones at once
 SAMPLE = 32  # strips at most with which they are tried
 
 
@@ -159,12 +160,12 @@ class Trellis:
         spread = (energy / real.to(energy)).sqrt().clamp(2.0**-14, 2.0**15)
 
         def encoded(strips: slice, tried: float) -> tuple[float, Tensor, Tensor]:
-            """Error, codes and scales of some of the strips, which know nothing of each other."""
+            """Error (without what no code can change), codes and scales of some strips, which know nothing of each other."""
             part = target.view(len(spread), TILE, -1)[strips].flatten(0, 1)
             scale = spread[strips] * GAIN[bits] * tried
             codes, values = _encode(part, factor.upper, scale, bits, window)
-            scale = _rescale(part, values, metric, scale)
-            return _error(part, values, metric, scale), codes, scale
+            scale, error = _rescale(part, values, metric, scale)
+            return error, codes, scale
 
         some = slice(None, None, -(-len(spread) // SAMPLE))
         best, tried = min(((encoded(some, t), t) for t in TRIED), key=lambda found: found[0][0])
@@ -185,47 +186,48 @@ class Trellis:
 
 
 def _encode(target: Tensor, upper: Tensor, scale: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
-    """Codes [strips, weights] and unscaled values [rows, columns], column block by column block with feedback."""
+    """Codes [strips, weights] and unscaled values [rows, columns], tile by tile with feedback, which blocks pass on at once."""
     work, values = target.clone(), torch.empty_like(target)
-    numbers = table(window).to(target.device)
+    numbers, width = table(window).to(target.device), target.shape[1]
     states = torch.zeros(len(scale), dtype=torch.int32, device=target.device)
     parts = []
-    for start in range(0, target.shape[1], TILE):
-        end = start + TILE
-        tile = _to_tiles(work[:, start:end].contiguous())
-        ahead = work[::TILE, end : end + TILE]  # what comes next, before its feedback: the tile should end where that can go on
-        codes, _ = search(torch.cat([tile, ahead], 1) / scale[:, None], states, bits, window)
-        codes = codes[:, : TILE**2]
-        passed = states_of(codes, states, bits, window)
-        states = passed[:, -1]
-        found = _from_tiles(numbers[passed])
-        parts.append(codes)
-        values[:, start:end] = found
-        error = work[:, start:end] - found * scale.repeat_interleave(TILE)[:, None]
-        if end < target.shape[1]:
+    for begin in range(0, width, BLOCK):
+        stop = min(begin + BLOCK, width)
+        steps = torch.empty(len(work), stop - begin, device=work.device)
+        for start in range(begin, stop, TILE):
+            end = start + TILE
+            tile = _to_tiles(work[:, start:end].contiguous())
+            ahead = work[::TILE, end : end + TILE]  # before this tile's feedback: the tile should end where that can go on
+            if end == stop:  # and the next block lacks this one's
+                ahead = ahead - steps[::TILE, : start - begin] @ upper[begin:start, end : end + TILE]
+            codes, _ = search(torch.cat([tile, ahead], 1) / scale[:, None], states, bits, window)
+            codes = codes[:, : TILE**2]
+            passed = states_of(codes, states, bits, window)
+            states = passed[:, -1]
+            found = _from_tiles(numbers[passed])
+            parts.append(codes)
+            values[:, start:end] = found
+            error = work[:, start:end] - found * scale.repeat_interleave(TILE)[:, None]
             step = torch.linalg.solve_triangular(upper[start:end, start:end], error, upper=True, left=False)
-            work[:, end:] -= step @ upper[start:end, end:]
+            steps[:, start - begin : end - begin] = step
+            work[:, end:stop] -= step @ upper[start:end, end:stop]
+        work[:, stop:] -= steps @ upper[begin:stop, stop:]
     return torch.cat(parts, 1), values
 
 
-def _rescale(target: Tensor, values: Tensor, metric: Tensor, scale: Tensor) -> Tensor:
-    """Per strip the scale with the least error under the Hessian for these codes, as it is stored."""
+def _rescale(target: Tensor, values: Tensor, metric: Tensor, scale: Tensor) -> tuple[Tensor, float]:
+    """Per strip the scale with the least error under the Hessian for these codes, as it is stored; and the error with it.
+
+    tr((T - sV) H (T - sV)^T) without its first part, tr(T H T^T).
+    """
     above, below = torch.empty_like(scale), torch.empty_like(scale)
     for part in _parts(len(scale)):
         rows = slice(TILE * part.start, TILE * part.stop)
         weighted = values[rows] @ metric
         for sums, other in ((above, target), (below, values)):
             sums[part] = (weighted * other[rows]).view(part.stop - part.start, -1).sum(1)
-    return torch.where(below > 0, above / below, scale).half().float()
-
-
-def _error(target: Tensor, values: Tensor, metric: Tensor, scale: Tensor) -> float:
-    total = 0.0
-    for part in _parts(len(scale)):
-        rows = slice(TILE * part.start, TILE * part.stop)
-        difference = target[rows] - values[rows] * scale[part].repeat_interleave(TILE)[:, None]
-        total += float(((difference @ metric) * difference).sum())
-    return total
+    scale = torch.where(below > 0, above / below, scale).half().float()
+    return scale, float((scale.double() * (scale * below - 2 * above)).sum())
 
 
 def _parts(strips: int) -> list[slice]:

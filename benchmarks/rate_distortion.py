@@ -101,7 +101,7 @@ def draw(parts: dict[str, dict[str, np.ndarray]], file: Path) -> None:
         x = np.linspace(0.9, 4.5, 50)
         if title.startswith("Gaussian"):
             axis.plot(x, 4.0**-x, "k--", lw=1)
-            axis.annotate("no code can do better", (1.5, 4.0**-1.5), xytext=(-40, -32), textcoords="offset points", fontsize=8)
+            axis.annotate("no code can do better", (1.5, 4.0**-1.5), xytext=(-52, -44), textcoords="offset points", fontsize=8)
         axis.set(title=title, xlabel="stored bits per weight", xlim=(0.9, 4.5), yscale="log")
     axes[0].set_ylabel("error relative to the weights")
     figure.savefig(file, dpi=150)

@@ -11,6 +11,8 @@
 #include <immintrin.h>
 #endif
 
+enum { ALONE = 1 << 18 }; /* weights up to which one thread is done before another one would wake */
+
 static inline float half_to_float(uint16_t h) {
 #if defined(__F16C__)
     return _cvtsh_ss(h);
@@ -150,7 +152,7 @@ void luq_integer_matvec(const uint8_t *codes, const uint16_t *scales, const uint
         sums[g] = SUM(part);
     }
 #define ROWS(n)                                                                                                      \
-    _Pragma("omp parallel for schedule(static)") for (int64_t r = 0; r < rows; r++)                                 \
+    _Pragma("omp parallel for schedule(static) if (rows * columns > ALONE)") for (int64_t r = 0; r < rows; r++) \
         y[r] = integer_row(codes, bytes, scales, zeros, zero_bytes, x, sums, r, columns, groups, n)
     switch (bits) {
     case 2: ROWS(2); break;
@@ -164,7 +166,7 @@ void luq_integer_matvec(const uint8_t *codes, const uint16_t *scales, const uint
 void luq_integer_unpack(const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros, float *out, int64_t first, int64_t last,
                         int64_t rows, int64_t columns, int64_t groups, int64_t bits) {
     const int64_t bytes = (rows * columns + 7) / 8, zero_bytes = (rows * groups + 7) / 8, size = columns / groups;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t r = first; r < last; r++) {
         float scale[16], zero[16];
         for (int64_t g = 0; g < groups; g++) {
@@ -250,7 +252,7 @@ void luq_binary_matvec(const uint8_t *signs, const uint8_t *salient, const uint8
             sums[2 * k + 1] += salient[c >> 3] >> (c & 7) & 1 ? x[c] : 0.0f;
         }
     }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t r = 0; r < rows; r++) {
         float total = 0;
         int64_t flag = 0, rest = 0;
@@ -284,7 +286,7 @@ void luq_binary_unpack(const uint8_t *signs, const uint8_t *salient, const uint8
                        const void *scales, const uint16_t *tops, float *out, int64_t first, int64_t last, int64_t rows,
                        int64_t columns, int64_t block, int64_t count) {
     const Binary w = {signs, salient, flags, residual, scales, tops, rows, columns, block, count};
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t r = first; r < last; r++) {
         int64_t flag = 0, rest = 0, known = -1;
         float value[8]; /* by sparse and sign; from 4 on by sign and residual sign of the salient columns */
@@ -457,7 +459,7 @@ void luq_trellis_matvec(const uint8_t *codes, const uint16_t *scales, const floa
         trellis_row(&w, r, c, n, value);                                                                              \
         for (int i = 0; i < 16; i++) sum[i] += value[i] * work[c + i];                                                \
     }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t r = 0; r < rows; r++) {
         float sum[16] = {0}, total = 0;
         BY_BITS(RUN)
@@ -480,7 +482,7 @@ void luq_trellis_unpack(const uint8_t *codes, const uint16_t *scales, const floa
         trellis_row(&w, r, c, n, value);                                                                              \
         for (int i = 0; i < 16 && c + i < columns; i++) to[c + i] = value[i] * scale;                                 \
     }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t r = 0; r < rows; r++) {
         const float scale = half_to_float(scales[r / 16]);
         float *to = out + r * columns;
@@ -489,7 +491,7 @@ void luq_trellis_unpack(const uint8_t *codes, const uint16_t *scales, const floa
         for (int64_t c = 0; c < columns; c++) to[c] *= signs[c];
     }
 #undef RUN
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t c = 0; c < columns; c += 64) {
         const int64_t lanes = columns - c < 64 ? columns - c : 64;
         hadamard(out + c, rows, block_out, columns, lanes, factors[1]);
@@ -601,7 +603,7 @@ int luq_ternary(const uint8_t *codes, const uint16_t *scales, const float *digit
                 int64_t columns, int64_t groups) {
     const int64_t size = columns / groups;
     int failed = 0;
-#pragma omp parallel
+#pragma omp parallel if (rows * columns > ALONE)
     {
         float *room = malloc((size_t)(columns + 16) * sizeof(float));
         if (!room) {
@@ -644,7 +646,7 @@ void luq_row_column(const uint8_t *signs, const uint8_t *residual, const uint16_
     for (int64_t k = 0; x && k < blocks; k++) sums[k] = more[k] = 0;
     for (int64_t c = 0; x && c < columns; c++) sums[c / block] += scaled[c] = x[c] * by_column[c];
     for (int64_t q = 0; x && q < count; q++) more[places[q] / block] += again[q] = x[places[q]] * beside[q];
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t r = 0; r < rows; r++) {
         Lanes all = ALL(0.0f);
         float total = 0;

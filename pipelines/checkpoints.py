@@ -106,9 +106,8 @@ def export(outputs: Path, record: Record, target: Path, layout: str = "luq") -> 
     told = {name: record.get(name) for name in kept} | {"memory": record["memory"], "system_prompt": config.system_prompt}
     told["scores"] = {name: s["score"] for name, s in record["scores"].items()}
     family = json.loads((source / "config.json").read_text())["model_type"]
-    images = (
-        load_processor(source, family, config).image_processor.to_dict() if any(i is not None for i in config.image) else None
-    )
+    changed = any(setting is not None for setting in config.image)
+    images = load_processor(source, family, config).image_processor.to_dict() if changed else None
     return save.export(source, folders, record["tiers"], target, told, card(record, layout), how, images)
 
 

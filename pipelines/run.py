@@ -9,8 +9,8 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
-from importlib.util import find_spec
+from functools import cache
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,11 @@ PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "scikit-learn", "saf
 OPTIONAL = ("torchvision", "triton")  # where they are, images are resized and linears computed another way
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of what has a say in the numbers."""
-    optional = {package: version(package) for package in OPTIONAL if find_spec(package)}
+    installed = packages_distributions()  # a module's package may have another name
+    optional = {name: version(installed[name][0]) for name in OPTIONAL if name in installed}
     return {"luq": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}, **optional}
 
 

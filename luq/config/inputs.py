@@ -22,9 +22,7 @@ class ModelConfig:
     text: str = "wikitext"  # and its held-out text
     text_length: int = 2048
     calibration_tokens: int = 128 * 2048  # the paper's
-    do_pad: bool | None = (
-        None  # LLaVA: pad an image to a square, as the original does, or crop its middle; None: the folder's way
-    )
+    do_pad: bool | None = None  # LLaVA: pad an image to a square, as the original does, or crop it; None: the folder's way
     min_pixels: int | None = None  # of an image, for families that take any size; None: the folder's
     max_pixels: int | None = None
     activations_gb: float = 4.0  # of calibration activations kept in memory; the others wait on disk

@@ -1,9 +1,9 @@
 """What packed folders take on disk, in memory after loading, and while they answer, beside the same model in 16 bit.
 
-`python benchmarks/checkpoint_memory.py [--layers 2]`. A LLaVA with random weights whose decoder layers have LLaVA-1.5-7B's shapes
-is written, its layers packed (gptqN by rounding to nearest, which needs no calibration data and gives files of the same size),
-exported, and each folder loaded in a process of its own, to read 32 tokens and say 8. Loading is judged against the interpreter
-with transformers' model code imported, which takes memory without any model.
+`python benchmarks/checkpoint_memory.py [--layers 2] [--tiers gptq4 trellis2] [--dtype float16]`. A LLaVA with random weights
+whose decoder layers have LLaVA-1.5-7B's shapes is written, its layers packed (gptqN by rounding to nearest, others under the
+identity: files of the same size, quickly made), exported, and each folder loaded in a process of its own, to read 32 tokens and
+say 8. Loading is judged against the interpreter with transformers' model code imported, which takes memory without any model.
 """
 
 import argparse
@@ -76,13 +76,17 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
 
     tiers = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
     given = TierConfig(**tiers[tier])
-    quantizer = make_quantizer(replace(given, method="rtn", clip_steps=0) if given.method == "gptq" else given)
+    quick = replace(given, method="rtn", clip_steps=0) if given.method == "gptq" else replace(given, window=8, clip_steps=0)
+    quantizer, same = make_quantizer(quick), dict[int, torch.Tensor]()
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float16)
     places = []
     for i, layer in enumerate(model.model.language_model.layers):
         place = into.with_name(f"{into.name}-{i}")
         place.mkdir()
-        write_layer(place, {n: quantizer.quantize(layer.get_submodule(n).weight.detach().float(), None) for n in LINEARS})  # type: ignore[arg-type]
+        weights = {n: layer.get_submodule(n).weight.detach().float() for n in LINEARS}
+        for weight in weights.values():
+            same.setdefault(weight.shape[1], torch.eye(weight.shape[1]))
+        write_layer(place, {n: quantizer.quantize(w, same[w.shape[1]]) for n, w in weights.items()})
         places.append(place)
     del model
     return save.export(folder, places, [tier] * layers, into, {}, "")

@@ -44,7 +44,7 @@ def checked(kind: Kind, run: Callable[[], Tensor | None], wanted: Callable[[], T
     if found is None:
         return None
     other = wanted()
-    TRUSTED[kind] = bool((found - other).float().norm() <= NEAR.get(found.dtype, 1e-2) * other.float().norm())
+    TRUSTED[kind] = bool((found.float() - other.float()).norm() <= NEAR.get(found.dtype, 1e-2) * other.float().norm())
     if not TRUSTED[kind]:
         log.warning("the GPU's kernel for %s gives other numbers than torch: torch unpacks, which is slower", kind[0])
     return found if TRUSTED[kind] else None

@@ -179,3 +179,14 @@ def test_a_spread_tried_on_some_strips_is_encoded_for_all(monkeypatch: pytest.Mo
     sampled = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
     assert sampled.buffers["codes"].shape == whole.buffers["codes"].shape
     assert objective(weight, sampled, hessian) < 1.05 * objective(weight, whole, hessian)
+
+
+def test_feedback_by_blocks_is_feedback_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian = torch.randn(32, 160, generator=torch.Generator().manual_seed(0)), correlated(600, 160)
+    whole = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+    for block in (16, 48):
+        monkeypatch.setattr(trellis, "BLOCK", block)
+        parts = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+        same = (parts.buffers["codes"] == whole.buffers["codes"]).float().mean()
+        assert same > 0.95, "rounding apart, the same codes"
+        assert objective(weight, parts, hessian) == pytest.approx(objective(weight, whole, hessian), rel=0.02)

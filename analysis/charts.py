@@ -106,6 +106,10 @@ class Palette:
 
     def __post_init__(self) -> None:
         loud = [name for name in self.names if name not in self.quiet]
-        self.colours = {name: QUIET for name in self.names} | {n: COLOURS[i % len(COLOURS)] for i, n in enumerate(loud)}
+        self.colours = {name: QUIET for name in self.names} | {
+            n: COLOURS[i % len(COLOURS)] for i, n in enumerate(loud)
+        }
         self.marks = {name: "square" for name in self.names}
-        self.marks |= {name: MARKS[(i + i // len(COLOURS)) % len(MARKS)] for i, name in enumerate(loud)}
+        self.marks |= {
+            name: MARKS[(i + i // len(COLOURS)) % len(MARKS)] for i, name in enumerate(loud)
+        }

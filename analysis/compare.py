@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from analysis.frame import MEAN, Study, order_label, seedless
 from analysis.pareto import Z
-from luq import keys, registry
-from luq.errors import StoreError
+from luq.errors import StoreError, unknown
 from luq.evaluation import answers
 from luq.evaluation.compare import Difference, Units, average, paired
-from luq.results import Record
-from luq.store import Store
+from luq.store import keys
+from luq.store.store import Store
+from pipelines.results import Record
 
 Label = Callable[[Record], str]
 Settings = dict[str, list[Record]]  # everything but the axis -> its runs
@@ -85,7 +85,9 @@ LABELS: dict[str, Label] = {
     "calibration": calibration_label,
     "order": lambda r: order_label(r["config"]),
     "propagation": lambda r: r["config"]["quantizer"]["propagation"],
-    "quantizer": lambda r: f"{r['config']['quantizer']['low']} under {r['config']['quantizer']['high']}",
+    "quantizer": lambda r: (
+        f"{r['config']['quantizer']['low']} under {r['config']['quantizer']['high']}"
+    ),
 }
 BASES = {
     "weighting": "count",
@@ -104,7 +106,11 @@ def label_of(axis: str) -> Label:
         value: Any = record["config"]
         for part in axis.split("."):
             if not isinstance(value, dict) or part not in value:
-                raise registry.unknown("axis", axis, [*LABELS, "profile.clusters", "calibration.tokens", "calibration.alpha"])
+                raise unknown(
+                    "axis",
+                    axis,
+                    [*LABELS, "profile.clusters", "calibration.tokens", "calibration.alpha"],
+                )
             value = value[part]
         return str(value)
 
@@ -142,7 +148,7 @@ def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> l
         if len(tiers) > 1 or (uniform and tiers != {"float16"}):
             found.setdefault(label(record), {}).setdefault(rest(record, axis), []).append(record)
     if base is not None and base not in found:
-        raise registry.unknown(f"value of {axis}", base, found)
+        raise unknown(f"value of {axis}", base, found)
     if len(found) < 2:
         return []
     chosen = base or (BASES.get(axis) if BASES.get(axis) in found else next(iter(found)))
@@ -156,7 +162,9 @@ def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> l
     return sorted(made, key=lambda c: -c.pooled.mean)
 
 
-def against(axis: str, a: str, base: Settings, b: str, other: Settings, reader: Reader) -> Comparison:
+def against(
+    axis: str, a: str, base: Settings, b: str, other: Settings, reader: Reader
+) -> Comparison:
     """One value against another, over the settings that both have."""
     pairs = [(name_of(base[s][0]), (base[s], other[s])) for s in base if s in other]
     ours, theirs = ([r for _, pair in pairs for r in pair[side]] for side in (0, 1))
@@ -166,16 +174,32 @@ def against(axis: str, a: str, base: Settings, b: str, other: Settings, reader: 
     if not by_question:
         single = [(setting, unpaired([pair])) for setting, pair in pairs]
         whole = unpaired([pair for _, pair in pairs])
-        return Comparison(axis, a, b, len(theirs), whole, None, [(setting, found[-1]) for setting, found in single], by_question)
+        return Comparison(
+            axis,
+            a,
+            b,
+            len(theirs),
+            whole,
+            None,
+            [(setting, found[-1]) for setting, found in single],
+            by_question,
+        )
 
     def mean(side: list[list[Record]], of: Callable[[str], Any]) -> dict[str, Units]:
         """Over the seeds of each setting, and then over the settings: each weighs the same, however many seeds it has."""
         return average([average([of(r["key"]) for r in runs]) for runs in side])
 
     left, right = [pair[0] for _, pair in pairs], [pair[1] for _, pair in pairs]
-    plans = [(s, paired(mean([one], reader.scores), mean([two], reader.scores))[-1]) for s, (one, two) in pairs]
+    plans = [
+        (s, paired(mean([one], reader.scores), mean([two], reader.scores))[-1])
+        for s, (one, two) in pairs
+    ]
     known = all(reader.divergences(r["key"]) for r in (*ours, *theirs))
-    far = paired(mean(left, reader.divergences), mean(right, reader.divergences), scale=1)[-1] if known else None
+    far = (
+        paired(mean(left, reader.divergences), mean(right, reader.divergences), scale=1)[-1]
+        if known
+        else None
+    )
     scores = paired(mean(left, reader.scores), mean(right, reader.scores))
     return Comparison(axis, a, b, len(theirs), scores, far, plans, True)
 
@@ -195,8 +219,12 @@ def unpaired(pairs: list[tuple[list[Record], list[Record]]]) -> list[Difference]
         for side in (0, 1):
             settings = [[r["scores"][name] for r in pair[side]] for pair in pairs]
             means.append(fmean(fmean(s["score"] for s in runs) for runs in settings))
-            errors.append(fmean(fmean(s["stderr"] ** 2 for s in runs) for runs in settings))  # one set of questions
-        found.append(_normal(name, means[0], means[1], math.sqrt(sum(errors)), every[0]["scores"][name]["n"]))
+            errors.append(
+                fmean(fmean(s["stderr"] ** 2 for s in runs) for runs in settings)
+            )  # one set of questions
+        found.append(
+            _normal(name, means[0], means[1], math.sqrt(sum(errors)), every[0]["scores"][name]["n"])
+        )
     spread = math.sqrt(sum(((d.high - d.low) / 2 / Z) ** 2 for d in found)) / len(found)
     before, after = (fmean(getattr(d, side) for d in found) for side in "ab")
     return [*found, _normal(MEAN, before, after, spread, sum(d.n for d in found))]

@@ -8,9 +8,21 @@ import pandas as pd
 from analysis.charts import MANY, Bars, Heat
 from analysis.frame import Study
 from analysis.pareto import ParetoInfo
-from luq.results import Record
+from pipelines.results import Record
 
-PARTS = ("weights", "codes", "scales", "zeros", "masks", "header", "embeddings", "head", "norms", "projector", "vision")
+PARTS = (
+    "weights",
+    "codes",
+    "scales",
+    "zeros",
+    "masks",
+    "header",
+    "embeddings",
+    "head",
+    "norms",
+    "projector",
+    "vision",
+)
 
 
 def readable(info: ParetoInfo, most: int = MANY) -> list[str]:
@@ -54,9 +66,13 @@ def time_chart(records: Iterable[Record]) -> Bars:
         for stage, seconds in record["seconds"].items():
             how = "reading the store" if record["cached"].get(stage) else "computing"
             spent[stage, how] = spent.get((stage, how), 0.0) + seconds
-    stages = sorted({s for s, _ in spent}, key=lambda s: -sum(v for (t, _), v in spent.items() if t == s))
+    stages = sorted(
+        {s for s, _ in spent}, key=lambda s: -sum(v for (t, _), v in spent.items() if t == s)
+    )
     rows = [
-        {"bar": s, "part": p, "value": spent.get((s, p), 0.0) / 60} for s in stages for p in ("computing", "reading the store")
+        {"bar": s, "part": p, "value": spent.get((s, p), 0.0) / 60}
+        for s in stages
+        for p in ("computing", "reading the store")
     ]
     caption = f"{count} runs, {sum(spent.values()) / 60:.1f} minutes in all. What one run computed the others read."
     return Bars("time", "Where the time went", caption, pd.DataFrame(rows), "minutes over all runs")
@@ -65,7 +81,11 @@ def time_chart(records: Iterable[Record]) -> Bars:
 def retention_chart(study: Study, info: ParetoInfo) -> Heat:
     """Retention per benchmark and plan, smallest plan first."""
     chosen = readable(info)
-    means = study.scores[study.scores["plan"].isin(chosen)].groupby(["plan", "benchmark"])["retention"].mean()
+    means = (
+        study.scores[study.scores["plan"].isin(chosen)]
+        .groupby(["plan", "benchmark"])["retention"]
+        .mean()
+    )
     labels = dict(zip(info.points["plan"], info.points["label"], strict=True))
     overall = dict(zip(info.points["plan"], info.points["retention"], strict=True))
     rows = []
@@ -73,11 +93,19 @@ def retention_chart(study: Study, info: ParetoInfo) -> Heat:
         for benchmark in (*study.benchmarks, "mean"):
             share = overall[plan] if benchmark == "mean" else means.get((plan, benchmark), math.nan)
             text = f"{100 * share:.0f}" if math.isfinite(share) else "-"
-            rows.append({"row": labels[plan], "column": benchmark, "value": 100 * share, "text": text})
+            rows.append(
+                {"row": labels[plan], "column": benchmark, "value": 100 * share, "text": text}
+            )
     left = len(info.points) - len(chosen)
     caption = "Smallest checkpoint first" + (
         f"; {left} plans off the front are left out here and are in the table." if left else "."
     )
     return Heat(
-        "retention", "Retention per benchmark, % of the 16-bit score", caption, pd.DataFrame(rows), "retention, %", 0, 100
+        "retention",
+        "Retention per benchmark, % of the 16-bit score",
+        caption,
+        pd.DataFrame(rows),
+        "retention, %",
+        0,
+        100,
     )

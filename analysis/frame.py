@@ -10,14 +10,29 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from luq import keys, results
 from luq.errors import DataError
-from luq.results import Record
+from luq.store import keys
+from pipelines import results
+from pipelines.results import Record
 
 MEAN = "mean"  # the benchmark that stands for all of them
-LADDER = ("float16", "gptq8", "gptq4", "gptq3", "gptq2")  # uniform baselines that every picture should hold
+LADDER = (
+    "float16",
+    "gptq8",
+    "gptq4",
+    "gptq3",
+    "gptq2",
+)  # uniform baselines that every picture should hold
 BASE = "gptq4"  # what memory is compared with
-SIZES = ("nominal_bits", "stored_bits", "stored_bytes", "rest_bytes", "checkpoint_bytes", "resident_bytes", "peak_bytes")
+SIZES = (
+    "nominal_bits",
+    "stored_bits",
+    "stored_bytes",
+    "rest_bytes",
+    "checkpoint_bytes",
+    "resident_bytes",
+    "peak_bytes",
+)
 
 
 class Results(NamedTuple):
@@ -44,12 +59,20 @@ class Study(NamedTuple):
 
 def seedless(value: Any) -> Any:
     """A config without its seeds: runs that differ in nothing else are one plan (if they were asked the same questions)."""
-    return {k: seedless(v) for k, v in value.items() if k != "seed"} if isinstance(value, dict) else value
+    return (
+        {k: seedless(v) for k, v in value.items() if k != "seed"}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def order_label(config: dict[str, Any]) -> str:
     order = config["order"]
-    return order["name"] if order["modality"] == "all" else f"{order['name']} ({order['modality']} tokens)"
+    return (
+        order["name"]
+        if order["modality"] == "all"
+        else f"{order['name']} ({order['modality']} tokens)"
+    )
 
 
 def short(name: str) -> str:
@@ -60,7 +83,9 @@ def short(name: str) -> str:
 
 def questions(record: Record) -> str:
     """What two records must share for their scores to be compared."""
-    return keys.key(record["subset"], record["split"], record["scorer_version"], record["prompt_version"])
+    return keys.key(
+        record["subset"], record["split"], record["scorer_version"], record["prompt_version"]
+    )
 
 
 def run_row(record: Record) -> dict[str, Any]:
@@ -110,8 +135,13 @@ def run_row(record: Record) -> dict[str, Any]:
 def fidelity(record: Record) -> dict[str, float]:
     """Means over benchmarks: KL to the 16-bit model (nats per answer token), top-1 agreement, log-likelihood; perplexity."""
     measured = [m for m in record["fidelity"].values() if m["n"]]
-    means = {n: sum(m[n][0] for m in measured) / len(measured) if measured else math.nan for n in ("kl", "agreement", "loglik")}
-    return means | {"perplexity": record["perplexity"]["value"] if record["perplexity"] else math.nan}
+    means = {
+        n: sum(m[n][0] for m in measured) / len(measured) if measured else math.nan
+        for n in ("kl", "agreement", "loglik")
+    }
+    return means | {
+        "perplexity": record["perplexity"]["value"] if record["perplexity"] else math.nan
+    }
 
 
 def score_rows(record: Record) -> list[dict[str, Any]]:
@@ -121,7 +151,12 @@ def score_rows(record: Record) -> list[dict[str, Any]]:
         measured = record["fidelity"].get(benchmark)
         rows.append(
             {name: s[name] for name in ("score", "stderr", "n", "float_score", "errors")}
-            | {"key": record["key"], "benchmark": benchmark, "collapsed": bool(s["collapsed"]), "why": s["collapsed"]}
+            | {
+                "key": record["key"],
+                "benchmark": benchmark,
+                "collapsed": bool(s["collapsed"]),
+                "why": s["collapsed"],
+            }
             | {"retention": math.nan if s["retention"] is None else s["retention"]}
             | {"kl": measured["kl"][0] if measured and measured["n"] else math.nan}
         )
@@ -139,7 +174,9 @@ def load(outputs: Path, sweeps: Sequence[str] = ()) -> Results:
         before = len(found)
         for record in results.iterate(outputs, sweep, problems):
             if wrong := lacks(record):
-                problems.append(f"{outputs / 'runs' / str(record.get('key'))}: {wrong}: delete it and run again")
+                problems.append(
+                    f"{outputs / 'runs' / str(record.get('key'))}: {wrong}: delete it and run again"
+                )
             else:
                 found.setdefault(record["key"], record)
         if len(found) == before and sweep and not (outputs / "sweeps" / sweep).is_dir():
@@ -147,7 +184,9 @@ def load(outputs: Path, sweeps: Sequence[str] = ()) -> Results:
     if not found:
         where = f"sweep {' or '.join(map(repr, sweeps))} in {outputs}" if sweeps else str(outputs)
         told = "".join(f"\n  {line}" for line in problems)
-        raise DataError(f"no finished run found for {where}: run `luq sweep {sweeps[0] if sweeps else 'NAME'}` first{told}")
+        raise DataError(
+            f"no finished run found for {where}: run `luq sweep {sweeps[0] if sweeps else 'NAME'}` first{told}"
+        )
     failures = [entry for sweep in sweeps or (None,) for entry in results.failures(outputs, sweep)]
     chosen = list(_latest(found.values(), problems))
     return Results([*chosen, *(baselines(outputs, chosen) if sweeps else ())], problems, failures)
@@ -169,7 +208,9 @@ def _latest(records: Iterable[Record], problems: list[str]) -> Iterable[Record]:
     for record in sorted(records, key=lambda r: r["finished"]):
         place = (record["sweep"], record["name"], record["model_fingerprint"], questions(record))
         if place in kept:
-            problems.append(f"sweep {place[0]}, {place[1]}: run {kept[place]['key']} is older than {record['key']} and left out")
+            problems.append(
+                f"sweep {place[0]}, {place[1]}: run {kept[place]['key']} is older than {record['key']} and left out"
+            )
         kept[place] = record
     return kept.values()
 
@@ -178,12 +219,22 @@ def baselines(outputs: Path, records: Sequence[Record]) -> list[Record]:
     """Runs of other sweeps with one tier of the ladder in every layer that these records lack: what is all high tier first."""
     known = {record["key"] for record in records}
     wanted = {(r["model_fingerprint"], questions(r)) for r in records}
-    have = {(r["model_fingerprint"], questions(r), r["tiers"][0]) for r in records if len(set(r["tiers"])) == 1}
+    have = {
+        (r["model_fingerprint"], questions(r), r["tiers"][0])
+        for r in records
+        if len(set(r["tiers"])) == 1
+    }
     added: list[Record] = []
-    others = (r for r in results.iterate(outputs, None, []) if r["key"] not in known and not lacks(r))
+    others = (
+        r for r in results.iterate(outputs, None, []) if r["key"] not in known and not lacks(r)
+    )
     for record in sorted(others, key=_unlike_others):
         place = (record["model_fingerprint"], questions(record), record["tiers"][0])
-        if place[:2] in wanted and place not in have and set(record["tiers"]) <= {place[2]} <= set(LADDER):
+        if (
+            place[:2] in wanted
+            and place not in have
+            and set(record["tiers"]) <= {place[2]} <= set(LADDER)
+        ):
             have.add(place)
             added.append(record)
     return added
@@ -192,23 +243,48 @@ def baselines(outputs: Path, records: Sequence[Record]) -> list[Record]:
 def _unlike_others(record: Record) -> tuple[bool, bool, float]:
     """Sorts what is all high tier, and saw its own activations while it was quantized, before what is not; then the latest."""
     quantizer = record["config"]["quantizer"]
-    return record["tiers"][0] != quantizer["high"], quantizer["propagation"] != "exact", -record["finished"]
+    return (
+        record["tiers"][0] != quantizer["high"],
+        quantizer["propagation"] != "exact",
+        -record["finished"],
+    )
 
 
 def runs(records: Iterable[Record]) -> pd.DataFrame:
     """A row per run, smallest file first, with `linears_saved` and `checkpoint_saved` against the run all in 4-bit GPTQ."""
-    frame = pd.DataFrame([run_row(record) for record in records]).sort_values(["stored_bytes", "name"]).reset_index(drop=True)
+    frame = (
+        pd.DataFrame([run_row(record) for record in records])
+        .sort_values(["stored_bytes", "name"])
+        .reset_index(drop=True)
+    )
     base = frame[frame["tier"] == BASE]
-    for column, size in (("linears_saved", "stored_bytes"), ("checkpoint_saved", "checkpoint_bytes")):
+    for column, size in (
+        ("linears_saved", "stored_bytes"),
+        ("checkpoint_saved", "checkpoint_bytes"),
+    ):
         frame[column] = 1 - frame[size] / base[size].iloc[0] if len(base) else math.nan
     return frame
 
 
 def scores(records: Iterable[Record], runs: pd.DataFrame) -> pd.DataFrame:
     """The tidy frame: a row per run x benchmark."""
-    own = {"score", "stderr", "n", "float_score", "errors", "collapsed", "retention", "kl", "benchmarks", "agreement", "loglik"}
+    own = {
+        "score",
+        "stderr",
+        "n",
+        "float_score",
+        "errors",
+        "collapsed",
+        "retention",
+        "kl",
+        "benchmarks",
+        "agreement",
+        "loglik",
+    }
     told = pd.DataFrame([row for record in records for row in score_rows(record)])
-    return runs[[c for c in runs.columns if c not in own]].merge(told, on="key", validate="one_to_many")
+    return runs[[c for c in runs.columns if c not in own]].merge(
+        told, on="key", validate="one_to_many"
+    )
 
 
 def studies(loaded: Results) -> list[Study]:
@@ -216,10 +292,16 @@ def studies(loaded: Results) -> list[Study]:
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in loaded.records:
         config = record["config"]
-        groups.setdefault((config["model"]["name"], record["model_fingerprint"], questions(record)), []).append(record)
+        groups.setdefault(
+            (config["model"]["name"], record["model_fingerprint"], questions(record)), []
+        ).append(record)
     if len(groups) > 1:
-        named = ", ".join(f"{name} {print_} ({len(g)} runs)" for (name, print_, _), g in groups.items())
-        loaded.problems.append(f"runs of different models or questions are not compared with each other: {named}")
+        named = ", ".join(
+            f"{name} {print_} ({len(g)} runs)" for (name, print_, _), g in groups.items()
+        )
+        loaded.problems.append(
+            f"runs of different models or questions are not compared with each other: {named}"
+        )
     found = []
     for (name, _, _), records in sorted(groups.items(), key=lambda item: -len(item[1])):
         table = runs(records)
@@ -233,13 +315,31 @@ def plans(runs: pd.DataFrame) -> pd.DataFrame:
     `answers` is the same for plans that gave the same answers, such as two orders that agree on the first k layers.
     """
     grouped = runs.groupby("plan", sort=False)
-    numbers = [*SIZES, "score", "stderr", "retention", "kl", "agreement", "perplexity", "linears_saved", "checkpoint_saved"]
+    numbers = [
+        *SIZES,
+        "score",
+        "stderr",
+        "retention",
+        "kl",
+        "agreement",
+        "perplexity",
+        "linears_saved",
+        "checkpoint_saved",
+    ]
     table = grouped.first().assign(**{c: grouped[c].mean() for c in numbers})
-    table = table.assign(seeds=grouped.size(), lowest=grouped["score"].min(), highest=grouped["score"].max())
+    table = table.assign(
+        seeds=grouped.size(), lowest=grouped["score"].min(), highest=grouped["score"].max()
+    )
     table["answers"] = grouped["answers"].agg(lambda found: " ".join(sorted(set(found))))
     # a tier alone whose layers saw another model's activations while they were quantized is not what others call by its name
-    own = (table["propagation"] == "exact") | (table["tier"] == "float16") | (table["propagation"].nunique() == 1)
-    own |= (table["propagation"] == "high") & (table["tier"] == table["high_tier"])  # the same arithmetic as exact
+    own = (
+        (table["propagation"] == "exact")
+        | (table["tier"] == "float16")
+        | (table["propagation"].nunique() == 1)
+    )
+    own |= (table["propagation"] == "high") & (
+        table["tier"] == table["high_tier"]
+    )  # the same arithmetic as exact
     alone = table["tier"].where(own, table["tier"] + ", propagation " + table["propagation"])
     table["label"] = alone.where(table["tier"] != "", table["label"])
     return table.reset_index().sort_values(["checkpoint_bytes", "label"]).reset_index(drop=True)

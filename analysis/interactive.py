@@ -57,7 +57,12 @@ def _shape(palette: Palette) -> Spec:
 
 
 def _axis(field: str, title: str, zero: bool = False) -> Spec:
-    return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": zero, "nice": True, "padding": 14}}
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": title,
+        "scale": {"zero": zero, "nice": True, "padding": 14},
+    }
 
 
 def _lines(chart: Lines) -> Spec:
@@ -65,31 +70,72 @@ def _lines(chart: Lines) -> Spec:
     x, y = _axis("x", chart.x), _axis("y", chart.y)
     picked = {"condition": {"param": "picked", "value": 1}, "value": 0.12}
     if chart.rule:
-        rule = {"data": {"values": [{"y": chart.rule[0]}]}, "mark": {"type": "rule", "strokeDash": [5, 4], "color": "#999"}}
+        rule = {
+            "data": {"values": [{"y": chart.rule[0]}]},
+            "mark": {"type": "rule", "strokeDash": [5, 4], "color": "#999"},
+        }
         layers.append(rule | {"encoding": {"y": y}})
     if chart.steps is not None and len(chart.steps):
         line = {"type": "line", "interpolate": "step-after", "color": "#888", "strokeWidth": 1.5}
-        layers.append({"data": {"values": values(chart.steps)}, "mark": line, "encoding": {"x": x, "y": y}})
+        layers.append(
+            {"data": {"values": values(chart.steps)}, "mark": line, "encoding": {"x": x, "y": y}}
+        )
     colour = _colour(palette)
     if chart.joined:
         joined = {"filter": {"field": "series", "oneOf": sorted(chart.joined)}}
         encoding = {"x": x, "y": y, "color": colour, "opacity": picked}
-        layers.append({"transform": [joined], "mark": {"type": "line", "strokeWidth": 1.6}, "encoding": encoding})
+        layers.append(
+            {
+                "transform": [joined],
+                "mark": {"type": "line", "strokeWidth": 1.6},
+                "encoding": encoding,
+            }
+        )
     if "low" in chart.points:
-        span = {"x": x, "y": _axis("low", chart.y), "y2": {"field": "high"}, "color": colour, "opacity": picked}
+        span = {
+            "x": x,
+            "y": _axis("low", chart.y),
+            "y2": {"field": "high"},
+            "color": colour,
+            "opacity": picked,
+        }
         mark = {"type": "rule", "strokeWidth": 1, "opacity": 0.6}
-        layers.append({"transform": [{"filter": "isValid(datum.low)"}], "mark": mark, "encoding": span})
+        layers.append(
+            {"transform": [{"filter": "isValid(datum.low)"}], "mark": mark, "encoding": span}
+        )
     encoding = {"x": x, "y": y, "color": colour, "shape": _shape(palette), "opacity": picked}
-    point: Spec = {"type": "point", "size": 70, "strokeWidth": 1.8, "tooltip": DATUM, "cursor": "pointer"}
+    point: Spec = {
+        "type": "point",
+        "size": 70,
+        "strokeWidth": 1.8,
+        "tooltip": DATUM,
+        "cursor": "pointer",
+    }
     pick = {"name": "picked", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}
-    full = {"transform": [{"filter": "!datum.hollow"}], "mark": point | {"filled": True}, "encoding": encoding}
+    full = {
+        "transform": [{"filter": "!datum.hollow"}],
+        "mark": point | {"filled": True},
+        "encoding": encoding,
+    }
     layers.append({"params": [pick, ZOOM]} | full)
     if "hollow" in chart.points and chart.points["hollow"].any():
-        layers.append({"transform": [{"filter": "datum.hollow"}], "mark": point | {"filled": False}, "encoding": encoding})
+        layers.append(
+            {
+                "transform": [{"filter": "datum.hollow"}],
+                "mark": point | {"filled": False},
+                "encoding": encoding,
+            }
+        )
     if chart.top:
         ticks = {"values": [{"x": at, "k": text} for at, text in chart.top[1]]}
         mark = {"type": "text", "baseline": "top", "fontSize": 10}
-        layers.append({"data": ticks, "mark": mark, "encoding": {"x": x, "y": {"value": 2}, "text": {"field": "k"}}})
+        layers.append(
+            {
+                "data": ticks,
+                "mark": mark,
+                "encoding": {"x": x, "y": {"value": 2}, "text": {"field": "k"}},
+            }
+        )
     return {"height": 380, "data": {"values": values(chart.points)}, "layer": layers}
 
 
@@ -101,16 +147,30 @@ def _heat(chart: Heat) -> Spec:
         dark = f"abs(datum.value - {chart.middle}) > {0.6 * (chart.high - chart.middle)}"
     axes = {
         "y": {"field": "row", "type": "nominal", "sort": chart.rows, "title": None},
-        "x": {"field": "column", "type": "nominal", "sort": chart.columns, "title": None, "axis": {"labelAngle": -40}},
+        "x": {
+            "field": "column",
+            "type": "nominal",
+            "sort": chart.columns,
+            "title": None,
+            "axis": {"labelAngle": -40},
+        },
     }
-    colour = {"field": "value", "type": "quantitative", "scale": scale, "legend": {"title": chart.legend, "orient": "top"}}
+    colour = {
+        "field": "value",
+        "type": "quantitative",
+        "scale": scale,
+        "legend": {"title": chart.legend, "orient": "top"},
+    }
     white = {"condition": {"test": dark, "value": "#fff"}, "value": "#222"}
     return {
         "height": 20 * len(chart.rows),
         "data": {"values": values(chart.cells)},
         "layer": [
             {"mark": {"type": "rect", "tooltip": DATUM}, "encoding": axes | {"color": colour}},
-            {"mark": {"type": "text", "fontSize": 10}, "encoding": axes | {"text": {"field": "text"}, "color": white}},
+            {
+                "mark": {"type": "text", "fontSize": 10},
+                "encoding": axes | {"text": {"field": "text"}, "color": white},
+            },
         ],
     }
 
@@ -127,7 +187,12 @@ def _bars(chart: Bars) -> Spec:
         "encoding": {
             "y": {"field": "bar", "type": "nominal", "sort": chart.bars, "title": None},
             "x": {"field": "value", "type": "quantitative", "title": chart.x, "stack": "zero"},
-            "color": {"field": "part", "type": "nominal", "scale": scale, "legend": {"title": None}},
+            "color": {
+                "field": "part",
+                "type": "nominal",
+                "scale": scale,
+                "legend": {"title": None},
+            },
             "order": {"field": "place", "type": "quantitative"},
         },
     }
@@ -136,8 +201,17 @@ def _bars(chart: Bars) -> Spec:
 def _forest(chart: Forest) -> Spec:
     palette = Palette(chart.series)
     names, many = list(dict.fromkeys(chart.rows["row"])), len(chart.series) > 1
-    row: Spec = {"field": "row", "type": "nominal", "sort": names, "title": None, "axis": {"grid": True}}
-    base = {"y": row, "color": _colour(palette) if many else {"value": palette.colours[palette.names[0]]}}
+    row: Spec = {
+        "field": "row",
+        "type": "nominal",
+        "sort": names,
+        "title": None,
+        "axis": {"grid": True},
+    }
+    base = {
+        "y": row,
+        "color": _colour(palette) if many else {"value": palette.colours[palette.names[0]]},
+    }
     if many:
         base["yOffset"] = {"field": "series", "type": "nominal", "sort": chart.series}
     span = base | {"x": _axis("low", chart.x), "x2": {"field": "high"}}
@@ -146,14 +220,26 @@ def _forest(chart: Forest) -> Spec:
         "height": (14 * len(chart.series) + 10) * len(names),
         "data": {"values": values(chart.rows)},
         "layer": [
-            {"data": {"values": [{"x": 0}]}, "mark": {"type": "rule", "color": "#999"}, "encoding": {"x": _axis("x", chart.x)}},
+            {
+                "data": {"values": [{"x": 0}]},
+                "mark": {"type": "rule", "color": "#999"},
+                "encoding": {"x": _axis("x", chart.x)},
+            },
             {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": span},
-            {"mark": {"type": "point", "filled": True, "size": 60, "tooltip": DATUM}, "encoding": point},
+            {
+                "mark": {"type": "point", "filled": True, "size": 60, "tooltip": DATUM},
+                "encoding": point,
+            },
         ],
     }
 
 
-DRAW: dict[type[Chart], Callable[..., Spec]] = {Lines: _lines, Heat: _heat, Bars: _bars, Forest: _forest}
+DRAW: dict[type[Chart], Callable[..., Spec]] = {
+    Lines: _lines,
+    Heat: _heat,
+    Bars: _bars,
+    Forest: _forest,
+}
 
 
 def script(value: Any) -> str:

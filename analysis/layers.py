@@ -8,7 +8,7 @@ from scipy.stats import kendalltau
 from analysis.charts import Heat, Lines
 from analysis.compare import calibration_label
 from analysis.frame import Study, order_label
-from luq.results import Record
+from pipelines.results import Record
 
 MODALITIES = {"all": "all tokens", "image": "image tokens", "text": "text tokens"}
 
@@ -41,7 +41,11 @@ def entropy_chart(study: Study) -> Lines | None:
     if not shown:
         return None
     marked = records[shown[0]]
-    low = {i for i, t in enumerate(marked["tiers"]) if t == marked["config"]["quantizer"]["low"]} if _explains(marked) else set()
+    low = (
+        {i for i, t in enumerate(marked["tiers"]) if t == marked["config"]["quantizer"]["low"]}
+        if _explains(marked)
+        else set()
+    )
     for name in shown:
         for e in records[name]["profile"]:
             if name == "text" and e["modality"] != "all":
@@ -49,7 +53,9 @@ def entropy_chart(study: Study) -> Lines | None:
             series = f"{MODALITIES[e['modality']]}, {name} calibration"
             spread = {"low": e["mean"] - e["spread"], "high": e["mean"] + e["spread"]}
             hollow = e["layer"] in low and name == shown[0] and e["modality"] == "all"
-            rows.append({"series": series, "x": e["layer"], "y": e["mean"], "hollow": hollow, **spread})
+            rows.append(
+                {"series": series, "x": e["layer"], "y": e["mean"], "hollow": hollow, **spread}
+            )
     first = marked["profile"][0]
     caption = f"K = {first['clusters']}, {first['tokens']} vectors per layer and modality; bars: spread over K-means seeds. "
     if low:
@@ -57,7 +63,14 @@ def entropy_chart(study: Study) -> Lines | None:
     table = pd.DataFrame(rows)
     title = "Activation entropy per layer"
     return Lines(
-        "entropy", title, caption, table, "decoder layer", "entropy, bits", joined=frozenset(table["series"]), hollow="low tier"
+        "entropy",
+        title,
+        caption,
+        table,
+        "decoder layer",
+        "entropy, bits",
+        joined=frozenset(table["series"]),
+        hollow="low tier",
     )
 
 
@@ -66,9 +79,14 @@ def orders(study: Study) -> dict[str, list[int]]:
     found: dict[str, dict[str, list[int]]] = {}
     for record in study.records:
         config = record["config"]
-        if len(set(record["tiers"])) > 1 and config["order"]["name"] != "random" and config["profile"]["clusters"]:
+        if (
+            len(set(record["tiers"])) > 1
+            and config["order"]["name"] != "random"
+            and config["profile"]["clusters"]
+        ):
             group = found.setdefault(
-                f"{record['calibration']['hash']} {config['quantizer']['low']} {config['profile']['clusters']}", {}
+                f"{record['calibration']['hash']} {config['quantizer']['low']} {config['profile']['clusters']}",
+                {},
             )
             group.setdefault(order_label(config), record["order"])
     return max(found.values(), key=len) if found else {}
@@ -76,7 +94,10 @@ def orders(study: Study) -> dict[str, list[int]]:
 
 def correlation_chart(study: Study) -> Heat | None:
     """Kendall's tau between the orders' rankings of the layers."""
-    ranked = {name: [order.index(layer) for layer in range(len(order))] for name, order in sorted(orders(study).items())}
+    ranked = {
+        name: [order.index(layer) for layer in range(len(order))]
+        for name, order in sorted(orders(study).items())
+    }
     if len(ranked) < 3:
         return None
     rows = []
@@ -86,7 +107,16 @@ def correlation_chart(study: Study) -> Heat | None:
             rows.append({"row": a, "column": b, "value": tau, "text": f"{tau:.2f}"})
     layers = len(next(iter(ranked.values())))
     caption = f"1: the same ranking of the {layers} layers, 0: unrelated, -1: the reverse."
-    return Heat("correlations", "How alike the orders rank the layers", caption, pd.DataFrame(rows), "Kendall's tau", -1, 1, 0)
+    return Heat(
+        "correlations",
+        "How alike the orders rank the layers",
+        caption,
+        pd.DataFrame(rows),
+        "Kendall's tau",
+        -1,
+        1,
+        0,
+    )
 
 
 def places_chart(study: Study) -> Heat | None:
@@ -95,10 +125,23 @@ def places_chart(study: Study) -> Heat | None:
     if len(ranked) < 2:
         return None
     rows = [
-        {"row": name, "column": str(layer), "value": order.index(layer) + 1, "text": str(order.index(layer) + 1)}
+        {
+            "row": name,
+            "column": str(layer),
+            "value": order.index(layer) + 1,
+            "text": str(order.index(layer) + 1),
+        }
         for name, order in ranked.items()
         for layer in range(len(order))
     ]
     layers = len(next(iter(ranked.values())))
     caption = "1: the first layer to go to the low tier."
-    return Heat("places", "Place of each layer in each order", caption, pd.DataFrame(rows), "place", 1, layers)
+    return Heat(
+        "places",
+        "Place of each layer in each order",
+        caption,
+        pd.DataFrame(rows),
+        "place",
+        1,
+        layers,
+    )

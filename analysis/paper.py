@@ -4,7 +4,18 @@ import pandas as pd
 
 LLAVA, QWEN = "LLaVA-1.5-7B", "Qwen2.5-VL-7B"
 LAYERS = {LLAVA: 32, QWEN: 28}
-BENCHMARKS = ("mme_p", "mme_c", "mmbench", "textvqa", "vqav2", "gqa", "pope", "chartqa", "docvqa", "mathvista")
+BENCHMARKS = (
+    "mme_p",
+    "mme_c",
+    "mmbench",
+    "textvqa",
+    "vqav2",
+    "gqa",
+    "pope",
+    "chartqa",
+    "docvqa",
+    "mathvista",
+)
 NA = None
 # model, method, nominal bits, then the scores in the order of BENCHMARKS
 MAIN = [
@@ -20,7 +31,20 @@ MAIN = [
     (QWEN, "LUQ, 12 layers", 2.75, 1640, 600, 63.7, 81.9, 79.7, 52.9, 84.7, 68.6, 90.5, 41.7),
 ]
 # LLaVA-1.5-7B, MME total by number of 1-bit layers, read off a figure: good to about 10 points
-TRADEOFF = {0: 1800, 3: 1740, 6: 1700, 9: 1660, 12: 1650, 15: 1605, 18: 1540, 21: 1420, 24: 1090, 27: 880, 30: 710, 32: 595}
+TRADEOFF = {
+    0: 1800,
+    3: 1740,
+    6: 1700,
+    9: 1660,
+    12: 1650,
+    15: 1605,
+    18: 1540,
+    21: 1420,
+    24: 1090,
+    27: 880,
+    30: 710,
+    32: 595,
+}
 TRADEOFF_FLOAT = 1860
 CAVEATS = (
     "The paper counts code bits only (BiLLM 1.08, about 2.9 with its flags and scales), chose k on the benchmark that it "
@@ -37,12 +61,27 @@ def nominal_bits(k: int, layers: int) -> float:
 def published() -> pd.DataFrame:
     """series, x (nominal bits), y (% of the 16-bit MME total), label: the trade-off curve, and Qwen's rows of the main table."""
     rows = [
-        {"series": f"published: {LLAVA}", "x": nominal_bits(k, 32), "y": 100 * total / TRADEOFF_FLOAT, "label": f"k = {k}"}
+        {
+            "series": f"published: {LLAVA}",
+            "x": nominal_bits(k, 32),
+            "y": 100 * total / TRADEOFF_FLOAT,
+            "label": f"k = {k}",
+        }
         for k, total in TRADEOFF.items()
     ]
-    total = {(model, method, bits): perception + cognition for model, method, bits, perception, cognition, *_ in MAIN}
+    total = {
+        (model, method, bits): perception + cognition
+        for model, method, bits, perception, cognition, *_ in MAIN
+    }
     for (model, method, bits), score in total.items():
         if model == QWEN and bits < 16:
             share = 100 * score / total[QWEN, "FP16", 16.0]
-            rows.append({"series": f"published: {QWEN}", "x": bits, "y": share, "label": f"{method} {bits:g}"})
+            rows.append(
+                {
+                    "series": f"published: {QWEN}",
+                    "x": bits,
+                    "y": share,
+                    "label": f"{method} {bits:g}",
+                }
+            )
     return pd.DataFrame(rows)

@@ -27,35 +27,69 @@ class ParetoInfo(NamedTuple):
 
 def points(study: Study, benchmark: str = MEAN) -> pd.DataFrame:
     """A row per plan that answered the benchmark (or all, for the mean). The 16-bit model is always among them."""
-    columns = ["plan", "label", "checkpoint_bytes", "stored_bits", "nominal_bits", "k", "mixed", "tier"]
+    columns = [
+        "plan",
+        "label",
+        "checkpoint_bytes",
+        "stored_bits",
+        "nominal_bits",
+        "k",
+        "mixed",
+        "tier",
+    ]
     plans = study.plans.drop_duplicates("answers")
     if benchmark == MEAN:
         table = plans[[*columns, "score", "stderr", "retention"]].copy()
         table["collapsed"] = plans["collapsed"] >= COLLAPSED * plans["benchmarks"]
     else:
         mine = study.scores[study.scores["benchmark"] == benchmark].groupby("plan")
-        told = mine.agg(**{c: (c, "mean") for c in ("score", "stderr", "retention")}, collapsed=("collapsed", "any"))
+        told = mine.agg(
+            **{c: (c, "mean") for c in ("score", "stderr", "retention")},
+            collapsed=("collapsed", "any"),
+        )
         table = plans[columns].merge(told.reset_index(), on="plan")
     table = table.rename(columns={"checkpoint_bytes": "bytes"}).dropna(subset=["score"])
     if not (table["tier"] == "float16").any():
-        table = pd.concat([table, pd.DataFrame([_float_point(study, benchmark)])], ignore_index=True)
+        table = pd.concat(
+            [table, pd.DataFrame([_float_point(study, benchmark)])], ignore_index=True
+        )
     scale = _float_score(study, benchmark)
-    table["low"], table["high"] = ((table["score"] + s * Z * table["stderr"]) / scale if scale else math.nan for s in (-1, 1))
+    table["low"], table["high"] = (
+        (table["score"] + s * Z * table["stderr"]) / scale if scale else math.nan for s in (-1, 1)
+    )
     table["baseline"] = table["tier"] != ""
-    return table.sort_values(["bytes", "score", "label"], ascending=[True, False, True]).reset_index(drop=True)
+    return table.sort_values(
+        ["bytes", "score", "label"], ascending=[True, False, True]
+    ).reset_index(drop=True)
 
 
 def _float_score(study: Study, benchmark: str) -> float:
     record = study.records[0]
-    return float(record["float_mean_score"] if benchmark == MEAN else record["scores"][benchmark]["float_score"])
+    return float(
+        record["float_mean_score"]
+        if benchmark == MEAN
+        else record["scores"][benchmark]["float_score"]
+    )
 
 
 def _float_point(study: Study, benchmark: str) -> dict[str, object]:
     """The 16-bit model as every record knows it: its score, and two bytes per weight."""
     memory = study.records[0]["memory"]
-    size = {"bytes": 2 * memory["weights"] + memory["rest_bytes"], "stored_bits": 16.0, "nominal_bits": 16.0, "stderr": math.nan}
+    size = {
+        "bytes": 2 * memory["weights"] + memory["rest_bytes"],
+        "stored_bits": 16.0,
+        "nominal_bits": 16.0,
+        "stderr": math.nan,
+    }
     score = _float_score(study, benchmark)
-    names = {"plan": "float16", "label": "float16", "tier": "float16", "k": 0, "mixed": False, "collapsed": False}
+    names = {
+        "plan": "float16",
+        "label": "float16",
+        "tier": "float16",
+        "k": 0,
+        "mixed": False,
+        "collapsed": False,
+    }
     return names | size | {"score": score, "retention": 1.0 if score else math.nan}
 
 
@@ -107,6 +141,22 @@ def budgets(info: ParetoInfo) -> pd.DataFrame:
         best = best_under(table, share * whole)
         row = {"share": share, "of": name, "budget": share * whole}
         if best is not None:
-            row |= {n: best[n] for n in ("plan", "label", "bytes", "score", "retention", "low", "high")}
+            row |= {
+                n: best[n] for n in ("plan", "label", "bytes", "score", "retention", "low", "high")
+            }
         rows.append(row)
-    return pd.DataFrame(rows, columns=["share", "of", "budget", "plan", "label", "bytes", "score", "retention", "low", "high"])
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "share",
+            "of",
+            "budget",
+            "plan",
+            "label",
+            "bytes",
+            "score",
+            "retention",
+            "low",
+            "high",
+        ],
+    )

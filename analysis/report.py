@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import ablations, figures, interactive, story, tables
-from analysis.chapter import Chapter
+from analysis import ablations, figures, interactive, tables
+from analysis import findings as story
 from analysis.charts import Chart
 from analysis.compare import Reader
 from analysis.frame import MEAN, Results, studies
+from analysis.sections import Chapter
 
 POINTS = 200  # of each single benchmark's Pareto figure; the mean's shows all
 RUN_COLUMNS = {  # column of the runs' frame -> title, places (None: text)
@@ -42,16 +43,45 @@ class Report:
 
     def rows(self) -> list[dict[str, Any]]:
         """A flat row per run of all chapters, for a tracker."""
-        kept = ["sweep", "name", "key", "model", "calibration", "order", "k", "low_tier", "high_tier", "allocation", "command"]
-        kept += ["nominal_bits", "stored_bits", "checkpoint_bytes", "score", "stderr", "retention", "kl", "collapsed"]
-        return [row for c in self.chapters for row in interactive.values(c.study.runs[kept], keep=True)]
+        kept = [
+            "sweep",
+            "name",
+            "key",
+            "model",
+            "calibration",
+            "order",
+            "k",
+            "low_tier",
+            "high_tier",
+            "allocation",
+            "command",
+        ]
+        kept += [
+            "nominal_bits",
+            "stored_bits",
+            "checkpoint_bytes",
+            "score",
+            "stderr",
+            "retention",
+            "kl",
+            "collapsed",
+        ]
+        return [
+            row for c in self.chapters for row in interactive.values(c.study.runs[kept], keep=True)
+        ]
 
     def summary(self) -> dict[str, Any]:
         """The numbers and sentences of all chapters, flat."""
         found: dict[str, Any] = {"problems": len(self.problems), "failures": len(self.failures)}
         for c in self.chapters:
-            found |= {f"{c.study.name}/hypervolume/{name}": info.hypervolume for name, info in c.infos.items()}
-            found |= {f"{c.study.name}/findings": " ".join(c.findings), f"{c.study.name}/runs": len(c.study.runs)}
+            found |= {
+                f"{c.study.name}/hypervolume/{name}": info.hypervolume
+                for name, info in c.infos.items()
+            }
+            found |= {
+                f"{c.study.name}/findings": " ".join(c.findings),
+                f"{c.study.name}/runs": len(c.study.runs),
+            }
         return found
 
 
@@ -66,15 +96,31 @@ def build(outputs: Path, title: str, loaded: Results, folder: Path) -> Report:
         (place / "figures").mkdir(parents=True, exist_ok=True)
     for prefix, chapter in zip(prefixes(chapters), chapters, strict=True):
         for chart in (chart for section in chapter.sections for chart in section.charts):
-            made[prefix + chart.name] = folder / "figures" / figures.save(chart, scratch / "figures", prefix)[0].name
+            made[prefix + chart.name] = (
+                folder / "figures" / figures.save(chart, scratch / "figures", prefix)[0].name
+            )
             drawn[prefix + chart.name] = interactive.spec(chart)
-        drawn |= {f"{prefix}pareto-{b}": interactive.spec(c) for b, c in benchmark_charts(chapter).items()}
+        drawn |= {
+            f"{prefix}pareto-{b}": interactive.spec(c) for b, c in benchmark_charts(chapter).items()
+        }
     export(chapters, scratch)
-    report = Report(chapters, folder / "report.html", folder / "report.md", made, loaded.problems, loaded.failures)
+    report = Report(
+        chapters,
+        folder / "report.html",
+        folder / "report.md",
+        made,
+        loaded.problems,
+        loaded.failures,
+    )
     rows = {key: i for i, key in enumerate(key for c in chapters for key in c.study.runs["key"])}
     plans = {plan: told for c in chapters for plan, told in plan_details(c, rows).items()}
     data = {"charts": drawn, "plans": plans, "runs": run_table(chapters)}
-    environment = Environment(loader=PackageLoader("analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("analysis"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
     environment.filters |= {"text": tables.text, "key": _key, "cell": _markdown}
     told = {
         "title": title, "report": report, "chapters": list(zip(prefixes(chapters), chapters, strict=True)), "mean": MEAN,
@@ -114,18 +160,29 @@ def plan_details(chapter: Chapter, rows: dict[str, int]) -> dict[str, dict[str, 
     scores = chapter.study.scores.groupby(["plan", "benchmark"])["score"].mean()
     many = len(chapter.study.plans) > POINTS
     for _, plan in chapter.study.plans.iterrows():
-        told = {"label": plan["label"], "allocation": plan["allocation"], "seeds": int(plan["seeds"]), "run": rows[plan["key"]]}
+        told = {
+            "label": plan["label"],
+            "allocation": plan["allocation"],
+            "seeds": int(plan["seeds"]),
+            "run": rows[plan["key"]],
+        }
         numbers = {
             "score": plan["score"],
             "stderr": plan["stderr"],
             "retention": 100 * plan["retention"],
             "bits": plan["stored_bits"],
         }
-        numbers |= {"nominal": plan["nominal_bits"], "bytes": plan["checkpoint_bytes"], "kl": plan["kl"]}
+        numbers |= {
+            "nominal": plan["nominal_bits"],
+            "bytes": plan["checkpoint_bytes"],
+            "kl": plan["kl"],
+        }
         told |= {n: round(float(v), 4) for n, v in numbers.items() if math.isfinite(v)}
         if not many:
             told["scores"] = {
-                b: round(float(scores[plan["plan"], b]), 1) for b in chapter.study.benchmarks if (plan["plan"], b) in scores
+                b: round(float(scores[plan["plan"], b]), 1)
+                for b in chapter.study.benchmarks
+                if (plan["plan"], b) in scores
             }
         found[str(plan["plan"])] = told
     return found
@@ -134,12 +191,19 @@ def plan_details(chapter: Chapter, rows: dict[str, int]) -> dict[str, dict[str, 
 def run_table(chapters: Sequence[Chapter]) -> dict[str, Any]:
     """All runs, as compact rows for the page's own table: the last cell of a row is its command."""
     frame = pd.concat([c.study.runs for c in chapters], ignore_index=True)
-    frame = frame.assign(megabytes=frame["checkpoint_bytes"] / 1e6, percent=100 * frame["retention"])
-    frame = frame.assign(percent_saved=100 * frame["checkpoint_saved"], agreement_percent=100 * frame["agreement"])
+    frame = frame.assign(
+        megabytes=frame["checkpoint_bytes"] / 1e6, percent=100 * frame["retention"]
+    )
+    frame = frame.assign(
+        percent_saved=100 * frame["checkpoint_saved"], agreement_percent=100 * frame["agreement"]
+    )
     rows = []
     for row in frame[[*RUN_COLUMNS, "command"]].itertuples(index=False):
         kinds = [places for _, places in RUN_COLUMNS.values()]
-        cells = [v if p is None else round(float(v), p) if math.isfinite(v) else None for v, p in zip(row, kinds, strict=False)]
+        cells = [
+            v if p is None else round(float(v), p) if math.isfinite(v) else None
+            for v, p in zip(row, kinds, strict=False)
+        ]
         rows.append([*cells, row[-1]])
     columns = [{"title": title, "places": places} for title, places in RUN_COLUMNS.values()]
     return {"columns": columns, "rows": rows}
@@ -148,7 +212,9 @@ def run_table(chapters: Sequence[Chapter]) -> dict[str, Any]:
 def export(chapters: Sequence[Chapter], folder: Path) -> None:
     """The frames as data: a row per run, and the tidy one, a row per run x benchmark."""
     scores = pd.concat([c.study.scores for c in chapters], ignore_index=True)
-    pd.concat([c.study.runs for c in chapters], ignore_index=True).to_csv(folder / "runs.csv", index=False)
+    pd.concat([c.study.runs for c in chapters], ignore_index=True).to_csv(
+        folder / "runs.csv", index=False
+    )
     scores.to_csv(folder / "scores.csv", index=False)
     scores.to_parquet(folder / "scores.parquet", index=False)
 

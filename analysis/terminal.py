@@ -8,8 +8,8 @@ from rich.table import Table as Drawn
 
 from analysis import compare, frame, tables
 from analysis.tables import Table
-from luq import results
 from luq.errors import ConfigError
+from pipelines import results
 
 
 def console() -> Console:
@@ -40,7 +40,9 @@ def compare_runs(outputs: Path, a: str, b: str) -> None:
     if left["model_fingerprint"] != right["model_fingerprint"]:
         out.print("[yellow]the two runs are of different models[/yellow]")
     if frame.questions(left) != frame.questions(right):
-        out.print("[yellow]the two runs were not asked the same: only what both answered counts[/yellow]")
+        out.print(
+            "[yellow]the two runs were not asked the same: only what both answered counts[/yellow]"
+        )
     found = compare.against("run", "A", {"": [left]}, "B", {"": [right]}, compare.Reader(outputs))
     if not found.scores:
         raise ConfigError(f"{a} and {b} share no question: run both with the same evaluation")
@@ -61,4 +63,6 @@ def compare_axis(outputs: Path, sweep: str, axis: str, base: str | None) -> None
             out.print(shown(table))
             out.print(f"{study.name}, n = {found[0].pooled.n}. {table.note}")
     if not some:
-        raise ConfigError(f"the mixed plans of sweep {sweep!r} do not differ in {axis!r} alone: nothing to compare")
+        raise ConfigError(
+            f"the mixed plans of sweep {sweep!r} do not differ in {axis!r} alone: nothing to compare"
+        )

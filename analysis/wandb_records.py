@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from luq import results
 from luq.errors import DataError
-from luq.tracking import RECORD
+from pipelines import results
+from pipelines.tracking import RECORD
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +26,26 @@ def fetch(project: str, folder: Path, sweeps: list[str], api: Any = None) -> Pat
             api = wandb.Api()
         found = list(api.runs(project, filters={"group": {"$in": sweeps}} if sweeps else {}))
     except Exception as error:
-        raise DataError(f"W&B project {project!r} cannot be read ({type(error).__name__}: {error}): run `wandb login`") from error
+        raise DataError(
+            f"W&B project {project!r} cannot be read ({type(error).__name__}: {error}): run `wandb login`"
+        ) from error
     for run in found:
         if run.job_type == "report" or run.state == "running":
             continue
         if not (outputs / "runs" / run.id / results.FILE).exists():
             try:
-                with run.file(RECORD).download(root=str(outputs / "fetched" / run.id), replace=True) as file:
+                with run.file(RECORD).download(
+                    root=str(outputs / "fetched" / run.id), replace=True
+                ) as file:
                     results.write(outputs, json.load(file))
             except Exception as error:  # noqa: BLE001 (one run without its record must not keep the others away)
-                log.warning("W&B run %s (%s) has no %s (%s): left out", run.id, run.name, RECORD, type(error).__name__)
+                log.warning(
+                    "W&B run %s (%s) has no %s (%s): left out",
+                    run.id,
+                    run.name,
+                    RECORD,
+                    type(error).__name__,
+                )
                 continue
         results.note(outputs, run.group or "default", run.id, run.name)
     return outputs

@@ -19,15 +19,21 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from luq.checkpoint import save
 from luq.config import TierConfig
-from luq.models.files import POCKET
+from luq.export import folder as save
+from luq.formats.layer_file import write_layer
+from luq.models.checkpoint import POCKET
 from luq.models.vlm import LINEARS
-from luq.quantization.database import write_layer
-from luq.quantization.tiers import make_quantizer
+from luq.quantization.methods.float16 import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"
-TEXT = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128}
+TEXT = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+}
 PROBE = """
 import json, re, sys, time
 import luq, torch
@@ -65,7 +71,12 @@ def source(folder: Path, layers: int) -> Path:
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(LlavaConfig(**told)).half()
     model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "processor_config.json",
+        "chat_template.jinja",
+    ):
         (folder / name).write_bytes((POCKET / "pocket_llava" / name).read_bytes())
     return folder
 
@@ -76,7 +87,11 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
 
     tiers = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
     given = TierConfig(**tiers[tier])
-    quick = replace(given, method="rtn", clip_steps=0) if given.method == "gptq" else replace(given, window=8, clip_steps=0)
+    quick = (
+        replace(given, method="rtn", clip_steps=0)
+        if given.method == "gptq"
+        else replace(given, window=8, clip_steps=0)
+    )
     quantizer, same = make_quantizer(quick), dict[int, torch.Tensor]()
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float16)
     places = []
@@ -94,7 +109,12 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
 
 def probe(folder: Path, dtype: str) -> dict[str, float]:
     """The memory numbers of a folder, in a fresh process."""
-    done = subprocess.run([sys.executable, "-c", PROBE, str(folder), dtype], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, str(folder), dtype],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -103,9 +123,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--tiers", nargs="+", default=["gptq8", "gptq4", "gptq3", "gptq2"])
-    parser.add_argument("--dtype", default="float16", help="of what stays 16-bit and of the activations")
+    parser.add_argument(
+        "--dtype", default="float16", help="of what stays 16-bit and of the activations"
+    )
     arguments, out = parser.parse_args(), Console(highlight=False, width=130)
-    shown = Table(title=f"{arguments.layers} decoder layers of LLaVA-1.5-7B's shapes, MB", title_justify="left")
+    shown = Table(
+        title=f"{arguments.layers} decoder layers of LLaVA-1.5-7B's shapes, MB",
+        title_justify="left",
+    )
     for name in (
         "folder",
         "files",
@@ -119,14 +144,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         base = source(Path(scratch) / "source", arguments.layers)
         folders = {"16 bit, as it came": base}
-        folders |= {t: packed(base, t, arguments.layers, Path(scratch) / t) for t in arguments.tiers}
+        folders |= {
+            t: packed(base, t, arguments.layers, Path(scratch) / t) for t in arguments.tiers
+        }
         for name, folder in folders.items():
             files = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
             told = probe(folder, arguments.dtype)
             over = (told["loading"] - told["interpreter"]) / files
             cells = [files, told["weights"], told["loading"], told["answering"]]
             megabytes = [f"{c / 1e6:.0f}" for c in cells]
-            shown.add_row(name, *megabytes[:3], f"{over:.2f}", megabytes[3], f"{1e3 * told['token']:.0f}")
+            shown.add_row(
+                name, *megabytes[:3], f"{over:.2f}", megabytes[3], f"{1e3 * told['token']:.0f}"
+            )
     out.print(shown)
 
 

@@ -22,15 +22,18 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from luq.checkpoint import save
 from luq.config import TierConfig
-from luq.models.files import POCKET
-from luq.quantization.database import write_layer
-from luq.quantization.linear import PackedLinear
-from luq.quantization.tiers import make_quantizer
+from luq.export import folder as save
+from luq.formats.layer_file import write_layer
+from luq.formats.linear import PackedLinear
+from luq.models.checkpoint import POCKET
+from luq.quantization.methods.float16 import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"
-TIERS = {name: TierConfig(**t) for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()}
+TIERS = {
+    name: TierConfig(**t)
+    for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()
+}
 TOKENS = 32
 
 
@@ -54,7 +57,10 @@ def ratio(base: np.ndarray, other: np.ndarray) -> str:
 def one_linear(size: int, n: int) -> Table:
     """A square linear in every tier, one token."""
     generator = torch.Generator().manual_seed(0)
-    weight, x = torch.randn(size, size, generator=generator) * 0.02, torch.randn(1, size, generator=generator)
+    weight, x = (
+        torch.randn(size, size, generator=generator) * 0.02,
+        torch.randn(1, size, generator=generator),
+    )
     hessian = torch.eye(size)
     runs: dict[str, Callable[[], object]] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
@@ -63,10 +69,17 @@ def one_linear(size: int, n: int) -> Table:
         if tier.method == "gptq":  # the same format, and its time does not depend on the codes
             tier = TierConfig("rtn", bits=tier.bits, group_size=tier.group_size)
         if name not in ("float16", "billm_faithful") or (name != "float16" and size <= 1024):
-            runs[name] = partial(PackedLinear(make_quantizer(tier).quantize(weight, hessian), name), x)
+            runs[name] = partial(
+                PackedLinear(make_quantizer(tier).quantize(weight, hessian), name), x
+            )
     repeat = max(1, int(2e7 / size**2))
-    seconds = rounds({name: lambda r=run: [r() for _ in range(repeat)] for name, run in runs.items()}, n)
-    shown = Table(title=f"{size} x {size}, one token, {torch.get_num_threads()} threads, n={n}", title_justify="left")
+    seconds = rounds(
+        {name: lambda r=run: [r() for _ in range(repeat)] for name, run in runs.items()}, n
+    )
+    shown = Table(
+        title=f"{size} x {size}, one token, {torch.get_num_threads()} threads, n={n}",
+        title_justify="left",
+    )
     for column in ("", "ms", "against fp32", "against bf16", "against fp16"):
         shown.add_column(column, justify="right" if column else "left")
     for name, values in seconds.items():
@@ -82,22 +95,39 @@ def generation(n: int, scratch: Path) -> Table:
     import luq  # noqa: F401
 
     source = POCKET / "pocket_llava"
-    models = {"16 bit": AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32).eval()}
+    models = {
+        "16 bit": AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32).eval()
+    }
     layers = models["16 bit"].model.language_model.layers
     for name, tier in TIERS.items():
         quantizer, folders = make_quantizer(tier), []
         for i, layer in enumerate(layers):
             folder = scratch / f"{name}-{i}"
             folder.mkdir()
-            linears = {n: m.weight.detach() for n, m in layer.named_modules() if n.endswith("_proj")}
-            write_layer(folder, {n: quantizer.quantize(w, torch.eye(w.shape[1])) for n, w in linears.items()})
+            linears = {
+                n: m.weight.detach() for n, m in layer.named_modules() if n.endswith("_proj")
+            }
+            write_layer(
+                folder,
+                {n: quantizer.quantize(w, torch.eye(w.shape[1])) for n, w in linears.items()},
+            )
             folders.append(folder)
         target = save.export(source, folders, [name] * len(folders), scratch / name, {}, "")
-        models[name] = AutoModelForImageTextToText.from_pretrained(target, dtype=torch.float32).eval()
+        models[name] = AutoModelForImageTextToText.from_pretrained(
+            target, dtype=torch.float32
+        ).eval()
     ids = torch.arange(40, 72)[None]
-    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "do_sample": False, "use_cache": True}
+    given = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "do_sample": False,
+        "use_cache": True,
+    }
     with torch.no_grad():
-        runs = {k: lambda m=m: m.generate(**given, min_new_tokens=TOKENS, max_new_tokens=TOKENS) for k, m in models.items()}
+        runs = {
+            k: lambda m=m: m.generate(**given, min_new_tokens=TOKENS, max_new_tokens=TOKENS)
+            for k, m in models.items()
+        }
         seconds = rounds(runs, n)
     shown = Table(title=f"pocket_llava from folders, {TOKENS} tokens, n={n}", title_justify="left")
     for column in ("", "tokens/s", "against 16 bit"):

@@ -52,7 +52,12 @@ def write(file: Path, count: int) -> None:
 def schema() -> pa.Schema:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     return pa.schema(
-        [("questionId", pa.string()), ("question", pa.string()), ("answers", pa.list_(pa.string())), ("image", image)]
+        [
+            ("questionId", pa.string()),
+            ("question", pa.string()),
+            ("answers", pa.list_(pa.string())),
+            ("image", image),
+        ]
     )
 
 
@@ -66,8 +71,15 @@ class Peak(threading.Thread):
     def run(self) -> None:
         while not self.done.wait(0.02):
             lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-            kinds = {words[0]: int(words[1]) / 1000 for words in lines if words[0] in ("RssAnon:", "RssFile:")}
-            self.own, self.mapped = max(self.own, kinds["RssAnon:"]), max(self.mapped, kinds["RssFile:"])
+            kinds = {
+                words[0]: int(words[1]) / 1000
+                for words in lines
+                if words[0] in ("RssAnon:", "RssFile:")
+            }
+            self.own, self.mapped = (
+                max(self.own, kinds["RssAnon:"]),
+                max(self.mapped, kinds["RssFile:"]),
+            )
 
     def stop(self) -> tuple[float, float]:
         self.done.set()
@@ -78,26 +90,38 @@ class Peak(threading.Thread):
 def prepare(folder: Path) -> None:
     """Write the memory-mapped table, in a process of its own: converting parquet takes memory that no evaluation needs."""
     from luq.config import EvaluationConfig
-    from luq.evaluation import data
+    from luq.questions import sources as data
 
-    data.load("docvqa", EvaluationConfig("memory", ["docvqa"], data=str(folder), split="all"), folder / "cache")
+    data.load(
+        "docvqa",
+        EvaluationConfig("memory", ["docvqa"], data=str(folder), split="all"),
+        folder / "cache",
+    )
 
 
 def measure(folder: Path, answer: multiprocessing.Queue) -> None:
     from luq.config import EvaluationConfig, ModelConfig
-    from luq.evaluation import data, harness, subsets
+    from luq.evaluation import ask as harness
     from luq.evaluation.predictions import Predictions
     from luq.models.vlm import load_vlm
+    from luq.questions import sources as data
+    from luq.questions import subsets
 
     config = EvaluationConfig("memory", ["docvqa"], data=str(folder), split="all")
-    lm = harness.make_lm(load_vlm(ModelConfig("pocket_llava", "pocket:pocket_llava", device="cpu")), 32)
+    lm = harness.make_lm(
+        load_vlm(ModelConfig("pocket_llava", "pocket:pocket_llava", device="cpu")), 32
+    )
     questions = data.load("docvqa", config, folder / "cache")
     peak = Peak()
     peak.start()
-    harness.ask(lm, questions, subsets.choose(questions, config)[:64], Predictions(folder / "warm.jsonl"))
+    harness.ask(
+        lm, questions, subsets.choose(questions, config)[:64], Predictions(folder / "warm.jsonl")
+    )
     few, peak, begun = peak.stop(), Peak(), time.perf_counter()
     peak.start()
-    harness.ask(lm, questions, subsets.choose(questions, config), Predictions(folder / "kept.jsonl"))
+    harness.ask(
+        lm, questions, subsets.choose(questions, config), Predictions(folder / "kept.jsonl")
+    )
     answer.put((few, peak.stop(), time.perf_counter() - begun))
 
 

@@ -16,11 +16,13 @@ from rich.console import Console
 from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
 from luq.config import EvaluationConfig, ModelConfig
-from luq.evaluation import data, harness, subsets
+from luq.evaluation import ask as harness
 from luq.evaluation.predictions import Predictions
-from luq.evaluation.prompts import PROMPTS
 from luq.models.vlm import VLM, load_vlm
 from luq.pocket import benchmarks
+from luq.questions import sources as data
+from luq.questions import subsets
+from luq.questions.prompts import PROMPTS
 
 out = Console(highlight=False, width=160)
 BATCH, REPEATS = 32, 9
@@ -38,16 +40,26 @@ def bare(vlm: VLM, questions: data.Questions, ids: list[int], limit: int) -> lis
     prompts = {}
     for i, doc in zip(ids, questions.docs.select(ids), strict=True):
         content = [{"type": "image"}, {"type": "text", "text": PROMPTS[questions.benchmark](doc)}]
-        prompts[i] = vlm.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    order = sorted(ids, key=lambda i: (-len(vlm.processor.tokenizer(prompts[i]).input_ids), prompts[i], i))
+        prompts[i] = vlm.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+    order = sorted(
+        ids, key=lambda i: (-len(vlm.processor.tokenizer(prompts[i]).input_ids), prompts[i], i)
+    )
     stop = StoppingCriteriaList([StopStringCriteria(vlm.processor.tokenizer, ["\n"])])
     with torch.no_grad():
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             images = [questions.image(i).convert("RGB") for i in batch]
-            inputs = vlm.processor(images=images, text=[prompts[i] for i in batch], padding=True, return_tensors="pt")
-            made = vlm.model.generate(**inputs, max_new_tokens=limit, do_sample=False, stopping_criteria=stop)
-            answers = vlm.processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            inputs = vlm.processor(
+                images=images, text=[prompts[i] for i in batch], padding=True, return_tensors="pt"
+            )
+            made = vlm.model.generate(
+                **inputs, max_new_tokens=limit, do_sample=False, stopping_criteria=stop
+            )
+            answers = vlm.processor.batch_decode(
+                made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+            )
             texts |= {i: answer.split("\n")[0] for i, answer in zip(batch, answers, strict=True)}
     return [texts[i] for i in ids]
 
@@ -63,13 +75,23 @@ def main() -> None:
         for name in names:
             config = EvaluationConfig("overhead", [name])
             questions = data.load(name, config, folder / "cache", folder)
-            ids, limit = subsets.choose(questions, config), data.task_config(name)["generation_kwargs"]["max_gen_toks"]
-            same = sum(a == b for a, b in zip(ours(lm, questions, ids, folder), bare(vlm, questions, ids, limit), strict=True))
+            ids, limit = (
+                subsets.choose(questions, config),
+                data.task_config(name)["generation_kwargs"]["max_gen_toks"],
+            )
+            same = sum(
+                a == b
+                for a, b in zip(
+                    ours(lm, questions, ids, folder), bare(vlm, questions, ids, limit), strict=True
+                )
+            )
             took: dict[str, list[float]] = {"ours": [], "bare": []}
             for _ in range(REPEATS):
                 for which in took:
                     begun = time.perf_counter()
-                    ours(lm, questions, ids, folder) if which == "ours" else bare(vlm, questions, ids, limit)
+                    ours(lm, questions, ids, folder) if which == "ours" else bare(
+                        vlm, questions, ids, limit
+                    )
                     took[which].append(1000 * (time.perf_counter() - begun) / len(ids))
             ratios.append(median(took["ours"]) / median(took["bare"]))
             pairs = [a / b for a, b in zip(took["ours"], took["bare"], strict=True)]

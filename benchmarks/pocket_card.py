@@ -11,14 +11,15 @@ from statistics import median
 
 from rich.console import Console
 
-from luq import registry, results
+from luq import registry
 from luq.calibration.mixing import build
 from luq.config import CalibrationConfig, ModelConfig
-from luq.evaluation.prompts import TARGETS
 from luq.models.vlm import GROUPS, load_vlm
 from luq.pocket import benchmarks
 from luq.quantization.hessian import effective_rank
 from luq.quantization.walk import first_inputs, forward, hessians
+from luq.questions.prompts import TARGETS
+from pipelines import results
 
 out = Console(highlight=False, width=120)
 
@@ -29,7 +30,9 @@ def majority(benchmark: str) -> tuple[float, str]:
     module = registry.load("benchmark", benchmark)
     process = getattr(module, benchmark, None) or module.process
     answers = sorted({TARGETS[benchmark](row) for row in rows})
-    return max((module.summarise([(row, process(row, [a])) for row in rows]).score, a) for a in answers)
+    return max(
+        (module.summarise([(row, process(row, [a])) for row in rows]).score, a) for a in answers
+    )
 
 
 def ranks(model: str, alpha: float) -> dict[str, list[float]]:
@@ -46,9 +49,14 @@ def ranks(model: str, alpha: float) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    outputs, model = Path(os.environ.get("LUQ_OUTPUTS", "outputs")), sys.argv[1] if len(sys.argv) > 1 else "pocket_llava"
+    outputs, model = (
+        Path(os.environ.get("LUQ_OUTPUTS", "outputs")),
+        sys.argv[1] if len(sys.argv) > 1 else "pocket_llava",
+    )
     records = [r for r in results.iterate(outputs, "card") if r["config"]["model"]["name"] == model]
-    runs = {record["name"]: record for record in sorted(records, key=lambda r: r["finished"])}  # the latest of a name
+    runs = {
+        record["name"]: record for record in sorted(records, key=lambda r: r["finished"])
+    }  # the latest of a name
     if "float16" not in runs:
         out.print(f"first: luq sweep card model={model}")
         sys.exit(1)
@@ -63,13 +71,25 @@ def main() -> None:
             + " | ".join(f"{c['score']:.1f} ± {c['stderr']:.1f}" for c in cells)
             + " |"
         )
-    out.print("| **mean** | | " + " | ".join(f"**{runs[n]['mean_score']:.1f}**" for n in names) + " |")
-    out.print("| retention % | | " + " | ".join(f"{100 * runs[n]['mean_retention']:.1f}" for n in names) + " |")
-    out.print("| stored bits | | " + " | ".join(f"{runs[n]['memory']['stored_bits']:.3f}" for n in names) + " |")
+    out.print(
+        "| **mean** | | " + " | ".join(f"**{runs[n]['mean_score']:.1f}**" for n in names) + " |"
+    )
+    out.print(
+        "| retention % | | "
+        + " | ".join(f"{100 * runs[n]['mean_retention']:.1f}" for n in names)
+        + " |"
+    )
+    out.print(
+        "| stored bits | | "
+        + " | ".join(f"{runs[n]['memory']['stored_bits']:.3f}" for n in names)
+        + " |"
+    )
     for alpha in (0.5, 0.0):
         found = ranks(model, alpha)
         every = [r for values in found.values() for r in values]
-        parts = ", ".join(f"{name.split('.')[1]} {median(values):.1f}" for name, values in found.items())
+        parts = ", ".join(
+            f"{name.split('.')[1]} {median(values):.1f}" for name, values in found.items()
+        )
         out.print(f"\neffective rank at alpha={alpha}: median of all {median(every):.1f}; {parts}")
 
 

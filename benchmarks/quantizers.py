@@ -20,14 +20,17 @@ from rich.console import Console
 from rich.table import Table
 
 from luq.config import TierConfig
-from luq.quantization import billm
-from luq.quantization.kernels import searches
-from luq.quantization.levels import Levels
-from luq.quantization.tiers import make_quantizer
-from tests.luq.quantization.test_levels import loop
+from luq.formats.kernels import searches
+from luq.quantization.lloyd import Levels
+from luq.quantization.methods import billm
+from luq.quantization.methods.float16 import make_quantizer
+from tests.luq.quantization.test_lloyd import loop
 
 CONF = Path(__file__).parent.parent / "conf"
-TIERS = {name: TierConfig(**t) for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()}
+TIERS = {
+    name: TierConfig(**t)
+    for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()
+}
 PLAIN = TierConfig("gptq", bits=4)
 
 
@@ -44,7 +47,10 @@ def case(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def loops(n: int) -> Table:
     """What is searched, seconds of the search, and how many times longer the loop takes: median, least and most of n rounds."""
-    weight, importance = torch.randn(4096, 128, generator=torch.Generator().manual_seed(0)), torch.logspace(0, -1, 128)
+    weight, importance = (
+        torch.randn(4096, 128, generator=torch.Generator().manual_seed(0)),
+        torch.logspace(0, -1, 128),
+    )
     ranked = weight.square().sort(1).values
     thresholds = weight.square().flatten().sort().values[:: weight.numel() // 82][1:82].contiguous()
     contestants: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
@@ -56,7 +62,9 @@ def loops(n: int) -> Table:
         ),
         "four values, 12 turns (fitted)": (lambda: Levels(weight).fit(importance, False), lambda: loop(weight, importance, 12)),
     }  # fmt: skip
-    shown = Table(title=f"4096 x 128, {torch.get_num_threads()} threads, n = {n}", title_justify="left")
+    shown = Table(
+        title=f"4096 x 128, {torch.get_num_threads()} threads, n = {n}", title_justify="left"
+    )
     for column in ("search", "seconds", "loop, seconds", "times"):
         shown.add_column(column, justify="left" if column == "search" else "right")
     for name, pair in contestants.items():
@@ -69,7 +77,12 @@ def loops(n: int) -> Table:
             seconds += [(begun[1] - begun[0], begun[2] - begun[1])] if i else []
         times = sorted(b / a for a, b in seconds)
         one, two = (sorted(s)[n // 2] for s in zip(*seconds, strict=True))
-        shown.add_row(name, f"{one:.4f}", f"{two:.3f}", f"{times[n // 2]:.0f} [{times[0]:.0f}, {times[-1]:.0f}]")
+        shown.add_row(
+            name,
+            f"{one:.4f}",
+            f"{two:.3f}",
+            f"{times[n // 2]:.0f} [{times[0]:.0f}, {times[-1]:.0f}]",
+        )
     return shown
 
 

@@ -25,11 +25,14 @@ from rich.table import Table
 from luq.calibration.mixing import build
 from luq.config import CalibrationConfig, ModelConfig, TierConfig
 from luq.models.vlm import GROUPS, load_vlm
-from luq.quantization.tiers import make_quantizer
+from luq.quantization.methods.float16 import make_quantizer
 from luq.quantization.walk import first_inputs, forward, hessians
 
 CONF = Path(__file__).parent.parent / "conf"
-TIERS = {name: TierConfig(**t) for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()}
+TIERS = {
+    name: TierConfig(**t)
+    for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()
+}
 LEFT_OUT = ("float16", "rtn4")
 SCALAR = ("gptq2", "gptq3", "gptq4", "gptq8")
 
@@ -44,7 +47,11 @@ def measure(tier: TierConfig, weight: torch.Tensor, hessian: torch.Tensor) -> tu
 
 def gaussian() -> dict[str, np.ndarray]:
     weight = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
-    return {n: np.array([measure(t, weight, torch.eye(512))]) for n, t in TIERS.items() if n not in LEFT_OUT}
+    return {
+        n: np.array([measure(t, weight, torch.eye(512))])
+        for n, t in TIERS.items()
+        if n not in LEFT_OUT
+    }
 
 
 @torch.no_grad()
@@ -94,14 +101,32 @@ def draw(parts: dict[str, dict[str, np.ndarray]], file: Path) -> None:
             bits, error = values[:, 0].mean(), np.median(values[:, 1])
             if bits > 5:
                 continue
-            family = "trellis" if "trellis" in name else "scalar (gptq)" if name in SCALAR else "binary and ternary"
-            style = {"trellis": ("C2", "o"), "scalar (gptq)": ("C0", "s"), "binary and ternary": ("C1", "^")}[family]
+            family = (
+                "trellis"
+                if "trellis" in name
+                else "scalar (gptq)"
+                if name in SCALAR
+                else "binary and ternary"
+            )
+            style = {
+                "trellis": ("C2", "o"),
+                "scalar (gptq)": ("C0", "s"),
+                "binary and ternary": ("C1", "^"),
+            }[family]
             axis.plot(bits, error, style[1], color=style[0])
-            axis.annotate(name, (bits, error), xytext=(5, 3), textcoords="offset points", fontsize=8)
+            axis.annotate(
+                name, (bits, error), xytext=(5, 3), textcoords="offset points", fontsize=8
+            )
         x = np.linspace(0.9, 4.5, 50)
         if title.startswith("Gaussian"):
             axis.plot(x, 4.0**-x, "k--", lw=1)
-            axis.annotate("no code can do better", (1.5, 4.0**-1.5), xytext=(-52, -44), textcoords="offset points", fontsize=8)
+            axis.annotate(
+                "no code can do better",
+                (1.5, 4.0**-1.5),
+                xytext=(-52, -44),
+                textcoords="offset points",
+                fontsize=8,
+            )
         axis.set(title=title, xlabel="stored bits per weight", xlim=(0.9, 4.5), yscale="log")
     axes[0].set_ylabel("error relative to the weights")
     figure.savefig(file, dpi=150)
@@ -112,7 +137,10 @@ def main() -> None:
     parser.add_argument("--model", default="pocket_llava")
     parser.add_argument("--figure", type=Path)
     arguments, out = parser.parse_args(), Console(highlight=False, width=100)
-    parts = {"Gaussian weights": gaussian(), f"{arguments.model}, median linear": of_model(arguments.model)}
+    parts = {
+        "Gaussian weights": gaussian(),
+        f"{arguments.model}, median linear": of_model(arguments.model),
+    }
     for title, found in parts.items():
         n = len(next(iter(found.values())))
         out.print(table(f"{title}, n = {n}", found))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from rich.console import Console
 
 from analysis import frame
-from luq import results
+from pipelines import results
 from tests.analysis.synthetic import many
 
 

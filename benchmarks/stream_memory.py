@@ -35,9 +35,18 @@ def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, int, float]:
     with tempfile.TemporaryFile("w+") as told:
         process, peak = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told), 0
         own = 0
-        while process.poll() is None:  # what wait4 reports would be this process's own peak, which a fork starts with
-            status = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text()))
-            peak, own = (max(most, 1024 * int(status.get(n, 0))) for most, n in ((peak, "VmHWM"), (own, "RssAnon")))
+        while (
+            process.poll() is None
+        ):  # what wait4 reports would be this process's own peak, which a fork starts with
+            status = dict(
+                re.findall(
+                    r"(VmHWM|RssAnon):\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text()
+                )
+            )
+            peak, own = (
+                max(most, 1024 * int(status.get(n, 0)))
+                for most, n in ((peak, "VmHWM"), (own, "RssAnon"))
+            )
             time.sleep(0.2)
         if process.returncode:
             told.seek(0)
@@ -48,17 +57,40 @@ def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, int, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--tier", default="rtn4", help="of one layer; the others are rtn4, which needs no activations")
-    parser.add_argument("--scratch", type=Path, help="where the checkpoints are written (a temporary folder)")
+    parser.add_argument(
+        "--tier",
+        default="rtn4",
+        help="of one layer; the others are rtn4, which needs no activations",
+    )
+    parser.add_argument(
+        "--scratch", type=Path, help="where the checkpoints are written (a temporary folder)"
+    )
     arguments, out = parser.parse_args(), Console(highlight=False, width=110)
-    shown = Table(title=f"Qwen2.5-VL-7B's shapes, streamed, one layer in {arguments.tier}", title_justify="left")
-    for name in ("decoder layers", "checkpoint GB", "peak resident GB", "without mapped files", "minutes"):
+    shown = Table(
+        title=f"Qwen2.5-VL-7B's shapes, streamed, one layer in {arguments.tier}",
+        title_justify="left",
+    )
+    for name in (
+        "decoder layers",
+        "checkpoint GB",
+        "peak resident GB",
+        "without mapped files",
+        "minutes",
+    ):
         shown.add_column(name, justify="right")
     for layers in arguments.layers:
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
             size = write(Path(scratch) / "model", "qwen2_5_vl_7b", layers)
-            peak, own, seconds = quantize(Path(scratch) / "model", Path(scratch) / "outputs", arguments.tier)
-        shown.add_row(str(layers), f"{size / 1e9:.2f}", f"{peak / 1e9:.2f}", f"{own / 1e9:.2f}", f"{seconds / 60:.1f}")
+            peak, own, seconds = quantize(
+                Path(scratch) / "model", Path(scratch) / "outputs", arguments.tier
+            )
+        shown.add_row(
+            str(layers),
+            f"{size / 1e9:.2f}",
+            f"{peak / 1e9:.2f}",
+            f"{own / 1e9:.2f}",
+            f"{seconds / 60:.1f}",
+        )
     out.print(shown)
 
 

@@ -55,7 +55,9 @@ def once(configs: list[RunConfig]) -> tuple[float, int]:
         before = spent(stages)
         for tier in tiers:
             stages.packed(Allocation((tier,) * stages.outline.layers), "float")
-        return spent(stages) - before, sum(label.startswith("layers/") for label in stages.store.made)
+        return spent(stages) - before, sum(
+            label.startswith("layers/") for label in stages.store.made
+        )
 
 
 def _tiers(config: RunConfig) -> list[str]:

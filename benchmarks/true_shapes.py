@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from luq.config import TierConfig
-from luq.quantization.database import LayerSize, layer_size, write_layer
-from luq.quantization.tiers import make_quantizer
+from luq.formats.layer_file import LayerSize, layer_size, write_layer
+from luq.quantization.methods.float16 import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"
 MODELS = {  # hidden, width of k and v, intermediate, layers, the paper's k, 16-bit parameters beside the decoder's linears
@@ -40,10 +40,16 @@ TOKENS = 512  # activations behind each Hessian: fewer than columns, as damping 
 def shapes(hidden: int, narrow: int, wide: int) -> dict[str, tuple[int, int]]:
     """[out, in] of the seven linears."""
     attention = {f"self_attn.{n}_proj": (hidden if n in "qo" else narrow, hidden) for n in "qkvo"}
-    return attention | {"mlp.gate_proj": (wide, hidden), "mlp.up_proj": (wide, hidden), "mlp.down_proj": (hidden, wide)}
+    return attention | {
+        "mlp.gate_proj": (wide, hidden),
+        "mlp.up_proj": (wide, hidden),
+        "mlp.down_proj": (hidden, wide),
+    }
 
 
-def measure(linears: dict[str, tuple[int, int]], tier: TierConfig, folder: Path) -> tuple[LayerSize, float]:
+def measure(
+    linears: dict[str, tuple[int, int]], tier: TierConfig, folder: Path
+) -> tuple[LayerSize, float]:
     """The size of one layer's file in a tier, and the seconds that its seven linears took."""
     quantizer, packed, seconds = make_quantizer(tier), {}, 0.0
     generator = torch.Generator().manual_seed(0)
@@ -84,15 +90,32 @@ def main() -> None:
         found[tier] = size
         bits = 8 * size.bytes / size.weights
         out.print(f"{tier}: {bits:.3f} stored bits, {seconds:.0f} s")
-        sizes.add_row(tier, f"{size.nominal_bits:.2f}", f"{bits:.3f}", f"{size.bytes / 1e6:.1f}", f"{seconds:.0f}")
+        sizes.add_row(
+            tier,
+            f"{size.nominal_bits:.2f}",
+            f"{bits:.3f}",
+            f"{size.bytes / 1e6:.1f}",
+            f"{seconds:.0f}",
+        )
     out.print(sizes)
     if "gptq4" not in found:
         return
     plans = {tier: {tier: layers} for tier in found} | {
         f"LUQ, k = {k}, {low} and {high}": {low: k, high: layers - k} for low, high in LUQ
     }
-    whole = Table(title=f"{name}: {layers} layers, {2 * rest / 1e9:.2f} GB beside them stay 16-bit", title_justify="left")
-    for column in ("plan", "nominal bits", "stored bits", "linears GB", "vs 4-bit %", "checkpoint GB", "vs 4-bit %"):
+    whole = Table(
+        title=f"{name}: {layers} layers, {2 * rest / 1e9:.2f} GB beside them stay 16-bit",
+        title_justify="left",
+    )
+    for column in (
+        "plan",
+        "nominal bits",
+        "stored bits",
+        "linears GB",
+        "vs 4-bit %",
+        "checkpoint GB",
+        "vs 4-bit %",
+    ):
         whole.add_column(column, justify="left" if column == "plan" else "right")
     base = layers * found["gptq4"].bytes
     for plan, parts in plans.items():
@@ -101,7 +124,9 @@ def main() -> None:
         stored = sum(n * found[t].bytes for t, n in parts.items())
         nominal = sum(n * found[t].nominal_bits for t, n in parts.items()) / layers
         bits = 8 * stored / (layers * found["gptq4"].weights)
-        linears, file = (100 * (x / b - 1) for x, b in ((stored, base), (stored + 2 * rest, base + 2 * rest)))
+        linears, file = (
+            100 * (x / b - 1) for x, b in ((stored, base), (stored + 2 * rest, base + 2 * rest))
+        )
         cells = [f"{nominal:.2f}", f"{bits:.3f}", f"{stored / 1e9:.2f}", f"{linears:+.1f}"]
         cells += [f"{(stored + 2 * rest) / 1e9:.2f}", f"{file:+.1f}"]
         whole.add_row(plan, *cells)

@@ -27,7 +27,7 @@ class _Register(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        import_module("luq.checkpoint.hf")
+        import_module("luq.export.hf")
 
 
 class _WhenNeeded(MetaPathFinder):
@@ -44,6 +44,6 @@ class _WhenNeeded(MetaPathFinder):
 
 
 if _QUANTIZERS in sys.modules:
-    import_module("luq.checkpoint.hf")
+    import_module("luq.export.hf")
 else:
     sys.meta_path.insert(0, _WhenNeeded())

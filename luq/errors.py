@@ -7,6 +7,9 @@ LuqError
 └── StoreError    an artefact is damaged or cannot be written
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class LuqError(Exception):
     """Base of all errors that a user can act upon."""
@@ -26,3 +29,11 @@ class ModelError(LuqError):
 
 class StoreError(LuqError):
     """An artefact is damaged or cannot be written."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is not there, with the nearest ones that are ("did you mean")."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return ConfigError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")

@@ -1,21 +1,19 @@
 """Name -> "module:attribute" tables, loaded when asked for, with "did you mean" errors."""
 
-import difflib
-from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from luq.errors import ConfigError
+from luq.errors import unknown
 
 TABLES: dict[str, dict[str, str]] = {
     "quantizer": {
-        "gptq": "luq.quantization.gptq:GPTQ",
-        "rtn": "luq.quantization.gptq:RTN",
-        "ternary": "luq.quantization.gptq:Ternary",
-        "arb_rc": "luq.quantization.arb:ArbRC",
-        "billm": "luq.quantization.billm:BiLLM",
-        "trellis": "luq.quantization.trellis:Trellis",
-        "float16": "luq.quantization.tiers:Float16",
+        "gptq": "luq.quantization.methods.gptq:GPTQ",
+        "rtn": "luq.quantization.methods.rtn:RTN",
+        "ternary": "luq.quantization.methods.ternary:Ternary",
+        "arb_rc": "luq.quantization.methods.arb_rc:ArbRC",
+        "billm": "luq.quantization.methods.billm:BiLLM",
+        "trellis": "luq.quantization.methods.trellis:Trellis",
+        "float16": "luq.quantization.methods.float16:Float16",
     },
     "order": {
         "entropy": "luq.allocation.orders:entropy",
@@ -52,14 +50,6 @@ TABLES: dict[str, dict[str, str]] = {
         "mathvista": "luq.evaluation.scorers.mathvista",
     },
 }
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a name that is not there, with the nearest ones that are."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return ConfigError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
 
 
 def check(kind: str, name: str) -> None:

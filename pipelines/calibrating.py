@@ -6,16 +6,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from luq import keys
 from luq.calibration import mixing
 from luq.calibration.samples import CalibrationSet
 from luq.config import RunConfig
 from luq.errors import DataError
-from luq.evaluation import data, harness, prompts
-from luq.evaluation.data import Questions
+from luq.evaluation import ask as harness
 from luq.models.vlm import VLM
 from luq.pocket import benchmarks as pocket
-from luq.store import Store, write_json
+from luq.questions import prompts
+from luq.questions import sources as data
+from luq.questions.sources import Questions
+from luq.store import keys
+from luq.store.store import Store, write_json
 
 
 class Calibration:
@@ -30,9 +32,16 @@ class Calibration:
         cache, asked = self.store.root / "datasets", self.config.evaluation
         with harness.quiet():
             found = mixing.read_questions(self.config.calibration, cache)
-            pairs = ((b, given) for given in (found or {}).values() for b in asked.benchmarks if asked.data != "pocket")
+            pairs = (
+                (b, given)
+                for given in (found or {}).values()
+                for b in asked.benchmarks
+                if asked.data != "pocket"
+            )
             for benchmark, given in pairs:
-                if data.spec(benchmark).data != data.spec(given.benchmark).data:  # textvqa_ocr asks textvqa's questions
+                if (
+                    data.spec(benchmark).data != data.spec(given.benchmark).data
+                ):  # textvqa_ocr asks textvqa's questions
                     continue
                 if data.load(benchmark, asked, cache).identity == given.identity:
                     raise DataError(
@@ -45,7 +54,13 @@ class Calibration:
         config = self.config.calibration
         sources = mixing.identity(config, self.questions)
         return keys.key(
-            "calibration", pocket.VERSION, prompts.VERSION, self.fingerprint, self.config.model.asking, config, *sources
+            "calibration",
+            pocket.VERSION,
+            prompts.VERSION,
+            self.fingerprint,
+            self.config.model.asking,
+            config,
+            *sources,
         )
 
     @cached_property
@@ -57,7 +72,12 @@ class Calibration:
 
         def build(folder: Path) -> None:
             made = self.samples
-            told = {"hash": made.hash, "tokens": made.tokens, "alpha": made.alpha, "sources": [s.source for s in made.samples]}
+            told = {
+                "hash": made.hash,
+                "tokens": made.tokens,
+                "alpha": made.alpha,
+                "sources": [s.source for s in made.samples],
+            }
             write_json(folder / "calibration.json", told)
 
         folder = self.store.get("calibration", self.key, build, "the calibration set")

@@ -9,16 +9,16 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from luq import __version__, results
-from luq.checkpoint import save
+from luq import __version__
 from luq.config import ModelConfig
 from luq.errors import DataError, ModelError
-from luq.models.files import fingerprint, resolve_path
+from luq.export import folder as save
+from luq.models.checkpoint import fingerprint, resolve_path
 from luq.models.processors import load_processor
 from luq.models.vlm import compute_dtype
-from luq.results import Record
-from luq.store import Store
-from pipelines import console
+from luq.store.store import Store
+from pipelines import console, results
+from pipelines.results import Record
 
 CARD = """---
 library_name: transformers
@@ -53,7 +53,10 @@ Made with luq {version}: `{command}`, calibrated on `{calibration}`.
 """
 
 
-NEEDS = {"luq": "import luq  # pip install luq", "compressed-tensors": "# pip install compressed-tensors"}
+NEEDS = {
+    "luq": "import luq  # pip install luq",
+    "compressed-tensors": "# pip install compressed-tensors",
+}
 
 
 def card(record: Record, layout: str = "luq") -> str:
@@ -62,12 +65,18 @@ def card(record: Record, layout: str = "luq") -> str:
     for name, s in record["scores"].items():
         kept = "-" if s["retention"] is None else f"{100 * s['retention']:.1f}"
         flag = " (collapsed)" if s["collapsed"] else ""
-        rows.append(f"| {name}{flag} | {s['n']} | {s['float_score']:.1f} | {s['score']:.1f} ± {s['stderr']:.1f} | {kept} |")
+        rows.append(
+            f"| {name}{flag} | {s['n']} | {s['float_score']:.1f} | {s['score']:.1f} ± {s['stderr']:.1f} | {kept} |"
+        )
     kept = "-" if record["mean_retention"] is None else f"{100 * record['mean_retention']:.1f}"
-    rows.append(f"| **mean** | | {record['float_mean_score']:.1f} | {record['mean_score']:.1f} | {kept} |")
+    rows.append(
+        f"| **mean** | | {record['float_mean_score']:.1f} | {record['mean_score']:.1f} | {kept} |"
+    )
     config, memory = record["config"], record["memory"]
     return CARD.format(
-        base=config["model"]["name"] if config["model"]["path"].startswith("pocket:") else config["model"]["path"],
+        base=config["model"]["name"]
+        if config["model"]["path"].startswith("pocket:")
+        else config["model"]["path"],
         title=f"{config['model']['name']}, {record['name']}",
         allocation=record["allocation"],
         bits=f"{memory['nominal_bits']:.2f}",
@@ -87,7 +96,9 @@ def export(outputs: Path, record: Record, target: Path, layout: str = "luq") -> 
     config = ModelConfig(**record["config"]["model"])
     source = resolve_path(config)
     if fingerprint(source) != record["model_fingerprint"]:
-        raise ModelError(f"{source} is not the checkpoint that the run {record['key']} quantized: give it back, or run again")
+        raise ModelError(
+            f"{source} is not the checkpoint that the run {record['key']} quantized: give it back, or run again"
+        )
     store = Store(outputs / "store")
     folders = [store.verify("layers", key) for key in record["artefacts"]["quantize"]]
     kept = (
@@ -103,20 +114,27 @@ def export(outputs: Path, record: Record, target: Path, layout: str = "luq") -> 
         "versions",
         "git_sha",
     )
-    told = {name: record.get(name) for name in kept} | {"memory": record["memory"], "system_prompt": config.system_prompt}
+    told = {name: record.get(name) for name in kept} | {
+        "memory": record["memory"],
+        "system_prompt": config.system_prompt,
+    }
     told["scores"] = {name: s["score"] for name, s in record["scores"].items()}
     family = json.loads((source / "config.json").read_text())["model_type"]
     changed = any(setting is not None for setting in config.image)
     images = load_processor(source, family, config).image_processor.to_dict() if changed else None
-    return save.export(source, folders, record["tiers"], target, told, card(record, layout), how, images)
+    return save.export(
+        source, folders, record["tiers"], target, told, card(record, layout), how, images
+    )
 
 
 def _layout(name: str) -> save.Layout:
     if name == "luq":
         return save.NATIVE
     if find_spec("compressed_tensors") is None:
-        raise ModelError("--format compressed-tensors needs its package: pip install compressed-tensors")
-    from luq.checkpoint.interchange import COMPRESSED_TENSORS
+        raise ModelError(
+            "--format compressed-tensors needs its package: pip install compressed-tensors"
+        )
+    from luq.export.compressed_tensors import COMPRESSED_TENSORS
 
     return COMPRESSED_TENSORS
 
@@ -126,8 +144,13 @@ def export_run(outputs: Path, run: str, target: Path, layout: str = "luq") -> No
     folder = export(outputs, results.find(outputs, run), target, layout)
     info(folder)
     first = "import luq; " if layout == "luq" else ""
-    console.out.print(f"load it: {first}AutoModelForImageTextToText.from_pretrained({str(folder)!r})", markup=False)
-    console.out.print(f"or ask it: luq chat {shlex.quote(str(folder))} --image X --question Y", markup=False)
+    console.out.print(
+        f"load it: {first}AutoModelForImageTextToText.from_pretrained({str(folder)!r})",
+        markup=False,
+    )
+    console.out.print(
+        f"or ask it: luq chat {shlex.quote(str(folder))} --image X --question Y", markup=False
+    )
 
 
 def info(folder: Path) -> None:
@@ -150,11 +173,17 @@ def info(folder: Path) -> None:
         f"nominal {memory['nominal_bits']:.2f}, stored {memory['stored_bits']:.3f} bits per weight of the decoder's linears"
     )
     scores = ", ".join(f"{name} {score:.1f}" for name, score in told["scores"].items())
-    kept = "" if told["mean_retention"] is None else f" ({100 * told['mean_retention']:.1f} % of 16-bit)"
+    kept = (
+        ""
+        if told["mean_retention"] is None
+        else f" ({100 * told['mean_retention']:.1f} % of 16-bit)"
+    )
     console.out.print(f"scores: {scores}; mean {told['mean_score']:.1f}{kept}")
     console.out.print(f"made by: {told['command']}", markup=False)
     if sum(sizes.values()) != told["file_bytes"]:
-        raise ModelError(f"{folder}: the weight files do not have the bytes that its ledger counts: export or download it again")
+        raise ModelError(
+            f"{folder}: the weight files do not have the bytes that its ledger counts: export or download it again"
+        )
 
 
 def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:
@@ -163,12 +192,18 @@ def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText
 
     place = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=compute_dtype(folder, place))
-    processor = load_processor(folder, model.config.model_type, ModelConfig(folder.name, str(folder)))
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=compute_dtype(folder, place)
+    )
+    processor = load_processor(
+        folder, model.config.model_type, ModelConfig(folder.name, str(folder))
+    )
     return model.to(place).eval(), processor
 
 
-def answer(model: Any, processor: Any, image: Path, question: str, tokens: int = 128, system: str = "") -> str:
+def answer(
+    model: Any, processor: Any, image: Path, question: str, tokens: int = 128, system: str = ""
+) -> str:
     """What a model says of an image, greedily; `system` is the prompt that the run was scored with."""
     import torch
     from PIL import Image, UnidentifiedImageError
@@ -182,10 +217,14 @@ def answer(model: Any, processor: Any, image: Path, question: str, tokens: int =
     if system:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     chat = processor.apply_chat_template(messages, add_generation_prompt=True)
-    inputs = processor(images=[picture], text=[chat], return_tensors="pt").to(model.device, model.dtype)
+    inputs = processor(images=[picture], text=[chat], return_tensors="pt").to(
+        model.device, model.dtype
+    )
     with torch.no_grad():
         said = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-    return str(processor.batch_decode(said[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]).strip()
+    return str(
+        processor.batch_decode(said[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+    ).strip()
 
 
 def chat(folder: Path, image: Path, question: str | None) -> None:

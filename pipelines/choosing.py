@@ -7,24 +7,32 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luq import keys, registry
+from luq import registry
 from luq.allocation import plans
 from luq.allocation.orders import Correlation, correlations
 from luq.allocation.plans import Allocation, Chosen, Given, Selection
 from luq.errors import ConfigError
 from luq.evaluation.scorers.summary import mean
-from luq.memory import rest_ledger
+from luq.formats.layer_file import read_layer, stored_bytes
+from luq.formats.memory import rest_ledger
 from luq.profiling import scores as profiling
 from luq.quantization import sensitivity
-from luq.quantization.database import read_layer, stored_bytes
-from luq.store import write_json
+from luq.store import keys
+from luq.store.store import write_json
 from pipelines.evaluation import Evaluator
 
 if TYPE_CHECKING:
     from pipelines.stages import Stages
 
 VERSION = 1  # of the scores' arithmetic
-CHEAP = ("entropy", "variance", "lim", "zd", "kurtosis", "depth")  # orders that need no quantized layer
+CHEAP = (
+    "entropy",
+    "variance",
+    "lim",
+    "zd",
+    "kurtosis",
+    "depth",
+)  # orders that need no quantized layer
 
 
 class Chooser:
@@ -54,7 +62,10 @@ class Chooser:
         key = keys.key("scores", VERSION, name, self.stages.outline.fingerprint, *parts)
         with self.stages.stage("scores"):
             folder = self.stages.store.get(
-                "scores", key, lambda f: write_json(f / "scores.json", measure()), f"the {name} scores"
+                "scores",
+                key,
+                lambda f: write_json(f / "scores.json", measure()),
+                f"the {name} scores",
             )
         self.stages.artefacts.setdefault("scores", {})[name] = key
         kept: dict = json.loads((folder / "scores.json").read_text())
@@ -64,7 +75,11 @@ class Chooser:
     def _forward(self) -> dict[str, dict[str, list[float]]]:
         stages = self.stages
         calibration = stages.calibration_info["hash"]
-        return self._kept("forward", [calibration], lambda: profiling.forward_scores(stages.vlm, stages.calibration.samples))
+        return self._kept(
+            "forward",
+            [calibration],
+            lambda: profiling.forward_scores(stages.vlm, stages.calibration.samples),
+        )
 
     @cached_property
     def _weights(self) -> dict[str, list[float]]:
@@ -73,7 +88,11 @@ class Chooser:
     @cache  # noqa: B019 (a chooser lives as long as its run)
     def database(self, tier: str) -> list[Path]:
         """Every layer in one tier, as `high` or `float` propagation makes it: independent of any allocation."""
-        shared = self.config.quantizer.propagation if self.config.quantizer.propagation == "high" else "float"
+        shared = (
+            self.config.quantizer.propagation
+            if self.config.quantizer.propagation == "high"
+            else "float"
+        )
         return self.stages.packed(Allocation((tier,) * self.stages.outline.layers), shared)
 
     @cache  # noqa: B019
@@ -82,7 +101,9 @@ class Chooser:
         if name == "kl":
             return self._divergences(tier)
         if name == "delta_loss" and self.config.model.stream:
-            raise ConfigError("delta_loss needs the gradients of all layers at once: model.stream=false, or another order")
+            raise ConfigError(
+                "delta_loss needs the gradients of all layers at once: model.stream=false, or another order"
+            )
         stages, layers = self.stages, self.database(tier)
         on_disk = partial(sensitivity.output_errors, folder=stages.store.root)
         measure = on_disk if name == "output_error" else sensitivity.delta_losses
@@ -90,7 +111,9 @@ class Chooser:
         measured = self._kept(
             f"{name} {tier}",
             parts,
-            lambda: {name: measure(stages.vlm, stages.calibration.samples, map(read_layer, layers))},
+            lambda: {
+                name: measure(stages.vlm, stages.calibration.samples, map(read_layer, layers))
+            },
         )
         values: list[float] = measured[name]
         return values
@@ -102,7 +125,9 @@ class Chooser:
         with self.stages.stage("scores"):
             for i, folder in enumerate(layers):
                 folders = [folder if i == j else f for j, f in enumerate(float_layers)]
-                measured = judge.fidelity(reference.replace({i: tier}), folders, reference, float_layers)
+                measured = judge.fidelity(
+                    reference.replace({i: tier}), folders, reference, float_layers
+                )
                 found.append(mean([m["kl"][0] for m in measured.values() if m["n"]]))
         return found
 
@@ -111,7 +136,9 @@ class Chooser:
     def order(self, name: str | None = None, modality: str | None = None) -> list[int]:
         """The ranking of layers that the config, or `name`, asks for."""
         ranking = registry.load("order", name or self.config.order.name)
-        ranked: list[int] = ranking(lambda s: self.score(s, modality), self.stages.outline.layers, self.config.order.seed)
+        ranked: list[int] = ranking(
+            lambda s: self.score(s, modality), self.stages.outline.layers, self.config.order.seed
+        )
         return ranked
 
     def orders(self) -> dict[str, list[int]]:
@@ -130,7 +157,9 @@ class Chooser:
     def scores(self) -> dict[str, list[float]]:
         """Name -> score per layer, for the record: of the orders that the profile asks for and of the one that is used."""
         names = dict.fromkeys((*self.config.profile.orders, self.config.order.name))
-        scored = (n for n in (n.removesuffix("_reverse") for n in names) if n not in ("depth", "random"))
+        scored = (
+            n for n in (n.removesuffix("_reverse") for n in names) if n not in ("depth", "random")
+        )
         return {name: self.score(name) for name in scored}
 
     # plans
@@ -139,21 +168,33 @@ class Chooser:
         """An evaluator that asks the selection split only."""
         config = self.config.evaluation
         if config.split != "report":
-            raise ConfigError(f"evaluation.split={config.split}: a plan that chooses on the selection split needs 'report' there")
-        return self.stages.evaluator_of(replace(config, split="selection", samples=samples, fidelity=None))
+            raise ConfigError(
+                f"evaluation.split={config.split}: a plan that chooses on the selection split needs 'report' there"
+            )
+        return self.stages.evaluator_of(
+            replace(config, split="selection", samples=samples, fidelity=None)
+        )
 
     @cached_property
     def _selector(self) -> Evaluator:
         return self._judge(self.config.allocation.samples)
 
     def select(self, allocation: Allocation) -> Selection:
-        scored = self._selector.scores(allocation, self.stages.packed(allocation), "select").values()
+        scored = self._selector.scores(
+            allocation, self.stages.packed(allocation), "select"
+        ).values()
         errors = [s.summary.stderr for s in scored]
         n = sum(s.summary.n for s in scored)
-        return Selection(mean([s.summary.score for s in scored]), math.sqrt(sum(e * e for e in errors)) / len(errors), n)
+        return Selection(
+            mean([s.summary.score for s in scored]),
+            math.sqrt(sum(e * e for e in errors)) / len(errors),
+            n,
+        )
 
     def divergence(self, allocation: Allocation) -> float:
-        measured = self._selector.fidelity(allocation, self.stages.packed(allocation), *self.stages.reference)
+        measured = self._selector.fidelity(
+            allocation, self.stages.packed(allocation), *self.stages.reference
+        )
         return mean([m["kl"][0] for m in measured.values() if m["n"]])
 
     def choose(self) -> Chosen:
@@ -163,7 +204,9 @@ class Chooser:
             if "budget_bytes" not in chosen.report or self.config.quantizer.propagation != "exact":
                 return chosen
             for _ in range(3):  # a layer's size can depend by a few bytes on what feeds it
-                files = sum(stored_bytes(folder) for folder in self.stages.packed(chosen.allocation))
+                files = sum(
+                    stored_bytes(folder) for folder in self.stages.packed(chosen.allocation)
+                )
                 over = files - chosen.report["budget_bytes"]
                 if over <= 0:
                     break
@@ -180,10 +223,16 @@ class Chooser:
             low=config.quantizer.low,
             high=config.quantizer.high,
             size=lambda layer, tier: stored_bytes(self.database(tier)[layer]),
-            error=lambda layer, tier: 0.0 if tier in exact else self.errors(config.allocation.error, tier)[layer],
+            error=lambda layer, tier: (
+                0.0 if tier in exact else self.errors(config.allocation.error, tier)[layer]
+            ),
             select=self.select,
             divergence=self.divergence,
             rest_bytes=lambda: sum(rest_ledger(vlm()).values()),
-            weights=lambda: sum(w.numel() for i in range(self.stages.outline.layers) for w in vlm().original(i).values()),
+            weights=lambda: sum(
+                w.numel()
+                for i in range(self.stages.outline.layers)
+                for w in vlm().original(i).values()
+            ),
             margin=margin,
         )

@@ -42,27 +42,49 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (HYDRA | SWEEPS).items():
         commands.add_parser(name, help=text, add_help=False)
     commands.add_parser("report", help=REPORT, add_help=False)
-    compare = commands.add_parser("compare", help="two runs question by question: `luq compare SWEEP/NAME SWEEP/NAME`")
-    compare.add_argument("a", help="SWEEP/NAME, or the beginning of a run's key; with --axis a sweep")
+    compare = commands.add_parser(
+        "compare", help="two runs question by question: `luq compare SWEEP/NAME SWEEP/NAME`"
+    )
+    compare.add_argument(
+        "a", help="SWEEP/NAME, or the beginning of a run's key; with --axis a sweep"
+    )
     compare.add_argument("b", nargs="?")
     compare.add_argument(
-        "--axis", help="a row per value of it: order, calibration, weighting, propagation, quantizer, profile.clusters, ..."
+        "--axis",
+        help="a row per value of it: order, calibration, weighting, propagation, quantizer, profile.clusters, ...",
     )
     compare.add_argument("--base", help="the value that the others are compared with")
-    rescore = commands.add_parser("rescore", help="score kept answers again, after a scorer changed; nothing is generated")
+    rescore = commands.add_parser(
+        "rescore", help="score kept answers again, after a scorer changed; nothing is generated"
+    )
     rescore.add_argument("sweep", nargs="?", help="only this sweep's runs")
-    exported = commands.add_parser("export", help="a run's packed model as a Hugging Face folder: `luq export demo/luq_k4 DIR`")
+    exported = commands.add_parser(
+        "export", help="a run's packed model as a Hugging Face folder: `luq export demo/luq_k4 DIR`"
+    )
     exported.add_argument("run", help="SWEEP/NAME, or the beginning of a run's key")
     exported.add_argument("folder", type=Path)
-    exported.add_argument("--format", choices=("luq", "compressed-tensors"), default="luq", help="layout (default: luq)")
+    exported.add_argument(
+        "--format",
+        choices=("luq", "compressed-tensors"),
+        default="luq",
+        help="layout (default: luq)",
+    )
     for command in (compare, rescore, exported):
-        command.add_argument("--outputs", type=Path, default=Path(os.environ.get("LUQ_OUTPUTS", "outputs")))
-    commands.add_parser("info", help="ledger, allocation and scores of such a folder").add_argument("folder", type=Path)
-    chat = commands.add_parser("chat", help="ask such a folder about an image; without --question, question after question")
+        command.add_argument(
+            "--outputs", type=Path, default=Path(os.environ.get("LUQ_OUTPUTS", "outputs"))
+        )
+    commands.add_parser("info", help="ledger, allocation and scores of such a folder").add_argument(
+        "folder", type=Path
+    )
+    chat = commands.add_parser(
+        "chat", help="ask such a folder about an image; without --question, question after question"
+    )
     chat.add_argument("folder", type=Path)
     chat.add_argument("--image", type=Path, required=True)
     chat.add_argument("--question")
-    pocket = commands.add_parser("pocket", help="the pocket testbed: `luq pocket data DIR`, `luq pocket train DIR`")
+    pocket = commands.add_parser(
+        "pocket", help="the pocket testbed: `luq pocket data DIR`, `luq pocket train DIR`"
+    )
     kinds = pocket.add_subparsers(dest="kind", metavar="KIND", required=True)
     data = kinds.add_parser("data", help="write the nine miniature benchmarks as parquet files")
     data.add_argument("folder", type=Path)
@@ -70,14 +92,30 @@ def _parser() -> argparse.ArgumentParser:
     train = kinds.add_parser("train", help="train a pocket model, or continue the training in DIR")
     train.add_argument("folder", type=Path)
     train.add_argument(
-        "--model", default=None, help="pocket_llava (default) or pocket_qwen, which starts from pocket_llava's decoder"
+        "--model",
+        default=None,
+        help="pocket_llava (default) or pocket_qwen, which starts from pocket_llava's decoder",
     )
     train.add_argument("--steps", type=int, default=None, help="language steps")
     train.add_argument("--vision-steps", type=int, default=None, dest="vision_steps")
     train.add_argument("--seed", type=int, default=None)
-    train.add_argument("--start", default=None, metavar="CHECKPOINT", help="go on from the weights of a finished checkpoint")
-    train.add_argument("--focus", default=None, help="abilities to train one after the other first: letters,places,...")
-    train.add_argument("--decay", type=float, default=None, help="last share of the steps, in which the rate falls to zero")
+    train.add_argument(
+        "--start",
+        default=None,
+        metavar="CHECKPOINT",
+        help="go on from the weights of a finished checkpoint",
+    )
+    train.add_argument(
+        "--focus",
+        default=None,
+        help="abilities to train one after the other first: letters,places,...",
+    )
+    train.add_argument(
+        "--decay",
+        type=float,
+        default=None,
+        help="last share of the steps, in which the rate falls to zero",
+    )
     return parser
 
 
@@ -111,7 +149,17 @@ def _complete(arguments: list[str]) -> None:
         last = "" if line.endswith(" ") else words.pop()
         if len(words) < 2 or (len(words) == 2 and words[1] in SWEEPS):
             known = (
-                (*HYDRA, *SWEEPS, "report", "compare", "rescore", "export", "info", "chat", "pocket")
+                (
+                    *HYDRA,
+                    *SWEEPS,
+                    "report",
+                    "compare",
+                    "rescore",
+                    "export",
+                    "info",
+                    "chat",
+                    "pocket",
+                )
                 if len(words) < 2
                 else grid.names()
             )
@@ -142,7 +190,9 @@ def _plain(arguments: argparse.Namespace) -> None:
         from pipelines import checkpoints
 
         if arguments.command == "export":
-            checkpoints.export_run(arguments.outputs, arguments.run, arguments.folder, arguments.format)
+            checkpoints.export_run(
+                arguments.outputs, arguments.run, arguments.folder, arguments.format
+            )
         elif arguments.command == "info":
             checkpoints.info(arguments.folder)
         else:
@@ -185,7 +235,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.fail(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        console.fail("interrupted: what was finished is kept, the same command continues from there")
+        console.fail(
+            "interrupted: what was finished is kept, the same command continues from there"
+        )
         sys.exit(130)
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from luq.allocation.orders import Correlation
 from luq.profiling.entropy import LayerEntropy
-from luq.results import Record
+from pipelines.results import Record
 
 log = logging.getLogger(__name__)
 out = Console(highlight=False)
@@ -26,10 +26,19 @@ class Progress:
     @contextmanager
     def bar(self, name: str, total: int) -> Iterator[Callable[..., None]]:
         """A bar of `total` steps; the yielded function takes what was just done, and how many steps that was."""
-        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeElapsedColumn())
-        with bars.Progress(*columns, console=out, transient=True, disable=not sys.stdout.isatty()) as shown:
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+        )
+        with bars.Progress(
+            *columns, console=out, transient=True, disable=not sys.stdout.isatty()
+        ) as shown:
             task = shown.add_task(name, total=total)
-            yield lambda what, steps=1: shown.update(task, advance=steps, description=f"{name} {what}".strip())
+            yield lambda what, steps=1: shown.update(
+                task, advance=steps, description=f"{name} {what}".strip()
+            )
 
     def note(self, text: str) -> None:
         out.print(f"  [dim]{text}[/dim]")
@@ -52,7 +61,9 @@ def log_warnings() -> None:
     """Warnings of all loggers to the terminal."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler]
+    )
 
 
 @contextmanager
@@ -83,13 +94,21 @@ def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Table:
     """Entropy in bits per layer, and each layer's place in the order."""
     modalities = [m for m in ("all", "image", "text") if any(e.modality == m for e in profile)]
     tokens, clusters = profile[0].tokens, profile[0].clusters
-    table = Table(title=f"Activation entropy, bits ({tokens} vectors each, K = {clusters})", title_justify="left")
+    table = Table(
+        title=f"Activation entropy, bits ({tokens} vectors each, K = {clusters})",
+        title_justify="left",
+    )
     table.add_column("layer", justify="right")
     for modality in modalities:
         table.add_column(modality, justify="right")
     table.add_column("place", justify="right")
     for layer in range(len(order)):
-        cells = [f"{e.mean:.3f} ± {e.spread:.3f}" for m in modalities for e in profile if (e.layer, e.modality) == (layer, m)]
+        cells = [
+            f"{e.mean:.3f} ± {e.spread:.3f}"
+            for m in modalities
+            for e in profile
+            if (e.layer, e.modality) == (layer, m)
+        ]
         table.add_row(str(layer), *cells, str(order.index(layer) + 1))
     return table
 
@@ -102,7 +121,10 @@ def order_tables(orders: dict[str, list[int]], correlations: list[Correlation]) 
     for name, order in orders.items():
         listed.add_row(name, " ".join(map(str, order)))
     names, found = list(orders), {(c.a, c.b): c for c in correlations}
-    shown = Table(title="Rank correlation: Kendall's tau above the diagonal, Spearman's rho below it", title_justify="left")
+    shown = Table(
+        title="Rank correlation: Kendall's tau above the diagonal, Spearman's rho below it",
+        title_justify="left",
+    )
     shown.add_column("order")
     for i in range(len(names)):
         shown.add_column(str(i + 1), justify="right")
@@ -132,12 +154,30 @@ def result_table(record: Record) -> Table:
         flag = " [red]![/red]" if s["collapsed"] or s["errors"] else ""
         kept = "-" if s["retention"] is None else f"{100 * s['retention']:.1f}"
         measured = record["fidelity"].get(name)
-        far = (f"{measured['kl'][0]:.3f}", f"{100 * measured['agreement'][0]:.1f}") if measured and measured["n"] else ("", "")
-        cells = (f"{s['float_score']:.1f}", f"{s['score']:.1f}", f"{s['stderr']:.1f}", str(s["n"]), kept)
+        far = (
+            (f"{measured['kl'][0]:.3f}", f"{100 * measured['agreement'][0]:.1f}")
+            if measured and measured["n"]
+            else ("", "")
+        )
+        cells = (
+            f"{s['float_score']:.1f}",
+            f"{s['score']:.1f}",
+            f"{s['stderr']:.1f}",
+            str(s["n"]),
+            kept,
+        )
         table.add_row(name + flag, *cells, *far)
     kept = "-" if record["mean_retention"] is None else f"{100 * record['mean_retention']:.1f}"
     table.add_section()
-    table.add_row("mean", f"{record['float_mean_score']:.1f}", f"{record['mean_score']:.1f}", "", "", kept, style="bold")
+    table.add_row(
+        "mean",
+        f"{record['float_mean_score']:.1f}",
+        f"{record['mean_score']:.1f}",
+        "",
+        "",
+        kept,
+        style="bold",
+    )
     return table
 
 
@@ -149,7 +189,9 @@ def flags(record: Record) -> list[str]:
             lines.append(f"[red]![/red] {name} collapsed: {escape(s['collapsed'])}")
         if s["errors"]:
             key = record["artefacts"]["evaluate"][name]
-            lines.append(f"[red]![/red] {name}: {s['errors']} rows were errors and count as wrong: store/evaluation/{key}")
+            lines.append(
+                f"[red]![/red] {name}: {s['errors']} rows were errors and count as wrong: store/evaluation/{key}"
+            )
     return lines
 
 
@@ -168,4 +210,6 @@ def fidelity_line(record: Record) -> str:
 
 def fail(message: str) -> None:
     """An error for people, on stderr."""
-    Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {escape(message)}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        f"[bold red]error[/bold red] {escape(message)}", soft_wrap=True
+    )

@@ -13,8 +13,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from luq import registry
-from luq.errors import ConfigError
+from luq.errors import ConfigError, unknown
 from pipelines.schema import CONF, check_choices, register
 
 FOLDER = CONF / "sweep"
@@ -36,7 +35,7 @@ def names() -> list[str]:
 def read(name: str) -> Definition:
     """A named sweep; a ConfigError with the nearest names if there is none."""
     if name not in names():
-        raise registry.unknown("sweep", name, names())
+        raise unknown("sweep", name, names())
     told = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     return Definition(name, told["about"], told.get("base", []), told["grid"])
 
@@ -87,9 +86,15 @@ class Grid:
                     part[key] = value
                 continue
             wanted = self._values(key, value)
-            kept = {i: [v for v in self._values(key, part[key]) if v in wanted] for i, part in enumerate(parts) if key in part}
+            kept = {
+                i: [v for v in self._values(key, part[key]) if v in wanted]
+                for i, part in enumerate(parts)
+                if key in part
+            }
             if any(kept.values()):
-                parts = [part | {key: ",".join(kept[i])} for i, part in enumerate(parts) if kept.get(i)]
+                parts = [
+                    part | {key: ",".join(kept[i])} for i, part in enumerate(parts) if kept.get(i)
+                ]
             else:
                 parts = [part | {key: value} for part in having]
         return parts
@@ -106,14 +111,22 @@ class Grid:
 
     def combinations(self) -> list[list[str]]:
         """The overrides of every run."""
-        fixed = [o for o in (f"group={self.definition.name}", *self.definition.base) if self._key(o) not in self.given]
+        fixed = [
+            o
+            for o in (f"group={self.definition.name}", *self.definition.base)
+            if self._key(o) not in self.given
+        ]
         found: dict[tuple[str, ...], None] = {}
         try:
             for part in self._parts():
-                parsed = self.parser.parse_overrides([*fixed, *self.extra, *(f"{key}={value}" for key, value in part.items())])
+                parsed = self.parser.parse_overrides(
+                    [*fixed, *self.extra, *(f"{key}={value}" for key, value in part.items())]
+                )
                 found |= {tuple(run): None for run in BasicSweeper.split_arguments(parsed, None)[0]}
         except HydraException as error:
-            raise ConfigError(f"sweep {self.definition.name}: {str(error).splitlines()[0]}") from error
+            raise ConfigError(
+                f"sweep {self.definition.name}: {str(error).splitlines()[0]}"
+            ) from error
         return [list(run) for run in found]
 
     @staticmethod

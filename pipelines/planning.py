@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 
 from rich.table import Table
 
-from luq import keys
 from luq.allocation.plans import Allocation
 from luq.errors import LuqError
-from luq.models.files import Outline, outline
+from luq.models.checkpoint import Outline, outline
 from luq.models.vlm import VLM
 from luq.quantization.walk import layer_keys
-from luq.store import Store
+from luq.store import keys
+from luq.store.store import Store
 from pipelines import console
 from pipelines.stages import Stages
 from pipelines.sweep import Job, Sweep
@@ -65,8 +65,13 @@ class Needs:
         """What a run that is not done needs."""
         look = Outlook(job)
         fingerprint = look.outline.fingerprint
-        calibrated = [fingerprint, keys.canonical([look.config.model.asking, look.config.calibration])]
-        self.pieces["calibration sets"][look.calibration.key] = look.store.has("calibration", look.calibration.key)
+        calibrated = [
+            fingerprint,
+            keys.canonical([look.config.model.asking, look.config.calibration]),
+        ]
+        self.pieces["calibration sets"][look.calibration.key] = look.store.has(
+            "calibration", look.calibration.key
+        )
         try:
             self.pieces["profiles"][look.profile_key] = look.store.has("profile", look.profile_key)
         except _Missing:
@@ -78,26 +83,42 @@ class Needs:
         except _Missing:
             allocation = None
         self._layers(look, allocation, calibrated)
-        answered = (*calibrated, str(allocation) if allocation else job.key, keys.canonical(look.config.quantizer))
+        answered = (
+            *calibrated,
+            str(allocation) if allocation else job.key,
+            keys.canonical(look.config.quantizer),
+        )
         for benchmark in look.config.evaluation.benchmarks:
-            self.pieces[f"answers {benchmark}"][(*answered, keys.canonical(look.config.evaluation))] = False
+            self.pieces[f"answers {benchmark}"][
+                (*answered, keys.canonical(look.config.evaluation))
+            ] = False
 
     def _layers(self, look: Outlook, allocation: Allocation | None, calibrated: list[str]) -> None:
         quantizer = look.config.quantizer
         if allocation is not None:
             try:
                 info = look.calibration_info["hash"]
-            except _Missing:  # keys that no artefact has, and that are as different as the real ones will be
+            except (
+                _Missing
+            ):  # keys that no artefact has, and that are as different as the real ones will be
                 info = calibrated[1]
-            for key, tier in zip(layer_keys(calibrated[0], info, quantizer, allocation), allocation.tiers, strict=True):
+            for key, tier in zip(
+                layer_keys(calibrated[0], info, quantizer, allocation),
+                allocation.tiers,
+                strict=True,
+            ):
                 self.pieces[f"layers {tier}"][key] = look.store.has("layers", key)
             return
         self.bounded = True
         shared = quantizer.propagation != "exact"
         for tier in dict.fromkeys((quantizer.low, quantizer.high, *look.config.allocation.tiers)):
             for layer in range(look.outline.layers):
-                run = quantizer.propagation if shared else (look.config.allocation, look.config.order)
-                self.pieces[f"layers {tier}"][(*calibrated, keys.canonical(quantizer.tiers[tier]), keys.key(run), layer)] = False
+                run = (
+                    quantizer.propagation if shared else (look.config.allocation, look.config.order)
+                )
+                self.pieces[f"layers {tier}"][
+                    (*calibrated, keys.canonical(quantizer.tiers[tier]), keys.key(run), layer)
+                ] = False
 
 
 def _kind(entry: dict[str, Any]) -> str:
@@ -114,11 +135,21 @@ def seen(store: Store, about: set[str]) -> dict[str, tuple[float, float]]:
     for entry in store.built():
         if entry.get("about") in about:
             found[_kind(entry)].append(entry)
-    return {k: (median(e["seconds"] for e in some), median(e["bytes"] for e in some)) for k, some in found.items() if k}
+    return {
+        k: (median(e["seconds"] for e in some), median(e["bytes"] for e in some))
+        for k, some in found.items()
+        if k
+    }
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def show(sweep: Sweep) -> None:
@@ -135,7 +166,9 @@ def show(sweep: Sweep) -> None:
             models.add(outline(job.config.model, download=False).fingerprint)
             store = Store(job.outputs / "store")
         except LuqError as error:
-            console.out.print(f"{job.name}: cannot be planned before it runs ({error})", markup=False)
+            console.out.print(
+                f"{job.name}: cannot be planned before it runs ({error})", markup=False
+            )
     if store is None:
         console.out.print("nothing is left to plan")
         return
@@ -157,7 +190,9 @@ def show(sweep: Sweep) -> None:
         shown.add_row(*cells, f"{took:.2f} s", _time(left * took), console.human(left * took_bytes))
     console.out.print(shown)
     most = "at most " if needs.bounded else ""
-    console.out.print(f"{most}{_time(seconds)} and {console.human(size)}, by the medians of what was made here for these models")
+    console.out.print(
+        f"{most}{_time(seconds)} and {console.human(size)}, by the medians of what was made here for these models"
+    )
     if needs.bounded:
         console.out.print("at most: which layers a plan takes is only known after its profile")
     if unknown:

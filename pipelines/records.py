@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from luq import keys, results
 from luq.evaluation import answers, scorers
 from luq.evaluation.scorers.summary import mean
-from luq.store import Store, write_json
-from pipelines import console
+from luq.store import keys
+from luq.store.store import Store, write_json
+from pipelines import console, results
 from pipelines.evaluation import Scored
 
 
@@ -28,9 +28,14 @@ def score_entry(scored: Scored, reference: Scored) -> dict[str, Any]:
 
 def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> dict[str, Any]:
     """What a record says of the scores; `luq rescore` makes it anew."""
-    entries = {benchmark: score_entry(scored, reference[benchmark]) for benchmark, scored in scores.items()}
+    entries = {
+        benchmark: score_entry(scored, reference[benchmark]) for benchmark, scored in scores.items()
+    }
     # in one order, since a record that is read has them sorted: a mean's last bit depends on it
-    ours, theirs = (mean([entries[name][value] for name in sorted(entries)]) for value in ("score", "float_score"))
+    ours, theirs = (
+        mean([entries[name][value] for name in sorted(entries)])
+        for value in ("score", "float_score")
+    )
     return {
         "scores": entries,
         "scorer_version": scorers.VERSION,
@@ -45,14 +50,19 @@ def rescore(outputs: Path, sweep: str | None) -> int:
     store, changed, seen = Store(outputs / "store"), 0, 0
     for record in results.iterate(outputs, sweep):
         parts: list[dict[str, Scored]] = [
-            {benchmark: Scored.read(store, benchmark, key) for benchmark, key in record["artefacts"][stage].items()}
+            {
+                benchmark: Scored.read(store, benchmark, key)
+                for benchmark, key in record["artefacts"][stage].items()
+            }
             for stage in (answers.REPORT, answers.FLOAT)
         ]
         fresh: dict[str, Any] = score_part(*parts)
         seen += 1
         if any(record[name] != value for name, value in fresh.items()):
             changed += 1
-            console.out.print(f"{record['name']}: mean {record['mean_score']:.2f} -> {fresh['mean_score']:.2f}")
+            console.out.print(
+                f"{record['name']}: mean {record['mean_score']:.2f} -> {fresh['mean_score']:.2f}"
+            )
             file = outputs / "runs" / record["key"] / results.FILE
             with store.lock(f"run-{keys.key(record['config'])}", f"the run {record['name']}"):
                 write_json(file, results.read(file) | fresh)

@@ -20,24 +20,29 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from luq import __version__, keys, results
+from luq import __version__
 from luq.config import RunConfig
 from luq.errors import LuqError
-from luq.evaluation import prompts, scorers
-from luq.memory import reset_peak
-from luq.models.files import outline
-from luq.store import Store
-from luq.tracking import make_tracker
-from pipelines import checkpoints, console, devices
+from luq.evaluation import scorers
+from luq.formats.memory import reset_peak
+from luq.models.checkpoint import outline
+from luq.questions import prompts
+from luq.store import keys
+from luq.store.store import Store
+from pipelines import checkpoints, console, devices, results
 from pipelines.records import score_part
 from pipelines.schema import CONF, register, to_config
 from pipelines.stages import Stages
+from pipelines.tracking import make_tracker
 
 log = logging.getLogger(__name__)
 UNNAMED = ("paths", "tracking", "group=", "checkpoint=")  # overrides that no run is named after
 failures: list[str] = []  # jobs of this process that failed; the command's exit code says so
 PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "scikit-learn", "safetensors")
-OPTIONAL = ("torchvision", "triton")  # where they are, images are resized and linears computed another way
+OPTIONAL = (
+    "torchvision",
+    "triton",
+)  # where they are, images are resized and linears computed another way
 
 
 @cache
@@ -45,19 +50,30 @@ def versions() -> dict[str, str]:
     """Of what has a say in the numbers."""
     installed = packages_distributions()  # a module's package may have another name
     optional = {name: version(installed[name][0]) for name in OPTIONAL if name in installed}
-    return {"luq": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}, **optional}
+    return {
+        "luq": __version__,
+        "python": platform.python_version(),
+        **{p: version(p) for p in PACKAGES},
+        **optional,
+    }
 
 
 def git_sha() -> str | None:
     """The commit of the checkout this runs from, if there is one."""
     folder = Path(__file__).parent
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or None
 
 
 def command() -> str:
     """The command line that gives the running job's record again, wherever it runs."""
-    kept = (o for o in HydraConfig.get().overrides.task if not o.startswith((*UNNAMED, "model.device", "evaluation.batch_size")))
+    kept = (
+        o
+        for o in HydraConfig.get().overrides.task
+        if not o.startswith((*UNNAMED, "model.device", "evaluation.batch_size"))
+    )
     return shlex.join(["luq", "run", *kept])
 
 
@@ -92,7 +108,9 @@ def execute(stages: Stages, name: str) -> results.Record:
         "tiers": list(allocation.tiers),
         "plan": stages.chosen.report,
         "layer_scores": stages.chooser.scores(),
-        "k": allocation.count(config.quantizer.low) if config.quantizer.low != config.quantizer.high else len(allocation.tiers),
+        "k": allocation.count(config.quantizer.low)
+        if config.quantizer.low != config.quantizer.high
+        else len(allocation.tiers),
         "memory": asdict(memory),
         **score_part(scores, reference),
         "fidelity": measured,
@@ -123,7 +141,9 @@ def run(config: RunConfig, name: str) -> results.Record:
         if not target.exists():
             checkpoints.export(stages.outputs, record, target)
         console.out.print(f"checkpoint: {target} (luq info {target})")
-    console.out.print(f"{found} artefacts from the store, {made} made, {record['wall_seconds']:.1f} s. Record: {file}")
+    console.out.print(
+        f"{found} artefacts from the store, {made} made, {record['wall_seconds']:.1f} s. Record: {file}"
+    )
     return record
 
 
@@ -144,16 +164,29 @@ def quantize(config: RunConfig, name: str) -> None:
     console.out.print(" ".join(folder.name for folder in stages.layers))
 
 
-STAGES: dict[str, Callable[[RunConfig, str], Any]] = {"run": run, "evaluate": run, "profile": profile, "quantize": quantize}
+STAGES: dict[str, Callable[[RunConfig, str], Any]] = {
+    "run": run,
+    "evaluate": run,
+    "profile": profile,
+    "quantize": quantize,
+}
 
 
-def job(stage: str, composed: DictConfig, base: Sequence[str] = (), once: bool = False, wait: bool = True) -> None:
+def job(
+    stage: str,
+    composed: DictConfig,
+    base: Sequence[str] = (),
+    once: bool = False,
+    wait: bool = True,
+) -> None:
     """One job of a (multi)run: errors are shown and recorded, and the next job goes on.
 
     `base` are overrides that its name leaves out. With `once` a job that has its record is left alone; without `wait` so is
     one that another process is at.
     """
-    overrides = [o for o in HydraConfig.get().overrides.task if o not in base and not o.startswith(UNNAMED)]
+    overrides = [
+        o for o in HydraConfig.get().overrides.task if o not in base and not o.startswith(UNNAMED)
+    ]
     name = " ".join(o.removeprefix("experiment=") for o in overrides) or "default"
     console.out.rule(f"[bold]{escape(name)}[/bold]", align="left")
     try:
@@ -164,7 +197,10 @@ def job(stage: str, composed: DictConfig, base: Sequence[str] = (), once: bool =
     outputs, key = Path(config.paths.outputs), keys.key(config)
     lock = Store(outputs / "store").lock(f"run-{key}", f"the run {name}" if wait else "")
     try:
-        with lock.acquire(timeout=-1 if wait else 0), console.log_file(outputs / "logs" / f"{key}.log"):
+        with (
+            lock.acquire(timeout=-1 if wait else 0),
+            console.log_file(outputs / "logs" / f"{key}.log"),
+        ):
             if once and done(config):
                 console.out.print("  done by another process")
                 return
@@ -189,10 +225,15 @@ def done(config: RunConfig) -> results.Record | None:
     """The record of a config's run, unless there is none, or it is of another model or of other scorers or prompts."""
     try:
         fingerprint = outline(config.model, download=False).fingerprint
-        record = results.read(Path(config.paths.outputs) / "runs" / keys.key(config, fingerprint) / results.FILE)
+        record = results.read(
+            Path(config.paths.outputs) / "runs" / keys.key(config, fingerprint) / results.FILE
+        )
     except LuqError:
         return None
-    current = (record["scorer_version"], record["prompt_version"]) == (scorers.VERSION, prompts.VERSION)
+    current = (record["scorer_version"], record["prompt_version"]) == (
+        scorers.VERSION,
+        prompts.VERSION,
+    )
     return record if current else None
 
 
@@ -204,7 +245,13 @@ def _failed(name: str, error: LuqError) -> None:
 def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
     trace = "".join(traceback.format_exception(error))
     log.info("%s", trace)  # to the job's file; people get one line
-    entry = {"name": name, "sweep": config.group, "error": type(error).__name__, "message": str(error), "traceback": trace}
+    entry = {
+        "name": name,
+        "sweep": config.group,
+        "error": type(error).__name__,
+        "message": str(error),
+        "traceback": trace,
+    }
     results.write_failure(Path(config.paths.outputs), keys.key(config), entry)
 
 

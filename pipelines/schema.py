@@ -9,9 +9,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from luq import registry
 from luq.config import RunConfig
-from luq.errors import ConfigError
+from luq.errors import ConfigError, unknown
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -55,18 +54,26 @@ def _fit(hint: Any, value: Any, where: str) -> Any:
         return [_fit(arguments[0], v, where) for v in value]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if (
+        isinstance(hint, type)
+        and isinstance(value, hint)
+        and not (hint is int and isinstance(value, bool))
+    ):
         return value
-    raise ConfigError(f"{where}={value!r} is not possible: it must be of type {getattr(hint, '__name__', hint)}")
+    raise ConfigError(
+        f"{where}={value!r} is not possible: it must be of type {getattr(hint, '__name__', hint)}"
+    )
 
 
 def _build(kind: type, values: Any, where: str) -> Any:
     hints = get_type_hints(kind)
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}={values!r} is not possible: it must be a group of {', '.join(hints)}")
+        raise ConfigError(
+            f"{where}={values!r} is not possible: it must be a group of {', '.join(hints)}"
+        )
     for name in values:
         if name not in hints:
-            raise registry.unknown(f"setting in {where or 'the config'}", name, hints)
+            raise unknown(f"setting in {where or 'the config'}", name, hints)
     prefix = f"{where}." if where else ""
     return kind(**{name: _fit(hints[name], value, prefix + name) for name, value in values.items()})
 
@@ -89,11 +96,13 @@ def check_choices(overrides: list[str]) -> None:
     for override in overrides:
         group, equals, value = override.lstrip("+").partition("=")
         if group == "sweep" and equals:
-            raise ConfigError(f"sweep={value}: start a named sweep with `luq sweep {value}`, group runs with group={value}")
+            raise ConfigError(
+                f"sweep={value}: start a named sweep with `luq sweep {value}`, group runs with group={value}"
+            )
         folder = CONF / group
         if not equals or "." in group or not folder.is_dir():
             continue
         known = [file.stem for file in folder.glob("*.yaml")]
         for name in value.split(","):
             if name not in (*known, "null", "") and "(" not in name:
-                raise registry.unknown(group, name, known)
+                raise unknown(group, name, known)

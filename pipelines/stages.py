@@ -9,21 +9,21 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from luq import keys
 from luq.allocation.plans import Allocation, Chosen
 from luq.config import EvaluationConfig, ModelConfig, RunConfig, TierConfig
 from luq.errors import ConfigError
-from luq.evaluation import prompts
-from luq.memory import Memory, measure
-from luq.models.files import Outline, outline
+from luq.formats.layer_file import layer_size, read_layer
+from luq.formats.memory import Memory, measure
+from luq.models.checkpoint import Outline, outline
 from luq.models.vlm import VLM, load_vlm
 from luq.pocket import benchmarks as pocket
 from luq.profiling.capture import layer_outputs
 from luq.profiling.entropy import LayerEntropy, profile_entropy
-from luq.quantization.database import layer_size, read_layer
 from luq.quantization.grid import group_size
 from luq.quantization.walk import Walk, layer_keys
-from luq.store import Store, write_json
+from luq.questions import prompts
+from luq.store import keys
+from luq.store.store import Store, write_json
 from pipelines.calibrating import Calibration
 from pipelines.choosing import Chooser
 from pipelines.console import Progress
@@ -87,7 +87,9 @@ class Stages:
     def _check_layers(self, layers: int) -> None:
         k = self.config.allocation.k
         if self.config.allocation.name == "count" and k is not None and k > layers:
-            raise ConfigError(f"allocation.k={k} is not possible: {self.config.model.name} has {layers} decoder layers")
+            raise ConfigError(
+                f"allocation.k={k} is not possible: {self.config.model.name} has {layers} decoder layers"
+            )
 
     def _check_groups(self, vlm: VLM) -> None:
         """Say before any work which tier does not fit this model's linears."""
@@ -100,7 +102,9 @@ class Stages:
                 try:
                     group_size(
                         weight.shape[1],
-                        min(tier.block, weight.shape[1]) if tier.method in ("billm", "arb_rc") else tier.group_size,
+                        min(tier.block, weight.shape[1])
+                        if tier.method in ("billm", "arb_rc")
+                        else tier.group_size,
                     )
                 except ConfigError as error:
                     raise ConfigError(f"quantizer.tiers.{name}: {error} ({linear})") from error
@@ -129,7 +133,9 @@ class Stages:
         config, key = self.config.profile, self.profile_key
 
         def build(folder: Path) -> None:
-            outputs = layer_outputs(self.vlm, self.calibration.samples, config.tokens, config.seed, folder)
+            outputs = layer_outputs(
+                self.vlm, self.calibration.samples, config.tokens, config.seed, folder
+            )
             total = len(outputs) * len(outputs[0]) * config.seeds
             with self.progress.bar("profile", total) as advance:
                 table = profile_entropy(outputs, config, lambda: advance(""))
@@ -138,7 +144,9 @@ class Stages:
         with self.stage("profile"):
             folder = self.store.get("profile", key, build, "the entropy profile")
         self.artefacts["profile"] = key
-        return [LayerEntropy(**entry) for entry in json.loads((folder / "profile.json").read_text())]
+        return [
+            LayerEntropy(**entry) for entry in json.loads((folder / "profile.json").read_text())
+        ]
 
     def entropies(self, modality: str) -> list[float]:
         """Mean entropy of every layer over one modality's tokens."""
@@ -171,15 +179,21 @@ class Stages:
         """The folders of the allocation's packed layers."""
         return self.quantize(self.chosen.allocation)
 
-    def packed(self, allocation: Allocation, propagation: str | None = None, name: str = "quantize") -> list[Path]:
+    def packed(
+        self, allocation: Allocation, propagation: str | None = None, name: str = "quantize"
+    ) -> list[Path]:
         """The folders of an allocation's packed layers, made where they are missing."""
         info, config = self.calibration_info, self.config.quantizer
         config = replace(config, propagation=propagation or config.propagation)
         with self.stage(name):
             wanted = layer_keys(self.outline.fingerprint, info["hash"], config, allocation)
-            if all(self.store.has("layers", key) for key in wanted):  # no model is needed for what is there
+            if all(
+                self.store.has("layers", key) for key in wanted
+            ):  # no model is needed for what is there
                 return [self.store.get("layers", key, lambda folder: None) for key in wanted]
-            walk = Walk(self.vlm, lambda: self.calibration.samples, info["hash"], config, self.store)
+            walk = Walk(
+                self.vlm, lambda: self.calibration.samples, info["hash"], config, self.store
+            )
             with self.progress.bar(name, len(allocation.tiers)) as advance:
                 return walk.quantize(allocation, advance)
 
@@ -198,7 +212,9 @@ class Stages:
 
     def evaluator_of(self, config: EvaluationConfig) -> Evaluator:
         """An evaluator of this run's model on other questions."""
-        return Evaluator(self.vlm, config, self.store, self.progress, partial(self._pocket, config.split))
+        return Evaluator(
+            self.vlm, config, self.store, self.progress, partial(self._pocket, config.split)
+        )
 
     def _pocket(self, split: str) -> Path:
         """The folder of the pocket benchmarks' parquet files."""
@@ -217,13 +233,19 @@ class Stages:
         tiers = self.config.quantizer.tiers
         name = next((n for n, t in tiers.items() if t.method == "float16"), None)
         if name is None:
-            raise ConfigError("quantizer.tiers has no float16 tier: retention needs the model's own 16-bit score")
+            raise ConfigError(
+                "quantizer.tiers has no float16 tier: retention needs the model's own 16-bit score"
+            )
         allocation = Allocation((name,) * self.outline.layers)
         return allocation, self.quantize(allocation, "quantize 16-bit")
 
-    def evaluate(self, allocation: Allocation, folders: list[Path], name: str = "evaluate") -> dict[str, Scored]:
+    def evaluate(
+        self, allocation: Allocation, folders: list[Path], name: str = "evaluate"
+    ) -> dict[str, Scored]:
         """Scores of an allocation per benchmark, answered by the packed weights in `folders`."""
-        questions = self.evaluator.questions  # read before the clock starts: they are the same for every allocation
+        questions = (
+            self.evaluator.questions
+        )  # read before the clock starts: they are the same for every allocation
         with self.stage(name):
             scores = self.evaluator.scores(allocation, folders, name)
         self.artefacts[name] = {benchmark: scores[benchmark].key for benchmark in questions}

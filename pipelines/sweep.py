@@ -21,11 +21,11 @@ from hydra.types import HydraContext, RunMode
 from rich.markup import escape
 from rich.table import Table
 
-from luq import keys, results
 from luq.config import RunConfig
 from luq.errors import ConfigError, LuqError
-from luq.store import Store
-from pipelines import console, run
+from luq.store import keys
+from luq.store.store import Store
+from pipelines import console, results, run
 from pipelines.grid import Grid, names, read
 from pipelines.schema import CONF, to_config
 
@@ -71,7 +71,10 @@ class Job:
             return "running", ""
         failed = results.failure(self.outputs, self.key)
         if failed:
-            return "failed", f"{failed['error']}: {failed['message'].splitlines()[0] if failed['message'] else ''}"
+            return (
+                "failed",
+                f"{failed['error']}: {failed['message'].splitlines()[0] if failed['message'] else ''}",
+            )
         return "missing", ""
 
 
@@ -86,7 +89,9 @@ class Sweep(Grid):
             from hydra import compose
 
             for overrides in self.combinations():
-                shown = [o for o in overrides if o not in self.base and not o.startswith(run.UNNAMED)]
+                shown = [
+                    o for o in overrides if o not in self.base and not o.startswith(run.UNNAMED)
+                ]
                 name = " ".join(o.removeprefix("experiment=") for o in shown) or "default"
                 try:
                     jobs.append(Job(name, overrides, to_config(compose("run", overrides))))
@@ -103,11 +108,20 @@ class Sweep(Grid):
             started = GlobalHydra.instance().hydra
             assert started is not None
             try:
-                config = started.compose_config("run", [*given, *places], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+                config = started.compose_config(
+                    "run",
+                    [*given, *places],
+                    run_mode=RunMode.MULTIRUN,
+                    with_log_configuration=False,
+                )
             except HydraException as error:
                 first = str(error).splitlines()[0]
                 missing = "hydra/launcher" in first
-                hint = ". Launchers are extras: pip install 'luq[parallel]' or 'luq[slurm]'" if missing else ""
+                hint = (
+                    ". Launchers are extras: pip install 'luq[parallel]' or 'luq[slurm]'"
+                    if missing
+                    else ""
+                )
                 raise ConfigError(f"{first.rstrip('.')}{hint}") from error
             context = HydraContext(started.config_loader, Callbacks(config))
             launcher = Plugins.instance().instantiate_launcher(context, task, config)
@@ -120,7 +134,9 @@ class Sweep(Grid):
                 with Store(job.outputs / "store").lock(f"run-{job.key}", "").acquire():
                     results.note(job.outputs, self.definition.name, record["key"], job.name)
         todo = [job for job in self.jobs if job.config and not job.record()]
-        console.out.print(f"sweep {self.definition.name}: {len(self.jobs)} runs, {len(self.jobs) - len(todo)} done or impossible")
+        console.out.print(
+            f"sweep {self.definition.name}: {len(self.jobs)} runs, {len(self.jobs) - len(todo)} done or impossible"
+        )
         for job in todo:
             results.clear_failure(job.outputs, job.key)
         for wait in (False, True):  # first what no other process is at, then what they have left
@@ -135,15 +151,23 @@ class Sweep(Grid):
 
 def summary(jobs: Sequence[Job]) -> Table:
     """Finished runs, smallest file first; * where no smaller or equal one scores higher."""
-    shown = Table(title="finished runs, smallest first; * on the Pareto front of bytes and score", title_justify="left")
+    shown = Table(
+        title="finished runs, smallest first; * on the Pareto front of bytes and score",
+        title_justify="left",
+    )
     for name in ("run", "stored bits", "checkpoint", "score", "retention %", "KL"):
         shown.add_column(name, justify="left" if name == "run" else "right")
     records = [(job.name, record) for job in jobs if (record := job.record())]
     best = float("-inf")
-    for name, record in sorted(records, key=lambda r: (r[1]["memory"]["checkpoint_bytes"], -r[1]["mean_score"])):
+    for name, record in sorted(
+        records, key=lambda r: (r[1]["memory"]["checkpoint_bytes"], -r[1]["mean_score"])
+    ):
         front = record["mean_score"] > best
         best = max(best, record["mean_score"])
-        kept, kl = record["mean_retention"], [f["kl"][0] for f in record["fidelity"].values() if f["n"]]
+        kept, kl = (
+            record["mean_retention"],
+            [f["kl"][0] for f in record["fidelity"].values() if f["n"]],
+        )
         shown.add_row(
             escape(name) + (" *" if front else ""),
             f"{record['memory']['stored_bits']:.3f}",
@@ -194,7 +218,9 @@ def main(command: str, arguments: list[str]) -> None:
         for name in names():
             listing.add_row(name, read(name).about)
         console.out.print(listing)
-        console.out.print("luq sweep NAME [--plan] [override ...]; luq status NAME [override ...]", markup=False)
+        console.out.print(
+            "luq sweep NAME [--plan] [override ...]; luq status NAME [override ...]", markup=False
+        )
         return
     console.log_warnings()
     sweep = Sweep(read(words[0]), words[1:])

@@ -43,7 +43,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def correlated(rows: int, columns: int, seed: int = 0, rank: int | None = None) -> torch.Tensor:
     """A Hessian of correlated inputs [columns, columns]."""
     generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(rank or columns, columns, generator=generator) * torch.logspace(0, -1.5, columns)
+    mix = torch.randn(rank or columns, columns, generator=generator) * torch.logspace(
+        0, -1.5, columns
+    )
     inputs = torch.randn(rows, rank or columns, generator=generator) @ mix
     return 2 * inputs.T @ inputs / rows
 

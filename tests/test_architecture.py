@@ -12,7 +12,9 @@ import yaml
 from luq import registry
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted(f for folder in ("luq", "pipelines", "analysis") for f in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(
+    f for folder in ("luq", "pipelines", "analysis") for f in (ROOT / folder).rglob("*.py")
+)
 LAYERS = [  # lower may not import higher
     {"errors"},
     {"registry", "keys"},
@@ -26,7 +28,10 @@ LAYERS = [  # lower may not import higher
     {"memory", "checkpoint"},
 ]
 ALLOWED_UP = {  # what an edge against the order is for
-    ("evaluation", "quantization"),  # the harness asserts that the packed linears stand where they should
+    (
+        "evaluation",
+        "quantization",
+    ),  # the harness asserts that the packed linears stand where they should
 }
 MAX_LINES, MAX_FUNCTION = 250, 80
 FORBIDDEN = {
@@ -62,7 +67,16 @@ def test_imports_run_one_way(path: Path) -> None:
     assert not tops & FORBIDDEN.get(package, set())
     if package == "analysis":
         mine = {".".join(n.split(".")[:2]) for n in names if n.startswith("luq.") or n == "luq"}
-        light = {"results", "keys", "errors", "store", "evaluation", "tracking", "config", "registry"}
+        light = {
+            "results",
+            "keys",
+            "errors",
+            "store",
+            "evaluation",
+            "tracking",
+            "config",
+            "registry",
+        }
         assert mine <= {"luq", *(f"luq.{name}" for name in light)}, mine
 
 
@@ -87,13 +101,19 @@ def test_inside_luq_imports_go_down(path: Path) -> None:
         if parts[0] != "luq" or len(parts) < 2 or parts[1] == "__version__":
             continue
         other = parts[1]
-        assert other == mine or rank(other) <= rank(mine) or (mine, other) in ALLOWED_UP, f"{ids(path)} imports {name}"
+        assert other == mine or rank(other) <= rank(mine) or (mine, other) in ALLOWED_UP, (
+            f"{ids(path)} imports {name}"
+        )
 
 
 def test_wandb_is_imported_late() -> None:
     for path in SOURCES:
-        first = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
-        assert "wandb" not in {name.split(".")[0] for node in first for name in imports(node)}, ids(path)
+        first = [
+            node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        assert "wandb" not in {name.split(".")[0] for node in first for name in imports(node)}, ids(
+            path
+        )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=ids)
@@ -111,7 +131,9 @@ def test_size_and_habits(path: Path) -> None:
             assert node.type is not None, "no bare except"
 
 
-@pytest.mark.parametrize(("table", "name"), [(t, n) for t, names in registry.TABLES.items() for n in names])
+@pytest.mark.parametrize(
+    ("table", "name"), [(t, n) for t, names in registry.TABLES.items() for n in names]
+)
 def test_registry_targets_load(table: str, name: str) -> None:
     assert registry.load(table, name) is not None
 
@@ -131,4 +153,6 @@ def test_conf_files_show_how_they_are_used() -> None:
 def test_no_module_is_forgotten() -> None:
     for path in SOURCES:
         if path.name != "__main__.py":
-            import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+            import_module(
+                ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            )

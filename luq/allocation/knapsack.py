@@ -21,7 +21,9 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text.lower())
     unit = match and (match[2] if match[2] != "b" else "")
     if match is None or unit not in UNITS:
-        raise ConfigError(f"allocation.bytes={text!r} is not possible: it must be a size like 2.5GB, 900kB, 1.2GiB or 123456")
+        raise ConfigError(
+            f"allocation.bytes={text!r} is not possible: it must be a size like 2.5GB, 900kB, 1.2GiB or 123456"
+        )
     return int(float(match[1]) * UNITS[unit])
 
 
@@ -48,6 +50,8 @@ def solve(options: list[list[Option]], limit: int) -> list[Option]:
                 states.append(state)
                 least = state[1]
     if not states:
-        raise ConfigError(f"no choice of tiers takes at most {limit} bytes: the smallest takes {sum(rest)}")
+        raise ConfigError(
+            f"no choice of tiers takes at most {limit} bytes: the smallest takes {sum(rest)}"
+        )
     _, _, path = min(states, key=lambda s: (s[1], s[0], s[2]))
     return [layer[i] for layer, i in zip(options, path, strict=True)]

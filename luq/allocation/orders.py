@@ -93,7 +93,10 @@ def correlations(orders: dict[str, list[int]]) -> list[Correlation]:
     names = list(orders)
     return [
         Correlation(
-            a, b, float(stats.kendalltau(places[a], places[b]).statistic), float(stats.spearmanr(places[a], places[b]).statistic)
+            a,
+            b,
+            float(stats.kendalltau(places[a], places[b]).statistic),
+            float(stats.spearmanr(places[a], places[b]).statistic),
         )
         for i, a in enumerate(names)
         for b in names[i + 1 :]

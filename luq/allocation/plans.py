@@ -65,9 +65,15 @@ class Given:
     low: str
     high: str
     size: Callable[[int, str], int]  # bytes of a layer's file in a tier
-    error: Callable[[int, str], float]  # measured error of one layer in a tier, all others in 16 bit
-    select: Callable[[Allocation], Selection]  # questions of the selection split, never of the report split
-    divergence: Callable[[Allocation], float]  # KL to the 16-bit model on the selection split, nats per answer token
+    error: Callable[
+        [int, str], float
+    ]  # measured error of one layer in a tier, all others in 16 bit
+    select: Callable[
+        [Allocation], Selection
+    ]  # questions of the selection split, never of the report split
+    divergence: Callable[
+        [Allocation], float
+    ]  # KL to the 16-bit model on the selection split, nats per answer token
     rest_bytes: Callable[[], int]  # of everything that is not a decoder linear
     weights: Callable[[], int]  # of the decoder linears
     margin: int = 0  # bytes that the real files of a plan took more than `size` said
@@ -75,7 +81,9 @@ class Given:
     def prefix(self, k: int) -> Allocation:
         """The first k layers of the order low, the others high."""
         chosen = set(self.order[:k])
-        return Allocation(tuple(self.low if i in chosen else self.high for i in range(len(self.order))))
+        return Allocation(
+            tuple(self.low if i in chosen else self.high for i in range(len(self.order)))
+        )
 
 
 def make(config: AllocationConfig, given: Given) -> Chosen:
@@ -93,7 +101,9 @@ def count(config: AllocationConfig, given: Given) -> Chosen:
     """The first k layers of the order go low."""
     k = config.k or 0
     if k > len(given.order):
-        raise ConfigError(f"allocation.k={k} is not possible: the model has {len(given.order)} decoder layers")
+        raise ConfigError(
+            f"allocation.k={k} is not possible: the model has {len(given.order)} decoder layers"
+        )
     return Chosen(given.prefix(k))
 
 
@@ -121,7 +131,11 @@ def linears_budget(config: AllocationConfig, given: Given) -> int:
 
 def _check_least(config: AllocationConfig, given: Given, least: int, budget: int) -> None:
     if least > budget:
-        asked = f"allocation.bits={config.bits}" if config.bits is not None else f"allocation.bytes={config.bytes}"
+        asked = (
+            f"allocation.bits={config.bits}"
+            if config.bits is not None
+            else f"allocation.bytes={config.bytes}"
+        )
         raise ConfigError(
             f"{asked} is not possible: the smallest plan has {8 * least / given.weights():.3f} stored bits per weight, and the "
             f"whole checkpoint then takes {(least + given.rest_bytes()) / 1e6:.2f} MB"
@@ -147,10 +161,16 @@ def budget(config: AllocationConfig, given: Given) -> Chosen:
 
 def _cheapest(config: AllocationConfig, given: Given, limit: int) -> Chosen:
     tiers, layers = config.tiers or [given.low, given.high], range(len(given.order))
-    options = [[knapsack.Option(t, given.size(i, t), given.error(i, t)) for t in tiers] for i in layers]
+    options = [
+        [knapsack.Option(t, given.size(i, t), given.error(i, t)) for t in tiers] for i in layers
+    ]
     _check_least(config, given, sum(min(o.bytes for o in layer) for layer in options), limit)
     picked = knapsack.solve(options, limit)
-    report = {"budget_bytes": limit, "bytes": sum(o.bytes for o in picked), "error": sum(o.error for o in picked)}
+    report = {
+        "budget_bytes": limit,
+        "bytes": sum(o.bytes for o in picked),
+        "error": sum(o.error for o in picked),
+    }
     return Chosen(Allocation(tuple(o.tier for o in picked)), report)
 
 
@@ -164,7 +184,11 @@ def quality(config: AllocationConfig, given: Given) -> Chosen:
     k = max(i for i, point in enumerate(points) if point.score >= points[0].score - drop)
     rises = [i for i in range(1, len(points)) if points[i].score > points[i - 1].score]
     return Chosen(
-        given.prefix(k), {"points": [{"k": i, **point._asdict()} for i, point in enumerate(points)], "not_monotone_at": rises}
+        given.prefix(k),
+        {
+            "points": [{"k": i, **point._asdict()} for i, point in enumerate(points)],
+            "not_monotone_at": rises,
+        },
     )
 
 
@@ -191,7 +215,9 @@ def search(config: AllocationConfig, given: Given) -> Chosen:
         if found < best:
             plan, best = fresh[0], found
     total = sum(given.size(i, t) for i, t in enumerate(plan.tiers))
-    return Chosen(plan, {**start.report, "bytes": total, "kl_before_swaps": first, "kl": best, "swaps": tried})
+    return Chosen(
+        plan, {**start.report, "bytes": total, "kl_before_swaps": first, "kl": best, "swaps": tried}
+    )
 
 
 def _neighbours(plan: Allocation, given: Given, limit: int) -> list[Allocation]:

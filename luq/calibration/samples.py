@@ -35,7 +35,9 @@ class CalibrationSet:
     image_weight: float = 1.0  # of an image token in a Hessian, against 1 of a text token
 
     @classmethod
-    def of(cls, samples: list[Sample], weighting: str = "count", image_factor: float = 1.0) -> "CalibrationSet":
+    def of(
+        cls, samples: list[Sample], weighting: str = "count", image_factor: float = 1.0
+    ) -> "CalibrationSet":
         """`weighting`: count, balance (image tokens weigh together as much as text tokens), or factor (`image_factor` each)."""
         digest, images = hashlib.sha256(), sum(int(s.image_mask.sum()) for s in samples)
         weight = image_factor

@@ -3,10 +3,16 @@
 A wrong value is a ConfigError that names the key, the value and the allowed range, before any work starts.
 """
 
-from luq.config.inputs import CalibrationConfig, ModelConfig
-from luq.config.plans import ERRORS, MODALITIES, AllocationConfig, OrderConfig, ProfileConfig
-from luq.config.runs import SPLITS, TRACKERS, EvaluationConfig, PathsConfig, RunConfig, TrackingConfig
+from luq.config.allocation import ERRORS, AllocationConfig
+from luq.config.calibration import CalibrationConfig
+from luq.config.evaluation import SPLITS, EvaluationConfig
+from luq.config.model import ModelConfig
+from luq.config.order import MODALITIES, OrderConfig
+from luq.config.paths import PathsConfig
+from luq.config.profile import ProfileConfig
+from luq.config.run import RunConfig
 from luq.config.tiers import PROPAGATIONS, QuantizerConfig, TierConfig
+from luq.config.tracking import TRACKERS, TrackingConfig
 
 __all__ = [
     "ERRORS",

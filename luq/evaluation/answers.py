@@ -5,19 +5,28 @@ from luq.evaluation import scorers
 from luq.evaluation.compare import Units
 from luq.evaluation.predictions import Row, read_rows
 from luq.evaluation.scorers.summary import Summary
-from luq.evaluation.subsets import unit_of
-from luq.results import Record
-from luq.store import Store
+from luq.questions.subsets import unit_of
+from luq.store.store import Store
+from pipelines.results import Record
 
 ANSWERS, FIDELITY = "answers.jsonl", "fidelity.jsonl"
-REPORT, FLOAT = "evaluate", "evaluate 16-bit"  # whose answers: the run's own, or those of its 16-bit model
+REPORT, FLOAT = (
+    "evaluate",
+    "evaluate 16-bit",
+)  # whose answers: the run's own, or those of its 16-bit model
 
 
 def summarise(benchmark: str, rows: list[Row]) -> Summary:
     """The benchmark's official metrics and its score in percent. A row with an error counts as wrong."""
-    process, summary = scorers.process_of(benchmark), registry.load("benchmark", benchmark).summarise
+    process, summary = (
+        scorers.process_of(benchmark),
+        registry.load("benchmark", benchmark).summarise,
+    )
     wrong = {"score": 0.0, "yes": 0.0}
-    items = [(row["doc"], wrong if "error" in row else process(row["doc"], [row["text"]])) for row in rows]
+    items = [
+        (row["doc"], wrong if "error" in row else process(row["doc"], [row["text"]]))
+        for row in rows
+    ]
     found: Summary = summary(items)
     return found
 
@@ -32,7 +41,10 @@ def units(benchmark: str, rows: list[Row]) -> Units:
 def scores(store: Store, record: Record, whose: str = REPORT) -> dict[str, Units]:
     """Benchmark -> the units of a record's kept answers; a StoreError if they are not there any more."""
     kept = record["artefacts"][whose].items()
-    return {benchmark: units(benchmark, read_rows(store.verify("evaluation", key) / ANSWERS)) for benchmark, key in kept}
+    return {
+        benchmark: units(benchmark, read_rows(store.verify("evaluation", key) / ANSWERS))
+        for benchmark, key in kept
+    }
 
 
 def divergences(store: Store, record: Record) -> dict[str, Units]:

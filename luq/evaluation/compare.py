@@ -64,11 +64,16 @@ def average(runs: list[dict[str, Units]]) -> dict[str, Units]:
     found: dict[str, Units] = {}
     for name in (n for n in runs[0] if all(n in run for run in runs)):
         shared = [u for u in runs[0][name] if all(u in run[name] for run in runs)]
-        found[name] = {u: (float(np.mean([run[name][u][0] for run in runs])), runs[0][name][u][1]) for u in shared}
+        found[name] = {
+            u: (float(np.mean([run[name][u][0] for run in runs])), runs[0][name][u][1])
+            for u in shared
+        }
     return found
 
 
-def paired(a: dict[str, Units], b: dict[str, Units], seed: int = 0, scale: float = 100) -> list[Difference]:
+def paired(
+    a: dict[str, Units], b: dict[str, Units], seed: int = 0, scale: float = 100
+) -> list[Difference]:
     """Differences per benchmark over the units that both have, and of the mean over benchmarks, named `mean`.
 
     `scale` turns a unit's value into what is shown: 100 makes points of shares.
@@ -81,13 +86,23 @@ def paired(a: dict[str, Units], b: dict[str, Units], seed: int = 0, scale: float
         weights = np.array([a[name][u][1] for u in shared])
         difference, sample = right - left, _resampled(right - left, weights, seed)
         draws.append(sample)
-        before, after, change = (scale * float(np.average(x, weights=weights)) for x in (left, right, difference))
+        before, after, change = (
+            scale * float(np.average(x, weights=weights)) for x in (left, right, difference)
+        )
         low, high = (scale * float(x) for x in np.quantile(sample, (0.025, 0.975)))
-        counts = (int((difference > 0).sum()), int((difference == 0).sum()), int((difference < 0).sum()))
+        counts = (
+            int((difference > 0).sum()),
+            int((difference == 0).sum()),
+            int((difference < 0).sum()),
+        )
         found.append(Difference(name, before, after, change, low, high, len(shared), *counts))
     if len(found) > 1:
         low, high = (scale * float(x) for x in np.quantile(np.mean(draws, axis=0), (0.025, 0.975)))
-        before, after, change = (float(np.mean([getattr(d, f) for d in found])) for f in ("a", "b", "mean"))
-        n, wins, ties, losses = (sum(getattr(d, f) for d in found) for f in ("n", "wins", "ties", "losses"))
+        before, after, change = (
+            float(np.mean([getattr(d, f) for d in found])) for f in ("a", "b", "mean")
+        )
+        n, wins, ties, losses = (
+            sum(getattr(d, f) for d in found) for f in ("n", "wins", "ties", "losses")
+        )
         found.append(Difference("mean", before, after, change, low, high, n, wins, ties, losses))
     return found

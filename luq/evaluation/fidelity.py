@@ -4,7 +4,6 @@ Teacher-forced on the reference answers, one forward pass per batch: KL divergen
 agreement of the most likely token, and the log-likelihood of the reference answer. And perplexity on held-out text.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from luq.calibration import text
-from luq.config import EvaluationConfig
 from luq.errors import DataError
+from luq.evaluation.ask import quiet, sound
 from luq.evaluation.compare import bootstrap
-from luq.evaluation.data import Questions
-from luq.evaluation.harness import quiet, sound
 from luq.evaluation.predictions import Row
-from luq.evaluation.prompts import PROMPTS, TARGETS, Doc
-from luq.models.vlm import VLM
+from luq.questions.prompts import PROMPTS, TARGETS, Doc
+from luq.questions.sources import Questions
 
 TOP = 256  # tokens of the 16-bit distribution that are kept; KL counts the others as one
 VERSION = 1
@@ -52,7 +48,9 @@ def forced(lm: Any, questions: Questions, id_: int, doc: Doc, system: str) -> Fo
     whole = chat(("assistant", answer)).rstrip() + end
     if not whole.startswith(prompt):
         whole = f"{prompt} {answer}{end}"
-    before, after = (lm.tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, whole))
+    before, after = (
+        lm.tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, whole)
+    )
     return Forced(id_, whole, questions.image(id_).convert("RGB"), after[len(before) :])
 
 
@@ -82,12 +80,18 @@ def log_probabilities(
     good, _ = sound(questions, ids, strict)
     with quiet(), torch.no_grad():
         for batch in _batches(lm, questions, good, strict):
-            encoded = lm.tok_batch_multimodal_encode([f.text for f in batch], [[f.image] for f in batch])
+            encoded = lm.tok_batch_multimodal_encode(
+                [f.text for f in batch], [[f.image] for f in batch]
+            )
             longest = max(len(f.answer) for f in batch)
             logits = lm.vlm.model(**encoded, logits_to_keep=longest + 1).logits
             for row, question in zip(logits, batch, strict=True):
                 n = len(question.answer)
-                yield question.id, torch.tensor(question.answer), row[-n - 1 : -1].float().log_softmax(-1).cpu()
+                yield (
+                    question.id,
+                    torch.tensor(question.answer),
+                    row[-n - 1 : -1].float().log_softmax(-1).cpu(),
+                )
             advance(len(batch))
 
 
@@ -101,14 +105,21 @@ def write_reference(file: Path, answers: Iterator[tuple[int, Tensor, Tensor]]) -
         tops.append(top.indices.int())
         values.append(top.values)
     empty = torch.zeros(0, TOP)
-    tensors = {"ids": torch.tensor(ids, dtype=torch.int64), "counts": torch.tensor(counts, dtype=torch.int64)}
-    save_file(tensors | {"top": torch.cat([empty.int(), *tops]), "log": torch.cat([empty, *values])}, file)
+    tensors = {
+        "ids": torch.tensor(ids, dtype=torch.int64),
+        "counts": torch.tensor(counts, dtype=torch.int64),
+    }
+    save_file(
+        tensors | {"top": torch.cat([empty.int(), *tops]), "log": torch.cat([empty, *values])}, file
+    )
 
 
 def read_reference(file: Path) -> dict[int, tuple[Tensor, Tensor]]:
     """id -> (tokens [n, TOP], their log-probabilities [n, TOP]) of the 16-bit model."""
     kept = load_file(file)
-    parts = zip(*(kept[name].split(kept["counts"].tolist()) for name in ("top", "log")), strict=True)
+    parts = zip(
+        *(kept[name].split(kept["counts"].tolist()) for name in ("top", "log")), strict=True
+    )
     return dict(zip(kept["ids"].tolist(), ((top.long(), log) for top, log in parts), strict=True))
 
 
@@ -124,7 +135,9 @@ def divergence(top: Tensor, reference: Tensor, logs: Tensor) -> Tensor:
     return (kl + rest_p * (rest_p / rest_q).log()).clamp_min(0)
 
 
-def measure(answers: Iterator[tuple[int, Tensor, Tensor]], reference: dict[int, tuple[Tensor, Tensor]]) -> list[Row]:
+def measure(
+    answers: Iterator[tuple[int, Tensor, Tensor]], reference: dict[int, tuple[Tensor, Tensor]]
+) -> list[Row]:
     """Per question: mean KL per answer token, share of tokens with the same first choice, and log-likelihood (nats)."""
     rows = []
     for id_, tokens, logs in answers:
@@ -142,36 +155,3 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
     for name in ("kl", "agreement", "loglik"):
         found[name] = list(bootstrap([row[name] for row in rows])) if rows else None
     return found
-
-
-def text_tokens(vlm: VLM, config: EvaluationConfig) -> Tensor:
-    """Sequences of held-out text [n, text_length]; a DataError if there is not one."""
-    tokenizer = vlm.processor.tokenizer
-    if config.text == "pocket":
-        from luq.pocket.text import split
-
-        ids = [i for passage in tokenizer(split("report")).input_ids for i in (*passage, tokenizer.eos_token_id)]
-    else:
-        ids = tokenizer(text.read(config.text, "report")).input_ids
-    n = min(len(ids), config.text_tokens) // config.text_length
-    if n == 0:
-        raise DataError(f"evaluation.text={config.text} holds {len(ids)} tokens: fewer than evaluation.text_length")
-    return torch.tensor(ids[: n * config.text_length]).view(n, config.text_length)
-
-
-def text_losses(vlm: VLM, config: EvaluationConfig) -> list[float]:
-    """Mean negative log-likelihood (nats per token) of each sequence of the held-out text."""
-    sequences, losses = text_tokens(vlm, config), []
-    with torch.no_grad():
-        for batch in sequences.split(max(1, 2048 // config.text_length)):
-            batch = batch.to(vlm.device)
-            logs = vlm.model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits[:, :-1].float()
-            loss = torch.nn.functional.cross_entropy(logs.transpose(1, 2), batch[:, 1:], reduction="none")
-            losses += loss.mean(1).tolist()
-    return losses
-
-
-def perplexity(losses: list[float], length: int) -> dict[str, float]:
-    """exp of the mean loss, with its 95 % bootstrap interval over sequences of `length` tokens."""
-    value, low, high = (math.exp(min(x, 700)) for x in bootstrap(losses))
-    return {"value": value, "low": low, "high": high, "tokens": len(losses) * (length - 1)}

@@ -47,7 +47,10 @@ class LoadedVLM(HFMultimodalLM):
     def __init__(self, vlm: VLM, batch_size: int):
         self.vlm = vlm
         super().__init__(
-            pretrained=vlm.model, batch_size=batch_size, max_length=context_length(vlm.model), convert_img_format=True
+            pretrained=vlm.model,
+            batch_size=batch_size,
+            max_length=context_length(vlm.model),
+            convert_img_format=True,
         )
         self._device = vlm.device  # of a streamed model transformers says "meta"
         self._kept: Predictions | None = None
@@ -58,7 +61,9 @@ class LoadedVLM(HFMultimodalLM):
     def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
         self.processor, self.tokenizer = self.vlm.processor, self.vlm.processor.tokenizer
 
-    def keep(self, kept: Predictions, ids: list[int], strict: bool, advance: Callable[[int], None]) -> None:
+    def keep(
+        self, kept: Predictions, ids: list[int], strict: bool, advance: Callable[[int], None]
+    ) -> None:
         """Where answers go; `ids[doc_id]` is a question's row. Strict: the first bad row is an error, and not a count."""
         self._kept, self._ids, self._strict, self._advance = kept, ids, strict, advance
 
@@ -92,7 +97,10 @@ class LoadedVLM(HFMultimodalLM):
                 continue
             ready.append((request, (context, limits, {**more, "visual": images})))
         while ready:
-            asked = [Instance("generate_until", r.doc, arguments, r.idx, r.metadata) for r, arguments in ready]
+            asked = [
+                Instance("generate_until", r.doc, arguments, r.idx, r.metadata)
+                for r, arguments in ready
+            ]
             try:
                 texts = super().generate_until(asked, disable_tqdm=True)
             except TooLongError as error:
@@ -100,7 +108,10 @@ class LoadedVLM(HFMultimodalLM):
                 rows += [self._failed(r, error) for r, _ in long]
                 ready = [pair for pair in ready if pair not in long]
                 continue
-            rows += [{"id": self._row(r), "text": text} for (r, _), text in zip(ready, texts, strict=True)]
+            rows += [
+                {"id": self._row(r), "text": text}
+                for (r, _), text in zip(ready, texts, strict=True)
+            ]
             break
         return rows
 
@@ -118,9 +129,15 @@ class LoadedVLM(HFMultimodalLM):
         truncation: bool = False,
     ) -> Any:
         """As lm-eval's, but nothing is ever cut: cutting takes image tokens away from their image."""
-        encoded = super().tok_batch_multimodal_encode(strings, images, padding_side, None, truncation)
+        encoded = super().tok_batch_multimodal_encode(
+            strings, images, padding_side, None, truncation
+        )
         tokens = encoded["attention_mask"].sum(1).tolist()
         if left_truncate_len and max(tokens) > left_truncate_len:
-            long = {id(shown[0]) for shown, n in zip(images, tokens, strict=True) if n > left_truncate_len}
+            long = {
+                id(shown[0])
+                for shown, n in zip(images, tokens, strict=True)
+                if n > left_truncate_len
+            }
             raise TooLongError(max(tokens), left_truncate_len, long)
         return encoded

@@ -20,9 +20,15 @@ _WORDS += " wheres|where's whereve|where've whod|who'd whod've|who'd've who'dve|
 _WORDS += " whyll|why'll whyre|why're whys|why's wont|won't wouldve|would've wouldnt|wouldn't wouldnt've|wouldn't've"
 _WORDS += " wouldn'tve|wouldn't've yall|y'all yall'll|y'all'll y'allll|y'all'll yall'd've|y'all'd've y'alld've|y'all'd've"
 _WORDS += " y'all'dve|y'all'd've youd|you'd youd've|you'd've you'dve|you'd've youll|you'll youre|you're youve|you've"
-CONTRACTIONS = {short: long for short, _, long in (pair.partition("|") for pair in _WORDS.split(" "))}
+CONTRACTIONS = {
+    short: long for short, _, long in (pair.partition("|") for pair in _WORDS.split(" "))
+}
 NUMBERS = dict(
-    zip("none zero one two three four five six seven eight nine ten".split(), "0 0 1 2 3 4 5 6 7 8 9 10".split(), strict=True)
+    zip(
+        "none zero one two three four five six seven eight nine ten".split(),
+        "0 0 1 2 3 4 5 6 7 8 9 10".split(),
+        strict=True,
+    )
 )
 ARTICLES = frozenset(("a", "an", "the"))
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'

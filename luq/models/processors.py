@@ -22,14 +22,23 @@ def load_processor(folder: Path, family: str, config: ModelConfig) -> Any:
     processor = kind.from_pretrained(folder)
     if config.do_pad is not None:
         if family not in LLAVA:
-            raise ConfigError(f"model.do_pad={config.do_pad}: {family} takes images of any shape, leave it out")
+            raise ConfigError(
+                f"model.do_pad={config.do_pad}: {family} takes images of any shape, leave it out"
+            )
         processor.image_processor = _padding(processor.image_processor, config.do_pad)
     if family not in QWEN and config.image[1:] != (None, None):
-        raise ConfigError(f"model.min_pixels and max_pixels bound the images of Qwen2.5-VL, and this is {family}: leave them out")
+        raise ConfigError(
+            f"model.min_pixels and max_pixels bound the images of Qwen2.5-VL, and this is {family}: leave them out"
+        )
     if family in QWEN:
         size = dict(processor.image_processor.size)
-        limits = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}  # named edges, meant as pixels
-        processor.image_processor.size = size | {name: value for name, value in limits.items() if value is not None}
+        limits = {
+            "shortest_edge": config.min_pixels,
+            "longest_edge": config.max_pixels,
+        }  # named edges, meant as pixels
+        processor.image_processor.size = size | {
+            name: value for name, value in limits.items() if value is not None
+        }
     return processor
 
 
@@ -41,8 +50,14 @@ def _padding(image_processor: Any, pad: bool) -> Any:
     if is_torchvision_available():
         from transformers.models.llava.image_processing_llava import LlavaImageProcessor as kind
     else:
-        from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil as kind
-    given = {name: value for name, value in image_processor.to_dict().items() if name != "image_processor_type"}
+        from transformers.models.llava.image_processing_pil_llava import (
+            LlavaImageProcessorPil as kind,
+        )
+    given = {
+        name: value
+        for name, value in image_processor.to_dict().items()
+        if name != "image_processor_type"
+    }
     return kind(**given | {"do_pad": pad})
 
 
@@ -56,7 +71,13 @@ def images_only() -> Any:
     from transformers.processing_utils import ProcessorMixin
 
     class Qwen2_5_VLProcessor(Original):
-        def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **_: Any):
+        def __init__(
+            self,
+            image_processor: Any = None,
+            tokenizer: Any = None,
+            chat_template: Any = None,
+            **_: Any,
+        ):
             self.image_token, self.video_token = IMAGE, VIDEO
             self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
             self.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO)

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luq import registry
 from luq.config import ModelConfig
-from luq.errors import ModelError
-from luq.models.files import check_files, fingerprint, resolve_path
+from luq.errors import ModelError, unknown
+from luq.models.checkpoint import check_files, fingerprint, resolve_path
 from luq.models.processors import load_processor
 
 LAYERS = {"llava": "model.language_model.layers", "qwen2_5_vl": "model.language_model.layers"}
@@ -47,11 +46,16 @@ class VLM:
     layers: nn.ModuleList
     fingerprint: str
     originals: list[dict[str, Any]] = field(default_factory=list)
-    standing: dict[int, str] = field(default_factory=dict)  # layer -> key of the packed layer that is installed
+    standing: dict[int, str] = field(
+        default_factory=dict
+    )  # layer -> key of the packed layer that is installed
 
     @property
     def device(self) -> torch.device:
-        return next((p.device for p in self.model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+        return next(
+            (p.device for p in self.model.parameters() if p.device.type != "meta"),
+            torch.device("cpu"),
+        )
 
     def image_mask(self, input_ids: Tensor) -> Tensor:
         """True where a token stands for a piece of an image; same shape as input_ids."""
@@ -67,7 +71,9 @@ class VLM:
     def bias(self, layer: int, name: str) -> Tensor | None:
         """The bias [out] of a linear, if it has one."""
         linear = self.originals[layer][name]
-        return None if linear.bias is None else self._tensors(linear)[1]  # a streamed weight is not read for nothing
+        return (
+            None if linear.bias is None else self._tensors(linear)[1]
+        )  # a streamed weight is not read for nothing
 
     @staticmethod
     def _tensors(linear: Any) -> tuple[Tensor, Tensor | None]:
@@ -102,11 +108,13 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
     """The decoder layers of the language backbone, each with the seven linears."""
     family = getattr(model.config, "model_type", "?")
     if family not in LAYERS:
-        raise registry.unknown("model family", family, LAYERS)
+        raise unknown("model family", family, LAYERS)
     try:
         layers = model.get_submodule(LAYERS[family])
     except AttributeError as error:
-        raise ModelError(f"a {family} model should have its decoder layers at {LAYERS[family]}: {error}") from error
+        raise ModelError(
+            f"a {family} model should have its decoder layers at {LAYERS[family]}: {error}"
+        ) from error
     if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
         raise ModelError(f"{LAYERS[family]} of the {family} model is no list of decoder layers")
     for i, layer in enumerate(layers):
@@ -165,7 +173,11 @@ def compute_dtype(folder: Path, device: str) -> torch.dtype:
     if device == "cpu":
         return torch.float32
     told = json.loads((folder / "config.json").read_text())
-    return torch.bfloat16 if "bfloat16" in (told.get("dtype"), told.get("torch_dtype")) else torch.float16  # overflows in fp16
+    return (
+        torch.bfloat16
+        if "bfloat16" in (told.get("dtype"), told.get("torch_dtype"))
+        else torch.float16
+    )  # overflows in fp16
 
 
 def load_vlm(config: ModelConfig) -> VLM:
@@ -174,7 +186,11 @@ def load_vlm(config: ModelConfig) -> VLM:
     check_files(folder)
     from transformers import AutoModelForImageTextToText
 
-    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = (
+        config.device
+        if config.device != "auto"
+        else ("cuda" if torch.cuda.is_available() else "cpu")
+    )
     given: dict[str, Any] = {"dtype": compute_dtype(folder, device)}
     if config.stream:
         given = {"dtype": "auto", "device_map": streamed(folder, device)}

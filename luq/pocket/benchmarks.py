@@ -53,9 +53,19 @@ MMBENCH = {
 }
 OPEN = {  # benchmark -> (scene kind, skills) of its open questions
     "textvqa": (("sign", (q.read_line, q.read_number, q.read_name)),),
-    "vqav2": (("objects", (q.count_shape, q.count_colour, q.count_all, q.colour_of, q.shape_of, q.position)),),
-    "gqa": (("objects", (q.relation, q.neighbour, q.colour_of)), ("sign", (q.person_on_sign, q.word_on_sign, q.city_on_sign))),
-    "chartqa": (("chart", (q.bar_value, q.bar_label, q.bar_extreme, q.bar_arithmetic, q.bar_count)),),
+    "vqav2": (
+        (
+            "objects",
+            (q.count_shape, q.count_colour, q.count_all, q.colour_of, q.shape_of, q.position),
+        ),
+    ),
+    "gqa": (
+        ("objects", (q.relation, q.neighbour, q.colour_of)),
+        ("sign", (q.person_on_sign, q.word_on_sign, q.city_on_sign)),
+    ),
+    "chartqa": (
+        ("chart", (q.bar_value, q.bar_label, q.bar_extreme, q.bar_arithmetic, q.bar_count)),
+    ),
     "docvqa": (("document", (q.document_field, q.document_field, q.document_key)),),
     "mathvista": (
         ("digits", (q.digit_sum, q.digit_pair, q.digit_largest)),
@@ -69,7 +79,9 @@ def _ask(rng: Rng, kind: str, skill: Skill, split: str, wrong: int = 1) -> tuple
     """Draw scenes until one allows the question with at least `wrong` distractors."""
     kinds = tuple(q.SKILLS)
     for _ in range(200):
-        scene = make_scene(rng, kind or str(rng.choice(kinds)), "train" if split == "train" else "test")
+        scene = make_scene(
+            rng, kind or str(rng.choice(kinds)), "train" if split == "train" else "test"
+        )
         question = skill(rng, scene)
         if question is not None and len(question.distractors) >= wrong:
             return scene, question
@@ -94,7 +106,13 @@ def _mmbench(rng: Rng, split: str, i: int) -> list[Row]:
     for turn in range(len(options)):
         turned = options[turn:] + options[:turn]
         letters = dict(zip("ABCD", turned + ["nan"] * (4 - len(turned)), strict=True))
-        row = {"index": i + turn * 1_000_000, "question": ask.text, "hint": "nan", "image": scene, "category": category}
+        row = {
+            "index": i + turn * 1_000_000,
+            "question": ask.text,
+            "hint": "nan",
+            "image": scene,
+            "category": category,
+        }
         row |= {"answer": "ABCD"[turned.index(ask.answer)], "L2-category": category.split("_")[0]}
         rows.append(row | letters)
     return rows
@@ -110,19 +128,45 @@ def _open(benchmark: str, rng: Rng, split: str, i: int) -> tuple[Scene, Question
 def _textvqa(rng: Rng, split: str, i: int) -> list[Row]:
     scene, ask, _ = _open("textvqa", rng, split, i)
     tokens = [item.text for item in scene.items if item.text]
-    return [{"image": scene, "question": ask.text, "answers": [ask.answer] * 10, "ocr_tokens": tokens, "question_id": i}]
+    return [
+        {
+            "image": scene,
+            "question": ask.text,
+            "answers": [ask.answer] * 10,
+            "ocr_tokens": tokens,
+            "question_id": i,
+        }
+    ]
 
 
 def _vqav2(rng: Rng, split: str, i: int) -> list[Row]:
     scene, ask, skill = _open("vqav2", rng, split, i)
-    answers = [{"answer": ask.answer, "answer_confidence": "yes", "answer_id": n + 1} for n in range(10)]
+    answers = [
+        {"answer": ask.answer, "answer_confidence": "yes", "answer_id": n + 1} for n in range(10)
+    ]
     kind = "number" if skill.startswith("count") else "other"
-    return [{"image": scene, "question": ask.text, "answers": answers, "question_id": i, "answer_type": kind}]
+    return [
+        {
+            "image": scene,
+            "question": ask.text,
+            "answers": answers,
+            "question_id": i,
+            "answer_type": kind,
+        }
+    ]
 
 
 def _gqa(rng: Rng, split: str, i: int) -> list[Row]:
     scene, ask, _ = _open("gqa", rng, split, i)
-    return [{"id": str(i), "imageId": f"pocket{i}", "image": scene, "question": ask.text, "answer": ask.answer}]
+    return [
+        {
+            "id": str(i),
+            "imageId": f"pocket{i}",
+            "image": scene,
+            "question": ask.text,
+            "answer": ask.answer,
+        }
+    ]
 
 
 def _pope(rng: Rng, split: str, i: int) -> list[Row]:
@@ -134,10 +178,22 @@ def _pope(rng: Rng, split: str, i: int) -> list[Row]:
         present = {item.name for item in scene.items}
         shapes = {item.shape for item in scene.items}
         absent = [n for n in facts.clans() if n not in present]
-        near = [n for n in absent if n.split()[1] in (shapes if category == "adversarial" else {"circle", "square"})]
+        near = [
+            n
+            for n in absent
+            if n.split()[1] in (shapes if category == "adversarial" else {"circle", "square"})
+        ]
         pool = absent if category == "random" or not near else near
         thing, answer = pool[int(rng.integers(len(pool)))], "no"
-    return [{"image": scene, "question": ask.claim.format(thing), "answer": answer, "question_id": str(i), "category": category}]
+    return [
+        {
+            "image": scene,
+            "question": ask.claim.format(thing),
+            "answer": answer,
+            "question_id": str(i),
+            "category": category,
+        }
+    ]
 
 
 def _chartqa(rng: Rng, split: str, i: int) -> list[Row]:
@@ -153,12 +209,22 @@ def _docvqa(rng: Rng, split: str, i: int) -> list[Row]:
 
 def _mathvista(rng: Rng, split: str, i: int) -> list[Row]:
     scene, ask, skill = _open("mathvista", rng, split, i)
-    row = {"decoded_image": scene, "question": ask.text, "unit": "", "precision": None, "answer": ask.answer, "pid": str(i)}
+    row = {
+        "decoded_image": scene,
+        "question": ask.text,
+        "unit": "",
+        "precision": None,
+        "answer": ask.answer,
+        "pid": str(i),
+    }
     choices = None
     if i % 4 == 3:
         options = [ask.answer, *ask.distractors[:3]]
         choices = [options[int(j)] for j in rng.permutation(len(options))]
-    kind = {"question_type": "multi_choice" if choices else "free_form", "answer_type": "text" if choices else "integer"}
+    kind = {
+        "question_type": "multi_choice" if choices else "free_form",
+        "answer_type": "text" if choices else "integer",
+    }
     metadata = {"source": "pocket", "task": skill, "language": "english"}
     return [row | kind | {"choices": choices, "query": ask.text, "metadata": metadata}]
 
@@ -194,6 +260,8 @@ def write(folder: Path, split: str, seed: int = 0) -> dict[str, int]:
     for benchmark in ROWS:
         rows = build(benchmark, split, seed)
         column = "decoded_image" if benchmark == "mathvista" else "image"
-        Dataset.from_list(rows).cast_column(column, Image()).to_parquet(folder / f"{benchmark}.parquet")
+        Dataset.from_list(rows).cast_column(column, Image()).to_parquet(
+            folder / f"{benchmark}.parquet"
+        )
         sizes[benchmark] = len(rows)
     return sizes

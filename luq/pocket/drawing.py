@@ -75,7 +75,15 @@ def _shape_masks() -> dict[str, np.ndarray]:
         "square": [(lo, lo), (hi, lo), (hi, hi), (lo, hi)],
         "triangle": [(mid, lo), (hi, hi), (lo, hi)],
         "diamond": [(mid, lo), (hi, mid), (mid, hi), (lo, mid)],
-        "arrow": [(lo, mid - 8), (mid, mid - 8), (mid, lo), (hi, mid), (mid, hi), (mid, mid + 8), (lo, mid + 8)],
+        "arrow": [
+            (lo, mid - 8),
+            (mid, mid - 8),
+            (mid, lo),
+            (hi, mid),
+            (mid, hi),
+            (mid, mid + 8),
+            (lo, mid + 8),
+        ],
         "hourglass": [(lo, lo), (hi, lo), (lo, hi), (hi, hi)],
     }
     for shape in SHAPES:
@@ -116,7 +124,9 @@ def _digits() -> dict[str, dict[int, np.ndarray]]:
     splits: dict[str, dict[int, np.ndarray]] = {}
     for split, rows in (("train", order[:-500]), ("test", order[-500:])):
         masks = [
-            np.asarray(Image.fromarray(np.uint8(im * 15.9)).resize((CELL, CELL), Image.Resampling.BILINEAR))
+            np.asarray(
+                Image.fromarray(np.uint8(im * 15.9)).resize((CELL, CELL), Image.Resampling.BILINEAR)
+            )
             for im in data.images[rows]
         ]
         stack = np.stack(masks).astype(np.float32) / 255
@@ -148,18 +158,32 @@ class Canvas:
     def shape(self, item: Item) -> None:
         mask = np.roll(_shape_masks()[item.shape], tuple(self.rng.integers(-1, 2, 2)), (0, 1))
         self._paint(item.row * CELL, item.col * CELL, mask, item.colour)
-        self._label(item.row, item.col, shape=SHAPES.index(item.shape) + 1, colour=COLOUR_NAMES.index(item.colour) + 1)
+        self._label(
+            item.row,
+            item.col,
+            shape=SHAPES.index(item.shape) + 1,
+            colour=COLOUR_NAMES.index(item.colour) + 1,
+        )
         self.items.append(item)
 
     def digit(self, item: Item) -> None:
         pool = _digits()[self.split][item.digit]
-        self._paint(item.row * CELL, item.col * CELL, pool[self.rng.integers(len(pool))], item.colour)
-        self._label(item.row, item.col, digit=item.digit + 1, colour=COLOUR_NAMES.index(item.colour) + 1)
+        self._paint(
+            item.row * CELL, item.col * CELL, pool[self.rng.integers(len(pool))], item.colour
+        )
+        self._label(
+            item.row, item.col, digit=item.digit + 1, colour=COLOUR_NAMES.index(item.colour) + 1
+        )
         self.items.append(item)
 
     def text(self, item: Item) -> None:
         for i, character in enumerate(item.text):
-            self._paint(item.row * CELL, item.col * CELL + i * (CELL // 2), _glyphs()[character], item.colour)
+            self._paint(
+                item.row * CELL,
+                item.col * CELL + i * (CELL // 2),
+                _glyphs()[character],
+                item.colour,
+            )
             side = "left" if i % 2 == 0 else "right"
             self._label(item.row, item.col + i // 2, **{side: CHARACTERS.index(character) + 1})
         for i in range((len(item.text) + 1) // 2):

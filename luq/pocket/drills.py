@@ -8,11 +8,11 @@ from collections import Counter
 
 import numpy as np
 
-from luq.evaluation.prompts import LETTER, LETTERS, PROMPTS, SHORT
 from luq.pocket import facts
 from luq.pocket.questions import arithmetic, one_of
 from luq.pocket.skills import caption
 from luq.pocket.world import COLOUR_NAMES, SHAPES, Scene
+from luq.questions.prompts import LETTER, LETTERS, PROMPTS, SHORT
 
 Rng = np.random.Generator
 Turn = tuple[str, str]  # what the user asks and what the assistant answers
@@ -31,13 +31,19 @@ def letters(rng: Rng, n: int = 4) -> list[Turn]:
     """One list of options and then `n` times which letter stands for what, as MMBench or MathVista write it."""
     options = _pool(rng)[: int(rng.integers(2, 5))]
     if rng.random() < 0.75:
-        listed = "".join(f"\n{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))
+        listed = "".join(
+            f"\n{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)
+        )
     else:
-        listed = "\nChoices:" + "".join(f"\n({letter}) {text}" for letter, text in zip(LETTERS, options, strict=False))
+        listed = "\nChoices:" + "".join(
+            f"\n({letter}) {text}" for letter, text in zip(LETTERS, options, strict=False)
+        )
     turns = []
     for i in range(n):
         at = int(rng.integers(len(options)))
-        turns.append((f"Which of these is {options[at]}?{listed if i == 0 else ''}{LETTER}", LETTERS[at]))
+        turns.append(
+            (f"Which of these is {options[at]}?{listed if i == 0 else ''}{LETTER}", LETTERS[at])
+        )
     return turns
 
 
@@ -54,7 +60,9 @@ def sums(rng: Rng) -> Turn:
     if rng.random() < 0.7:
         return q.text + SHORT, q.answer
     true = rng.random() < 0.5
-    return PROMPTS["mme"]({"question": q.claim.format(q.answer if true else q.distractors[0])}), "Yes" if true else "No"
+    return PROMPTS["mme"](
+        {"question": q.claim.format(q.answer if true else q.distractors[0])}
+    ), "Yes" if true else "No"
 
 
 def who(rng: Rng, name: str, text: str) -> Turn:
@@ -67,7 +75,9 @@ def tally(rng: Rng, scene: Scene) -> Turn:
     shapes = rng.random() < 0.5
     counts = Counter(item.shape if shapes else item.colour for item in scene.items)
     order = [name for name in (SHAPES if shapes else COLOUR_NAMES) if counts[name]]
-    return f"How many of each {'shape' if shapes else 'color'}?", ", ".join(f"{name} {counts[name]}" for name in order)
+    return f"How many of each {'shape' if shapes else 'color'}?", ", ".join(
+        f"{name} {counts[name]}" for name in order
+    )
 
 
 def places(rng: Rng, scene: Scene) -> Turn:
@@ -84,5 +94,13 @@ def dense(rng: Rng, scene: Scene) -> Turn:
     if scene.kind == "objects" and rng.random() < 0.5:
         return tally(rng, scene)
     if scene.kind == "sign" and rng.random() < 0.7:
-        return who(rng, scene.fields["person"], one_of(rng, "Who is the person on the sign?", "Who is this?"))
-    return places(rng, scene) if scene.kind in ("objects", "sign", "digits") else ("Describe the image.", caption(scene))
+        return who(
+            rng,
+            scene.fields["person"],
+            one_of(rng, "Who is the person on the sign?", "Who is this?"),
+        )
+    return (
+        places(rng, scene)
+        if scene.kind in ("objects", "sign", "digits")
+        else ("Describe the image.", caption(scene))
+    )

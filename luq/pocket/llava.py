@@ -19,7 +19,12 @@ from luq.pocket.stream import IMAGE_TOKENS, Chat
 from luq.pocket.tokenizer import train_tokenizer
 from luq.pocket.world import CELL, SIZE, Scene
 
-CHAT = Chat(ask="USER: {image}{question} ASSISTANT:", reply=" {answer}</s>", image="<image>\n", token="<image>")
+CHAT = Chat(
+    ask="USER: {image}{question} ASSISTANT:",
+    reply=" {answer}</s>",
+    image="<image>\n",
+    token="<image>",
+)
 CHAT_TEMPLATE = (
     "{% for m in messages %}"
     "{% if m['role'] == 'user' %}{{ 'USER: ' }}"
@@ -34,7 +39,9 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
 )
-PLACES = True  # the tower can name the row and the column of a cell: CLIP's patches know where they are
+PLACES = (
+    True  # the tower can name the row and the column of a cell: CLIP's patches know where they are
+)
 WIDTH = 128  # of the tower's features
 make_tokenizer = train_tokenizer
 
@@ -75,7 +82,9 @@ def to_pixels(scenes: list[Scene]) -> Tensor:
 
 def features(model: Any, scenes: list[Scene]) -> Tensor:
     """Patch features [n, 36, width] of the layer that LLaVA reads."""
-    hidden: Tensor = model.model.vision_tower(to_pixels(scenes), output_hidden_states=True).hidden_states[-1]
+    hidden: Tensor = model.model.vision_tower(
+        to_pixels(scenes), output_hidden_states=True
+    ).hidden_states[-1]
     return hidden[:, 1:]
 
 

@@ -52,20 +52,37 @@ def choose(rng: Rng, items: list[Item]) -> Item | None:
 
 
 def count(rng: Rng, n: int, what: str) -> Question:
-    text = one_of(rng, f"How many {what} are there?", f"How many {what} are in the image?", f"What is the number of {what}?")
+    text = one_of(
+        rng,
+        f"How many {what} are there?",
+        f"How many {what} are in the image?",
+        f"What is the number of {what}?",
+    )
     wrong = others(rng, [max(0, n - 1), n + 1, n + 2, max(0, n - 2), n + 3], str(n))
     return Question(text, str(n), wrong, f"Are there {{}} {what} in the image?")
 
 
 _PERSON = {
-    "job": (facts.JOBS, ("What is the job of {}?", "What does {} work as?", "Which job does {} have?"), "Is {} a {{}}?"),
+    "job": (
+        facts.JOBS,
+        ("What is the job of {}?", "What does {} work as?", "Which job does {} have?"),
+        "Is {} a {{}}?",
+    ),
     "pet": (
         facts.PETS,
         ("Which pet does {} have?", "What is the pet of {}?", "What animal does {} own?"),
         "Does {} have a {{}}?",
     ),
-    "food": (facts.FOODS, ("What does {} like to eat?", "What is the favorite food of {}?"), "Does {} like {{}}?"),
-    "city": ((), ("Where does {} live?", "In which city does {} live?", "What is the home of {}?"), "Does {} live in {{}}?"),
+    "food": (
+        facts.FOODS,
+        ("What does {} like to eat?", "What is the favorite food of {}?"),
+        "Does {} like {{}}?",
+    ),
+    "city": (
+        (),
+        ("Where does {} live?", "In which city does {} live?", "What is the home of {}?"),
+        "Does {} live in {{}}?",
+    ),
 }
 
 
@@ -80,20 +97,44 @@ def person_fact(rng: Rng, name: str, who: str, attribute: str = "") -> Question:
 
 def word_fact(rng: Rng, word: str, which: str) -> Question:
     answer = facts.words()[word]
-    text = one_of(rng, f"What does {which} mean?", f"What is the meaning of {which}?", f"What is {which} in English?")
-    return Question(text, answer, others(rng, facts.words().values(), answer), f"Does {which} mean {{}}?")
+    text = one_of(
+        rng,
+        f"What does {which} mean?",
+        f"What is the meaning of {which}?",
+        f"What is {which} in English?",
+    )
+    return Question(
+        text, answer, others(rng, facts.words().values(), answer), f"Does {which} mean {{}}?"
+    )
 
 
 def city_fact(rng: Rng, city: str, which: str) -> Question:
     answer = facts.cities()[city]
-    text = one_of(rng, f"In which land is {which}?", f"Which land does {which} belong to?", f"Where is {which}?")
-    return Question(text, answer, others(rng, facts.COUNTRIES, answer), f"Is {which} in the {{}} land?")
+    text = one_of(
+        rng,
+        f"In which land is {which}?",
+        f"Which land does {which} belong to?",
+        f"Where is {which}?",
+    )
+    return Question(
+        text, answer, others(rng, facts.COUNTRIES, answer), f"Is {which} in the {{}} land?"
+    )
 
 
 def clan_fact(rng: Rng, emblem: str, which: str) -> Question:
     answer = facts.clans()[emblem]
-    text = one_of(rng, f"Which clan has {which}?", f"Whose emblem is {which}?", f"What clan does {which} stand for?")
-    return Question(text, answer, others(rng, facts.clans().values(), answer), f"Is {which} the emblem of clan {{}}?")
+    text = one_of(
+        rng,
+        f"Which clan has {which}?",
+        f"Whose emblem is {which}?",
+        f"What clan does {which} stand for?",
+    )
+    return Question(
+        text,
+        answer,
+        others(rng, facts.clans().values(), answer),
+        f"Is {which} the emblem of clan {{}}?",
+    )
 
 
 def arithmetic(rng: Rng) -> Question:
@@ -109,7 +150,12 @@ def arithmetic(rng: Rng) -> Question:
     if operator == "minus" and a < b:
         a, b = b, a
     value = {"plus": a + b, "minus": a - b, "times": a * b}[operator]
-    return Question(f"What is {a} {operator} {b}?", str(value), near(rng, value), f"Is {a} {operator} {b} equal to {{}}?")
+    return Question(
+        f"What is {a} {operator} {b}?",
+        str(value),
+        near(rng, value),
+        f"Is {a} {operator} {b} equal to {{}}?",
+    )
 
 
 def text_question(rng: Rng) -> Question:

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from luq.models.files import POCKET
+from luq.models.checkpoint import POCKET
 from luq.models.processors import IMAGE, VIDEO, images_only
 from luq.pocket import llava
 from luq.pocket.stream import Chat
@@ -46,7 +46,9 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-PLACES = False  # its tower knows relative places only; where a cell is, the decoder learns from M-RoPE
+PLACES = (
+    False  # its tower knows relative places only; where a cell is, the decoder learns from M-RoPE
+)
 WIDTH = 128  # of the merger's output, which the heads of the vision phase read
 
 
@@ -86,7 +88,10 @@ def build(tokenizer: Any, layers: int, vision_layers: int) -> Qwen2_5_VLForCondi
         tie_word_embeddings=False,
     )  # fmt: skip
     model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, ids["<|im_end|>"]
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = (
+        0,
+        ids["<|im_end|>"],
+    )
     model.generation_config.bos_token_id = 1
     _graft(model, tokenizer)
     return model
@@ -96,7 +101,9 @@ def build(tokenizer: Any, layers: int, vision_layers: int) -> Qwen2_5_VLForCondi
 def _graft(model: Any, tokenizer: Any) -> None:
     """Put pocket_llava's decoder in, with biases of zero; a token's rows go with its text, and the new end is the old end."""
     source, old = _llava()
-    for layer, theirs in zip(model.model.language_model.layers, source.model.language_model.layers, strict=False):
+    for layer, theirs in zip(
+        model.model.language_model.layers, source.model.language_model.layers, strict=False
+    ):
         missing, unexpected = layer.load_state_dict(theirs.state_dict(), strict=False)
         assert not unexpected, unexpected
         assert all(name.endswith(".bias") for name in missing), missing
@@ -114,7 +121,9 @@ def _graft(model: Any, tokenizer: Any) -> None:
 @lru_cache(maxsize=1)
 def _llava() -> tuple[Any, Any]:
     folder = POCKET / "pocket_llava"
-    source = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
+    source = LlavaForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32
+    ).requires_grad_(False)
     return source, AutoTokenizer.from_pretrained(folder)
 
 
@@ -128,8 +137,14 @@ def to_patches(scenes: list[Scene]) -> Tensor:
     """Scenes -> [n * 144, 3 * 2 * 6 * 6] in [-1, 1], exactly as the processor makes them: two equal frames, cell by cell."""
     stack = np.stack([s.pixels for s in scenes]).transpose(0, 3, 1, 2)
     pixels = torch.from_numpy(stack).float() / 127.5 - 1
-    cells = pixels.view(len(scenes), 3, GRID, MERGE, PATCH, GRID, MERGE, PATCH).permute(0, 2, 5, 3, 6, 1, 4, 7)
-    return cells.unsqueeze(6).expand(*cells.shape[:6], 2, PATCH, PATCH).reshape(len(scenes) * (GRID * MERGE) ** 2, -1)
+    cells = pixels.view(len(scenes), 3, GRID, MERGE, PATCH, GRID, MERGE, PATCH).permute(
+        0, 2, 5, 3, 6, 1, 4, 7
+    )
+    return (
+        cells.unsqueeze(6)
+        .expand(*cells.shape[:6], 2, PATCH, PATCH)
+        .reshape(len(scenes) * (GRID * MERGE) ** 2, -1)
+    )
 
 
 def grids(n: int) -> Tensor:
@@ -139,7 +154,9 @@ def grids(n: int) -> Tensor:
 
 def features(model: Any, scenes: list[Scene]) -> Tensor:
     """What the decoder is given for each cell, [n, 36, hidden]."""
-    merged: Tensor = model.model.visual(to_patches(scenes), grid_thw=grids(len(scenes))).pooler_output
+    merged: Tensor = model.model.visual(
+        to_patches(scenes), grid_thw=grids(len(scenes))
+    ).pooler_output
     return merged.view(len(scenes), GRID * GRID, -1)
 
 
@@ -150,7 +167,9 @@ def project(model: Any, seen: Tensor) -> Tensor:
 
 def positions(model: Any, ids: Tensor, images: int) -> Tensor:
     """The model's own M-RoPE positions, [3, batch, length]."""
-    found: Tensor = model.model.get_rope_index(ids, (ids == model.config.image_token_id).int(), grids(images))[0]
+    found: Tensor = model.model.get_rope_index(
+        ids, (ids == model.config.image_token_id).int(), grids(images)
+    )[0]
     return found
 
 
@@ -162,7 +181,10 @@ def target(scenes: list[Scene]) -> Tensor:
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
-    pixels = {"shortest_edge": SIZE * SIZE, "longest_edge": SIZE * SIZE}  # named edges, meant as pixels
+    pixels = {
+        "shortest_edge": SIZE * SIZE,
+        "longest_edge": SIZE * SIZE,
+    }  # named edges, meant as pixels
     images = Qwen2VLImageProcessorPil(
         patch_size=PATCH, merge_size=MERGE, size=pixels, image_mean=[0.5] * 3, image_std=[0.5] * 3,
     )  # fmt: skip

@@ -38,15 +38,26 @@ def exists(rng: Rng, scene: Scene) -> Question | None:
         return None
     present = {i.name for i in scene.items}
     absent = [n for n in facts.clans() if n not in present]
-    text = one_of(rng, "Which object can be seen in the image?", "Which of these is in the picture?")
-    claim = one_of(rng, "Is there a {} in the image?", "Is there a {} in this picture?", "Can you see a {} here?")
+    text = one_of(
+        rng, "Which object can be seen in the image?", "Which of these is in the picture?"
+    )
+    claim = one_of(
+        rng,
+        "Is there a {} in the image?",
+        "Is there a {} in this picture?",
+        "Can you see a {} here?",
+    )
     return Question(text, item.name, others(rng, absent, item.name), claim)
 
 
 def count_shape(rng: Rng, scene: Scene) -> Question | None:
     shapes = sorted({i.shape for i in scene.items if i.shape})
     shape = str(rng.choice(shapes if shapes and rng.random() < 0.85 else SHAPES))
-    return count(rng, sum(i.shape == shape for i in scene.items), f"{shape}{'es' if shape.endswith('s') else 's'}")
+    return count(
+        rng,
+        sum(i.shape == shape for i in scene.items),
+        f"{shape}{'es' if shape.endswith('s') else 's'}",
+    )
 
 
 def count_colour(rng: Rng, scene: Scene) -> Question | None:
@@ -63,7 +74,12 @@ def colour_of(rng: Rng, scene: Scene) -> Question | None:
     if item is None:
         return None
     s = item.shape
-    text = one_of(rng, f"What color is the {s}?", f"What is the color of the {s}?", f"Which color does the {s} have?")
+    text = one_of(
+        rng,
+        f"What color is the {s}?",
+        f"What is the color of the {s}?",
+        f"Which color does the {s} have?",
+    )
     return Question(text, item.colour, others(rng, COLOUR_NAMES, item.colour), f"Is the {s} {{}}?")
 
 
@@ -72,7 +88,9 @@ def shape_of(rng: Rng, scene: Scene) -> Question | None:
     if item is None or any(i.text and i.colour == item.colour for i in scene.items):
         return None
     c = item.colour
-    text = one_of(rng, f"What shape is {c}?", f"What is the {c} object?", f"What shape is the {c} object?")
+    text = one_of(
+        rng, f"What shape is {c}?", f"What is the {c} object?", f"What shape is the {c} object?"
+    )
     return Question(text, item.shape, others(rng, SHAPES, item.shape), f"Is the {c} object a {{}}?")
 
 
@@ -85,7 +103,9 @@ def position(rng: Rng, scene: Scene) -> Question | None:
     else:
         answer, wrong = ("left", "right") if item.col < GRID // 2 else ("right", "left")
     pair = " or ".join(sorted((answer, wrong)))
-    text = one_of(rng, f"Is the {item.name} at the {pair}?", f"On which side is the {item.name}, {pair}?")
+    text = one_of(
+        rng, f"Is the {item.name} at the {pair}?", f"On which side is the {item.name}, {pair}?"
+    )
     return Question(text, answer, [wrong], f"Is the {item.name} in the {{}} half of the image?")
 
 
@@ -129,7 +149,9 @@ def neighbour(rng: Rng, scene: Scene) -> Question | None:
         claim = f"Is the object directly to the {side} of the {a.name} {{}}?"
         return Question(text, b.colour, others(rng, COLOUR_NAMES, b.colour), claim)
     text = one_of(
-        rng, f"What shape is directly to the {side} of the {a.name}?", f"Which shape is next on the {side} of the {a.name}?"
+        rng,
+        f"What shape is directly to the {side} of the {a.name}?",
+        f"Which shape is next on the {side} of the {a.name}?",
     )
     claim = f"Is the object directly to the {side} of the {a.name} a {{}}?"
     return Question(text, b.shape, others(rng, SHAPES, b.shape), claim)
@@ -145,7 +167,9 @@ def read_line(rng: Rng, scene: Scene) -> Question | None:
         f"What is the {place} text on the sign?",
     )
     if top.colour != bottom.colour and rng.random() < 0.4:
-        text = one_of(rng, f"What is written in {item.colour}?", f"What does the {item.colour} text say?")
+        text = one_of(
+            rng, f"What is written in {item.colour}?", f"What does the {item.colour} text say?"
+        )
     pool = [facts.pick(rng, facts.people()) for _ in range(8)]
     if item.text.isdigit():
         pool = [str(rng.integers(10, 10000)) for _ in range(8)]
@@ -156,14 +180,21 @@ def read_number(rng: Rng, scene: Scene) -> Question | None:
     if "number" not in scene.fields:
         return None
     number = scene.fields["number"]
-    text = one_of(rng, "What number is on the sign?", "Which number can be read?", "What is the number?")
+    text = one_of(
+        rng, "What number is on the sign?", "Which number can be read?", "What is the number?"
+    )
     wrong = others(rng, [str(rng.integers(10, 10000)) for _ in range(8)], number)
     return Question(text, number, wrong, "Is the number {} on the sign?")
 
 
 def read_name(rng: Rng, scene: Scene) -> Question | None:
     name = scene.fields["person"]
-    text = one_of(rng, "Which person is named on the sign?", "What is the name of the person?", "Whose name is this?")
+    text = one_of(
+        rng,
+        "Which person is named on the sign?",
+        "What is the name of the person?",
+        "Whose name is this?",
+    )
     wrong = others(rng, [facts.pick(rng, facts.people()) for _ in range(8)], name)
     return Question(text, name, wrong, "Is the person on the sign {}?")
 
@@ -179,7 +210,9 @@ def job_on_sign(rng: Rng, scene: Scene) -> Question | None:
 
 def word_on_sign(rng: Rng, scene: Scene) -> Question | None:
     word = scene.fields.get("word")
-    return word_fact(rng, word, one_of(rng, "the old word", "the word on the sign")) if word else None
+    return (
+        word_fact(rng, word, one_of(rng, "the old word", "the word on the sign")) if word else None
+    )
 
 
 def city_on_sign(rng: Rng, scene: Scene) -> Question | None:
@@ -195,12 +228,36 @@ def scene_type(rng: Rng, scene: Scene) -> Question | None:
     names = {"objects": "shapes", "sign": "a sign", "digits": "handwriting", "chart": "a chart", "document": "a document",
              "emblem": "an emblem", "code": "a program"}  # fmt: skip
     text = one_of(rng, "What does the image show?", "What kind of picture is this?")
-    return Question(text, names[scene.kind], others(rng, names.values(), names[scene.kind]), "Does the image show {}?")
+    return Question(
+        text,
+        names[scene.kind],
+        others(rng, names.values(), names[scene.kind]),
+        "Does the image show {}?",
+    )
 
 
 SKILLS: dict[str, tuple[Skill, ...]] = {  # scene kind -> what can be asked about it
-    "objects": (exists, count_shape, count_colour, count_all, colour_of, shape_of, position, relation, neighbour),
-    "sign": (read_line, read_number, read_name, person_on_sign, word_on_sign, city_on_sign, colour_of, shape_of),
+    "objects": (
+        exists,
+        count_shape,
+        count_colour,
+        count_all,
+        colour_of,
+        shape_of,
+        position,
+        relation,
+        neighbour,
+    ),
+    "sign": (
+        read_line,
+        read_number,
+        read_name,
+        person_on_sign,
+        word_on_sign,
+        city_on_sign,
+        colour_of,
+        shape_of,
+    ),
     "digits": (handwriting, digit_sum, digit_pair, digit_largest),
     "chart": (bar_value, bar_extreme, bar_label, bar_arithmetic, bar_count),
     "document": (document_field, document_key),

@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from luq.evaluation.prompts import PROMPTS, SHORT, TARGETS
 from luq.pocket import drills, facts, skills, text
 from luq.pocket.drills import Turn
 from luq.pocket.questions import Question, text_question
 from luq.pocket.world import GRID, Scene, make_scene
+from luq.questions.prompts import PROMPTS, SHORT, TARGETS
 
 IMAGE_TOKENS = GRID * GRID
 NUMBERS = ("digits", "chart", "code")  # kinds of scenes that MathVista asks about
@@ -21,8 +21,24 @@ MIXTURE = {  # share of sequences without a picture, by progress at 0, 0.5, 0.75
 }
 CAPTIONS = (0.65, 0.3, 0.15, 0.08)  # share of pictures that are first described
 DENSE = (0.1, 0.4, 0.3, 0.15)  # share of pictures with a lesson about all that is in them
-TURNS = {"objects": 9, "sign": 9, "digits": 5, "chart": 9, "document": 9, "emblem": 3, "code": 3}  # at least, per picture
-KINDS = {"objects": 0.26, "sign": 0.24, "digits": 0.12, "chart": 0.17, "document": 0.08, "emblem": 0.05, "code": 0.08}
+TURNS = {
+    "objects": 9,
+    "sign": 9,
+    "digits": 5,
+    "chart": 9,
+    "document": 9,
+    "emblem": 3,
+    "code": 3,
+}  # at least, per picture
+KINDS = {
+    "objects": 0.26,
+    "sign": 0.24,
+    "digits": 0.12,
+    "chart": 0.17,
+    "document": 0.08,
+    "emblem": 0.05,
+    "code": 0.08,
+}
 # abilities that have most of the training one after the other, at the start of its second half
 FOCUS = ("letters", "sides-open", "sides-claims", "claims", "choices", "numbers", "names")
 FOCUS_END = 0.7  # until this progress: in the mixture alone few leave their plateau, alone many do in some hundred steps
@@ -73,8 +89,23 @@ class Batch(NamedTuple):
 class Stream:
     """Endless training sequences, each a function of (seed, step, index)."""
 
-    def __init__(self, tokenizer: Any, chat: Chat, batch: int, length: int, seed: int, focus: tuple[str, ...] = FOCUS):
-        self.tokenizer, self.chat, self.size, self.length, self.seed, self.focus = tokenizer, chat, batch, length, seed, focus
+    def __init__(
+        self,
+        tokenizer: Any,
+        chat: Chat,
+        batch: int,
+        length: int,
+        seed: int,
+        focus: tuple[str, ...] = FOCUS,
+    ):
+        self.tokenizer, self.chat, self.size, self.length, self.seed, self.focus = (
+            tokenizer,
+            chat,
+            batch,
+            length,
+            seed,
+            focus,
+        )
         self.image = tokenizer.convert_tokens_to_ids(chat.token)
         joined = [t + [tokenizer.eos_token_id] for t in tokenizer(text.split("train")).input_ids]
         self.english = np.concatenate([np.asarray(t, np.int64) for t in joined])
@@ -91,7 +122,9 @@ class Stream:
                 return name
         return "scene"
 
-    def _turns(self, rng: np.random.Generator, lesson: str, progress: float) -> tuple[Scene | None, list[Turn]]:
+    def _turns(
+        self, rng: np.random.Generator, lesson: str, progress: float
+    ) -> tuple[Scene | None, list[Turn]]:
         if lesson == "facts":
             return None, [fact(rng) for _ in range(14)]
         if lesson == "letters":
@@ -109,7 +142,9 @@ class Stream:
             turns.insert(0, drills.dense(rng, scene))
         return scene, turns
 
-    def sequence(self, step: int, index: int, progress: float) -> tuple[list[Scene], np.ndarray, np.ndarray]:
+    def sequence(
+        self, step: int, index: int, progress: float
+    ) -> tuple[list[Scene], np.ndarray, np.ndarray]:
         """The scenes shown, token ids [length] and how much each token counts in the loss."""
         rng = np.random.default_rng([self.seed, 2, step, index])
         length, scenes = self.length, []
@@ -119,16 +154,23 @@ class Stream:
             ids = self.english[start : start + length]
             return [], ids, np.full(length, ENGLISH_WEIGHT, np.float32)
         ids, weight = np.zeros(0, np.int64), np.zeros(0, np.float32)
-        while len(ids) < length - 2 * IMAGE_TOKENS or not len(ids):  # two pictures where the first has little to say
+        while len(ids) < length - 2 * IMAGE_TOKENS or not len(
+            ids
+        ):  # two pictures where the first has little to say
             scene, turns = self._turns(rng, lesson, progress)
             more, learned = self._conversation(scene, turns)
-            ids, weight = np.concatenate([ids, more])[:length], np.concatenate([weight, learned])[:length]
+            ids, weight = (
+                np.concatenate([ids, more])[:length],
+                np.concatenate([weight, learned])[:length],
+            )
             if scene is not None:
                 scenes.append(scene)
         pad = length - len(ids)
         return scenes, np.pad(ids, (0, pad)), np.pad(weight, (0, pad))
 
-    def _conversation(self, scene: Scene | None, turns: list[Turn]) -> tuple[np.ndarray, np.ndarray]:
+    def _conversation(
+        self, scene: Scene | None, turns: list[Turn]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of a conversation, and 1 for those of the answers."""
         pieces, learned = [[self.tokenizer.bos_token_id]], [False]
         for i, (question, answer) in enumerate(turns):
@@ -142,17 +184,23 @@ class Stream:
             pieces += [ask, reply]
             learned += [False, True]
         ids = np.concatenate([np.asarray(p, np.int64) for p in pieces])
-        return ids, np.concatenate([np.full(len(p), flag, np.float32) for p, flag in zip(pieces, learned, strict=True)])
+        return ids, np.concatenate(
+            [np.full(len(p), flag, np.float32) for p, flag in zip(pieces, learned, strict=True)]
+        )
 
     def _encode(self, piece: str) -> list[int]:
-        ids: list[int] = self.tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode(
+            piece, add_special_tokens=False
+        ).ids
         return ids
 
     def batch(self, step: int, progress: float) -> Batch:
         """The batch of a step; `progress` in [0, 1] is how far the training is."""
         rows = [self.sequence(step, i, progress) for i in range(self.size)]
         scenes, ids, weight = zip(*rows, strict=True)
-        return Batch([scene for shown in scenes for scene in shown], np.stack(ids), np.stack(weight))
+        return Batch(
+            [scene for shown in scenes for scene in shown], np.stack(ids), np.stack(weight)
+        )
 
 
 def fact(rng: np.random.Generator) -> Turn:
@@ -180,7 +228,9 @@ def scene_turns(rng: np.random.Generator, lesson: str = "scene") -> tuple[Scene,
     if rng.random() < 0.1 and not wanted:
         asked.append(skills.scene_type)
     turns: list[Turn] = []
-    before: set[str] = set()  # what was asked of this picture: the second time the answer can be copied
+    before: set[str] = (
+        set()
+    )  # what was asked of this picture: the second time the answer can be copied
     for _ in range(4 * TURNS[kind]):
         q = asked[int(rng.integers(len(asked)))](rng, scene)
         if q is not None and q.claim not in before:
@@ -209,7 +259,9 @@ def forms(rng: np.random.Generator, kind: str, q: Question, lesson: str = "scene
 
 def claim(q: Question, true: bool) -> Turn:
     """A yes/no question."""
-    return PROMPTS["mme"]({"question": q.claim.format(q.answer if true else q.distractors[0])}), "Yes" if true else "No"
+    return PROMPTS["mme"](
+        {"question": q.claim.format(q.answer if true else q.distractors[0])}
+    ), "Yes" if true else "No"
 
 
 def choice(rng: np.random.Generator, kind: str, q: Question) -> Turn:

@@ -18,4 +18,6 @@ def split(name: str) -> list[str]:
     every = passages()
     edge = int(len(every) * (1 - HELD_OUT))
     middle = (edge + len(every)) // 2
-    return {"train": every[:edge], "calibration": every[edge:middle], "report": every[middle:]}[name]
+    return {"train": every[:edge], "calibration": every[edge:middle], "report": every[middle:]}[
+        name
+    ]

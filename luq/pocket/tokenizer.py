@@ -5,14 +5,23 @@ them. The benchmarks' fixed phrases are single added tokens.
 """
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
-from luq.evaluation import prompts
 from luq.pocket import text
 from luq.pocket.benchmarks import ROWS
 from luq.pocket.questions import text_question
 from luq.pocket.skills import caption
+from luq.questions import prompts
 
 VOCABULARY = 2048
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
@@ -20,7 +29,10 @@ PHRASES = [prompts.SHORT, prompts.WORD, prompts.LETTER, prompts.INTEGER]
 
 
 def _sample_of_the_world(rng: np.random.Generator, n: int = 400) -> list[str]:
-    lines = [f"{q.text} {q.answer} {q.claim.format(q.answer)}" for q in (text_question(rng) for _ in range(20 * n))]
+    lines = [
+        f"{q.text} {q.answer} {q.claim.format(q.answer)}"
+        for q in (text_question(rng) for _ in range(20 * n))
+    ]
     for name, rows in ROWS.items():
         for i in range(n):
             doc = rows(rng, "train", i)[0]
@@ -35,7 +47,9 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     pattern = Regex(r" ?\d| ?[A-Z]{2}(?![a-z])| ?[A-Za-z]?[a-z]+| ?[A-Z]|\s+| ?[^\sA-Za-z0-9]+")
     cut = pre_tokenizers.Split(pattern, "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [cut, pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(PHRASES) - 2,

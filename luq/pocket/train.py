@@ -22,8 +22,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from luq import registry
-from luq.errors import ConfigError
+from luq.errors import ConfigError, unknown
 from luq.pocket import llava, qwen
 from luq.pocket.stream import FOCUS, Batch, Stream
 from luq.pocket.world import GRID, LABELS, Scene, make_scene
@@ -45,9 +44,13 @@ class TrainConfig:
     length: int = 192
     learning_rate: float = 2e-3  # AdamW: embeddings, head, norms, projector
     muon_rate: float = 4e-3  # Muon: the decoder's weight matrices
-    vision_rate: float = 0.15  # the tower's learning rate in the language phase, as a share of AdamW's
+    vision_rate: float = (
+        0.15  # the tower's learning rate in the language phase, as a share of AdamW's
+    )
     decay: float = 0.15  # last share of the steps, in which the learning rate falls to zero
-    focus: str = ",".join(FOCUS)  # abilities that have most of the training for a while, one after the other
+    focus: str = ",".join(
+        FOCUS
+    )  # abilities that have most of the training for a while, one after the other
     start: str = ""  # folder of a checkpoint whose weights to go on from; empty: from scratch
     seed: int = 0
     save_every: int = 250
@@ -59,18 +62,39 @@ def _pair(labels: dict[str, Tensor]) -> Tensor:
     return torch.where(labels["left"] > 0, pair, torch.zeros_like(pair))
 
 
-def train_vision(kind: Any, model: Any, config: TrainConfig, steps: int, progress: Progress) -> dict[str, float]:
+def train_vision(
+    kind: Any, model: Any, config: TrainConfig, steps: int, progress: Progress
+) -> dict[str, float]:
     """Teach the tower to name shape, colour, digit, print, bar height and place in each cell; returns held-out accuracy.
 
     Without the place, a tower that could know it forgets it for every patch that holds something: then no question about left,
     right, above or below can be answered. Features with a `target` also come near to that, in mean square.
     """
-    classes = LABELS | {"pair": LABELS["left"] * LABELS["right"]} | ({"row": GRID + 1, "column": GRID + 1} if kind.PLACES else {})
+    classes = (
+        LABELS
+        | {"pair": LABELS["left"] * LABELS["right"]}
+        | ({"row": GRID + 1, "column": GRID + 1} if kind.PLACES else {})
+    )
     heads = nn.ModuleDict({name: nn.Linear(kind.WIDTH, n) for name, n in classes.items()})
     parameters = [*kind.tower(model).parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1, pct_start=0.1)
-    kinds = ("objects", "objects", "sign", "sign", "digits", "digits", "digits", "chart", "chart", "chart", "document", "code")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1e-3, total_steps=steps + 1, pct_start=0.1
+    )
+    kinds = (
+        "objects",
+        "objects",
+        "sign",
+        "sign",
+        "digits",
+        "digits",
+        "digits",
+        "chart",
+        "chart",
+        "chart",
+        "document",
+        "code",
+    )
     cells = torch.arange(GRID * GRID)
     places = {"row": cells // GRID + 1, "column": cells % GRID + 1}
     task = progress.add_task("vision", total=steps)
@@ -79,7 +103,9 @@ def train_vision(kind: Any, model: Any, config: TrainConfig, steps: int, progres
         rng = np.random.default_rng([config.seed, 1, step])
         scenes = [make_scene(rng, kinds[int(rng.integers(len(kinds)))], split) for _ in range(64)]
         labels = {n: torch.from_numpy(np.stack([s.labels[n] for s in scenes])) for n in LABELS}
-        return scenes, labels | {"pair": _pair(labels)} | {n: p.expand(64, -1) for n, p in places.items()}
+        return scenes, labels | {"pair": _pair(labels)} | {
+            n: p.expand(64, -1) for n, p in places.items()
+        }
 
     for step in range(steps):
         scenes, labels = batch(step, "train")
@@ -102,7 +128,10 @@ def train_vision(kind: Any, model: Any, config: TrainConfig, steps: int, progres
     with torch.no_grad():
         scenes, labels = batch(10**6, "test")
         features = kind.features(model, scenes)
-        return {n: (h(features).argmax(-1) == labels[n])[labels[n] > 0].float().mean().item() for n, h in heads.items()}
+        return {
+            n: (h(features).argmax(-1) == labels[n])[labels[n] > 0].float().mean().item()
+            for n, h in heads.items()
+        }
 
 
 def language_loss(kind: Any, model: Any, batch: Batch, frozen: bool = False) -> Tensor:
@@ -115,8 +144,12 @@ def language_loss(kind: Any, model: Any, batch: Batch, frozen: bool = False) -> 
         places = (ids == model.config.image_token_id).unsqueeze(-1).expand_as(embeds)
         embeds = embeds.masked_scatter(places, kind.project(model, seen).to(embeds.dtype))
     positions = kind.positions(model, ids, len(batch.scenes))
-    with torch.autocast("cpu", torch.bfloat16):  # only here, where shapes never change: each new shape is compiled anew
-        output = model.model.language_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+    with torch.autocast(
+        "cpu", torch.bfloat16
+    ):  # only here, where shapes never change: each new shape is compiled anew
+        output = model.model.language_model(
+            inputs_embeds=embeds, position_ids=positions, use_cache=False
+        )
     hidden = output.last_hidden_state[:, :-1].float()
     wanted = weight[:, 1:] > 0
     losses = F.cross_entropy(model.lm_head(hidden[wanted]), ids[:, 1:][wanted], reduction="none")
@@ -126,7 +159,9 @@ def language_loss(kind: Any, model: Any, batch: Batch, frozen: bool = False) -> 
 
 def make_optimizers(kind: Any, model: Any, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the decoder's matrices, AdamW for everything else."""
-    matrices = [p for n, p in model.named_parameters() if "language_model.layers" in n and p.ndim == 2]
+    matrices = [
+        p for n, p in model.named_parameters() if "language_model.layers" in n and p.ndim == 2
+    ]
     tower = list(kind.tower(model).parameters())
     taken = {id(p) for p in matrices + tower}
     others = [p for p in model.parameters() if id(p) not in taken]
@@ -138,7 +173,10 @@ def make_optimizers(kind: Any, model: Any, config: TrainConfig) -> list[torch.op
         [{"params": matrices, "peak": config.muon_rate}],
         lr=config.muon_rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw",
     )  # fmt: skip
-    return [muon, torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)]
+    return [
+        muon,
+        torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05),
+    ]
 
 
 def _schedule(step: int, config: TrainConfig) -> float:
@@ -161,9 +199,11 @@ def _kind(config: TrainConfig) -> Any:
         told = json.loads((Path(config.start) / "config.json").read_text())["model_type"]
         name = "pocket_qwen" if told.startswith("qwen") else "pocket_llava"
         if config.model and config.model != name:
-            raise ConfigError(f"--start {config.start} is a {name}, and --model says {config.model}")
+            raise ConfigError(
+                f"--start {config.start} is a {name}, and --model says {config.model}"
+            )
     if name not in KINDS:
-        raise registry.unknown("pocket model", name, KINDS)
+        raise unknown("pocket model", name, KINDS)
     return KINDS[name]
 
 
@@ -171,17 +211,23 @@ def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
     """Run or continue the training in `folder`; returns the folder of the finished 16-bit checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = _kind(config)
-    tokenizer = AutoTokenizer.from_pretrained(config.start) if config.start else kind.make_tokenizer()
+    tokenizer = (
+        AutoTokenizer.from_pretrained(config.start) if config.start else kind.make_tokenizer()
+    )
     torch.manual_seed(config.seed)
     model = kind.build(tokenizer, config.layers, config.vision_layers)
     vision_file, state_file = folder / "vision.pt", folder / "state.pt"
     if config.start:
         started = AutoModelForImageTextToText.from_pretrained(config.start, dtype=torch.float32)
         model.load_state_dict(started.state_dict())
-    vision_steps = (0 if config.start else 1500) if config.vision_steps is None else config.vision_steps
+    vision_steps = (
+        (0 if config.start else 1500) if config.vision_steps is None else config.vision_steps
+    )
     if vision_steps and not vision_file.exists():
         accuracy = train_vision(kind, model, config, vision_steps, progress)
-        log.info("vision tower, held-out accuracy: %s", {k: round(v, 3) for k, v in accuracy.items()})
+        log.info(
+            "vision tower, held-out accuracy: %s", {k: round(v, 3) for k, v in accuracy.items()}
+        )
         _save(vision_file, kind.tower(model).state_dict())
     if vision_file.exists():
         kind.tower(model).load_state_dict(torch.load(vision_file, weights_only=True))
@@ -192,7 +238,14 @@ def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         start = state["step"]
-    stream = Stream(tokenizer, kind.CHAT, config.batch, config.length, config.seed, tuple(filter(None, config.focus.split(","))))
+    stream = Stream(
+        tokenizer,
+        kind.CHAT,
+        config.batch,
+        config.length,
+        config.seed,
+        tuple(filter(None, config.focus.split(","))),
+    )
     for step, loss in _steps(kind, model, optimizers, stream, config, start, progress):
         if step % 50 == 0:
             log.info("step %d loss %.4f", step, loss)
@@ -233,7 +286,9 @@ def export(kind: Any, model: Any, tokenizer: Any, folder: Path, config: TrainCon
     """Write a Hugging Face folder in fp16 that AutoModelForImageTextToText and AutoProcessor load."""
     model.half().save_pretrained(folder)
     kind.make_processor(tokenizer).save_pretrained(folder)
-    (folder / "pocket_training.json").write_text(json.dumps(asdict(config) | {"start": Path(config.start).name}, indent=1) + "\n")
+    (folder / "pocket_training.json").write_text(
+        json.dumps(asdict(config) | {"start": Path(config.start).name}, indent=1) + "\n"
+    )
     for file in folder.iterdir():  # the weights file is made with the rights of a temporary file
         file.chmod(0o644)
     return folder

@@ -10,7 +10,18 @@ from luq.pocket import facts
 from luq.pocket.drawing import CELL, COLOUR_NAMES, GRID, LABELS, SHAPES, SIZE, Canvas, Item, Scene
 
 KINDS = ("objects", "sign", "digits", "chart", "document", "emblem", "code")
-__all__ = ["CELL", "COLOUR_NAMES", "GRID", "KINDS", "LABELS", "SHAPES", "SIZE", "Item", "Scene", "make_scene"]
+__all__ = [
+    "CELL",
+    "COLOUR_NAMES",
+    "GRID",
+    "KINDS",
+    "LABELS",
+    "SHAPES",
+    "SIZE",
+    "Item",
+    "Scene",
+    "make_scene",
+]
 
 
 def _free_cells(rng: np.random.Generator, n: int, rows: int = GRID) -> list[tuple[int, int]]:
@@ -25,7 +36,9 @@ def _objects(canvas: Canvas) -> Scene:
     cells = _free_cells(rng, int(rng.integers(3, 9)))
     if rng.random() < 0.7:  # neighbours, for relations
         row, col = int(rng.integers(GRID)), int(rng.integers(GRID - 1))
-        cells = [(row, col), (row, col + 1)] + [c for c in cells if c not in ((row, col), (row, col + 1))]
+        cells = [(row, col), (row, col + 1)] + [
+            c for c in cells if c not in ((row, col), (row, col + 1))
+        ]
     for row, col in cells:
         canvas.shape(Item(row, col, str(rng.choice(colours)), str(rng.choice(shapes))))
     return canvas.scene("objects")
@@ -36,7 +49,11 @@ def _sign(canvas: Canvas) -> Scene:
     rng = canvas.rng
     rows = sorted(int(r) for r in rng.permutation(GRID)[:2])
     name = facts.pick(rng, facts.people())
-    other = (facts.pick(rng, facts.words()), facts.pick(rng, facts.cities()), str(rng.integers(10, 10000)))
+    other = (
+        facts.pick(rng, facts.words()),
+        facts.pick(rng, facts.cities()),
+        str(rng.integers(10, 10000)),
+    )
     kind = int(rng.integers(3))
     lines = [name, other[kind]]
     swap = rng.random() < 0.5
@@ -89,7 +106,11 @@ def _emblem(canvas: Canvas) -> Scene:
 def _code(canvas: Canvas) -> Scene:
     """Two printed lines such as `A=12` and `B=A+7`; `result` is B."""
     rng = canvas.rng
-    a, b, operator = int(rng.integers(2, 60)), int(rng.integers(2, 10)), str(rng.choice(list("+-*")))
+    a, b, operator = (
+        int(rng.integers(2, 60)),
+        int(rng.integers(2, 10)),
+        str(rng.choice(list("+-*"))),
+    )
     if operator == "*":
         a = int(rng.integers(2, 10))
     result = {"+": a + b, "-": a - b, "*": a * b}[operator]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.models.scratch import Scratch, Slot
 from luq.models.vlm import VLM
-from luq.scratch import Scratch, Slot
 
 
 def choose_tokens(image_mask: Tensor, tokens: int, seed: int) -> dict[str, Tensor]:
@@ -45,7 +45,10 @@ class LayerOutputs(Sequence[dict[str, Tensor]]):
             hidden = output[0] if isinstance(output, tuple) else output
             flat = hidden.reshape(-1, hidden.shape[-1])
             for name, positions in self.chosen.items():
-                here = positions[(positions >= self.start) & (positions < self.start + len(flat))] - self.start
+                here = (
+                    positions[(positions >= self.start) & (positions < self.start + len(flat))]
+                    - self.start
+                )
                 self.rows[layer][name].append(self.scratch.put(flat[here.to(flat.device)]))
 
         return hook
@@ -68,14 +71,21 @@ class LayerOutputs(Sequence[dict[str, Tensor]]):
         """Of one layer: modality -> fp32 [tokens, hidden]."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return {name: torch.cat([self.scratch.get(s) for s in slots]).float() for name, slots in self.rows[index].items()}
+        return {
+            name: torch.cat([self.scratch.get(s) for s in slots]).float()
+            for name, slots in self.rows[index].items()
+        }
 
 
 @torch.no_grad()
-def layer_outputs(vlm: VLM, calibration: CalibrationSet, tokens: int, seed: int, folder: Path | None = None) -> LayerOutputs:
+def layer_outputs(
+    vlm: VLM, calibration: CalibrationSet, tokens: int, seed: int, folder: Path | None = None
+) -> LayerOutputs:
     """Run the calibration set once; per layer and modality the kept output vectors [<= tokens, hidden], in a file in `folder`."""
     vlm.restore()
-    outputs = LayerOutputs(vlm.layers, choose_tokens(calibration.image_mask(), tokens, seed), folder)
+    outputs = LayerOutputs(
+        vlm.layers, choose_tokens(calibration.image_mask(), tokens, seed), folder
+    )
     try:
         for batch in calibration.batches():
             vlm.model.base_model(

@@ -7,13 +7,13 @@ number, and the estimate is repeated over seeds, each with its own subsample and
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from sklearn.cluster import KMeans
 from torch import Tensor
 
 from luq.config import ProfileConfig
+from luq.profiling.entropies import LayerEntropy
 
 log = logging.getLogger(__name__)
 SUBSAMPLE = 0.8  # of the smallest modality's vectors: what each seed draws
@@ -33,20 +33,10 @@ def cluster(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     return KMeans(different, n_init=1, max_iter=100, random_state=seed).fit(vectors).labels_
 
 
-@dataclass(frozen=True)
-class LayerEntropy:
-    """One layer's entropy over one modality: mean and standard deviation over seeds, in bits."""
-
-    layer: int
-    modality: str
-    mean: float
-    spread: float
-    tokens: int
-    clusters: int
-
-
 def profile_entropy(
-    outputs: Sequence[dict[str, Tensor]], config: ProfileConfig, advance: Callable[[], None] = lambda: None
+    outputs: Sequence[dict[str, Tensor]],
+    config: ProfileConfig,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[LayerEntropy]:
     """Entropies of all layers and modalities at equal token counts; `advance` is called after each K-means.
 
@@ -55,7 +45,12 @@ def profile_entropy(
     tokens = max(2, int(SUBSAMPLE * min(len(rows) for rows in outputs[0].values())))
     clusters = min(config.clusters, max(2, tokens // PER_CLUSTER))
     if clusters < config.clusters:
-        log.warning("%d vectors are too few for K=%d clusters: using K=%d", tokens, config.clusters, clusters)
+        log.warning(
+            "%d vectors are too few for K=%d clusters: using K=%d",
+            tokens,
+            config.clusters,
+            clusters,
+        )
     table = []
     for i, layer in enumerate(outputs):
         for modality, rows in layer.items():
@@ -65,5 +60,9 @@ def profile_entropy(
                 vectors = rows.numpy()[rng.permutation(len(rows))[:tokens]]
                 values.append(entropy_bits(cluster(vectors, clusters, config.seed + seed)))
                 advance()
-            table.append(LayerEntropy(i, modality, float(np.mean(values)), float(np.std(values)), tokens, clusters))
+            table.append(
+                LayerEntropy(
+                    i, modality, float(np.mean(values)), float(np.std(values)), tokens, clusters
+                )
+            )
     return table

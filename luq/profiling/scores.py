@@ -51,14 +51,19 @@ def forward_scores(vlm: VLM, calibration: CalibrationSet) -> dict[str, dict[str,
     def keep(index: int):
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | tuple) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            before, after = (t.reshape(-1, t.shape[-1]) for t in (hidden, output[0] if isinstance(output, tuple) else output))
+            before, after = (
+                t.reshape(-1, t.shape[-1])
+                for t in (hidden, output[0] if isinstance(output, tuple) else output)
+            )
             for modality, mask in masks.items():
                 if mask.any():
                     moments[modality][index].add(before[mask], after[mask])
 
         return hook
 
-    hooks = [layer.register_forward_hook(keep(i), with_kwargs=True) for i, layer in enumerate(vlm.layers)]
+    hooks = [
+        layer.register_forward_hook(keep(i), with_kwargs=True) for i, layer in enumerate(vlm.layers)
+    ]
     try:
         for batch in calibration.batches():
             image = torch.cat([s.image_mask for s in batch]).to(vlm.device)

@@ -38,11 +38,15 @@ def group_size(columns: int, wanted: int) -> int:
     """Columns per group; 0 means one group per row. A size that does not divide is a ConfigError."""
     size = wanted or columns
     if columns % size:
-        raise ConfigError(f"group size {size} does not divide the {columns} columns of a linear; choose a divisor")
+        raise ConfigError(
+            f"group size {size} does not divide the {columns} columns of a linear; choose a divisor"
+        )
     return size
 
 
-def _range(weight: Tensor, levels: int, symmetric: bool, shrink: Tensor | float) -> tuple[Tensor, Tensor]:
+def _range(
+    weight: Tensor, levels: int, symmetric: bool, shrink: Tensor | float
+) -> tuple[Tensor, Tensor]:
     top = levels - 1
     low = weight.amin(-1).clamp_max(0) * shrink
     high = weight.amax(-1).clamp_min(0) * shrink
@@ -59,7 +63,14 @@ def _range(weight: Tensor, levels: int, symmetric: bool, shrink: Tensor | float)
     return scale, zero
 
 
-def fit(weight: Tensor, levels: int, group: int, symmetric: bool, importance: Tensor | None = None, steps: int = 0) -> Grid:
+def fit(
+    weight: Tensor,
+    levels: int,
+    group: int,
+    symmetric: bool,
+    importance: Tensor | None = None,
+    steps: int = 0,
+) -> Grid:
     """Fit a grid of `levels` codes to weight [out, in] in groups of `group` columns.
 
     With steps > 0 the range is clipped: of `steps` shrink factors in (0.4, 1] each row and group takes the one with the

@@ -39,12 +39,18 @@ def check(hessian: Tensor, columns: int, where: str = "") -> None:
     """Raise a DataError that names the layer if the Hessian cannot be one."""
     place = f" of {where}" if where else ""
     if hessian.shape != (columns, columns):
-        raise DataError(f"the Hessian{place} is {tuple(hessian.shape)}, the weight has {columns} columns")
+        raise DataError(
+            f"the Hessian{place} is {tuple(hessian.shape)}, the weight has {columns} columns"
+        )
     strips = [slice(start, start + STRIP) for start in range(0, columns, STRIP)]
     if not all(bool(torch.isfinite(hessian[strip]).all()) for strip in strips):
-        raise DataError(f"the Hessian{place} holds NaN or infinity: look for bad activations in the calibration set")
+        raise DataError(
+            f"the Hessian{place} holds NaN or infinity: look for bad activations in the calibration set"
+        )
     largest = max((float(hessian[strip].abs().max()) for strip in strips), default=0.0)
-    if not all(torch.allclose(hessian[s], hessian[:, s].T, rtol=1e-3, atol=1e-5 * largest) for s in strips):
+    if not all(
+        torch.allclose(hessian[s], hessian[:, s].T, rtol=1e-3, atol=1e-5 * largest) for s in strips
+    ):
         raise DataError(f"the Hessian{place} is not symmetric")
 
 
@@ -72,7 +78,9 @@ def factorize(hessian: Tensor, damping: float, order: Tensor | None = None) -> F
     # of the columns in reverse, H = L L^T: back in order, L is an upper triangle A with H = A A^T, and its inverse is the factor
     back = order.flip(0)
     while damping <= 1.0:
-        work = torch.empty_like(hessian).T  # column by column, as LAPACK wants it, which then works in place
+        work = torch.empty_like(
+            hessian
+        ).T  # column by column, as LAPACK wants it, which then works in place
         for start in range(0, size, STRIP):
             work[start : start + STRIP] = hessian[back[start : start + STRIP]][:, back]
         diagonal = torch.diagonal(work)
@@ -87,7 +95,9 @@ def factorize(hessian: Tensor, damping: float, order: Tensor | None = None) -> F
                 return Factor(work, dead, damping)
         del work, diagonal
         damping = max(2 * damping, 1e-4)
-    raise DataError("the Hessian cannot be inverted even with damping 1.0: the calibration set has too few tokens")
+    raise DataError(
+        "the Hessian cannot be inverted even with damping 1.0: the calibration set has too few tokens"
+    )
 
 
 def invert(lower: Tensor) -> None:
@@ -99,7 +109,9 @@ def invert(lower: Tensor) -> None:
     for start in reversed(range(0, size, STRIP)):
         end = min(start + STRIP, size)
         eye = torch.eye(end - start, device=lower.device, dtype=lower.dtype)
-        lower[start:end, start:end] = torch.linalg.solve_triangular(lower[start:end, start:end], eye, upper=False)
+        lower[start:end, start:end] = torch.linalg.solve_triangular(
+            lower[start:end, start:end], eye, upper=False
+        )
         below = -(lower[end:, start:end] @ lower[start:end, start:end])
         for row in range(end, size, STRIP):
             last = min(row + STRIP, size)

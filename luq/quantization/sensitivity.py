@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.formats.layer_file import PackedLayer
 from luq.models.vlm import LINEARS, VLM
-from luq.quantization.database import PackedLayer
 from luq.quantization.walk import first_inputs, modules, output
 
 
@@ -23,7 +23,12 @@ def output_errors(
     vlm.restore()
     states, errors = first_inputs(vlm, calibration, folder), []
     for index, packed in enumerate(layers):
-        standing, layer, wrong, size = modules(vlm, index, packed, "measured", cache=True), vlm.layers[index], 0.0, 0.0
+        standing, layer, wrong, size = (
+            modules(vlm, index, packed, "measured", cache=True),
+            vlm.layers[index],
+            0.0,
+            0.0,
+        )
         for state in states:
             vlm.install(index, standing)
             try:
@@ -56,24 +61,39 @@ def next_token_loss(vlm: VLM, calibration: CalibrationSet) -> Iterator[Tensor]:
         logits = vlm.model(**inputs, use_cache=False).logits[:, :-1].float()
         wanted = inputs["input_ids"][:, 1:].clone()
         wanted[vlm.image_mask(wanted)] = -100
-        yield nn.functional.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-100, reduction="sum")
+        yield nn.functional.cross_entropy(
+            logits.transpose(1, 2), wanted, ignore_index=-100, reduction="sum"
+        )
 
 
-def delta_losses(vlm: VLM, calibration: CalibrationSet, layers: Iterable[PackedLayer]) -> list[float]:
+def delta_losses(
+    vlm: VLM, calibration: CalibrationSet, layers: Iterable[PackedLayer]
+) -> list[float]:
     """Per layer the sum over its weights of |gradient of the calibration loss x actual quantization error|.
 
     The loss is the mean next-token cross-entropy over the text tokens (AutoScheme of arXiv 2512.04746, on the weights).
     """
     vlm.restore()
-    parameters = [[vlm.originals[i][name].weight for name in LINEARS] for i in range(len(vlm.layers))]
+    parameters = [
+        [vlm.originals[i][name].weight for name in LINEARS] for i in range(len(vlm.layers))
+    ]
     with _differentiable([weight for layer in parameters for weight in layer]), torch.enable_grad():
         tokens = 0
-        for loss, batch in zip(next_token_loss(vlm, calibration), calibration.batches(), strict=True):
+        for loss, batch in zip(
+            next_token_loss(vlm, calibration), calibration.batches(), strict=True
+        ):
             loss.backward()
             tokens += sum(int((~s.image_mask[1:]).sum()) for s in batch)
         return [
             sum(
-                float((weight.grad.double() * (weight.detach() - packed[name].dequantize(torch.float32).to(weight))).abs().sum())
+                float(
+                    (
+                        weight.grad.double()
+                        * (weight.detach() - packed[name].dequantize(torch.float32).to(weight))
+                    )
+                    .abs()
+                    .sum()
+                )
                 for name, weight in zip(LINEARS, layer, strict=True)
             )
             / max(tokens, 1)

@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luq import keys
 from luq.allocation.plans import Allocation
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.config import QuantizerConfig, TierConfig
 from luq.errors import DataError
+from luq.formats.base import PackedWeight
+from luq.formats.layer_file import PackedLayer, read_layer, write_layer
+from luq.formats.linear import PackedLinear
+from luq.models.scratch import Scratch, Slot
 from luq.models.vlm import GROUPS, VLM
-from luq.quantization.database import PackedLayer, read_layer, write_layer
 from luq.quantization.hessian import HessianSum
-from luq.quantization.linear import PackedLinear
-from luq.quantization.packed import PackedWeight
-from luq.quantization.tiers import make_quantizer
-from luq.scratch import Scratch, Slot
-from luq.store import Store
+from luq.quantization.methods.float16 import make_quantizer
+from luq.store import keys
+from luq.store.store import Store
 
 log = logging.getLogger(__name__)
 STAGE = "layers"
@@ -43,8 +43,19 @@ class State:
     `weights` [batch * tokens]: what its tokens count in a Hessian; None: all alike.
     """
 
-    def __init__(self, hidden: Tensor, arguments: dict[str, Any], scratch: Scratch | None = None, weights: Tensor | None = None):
-        self.arguments, self.device, self.weights, self._scratch = arguments, hidden.device, weights, scratch
+    def __init__(
+        self,
+        hidden: Tensor,
+        arguments: dict[str, Any],
+        scratch: Scratch | None = None,
+        weights: Tensor | None = None,
+    ):
+        self.arguments, self.device, self.weights, self._scratch = (
+            arguments,
+            hidden.device,
+            weights,
+            scratch,
+        )
         self._slot: Slot | None = None
         self.hidden = hidden
 
@@ -72,7 +83,11 @@ def first_inputs(vlm: VLM, calibration: CalibrationSet, folder: Path | None = No
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
         nonlocal room
         hidden = args[0] if args else kwargs.pop("hidden_states")
-        arguments = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
+        arguments = {
+            name: value
+            for name, value in kwargs.items()
+            if name not in ("past_key_values", "use_cache")
+        }
         room -= hidden.numel() * hidden.element_size()
         states.append(State(hidden, arguments, None if room >= 0 else scratch, weights))
         raise _Captured
@@ -106,14 +121,20 @@ def forward(layer: nn.Module, states: list[State], keep: bool) -> None:
 
 
 @torch.no_grad()
-def hessians(layer: nn.Module, states: list[State], groups: tuple[tuple[str, ...], ...]) -> dict[str, Tensor]:
+def hessians(
+    layer: nn.Module, states: list[State], groups: tuple[tuple[str, ...], ...]
+) -> dict[str, Tensor]:
     """One Hessian per group of linears that share an input, under each linear's name."""
     sums, hooks, current = [], [], states[0]
     for group in groups:
         linear: Any = layer.get_submodule(group[0])
         total = HessianSum(int(linear.in_features), states[0].device)
         sums.append(total)
-        hooks.append(linear.register_forward_pre_hook(lambda module, args, total=total: total.add(args[0], current.weights)))
+        hooks.append(
+            linear.register_forward_pre_hook(
+                lambda module, args, total=total: total.add(args[0], current.weights)
+            )
+        )
     try:
         for current in states:
             output(layer, current)
@@ -124,16 +145,22 @@ def hessians(layer: nn.Module, states: list[State], groups: tuple[tuple[str, ...
     return {name: mean for group, mean in zip(groups, means, strict=True) for name in group}
 
 
-def modules(vlm: VLM, index: int, packed: PackedLayer, tier: str, cache: bool) -> dict[str, nn.Module]:
+def modules(
+    vlm: VLM, index: int, packed: PackedLayer, tier: str, cache: bool
+) -> dict[str, nn.Module]:
     """The runtime modules of a packed layer."""
     return {
-        name: PackedLinear(weight.to(vlm.device), tier, vlm.bias(index, name), cache and not vlm.config.stream)
+        name: PackedLinear(
+            weight.to(vlm.device), tier, vlm.bias(index, name), cache and not vlm.config.stream
+        )
         for name, weight in packed.items()
     }
 
 
 @torch.no_grad()
-def quantize_layer(vlm: VLM, index: int, tier: TierConfig, states: list[State] | None) -> PackedLayer:
+def quantize_layer(
+    vlm: VLM, index: int, tier: TierConfig, states: list[State] | None
+) -> PackedLayer:
     """All linears of one layer in one tier; the layer has its 16-bit linears again afterwards.
 
     With true_sequential each group's Hessian sees the groups before it already quantized.
@@ -146,21 +173,27 @@ def quantize_layer(vlm: VLM, index: int, tier: TierConfig, states: list[State] |
         for groups in passes:
             found = {} if quantizer.data_free or states is None else hessians(layer, states, groups)
             for name in (n for group in groups for n in group):
-                packed[name] = _quantize_linear(quantizer, weights[name], found.get(name), f"layer {index} {name}")
+                packed[name] = _quantize_linear(
+                    quantizer, weights[name], found.get(name), f"layer {index} {name}"
+                )
             vlm.install(index, modules(vlm, index, packed, tier.method, cache=True))
     finally:
         vlm.install(index, None)
     return packed
 
 
-def _quantize_linear(quantizer: Any, weight: Tensor, hessian: Tensor | None, where: str) -> PackedWeight:
+def _quantize_linear(
+    quantizer: Any, weight: Tensor, hessian: Tensor | None, where: str
+) -> PackedWeight:
     try:
         return quantizer.quantize(weight.float(), hessian)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
 
 
-def layer_keys(fingerprint: str, calibration_hash: str, config: QuantizerConfig, allocation: Allocation) -> list[str]:
+def layer_keys(
+    fingerprint: str, calibration_hash: str, config: QuantizerConfig, allocation: Allocation
+) -> list[str]:
     """The artefact key of every layer of an allocation: of everything that determines its bytes, and nothing else."""
     found: list[str] = []
     for index, name in enumerate(allocation.tiers):
@@ -181,7 +214,12 @@ class Walk:
     """Makes and finds the layer artefacts of allocations over one model and one calibration set."""
 
     def __init__(
-        self, vlm: VLM, calibration: Callable[[], CalibrationSet], calibration_hash: str, config: QuantizerConfig, store: Store
+        self,
+        vlm: VLM,
+        calibration: Callable[[], CalibrationSet],
+        calibration_hash: str,
+        config: QuantizerConfig,
+        store: Store,
     ):
         """`calibration` is called only when a layer has to be made."""
         self.vlm, self.calibration, self.config, self.store = vlm, calibration, config, store
@@ -199,12 +237,16 @@ class Walk:
             return Allocation((self.config.high,) * len(allocation.tiers))
         return None
 
-    def quantize(self, allocation: Allocation, advance: Callable[[str], None] = lambda what: None) -> list[Path]:
+    def quantize(
+        self, allocation: Allocation, advance: Callable[[str], None] = lambda what: None
+    ) -> list[Path]:
         """The folders of all layer artefacts of an allocation, made where they are missing."""
         wanted = self.keys(allocation)
         missing = [i for i, key in enumerate(wanted) if not self.store.has(STAGE, key)]
         states: list[State] | None = None
-        if any(not make_quantizer(self.config.tiers[allocation.tiers[i]]).data_free for i in missing):
+        if any(
+            not make_quantizer(self.config.tiers[allocation.tiers[i]]).data_free for i in missing
+        ):
             states = first_inputs(self.vlm, self.calibration(), self.store.root)
         feed = self._feed(allocation)
         folders = []

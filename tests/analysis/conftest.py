@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from luq import results
 from luq.evaluation.answers import ANSWERS, FIDELITY
 from luq.evaluation.predictions import write_rows
-from luq.results import Record
-from luq.store import Store
+from luq.store.store import Store
+from pipelines import results
+from pipelines.results import Record
 from tests.analysis.synthetic import ladder, mixed, record
 
 Keep = Callable[..., Record]
@@ -21,13 +21,25 @@ def keep(tmp_path: Path) -> Keep:
 
     def keep(made: Record, right: str, original: str = "") -> Record:
         store = Store(tmp_path / "store")
-        for stage, marks in (("evaluate", right), ("evaluate 16-bit", original or "1" * len(right))):
+        for stage, marks in (
+            ("evaluate", right),
+            ("evaluate 16-bit", original or "1" * len(right)),
+        ):
             made["artefacts"][stage] = {"gqa": f"{made['key']}-{stage.replace(' ', '-')}"}
-            rows = [{"id": i, "text": "yes" if m == "1" else "no", "doc": {"answer": "yes"}} for i, m in enumerate(marks)]
-            store.get("evaluation", made["artefacts"][stage]["gqa"], lambda folder, rows=rows: write_rows(folder / ANSWERS, rows))
+            rows = [
+                {"id": i, "text": "yes" if m == "1" else "no", "doc": {"answer": "yes"}}
+                for i, m in enumerate(marks)
+            ]
+            store.get(
+                "evaluation",
+                made["artefacts"][stage]["gqa"],
+                lambda folder, rows=rows: write_rows(folder / ANSWERS, rows),
+            )
         measured = [{"id": i, "kl": 0.1 if m == "1" else 0.5} for i, m in enumerate(right)]
         made["fidelity"]["gqa"]["key"] = f"kl-{made['key']}"
-        store.get("fidelity", f"kl-{made['key']}", lambda folder: write_rows(folder / FIDELITY, measured))
+        store.get(
+            "fidelity", f"kl-{made['key']}", lambda folder: write_rows(folder / FIDELITY, measured)
+        )
         results.write(tmp_path, made)
         return made
 

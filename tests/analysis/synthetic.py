@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from luq import keys
-from luq.results import SCHEMA, Record
+from luq.store import keys
+from pipelines.results import SCHEMA, Record
 
 BENCHMARKS = ("gqa", "mme", "pope")
 BITS = {"float16": 16.0, "gptq8": 8.0, "gptq4": 4.0, "gptq3": 3.0, "gptq2": 2.0, "billm": 1.0}
@@ -56,7 +56,11 @@ def record(
         for b, s in given.items() if s is not None
     }  # fmt: skip
     bits = sum(BITS[t] for t in tiers) / len(tiers)
-    stored = bytes_ - REST if bytes_ else int(WEIGHTS * (sum(STORED[t] for t in tiers) / len(tiers) + 0.2) / 8)
+    stored = (
+        bytes_ - REST
+        if bytes_
+        else int(WEIGHTS * (sum(STORED[t] for t in tiers) / len(tiers) + 0.2) / 8)
+    )
     ledger = {"codes": stored - 100, "scales": 60, "header": 40, "vision": REST}
     memory = {
         "weights": WEIGHTS,
@@ -65,10 +69,21 @@ def record(
         "stored_bytes": stored,
         "ledger": ledger,
     }
-    memory |= {"rest_bytes": REST, "checkpoint_bytes": stored + REST, "resident_bytes": stored - 40, "peak_bytes": 10**6}
+    memory |= {
+        "rest_bytes": REST,
+        "checkpoint_bytes": stored + REST,
+        "resident_bytes": stored - 40,
+        "peak_bytes": 10**6,
+    }
     mean = sum(s["score"] for s in scores.values()) / max(len(scores), 1)
     key = keys.key(settings, tiers, fingerprint, subset, sweep, name)
-    kl = {"n": 50, "kl": [1 - mean / 100, 0, 1], "agreement": [mean / 100, 0, 1], "loglik": [-1.0, -2, 0], "key": f"d{key}"}
+    kl = {
+        "n": 50,
+        "kl": [1 - mean / 100, 0, 1],
+        "agreement": [mean / 100, 0, 1],
+        "loglik": [-1.0, -2, 0],
+        "key": f"d{key}",
+    }
     profile = [
         {
             "layer": i,
@@ -100,7 +115,12 @@ def ladder(**changes: Any) -> list[Record]:
     scores = {"float16": 80.0, "gptq8": 80.0, "gptq4": 79.0, "gptq3": 76.0, "gptq2": 40.0}
     made = []
     for tier, score in scores.items():
-        settings = {"allocation.name": "uniform", "quantizer.high": tier, "quantizer.propagation": "exact", **changes}
+        settings = {
+            "allocation.name": "uniform",
+            "quantizer.high": tier,
+            "quantizer.propagation": "exact",
+            **changes,
+        }
         made.append(record(tier, [tier] * LAYERS, score, **settings))
     return made
 
@@ -108,7 +128,12 @@ def ladder(**changes: Any) -> list[Record]:
 def mixed(k: int, score: float, **changes: Any) -> Record:
     """A plan with its first k layers low; named after what differs from the usual."""
     words = [f"{name}={value}" for name, value in changes.items() if "." in name or name == "seed"]
-    return record(" ".join([*words, f"allocation.k={k}"]), ["billm"] * k + ["gptq4"] * (LAYERS - k), score, **changes)
+    return record(
+        " ".join([*words, f"allocation.k={k}"]),
+        ["billm"] * k + ["gptq4"] * (LAYERS - k),
+        score,
+        **changes,
+    )
 
 
 def many(count: int) -> Iterator[Record]:
@@ -118,5 +143,9 @@ def many(count: int) -> Iterator[Record]:
     grid = product(range(10**6), orders, ("text", "multimodal"), range(1, LAYERS))
     for i, (size, order, calibration, k) in zip(range(count - 5), grid, strict=False):
         score = 78 - 4 * k + (i * 37 % 11) / 3
-        changes = {"order.name": order, "calibration.name": calibration, "calibration.tokens": 1000 + size}
+        changes = {
+            "order.name": order,
+            "calibration.name": calibration,
+            "calibration.tokens": 1000 + size,
+        }
         yield mixed(k, score, sweep="large", **changes)

@@ -7,9 +7,9 @@ import pytest
 import vl_convert
 
 from analysis import ablations, compare, costs, figures, frame, interactive, layers, paper, pareto
-from analysis.chapter import Chapter
 from analysis.charts import Lines, Palette
-from luq.results import Record
+from analysis.sections import Chapter
+from pipelines.results import Record
 from tests.analysis.conftest import write
 from tests.analysis.synthetic import LAYERS, REST, ladder, many, mixed, record
 
@@ -20,7 +20,10 @@ def studied(outputs: Path, records: list[Record]) -> frame.Study:
 
 def rows(chart: Lines | None) -> list[tuple[str, float, float]]:
     assert chart is not None
-    return [(s, x, round(y, 6)) for s, x, y in chart.points[["series", "x", "y"]].itertuples(index=False)]
+    return [
+        (s, x, round(y, 6))
+        for s, x, y in chart.points[["series", "x", "y"]].itertuples(index=False)
+    ]
 
 
 def alphas() -> list[Record]:
@@ -39,7 +42,11 @@ def test_pareto_chart_holds_every_plan_and_the_steps_of_the_front(demo: Path) ->
     assert chart.points.set_index("label")["hollow"].to_dict()["billm, propagation high"]
     point = chart.points.set_index("label").loc["gptq3"]
     assert point["high"] - point["y"] == pytest.approx(100 * 1.96 * (2 / 3**0.5) / 80)
-    assert set(chart.points["series"]) == {"uniform", "billm / gptq4, multimodal", "billm / gptq4, text-only"}
+    assert set(chart.points["series"]) == {
+        "uniform",
+        "billm / gptq4, multimodal",
+        "billm / gptq4, text-only",
+    }
 
 
 def test_many_families_are_merged_until_they_can_be_told_apart(tmp_path: Path) -> None:
@@ -54,7 +61,9 @@ def test_tradeoff_has_the_number_of_low_layers_above(demo: Path) -> None:
     assert chart is not None
     assert chart.top is not None
     assert [text for _, text in chart.top[1]] == ["2", "4", "6"]
-    assert chart.top[1] == sorted(chart.top[1], key=lambda tick: -tick[0])  # more low layers, fewer bits
+    assert chart.top[1] == sorted(
+        chart.top[1], key=lambda tick: -tick[0]
+    )  # more low layers, fewer bits
     assert chart.points["x"].max() < ablations.HIGHEST
     assert chart.joined == {"billm / gptq4, multimodal", "billm / gptq4, text-only"}
 
@@ -75,11 +84,17 @@ def test_alpha_is_a_line_per_k(tmp_path: Path) -> None:
 
 
 def test_a_single_value_is_no_ablation(tmp_path: Path) -> None:
-    assert ablations.along_chart(studied(tmp_path, [mixed(2, 50.0)]), "alpha", "alpha", "alpha", "") is None
+    assert (
+        ablations.along_chart(studied(tmp_path, [mixed(2, 50.0)]), "alpha", "alpha", "alpha", "")
+        is None
+    )
 
 
 def test_orders_best_first(tmp_path: Path) -> None:
-    made = [mixed(2, s, **{"order.name": o}) for o, s in (("entropy", 40.0), ("lim", 60.0), ("random", 50.0), ("depth", 20.0))]
+    made = [
+        mixed(2, s, **{"order.name": o})
+        for o, s in (("entropy", 40.0), ("lim", 60.0), ("random", 50.0), ("depth", 20.0))
+    ]
     chart = ablations.orders_chart(studied(tmp_path, made))
     assert [r[0] for r in rows(chart)] == ["lim", "random", "entropy", "depth"]
 
@@ -89,14 +104,19 @@ def test_stability_is_the_kendall_distance_of_neighbours(tmp_path: Path) -> None
     for e in made[2]["profile"]:  # the reverse ranking
         e["mean"] = -e["mean"]
     chart = ablations.stability_chart(studied(tmp_path, made))
-    assert rows(chart) == [("entropy over all tokens", 100, 0.0), ("entropy over all tokens", 150, 1.0)]
+    assert rows(chart) == [
+        ("entropy over all tokens", 100, 0.0),
+        ("entropy over all tokens", 150, 1.0),
+    ]
     assert ablations.stability_chart(studied(tmp_path / "b", made[:2])) is None
     made[1]["calibration"]["hash"] = "another set"  # its ranking says nothing of K
     assert ablations.stability_chart(studied(tmp_path / "c", made)) is None
 
 
 def test_entropy_marks_the_layers_that_went_low(tmp_path: Path) -> None:
-    chart = layers.entropy_chart(studied(tmp_path, [mixed(2, 50.0), mixed(2, 50.0, **{"calibration.name": "text"})]))
+    chart = layers.entropy_chart(
+        studied(tmp_path, [mixed(2, 50.0), mixed(2, 50.0, **{"calibration.name": "text"})])
+    )
     assert chart is not None
     marked = chart.points[chart.points["hollow"].astype(bool)]
     assert list(marked["x"]) == [0, 1]
@@ -143,7 +163,9 @@ def test_a_heat_map_shows_what_can_be_read(tmp_path: Path) -> None:
     assert len(chart.rows) <= costs.MANY
     assert {"gptq4", "float16"} <= set(chart.rows)
     assert "left out" in chart.caption
-    whole = costs.retention_chart(*(lambda s: (s, pareto.pareto_info(s)))(studied(tmp_path / "b", ladder())))
+    whole = costs.retention_chart(
+        *(lambda s: (s, pareto.pareto_info(s)))(studied(tmp_path / "b", ladder()))
+    )
     assert whole.rows == ["gptq2", "gptq3", "gptq4", "gptq8", "float16"]
     assert whole.columns == ["gqa", "mme", "pope", "mean"]
 

@@ -30,7 +30,13 @@ def test_paired_by_plan_and_question(tmp_path: Path, keep: Keep) -> None:
     keep(multimodal(4), "0000000000")
     keep(multimodal(6), "1111111111")  # nobody ran it with text: it does not count
     (found,) = along(tmp_path, "calibration")
-    assert (found.a, found.b, found.runs, len(found.plans), found.by_question) == ("text", "multimodal 0.5", 2, 2, True)
+    assert (found.a, found.b, found.runs, len(found.plans), found.by_question) == (
+        "text",
+        "multimodal 0.5",
+        2,
+        2,
+        True,
+    )
     pooled = found.pooled
     assert (pooled.a, pooled.b, pooled.mean, pooled.n) == pytest.approx((30.0, 50.0, 20.0, 10))
     assert (pooled.wins, pooled.ties, pooled.losses) == (4, 6, 0)
@@ -71,7 +77,11 @@ def test_orders_against_entropy_best_first(tmp_path: Path, keep: Keep) -> None:
     keep(multimodal(2, **{"order.name": "zd"}), "0000" * 5)
     keep(multimodal(2, **{"order.modality": "image"}), "1100" * 5)
     found = along(tmp_path, "order")
-    assert [(c.b, round(c.pooled.mean, 6)) for c in found] == [("lim", 50.0), ("entropy (image tokens)", 0.0), ("zd", -50.0)]
+    assert [(c.b, round(c.pooled.mean, 6)) for c in found] == [
+        ("lim", 50.0),
+        ("entropy (image tokens)", 0.0),
+        ("zd", -50.0),
+    ]
     assert {c.a for c in found} == {"entropy"}
     assert [c.pooled.verdict for c in found] == ["better", "tie", "worse"]
 
@@ -94,15 +104,26 @@ def test_propagation_and_low_tiers(tmp_path: Path, keep: Keep) -> None:
 
 def test_weighting_of_tokens_with_one_tier_everywhere_too(tmp_path: Path, keep: Keep) -> None:
     def uniform(answers_: str, tier: str = "gptq2", **changes: object) -> None:
-        given = {"calibration.weighting": "count", "calibration.image_factor": 1.0, "allocation.name": "uniform", **changes}
-        keep(record(f"{tier} {changes}", [tier] * LAYERS, ONE, **{"quantizer.high": tier, **given}), answers_)
+        given = {
+            "calibration.weighting": "count",
+            "calibration.image_factor": 1.0,
+            "allocation.name": "uniform",
+            **changes,
+        }
+        keep(
+            record(f"{tier} {changes}", [tier] * LAYERS, ONE, **{"quantizer.high": tier, **given}),
+            answers_,
+        )
 
     uniform("1100")
     uniform("1111", **{"calibration.weighting": "balance"})
     uniform("1000", **{"calibration.weighting": "factor", "calibration.image_factor": 0.25})
     uniform("0000", "float16", **{"calibration.weighting": "balance"})
     found = along(tmp_path, "weighting")
-    assert [(c.a, c.b, c.pooled.mean) for c in found] == [("count", "balance", 50.0), ("count", "factor 0.25", -25.0)]
+    assert [(c.a, c.b, c.pooled.mean) for c in found] == [
+        ("count", "balance", 50.0),
+        ("count", "factor 0.25", -25.0),
+    ]
     assert along(tmp_path, "order") == []
 
 

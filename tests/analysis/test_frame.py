@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from analysis import frame
-from luq import results
 from luq.errors import DataError
+from pipelines import results
 from tests.analysis.conftest import write
 from tests.analysis.synthetic import BENCHMARKS, LAYERS, ladder, mixed, record
 
@@ -21,8 +21,15 @@ def test_a_row_per_run_and_benchmark(demo: Path) -> None:
     assert len(study.runs) == 5 + 18 + 1
     assert len(study.scores) == len(study.runs) * len(BENCHMARKS)
     assert not study.scores.duplicated(["key", "benchmark"]).any()
-    row = study.scores[(study.scores["name"] == "gptq3") & (study.scores["benchmark"] == "pope")].iloc[0]
-    assert (row["score"], row["retention"], row["n"], row["nominal_bits"]) == (76.0, 76 / 80, 50, 3.0)
+    row = study.scores[
+        (study.scores["name"] == "gptq3") & (study.scores["benchmark"] == "pope")
+    ].iloc[0]
+    assert (row["score"], row["retention"], row["n"], row["nominal_bits"]) == (
+        76.0,
+        76 / 80,
+        50,
+        3.0,
+    )
     assert study.runs["stored_bytes"].is_monotonic_increasing
 
 
@@ -45,7 +52,14 @@ def test_seeds_are_one_plan(demo: Path) -> None:
     plan = plans[(plans["k"] == 4) & (plans["calibration"] == "multimodal")].iloc[0]
     assert (plan["seeds"], plan["score"], plan["lowest"], plan["highest"]) == (3, 61.0, 60.0, 62.0)
     assert plan["label"] == "k=4"
-    assert set(plans.loc[~plans["mixed"], "label"]) == {"float16", "gptq8", "gptq4", "gptq3", "gptq2", "billm, propagation high"}
+    assert set(plans.loc[~plans["mixed"], "label"]) == {
+        "float16",
+        "gptq8",
+        "gptq4",
+        "gptq3",
+        "gptq2",
+        "billm, propagation high",
+    }
 
 
 def test_a_tier_alone_that_saw_another_model_is_named_so(tmp_path: Path) -> None:
@@ -53,9 +67,17 @@ def test_a_tier_alone_that_saw_another_model_is_named_so(tmp_path: Path) -> None
     plans = only(write(tmp_path, [*ladder(), low])).plans
     assert "gptq2, propagation high" in set(plans["label"])
     assert "gptq2" in set(plans["label"])
-    same = record("x", ["gptq3"] * LAYERS, 70.0, **{"quantizer.high": "gptq3", "quantizer.propagation": "high"})
+    same = record(
+        "x",
+        ["gptq3"] * LAYERS,
+        70.0,
+        **{"quantizer.high": "gptq3", "quantizer.propagation": "high"},
+    )
     other = mixed(2, 60.0, **{"quantizer.propagation": "exact"})
-    assert set(only(write(tmp_path / "b", [same, other])).plans["label"]) == {"gptq3", "propagation=exact k=2"}
+    assert set(only(write(tmp_path / "b", [same, other])).plans["label"]) == {
+        "gptq3",
+        "propagation=exact k=2",
+    }
 
 
 @pytest.mark.parametrize(
@@ -72,7 +94,10 @@ def test_short_names(name: str, short: str) -> None:
 
 
 def test_of_a_name_only_the_latest(tmp_path: Path) -> None:
-    old, new = mixed(2, 50.0, **{"calibration.tokens": 1}), mixed(2, 60.0, **{"calibration.tokens": 2})
+    old, new = (
+        mixed(2, 50.0, **{"calibration.tokens": 1}),
+        mixed(2, 60.0, **{"calibration.tokens": 2}),
+    )
     old["name"] = new["name"] = "luq_k2"
     new["finished"] = 5.0
     loaded = frame.load(write(tmp_path, [new, old]), ["demo"])
@@ -82,7 +107,14 @@ def test_of_a_name_only_the_latest(tmp_path: Path) -> None:
 
 def test_baselines_come_from_other_sweeps(tmp_path: Path) -> None:
     theirs = ladder(sweep="card")
-    stranger = record("gptq3", ["gptq3"] * LAYERS, 70.0, sweep="card", fingerprint="other", **{"quantizer.high": "gptq3"})
+    stranger = record(
+        "gptq3",
+        ["gptq3"] * LAYERS,
+        70.0,
+        sweep="card",
+        fingerprint="other",
+        **{"quantizer.high": "gptq3"},
+    )
     study = only(write(tmp_path, [*theirs, stranger, mixed(2, 60.0, sweep="order")]), "order")
     assert set(study.runs["tier"]) == {"float16", "gptq8", "gptq4", "gptq3", "gptq2", ""}
     assert set(study.runs["fingerprint"]) == {"f1"}
@@ -96,7 +128,12 @@ def test_a_run_in_two_sweeps_counts_once(demo: Path) -> None:
 
 
 def test_mixed_models_and_questions_are_reported_apart(tmp_path: Path) -> None:
-    runs = [mixed(2, 60.0), mixed(4, 50.0), mixed(2, 60.0, fingerprint="f2"), mixed(2, 60.0, subset="fewer")]
+    runs = [
+        mixed(2, 60.0),
+        mixed(4, 50.0),
+        mixed(2, 60.0, fingerprint="f2"),
+        mixed(2, 60.0, subset="fewer"),
+    ]
     loaded = frame.load(write(tmp_path, runs))
     studies = frame.studies(loaded)
     assert sorted(len(s.runs) for s in studies) == [1, 1, 2]
@@ -126,7 +163,13 @@ def test_bad_records_are_lines_and_the_rest_is_reported(demo: Path) -> None:
     lost = {file.parent.name for file in files[:6]}
     assert {r["key"] for r in loaded.records} == {file.parent.name for file in files} - lost
     told = "\n".join(loaded.problems)
-    for piece in ("cannot be read", "schema 99", "incomplete (KeyError: 'memory')", "holds no record", "is missing"):
+    for piece in (
+        "cannot be read",
+        "schema 99",
+        "incomplete (KeyError: 'memory')",
+        "holds no record",
+        "is missing",
+    ):
         assert piece in told
     assert all(key in told for key in lost)
 
@@ -146,9 +189,19 @@ def test_an_unknown_sweep_beside_a_known_one_is_a_line(demo: Path) -> None:
 
 def test_failures_are_told(demo: Path) -> None:
     results.write_failure(
-        demo, "k1", {"name": "a", "sweep": "demo", "error": "DataError", "message": "no images", "traceback": ""}
+        demo,
+        "k1",
+        {
+            "name": "a",
+            "sweep": "demo",
+            "error": "DataError",
+            "message": "no images",
+            "traceback": "",
+        },
     )
-    results.write_failure(demo, "k2", {"name": "b", "sweep": "other", "error": "DataError", "message": ""})
+    results.write_failure(
+        demo, "k2", {"name": "b", "sweep": "other", "error": "DataError", "message": ""}
+    )
     assert [f["name"] for f in frame.load(demo, ["demo"]).failures] == ["a"]
     assert len(frame.load(demo).failures) == 2
 

@@ -8,15 +8,32 @@ import pytest
 from analysis import frame, report
 from tests.analysis.synthetic import many, mixed
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
     folder = tmp_path_factory.mktemp("page")
-    runs = [*many(150), mixed(2, 50.0, sweep="large", seed=7), mixed(2, 54.0, sweep="large", seed=8)]
+    runs = [
+        *many(150),
+        mixed(2, 50.0, sweep="large", seed=7),
+        mixed(2, 54.0, sweep="large", seed=8),
+    ]
     return report.build(folder, "large", frame.Results(runs, ["a problem"], []), folder / "r")
 
 
@@ -33,7 +50,9 @@ def browser() -> Iterator:
 @pytest.fixture
 def opened(built: report.Report, browser, request: pytest.FixtureRequest) -> Iterator:
     """The page, after all figures are drawn, and what its console said."""
-    options = {"viewport": {"width": 1200, "height": 900}, "color_scheme": "light"} | getattr(request, "param", {})
+    options = {"viewport": {"width": 1200, "height": 900}, "color_scheme": "light"} | getattr(
+        request, "param", {}
+    )
     context = browser.new_context(offline=True, **options)
     page, said = context.new_page(), []
     page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
@@ -47,18 +66,26 @@ def opened(built: report.Report, browser, request: pytest.FixtureRequest) -> Ite
 PHONE = {"viewport": {"width": 390, "height": 800}, "is_mobile": True, "has_touch": True}
 
 
-@pytest.mark.parametrize("opened", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"], indirect=True)
+@pytest.mark.parametrize(
+    "opened", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"], indirect=True
+)
 def test_every_figure_is_drawn_and_nothing_complains(opened: tuple) -> None:
     page, said = opened
-    drawn = page.eval_on_selector_all(".chart", "all => all.map(c => [c.dataset.drawn, c.querySelectorAll('svg path').length])")
+    drawn = page.eval_on_selector_all(
+        ".chart", "all => all.map(c => [c.dataset.drawn, c.querySelectorAll('svg path').length])"
+    )
     assert len(drawn) > 8
     assert all(state == "yes" and paths > 5 for state, paths in drawn)
     assert said == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing is wider than the screen
+    assert page.evaluate(
+        "document.documentElement.scrollWidth <= innerWidth"
+    )  # nothing is wider than the screen
 
 
 def column(page, table: str, index: int) -> list[str]:
-    return page.eval_on_selector_all(f"{table} tbody tr", f"rows => rows.map(r => r.cells[{index}].textContent)")
+    return page.eval_on_selector_all(
+        f"{table} tbody tr", f"rows => rows.map(r => r.cells[{index}].textContent)"
+    )
 
 
 def test_tables_sort(opened: tuple) -> None:

@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import frame, pareto
-from luq.results import Record
+from pipelines.results import Record
 from tests.analysis.conftest import write
 from tests.analysis.synthetic import LAYERS, ladder, mixed, record
 
 
 def table(*rows: tuple[float, float], collapsed: tuple[int, ...] = ()) -> pd.DataFrame:
-    made = pd.DataFrame(rows, columns=["bytes", "score"]).assign(label=[f"p{i}" for i in range(len(rows))], collapsed=False)
+    made = pd.DataFrame(rows, columns=["bytes", "score"]).assign(
+        label=[f"p{i}" for i in range(len(rows))], collapsed=False
+    )
     made.loc[list(collapsed), "collapsed"] = True
     return made
 
@@ -59,7 +61,12 @@ def studied(outputs: Path, records: list[Record]) -> frame.Study:
 def test_info_of_the_mean_and_of_a_benchmark(demo: Path) -> None:
     study = frame.studies(frame.load(demo))[0]
     info = pareto.pareto_info(study)
-    assert list(info.points.loc[info.points["front"], "label"]) == ["gptq2", "gptq3", "gptq4", "gptq8"]
+    assert list(info.points.loc[info.points["front"], "label"]) == [
+        "gptq2",
+        "gptq3",
+        "gptq4",
+        "gptq8",
+    ]
     assert info.points.set_index("label").loc["billm, propagation high", "collapsed"]
     assert info.missing == []
     gqa = pareto.pareto_info(study, "gqa").points.set_index("label")
@@ -86,7 +93,9 @@ def test_two_orders_with_the_same_answers_are_one_point(tmp_path: Path) -> None:
 
 
 def test_hypervolume_is_the_mean_of_the_best_retention_that_fits() -> None:
-    points = table((100, 40), (50, 20), (75, 30)).assign(front=True, tier=["float16", "", ""], retention=[1.0, 0.5, 0.75])
+    points = table((100, 40), (50, 20), (75, 30)).assign(
+        front=True, tier=["float16", "", ""], retention=[1.0, 0.5, 0.75]
+    )
     assert pareto.hypervolume(points) == pytest.approx(0.5 * 0 + 0.25 * 0.5 + 0.25 * 0.75)
     alone = table((100, 40)).assign(front=True, tier="float16", retention=1.0)
     assert pareto.hypervolume(alone) == 0
@@ -114,6 +123,16 @@ def test_a_benchmark_that_collapsed_is_off_its_own_front_only(tmp_path: Path) ->
     odd = record("odd", ["billm"] * LAYERS, {"gqa": 79.0, "mme": 79.0, "pope": 79.0})
     odd["scores"]["pope"]["collapsed"] = "'yes' to nearly every question"
     study = studied(tmp_path, [*ladder(), odd])
-    assert pareto.pareto_info(study, "gqa").points.set_index("label").loc["billm, propagation high", "front"]
-    assert not pareto.pareto_info(study, "pope").points.set_index("label").loc["billm, propagation high", "front"]
-    assert pareto.pareto_info(study).points.set_index("label").loc["billm, propagation high", "front"]  # one of three
+    assert (
+        pareto.pareto_info(study, "gqa")
+        .points.set_index("label")
+        .loc["billm, propagation high", "front"]
+    )
+    assert (
+        not pareto.pareto_info(study, "pope")
+        .points.set_index("label")
+        .loc["billm, propagation high", "front"]
+    )
+    assert (
+        pareto.pareto_info(study).points.set_index("label").loc["billm, propagation high", "front"]
+    )  # one of three

@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 
 from analysis import frame, report
-from luq import results
+from pipelines import results
 from tests.analysis.conftest import Keep
 from tests.analysis.synthetic import BENCHMARKS, mixed
 
 
 def luq(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "analysis", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "analysis", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 def data(page: str) -> dict:
@@ -84,7 +86,16 @@ def test_names_cannot_break_the_page(tmp_path: Path) -> None:
 
 def test_several_models_are_chapters(demo: Path) -> None:
     for k in (2, 4):
-        results.write(demo, mixed(k, 60.0, sweep="demo", fingerprint="other", **{"model": {"name": "second", "device": "auto"}}))
+        results.write(
+            demo,
+            mixed(
+                k,
+                60.0,
+                sweep="demo",
+                fingerprint="other",
+                **{"model": {"name": "second", "device": "auto"}},
+            ),
+        )
     built = report.build(demo, "demo", frame.load(demo, ["demo"]), demo / "r")
     assert [c.study.name for c in built.chapters] == ["pocket_test", "second"]
     page = built.html.read_text()
@@ -125,7 +136,9 @@ def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], told:
 
 def test_what_is_left_out_is_said_and_the_rest_reported(demo: Path) -> None:
     next((demo / "runs").glob("*/result.json")).write_text('{"schema": 3, "key": "half')
-    results.write_failure(demo, "k", {"name": "luq_k9", "sweep": "demo", "error": "DataError", "message": "no images"})
+    results.write_failure(
+        demo, "k", {"name": "luq_k9", "sweep": "demo", "error": "DataError", "message": "no images"}
+    )
     done = luq("demo", "--outputs", str(demo))
     assert done.returncode == 0
     assert "left out" in done.stdout

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from analysis import frame, wandb_records
-from luq import results
 from luq.config import TrackingConfig
 from luq.errors import DataError
-from luq.tracking import WandbTracker
+from pipelines import results
+from pipelines.tracking import WandbTracker
 from tests.analysis.synthetic import ladder, mixed
 
 
@@ -39,7 +39,14 @@ class Api:
 
             return SimpleNamespace(download=download)
 
-        return SimpleNamespace(id=key, name=f"run {key}", group=self.groups[key], job_type="run", state="finished", file=file)
+        return SimpleNamespace(
+            id=key,
+            name=f"run {key}",
+            group=self.groups[key],
+            job_type="run",
+            state="finished",
+            file=file,
+        )
 
 
 @pytest.fixture
@@ -48,7 +55,9 @@ def tracked(tmp_path: Path) -> tuple[Api, list[dict]]:
     files = {}
     for run in runs:
         WandbTracker(TrackingConfig("wandb_offline"), tmp_path / "wandb").track(run)
-        (files[run["key"]],) = (tmp_path / "wandb" / "wandb").glob(f"offline-run-*-{run['key']}/files/result.json")
+        (files[run["key"]],) = (tmp_path / "wandb" / "wandb").glob(
+            f"offline-run-*-{run['key']}/files/result.json"
+        )
     return Api(files, {r["key"]: r["sweep"] for r in runs}), runs
 
 
@@ -68,7 +77,9 @@ def test_the_frame_is_that_of_the_records(tracked: tuple[Api, list[dict]], tmp_p
     assert frame.load(outputs, ["order"]).records[0]["key"] == runs[0]["key"]
 
 
-def test_records_are_fetched_once_and_by_group(tracked: tuple[Api, list[dict]], tmp_path: Path) -> None:
+def test_records_are_fetched_once_and_by_group(
+    tracked: tuple[Api, list[dict]], tmp_path: Path
+) -> None:
     api, runs = tracked
     wandb_records.fetch("team/luq", tmp_path / "records", ["order"], api)
     assert api.asked == [runs[0]["key"]]
@@ -92,7 +103,10 @@ def test_a_project_that_cannot_be_reached(tmp_path: Path) -> None:
         def runs(self, project: str, filters: dict[str, Any]) -> None:
             raise ConnectionError("no route")
 
-    with pytest.raises(DataError, match=r"'team/luq' cannot be read \(ConnectionError: no route\): run `wandb login`"):
+    with pytest.raises(
+        DataError,
+        match=r"'team/luq' cannot be read \(ConnectionError: no route\): run `wandb login`",
+    ):
         wandb_records.fetch("team/luq", tmp_path, [], Closed())
 
 
@@ -101,7 +115,10 @@ def test_a_report_is_a_run_of_its_own(tmp_path: Path) -> None:
 
     image = tmp_path / "pareto.png"
     Image.new("RGB", (8, 8)).save(image)
-    rows = [{"name": "a", "checkpoint_bytes": 10, "score": 50.0}, {"name": "b", "checkpoint_bytes": 20, "score": 60.0}]
+    rows = [
+        {"name": "a", "checkpoint_bytes": 10, "score": 50.0},
+        {"name": "b", "checkpoint_bytes": 20, "score": 60.0},
+    ]
     tracker = WandbTracker(TrackingConfig("wandb_offline"), tmp_path)
     tracker.track_report("order", {"m/hypervolume/mean": 0.5}, rows, {"pareto": image})
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")

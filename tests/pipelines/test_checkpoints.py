@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from luq import results
 from luq.evaluation.answers import ANSWERS
 from luq.evaluation.predictions import read_rows
-from luq.evaluation.prompts import PROMPTS
+from luq.questions.prompts import PROMPTS
+from pipelines import results
 
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2", "evaluation.samples=12",
@@ -23,7 +23,9 @@ SMALL = [
 def luq(*arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
     command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=600, check=False, env=environment
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, results.Record]
     return outputs, record
 
 
-def test_the_folder_answers_what_the_run_scored(ran: tuple[Path, results.Record], tmp_path: Path) -> None:
+def test_the_folder_answers_what_the_run_scored(
+    ran: tuple[Path, results.Record], tmp_path: Path
+) -> None:
     from luq.config import EvaluationConfig
-    from luq.evaluation import data
+    from luq.questions import sources as data
     from pipelines.checkpoints import answer, load
 
     outputs, record = ran
@@ -47,7 +51,9 @@ def test_the_folder_answers_what_the_run_scored(ran: tuple[Path, results.Record]
     config = EvaluationConfig(**record["config"]["evaluation"])
     (pocket,) = (outputs / "store" / "pocket").iterdir()
     questions = data.load("gqa", config, tmp_path / "cache", pocket)
-    rows = read_rows(outputs / "store" / "evaluation" / record["artefacts"]["evaluate"]["gqa"] / ANSWERS)
+    rows = read_rows(
+        outputs / "store" / "evaluation" / record["artefacts"]["evaluate"]["gqa"] / ANSWERS
+    )
     assert len(rows) == 12
     for row in rows:
         questions.image(row["id"]).convert("RGB").save(tmp_path / "image.png")
@@ -67,13 +73,25 @@ def test_export_info_and_chat(ran: tuple[Path, results.Record], tmp_path: Path) 
         assert (tmp_path / "model" / file).read_bytes() == (first / file).read_bytes()
     told = luq("info", str(first))
     assert told.returncode == 0, told.stderr
-    for piece in (record["allocation"], "sum of the ledger", f"{record['memory']['stored_bits']:.3f} bits", "luq run"):
+    for piece in (
+        record["allocation"],
+        "sum of the ledger",
+        f"{record['memory']['stored_bits']:.3f} bits",
+        "luq run",
+    ):
         assert piece in told.stdout
     card = (first / "README.md").read_text()
     assert record["command"] in card
     assert "| gqa | 12 |" in card
     Image.new("RGB", (48, 48), "white").save(tmp_path / "white.png")
-    said = luq("chat", str(first), "--image", str(tmp_path / "white.png"), "--question", "How many shapes are there?")
+    said = luq(
+        "chat",
+        str(first),
+        "--image",
+        str(tmp_path / "white.png"),
+        "--question",
+        "How many shapes are there?",
+    )
     assert said.returncode == 0, said.stderr
     assert said.stdout.strip()
     (tmp_path / "not.png").write_text("x")
@@ -91,7 +109,12 @@ def test_bad_input(ran: tuple[Path, results.Record], tmp_path: Path) -> None:
         done = luq(*arguments, "--outputs", str(outputs))
         assert done.returncode == 1
         assert piece in done.stderr
-    done = luq("run", *SMALL, f"model.path={outputs / 'checkpoints' / record['key']}", f"paths.outputs={outputs}")
+    done = luq(
+        "run",
+        *SMALL,
+        f"model.path={outputs / 'checkpoints' / record['key']}",
+        f"paths.outputs={outputs}",
+    )
     assert done.returncode == 1
     assert "already quantized (luq)" in done.stderr.replace("\n", " ")
     file = outputs / "runs" / record["key"] / results.FILE

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from luq import results
-from luq.memory import peak_bytes, reset_peak
-from pipelines import devices
+from luq.formats.memory import peak_bytes, reset_peak
+from pipelines import devices, results
 
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2", "profile.samples=2",
@@ -26,7 +25,16 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(outputs: Path, group: str, *arguments: str) -> results.Record:
-    command = [sys.executable, "-m", "pipelines.cli", "run", *SMALL, *arguments, f"group={group}", f"paths.outputs={outputs}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "run",
+        *SMALL,
+        *arguments,
+        f"group={group}",
+        f"paths.outputs={outputs}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return next(iter(results.iterate(outputs, group)))
@@ -39,9 +47,17 @@ def test_a_budget_is_kept_by_the_files(outputs: Path, propagation: str) -> None:
         "order=lim",
     )  # fmt: skip
     assert record["memory"]["stored_bits"] <= 3.5
-    assert record["plan"]["bytes"] == record["memory"]["stored_bytes"] <= record["plan"]["budget_bytes"]
-    one_more = record["memory"]["stored_bytes"] + (4.24 - 2.22) * record["memory"]["weights"] / 10 / 8
-    assert one_more > record["plan"]["budget_bytes"], "one more layer in the high tier would not fit"
+    assert (
+        record["plan"]["bytes"]
+        == record["memory"]["stored_bytes"]
+        <= record["plan"]["budget_bytes"]
+    )
+    one_more = (
+        record["memory"]["stored_bytes"] + (4.24 - 2.22) * record["memory"]["weights"] / 10 / 8
+    )
+    assert one_more > record["plan"]["budget_bytes"], (
+        "one more layer in the high tier would not fit"
+    )
     low = {i for i, tier in enumerate(record["tiers"]) if tier == "gptq2"}
     assert low == set(record["order"][: record["k"]])
     assert list(record["layer_scores"]) == ["lim"]
@@ -49,22 +65,37 @@ def test_a_budget_is_kept_by_the_files(outputs: Path, propagation: str) -> None:
 
 def test_bytes_of_the_whole_checkpoint_and_several_tiers(outputs: Path) -> None:
     tiers = "allocation.tiers=[gptq2,gptq3,gptq4]"
-    record = run(outputs, "tiers", "allocation=budget", "allocation.bytes=3.1MB", tiers, "quantizer.propagation=high")
+    record = run(
+        outputs,
+        "tiers",
+        "allocation=budget",
+        "allocation.bytes=3.1MB",
+        tiers,
+        "quantizer.propagation=high",
+    )
     assert record["memory"]["checkpoint_bytes"] <= 3_100_000
     assert set(record["tiers"]) <= {"gptq2", "gptq3", "gptq4"}
     assert record["plan"]["error"] > 0
 
 
 def test_quality_looks_at_every_k_of_the_selection_split(outputs: Path) -> None:
-    record = run(outputs, "quality", "allocation=quality", "allocation.drop=5", "quantizer.propagation=high")
+    record = run(
+        outputs, "quality", "allocation=quality", "allocation.drop=5", "quantizer.propagation=high"
+    )
     points = record["plan"]["points"]
     assert [p["k"] for p in points] == list(range(11))
     assert all(p["n"] == 8 for p in points)
     fine = [p["k"] for p in points if p["score"] >= points[0]["score"] - 5]
     assert record["k"] == max(fine)
     assert record["split"] == "report"
-    asked = {key for keys in (record["artefacts"]["evaluate"], record["artefacts"]["evaluate 16-bit"]) for key in keys.values()}
-    made = {f.name for f in (outputs / "store" / "evaluation").iterdir() if not f.name.startswith(".")}
+    asked = {
+        key
+        for keys in (record["artefacts"]["evaluate"], record["artefacts"]["evaluate 16-bit"])
+        for key in keys.values()
+    }
+    made = {
+        f.name for f in (outputs / "store" / "evaluation").iterdir() if not f.name.startswith(".")
+    }
     assert len(made - asked) >= 22, "the points' answers are others than those of the report split"
 
 
@@ -81,7 +112,15 @@ def test_search_starts_from_errors_and_swaps(outputs: Path) -> None:
 
 
 def test_the_profile_shows_every_order_and_how_alike_they_are(outputs: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.cli", "profile", *SMALL, "profile=all_orders", f"paths.outputs={outputs}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "profile",
+        *SMALL,
+        "profile=all_orders",
+        f"paths.outputs={outputs}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     for name in (
@@ -110,7 +149,11 @@ def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("gpus")
 def test_jobs_at_the_same_time_take_different_gpus() -> None:
     with ExitStack() as running:
-        assert [running.enter_context(devices.free("auto")) for _ in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+        assert [running.enter_context(devices.free("auto")) for _ in range(3)] == [
+            "cuda:0",
+            "cuda:1",
+            "cuda:0",
+        ]
         with devices.free("cpu") as device:
             assert device == "cpu"
     with devices.free("auto") as device:

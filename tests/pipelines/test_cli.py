@@ -10,7 +10,12 @@ from tests.conftest import BENCHMARKS
 
 
 def cli(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_help_names_every_command() -> None:
@@ -59,7 +64,16 @@ def test_tab_completion(line: str, expected: set[str]) -> None:
 
 
 def test_a_jobs_config_is_shown() -> None:
-    command = [sys.executable, "-m", "pipelines.cli", "run", "--cfg", "job", "allocation=budget", "allocation.bits=3"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "run",
+        "--cfg",
+        "job",
+        "allocation=budget",
+        "allocation.bits=3",
+    ]
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     assert "name: budget" in shown
     assert "bits: 3" in shown

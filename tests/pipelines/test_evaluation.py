@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from luq import results
 from luq.evaluation import scorers
-from tests.luq.evaluation.clones import picture
+from pipelines import results
+from tests.luq.questions.clones import picture
 from tests.pipelines.test_run import SMALL, luq
 
 ASKED = [*SMALL[:4], "tracking=none", "evaluation.samples=16", "evaluation.batch_size=4", "evaluation.fidelity=4",
@@ -31,7 +31,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answers(outputs: Path, record: dict, stage: str = "evaluate") -> dict[str, bytes]:
-    files = {b: outputs / "store" / "evaluation" / key / "answers.jsonl" for b, key in record["artefacts"][stage].items()}
+    files = {
+        b: outputs / "store" / "evaluation" / key / "answers.jsonl"
+        for b, key in record["artefacts"][stage].items()
+    }
     return {benchmark: file.read_bytes() for benchmark, file in files.items()}
 
 
@@ -39,14 +42,32 @@ def partials(outputs: Path) -> list[Path]:
     return list((outputs / "store" / "evaluation").glob(".*.partial.jsonl"))
 
 
-def test_killed_and_started_again_gives_the_same_bytes_and_asks_nothing_twice(finished: Path, tmp_path: Path) -> None:
+def test_killed_and_started_again_gives_the_same_bytes_and_asks_nothing_twice(
+    finished: Path, tmp_path: Path
+) -> None:
     outputs = tmp_path / "killed"
-    shutil.copytree(finished, outputs, ignore=shutil.ignore_patterns("evaluation", "runs", "sweeps", "fidelity", "reference"))
-    command = [sys.executable, "-m", "pipelines.cli", "run", "allocation.k=6", *ASKED, f"paths.outputs={outputs}"]
+    shutil.copytree(
+        finished,
+        outputs,
+        ignore=shutil.ignore_patterns("evaluation", "runs", "sweeps", "fidelity", "reference"),
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "run",
+        "allocation.k=6",
+        *ASKED,
+        f"paths.outputs={outputs}",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     before: list[bytes] = []
     for _ in range(3000):
-        before = [line for file in partials(outputs) for line in file.read_bytes().splitlines(keepends=True)]
+        before = [
+            line
+            for file in partials(outputs)
+            for line in file.read_bytes().splitlines(keepends=True)
+        ]
         if len(before) >= 4 or process.poll() is not None:
             break
         time.sleep(0.01)
@@ -82,7 +103,11 @@ def test_the_record_says_what_was_asked_and_how_sure_it_is(finished: Path) -> No
             for name in ("kl", "agreement", "loglik"):
                 mean, low, high = measured[name]
                 assert low <= mean <= high
-        assert record["perplexity"]["low"] <= record["perplexity"]["value"] <= record["perplexity"]["high"]
+        assert (
+            record["perplexity"]["low"]
+            <= record["perplexity"]["value"]
+            <= record["perplexity"]["high"]
+        )
     high, low = sorted(results.iterate(finished, "two"), key=lambda r: r["k"])
     assert high["fidelity"]["textvqa"]["kl"][0] < low["fidelity"]["textvqa"]["kl"][0]
     assert high["perplexity"]["value"] < low["perplexity"]["value"]
@@ -122,12 +147,19 @@ def test_compare_pairs_two_runs(finished: Path) -> None:
 def luq_plain(outputs: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "pipelines.cli", *arguments, "--outputs", str(outputs)]
     environment = {**os.environ, "COLUMNS": "160"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
 
 
 def test_bad_rows_stand_in_the_record_and_strict_stops(finished: Path, tmp_path: Path) -> None:
     outputs = shutil.copytree(finished, tmp_path / "bad")
-    good = {"question": "What is the value of UK?", "answer": "3", "type": "human_test", "image": picture(1)}
+    good = {
+        "question": "What is the value of UK?",
+        "answer": "3",
+        "type": "human_test",
+        "image": picture(1),
+    }
     rows = [good, good | {"image": {"bytes": b"broken", "path": None}}, good | {"answer": ""}, good]
     Dataset.from_list(rows).to_parquet(tmp_path / "chartqa.parquet")
     data = [*ASKED[:4], "tracking=none", f"evaluation.data={tmp_path}", "evaluation.split=all", "evaluation.fidelity=null",

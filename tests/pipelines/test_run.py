@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from luq import results
-from luq.quantization.database import FILE
+from luq.formats.layer_file import FILE
+from pipelines import results
 
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2",
@@ -25,10 +25,20 @@ def luq(outputs: Path, *arguments: str, timeout: int = 600) -> subprocess.Comple
 @pytest.fixture(scope="module")
 def sweep(outputs: Path) -> subprocess.CompletedProcess:
     """Four runs in one multirun; the other tests of this file look at what it left."""
-    return luq(outputs, "run", "-m", "group=test", "allocation.k=0,3", "calibration=text,multimodal", *SMALL)
+    return luq(
+        outputs,
+        "run",
+        "-m",
+        "group=test",
+        "allocation.k=0,3",
+        "calibration=text,multimodal",
+        *SMALL,
+    )
 
 
-def test_a_multirun_leaves_a_record_per_run(sweep: subprocess.CompletedProcess, outputs: Path) -> None:
+def test_a_multirun_leaves_a_record_per_run(
+    sweep: subprocess.CompletedProcess, outputs: Path
+) -> None:
     assert sweep.returncode == 0, sweep.stdout + sweep.stderr
     records = list(results.iterate(outputs, "test"))
     assert len(records) == 4
@@ -43,26 +53,38 @@ def test_a_multirun_leaves_a_record_per_run(sweep: subprocess.CompletedProcess, 
         assert record["order"][:3] == sorted(record["order"][:3], key=record["order"].index)
         assert {"load", "calibrate", "profile", "quantize", "evaluate"} <= set(record["seconds"])
         modalities = {e["modality"] for e in record["profile"]}
-        assert modalities == ({"all", "text"} if record["config"]["calibration"]["name"] == "text" else {"all", "image", "text"})
+        assert modalities == (
+            {"all", "text"}
+            if record["config"]["calibration"]["name"] == "text"
+            else {"all", "image", "text"}
+        )
 
 
-def test_the_k_layers_of_lowest_entropy_went_low(sweep: subprocess.CompletedProcess, outputs: Path) -> None:
+def test_the_k_layers_of_lowest_entropy_went_low(
+    sweep: subprocess.CompletedProcess, outputs: Path
+) -> None:
     for record in results.iterate(outputs, "test"):
         entropy = {e["layer"]: e["mean"] for e in record["profile"] if e["modality"] == "all"}
         lowest = sorted(entropy, key=lambda layer: entropy[layer])[: record["k"]]
         assert {i for i, t in enumerate(record["tiers"]) if t == "billm"} == set(lowest)
 
 
-def test_stored_bits_equal_the_files_to_the_byte(sweep: subprocess.CompletedProcess, outputs: Path) -> None:
+def test_stored_bits_equal_the_files_to_the_byte(
+    sweep: subprocess.CompletedProcess, outputs: Path
+) -> None:
     for record in results.iterate(outputs, "test"):
-        files = [outputs / "store" / "layers" / key / FILE for key in record["artefacts"]["quantize"]]
+        files = [
+            outputs / "store" / "layers" / key / FILE for key in record["artefacts"]["quantize"]
+        ]
         total = sum(f.stat().st_size for f in files)
         assert record["memory"]["stored_bytes"] == total
         assert record["memory"]["stored_bits"] == 8 * total / record["memory"]["weights"]
         assert sum(record["memory"]["ledger"].values()) == record["memory"]["checkpoint_bytes"]
 
 
-def test_wandb_itself_reads_the_offline_runs(sweep: subprocess.CompletedProcess, outputs: Path) -> None:
+def test_wandb_itself_reads_the_offline_runs(
+    sweep: subprocess.CompletedProcess, outputs: Path
+) -> None:
     folders = sorted((outputs / "wandb" / "wandb").glob("offline-run-*"))
     assert len(folders) == 4
     program = str(Path(sys.executable).parent / "wandb")
@@ -74,7 +96,9 @@ def test_wandb_itself_reads_the_offline_runs(sweep: subprocess.CompletedProcess,
     assert "score" in text
 
 
-def test_the_second_time_everything_comes_from_the_store(sweep: subprocess.CompletedProcess, outputs: Path) -> None:
+def test_the_second_time_everything_comes_from_the_store(
+    sweep: subprocess.CompletedProcess, outputs: Path
+) -> None:
     again = luq(outputs, "run", "allocation.k=3", *SMALL)
     assert again.returncode == 0, again.stderr
     assert " 0 made" in again.stdout
@@ -87,7 +111,9 @@ def test_the_table_says_what_was_measured(sweep: subprocess.CompletedProcess) ->
     assert "%|" not in sweep.stderr, "a library's progress bar leaked"
 
 
-def test_single_stages_share_the_artefacts(sweep: subprocess.CompletedProcess, outputs: Path) -> None:
+def test_single_stages_share_the_artefacts(
+    sweep: subprocess.CompletedProcess, outputs: Path
+) -> None:
     profiled = luq(outputs, "profile", *SMALL)
     assert profiled.returncode == 0, profiled.stderr
     assert "Activation entropy, bits" in profiled.stdout
@@ -116,8 +142,19 @@ def test_a_failed_job_does_not_stop_the_others(outputs: Path) -> None:
         (["quantizer.tiers.gptq4.group_size=48"], "group size 48 does not divide"),
         (["allocation=threshold", "allocation.entropy_max=99"], "outside the layers' entropies"),
         (["calibration=text", "order.modality=image"], "has no image tokens"),
-        (["allocation=budget", "allocation.bits=0.5", "quantizer.low=rtn4", "quantizer.high=rtn4"], "the smallest plan has 4."),
-        (["allocation=quality", "allocation.drop=1", "evaluation.split=all"], "chooses on the selection split needs 'report'"),
+        (
+            [
+                "allocation=budget",
+                "allocation.bits=0.5",
+                "quantizer.low=rtn4",
+                "quantizer.high=rtn4",
+            ],
+            "the smallest plan has 4.",
+        ),
+        (
+            ["allocation=quality", "allocation.drop=1", "evaluation.split=all"],
+            "chooses on the selection split needs 'report'",
+        ),
     ],
 )
 def test_errors_are_one_line_and_exit_one(outputs: Path, overrides: list[str], match: str) -> None:
@@ -131,7 +168,11 @@ def test_damage_is_named(sweep: subprocess.CompletedProcess, outputs: Path, tmp_
     import shutil
 
     copy = shutil.copytree(outputs, tmp_path / "copy")
-    record = next(r for r in results.iterate(copy, "test") if r["k"] == 3 and r["config"]["calibration"]["name"] == "multimodal")
+    record = next(
+        r
+        for r in results.iterate(copy, "test")
+        if r["k"] == 3 and r["config"]["calibration"]["name"] == "multimodal"
+    )
     file = copy / "store" / "layers" / record["artefacts"]["quantize"][0] / FILE
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     done = luq(copy, "run", "allocation.k=3", "tracking=none", *SMALL)
@@ -155,11 +196,22 @@ def test_interrupted_and_continued(tmp_path: Path) -> None:
         f"paths.outputs={tmp_path}",
     ]
     for stop in (signal.SIGINT, signal.SIGKILL):
-        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to Ctrl-C
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
-        before = len(list((tmp_path / "store").glob("*/*/manifest.json"))) if (tmp_path / "store").exists() else 0
+        heard = partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        )  # a shell's background jobs are deaf to Ctrl-C
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        )
+        before = (
+            len(list((tmp_path / "store").glob("*/*/manifest.json")))
+            if (tmp_path / "store").exists()
+            else 0
+        )
         for _ in range(600):
-            if len(list((tmp_path / "store").glob("*/*/manifest.json"))) > before + 2 or process.poll() is not None:
+            if (
+                len(list((tmp_path / "store").glob("*/*/manifest.json"))) > before + 2
+                or process.poll() is not None
+            ):
                 break
             time.sleep(0.1)
         process.send_signal(stop)
@@ -182,7 +234,9 @@ def test_calibration_on_real_files_and_never_on_what_is_asked(tmp_path: Path) ->
     for folder, some in (("train", rows[:30]), ("asked", rows[30:])):
         (tmp_path / folder).mkdir()
         Dataset.from_list(some).to_parquet(tmp_path / folder / "textvqa.parquet")
-    (tmp_path / "book.txt").write_text(" ".join(f"Sentence {i} says how a list is sorted." for i in range(300)))
+    (tmp_path / "book.txt").write_text(
+        " ".join(f"Sentence {i} says how a list is sorted." for i in range(300))
+    )
     given = [
         f"calibration.text={tmp_path / 'book.txt'}", "calibration.tokens=1024", "profile.tokens=256", "profile.clusters=10",
         "evaluation.benchmarks=[textvqa]", "evaluation.text_tokens=1024", "tracking=none",

@@ -7,16 +7,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from luq.config import RunConfig
 from luq.errors import ConfigError
-from luq.evaluation.data import Questions
 from luq.models.vlm import VLM
-from luq.store import Store
+from luq.questions.sources import Questions
+from luq.store.store import Store
 from pipelines.calibrating import Calibration
 from pipelines.console import Silent
 from pipelines.evaluation import Evaluator
 from pipelines.schema import CONF, check_choices, register, to_config
 
 CHOICES = sorted(
-    f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml") if file.parent.name not in ("hydra", "sweep", "launcher")
+    f"{file.parent.name}={file.stem}"
+    for file in CONF.glob("*/*.yaml")
+    if file.parent.name not in ("hydra", "sweep", "launcher")
 )
 
 NEEDED = {  # what has no default, since no value is right for every model
@@ -41,7 +43,11 @@ def test_every_config_composes(choice: str) -> None:
 def test_the_defaults_are_the_papers() -> None:
     config = to_config(composed())
     assert (config.calibration.alpha, config.profile.clusters) == (0.5, 100)
-    assert (config.quantizer.low, config.quantizer.high, config.quantizer.propagation) == ("billm", "gptq4", "exact")
+    assert (config.quantizer.low, config.quantizer.high, config.quantizer.propagation) == (
+        "billm",
+        "gptq4",
+        "exact",
+    )
     assert config.quantizer.tiers["billm_faithful"].faithful
     assert not config.quantizer.tiers["billm"].faithful
     assert len(config.evaluation.benchmarks) == 9
@@ -62,11 +68,19 @@ def test_every_promised_override_works(override: str) -> None:
 def test_how_a_model_is_asked_is_part_of_the_keys(tmp_path: Path) -> None:
     """Another prompt or other images are another calibration set and other answers; where a model runs is not."""
     seen: dict[str, set[str]] = {"calibration": set(), "answers": set()}
-    asked = ("seed=0", "model.system_prompt=Hello", "model.do_pad=true", "model.max_pixels=9999", "model.min_pixels=99")
+    asked = (
+        "seed=0",
+        "model.system_prompt=Hello",
+        "model.do_pad=true",
+        "model.max_pixels=9999",
+        "model.min_pixels=99",
+    )
     for override in (*asked, "model.device=cpu"):
         config = to_config(composed("evaluation.benchmarks=[gqa]", override))
         vlm = VLM(config.model, None, None, torch.nn.ModuleList(), "fingerprint")
-        seen["calibration"].add(Calibration(config, Store(tmp_path), "fingerprint", lambda vlm=vlm: vlm).key)
+        seen["calibration"].add(
+            Calibration(config, Store(tmp_path), "fingerprint", lambda vlm=vlm: vlm).key
+        )
         evaluator = Evaluator(vlm, config.evaluation, Store(tmp_path), Silent(), lambda: tmp_path)
         evaluator.__dict__["questions"] = {"gqa": Questions("gqa", [], [], [], "identity")}
         seen["answers"].add(evaluator._key("evaluation", [], "gqa", [1, 2]))
@@ -75,7 +89,13 @@ def test_how_a_model_is_asked_is_part_of_the_keys(tmp_path: Path) -> None:
 
 def test_one_seed_reaches_everything() -> None:
     config = to_config(composed("seed=7"))
-    assert {config.calibration.seed, config.profile.seed, config.order.seed, config.evaluation.seed, config.seed} == {7}
+    assert {
+        config.calibration.seed,
+        config.profile.seed,
+        config.order.seed,
+        config.evaluation.seed,
+        config.seed,
+    } == {7}
 
 
 def test_experiments_set_what_they_say() -> None:
@@ -95,7 +115,10 @@ def test_experiments_set_what_they_say() -> None:
         (["allocation=threshold"], "exactly one of"),
         (["evaluation.benchmarks=[gqaa]"], "did you mean gqa"),
         (["+model.sytem_prompt=x"], "did you mean system_prompt"),
-        (["quantizer.tiers.gptq4.grup_size=64"], r"quantizer\.tiers\.gptq4 'grup_size': did you mean group_size"),
+        (
+            ["quantizer.tiers.gptq4.grup_size=64"],
+            r"quantizer\.tiers\.gptq4 'grup_size': did you mean group_size",
+        ),
     ],
 )
 def test_bad_values_are_config_errors(overrides: list[str], match: str) -> None:

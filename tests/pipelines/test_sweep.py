@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from luq import results
 from luq.errors import ConfigError
-from luq.store import BUILT
+from luq.store.store import BUILT
+from pipelines import results
 from pipelines.grid import names, read
 from pipelines.sweep import Sweep
 
@@ -35,7 +35,14 @@ def command(outputs: Path, *arguments: str) -> list[str]:
 
 
 def luq(outputs: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(outputs, *arguments), capture_output=True, text=True, timeout=900, check=False, env=ENVIRONMENT)
+    return subprocess.run(
+        command(outputs, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        env=ENVIRONMENT,
+    )
 
 
 def lasting(outputs: Path) -> list[dict]:
@@ -67,7 +74,11 @@ def test_every_named_sweep_composes(name: str) -> None:
 
 
 def test_overrides_for_hydra_are_not_the_runs() -> None:
-    for given in ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "+hydra.launcher.ray.init.num_cpus=2"):
+    for given in (
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "+hydra.launcher.ray.init.num_cpus=2",
+    ):
         sweep = Sweep(read("card"), [given, "seed=1"])
         assert sweep.task == ["seed=1"]
         assert all(given not in job.overrides for job in sweep.jobs)
@@ -88,7 +99,10 @@ def shown(sweep: str, *overrides: str) -> list[str]:
 def test_the_command_line_changes_the_grid() -> None:
     assert len(shown("pareto")) == 24
     assert shown("pareto", "experiment=gptq4,float16") == ["float16", "gptq4"]
-    assert shown("clusters", "profile.clusters=10,20") == ["profile.clusters=10", "profile.clusters=20"]
+    assert shown("clusters", "profile.clusters=10,20") == [
+        "profile.clusters=10",
+        "profile.clusters=20",
+    ]
     assert shown("clusters", "profile.clusters=10", "seed=0,1", "order=lim") == [
         "seed=0 profile.clusters=10", "seed=1 profile.clusters=10",
     ]  # fmt: skip
@@ -97,9 +111,19 @@ def test_the_command_line_changes_the_grid() -> None:
     assert shown("order", "order=random", "order.seed=3", "allocation.k=range(2,5)") == [
         *(f"order=random order.seed=3 allocation.k={k}" for k in (2, 3, 4)),
     ]  # fmt: skip
-    assert {j.config.model.name for j in Sweep(read("paper_llava"), ["model=pocket_llava"]).jobs if j.config} == {"pocket_llava"}
-    listed = Sweep(read("budgets"), ["allocation.tiers=[gptq2,gptq4]", "allocation=budget", "allocation.bits=3"]).jobs
-    assert {tuple(j.config.allocation.tiers) for j in listed if j.config} == {(), ("gptq2", "gptq4")}
+    assert {
+        j.config.model.name
+        for j in Sweep(read("paper_llava"), ["model=pocket_llava"]).jobs
+        if j.config
+    } == {"pocket_llava"}
+    listed = Sweep(
+        read("budgets"),
+        ["allocation.tiers=[gptq2,gptq4]", "allocation=budget", "allocation.bits=3"],
+    ).jobs
+    assert {tuple(j.config.allocation.tiers) for j in listed if j.config} == {
+        (),
+        ("gptq2", "gptq4"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -148,10 +172,23 @@ def test_the_second_time_nothing_runs(four: tuple[Path, subprocess.CompletedProc
 
 
 def test_a_sweep_is_compared_along_an_axis(four: tuple[Path, subprocess.CompletedProcess]) -> None:
-    command = [sys.executable, "-m", "pipelines.cli", "compare", "order", "--outputs", str(four[0]), "--axis"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "compare",
+        "order",
+        "--outputs",
+        str(four[0]),
+        "--axis",
+    ]
     shown = subprocess.run([*command, "allocation.k"], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
-    rows = {line.split("│")[1].strip(): line.split("│")[2:] for line in shown.stdout.splitlines() if line.count("│") > 6}
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[2:]
+        for line in shown.stdout.splitlines()
+        if line.count("│") > 6
+    }
     (row,) = (cells for name, cells in rows.items() if name in ("3", "6"))
     assert row[0].strip() == "2", "two seeds each"
     wrong = subprocess.run([*command, "nonsense"], capture_output=True, text=True, check=False)
@@ -165,25 +202,37 @@ def test_the_plan_says_what_is_left(four: tuple[Path, subprocess.CompletedProces
     plan = luq(outputs, "sweep", *FOUR[:-1], "allocation.k=6,5,3", "--plan").stdout
     assert "4 done, 0 running, 0 failed, 2 missing" in plan
     rows = {
-        line.split("│")[1].strip(): [c.strip() for c in line.split("│")[2:5]] for line in plan.splitlines() if line.count("│") > 6
+        line.split("│")[1].strip(): [c.strip() for c in line.split("│")[2:5]]
+        for line in plan.splitlines()
+        if line.count("│") > 6
     }
     assert rows["profiles"] == ["1", "1", "0"]
-    assert rows["layers gptq4"][2] == "0", "the all-high model feeds every layer, so all of its layers are there"
+    assert rows["layers gptq4"][2] == "0", (
+        "the all-high model feeds every layer, so all of its layers are there"
+    )
     assert rows["answers gqa"] == ["2", "0", "2"]
     assert built(outputs) == before
     from_nothing = luq(outputs / "empty", "sweep", *FOUR, "--plan").stdout
     assert "none was made here yet" in from_nothing
     assert "at most" not in from_nothing, "a random order needs no profile"
-    assert "at most" in luq(outputs / "empty", "sweep", "order", *SMALL, "order=entropy", "--plan").stdout
+    assert (
+        "at most"
+        in luq(outputs / "empty", "sweep", "order", *SMALL, "order=entropy", "--plan").stdout
+    )
     assert not (outputs / "empty" / "runs").exists()
 
 
-def test_kills_change_nothing(four: tuple[Path, subprocess.CompletedProcess], tmp_path: Path) -> None:
+def test_kills_change_nothing(
+    four: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
+) -> None:
     """kill -9 at random moments, and again and again: the same records, byte for byte, and no temporary file."""
     moments = random.Random(4)
     for _ in range(4):
         process = subprocess.Popen(
-            command(tmp_path, "sweep", *FOUR), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+            command(tmp_path, "sweep", *FOUR),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
         )
         for _ in range(600):  # the first seconds only import
             if (tmp_path / "store").exists() or process.poll() is not None:
@@ -206,7 +255,9 @@ LAUNCHERS = {
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
-def test_company_shares_the_work(four: tuple[Path, subprocess.CompletedProcess], tmp_path: Path, launcher: list[str]) -> None:
+def test_company_shares_the_work(
+    four: tuple[Path, subprocess.CompletedProcess], tmp_path: Path, launcher: list[str]
+) -> None:
     both = [
         subprocess.Popen(
             command(tmp_path, "sweep", *FOUR, *launcher),
@@ -225,7 +276,14 @@ def test_company_shares_the_work(four: tuple[Path, subprocess.CompletedProcess],
 
 
 def test_a_failure_stops_no_other_run_and_is_tried_again(tmp_path: Path) -> None:
-    asked = ["order", *SMALL, "order=entropy", "order.modality=image", "allocation.k=3", "calibration=text,multimodal"]
+    asked = [
+        "order",
+        *SMALL,
+        "order=entropy",
+        "order.modality=image",
+        "allocation.k=3",
+        "calibration=text,multimodal",
+    ]
     done = luq(tmp_path, "sweep", *asked)
     assert done.returncode == 1
     assert "has no image tokens" in done.stdout

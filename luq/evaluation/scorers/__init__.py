@@ -11,5 +11,7 @@ VERSION = 2  # stands in every record; raise it when a scorer changes, and `luq 
 def process_of(benchmark: str) -> Callable[[dict[str, Any], list[str]], dict[str, Any]]:
     """The function that scores one answer; a module that serves several benchmarks has one under each name."""
     module = registry.load("benchmark", benchmark)
-    found: Callable[[dict[str, Any], list[str]], dict[str, Any]] = getattr(module, benchmark, None) or module.process
+    found: Callable[[dict[str, Any], list[str]], dict[str, Any]] = (
+        getattr(module, benchmark, None) or module.process
+    )
     return found

@@ -26,7 +26,9 @@ def summarise(items: list[Item]) -> Summary:
     units = [float(values["score"]) for _, values in items]
     metrics = {"relaxed_accuracy": 100 * mean(units)}
     for kind in ("human", "augmented"):
-        part = [float(values["score"]) for doc, values in items if str(doc["type"]).startswith(kind)]
+        part = [
+            float(values["score"]) for doc, values in items if str(doc["type"]).startswith(kind)
+        ]
         if part:
             metrics[kind] = 100 * mean(part)
     return of_units(units, metrics)

@@ -2,8 +2,8 @@
 
 import re
 
-from luq.evaluation.prompts import LETTERS, choices
 from luq.evaluation.scorers.summary import Doc, by_question, levenshtein
+from luq.questions.prompts import LETTERS, choices
 
 _NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
 

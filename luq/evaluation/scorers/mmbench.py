@@ -1,7 +1,7 @@
 """MMBench without a judge: a letter is read from the answer; circular accuracy wants every rotation right."""
 
-from luq.evaluation.prompts import options
 from luq.evaluation.scorers.summary import Doc, Item, Summary, grouped, mean, of_units
+from luq.questions.prompts import options
 
 _DECORATION = str.maketrans({c: " " for c in ".()[],:;!*#{}"})
 
@@ -26,5 +26,8 @@ def summarise(items: list[Item]) -> Summary:
     """Score: circular accuracy over base questions (`index` modulo 10^6). Vanilla counts the first rotation."""
     bases = grouped(items, lambda d: int(d["index"]) % 1_000_000)
     units = [float(all(v["score"] for _, v in group)) for group in bases.values()]
-    first = [float(min(group, key=lambda item: int(item[0]["index"]))[1]["score"]) for group in bases.values()]
+    first = [
+        float(min(group, key=lambda item: int(item[0]["index"]))[1]["score"])
+        for group in bases.values()
+    ]
     return of_units(units, {"circular": 100 * mean(units), "vanilla": 100 * mean(first)})

@@ -23,17 +23,26 @@ def process(doc: Doc, results: list[str]) -> dict[str, float]:
 
 def category_score(items: list[Item]) -> float:
     """100 * share of right answers + 100 * share of images whose questions are all right."""
-    pairs = [[v["score"] for _, v in group] for group in grouped(items, lambda d: d["question_id"]).values()]
+    pairs = [
+        [v["score"] for _, v in group]
+        for group in grouped(items, lambda d: d["question_id"]).values()
+    ]
     return 100 * mean([s for p in pairs for s in p]) + 100 * mean([float(all(p)) for p in pairs])
 
 
 def summarise(items: list[Item]) -> Summary:
     """Score: the mean category score in percent of 200; units are pairs. Perception and cognition are sums."""
-    categories = {str(name): category_score(group) for name, group in grouped(items, lambda d: d["category"]).items()}
+    categories = {
+        str(name): category_score(group)
+        for name, group in grouped(items, lambda d: d["category"]).items()
+    }
     metrics = {
         "perception": sum(v for c, v in categories.items() if c not in COGNITION),
         "cognition": sum(v for c, v in categories.items() if c in COGNITION),
     }
     pairs = grouped(items, lambda d: (d["category"], d["question_id"]))
-    units = [(mean([v["score"] for _, v in p]) + float(all(v["score"] for _, v in p))) / 2 for p in pairs.values()]
+    units = [
+        (mean([v["score"] for _, v in p]) + float(all(v["score"] for _, v in p))) / 2
+        for p in pairs.values()
+    ]
     return of_strata(units, [p[0][0]["category"] for p in pairs.values()], metrics | categories)

@@ -50,7 +50,9 @@ def of_strata(units: list[float], strata: list[Hashable], metrics: dict[str, flo
         groups.setdefault(stratum, []).append(unit)
     score = mean([mean(group) for group in groups.values()])
     if min(map(len, groups.values()), default=0) > 1:
-        error = math.sqrt(sum(standard_error(group) ** 2 for group in groups.values())) / len(groups)
+        error = math.sqrt(sum(standard_error(group) ** 2 for group in groups.values())) / len(
+            groups
+        )
     else:  # a stratum of one has no spread of its own
         error = standard_error(units)
     weights = [1 / len(groups) / len(groups[stratum]) for stratum in strata]

@@ -13,12 +13,18 @@ def soft_accuracy(prediction: str, answers: list[str]) -> float:
 
 def textvqa(doc: Doc, results: list[str]) -> dict[str, float]:
     said = normalize(results[0], tokenize=True)
-    return {"score": soft_accuracy(said, [normalize(str(a), tokenize=True) for a in doc["answers"]])}
+    return {
+        "score": soft_accuracy(said, [normalize(str(a), tokenize=True) for a in doc["answers"]])
+    }
 
 
 def vqav2(doc: Doc, results: list[str]) -> dict[str, float]:
     said = normalize(results[0], tokenize=False)
-    return {"score": soft_accuracy(said, [normalize(a["answer"], tokenize=False) for a in doc["answers"]])}
+    return {
+        "score": soft_accuracy(
+            said, [normalize(a["answer"], tokenize=False) for a in doc["answers"]]
+        )
+    }
 
 
 textvqa_ocr = textvqa

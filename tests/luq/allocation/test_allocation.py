@@ -54,7 +54,9 @@ def test_orders(name: str, expected: list[int]) -> None:
     assert registry.load("order", name)({"entropy": ENTROPIES}.get, 5, 0) == expected
 
 
-@pytest.mark.parametrize("name", ["variance", "lim", "zd", "kurtosis", "output_error", "kl", "delta_loss"])
+@pytest.mark.parametrize(
+    "name", ["variance", "lim", "zd", "kurtosis", "output_error", "kl", "delta_loss"]
+)
 def test_orders_rank_by_the_score_of_their_name(name: str) -> None:
     assert registry.load("order", name)({name: [2.0, 0.0, 1.0, 1.0]}.get, 4, 0) == [1, 2, 3, 0]
 
@@ -67,7 +69,10 @@ def test_random_order_is_a_seeded_shuffle() -> None:
 
 
 def test_correlations_between_orders() -> None:
-    found = {(c.a, c.b): c for c in correlations({"a": [0, 1, 2, 3], "b": [3, 2, 1, 0], "c": [0, 1, 3, 2]})}
+    found = {
+        (c.a, c.b): c
+        for c in correlations({"a": [0, 1, 2, 3], "b": [3, 2, 1, 0], "c": [0, 1, 3, 2]})
+    }
     assert found["a", "b"].kendall == pytest.approx(-1)
     assert found["a", "b"].spearman == pytest.approx(-1)
     assert found["a", "c"].kendall == pytest.approx(4 / 6)
@@ -106,7 +111,9 @@ def test_impossible_plans_say_so() -> None:
         AllocationConfig("quality")
 
 
-@pytest.mark.parametrize(("bits", "k"), [(2.4, 0), (2.39, 1), (2.08, 1), (1.5, 3), (0.8, 5), (16.0, 0)])
+@pytest.mark.parametrize(
+    ("bits", "k"), [(2.4, 0), (2.39, 1), (2.08, 1), (1.5, 3), (0.8, 5), (16.0, 0)]
+)
 def test_a_budget_takes_as_few_low_layers_as_fit(bits: float, k: int) -> None:
     chosen = made(name="budget", bits=bits)
     assert chosen.allocation == situation().prefix(k)
@@ -116,7 +123,9 @@ def test_a_budget_takes_as_few_low_layers_as_fit(bits: float, k: int) -> None:
 def test_a_budget_in_bytes_counts_the_whole_checkpoint() -> None:
     assert made(name="budget", bytes="1110B").allocation == situation().prefix(2)
     assert made(name="budget", bytes="1.11kB").allocation == situation().prefix(2)
-    assert made(situation(margin=1), name="budget", bytes="1110").allocation == situation().prefix(3)
+    assert made(situation(margin=1), name="budget", bytes="1110").allocation == situation().prefix(
+        3
+    )
 
 
 def test_a_budget_over_several_tiers_has_the_least_error() -> None:
@@ -133,7 +142,11 @@ def test_a_budget_over_several_tiers_has_the_least_error() -> None:
 def test_quality_takes_the_largest_k_and_reports_every_point() -> None:
     """k = 0..5 costs 0, 1, 9, 12, 21, 23 points; at k = 3 the score is made to rise again."""
     scores = {0: 90.0, 1: 89.0, 2: 80.0, 3: 86.0, 4: 70.0, 5: 60.0}
-    chosen = made(situation(select=lambda plan: Selection(scores[plan.count("low")], 1.0, 50)), name="quality", drop=5.0)
+    chosen = made(
+        situation(select=lambda plan: Selection(scores[plan.count("low")], 1.0, 50)),
+        name="quality",
+        drop=5.0,
+    )
     assert chosen.allocation.count("low") == 3
     assert [p["k"] for p in chosen.report["points"]] == [0, 1, 2, 3, 4, 5]
     assert chosen.report["points"][2] == {"k": 2, "score": 80.0, "stderr": 1.0, "n": 50}
@@ -147,7 +160,10 @@ def test_search_finds_the_plan_that_no_prefix_is() -> None:
 
 
 def test_swaps_are_kept_only_if_the_answers_get_nearer() -> None:
-    truth = {"low": [9.0, 9.0, 3.0, 2.0, 1.0], "high": [0.0] * 5}  # layer 4 does not matter, layer 1 does
+    truth = {
+        "low": [9.0, 9.0, 3.0, 2.0, 1.0],
+        "high": [0.0] * 5,
+    }  # layer 4 does not matter, layer 1 does
     asked: list[Allocation] = []
 
     def divergence(plan: Allocation) -> float:
@@ -159,12 +175,23 @@ def test_swaps_are_kept_only_if_the_answers_get_nearer() -> None:
     assert chosen.report["kl"] < chosen.report["kl_before_swaps"]
     assert len(asked) == len(set(asked)) <= 13
     assert all(sum(SIZES[t] for t in plan.tiers) <= 100 for plan in asked)
-    assert made(situation(divergence=divergence), name="search", bits=1.6).report.keys() == {"budget_bytes", "bytes", "error"}
+    assert made(situation(divergence=divergence), name="search", bits=1.6).report.keys() == {
+        "budget_bytes",
+        "bytes",
+        "error",
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("2.5GB", 2_500_000_000), ("900 kb", 900_000), ("1GiB", 2**30), ("123456", 123456), ("1e6", 10**6), (".5MB", 500_000)],
+    [
+        ("2.5GB", 2_500_000_000),
+        ("900 kb", 900_000),
+        ("1GiB", 2**30),
+        ("123456", 123456),
+        ("1e6", 10**6),
+        (".5MB", 500_000),
+    ],
 )
 def test_sizes_are_read(text: str, count: int) -> None:
     assert knapsack.parse_bytes(text) == count
@@ -175,9 +202,16 @@ def test_sizes_are_read(text: str, count: int) -> None:
 def test_the_knapsack_is_exact(data: st.DataObject) -> None:
     layers, tiers = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))
     number = st.integers(1, 12)
-    options = [[Option(str(t), data.draw(number), data.draw(number) / 4) for t in range(tiers)] for _ in range(layers)]
+    options = [
+        [Option(str(t), data.draw(number), data.draw(number) / 4) for t in range(tiers)]
+        for _ in range(layers)
+    ]
     limit = data.draw(st.integers(1, 40))
-    fitting = [sum(o.error for o in pick) for pick in itertools.product(*options) if sum(o.bytes for o in pick) <= limit]
+    fitting = [
+        sum(o.error for o in pick)
+        for pick in itertools.product(*options)
+        if sum(o.bytes for o in pick) <= limit
+    ]
     if not fitting:
         with pytest.raises(ConfigError, match="the smallest takes"):
             knapsack.solve(options, limit)

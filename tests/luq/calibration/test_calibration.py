@@ -6,13 +6,13 @@ from datasets import Dataset, Features
 from datasets import Image as DatasetImage
 from PIL import Image
 
-from luq.calibration import text
 from luq.calibration.mixing import build, identity, read_questions
 from luq.calibration.samples import inputs_of
 from luq.config import CalibrationConfig
 from luq.errors import DataError
-from luq.evaluation.data import spec
 from luq.models.vlm import VLM
+from luq.questions import text
+from luq.questions.sources import spec
 
 
 def config(alpha: float, **given: object) -> CalibrationConfig:
@@ -27,7 +27,11 @@ def test_alpha_is_met_in_tokens(vlm: VLM, alpha: float) -> None:
 
 
 def test_same_seed_same_set_and_another_seed_another(vlm: VLM) -> None:
-    first, second, other = build(vlm, config(0.5)), build(vlm, config(0.5)), build(vlm, config(0.5, seed=1))
+    first, second, other = (
+        build(vlm, config(0.5)),
+        build(vlm, config(0.5)),
+        build(vlm, config(0.5, seed=1)),
+    )
     assert first.hash == second.hash != other.hash
     assert [s.source for s in first.samples] == [s.source for s in second.samples]
 
@@ -55,7 +59,17 @@ def test_batches_cover_all_tokens_without_padding(vlm: VLM) -> None:
 
 
 def test_every_benchmark_can_feed_calibration(vlm: VLM) -> None:
-    names = list(vlm.config.benchmarks) or ["mme", "mmbench", "textvqa", "vqav2", "gqa", "pope", "chartqa", "docvqa", "mathvista"]
+    names = list(vlm.config.benchmarks) or [
+        "mme",
+        "mmbench",
+        "textvqa",
+        "vqav2",
+        "gqa",
+        "pope",
+        "chartqa",
+        "docvqa",
+        "mathvista",
+    ]
     made = build(vlm, config(1.0, benchmarks=names))
     assert {s.source.split(":")[0] for s in made.samples} == set(names)
 
@@ -75,12 +89,20 @@ def real(tmp_path: Path) -> Path:
         for i, picture in enumerate(pictures)
     ]
     Dataset.from_list(rows).to_parquet(tmp_path / "textvqa.parquet")
-    (tmp_path / "book.txt").write_text(" ".join(f"Sentence number {i} is about the shape of things." for i in range(600)))
+    (tmp_path / "book.txt").write_text(
+        " ".join(f"Sentence number {i} is about the shape of things." for i in range(600))
+    )
     return tmp_path
 
 
 def real_config(folder: Path, alpha: float, **given: object) -> CalibrationConfig:
-    settings = {"source": str(folder), "text": str(folder / "book.txt"), "tokens": 800, "sample_tokens": 64, **given}
+    settings = {
+        "source": str(folder),
+        "text": str(folder / "book.txt"),
+        "tokens": 800,
+        "sample_tokens": 64,
+        **given,
+    }
     return config(alpha, **settings)
 
 
@@ -114,9 +136,15 @@ def test_sources_that_are_too_small_are_named(vlm: VLM, real: Path, tmp_path: Pa
 def test_a_picture_that_does_not_decode_is_left_out(
     vlm: VLM, real: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    table = Dataset.from_parquet(str(real / "textvqa.parquet")).cast_column("image", DatasetImage(decode=False)).to_list()
+    table = (
+        Dataset.from_parquet(str(real / "textvqa.parquet"))
+        .cast_column("image", DatasetImage(decode=False))
+        .to_list()
+    )
     table[3]["image"] = {"bytes": b"nothing", "path": None}
-    features = Features({**Dataset.from_parquet(str(real / "textvqa.parquet")).features, "image": DatasetImage()})
+    features = Features(
+        {**Dataset.from_parquet(str(real / "textvqa.parquet")).features, "image": DatasetImage()}
+    )
     Dataset.from_list(table, features=features).to_parquet(real / "textvqa.parquet")
     settings = real_config(real, 1.0, tokens=500)
     made = build(vlm, settings, read_questions(settings, tmp_path / "cache"))

@@ -55,7 +55,10 @@ def test_the_pooled_difference_is_the_mean_over_benchmarks() -> None:
 
 
 def test_runs_are_averaged_unit_by_unit() -> None:
-    runs = [{"gqa": {"1": (1.0, 1.0), "2": (0.0, 2.0)}, "mme": {"a": (1.0, 1.0)}}, {"gqa": {"1": (0.0, 1.0), "3": (1.0, 1.0)}}]
+    runs = [
+        {"gqa": {"1": (1.0, 1.0), "2": (0.0, 2.0)}, "mme": {"a": (1.0, 1.0)}},
+        {"gqa": {"1": (0.0, 1.0), "3": (1.0, 1.0)}},
+    ]
     assert average(runs) == {"gqa": {"1": (0.5, 1.0)}}
     found = paired({"gqa": {"1": (0.25, 1.0)}}, average(runs), scale=1)
     assert [(d.name, d.mean, d.n) for d in found] == [("gqa", 0.25, 1)]

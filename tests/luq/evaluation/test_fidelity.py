@@ -6,9 +6,11 @@ import torch
 
 from luq.config import EvaluationConfig
 from luq.errors import DataError
-from luq.evaluation import data, fidelity, harness
+from luq.evaluation import ask as harness
+from luq.evaluation import fidelity, perplexity
 from luq.models.vlm import VLM
 from luq.pocket import benchmarks
+from luq.questions import sources as data
 from tests.conftest import BENCHMARKS
 
 CONFIG = EvaluationConfig("test", BENCHMARKS, text_tokens=1024, text_length=64)
@@ -27,7 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logs(tokens: int = 3, words: int = 1000, seed: int = 0) -> torch.Tensor:
-    return torch.randn(tokens, words, generator=torch.Generator().manual_seed(seed)).mul(4).log_softmax(-1)
+    return (
+        torch.randn(tokens, words, generator=torch.Generator().manual_seed(seed))
+        .mul(4)
+        .log_softmax(-1)
+    )
 
 
 def test_divergence_is_the_kl_of_the_kept_tokens_and_the_rest() -> None:
@@ -37,7 +43,11 @@ def test_divergence_is_the_kl_of_the_kept_tokens_and_the_rest() -> None:
     whole = (p.double().exp() * (p - q).double()).sum(-1)
     assert torch.all(found <= whole + 1e-9), "counting tokens as one can only lose information"
     assert torch.allclose(found, whole, rtol=0.05)
-    assert torch.allclose(fidelity.divergence(top.indices, top.values, p), torch.zeros(3, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(
+        fidelity.divergence(top.indices, top.values, p),
+        torch.zeros(3, dtype=torch.float64),
+        atol=1e-6,
+    )
 
 
 def test_the_reference_survives_its_file(tmp_path: Path) -> None:
@@ -54,20 +64,30 @@ def test_the_reference_survives_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["textvqa", "mmbench", "chartqa"])
-def test_one_forward_pass_gives_what_the_model_would_say(lm, folder: Path, tmp_path: Path, name: str) -> None:
+def test_one_forward_pass_gives_what_the_model_would_say(
+    lm, folder: Path, tmp_path: Path, name: str
+) -> None:
     """Where the reference is the model's own answer, every token of it is the first choice; batches do not matter."""
     questions = data.load(name, CONFIG, tmp_path, folder)
     ids = list(range(12))
-    found = {i: (tokens, values) for i, tokens, values in fidelity.log_probabilities(lm, questions, ids, True, lambda n: None)}
+    found = {
+        i: (tokens, values)
+        for i, tokens, values in fidelity.log_probabilities(
+            lm, questions, ids, True, lambda n: None
+        )
+    }
     tokenizer = lm.tokenizer
     one = harness.make_lm(lm.vlm, 1)
     from luq.evaluation.predictions import Predictions
-    from luq.evaluation.prompts import TARGETS
+    from luq.questions.prompts import TARGETS
 
     rows = harness.ask(lm, questions, ids, Predictions(tmp_path / "kept.jsonl"), strict=True)
     for row in rows:
         tokens, values = found[row["id"]]
-        assert tokenizer.decode(tokens).strip() == TARGETS[name](questions.docs[row["id"]]) + tokenizer.eos_token
+        assert (
+            tokenizer.decode(tokens).strip()
+            == TARGETS[name](questions.docs[row["id"]]) + tokenizer.eos_token
+        )
         said_so = bool((values.argmax(-1) == tokens).all())
         assert said_so == (row["text"].strip() == TARGETS[name](questions.docs[row["id"]]))
     alone = next(iter(fidelity.log_probabilities(one, questions, [3], True, lambda n: None)))
@@ -75,13 +95,13 @@ def test_one_forward_pass_gives_what_the_model_would_say(lm, folder: Path, tmp_p
 
 
 def test_perplexity_is_that_of_a_plain_forward_pass(vlm: VLM) -> None:
-    losses = fidelity.text_losses(vlm, CONFIG)
+    losses = perplexity.text_losses(vlm, CONFIG)
     assert len(losses) == 16
-    sequence = fidelity.text_tokens(vlm, CONFIG)[3:4]
+    sequence = perplexity.text_tokens(vlm, CONFIG)[3:4]
     with torch.no_grad():
         plain = vlm.model(input_ids=sequence, labels=sequence).loss
     assert losses[3] == pytest.approx(float(plain), rel=1e-4)
-    found = fidelity.perplexity(losses, 64)
+    found = perplexity.perplexity(losses, 64)
     assert found["low"] < found["value"] < found["high"]
     assert found["value"] == pytest.approx(math.exp(sum(losses) / 16))
     assert found["tokens"] == 16 * 63
@@ -100,8 +120,10 @@ def test_calibration_and_held_out_text_share_no_passage() -> None:
 def test_text_files_and_their_absence(vlm: VLM, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("The quick brown fox. " * 100)
     own = EvaluationConfig("t", [], text=str(tmp_path / "t.txt"), text_tokens=256, text_length=64)
-    assert fidelity.text_tokens(vlm, own).shape == (4, 64)
+    assert perplexity.text_tokens(vlm, own).shape == (4, 64)
     with pytest.raises(DataError, match="neither 'pocket', 'wikitext' nor a text file"):
-        fidelity.text_tokens(vlm, EvaluationConfig("t", [], text="/nowhere", text_tokens=256))
+        perplexity.text_tokens(vlm, EvaluationConfig("t", [], text="/nowhere", text_tokens=256))
     with pytest.raises(DataError, match="tokens: fewer than"):
-        fidelity.text_tokens(vlm, EvaluationConfig("t", [], text=str(tmp_path / "t.txt"), text_tokens=10))
+        perplexity.text_tokens(
+            vlm, EvaluationConfig("t", [], text=str(tmp_path / "t.txt"), text_tokens=10)
+        )

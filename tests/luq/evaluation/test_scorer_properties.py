@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luq import registry
-from luq.evaluation import harness, scorers
+from luq.evaluation import collapse, scorers
 from luq.evaluation.normalize import normalize
 from luq.evaluation.scorers import chartqa, docvqa, mmbench, pope, vqa
 from luq.evaluation.scorers.summary import levenshtein, of_strata, of_units, standard_error
@@ -83,20 +83,27 @@ def test_a_model_that_always_says_yes_is_seen() -> None:
     rows = benchmarks.build("pope", "selection", bases=60)
     summary = pope.summarise([(row, pope.process(row, ["Yes"])) for row in rows])
     assert summary.metrics["yes_ratio"] == 1
-    assert harness.collapsed([{"text": "Yes"} for _ in rows])
+    assert collapse.collapsed([{"text": "Yes"} for _ in rows])
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_scores_are_the_weighted_units_and_the_reference_is_right(name: str) -> None:
-    from luq.evaluation.prompts import TARGETS
+    from luq.questions.prompts import TARGETS
 
     rows = benchmarks.build(name, "selection", bases=28)
     process = scorers.process_of(name)
     summarise = registry.load("benchmark", name).summarise
     best = summarise([(row, process(row, [TARGETS[name](row)])) for row in rows])
     assert best.score == pytest.approx(100), "who gives the reference answers gets everything"
-    mixed = summarise([(row, process(row, [TARGETS[name](row) if i // 4 % 3 else "?"])) for i, row in enumerate(rows)])
-    assert mixed.score == pytest.approx(100 * sum(u * w for u, w in zip(mixed.units, mixed.weights, strict=True)))
+    mixed = summarise(
+        [
+            (row, process(row, [TARGETS[name](row) if i // 4 % 3 else "?"]))
+            for i, row in enumerate(rows)
+        ]
+    )
+    assert mixed.score == pytest.approx(
+        100 * sum(u * w for u, w in zip(mixed.units, mixed.weights, strict=True))
+    )
     assert 0 < mixed.stderr < 25
 
 

@@ -22,7 +22,9 @@ def test_vqav2_keeps_the_apostrophe() -> None:
     assert normalize("it's", tokenize=False) == "it's"
 
 
-@pytest.mark.parametrize(("matches", "score"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
+@pytest.mark.parametrize(
+    ("matches", "score"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)]
+)
 def test_soft_accuracy(matches: int, score: float) -> None:
     answers = ["cat"] * matches + [f"other{i}" for i in range(10 - matches)]
     assert vqa.soft_accuracy("cat", answers) == pytest.approx(score)
@@ -46,7 +48,10 @@ def test_mme_parses_the_first_four_characters(text: str, expected: str) -> None:
 
 def test_mme_counts_pairs() -> None:
     def item(image: str, score: float, category: str = "count") -> tuple:
-        return {"question_id": image, "category": category, "answer": "Yes"}, {"score": score, "yes": score}
+        return {"question_id": image, "category": category, "answer": "Yes"}, {
+            "score": score,
+            "yes": score,
+        }
 
     items = [item("a", 1), item("a", 1), item("b", 1), item("b", 0)]
     assert mme.category_score(items) == pytest.approx(75 + 50)
@@ -76,7 +81,11 @@ def test_pope_parses_the_first_sentence(text: str, expected: str) -> None:
 
 def test_pope_yes_ratio_is_of_the_predictions() -> None:
     """A model that always says yes: accuracy 50, F1 66.7, and a yes-ratio of 1 that betrays it."""
-    docs = [{"answer": a, "category": c} for a in ("yes", "no") for c in ("random", "popular", "adversarial")]
+    docs = [
+        {"answer": a, "category": c}
+        for a in ("yes", "no")
+        for c in ("random", "popular", "adversarial")
+    ]
     summary = pope.summarise([(d, pope.process(d, ["Yes"])) for d in docs])
     assert summary.metrics["accuracy"] == 50
     assert summary.metrics["f1"] == pytest.approx(66.67, abs=0.01)
@@ -96,7 +105,9 @@ def test_chartqa_relaxed(said: str, true: str, right: bool) -> None:
 
 def test_chartqa_reports_both_halves() -> None:
     docs = [{"answer": "1", "type": "human_test"}, {"answer": "1", "type": "augmented_test"}]
-    summary = chartqa.summarise([(d, chartqa.process(d, [t])) for d, t in zip(docs, ("1", "2"), strict=True)])
+    summary = chartqa.summarise(
+        [(d, chartqa.process(d, [t])) for d, t in zip(docs, ("1", "2"), strict=True)]
+    )
     assert (summary.score, summary.metrics["human"], summary.metrics["augmented"]) == (50, 100, 0)
 
 
@@ -142,16 +153,74 @@ def test_mmbench_wants_every_rotation_right() -> None:
 @pytest.mark.parametrize(
     ("doc", "text", "score"),
     [
-        ({"question_type": "free_form", "answer_type": "integer", "answer": "7"}, "The answer is 7.", 1),
+        (
+            {"question_type": "free_form", "answer_type": "integer", "answer": "7"},
+            "The answer is 7.",
+            1,
+        ),
         ({"question_type": "free_form", "answer_type": "integer", "answer": "1200"}, "1,200", 1),
         ({"question_type": "free_form", "answer_type": "integer", "answer": "7"}, "none", 0),
-        ({"question_type": "free_form", "answer_type": "float", "answer": "1.25", "precision": 2}, "1.251", 1),
+        (
+            {
+                "question_type": "free_form",
+                "answer_type": "float",
+                "answer": "1.25",
+                "precision": 2,
+            },
+            "1.251",
+            1,
+        ),
         ({"question_type": "free_form", "answer_type": "list", "answer": "[1, 2]"}, "[1, 2]", 1),
-        ({"question_type": "multi_choice", "answer_type": "text", "answer": "blue", "choices": ["red", "blue"]}, "(B)", 1),
-        ({"question_type": "multi_choice", "answer_type": "text", "answer": "blue", "choices": ["red", "blue"]}, "B.", 1),
-        ({"question_type": "multi_choice", "answer_type": "text", "answer": "blue", "choices": ["red", "blue"]}, "bleu", 1),
-        ({"question_type": "multi_choice", "answer_type": "text", "answer": "blue", "choices": ["red", "blue"]}, "A", 0),
-        ({"question_type": "multi_choice", "answer_type": "text", "answer": "4", "choices": "['3', '4']"}, "4", 1),
+        (
+            {
+                "question_type": "multi_choice",
+                "answer_type": "text",
+                "answer": "blue",
+                "choices": ["red", "blue"],
+            },
+            "(B)",
+            1,
+        ),
+        (
+            {
+                "question_type": "multi_choice",
+                "answer_type": "text",
+                "answer": "blue",
+                "choices": ["red", "blue"],
+            },
+            "B.",
+            1,
+        ),
+        (
+            {
+                "question_type": "multi_choice",
+                "answer_type": "text",
+                "answer": "blue",
+                "choices": ["red", "blue"],
+            },
+            "bleu",
+            1,
+        ),
+        (
+            {
+                "question_type": "multi_choice",
+                "answer_type": "text",
+                "answer": "blue",
+                "choices": ["red", "blue"],
+            },
+            "A",
+            0,
+        ),
+        (
+            {
+                "question_type": "multi_choice",
+                "answer_type": "text",
+                "answer": "4",
+                "choices": "['3', '4']",
+            },
+            "4",
+            1,
+        ),
     ],
 )
 def test_mathvista_by_rules(doc: dict, text: str, score: float) -> None:

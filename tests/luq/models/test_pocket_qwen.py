@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from luq import results
 from luq.config import ModelConfig
 from luq.models.vlm import load_vlm
+from pipelines import results
 
 
 def test_it_is_a_qwen2_5_vl_with_everything_peculiar_to_it() -> None:
@@ -17,7 +17,9 @@ def test_it_is_a_qwen2_5_vl_with_everything_peculiar_to_it() -> None:
     assert len(vlm.layers) >= 8
     assert text.hidden_size % 128 == text.intermediate_size % 128 == 0
     assert vision.spatial_merge_size == 2
-    assert 0 < len(vision.fullatt_block_indexes) < vision.depth, "the other blocks look through windows"
+    assert 0 < len(vision.fullatt_block_indexes) < vision.depth, (
+        "the other blocks look through windows"
+    )
     assert len(text.rope_parameters["mrope_section"]) == 3
     assert vlm.bias(0, "self_attn.q_proj") is not None
     assert vlm.bias(0, "self_attn.q_proj").abs().max() > 0, "trained"
@@ -31,7 +33,13 @@ def test_a_run_on_it(tmp_path: Path) -> None:
         f"paths.outputs={tmp_path}",
     ]  # fmt: skip
     command = [sys.executable, "-m", "pipelines.cli", "run", *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     (record,) = results.iterate(tmp_path)
     assert record["float_mean_score"] > 60

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from luq import results
 from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.config import CalibrationConfig, ModelConfig, TierConfig
+from luq.formats.layer_file import FILE, write_layer
 from luq.models.vlm import VLM, load_vlm
-from luq.quantization.database import FILE, write_layer
 from luq.quantization.walk import first_inputs, forward, quantize_layer
+from pipelines import results
 from tests.luq.models.tiny_qwen import write
 
 
@@ -32,14 +32,21 @@ def qwen(folder: Path) -> VLM:
 
 @pytest.fixture(scope="module")
 def calibration(qwen: VLM) -> CalibrationSet:
-    return build(qwen, CalibrationConfig(name="multimodal", alpha=0.5, tokens=1024, benchmarks=["chartqa", "docvqa"]))
+    return build(
+        qwen,
+        CalibrationConfig(
+            name="multimodal", alpha=0.5, tokens=1024, benchmarks=["chartqa", "docvqa"]
+        ),
+    )
 
 
 def test_image_tokens_are_those_of_the_grid(qwen: VLM, calibration: CalibrationSet) -> None:
     pictures = [s for s in calibration.samples if s.multimodal]
     assert pictures
     for sample in pictures:
-        merged = sample.extra["image_grid_thw"].prod() // qwen.processor.image_processor.merge_size**2
+        merged = (
+            sample.extra["image_grid_thw"].prod() // qwen.processor.image_processor.merge_size**2
+        )
         assert int(sample.image_mask.sum()) == int(merged)
     assert len(qwen.layers) == 3
     assert calibration.alpha == pytest.approx(0.5, abs=0.1)
@@ -50,8 +57,17 @@ def test_pixel_limits_bound_the_tokens(folder: Path) -> None:
 
     image, counts = Image.new("RGB", (500, 300)), []
     for limit in (12544, 50176):
-        processor = load_vlm(ModelConfig("tiny_qwen", str(folder), device="cpu", max_pixels=limit)).processor
-        counts.append(int(processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"].prod()) // 4)
+        processor = load_vlm(
+            ModelConfig("tiny_qwen", str(folder), device="cpu", max_pixels=limit)
+        ).processor
+        counts.append(
+            int(
+                processor.image_processor(images=[image], return_tensors="pt")[
+                    "image_grid_thw"
+                ].prod()
+            )
+            // 4
+        )
         assert counts[-1] <= limit // 28**2
     assert counts[0] < counts[1]
 
@@ -61,7 +77,9 @@ def test_layer_by_layer_is_the_model(qwen: VLM, calibration: CalibrationSet) -> 
     """The captured rotary positions are those of text and image grid: the walk's outputs are the model's own, bit for bit."""
     wanted: list[list[torch.Tensor]] = [[] for _ in qwen.layers]
     hooks = [
-        layer.register_forward_hook(lambda m, a, out, i=i: wanted[i].append(out[0] if isinstance(out, tuple) else out))
+        layer.register_forward_hook(
+            lambda m, a, out, i=i: wanted[i].append(out[0] if isinstance(out, tuple) else out)
+        )
         for i, layer in enumerate(qwen.layers)
     ]
     for batch in calibration.batches():
@@ -75,9 +93,13 @@ def test_layer_by_layer_is_the_model(qwen: VLM, calibration: CalibrationSet) -> 
 
 
 @pytest.mark.parametrize(
-    ("stream", "tied"), [(False, False), (True, False), (True, True)], ids=["memory", "streamed", "tied head"]
+    ("stream", "tied"),
+    [(False, False), (True, False), (True, True)],
+    ids=["memory", "streamed", "tied head"],
 )
-def test_the_whole_chain_to_a_folder_that_answers(folder: Path, tmp_path: Path, stream: bool, tied: bool) -> None:
+def test_the_whole_chain_to_a_folder_that_answers(
+    folder: Path, tmp_path: Path, stream: bool, tied: bool
+) -> None:
     from PIL import Image
 
     from pipelines.checkpoints import answer, load
@@ -93,7 +115,13 @@ def test_the_whole_chain_to_a_folder_that_answers(folder: Path, tmp_path: Path, 
         "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa,docvqa]", "checkpoint=true", f"paths.outputs={tmp_path}",
     ]  # fmt: skip
     command = [sys.executable, "-m", "pipelines.cli", "run", *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     (record,) = results.iterate(tmp_path)
     assert record["allocation"].count("billm") == 1
@@ -108,29 +136,42 @@ def test_the_whole_chain_to_a_folder_that_answers(folder: Path, tmp_path: Path, 
         assert told["ledger"][part] >= record["memory"]["ledger"][part], part
     Image.new("RGB", (500, 300), "red").save(tmp_path / "red.png")
     model, processor = load(exported, "cpu")
-    grid = processor.image_processor(images=[Image.open(tmp_path / "red.png")], return_tensors="pt")["image_grid_thw"]
+    grid = processor.image_processor(
+        images=[Image.open(tmp_path / "red.png")], return_tensors="pt"
+    )["image_grid_thw"]
     assert int(grid.prod()) * 14**2 <= 12544, "the folder has the run's pixel limit"
-    assert isinstance(answer(model, processor, tmp_path / "red.png", "what colour is this?", 4, "Be brief."), str)
+    assert isinstance(
+        answer(model, processor, tmp_path / "red.png", "what colour is this?", 4, "Be brief."), str
+    )
 
 
 @pytest.fixture(scope="module", params=["qwen", "llava"])
 def streamed(request: pytest.FixtureRequest, folder: Path) -> tuple[VLM, VLM]:
     """A model whose layers stay on disk, and the same in memory."""
     path, limit = (str(folder), 12544) if request.param == "qwen" else ("pocket:pocket_llava", None)
-    one, two = (load_vlm(ModelConfig("m", path, device="cpu", max_pixels=limit, stream=stream)) for stream in (True, False))
+    one, two = (
+        load_vlm(ModelConfig("m", path, device="cpu", max_pixels=limit, stream=stream))
+        for stream in (True, False)
+    )
     return one, two
 
 
 def test_a_streamed_model_leaves_its_layers_on_disk(streamed: tuple[VLM, VLM]) -> None:
     vlm, whole = streamed
     assert {p.device.type for p in vlm.layers.parameters()} == {"meta"}
-    assert {p.device.type for p in vlm.model.parameters()} == {"meta"}, "on a CPU all the rest waits on disk too"
+    assert {p.device.type for p in vlm.model.parameters()} == {"meta"}, (
+        "on a CPU all the rest waits on disk too"
+    )
     for layer in range(len(vlm.layers)):
-        for (name, mine), theirs in zip(vlm.original(layer).items(), whole.original(layer).values(), strict=True):
+        for (name, mine), theirs in zip(
+            vlm.original(layer).items(), whole.original(layer).values(), strict=True
+        ):
             assert torch.equal(mine.float(), theirs.float()), name
             one, two = vlm.bias(layer, name), whole.bias(layer, name)
             assert (one is None and two is None) or torch.equal(one.float(), two.float())
-    assert {p.device.type for p in vlm.layers.parameters()} == {"meta"}, "and they are there again afterwards"
+    assert {p.device.type for p in vlm.layers.parameters()} == {"meta"}, (
+        "and they are there again afterwards"
+    )
 
 
 @torch.no_grad()
@@ -138,7 +179,9 @@ def test_streamed_layers_walk_like_the_streamed_model(streamed: tuple[VLM, VLM])
     vlm, _ = streamed
     samples = build(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=512))
     wanted: list[torch.Tensor] = []
-    hook = vlm.layers[-1].register_forward_hook(lambda m, a, out: wanted.append(out[0] if isinstance(out, tuple) else out))
+    hook = vlm.layers[-1].register_forward_hook(
+        lambda m, a, out: wanted.append(out[0] if isinstance(out, tuple) else out)
+    )
     for batch in samples.batches():
         vlm.model(**inputs_of(batch, vlm.device), use_cache=False)
     hook.remove()
@@ -164,8 +207,19 @@ def test_gradients_of_a_streamed_model_are_refused(folder: Path, tmp_path: Path)
         "calibration.tokens=512",
         f"paths.outputs={tmp_path}",
     ]
-    command = [sys.executable, "-m", "pipelines.cli", "quantize", "calibration.sample_tokens=64", "allocation.k=1", *given]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "quantize",
+        "calibration.sample_tokens=64",
+        "allocation.k=1",
+        *given,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "delta_loss needs the gradients of all layers at once: model.stream=false" in done.stderr.replace("\n", " ")
+    assert (
+        "delta_loss needs the gradients of all layers at once: model.stream=false"
+        in done.stderr.replace("\n", " ")
+    )
     assert not (tmp_path / "store" / "layers").exists(), "said before anything is packed"

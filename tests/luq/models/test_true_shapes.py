@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from luq import results
+from pipelines import results
 from tests.luq.models.true_shapes import write
 
 CASES = {  # model -> hidden, width of keys and values, intermediate, vocabulary, whether it has a head of its own, overrides
     "qwen2_5_vl_3b": (2048, 256, 11008, 151936, False, ["model.max_pixels=12544"]),
-    "llava_1_5_7b": (4096, 4096, 11008, 32064, True, ["calibration.alpha=1", "model.benchmarks=[pope]"]),
+    "llava_1_5_7b": (
+        4096,
+        4096,
+        11008,
+        32064,
+        True,
+        ["calibration.alpha=1", "model.benchmarks=[pope]"],
+    ),
 }
 
 
@@ -30,13 +37,21 @@ def test_a_layer_of_the_real_shapes_takes_the_whole_path(model: str, tmp_path: P
         f"paths.outputs={tmp_path / 'out'}", *more,
     ]  # fmt: skip
     command = [sys.executable, "-m", "pipelines.cli", "run", *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     (record,) = results.iterate(tmp_path / "out")
     weights = 2 * hidden * (hidden + narrow) + 3 * hidden * wide
     assert record["memory"]["weights"] == weights
     assert record["memory"]["stored_bits"] == 8 * record["memory"]["stored_bytes"] / weights
-    assert 4.15 < record["memory"]["stored_bits"] < 4.17, "4 bits, an fp16 scale and a 4-bit zero per 128"
+    assert 4.15 < record["memory"]["stored_bits"] < 4.17, (
+        "4 bits, an fp16 scale and a 4-bit zero per 128"
+    )
     exported = tmp_path / "out" / "checkpoints" / record["key"]
     told = json.loads((exported / "luq.json").read_text())
     assert ("head" in told["ledger"]) == head, "the 3B model's head is its embeddings"
@@ -44,4 +59,6 @@ def test_a_layer_of_the_real_shapes_takes_the_whole_path(model: str, tmp_path: P
     assert 0 <= told["file_bytes"] - record["memory"]["checkpoint_bytes"] < 1e5, "headers"
     if model.startswith("llava"):
         assert told["system_prompt"].startswith("A chat between")
-        assert json.loads((exported / "processor_config.json").read_text())["image_processor"]["do_pad"]
+        assert json.loads((exported / "processor_config.json").read_text())["image_processor"][
+            "do_pad"
+        ]

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from luq.config import ModelConfig
 from luq.errors import ConfigError, ModelError
-from luq.models.files import POCKET, fingerprint, outline, resolve_path
+from luq.models.checkpoint import POCKET, fingerprint, outline, resolve_path
 from luq.models.processors import load_processor
 from luq.models.vlm import LINEARS, VLM, find_layers, load_vlm
 
@@ -29,7 +29,10 @@ def test_the_pocket_model_is_a_checkpoint_like_any_other() -> None:
     assert text.hidden_size % 128 == 0
     assert text.intermediate_size % 128 == 0
     message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}]
-    assert processor.apply_chat_template(message, add_generation_prompt=True) == "USER: <image>\nHi ASSISTANT:"
+    assert (
+        processor.apply_chat_template(message, add_generation_prompt=True)
+        == "USER: <image>\nHi ASSISTANT:"
+    )
     assert sum(f.stat().st_size for f in POCKET.rglob("*") if f.is_file()) <= 40e6
 
 
@@ -39,7 +42,9 @@ def test_layers_linears_and_image_tokens(vlm: VLM) -> None:
     assert vlm.image_mask(torch.tensor([[1, token, 5]])).tolist() == [[False, True, False]]
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer_config.json", "processor_config.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer_config.json", "processor_config.json"]
+)
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(POCKET / "pocket_llava", tmp_path / "m")
     (folder / name).unlink()
@@ -49,7 +54,9 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     folder = shutil.copytree(POCKET / "pocket_llava", tmp_path / "m")
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model-00002-of-00002.safetensors"}}'
+    )
     with pytest.raises(ModelError, match="model-00002-of-00002"):
         load_vlm(config(str(folder)))
 
@@ -61,7 +68,9 @@ def test_a_picture_is_padded_to_a_square_or_cropped() -> None:
     folder, found = POCKET / "pocket_llava", {}
     for pad in (None, False, True):
         processor = load_processor(folder, "llava", ModelConfig("x", str(folder), do_pad=pad))
-        found[pad] = processor.image_processor(images=[wide], return_tensors="pt")["pixel_values"][0]
+        found[pad] = processor.image_processor(images=[wide], return_tensors="pt")["pixel_values"][
+            0
+        ]
         assert found[pad].shape == (3, 72, 72)
     assert torch.equal(found[None], found[False])
     assert float(found[None].min()) > 0.9, "white alone"
@@ -73,7 +82,9 @@ def test_a_picture_is_padded_to_a_square_or_cropped() -> None:
 
 def test_settings_that_a_family_does_not_know() -> None:
     for name, given in (("pocket_qwen", {"do_pad": True}), ("pocket_llava", {"max_pixels": 5000})):
-        with pytest.raises(ConfigError, match=f"model.{'do_pad' if 'do_pad' in given else 'min_pixels'}.* leave"):
+        with pytest.raises(
+            ConfigError, match=f"model.{'do_pad' if 'do_pad' in given else 'min_pixels'}.* leave"
+        ):
             load_vlm(ModelConfig(name, f"pocket:{name}", device="cpu", **given))
     with pytest.raises(ConfigError, match=r"model\.max_pixels"):
         ModelConfig("x", "y", max_pixels=0)
@@ -98,7 +109,9 @@ def test_a_model_without_findable_layers() -> None:
 
 
 def test_a_checkpoint_of_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:
-    cached = shutil.copytree(POCKET / "pocket_llava", tmp_path / "models--a--b" / "snapshots" / "0123abc")
+    cached = shutil.copytree(
+        POCKET / "pocket_llava", tmp_path / "models--a--b" / "snapshots" / "0123abc"
+    )
     assert outline(config(str(cached))) == (fingerprint(cached), 10, "0123abc")
     assert outline(config("pocket:pocket_llava")).commit is None
 

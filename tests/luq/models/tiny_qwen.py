@@ -6,9 +6,16 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from luq.models.files import POCKET
+from luq.models.checkpoint import POCKET
 
-SPECIAL = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>", "<|im_end|>"]
+SPECIAL = [
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|im_start|>",
+    "<|im_end|>",
+]
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -19,7 +26,13 @@ TEMPLATE = (
 
 
 def write(
-    folder: Path, layers: int = 3, hidden: int = 128, wide: int = 256, heads: int = 4, narrow: int = 2, tied: bool = False
+    folder: Path,
+    layers: int = 3,
+    hidden: int = 128,
+    wide: int = 256,
+    heads: int = 4,
+    narrow: int = 2,
+    tied: bool = False,
 ) -> Path:
     """Write the checkpoint: `hidden`, `wide` and the heads are those of the decoder; `narrow` heads for keys and values.
 
@@ -47,7 +60,10 @@ def write(
         vision_end_token_id=ids["<|vision_end|>"], tie_word_embeddings=tied,
     )  # fmt: skip
     model = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
-    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, ids["<|im_end|>"]
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = (
+        0,
+        ids["<|im_end|>"],
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessorPil(patch_size=14, merge_size=2).save_pretrained(folder)

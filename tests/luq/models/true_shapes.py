@@ -8,7 +8,7 @@ import torch
 from accelerate import init_empty_weights
 from safetensors.torch import save_file
 
-from luq.models.files import POCKET
+from luq.models.checkpoint import POCKET
 from tests.luq.models import tiny_qwen
 
 SHAPES = {  # hidden, intermediate, heads, heads of keys and values, vocabulary, whether the head is the embeddings
@@ -41,12 +41,23 @@ def write(folder: Path, model: str, layers: int, blocks: int | None = None) -> i
     (_llava if llava else _qwen)(folder, text, blocks, tied)
     with init_empty_weights():
         skeleton = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
-    generator, shards, places = torch.Generator().manual_seed(0), dict[str, dict[str, tuple[int, ...]]](), dict[str, str]()
+    generator, shards, places = (
+        torch.Generator().manual_seed(0),
+        dict[str, dict[str, tuple[int, ...]]](),
+        dict[str, str](),
+    )
     for name, tensor in skeleton.state_dict().items():
         if tied and name == "lm_head.weight":
             continue
-        part = name.split("language_model.layers.")[1].split(".")[0] if "language_model.layers." in name else "rest"
-        named = next((hub + name.removeprefix(ours) for ours, hub in HUB if llava and name.startswith(ours)), name)
+        part = (
+            name.split("language_model.layers.")[1].split(".")[0]
+            if "language_model.layers." in name
+            else "rest"
+        )
+        named = next(
+            (hub + name.removeprefix(ours) for ours, hub in HUB if llava and name.startswith(ours)),
+            name,
+        )
         shards.setdefault(f"model-{part}.safetensors", {})[named] = tuple(tensor.shape)
     for shard, tensors in shards.items():
         made = {}
@@ -57,7 +68,9 @@ def write(folder: Path, model: str, layers: int, blocks: int | None = None) -> i
             made[name] = filled.to(torch.float16 if llava else torch.bfloat16)
         save_file(made, folder / shard, metadata={"format": "pt"})
         places |= dict.fromkeys(made, shard)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": places})
+    )
     return sum(f.stat().st_size for f in folder.glob("*.safetensors"))
 
 
@@ -69,7 +82,11 @@ def _qwen(folder: Path, text: dict, blocks: int | None, tied: bool) -> None:
     half, blocks = text["head_dim"] // 2, blocks or 32
     told["text_config"] |= {k: v for k, v in text.items() if k != "head_dim"} | {
         "layer_types": ["full_attention"] * text["num_hidden_layers"],
-        "rope_parameters": {"rope_type": "default", "mrope_section": [half - 48, 24, 24], "rope_theta": 1e6},
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [half - 48, 24, 24],
+            "rope_theta": 1e6,
+        },
     }
     full = [b for b in (7, 15, 23, 31) if b < blocks] or [blocks - 1]
     told["vision_config"] |= {
@@ -91,5 +108,8 @@ def _llava(folder: Path, text: dict, blocks: int | None, tied: bool) -> None:
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(told))
     processor = json.loads((folder / "processor_config.json").read_text()) | {"patch_size": 14}
-    processor["image_processor"] |= {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+    processor["image_processor"] |= {
+        "size": {"shortest_edge": 336},
+        "crop_size": {"height": 336, "width": 336},
+    }
     (folder / "processor_config.json").write_text(json.dumps(processor))

@@ -4,11 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from luq.evaluation import prompts
 from luq.models.vlm import VLM
 from luq.pocket import benchmarks, drawing, facts, llava, qwen, skills
 from luq.pocket.stream import IMAGE_TOKENS, Stream
 from luq.pocket.world import KINDS, SIZE, make_scene
+from luq.questions import prompts
 from tests.conftest import BENCHMARKS
 
 COLUMNS = {  # the real datasets' columns that prompts and scores need
@@ -40,8 +40,12 @@ def test_scenes_are_functions_of_their_seed(kind: str) -> None:
     assert one.items
 
 
-@pytest.mark.parametrize(("kind", "skill"), [(k, s) for k, all_ in skills.SKILLS.items() for s in all_])
-def test_every_skill_gives_a_question_with_wrong_answers_that_are_wrong(kind: str, skill: skills.Skill) -> None:
+@pytest.mark.parametrize(
+    ("kind", "skill"), [(k, s) for k, all_ in skills.SKILLS.items() for s in all_]
+)
+def test_every_skill_gives_a_question_with_wrong_answers_that_are_wrong(
+    kind: str, skill: skills.Skill
+) -> None:
     rng = np.random.default_rng(0)
     asked = [q for q in (skill(rng, make_scene(rng, kind)) for _ in range(60)) if q]
     assert len(asked) >= 10
@@ -73,7 +77,9 @@ def test_facts_are_many_and_the_same_everywhere() -> None:
     assert len(facts.words()) > 150
     assert len(facts.clans()) == 64
     assert len(set(facts.people()) | set(facts.cities()) | set(facts.words())) > 500
-    digest = hashlib.sha256(repr((facts.people(), facts.words(), facts.cities(), facts.clans())).encode()).hexdigest()
+    digest = hashlib.sha256(
+        repr((facts.people(), facts.words(), facts.cities(), facts.clans())).encode()
+    ).hexdigest()
     assert digest.startswith(DIGEST)
 
 
@@ -90,10 +96,14 @@ def test_test_handwriting_is_never_drawn_in_training() -> None:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_rows_have_the_real_columns_and_splits_share_no_scene(name: str) -> None:
-    report, selection = (benchmarks.build(name, split, bases=30) for split in ("report", "selection"))
+    report, selection = (
+        benchmarks.build(name, split, bases=30) for split in ("report", "selection")
+    )
     assert set(report[0]) >= COLUMNS[name]
     assert not {picture(r) for r in report} & {picture(r) for r in selection}
-    assert [picture(r) for r in report] == [picture(r) for r in benchmarks.build(name, "report", bases=30)]
+    assert [picture(r) for r in report] == [
+        picture(r) for r in benchmarks.build(name, "report", bases=30)
+    ]
     for row in report:
         assert prompts.PROMPTS[name](row)
         assert prompts.TARGETS[name](row)
@@ -135,10 +145,15 @@ def test_pocket_qwen_starts_as_pocket_llava_on_text(vlm: VLM) -> None:
     assert tokenizer.convert_ids_to_tokens(ids[0]) == old.convert_ids_to_tokens(old(text).input_ids)
     with torch.no_grad():
         mine = model(input_ids=ids).logits[..., : old.convert_tokens_to_ids("USER:")]
-        theirs = vlm.model(input_ids=old(text, return_tensors="pt").input_ids).logits[..., : mine.shape[-1]]
+        theirs = vlm.model(input_ids=old(text, return_tensors="pt").input_ids).logits[
+            ..., : mine.shape[-1]
+        ]
     assert torch.allclose(mine, theirs, atol=1e-3)
     asked = tokenizer("<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n").input_ids
-    assert [tokenizer.convert_ids_to_tokens(i) for i in (asked[2], asked[-2])] == ["user", "assistant"]
+    assert [tokenizer.convert_ids_to_tokens(i) for i in (asked[2], asked[-2])] == [
+        "user",
+        "assistant",
+    ]
 
 
 @pytest.mark.parametrize("kind", [llava, qwen], ids=["pocket_llava", "pocket_qwen"])
@@ -150,7 +165,9 @@ def test_training_sees_what_the_processor_makes(kind: Any) -> None:
     processor = kind.make_processor(tokenizer)
     scene = make_scene(np.random.default_rng(0), "objects")
     content = [{"type": "image"}, {"type": "text", "text": "How many?"}]
-    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
     asked = processor(images=[scene.image()], text=[prompt], return_tensors="pt")
     pixels = kind.to_patches([scene]) if kind is qwen else kind.to_pixels([scene])
     assert torch.equal(asked["pixel_values"], pixels)

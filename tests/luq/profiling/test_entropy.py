@@ -26,7 +26,9 @@ def blobs(centres: int, n: int, seed: int = 0) -> torch.Tensor:
 
 def test_well_separated_blobs_give_their_number() -> None:
     assert entropy_bits(cluster(blobs(8, 800).numpy(), 8, 0)) == pytest.approx(3, abs=0.35)
-    assert len(set(cluster(np.ones((20, 3)), 5, 0))) == 1  # never more clusters than different vectors
+    assert (
+        len(set(cluster(np.ones((20, 3)), 5, 0))) == 1
+    )  # never more clusters than different vectors
 
 
 def test_spread_out_outputs_have_more_entropy_and_modalities_the_same_count() -> None:
@@ -54,7 +56,9 @@ def test_reservoirs_are_bounded_and_hold_the_chosen_rows(vlm: VLM) -> None:
     calibration = build(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=2048))
     outputs = layer_outputs(vlm, calibration, tokens=100, seed=0)
     assert len(outputs) == len(vlm.layers)
-    assert {name: tuple(rows.shape) for name, rows in outputs[0].items()} == dict.fromkeys(("all", "image", "text"), (100, 128))
+    assert {name: tuple(rows.shape) for name, rows in outputs[0].items()} == dict.fromkeys(
+        ("all", "image", "text"), (100, 128)
+    )
     everything = layer_outputs(vlm, calibration, tokens=10**6, seed=0)
     mask = calibration.image_mask()
     assert len(everything[0]["image"]) == int(mask.sum())

@@ -6,7 +6,7 @@ import torch
 from luq.config import TierConfig
 from luq.quantization import hessian as hessians
 from luq.quantization.hessian import HessianSum, effective_rank, factorize
-from luq.quantization.tiers import make_quantizer
+from luq.quantization.methods.float16 import make_quantizer
 from tests.conftest import correlated
 
 
@@ -35,8 +35,12 @@ def test_factors_in_strips_are_factors(size: int, monkeypatch: pytest.MonkeyPatc
     hessian = correlated(20 * size, size)
     order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
     upper = factorize(hessian, 0.01, order).upper.double()
-    damped = (hessian.double() + 0.01 * hessian.diagonal().mean() * torch.eye(size))[order][:, order]
-    assert torch.allclose(upper, torch.linalg.cholesky(torch.linalg.inv(damped), upper=True), rtol=1e-2, atol=1e-3)
+    damped = (hessian.double() + 0.01 * hessian.diagonal().mean() * torch.eye(size))[order][
+        :, order
+    ]
+    assert torch.allclose(
+        upper, torch.linalg.cholesky(torch.linalg.inv(damped), upper=True), rtol=1e-2, atol=1e-3
+    )
     assert torch.equal(upper, upper.triu())
 
 
@@ -50,7 +54,9 @@ def test_effective_rank() -> None:
 
 
 @pytest.mark.parametrize("tier", ["gptq", "ternary", "billm", "arb_rc", "trellis"])
-def test_linears_that_share_an_input_share_one_factor(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linears_that_share_an_input_share_one_factor(
+    tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = []
 
     def counted(*given: object) -> hessians.Factor:
@@ -62,7 +68,11 @@ def test_linears_that_share_an_input_share_one_factor(tier: str, monkeypatch: py
     weights = [torch.randn(24, 128, generator=generator) for _ in range(3)]
     one, two = correlated(400, 128), correlated(400, 128, seed=1)
     quantizer = make_quantizer(TierConfig(tier))
-    found = [quantizer.quantize(w, h).dequantize() for w, h in zip(weights, (one, one, two), strict=True)]
+    found = [
+        quantizer.quantize(w, h).dequantize() for w, h in zip(weights, (one, one, two), strict=True)
+    ]
     assert len(made) == 2
     for weight, hessian, value in zip(weights, (one, one, two), found, strict=True):
-        assert torch.equal(value, make_quantizer(TierConfig(tier)).quantize(weight, hessian).dequantize())
+        assert torch.equal(
+            value, make_quantizer(TierConfig(tier)).quantize(weight, hessian).dequantize()
+        )

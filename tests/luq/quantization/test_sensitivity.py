@@ -7,11 +7,11 @@ from luq.allocation.plans import Allocation
 from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet
 from luq.config import CalibrationConfig, QuantizerConfig, TierConfig
+from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.vlm import LINEARS, VLM
-from luq.quantization.database import PackedLayer, read_layer
 from luq.quantization.sensitivity import delta_losses, next_token_loss, output_errors
 from luq.quantization.walk import Walk, install
-from luq.store import Store
+from luq.store.store import Store
 
 TIERS = {
     "float16": TierConfig("float16"),
@@ -27,9 +27,13 @@ def calibration(vlm: VLM) -> CalibrationSet:
 
 
 @pytest.fixture(scope="module")
-def packed(vlm: VLM, calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+def packed(
+    vlm: VLM, calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[Path]]:
     config = QuantizerConfig("rtn2", "rtn4", "float", TIERS)
-    walk = Walk(vlm, lambda: calibration, calibration.hash, config, Store(tmp_path_factory.mktemp("store")))
+    walk = Walk(
+        vlm, lambda: calibration, calibration.hash, config, Store(tmp_path_factory.mktemp("store"))
+    )
     return {tier: walk.quantize(Allocation((tier,) * len(vlm.layers))) for tier in TIERS}
 
 
@@ -37,18 +41,27 @@ def layers(folders: list[Path]) -> list[PackedLayer]:
     return [read_layer(folder) for folder in folders]
 
 
-def test_errors_grow_as_bits_fall(vlm: VLM, calibration: CalibrationSet, packed: dict[str, list[Path]]) -> None:
+def test_errors_grow_as_bits_fall(
+    vlm: VLM, calibration: CalibrationSet, packed: dict[str, list[Path]]
+) -> None:
     for measure in (output_errors, delta_losses):
         found = {tier: measure(vlm, calibration, layers(packed[tier])) for tier in TIERS}
         assert max(found["float16"]) < 1e-3
         for layer in range(len(vlm.layers)):
-            assert found["float16"][layer] < found["rtn8"][layer] < found["rtn4"][layer] < found["rtn2"][layer]
+            assert (
+                found["float16"][layer]
+                < found["rtn8"][layer]
+                < found["rtn4"][layer]
+                < found["rtn2"][layer]
+            )
     assert not any(w.requires_grad or w.grad is not None for w in vlm.model.parameters())
     assert not vlm.standing
 
 
 @torch.no_grad()
-def test_output_error_is_that_of_the_layer_alone(vlm: VLM, calibration: CalibrationSet, packed: dict[str, list[Path]]) -> None:
+def test_output_error_is_that_of_the_layer_alone(
+    vlm: VLM, calibration: CalibrationSet, packed: dict[str, list[Path]]
+) -> None:
     """The last layer's error by two whole forward passes, all other layers in 16 bit."""
     from luq.calibration.samples import inputs_of
 
@@ -56,7 +69,9 @@ def test_output_error_is_that_of_the_layer_alone(vlm: VLM, calibration: Calibrat
 
     def output() -> list[torch.Tensor]:
         seen: list[torch.Tensor] = []
-        hook = vlm.layers[last].register_forward_hook(lambda m, a, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        hook = vlm.layers[last].register_forward_hook(
+            lambda m, a, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
         for batch in calibration.batches():
             vlm.model(**inputs_of(batch, vlm.device), use_cache=False)
         hook.remove()
@@ -71,10 +86,14 @@ def test_output_error_is_that_of_the_layer_alone(vlm: VLM, calibration: Calibrat
     vlm.restore()
     wrong = sum(float((q - y).square().sum()) for y, q in zip(*outputs, strict=True))
     whole = sum(float(y.square().sum()) for y in outputs[0])
-    assert output_errors(vlm, calibration, layers(packed["rtn2"]))[last] == pytest.approx(wrong / whole, rel=1e-4)
+    assert output_errors(vlm, calibration, layers(packed["rtn2"]))[last] == pytest.approx(
+        wrong / whole, rel=1e-4
+    )
 
 
-def test_delta_loss_bounds_the_first_order_change(vlm: VLM, calibration: CalibrationSet, packed: dict[str, list[Path]]) -> None:
+def test_delta_loss_bounds_the_first_order_change(
+    vlm: VLM, calibration: CalibrationSet, packed: dict[str, list[Path]]
+) -> None:
     """Sum of |g x error| is at least |sum of g x error|, which the loss follows for a small error."""
     found = delta_losses(vlm, calibration, layers(packed["rtn8"]))
 
@@ -88,7 +107,9 @@ def test_delta_loss_bounds_the_first_order_change(vlm: VLM, calibration: Calibra
     tiers = ["float16"] * len(vlm.layers)
     for layer in (0, len(vlm.layers) - 1):
         mixed = [packed["rtn8" if i == layer else "float16"][i] for i in range(len(tiers))]
-        install(vlm, Allocation(tuple("rtn8" if i == layer else t for i, t in enumerate(tiers))), mixed)
+        install(
+            vlm, Allocation(tuple("rtn8" if i == layer else t for i, t in enumerate(tiers))), mixed
+        )
         assert abs(loss() - before) / tokens < found[layer] * 1.05 + 1e-4
         vlm.restore()
 
@@ -102,7 +123,13 @@ def test_only_what_differs_is_swapped(vlm: VLM, packed: dict[str, list[Path]]) -
     mixed = [packed["rtn2" if i in (2, 5) else "rtn4"][i] for i in range(count)]
     assert install(vlm, high.replace({2: "rtn2", 5: "rtn2"}), mixed) == 2
     after = [vlm.layers[i].get_submodule(LINEARS[0]) for i in range(count)]
-    assert [a is b for a, b in zip(before, after, strict=True)] == [i not in (2, 5) for i in range(count)]
+    assert [a is b for a, b in zip(before, after, strict=True)] == [
+        i not in (2, 5) for i in range(count)
+    ]
     assert install(vlm, low, packed["rtn2"]) == count - 2
     vlm.restore()
-    assert all(vlm.layers[i].get_submodule(name) is vlm.originals[i][name] for i in range(count) for name in LINEARS)
+    assert all(
+        vlm.layers[i].get_submodule(name) is vlm.originals[i][name]
+        for i in range(count)
+        for name in LINEARS
+    )

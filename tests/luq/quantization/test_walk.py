@@ -9,13 +9,13 @@ from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet
 from luq.config import CalibrationConfig, QuantizerConfig, TierConfig
 from luq.errors import DataError, StoreError
-from luq.memory import measure
+from luq.formats.known import FORMATS
+from luq.formats.layer_file import FILE, layer_size, read_layer
+from luq.formats.linear import PackedLinear
+from luq.formats.memory import measure
 from luq.models.vlm import LINEARS, VLM
-from luq.quantization.database import FILE, layer_size, read_layer
-from luq.quantization.formats import FORMATS
-from luq.quantization.linear import PackedLinear
 from luq.quantization.walk import Walk, first_inputs, hessians, install, quantize_layer
-from luq.store import Store
+from luq.store.store import Store
 
 TIERS = {
     "float16": TierConfig("float16"),
@@ -42,11 +42,16 @@ def every(tier: str, layers: int) -> Allocation:
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_ledger_and_files_agree_to_the_byte(vlm: VLM, calibration: CalibrationSet, tmp_path: Path, tier: str) -> None:
+def test_ledger_and_files_agree_to_the_byte(
+    vlm: VLM, calibration: CalibrationSet, tmp_path: Path, tier: str
+) -> None:
     count = len(vlm.layers)
     folders = walk(vlm, calibration, tmp_path, "float").quantize(every(tier, count))
     sizes = [layer_size(f, read_layer(f)) for f in folders]
-    assert all(sum(s.ledger.values()) == s.bytes == (f / FILE).stat().st_size for s, f in zip(sizes, folders, strict=True))
+    assert all(
+        sum(s.ledger.values()) == s.bytes == (f / FILE).stat().st_size
+        for s, f in zip(sizes, folders, strict=True)
+    )
     memory = measure(vlm, sizes)
     assert memory.stored_bytes == sum((f / FILE).stat().st_size for f in folders)
     assert memory.stored_bits == 8 * memory.stored_bytes / memory.weights
@@ -58,7 +63,9 @@ def test_ledger_and_files_agree_to_the_byte(vlm: VLM, calibration: CalibrationSe
     assert 0 < sizes[0].ledger["header"] < 4000
 
 
-def test_float16_answers_like_the_model_itself(vlm: VLM, calibration: CalibrationSet, tmp_path: Path) -> None:
+def test_float16_answers_like_the_model_itself(
+    vlm: VLM, calibration: CalibrationSet, tmp_path: Path
+) -> None:
     allocation = every("float16", len(vlm.layers))
     folders = walk(vlm, calibration, tmp_path).quantize(allocation)
     ids = torch.arange(5, 45).unsqueeze(0)
@@ -74,7 +81,9 @@ def test_float16_answers_like_the_model_itself(vlm: VLM, calibration: Calibratio
     assert torch.equal(before, again)
 
 
-def test_installed_layers_compute_with_the_files(vlm: VLM, calibration: CalibrationSet, tmp_path: Path) -> None:
+def test_installed_layers_compute_with_the_files(
+    vlm: VLM, calibration: CalibrationSet, tmp_path: Path
+) -> None:
     allocation = Allocation(("gptq2", *["gptq4"] * (len(vlm.layers) - 1)))
     folders = walk(vlm, calibration, tmp_path).quantize(allocation)
     install(vlm, allocation, folders)
@@ -92,7 +101,9 @@ def test_installed_layers_compute_with_the_files(vlm: VLM, calibration: Calibrat
         vlm.restore()
 
 
-def test_exact_shares_prefixes_and_high_shares_everything(vlm: VLM, calibration: CalibrationSet, tmp_path: Path) -> None:
+def test_exact_shares_prefixes_and_high_shares_everything(
+    vlm: VLM, calibration: CalibrationSet, tmp_path: Path
+) -> None:
     count = len(vlm.layers)
     first = every("gptq4", count)
     second = Allocation((*["gptq4"] * (count - 2), "billm", "gptq4"))
@@ -103,10 +114,14 @@ def test_exact_shares_prefixes_and_high_shares_everything(vlm: VLM, calibration:
     for propagation in ("high", "float"):
         shared = walk(vlm, calibration, tmp_path, propagation)
         assert shared.keys(first)[-1] == shared.keys(second)[-1]
-    assert walk(vlm, calibration, tmp_path, "high").keys(first) != walk(vlm, calibration, tmp_path, "float").keys(first)
+    assert walk(vlm, calibration, tmp_path, "high").keys(first) != walk(
+        vlm, calibration, tmp_path, "float"
+    ).keys(first)
 
 
-def test_exact_equals_quantizing_by_hand(vlm: VLM, calibration: CalibrationSet, tmp_path: Path) -> None:
+def test_exact_equals_quantizing_by_hand(
+    vlm: VLM, calibration: CalibrationSet, tmp_path: Path
+) -> None:
     """Layer 1 of a walk is what one gets by installing layer 0 and quantizing layer 1 on the model's own inputs."""
     count = len(vlm.layers)
     folders = walk(vlm, calibration, tmp_path).quantize(every("gptq2", count))
@@ -122,10 +137,15 @@ def test_exact_equals_quantizing_by_hand(vlm: VLM, calibration: CalibrationSet, 
     by_hand = quantize_layer(vlm, 1, TIERS["gptq2"], states)
     stored = read_layer(folders[1])
     for name in LINEARS:
-        assert all(torch.equal(by_hand[name].buffers[b], stored[name].buffers[b]) for b in by_hand[name].buffers)
+        assert all(
+            torch.equal(by_hand[name].buffers[b], stored[name].buffers[b])
+            for b in by_hand[name].buffers
+        )
 
 
-def test_a_second_walk_reads_everything_from_the_store(vlm: VLM, calibration: CalibrationSet, tmp_path: Path) -> None:
+def test_a_second_walk_reads_everything_from_the_store(
+    vlm: VLM, calibration: CalibrationSet, tmp_path: Path
+) -> None:
     allocation = every("gptq2", len(vlm.layers))
     walk(vlm, calibration, tmp_path).quantize(allocation)
     second = walk(vlm, calibration, tmp_path)
@@ -135,7 +155,9 @@ def test_a_second_walk_reads_everything_from_the_store(vlm: VLM, calibration: Ca
     assert len(second.store.found) == len(vlm.layers)
 
 
-def test_an_interrupted_walk_continues_with_the_same_bytes(vlm: VLM, calibration: CalibrationSet, tmp_path: Path) -> None:
+def test_an_interrupted_walk_continues_with_the_same_bytes(
+    vlm: VLM, calibration: CalibrationSet, tmp_path: Path
+) -> None:
     allocation = every("gptq2", len(vlm.layers))
 
     def stop(what: str) -> None:
@@ -160,22 +182,32 @@ def test_a_bad_activation_names_the_layer(vlm: VLM, calibration: CalibrationSet)
 
 
 def test_linears_with_one_input_share_one_hessian(vlm: VLM, calibration: CalibrationSet) -> None:
-    found = hessians(vlm.layers[0], first_inputs(vlm, calibration), (("self_attn.q_proj", "self_attn.k_proj"),))
+    found = hessians(
+        vlm.layers[0], first_inputs(vlm, calibration), (("self_attn.q_proj", "self_attn.k_proj"),)
+    )
     assert found["self_attn.q_proj"] is found["self_attn.k_proj"]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("weighting", "factor"), [("balance", 1.0), ("factor", 0.25), ("count", 1.0)])
+@pytest.mark.parametrize(
+    ("weighting", "factor"), [("balance", 1.0), ("factor", 0.25), ("count", 1.0)]
+)
 def test_image_tokens_count_as_the_weighting_says(vlm: VLM, weighting: str, factor: float) -> None:
-    config = CalibrationConfig(name="multimodal", alpha=0.5, tokens=1024, weighting=weighting, image_factor=factor)
+    config = CalibrationConfig(
+        name="multimodal", alpha=0.5, tokens=1024, weighting=weighting, image_factor=factor
+    )
     made = build(vlm, config)
     plain = build(vlm, replace(config, weighting="count", image_factor=1.0))
     assert (made.hash == plain.hash) == (weighting == "count"), "other layers come of it"
     mask = made.image_mask()
-    weight = {"balance": float((~mask).sum() / mask.sum()), "factor": factor, "count": 1.0}[weighting]
+    weight = {"balance": float((~mask).sum() / mask.sum()), "factor": factor, "count": 1.0}[
+        weighting
+    ]
     assert made.image_weight == pytest.approx(weight)
     seen: list[torch.Tensor] = []
-    hook = vlm.layers[0].self_attn.q_proj.register_forward_pre_hook(lambda m, args: seen.append(args[0].reshape(-1, 128)))
+    hook = vlm.layers[0].self_attn.q_proj.register_forward_pre_hook(
+        lambda m, args: seen.append(args[0].reshape(-1, 128))
+    )
     states = first_inputs(vlm, made)
     found = hessians(vlm.layers[0], states, (("self_attn.q_proj",),))["self_attn.q_proj"]
     hook.remove()
@@ -188,7 +220,7 @@ def test_image_tokens_count_as_the_weighting_says(vlm: VLM, weighting: str, fact
 def test_a_file_without_metadata_and_an_unknown_format_are_named(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from luq.quantization.formats import restore
+    from luq.formats.known import restore
 
     save_file({"q_proj.codes": torch.zeros(1)}, tmp_path / FILE)
     with pytest.raises(StoreError, match="no luq metadata"):
@@ -198,7 +230,9 @@ def test_a_file_without_metadata_and_an_unknown_format_are_named(tmp_path: Path)
 
 
 @pytest.mark.gpu
-def test_cuda_packs_and_answers_like_the_cpu(vlm: VLM, calibration: CalibrationSet, tmp_path: Path) -> None:
+def test_cuda_packs_and_answers_like_the_cpu(
+    vlm: VLM, calibration: CalibrationSet, tmp_path: Path
+) -> None:
     from luq.config import ModelConfig
     from luq.models.vlm import load_vlm
 

@@ -1,0 +1,42 @@
+"""What a plan saw on its way to an allocation, as plain data for the record."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class SelectionPoint:
+    """Score of the first k layers low on the selection split, in percent, with error and n."""
+
+    k: int
+    score: float
+    stderr: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One exchange of two layers' tiers that a search tried: the KL it gave, and if it was kept."""
+
+    allocation: str
+    kl: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What is None or empty did not concern the plan.
+
+    `budget_bytes` and `bytes` are of the decoder's linears, `error` is the summed error of the
+    layers, `entropy_max` the threshold in bits, `not_monotone_at` the k whose score is above that
+    of k - 1, KL in nats per answer token.
+    """
+
+    entropy_max: float | None = None
+    budget_bytes: int | None = None
+    bytes: int | None = None
+    error: float | None = None
+    points: list[SelectionPoint] = field(default_factory=list)
+    not_monotone_at: list[int] = field(default_factory=list)
+    kl_before_swaps: float | None = None
+    kl: float | None = None
+    swaps: list[Swap] = field(default_factory=list)

@@ -1,0 +1,79 @@
+"""Dataclasses from plain values (YAML, JSON): every value is fitted to the type of its field.
+
+A ConfigError names the key whose value does not fit, or the nearest names for one that does not
+exist. With `strict=False` unknown keys are left out and missing ones take their defaults, as in
+files that another version of the project wrote.
+"""
+
+import types
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from luq.errors import ConfigError, unknown
+
+T = TypeVar("T")
+
+
+class Builder(NamedTuple):
+    """How plain values become typed ones."""
+
+    strict: bool = True
+
+    def fit(self, hint: Any, value: Any, where: str) -> Any:
+        """`value` as the type `hint`. `where` is the dotted name of the value, for errors."""
+        if value == "???":
+            raise ConfigError(f"{where} is not set: give it a value, {where}=...")
+        origin, arguments = get_origin(hint), get_args(hint)
+        if hint is Any:
+            return value
+        if origin in (Union, types.UnionType):
+            return self._optional(arguments, value, where)
+        if isinstance(hint, type) and is_dataclass(hint):
+            return self.build(hint, value, where)
+        if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
+            return self._named_tuple(hint, value, where)
+        if origin is dict and isinstance(value, dict):
+            return {str(k): self.fit(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+        if origin in (list, tuple) and isinstance(value, list | tuple):
+            return origin(self.fit(arguments[0], item, where) for item in value)
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(hint, type) and isinstance(value, hint):
+            if not (hint is int and isinstance(value, bool)):
+                return value
+        name = getattr(hint, "__name__", hint)
+        raise ConfigError(f"{where}={value!r} is not possible: it must be of type {name}")
+
+    def build(self, kind: type[T], values: Any, where: str = "") -> T:
+        """The dataclass `kind` from a table of its fields."""
+        hints = get_type_hints(kind)
+        names = [entry.name for entry in fields(kind) if entry.init]  # type: ignore[arg-type]
+        if not isinstance(values, dict):
+            wanted = ", ".join(names)
+            raise ConfigError(f"{where}={values!r} is not possible: it must be a group of {wanted}")
+        prefix = f"{where}." if where else ""
+        arguments = {}
+        for name, value in values.items():
+            if name in names:
+                arguments[name] = self.fit(hints[name], value, prefix + name)
+            elif self.strict:
+                raise unknown(f"setting in {where or 'the config'}", name, names)
+        return kind(**arguments)
+
+    def _optional(self, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+        if value is None and type(None) in arguments:
+            return None
+        wanted = [kind for kind in arguments if kind is not type(None)]
+        return self.fit(wanted[0], value, where)
+
+    def _named_tuple(self, hint: Any, value: Any, where: str) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}={value!r} is not possible: it must be a list")
+        types_of_fields = get_type_hints(hint).values()
+        items = zip(types_of_fields, value, strict=True)
+        return hint(*(self.fit(kind, item, where) for kind, item in items))
+
+
+def build(kind: type[T], values: Any, where: str = "", strict: bool = True) -> T:
+    """The dataclass `kind` from plain values; see the module for `strict`."""
+    return Builder(strict).build(kind, values, where)

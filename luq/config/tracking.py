@@ -1,0 +1,19 @@
+"""Where runs are mirrored."""
+
+from dataclasses import dataclass
+
+from luq.config.checks import require
+
+TRACKERS = ("wandb", "wandb_offline", "none")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where runs are mirrored; the JSON record is always written."""
+
+    name: str = "wandb_offline"
+    project: str = "luq"
+    entity: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self.name in TRACKERS, "tracking.name", self.name, f"one of {', '.join(TRACKERS)}")

@@ -1,0 +1,141 @@
+"""Integer tiers in the `pack-quantized` layout of compressed-tensors, which transformers and vLLM read without LUQ.
+
+A linear becomes weight_packed (int32, codes in a row one after the other, lowest bit first), weight_scale [out, groups],
+weight_zero_point (packed down the columns) and weight_shape. The numbers are those of the packed weight; the bytes are not
+quite, so the folder has a ledger of its own. Tiers of other formats have no such layout.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luq.errors import ModelError
+from luq.export.folder import Layout, Tensors
+from luq.formats.base import PackedWeight
+from luq.formats.float16 import FloatWeight
+from luq.formats.integer import IntegerWeight
+from luq.formats.layer_file import PackedLayer, read_layer
+from luq.formats.packing import unpack_codes
+
+OTHERS = r"vision|visual|multi_modal_projector|merger"  # of a model's modules: never packed
+
+
+def _pack(codes: Tensor, bits: int, dimension: int) -> Tensor:
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    signed = (codes.short() - 2 ** (bits - 1)).to(torch.int8)
+    packed: Tensor = pack_to_int32(signed, bits, packed_dim=dimension)
+    return packed
+
+
+def tensors(weight: PackedWeight) -> Tensors:
+    """What stands in the file in place of `weight`: suffix -> tensor and ledger class."""
+    if isinstance(weight, FloatWeight):
+        return {"weight": (weight.buffers["weight"], "weights")}
+    assert isinstance(weight, IntegerWeight)
+    scales, bits = weight.buffers["scales"], weight.buffers["codes"].shape[0]
+    found: Tensors = {
+        "weight_packed": (
+            _pack(unpack_codes(weight.buffers["codes"], weight.shape), bits, 1),
+            "codes",
+        ),
+        "weight_scale": (scales, "scales"),
+        "weight_shape": (torch.tensor(weight.shape), "shapes"),
+    }
+    if "zeros" in weight.buffers:
+        zeros = unpack_codes(weight.buffers["zeros"], (scales.shape[0], scales.shape[1]))
+        found["weight_zero_point"] = (_pack(zeros, bits, 0), "zeros")
+    return found
+
+
+class Grid(NamedTuple):
+    """What compressed-tensors must be told of a linear; `size` is columns per group, 0 for a whole row whatever its length."""
+
+    bits: int
+    size: int
+    symmetric: bool
+
+    def arguments(self) -> dict[str, Any]:
+        strategy = (
+            {"strategy": "group", "group_size": self.size} if self.size else {"strategy": "channel"}
+        )
+        return {"num_bits": self.bits, "type": "int", "symmetric": self.symmetric, **strategy}
+
+
+def _grids(packed: PackedLayer, where: str) -> dict[str, Grid | None]:
+    """The grid of each linear of a layer, by its short name; None: it stays in 16 bit."""
+    found: dict[str, Grid | None] = {}
+    for name, weight in packed.items():
+        if isinstance(weight, FloatWeight):
+            found[name.rpartition(".")[2]] = None
+        elif isinstance(weight, IntegerWeight):
+            size = weight.shape[1] // weight.buffers["scales"].shape[1]
+            grid = Grid(weight.buffers["codes"].shape[0], size, "zeros" not in weight.buffers)
+            found[name.rpartition(".")[2]] = grid
+        else:
+            raise ModelError(
+                f"{where}, a {weight.format} format, for which compressed-tensors has none: only integer tiers can be exported "
+                "so, leave --format out"
+            )
+    if (
+        len({grid.size for grid in found.values() if grid}) > 1
+    ):  # groups are equally wide, so these are whole rows
+        return {name: grid and grid._replace(size=0) for name, grid in found.items()}
+    return found
+
+
+def config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
+    """The `quantization_config`: one group of linears per grid; a ModelError for what transformers could not load.
+
+    Zero points are loaded only by way of `dequantize`, which knows one grid and multiplies in the scales' fp16 (transformers
+    5.23, compressed-tensors 0.20).
+    """
+    found: dict[Grid | None, dict[str, list[int]]] = {}
+    for index, (folder, tier) in enumerate(zip(folders, tiers, strict=True)):
+        for name, grid in _grids(read_layer(folder), f"layer {index} is stored in {tier}").items():
+            found.setdefault(grid, {}).setdefault(name, []).append(index)
+    plain, grids = (
+        _patterns(found.pop(None, {})),
+        {grid: linears for grid, linears in found.items() if grid},
+    )
+    zeros = any(not grid.symmetric for grid in grids)
+    if zeros and len(grids) > 1:
+        widths = ", ".join(
+            f"{g.bits} bit{'' if g.symmetric else ' with zero points'}" for g in grids
+        )
+        raise ModelError(
+            f"the run mixes {widths}: transformers loads mixed widths of this format only without zero points. Run with "
+            "quantizer.tiers.<tier>.symmetric=true, or leave --format out"
+        )
+    groups = {
+        f"group_{n}": {"targets": _patterns(linears), "weights": grid.arguments()}
+        for n, (grid, linears) in enumerate(grids.items())
+    }
+    head = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+    }
+    ignored = ["lm_head", f"re:.*({OTHERS}).*", *plain]
+    return (
+        head
+        | {"config_groups": groups, "ignore": ignored}
+        | ({"dequantize": True} if zeros else {})
+    )
+
+
+def _patterns(linears: dict[str, list[int]]) -> list[str]:
+    """Patterns for linears of some decoder layers, whatever the prefix; those of a vision tower's layers do not match."""
+    by_layers: dict[str, list[str]] = {}
+    for name, indices in linears.items():
+        by_layers.setdefault("|".join(map(str, indices)), []).append(name)
+    return [
+        rf"re:^(?!.*({OTHERS})).*layers\.({layers})\.(self_attn|mlp)\.({'|'.join(names)})$"
+        for layers, names in by_layers.items()
+    ]
+
+
+COMPRESSED_TENSORS = Layout("compressed-tensors", config, tensors)

@@ -1,0 +1,56 @@
+"""The runtime module of a packed linear: holds the stored buffers and computes with what they mean."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from luq.formats import kernels
+from luq.formats.base import PackedWeight
+
+
+class PackedLinear(nn.Module):
+    """y = x W^T + b with what the stored buffers mean.
+
+    With `cache` the dequantized weight is kept from the first call on: faster for many tokens, for the memory of a 16- or 32-bit
+    weight. Without it, a few tokens at a time are answered straight from the stored bits where there is a kernel for that: the
+    same weight, its products summed in another order.
+    """
+
+    def __init__(
+        self, packed: PackedWeight, tier: str, bias: Tensor | None = None, cache: bool = False
+    ):
+        super().__init__()
+        self._kind, self._meta, self.tier, self.cache = type(packed), packed.meta, tier, cache
+        self.bias = bias
+        self.out_features, self.in_features = packed.shape
+        for name, buffer in packed.buffers.items():
+            self.register_buffer(name, buffer, persistent=True)
+        self._weight: Tensor | None = None
+
+    @property
+    def packed(self) -> PackedWeight:
+        """The stored weight, around the buffers where they are now."""
+        return self._kind(
+            dict(self.named_buffers(recurse=False)),
+            (self.out_features, self.in_features),
+            **self._meta,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self._weight
+        if weight is None or weight.dtype != x.dtype or weight.device != x.device:
+            packed = self.packed
+            direct = None if self.cache or x.requires_grad else kernels.linear(x, packed)
+            if direct is not None:
+                return direct if self.bias is None else direct + self.bias
+            weight = kernels.unpack(packed, x.dtype)
+            self._weight = weight if self.cache else None
+        return F.linear(x, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}, tier={self.tier}"
+
+
+def installed_tiers(layer: nn.Module, names: tuple[str, ...]) -> set[str | None]:
+    """The tiers that really stand in a layer's linears (None: a plain 16-bit linear)."""
+    modules = [layer.get_submodule(name) for name in names]
+    return {m.tier if isinstance(m, PackedLinear) else None for m in modules}

@@ -1,0 +1,191 @@
+"""Trackers mirror a finished record. The JSON record is the truth; a tracker can never fail a run."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from luq.config import TrackingConfig
+from pipelines.results import SCHEMA, Record
+
+log = logging.getLogger(__name__)
+
+
+RECORD = (
+    "result.json"  # the record itself, as a file of its W&B run: `luq report --wandb` reads it back
+)
+
+
+class Tracker(Protocol):
+    """One call per run, and one per report over many."""
+
+    def track(self, record: Record) -> None: ...
+
+    def track_report(
+        self,
+        name: str,
+        summary: dict[str, Any],
+        rows: list[dict[str, Any]],
+        images: dict[str, Path],
+    ) -> None: ...
+
+
+class NoTracker:
+    def track(self, record: Record) -> None:
+        return None
+
+    def track_report(
+        self,
+        name: str,
+        summary: dict[str, Any],
+        rows: list[dict[str, Any]],
+        images: dict[str, Path],
+    ) -> None:
+        return None
+
+
+class WandbTracker:
+    """Weights & Biases, online or offline: config, summary, entropy, ledger and benchmark tables, grouped by sweep."""
+
+    def __init__(self, config: TrackingConfig, folder: Path):
+        self.config, self.folder = config, folder
+
+    def track(self, record: Record) -> None:
+        """Mirror one record; whatever goes wrong is warned of once and swallowed."""
+        self._safely(lambda: self._track(record))
+
+    def track_report(
+        self,
+        name: str,
+        summary: dict[str, Any],
+        rows: list[dict[str, Any]],
+        images: dict[str, Path],
+    ) -> None:
+        """A run of its own for a whole sweep: its numbers, all runs as one table with a Pareto panel, the figures as images."""
+        self._safely(lambda: self._track_report(name, summary, rows, images))
+
+    def _safely(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 (any failure of a mirror must not fail the run)
+            log.warning(
+                "wandb failed (%s: %s): the run goes on, its record is on disk",
+                type(error).__name__,
+                error,
+            )
+
+    def _track(self, record: Record) -> None:
+        config = record["config"]
+        order = [
+            config["order"]["name"],
+            *([] if config["order"]["modality"] == "all" else [config["order"]["modality"]]),
+        ]
+        tags = [config["model"]["name"], config["calibration"]["name"], *order]
+        with self._run(
+            record["sweep"],
+            tags,
+            name=record["name"],
+            id=record["key"],
+            job_type="run",
+            config=config,
+        ) as (
+            run,
+            wandb,
+        ):
+            run.log(tables(record, wandb))
+            run.summary.update(summary(record))
+            file = Path(run.dir) / RECORD
+            file.write_text(json.dumps({"schema": SCHEMA, **record}))
+            run.save(str(file), base_path=run.dir, policy="now")
+
+    def _track_report(
+        self,
+        name: str,
+        summary: dict[str, Any],
+        rows: list[dict[str, Any]],
+        images: dict[str, Path],
+    ) -> None:
+        with self._run(name, ["report"], name=f"report of {name}", job_type="report") as (
+            run,
+            wandb,
+        ):
+            columns = list(rows[0])
+            table = wandb.Table(columns, [[row[c] for c in columns] for row in rows])
+            title = "score against bytes of the whole checkpoint"
+            run.log({f"figures/{n}": wandb.Image(str(file)) for n, file in images.items()})
+            run.log(
+                {
+                    "runs": table,
+                    "pareto": wandb.plot.scatter(table, "checkpoint_bytes", "score", title=title),
+                }
+            )
+            run.summary.update(summary)
+
+    @contextmanager
+    def _run(self, group: str, tags: list[str], **given: Any) -> Iterator[tuple[Any, Any]]:
+        """A W&B run, and the module."""
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(
+            silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
+        )
+        online = self.config.name == "wandb"
+        with wandb.init(
+            project=self.config.project,
+            entity=self.config.entity,
+            group=group,
+            resume="allow" if online and "id" in given else None,
+            mode="online" if online else "offline",
+            dir=str(self.folder),
+            tags=list(dict.fromkeys(tags)),
+            settings=settings,
+            **given,
+        ) as run:
+            yield run, wandb
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """The numbers that W&B panels need, flat."""
+    flat: dict[str, Any] = {f"memory/{k}": v for k, v in record["memory"].items() if k != "ledger"}
+    flat |= {f"ledger/{k}": v for k, v in record["memory"]["ledger"].items()}
+    flat |= {f"score/{name}": s["score"] for name, s in record["scores"].items()}
+    flat |= {f"retention/{name}": s["retention"] for name, s in record["scores"].items()}
+    flat |= {
+        "score/mean": record["mean_score"],
+        "retention/mean": record["mean_retention"],
+        "allocation": record["allocation"],
+    }
+    flat |= {"k": record["k"], "command": record["command"]}
+    for benchmark, measured in record["fidelity"].items():
+        if measured["n"]:
+            flat |= {
+                f"{name}/{benchmark}": measured[name][0] for name in ("kl", "agreement", "loglik")
+            }
+    return flat | ({"perplexity": record["perplexity"]["value"]} if record["perplexity"] else {})
+
+
+def tables(record: Record, wandb: Any) -> dict[str, Any]:
+    entropy = [[e["layer"], e["modality"], e["mean"], e["spread"]] for e in record["profile"]]
+    scores = [
+        [n, s["score"], s["stderr"], s["n"], s["float_score"], s["retention"]]
+        for n, s in record["scores"].items()
+    ]
+    return {
+        "entropy": wandb.Table(["layer", "modality", "bits", "spread"], entropy),
+        "benchmarks": wandb.Table(
+            ["benchmark", "score", "stderr", "n", "16-bit", "retention"], scores
+        ),
+        "tiers": wandb.Table(["layer", "tier"], [[i, t] for i, t in enumerate(record["tiers"])]),
+        "ledger": wandb.Table(
+            ["part", "bytes"], [[part, count] for part, count in record["memory"]["ledger"].items()]
+        ),
+    }
+
+
+def make_tracker(config: TrackingConfig, outputs: Path) -> Tracker:
+    return NoTracker() if config.name == "none" else WandbTracker(config, outputs / "wandb")

@@ -1,0 +1,367 @@
+"""The compiled kernels against torch: the same weights bit for bit, the same products to rounding."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from luq.formats import kernels
+from luq.formats.base import PackedWeight
+from luq.formats.binary import BinaryWeight
+from luq.formats.integer import IntegerWeight
+from luq.formats.kernels import cpu, searches
+from luq.formats.linear import PackedLinear
+from luq.formats.packing import pack_bits, pack_codes, pack_trits
+from luq.formats.row_column import RowColumnWeight
+from luq.formats.ternary import TernaryWeight
+from luq.formats.trellis import TrellisWeight
+from luq.quantization.methods import trellis
+
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(c) for c in ("cc", "gcc", "clang")), reason="no C compiler on this machine"
+)
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def integers(rows: int, columns: int, bits: int, groups: int, symmetric: bool) -> IntegerWeight:
+    """Random codes, with scales from subnormal to large."""
+    codes = torch.randint(0, 2**bits, (rows, columns), generator=GENERATOR)
+    scales = torch.randn(rows, groups, generator=GENERATOR).mul(3).exp().mul(1e-3).half()
+    scales[0, 0] = 3e-7
+    buffers = {"codes": pack_codes(codes, bits), "scales": scales}
+    if not symmetric:
+        buffers["zeros"] = pack_codes(
+            torch.randint(0, 2**bits, (rows, groups), generator=GENERATOR), bits
+        )
+    return IntegerWeight(buffers, (rows, columns))
+
+
+def binaries(
+    rows: int, columns: int, block: int, share: float, twice: bool = False
+) -> BinaryWeight:
+    salient = torch.rand(columns, generator=GENERATOR) < share
+    count, blocks = int(salient.sum()), -(-columns // block)
+
+    def bits(*shape: int) -> torch.Tensor:
+        return pack_bits(torch.rand(shape, generator=GENERATOR) < 0.5)
+
+    buffers = {
+        "signs": bits(rows, columns), "salient": pack_bits(salient), "flags": bits(rows, columns - count),
+        "residual_signs": bits(rows, count), "scales": torch.randn(rows, blocks, 8, generator=GENERATOR).half(),
+    }  # fmt: skip
+    if twice:
+        buffers |= BinaryWeight.quantize_numbers(torch.randn(rows, blocks, 8, generator=GENERATOR))
+    return BinaryWeight(buffers, (rows, columns), block=block)
+
+
+def coded(rows: int, columns: int, bits: int) -> TrellisWeight:
+    strips, width = -(-rows // 16), -(-columns // 16) * 16
+    buffers = {
+        "codes": torch.randint(0, 256, (strips, 2 * width * bits), generator=GENERATOR).to(
+            torch.uint8
+        ),
+        "scales": torch.randn(strips, generator=GENERATOR).half(),
+    }
+    return TrellisWeight(buffers, (rows, columns), bits=bits, window=12, seed=1)
+
+
+# rows, columns, groups, symmetric; and rows, columns, block, share of salient columns
+INTEGERS = [(128, 128, 1, False), (70, 384, 24, True), (33, 4096, 32, False), (1, 48, 3, False)]
+BINARIES = [
+    (128, 128, 128, 0.1),
+    (70, 384, 128, 0.3),
+    (9, 1040, 64, 0.02),
+    (64, 256, 128, 0.0),
+    (16, 128, 128, 1.0),
+    (40, 336, 128, 0.5),
+]
+CASES: dict[str, PackedWeight] = {
+    f"{bits} bit, {case}": integers(*case[:2], bits, *case[2:])
+    for bits in (2, 3, 4, 8)
+    for case in INTEGERS
+}
+
+
+def ternaries(rows: int, columns: int, groups: int) -> TernaryWeight:
+    codes = torch.randint(0, 3, (rows, columns), generator=GENERATOR)
+    buffers = {
+        "codes": pack_trits(codes),
+        "scales": torch.randn(rows, groups, generator=GENERATOR).half(),
+    }
+    return TernaryWeight(buffers, (rows, columns))
+
+
+def row_columns(rows: int, columns: int, block: int, share: float) -> RowColumnWeight:
+    salient = torch.rand(columns, generator=GENERATOR) < share
+    count = int(salient.sum())
+    buffers = {
+        "signs": pack_bits(torch.rand(rows, columns, generator=GENERATOR) < 0.5),
+        "salient": pack_bits(salient),
+        "residual_signs": pack_bits(torch.rand(rows, count, generator=GENERATOR) < 0.5),
+        "row_scales": torch.rand(rows, columns // block, 2, generator=GENERATOR).half(),
+        "column_scales": torch.rand(columns, generator=GENERATOR).half(),
+        "residual_scales": torch.rand(count, generator=GENERATOR).half(),
+    }
+    return RowColumnWeight(buffers, (rows, columns), block=block)
+
+
+TERNARIES = [(128, 128, 1), (7, 13, 1), (33, 384, 12), (5, 4096, 32)]
+ROW_COLUMNS = [(128, 128, 128, 0.06), (9, 13, 13, 0.3), (20, 384, 128, 0.1), (16, 128, 64, 0.0)]
+CODED = [
+    (128, 128, 2),
+    (70, 384, 3),
+    (33, 100, 1),
+    (5, 13, 4),
+    (48, 1040, 2),
+]  # rows, columns, bits
+CASES |= {f"trellis, {case}": coded(*case) for case in CODED}
+CASES |= {f"ternary, {case}": ternaries(*case) for case in TERNARIES}
+CASES |= {f"row and column, {case}": row_columns(*case) for case in ROW_COLUMNS}
+CASES |= {f"binary, {case}": binaries(*case) for case in BINARIES}
+CASES |= {f"binary, numbers of 8 bits, {case}": binaries(*case, twice=True) for case in BINARIES}
+
+
+def relative_error(found: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -> float:
+    """The largest error of x W^T, relative to the sizes of its terms: codes up to 2^bits, before the zero point is taken off."""
+    dense = weight.dequantize().double()
+    size = x.double().abs() @ dense.abs().T
+    if isinstance(weight, TrellisWeight):  # the input is rotated: its terms are other ones
+        size = size + (x.double().norm(dim=-1, keepdim=True) @ dense.norm(dim=1)[None])
+    if isinstance(weight, IntegerWeight):
+        scales = (
+            weight.buffers["scales"]
+            .double()
+            .repeat_interleave(weight.shape[1] // weight.buffers["scales"].shape[1], 1)
+        )
+        size = size + x.double().abs() @ (scales * 2 ** len(weight.buffers["codes"])).T
+    return float(((found.double() - x.double() @ dense.T).abs() / size.clamp_min(1e-30)).max())
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_unpacked_weights_are_torchs_bit_for_bit(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "CHUNK", 5000)  # several chunks of rows
+    found = cpu.unpack(CASES[name], dtype)
+    assert found is not None
+    assert torch.equal(found, CASES[name].dequantize(dtype))
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (3, 1), (2, 2)], ids=str)
+def test_products_are_torchs_to_rounding(name: str, shape: tuple[int, ...]) -> None:
+    weight = CASES[name]
+    x = torch.randn(*shape, weight.shape[1], generator=GENERATOR)
+    found = cpu.linear(x, weight)
+    assert found is not None
+    assert relative_error(found, x, weight) < 2e-6
+
+
+@needs_compiler
+def test_other_layouts_and_many_tokens_are_left_to_torch() -> None:
+    x = torch.randn(1, 40, generator=GENERATOR)
+    assert cpu.linear(x, integers(4, 40, 4, 5, False)) is None, "groups of eight columns"
+    assert cpu.unpack(integers(4, 40, 4, 5, False), torch.float32) is None
+    assert (
+        cpu.linear(
+            torch.randn(cpu.VECTORS + 1, 128, generator=GENERATOR),
+            CASES["4 bit, (128, 128, 1, False)"],
+        )
+        is None
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_packed_linear_answers_the_same_by_either_way(dtype: torch.dtype, cache: bool) -> None:
+    weight, bias = (
+        CASES["3 bit, (33, 4096, 32, False)"],
+        torch.randn(33, generator=GENERATOR).to(dtype),
+    )
+    linear = PackedLinear(weight, "gptq3", bias, cache=cache)
+    x = torch.randn(cpu.VECTORS + 1, 4096, generator=GENERATOR).to(dtype)
+    whole, single = linear(x), linear(x[:1])
+    assert single.dtype == whole.dtype == dtype
+    assert relative_error((single - bias).float(), x[:1], weight) < (
+        1e-2 if dtype == torch.bfloat16 else 1e-5
+    )
+    assert torch.equal(torch.nn.functional.linear(x, weight.dequantize(dtype), bias), whole)
+    assert (linear._weight is not None) == cache
+
+
+def test_without_a_compiler_torch_does_it(tmp_path) -> None:
+    """No compiler, a broken one, or kernels turned off: the same answers, and a line that says why where something is wrong."""
+    (tmp_path / "cc").write_text("#!/bin/sh\necho no such header >&2; exit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    code = (
+        "import torch, logging; logging.basicConfig(); from tests.luq.formats.test_kernels import CASES\n"
+        "from luq.formats.linear import PackedLinear; from luq.formats.kernels import cpu\n"
+        "w = CASES['4 bit, (128, 128, 1, False)']; x = torch.ones(1, 128)\n"
+        "assert cpu.library() is None and cpu.linear(x, w) is None\n"
+        "assert torch.equal(PackedLinear(w, 'a')(x), torch.nn.functional.linear(x, w.dequantize()))"
+    )
+    off, broken = (
+        {"LUQ_KERNELS": "0"},
+        {"CC": str(tmp_path / "cc"), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )
+    for extra, said in ((off, ""), (broken, "no such header")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **extra},
+        )
+        assert done.returncode == 0, done.stderr
+        assert said in done.stderr
+    assert not list((tmp_path / "cache" / "luq").iterdir())
+
+
+INTERPRETED = """
+import torch
+from luq.quantization.methods import trellis
+from luq.formats.kernels import gpu
+from tests.luq.formats.test_kernels import CASES, GENERATOR, GPU, relative_error
+for name, weight in CASES.items():
+    x = torch.randn(2, weight.shape[1], generator=GENERATOR)
+    found = gpu.linear(x, weight)
+    if name not in GPU:
+        assert found is None, name
+        continue
+    assert found is not None, name
+    error = relative_error(found, x, weight)
+    assert error < 2e-6, (name, error)
+assert gpu.linear(torch.randn(gpu.VECTORS + 1, 128), CASES["4 bit, (128, 128, 1, False)"]) is None
+for bits, window in ((1, 6), (2, 6), (2, 8), (3, 7), (4, 8)):
+    values = torch.randn(3, 12, generator=GENERATOR)
+    states = torch.randint(0, 1 << window, (3,), generator=GENERATOR, dtype=torch.int32)
+    found = gpu.search(values, trellis.table(window), states, bits, window)
+    wanted = trellis.search_slowly(values, states, bits, window)
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1]), (bits, window)
+print("same")
+"""
+
+
+def test_triton_kernels_in_the_interpreter() -> None:
+    """The GPU's kernels, run by Triton's interpreter, against `dequantize`."""
+    pytest.importorskip("triton", reason="the optional package triton is not installed")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "same" in done.stdout
+
+
+def test_a_kernel_that_fails_or_errs_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernels, "TRUSTED", {})
+    right, asked = torch.arange(8.0), []
+
+    def answer(kind: str, found: object) -> torch.Tensor | None:
+        def run() -> torch.Tensor | None:
+            asked.append(kind)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        return kernels.checked((kind,), run, lambda: right)
+
+    for _ in range(2):
+        assert answer("good", right) is right
+        assert answer("wrong", right + 1) is None
+        assert answer("broken", RuntimeError("no such instruction")) is None
+        assert answer("unknown", None) is None
+    assert asked == ["good", "wrong", "broken", "unknown", "good", "unknown"]
+    assert "no such instruction" in caplog.text
+    assert "gives other numbers" in caplog.text
+
+
+COMPILED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from luq.formats.kernels import gpu
+number = dict.fromkeys("rows columns groups plane zero_plane count block blocks length strips tiles".split(), "i32")
+stored = dict(signs="*u8", flags="*u8", residual="*u8", salient="*u8", rank="*i32", codes="*i32", zeros="*u8", y="*fp32")
+search = dict(values="*fp32", table="*fp32", states="*i32", codes="*u8", last="*i32", choices="*u8")
+grid = dict(ASYMMETRIC=True, BLOCK=16, WORDS=8)
+cases = [(gpu._integer, stored | dict(x="*fp16", scales="*fp16"), grid | dict(BITS=b)) for b in (2, 3, 4, 8)]
+cases += [(gpu._binary, stored | dict(x="*bf16", scales="*fp32"), dict(BLOCK=16, WIDTH=64))]
+cases += [(gpu._ternary, stored | dict(x="*fp16", scales="*fp16", codes="*u8"), dict(BLOCK=16, WIDTH=64))]
+coded = dict(x="*fp32", codes="*u8", scales="*fp16", table="*fp32", y="*fp32")
+tiles = dict(WINDOW=12, TILE=16, TILES=gpu.TILES, SPLIT=gpu.SPLIT)
+cases += [(gpu._trellis, coded, tiles | dict(BITS=b)) for b in (1, 2, 3, 4)]
+cases += [(gpu._viterbi, search, dict(BITS=b, WINDOW=12)) for b in (1, 2, 3, 4)]
+for kernel, types, constants in cases:
+    types = {name: "constexpr" if name in constants else (types | number)[name] for name in kernel.arg_names}
+    for capability in (80, 90):
+        made = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", capability, 32))
+        assert len(made.asm["cubin"]) > 1000
+print("compiled")
+"""
+
+
+def test_triton_kernels_compile_for_gpus() -> None:
+    """For an A100 and an H100, with Triton's own assembler: no GPU is needed for that."""
+    pytest.importorskip("triton", reason="the optional package triton is not installed")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "compiled" in done.stdout
+
+
+# not groups of sixteen columns, and not the format that no plan should take
+GPU = [
+    n
+    for n in CASES
+    if not n.startswith("row")
+    and not n.endswith(("bit, (1, 48, 3, False)", "bit, (70, 384, 24, True)"))
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_the_search_of_trellis_codes_on_a_gpu(bits: int) -> None:
+    values = torch.randn(40, 272, generator=GENERATOR).to("cuda")
+    states = torch.arange(40, dtype=torch.int32, device="cuda")
+    assert searches._gpu_agrees(bits, 12, values.device)
+    found = searches.trellis(values, trellis.table(12), states, bits, 12)
+    assert found is not None
+    costs = []
+    for codes, _ in (found, trellis.search_slowly(values, states, bits, 12)):
+        path = trellis.states_of(codes, states, bits, 12).cpu()
+        costs.append((values.cpu() - trellis.table(12)[path]).square().sum(1))
+    assert torch.allclose(*costs, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", GPU)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_triton_kernels_on_a_gpu(name: str, dtype: torch.dtype) -> None:
+    from luq.formats.kernels import gpu
+
+    weight = CASES[name].to("cuda")
+    x = torch.randn(2, weight.shape[1], generator=GENERATOR).to("cuda", dtype)
+    found = gpu.linear(x, weight)
+    assert found is not None
+    assert found.dtype == dtype
+    assert relative_error(found, x, weight) < (2e-6 if dtype == torch.float32 else 1e-2)

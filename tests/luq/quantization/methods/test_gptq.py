@@ -1,0 +1,211 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from luq.config import TierConfig
+from luq.errors import ConfigError, DataError
+from luq.quantization.grid import fit
+from luq.quantization.methods.gptq import GPTQ
+from luq.quantization.methods.rtn import RTN
+from luq.quantization.methods.ternary import Ternary
+from tests.conftest import correlated, loss
+
+
+def tier(**given: object) -> TierConfig:
+    return TierConfig(**{"method": "gptq", "group_size": 32, **given})  # type: ignore[arg-type]
+
+
+def reference(weight: Tensor, hessian: Tensor, config: TierConfig) -> Tensor:
+    """GPTQ in float64, one column after the other, each update applied to all later columns at once."""
+    w, h = weight.double().clone(), hessian.double().clone()
+    columns = w.shape[1]
+    dead = h.diagonal() <= 0
+    h.diagonal()[dead] = 1
+    w[:, dead] = 0
+    importance = hessian.diagonal().clamp_min(0)
+    order = (
+        torch.argsort(importance, descending=True, stable=True)
+        if config.act_order
+        else torch.arange(columns)
+    )
+    size = config.group_size or columns
+    grid = fit(w.float(), 2**config.bits, size, config.symmetric, importance, config.clip_steps)
+    scale, zero = grid.scale.double(), grid.zero.double()
+    w, h = w[:, order], h[order][:, order]
+    h += config.damping * h.diagonal().mean() * torch.eye(columns, dtype=torch.double)
+    upper = torch.linalg.cholesky(torch.linalg.inv(h), upper=True)
+    out = torch.zeros_like(w)
+    for j in range(columns):
+        g = int(order[j]) // size
+        if not config.act_order and not config.static_groups and j % size == 0:
+            new = fit(
+                w[:, j : j + size].float(),
+                2**config.bits,
+                size,
+                config.symmetric,
+                importance[j : j + size],
+                config.clip_steps,
+            )
+            scale[:, g], zero[:, g] = new.scale[:, 0].double(), new.zero[:, 0].double()
+        code = torch.clamp(torch.round(w[:, j] / scale[:, g]) + zero[:, g], 0, 2**config.bits - 1)
+        out[:, j] = (code - zero[:, g]) * scale[:, g]
+        error = (w[:, j] - out[:, j]) / upper[j, j]
+        w[:, j:] -= error[:, None] * upper[j, j:]
+    back = torch.empty_like(out)
+    back[:, order] = out
+    return back.float()
+
+
+CASES = {
+    "4 bit": {},
+    "2 bit": {"bits": 2},
+    "3 bit symmetric": {"bits": 3, "symmetric": True},
+    "8 bit per row": {"bits": 8, "group_size": 0},
+    "act-order": {"act_order": True, "static_groups": True},
+    "static groups": {"static_groups": True},
+    "clip search": {"bits": 2, "clip_steps": 10, "act_order": True},
+    "groups across blocks": {"group_size": 64, "block": 48},
+    "small blocks": {"block": 16},
+}
+
+
+@pytest.mark.parametrize("given", CASES.values(), ids=CASES)
+def test_matches_the_column_by_column_reference(given: dict) -> None:
+    config = tier(**given)
+    columns = 96 if config.group_size != 64 else 128
+    weight = torch.randn(24, columns, generator=torch.Generator().manual_seed(1))
+    hessian = correlated(400, columns, seed=2)
+    mine = GPTQ(config).quantize(weight, hessian).dequantize()
+    slow = reference(weight, hessian, config)
+    # a rounding tie that falls the other way in fp32 changes a row from there on: almost all rows must be equal
+    same = (mine - slow).abs().amax(1) < 1e-4
+    assert same.float().mean() >= 0.9
+    assert loss(weight, mine, hessian) == pytest.approx(loss(weight, slow, hessian), rel=0.03)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_beats_round_to_nearest_when_inputs_are_correlated(bits: int) -> None:
+    for seed in range(5):
+        weight = torch.randn(32, 128, generator=torch.Generator().manual_seed(seed))
+        hessian = correlated(500, 128, seed=seed, rank=48)
+        nearest = RTN(tier(bits=bits)).quantize(weight).dequantize()
+        better = GPTQ(tier(bits=bits)).quantize(weight, hessian).dequantize()
+        assert loss(weight, better, hessian) < 0.8 * loss(weight, nearest, hessian)
+
+
+def test_equals_round_to_nearest_when_inputs_are_independent() -> None:
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    config = tier(group_size=64)
+    assert torch.equal(
+        GPTQ(config).quantize(weight, torch.eye(64)).dequantize(),
+        RTN(config).quantize(weight).dequantize(),
+    )
+
+
+def test_inputs_stay_and_results_repeat() -> None:
+    weight, hessian = (
+        torch.randn(8, 64, generator=torch.Generator().manual_seed(0)),
+        correlated(100, 64),
+    )
+    before = weight.clone(), hessian.clone()
+    first, second = (GPTQ(tier()).quantize(weight, hessian) for _ in range(2))
+    assert torch.equal(weight, before[0])
+    assert torch.equal(hessian, before[1])
+    assert all(torch.equal(first.buffers[n], second.buffers[n]) for n in first.buffers)
+
+
+def test_dead_columns_become_zero_and_cost_nothing() -> None:
+    weight, hessian = (
+        torch.randn(8, 64, generator=torch.Generator().manual_seed(0)),
+        correlated(200, 64),
+    )
+    hessian[5], hessian[:, 5] = 0, 0
+    packed = GPTQ(tier()).quantize(weight, hessian)
+    assert packed.dequantize()[:, 5].abs().max() < 1e-6
+    assert torch.isfinite(packed.dequantize()).all()
+
+
+def test_constant_rows_are_exact() -> None:
+    weight = torch.zeros(4, 64)
+    weight[1] = 0.5
+    packed = RTN(tier(method="rtn")).quantize(weight)
+    assert torch.allclose(packed.dequantize(), weight, atol=1e-3)
+
+
+def test_group_size_must_divide() -> None:
+    with pytest.raises(ConfigError, match="group size 48 does not divide the 64 columns"):
+        GPTQ(tier(group_size=48)).quantize(torch.randn(4, 64), torch.eye(64))
+
+
+@pytest.mark.parametrize(
+    ("hessian", "match"),
+    [
+        (torch.full((64, 64), float("nan")), "NaN"),
+        (torch.triu(torch.ones(64, 64)), "not symmetric"),
+        (torch.eye(32), "64 columns"),
+    ],
+)
+def test_bad_hessians_are_named(hessian: Tensor, match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        GPTQ(tier()).quantize(torch.randn(4, 64), hessian)
+
+
+def test_singular_hessian_raises_the_damping_and_records_it() -> None:
+    row = torch.randn(1, 64, generator=torch.Generator().manual_seed(3))
+    packed = GPTQ(tier(damping=0.0)).quantize(torch.randn(4, 64), row.T @ row)
+    assert packed.meta["damping"] > 0
+    assert torch.isfinite(packed.dequantize()).all()
+
+
+def test_ternary_is_gptq_on_three_values() -> None:
+    """Every weight is -1, 0 or 1 times its group's scale, five to a byte, and feedback and clipping pay."""
+    weight, hessian = (
+        torch.randn(48, 96, generator=torch.Generator().manual_seed(0)),
+        correlated(400, 96),
+    )
+    config = tier(method="ternary", act_order=True, static_groups=True, clip_steps=20)
+    packed = Ternary(config).quantize(weight, hessian)
+    scales = packed.buffers["scales"].float().repeat_interleave(32, 1)
+    assert set(torch.unique(packed.dequantize() / scales).tolist()) == {-1.0, 0.0, 1.0}
+    assert packed.buffers["codes"].numel() == -(-48 * 96 // 5)
+    assert 8 * sum(packed.ledger().values()) / weight.numel() == pytest.approx(
+        1.6 + 16 / 32, abs=0.01
+    )
+    plain = Ternary(config).quantize(weight, torch.diag(torch.diagonal(hessian)))
+    unclipped = Ternary(tier(method="ternary", act_order=True, static_groups=True)).quantize(
+        weight, hessian
+    )
+    assert loss(weight, packed.dequantize(), hessian) < 0.8 * loss(
+        weight, plain.dequantize(), hessian
+    )
+    assert loss(weight, packed.dequantize(), hessian) < loss(
+        weight, unclipped.dequantize(), hessian
+    )
+
+
+@pytest.mark.parametrize("method", [GPTQ, Ternary])
+@pytest.mark.parametrize("columns", [96, 150])
+def test_descent_never_raises_the_error_and_comes_to_rest(method: type[GPTQ], columns: int) -> None:
+    weight, hessian = (
+        torch.randn(40, columns, generator=torch.Generator().manual_seed(0)),
+        correlated(600, columns),
+    )
+    hessian[3], hessian[:, 3] = 0, 0
+    weight[:, 3] = 0
+    config = tier(
+        bits=2, group_size=columns // 3, act_order=True, static_groups=True, clip_steps=10, block=64
+    )
+    errors = [
+        loss(
+            weight,
+            method(replace(config, descent=n)).quantize(weight, hessian).dequantize(),
+            hessian,
+        )
+        for n in (0, 1, 2, 8, 9)
+    ]
+    assert errors[0] > errors[1] >= errors[2] >= errors[3]
+    assert errors[3] == pytest.approx(errors[4], rel=1e-3)
+    slow = method(replace(config, descent=0)).quantize(weight, hessian)
+    assert errors[1] < loss(weight, slow.dequantize(), hessian)

@@ -1,0 +1,219 @@
+"""Trellis codes: the search is the best one, the format is what its documentation says, and the error is near the theory's."""
+
+import itertools
+
+import pytest
+import torch
+
+from luq.config import TierConfig
+from luq.formats.incoherence import block_of, hadamard, rotate_, signs, unrotate
+from luq.formats.trellis import TrellisWeight, table
+from luq.quantization.methods import trellis
+from luq.quantization.methods.gptq import GPTQ
+from luq.quantization.methods.trellis import Trellis, search
+from tests.conftest import correlated
+
+
+@pytest.mark.parametrize("size", [1, 3, 12, 128, 384, 1000, 4096])
+def test_rotations_are_orthogonal_and_undone(size: int) -> None:
+    x = torch.randn(5, size, generator=torch.Generator().manual_seed(0))
+    rotated = x.clone()
+    rotate_(rotated, 3)
+    assert torch.allclose(unrotate(rotated, 3), x, atol=1e-5)
+    assert torch.allclose(rotated.square().sum(-1), x.square().sum(-1), rtol=1e-5)
+    sideways = x.T.contiguous()
+    rotate_(sideways.T, 3)
+    assert torch.equal(sideways.T, rotated)
+    assert size % block_of(size) == 0
+
+
+def test_the_transform_is_hadamards_matrix() -> None:
+    matrix = torch.ones(1, 1)
+    for _ in range(4):
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    assert torch.allclose(hadamard(torch.eye(16)), matrix / 4)
+
+
+def test_signs_and_table_are_part_of_the_format() -> None:
+    """Files depend on them: they must never change."""
+    assert signs(24, 1).int().tolist() == SIGNS
+    assert table(12)[:4].tolist() == pytest.approx(TABLE, abs=0)
+    for window in (5, 8, 12):
+        values = table(window)
+        assert len(values) == 2**window
+        assert float(values.mean()) == pytest.approx(0, abs=1e-6)
+        assert float(values.square().mean()) == pytest.approx(1, abs=0.1 if window == 5 else 0.03)
+
+
+SIGNS = [-1, -1, 1, 1, -1, -1, -1, 1, 1, 1, -1, 1, 1, 1, 1, 1, -1, 1, 1, 1, -1, -1, 1, 1]
+TABLE = [-3.66796875, 0.630859375, -0.1893310546875, -0.05419921875]
+
+
+@pytest.mark.parametrize(("bits", "window", "length"), [(1, 5, 8), (2, 6, 4), (3, 7, 3), (4, 8, 2)])
+def test_the_search_finds_the_best_of_all_paths(bits: int, window: int, length: int) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    values = torch.randn(6, length, generator=generator)
+    states = torch.randint(0, 2**window, (6,), generator=generator, dtype=torch.int32)
+    numbers, mask = table(window), 2**window - 1
+    for find in (search, trellis.search_slowly):
+        codes, last = find(values, states, bits, window)
+        for i in range(6):
+            least = float("inf")
+            for path in itertools.product(range(2**bits), repeat=length):
+                state, cost = int(states[i]), 0.0
+                for t, code in enumerate(path):
+                    state = (state << bits | code) & mask
+                    cost += float((values[i, t] - numbers[state]) ** 2)
+                if cost < least - 1e-9:
+                    least, best, end = cost, path, state
+            assert codes[i].tolist() == list(best)
+            assert int(last[i]) == end
+
+
+@pytest.mark.parametrize(("bits", "window"), [(1, 8), (2, 8), (3, 10), (4, 9), (2, 12)])
+def test_the_compiled_search_is_torchs(bits: int, window: int) -> None:
+    values = torch.randn(7, 300, generator=torch.Generator().manual_seed(0))
+    states = torch.arange(7, dtype=torch.int32)
+    one, two = (
+        search(values, states, bits, window),
+        trellis.search_slowly(values, states, bits, window),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def decode(weight: TrellisWeight) -> torch.Tensor:
+    """The format as its documentation says it, bit by bit."""
+    rows, columns = weight.shape
+    bits, window = weight.meta["bits"], weight.meta["window"]
+    numbers, width = table(window), -(-columns // 16) * 16
+    rotated = torch.zeros(-(-rows // 16) * 16, width)
+    for strip, stream in enumerate(weight.buffers["codes"]):
+        ones = [int(byte) >> (7 - i) & 1 for byte in stream for i in range(8)]
+        for t in range(16 * width):
+            recent = ones[max(0, (t + 1) * bits - window) : (t + 1) * bits]
+            state = int("".join(map(str, recent)), 2)
+            tile, inside = divmod(t, 256)
+            value = numbers[state] * weight.buffers["scales"][strip].float()
+            rotated[16 * strip + inside // 16, 16 * tile + inside % 16] = value
+    return unrotate(unrotate(rotated[:rows, :columns], 1).T.contiguous(), 2).T
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("shape", [(32, 48), (5, 40), (17, 16)])
+def test_the_format_is_what_it_says(bits: int, shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    packed = Trellis(TierConfig("trellis", bits=bits, window=9)).quantize(
+        weight, correlated(200, shape[1])
+    )
+    assert torch.allclose(packed.dequantize(), decode(packed), atol=1e-6)
+    assert packed.nominal_bits == bits
+
+
+@pytest.mark.parametrize(("bits", "most"), [(1, 0.285), (2, 0.077), (3, 0.0208), (4, 0.0056)])
+def test_gaussian_weights_cost_little_more_than_the_bound(bits: int, most: float) -> None:
+    """Shannon's bound is 4^-bits; the best scalar quantizer has 0.363, 0.118, 0.0345, 0.0095."""
+    weight = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    packed = Trellis(TierConfig("trellis", bits=bits)).quantize(weight, torch.eye(256))
+    error = float((packed.dequantize() - weight).square().mean())
+    assert 4.0**-bits < error < most
+    assert 8 * sum(packed.ledger().values()) / weight.numel() == bits + 1 / 256
+
+
+def objective(weight: torch.Tensor, packed, hessian: torch.Tensor) -> float:
+    error = (weight - packed.dequantize()).double()
+    return float(((error @ hessian.double()) * error).sum())
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_fewer_bits_and_less_error_than_gptq(bits: int) -> None:
+    weight, hessian = (
+        torch.randn(128, 256, generator=torch.Generator().manual_seed(0)),
+        correlated(1000, 256),
+    )
+    ours = Trellis(TierConfig("trellis", bits=bits)).quantize(weight, hessian)
+    theirs = GPTQ(
+        TierConfig("gptq", bits=bits, act_order=True, static_groups=True, clip_steps=20)
+    ).quantize(weight, hessian)
+    assert sum(ours.ledger().values()) < sum(theirs.ledger().values())
+    assert objective(weight, ours, hessian) < 0.8 * objective(weight, theirs, hessian)
+
+
+def test_feedback_lowers_the_error_under_the_hessian() -> None:
+    weight, hessian = (
+        torch.randn(64, 128, generator=torch.Generator().manual_seed(0)),
+        correlated(400, 128),
+    )
+    with_feedback = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+    without = Trellis(TierConfig("trellis", bits=2)).quantize(weight, torch.eye(128))
+    assert objective(weight, with_feedback, hessian) < 0.8 * objective(weight, without, hessian)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("rows", "columns", "spoil"),
+    [
+        (1, 64, None), (64, 1, None), (7, 13, None), (33, 100, None),
+        (32, 64, lambda w: w[3:20].zero_()),
+        (32, 64, lambda w: w[:].fill_(0.5)),
+        (32, 64, lambda w: w[5, 7].fill_(1000.0)),
+        (16, 32, lambda w: w.zero_()),
+    ],
+    ids=["one row", "one column", "odd", "not of tiles", "zero rows", "constant", "outlier", "zeros"],
+)  # fmt: skip
+def test_odd_cases(bits: int, rows: int, columns: int, spoil) -> None:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+    if spoil:
+        spoil(weight)
+    packed = Trellis(TierConfig("trellis", bits=bits)).quantize(
+        weight, correlated(4 * columns, columns)
+    )
+    found = packed.dequantize()
+    assert found.shape == weight.shape
+    assert bool(torch.isfinite(found).all())
+    hessian = correlated(4 * columns, columns)
+    zero = float(((weight @ hessian) * weight).sum())
+    assert objective(weight, packed, hessian) <= max(0.7 * zero, 1e-12)
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("rank", [0, 1, 4])
+def test_a_singular_hessian_does_not_run_away(bits: int, rank: int) -> None:
+    """Few tokens, or none: the feedback must not make the error larger than that of no weight at all."""
+    weight, tokens = (
+        torch.randn(48, 64, generator=torch.Generator().manual_seed(0)),
+        correlated(100, 64)[:rank],
+    )
+    hessian = 2 * tokens.T @ tokens
+    packed = Trellis(TierConfig("trellis", bits=bits)).quantize(weight, hessian)
+    assert bool(torch.isfinite(packed.dequantize()).all())
+    zero = float(((weight @ hessian) * weight).sum())
+    assert objective(weight, packed, hessian) <= 0.6 * zero
+
+
+def test_a_spread_tried_on_some_strips_is_encoded_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many strips some choose the spread: the codes are those of that spread, and the error hardly differs."""
+    weight, hessian = (
+        torch.randn(16 * 12, 64, generator=torch.Generator().manual_seed(0)),
+        correlated(400, 64),
+    )
+    whole = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+    monkeypatch.setattr(trellis, "SAMPLE", 3)
+    sampled = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+    assert sampled.buffers["codes"].shape == whole.buffers["codes"].shape
+    assert objective(weight, sampled, hessian) < 1.05 * objective(weight, whole, hessian)
+
+
+def test_feedback_by_blocks_is_feedback_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian = (
+        torch.randn(32, 160, generator=torch.Generator().manual_seed(0)),
+        correlated(600, 160),
+    )
+    whole = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+    for block in (16, 48):
+        monkeypatch.setattr(trellis, "BLOCK", block)
+        parts = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+        same = (parts.buffers["codes"] == whole.buffers["codes"]).float().mean()
+        assert same > 0.95, "rounding apart, the same codes"
+        assert objective(weight, parts, hessian) == pytest.approx(
+            objective(weight, whole, hessian), rel=0.02
+        )

@@ -1,0 +1,90 @@
+from itertools import combinations
+
+import pytest
+import torch
+
+from luq.quantization.lloyd import Levels
+
+
+def loop(
+    weight: torch.Tensor, importance: torch.Tensor, turns: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lloyd's turns as they are written in books: every weight is asked for the nearest value in every turn."""
+    kept = importance > 0
+    weight, importance = weight[:, kept].double(), importance[kept].double()
+    mean = (weight * importance).sum(1, keepdim=True) / importance.sum()
+    deviation = (
+        ((weight - mean).square() * importance).sum(1, keepdim=True).div(importance.sum()).sqrt()
+    )
+    levels = mean + deviation * torch.tensor([-1.5, -0.45, 0.45, 1.5], dtype=torch.double)
+    for _ in range(turns):
+        nearest = (weight[:, :, None] - levels[:, None]).abs().argmin(2)
+        for i in range(4):
+            share = importance * (nearest == i)
+            levels[:, i] = torch.where(
+                share.sum(1) > 0,
+                (share * weight).sum(1) / share.sum(1).clamp_min(1e-30),
+                levels[:, i],
+            )
+    away = (weight[:, :, None] - levels[:, None]).square().amin(2)
+    return levels, (away * importance).sum(1)
+
+
+def case(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(columns)
+    importance = torch.rand(columns, generator=generator) ** 3
+    importance[::5] = 0
+    return torch.randn(rows, columns, generator=generator), importance
+
+
+@pytest.mark.parametrize("columns", [8, 33, 128])
+def test_prefix_sums_give_what_a_loop_over_weights_gives(columns: int) -> None:
+    weight, importance = case(20, columns)
+    found, error = Levels(weight).fit(importance, paired=False, turns=6)
+    wanted, least = loop(weight, importance, 6)
+    assert torch.allclose(found.double(), wanted, atol=1e-5)
+    assert torch.allclose(error, least, atol=1e-6)
+
+
+def test_close_to_the_best_of_all_partitions() -> None:
+    """Four clusters of sorted numbers are three cuts: all of them are tried."""
+    weight, importance = case(40, 40)
+    values, order = weight.double().sort(1)
+    share = importance.double()[order]
+    sums = torch.stack(
+        [torch.nn.functional.pad((share * values**p).cumsum(1), (1, 0)) for p in range(3)]
+    )
+    best = torch.full((40,), torch.inf, dtype=torch.double)
+    for cuts in combinations(range(1, 40), 3):
+        count, total, squares = sums[:, :, [0, *cuts, 40]].diff(dim=2)
+        best = torch.minimum(best, (squares - total.square() / count.clamp_min(1e-30)).sum(1))
+    _, found = Levels(weight).fit(importance, paired=False)
+    assert bool((found >= best - 1e-9).all())
+    assert float(found.sum()) < 1.15 * float(best.sum())
+
+
+def test_pairs_are_what_two_binary_orders_say_and_turns_help() -> None:
+    weight, importance = case(50, 96)
+    levels = Levels(weight)
+    found, error = levels.fit(importance, paired=True)
+    low, less, more, high = found.unbind(1)
+    assert torch.allclose(low + high, less + more, atol=1e-5)
+    assert bool((found.diff(dim=1) >= 0).all())
+    near = (weight[:, :, None] - found[:, None]).square().amin(2)
+    assert torch.allclose(error.float(), (near * importance).sum(1), atol=1e-4)
+    assert float(error.sum()) < float(levels.fit(importance, paired=True, turns=1)[1].sum())
+    assert float(levels.fit(importance, paired=False)[1].sum()) <= float(error.sum()), (
+        "four free values are no worse"
+    )
+
+
+def test_nothing_to_fit() -> None:
+    found, error = Levels(torch.zeros(3, 4)).fit(torch.ones(4), paired=False)
+    assert not bool(found.any() or error.any())
+    found, error = Levels(torch.randn(3, 4, generator=torch.Generator().manual_seed(0))).fit(
+        torch.zeros(4), paired=True
+    )
+    assert not bool(found.any() or error.any())
+    constant, error = Levels(torch.full((2, 9), 0.3)).fit(torch.ones(9), paired=True)
+    assert torch.allclose(constant, torch.full((2, 4), 0.3))
+    assert float(error.sum()) == pytest.approx(0, abs=1e-6)

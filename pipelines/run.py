@@ -22,6 +22,7 @@ from rich.markup import escape
 
 from luq import __version__
 from luq.config import RunConfig
+from luq.config.building import plain
 from luq.errors import LuqError
 from luq.evaluation import scorers
 from luq.formats.memory import reset_peak
@@ -92,7 +93,7 @@ def execute(stages: Stages, name: str) -> results.Record:
         "name": name,
         "command": command(),
         "sweep": config.group,
-        "config": asdict(config),
+        "config": plain(config),
         "versions": versions(),
         "git_sha": git_sha(),
         "model_fingerprint": stages.outline.fingerprint,

@@ -24,7 +24,7 @@ from luq.formats.linear import PackedLinear
 from luq.models.scratch import Scratch, Slot
 from luq.models.vlm import GROUPS, VLM
 from luq.quantization.hessian import HessianSum
-from luq.quantization.methods.float16 import make_quantizer
+from luq.quantization.methods import make_quantizer
 from luq.store import keys
 from luq.store.store import Store
 
@@ -168,10 +168,10 @@ def quantize_layer(
     quantizer, layer, packed = make_quantizer(tier), vlm.layers[index], {}
     vlm.install(index, None)
     weights = vlm.original(index)
-    passes = [(group,) for group in GROUPS] if tier.true_sequential else [GROUPS]
+    passes = [(group,) for group in GROUPS] if tier.sees_packed_groups else [GROUPS]
     try:
         for groups in passes:
-            found = {} if quantizer.data_free or states is None else hessians(layer, states, groups)
+            found = {} if tier.data_free or states is None else hessians(layer, states, groups)
             for name in (n for group in groups for n in group):
                 packed[name] = _quantize_linear(
                     quantizer, weights[name], found.get(name), f"layer {index} {name}"
@@ -199,7 +199,7 @@ def layer_keys(
     for index, name in enumerate(allocation.tiers):
         tier = config.tiers[name]
         part: list[Any] = ["layer", VERSION, fingerprint, index, tier]
-        if not make_quantizer(tier).data_free:
+        if not tier.data_free:
             feed: Any = config.propagation
             if feed == "exact":
                 feed = ["exact", *found]
@@ -244,9 +244,7 @@ class Walk:
         wanted = self.keys(allocation)
         missing = [i for i, key in enumerate(wanted) if not self.store.has(STAGE, key)]
         states: list[State] | None = None
-        if any(
-            not make_quantizer(self.config.tiers[allocation.tiers[i]]).data_free for i in missing
-        ):
+        if any(not self.config.tiers[allocation.tiers[i]].data_free for i in missing):
             states = first_inputs(self.vlm, self.calibration(), self.store.root)
         feed = self._feed(allocation)
         folders = []

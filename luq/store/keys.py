@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import asdict, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
+
+from luq.config import building
 
 VOLATILE = frozenset(
     {"tracking", "paths", "group", "checkpoint", "device", "activations_gb", "batch_size"}
@@ -16,7 +18,7 @@ def canonical(value: Any) -> str:
 
     def plain(v: Any) -> Any:
         if is_dataclass(v) and not isinstance(v, type):
-            return plain(asdict(v))
+            return plain(building.plain(v))
         if isinstance(v, dict):
             return {str(k): plain(x) for k, x in v.items() if str(k) not in VOLATILE}
         if isinstance(v, list | tuple):

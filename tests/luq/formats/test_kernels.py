@@ -17,8 +17,7 @@ from luq.formats.linear import PackedLinear
 from luq.formats.packing import pack_bits, pack_codes, pack_trits
 from luq.formats.row_column import RowColumnWeight
 from luq.formats.ternary import TernaryWeight
-from luq.formats.trellis import TrellisWeight
-from luq.quantization.methods import trellis
+from luq.formats.trellis import TrellisWeight, states_of, table
 
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(c) for c in ("cc", "gcc", "clang")), reason="no C compiler on this machine"
@@ -147,7 +146,7 @@ def test_unpacked_weights_are_torchs_bit_for_bit(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "CHUNK", 5000)  # several chunks of rows
-    found = cpu.unpack(CASES[name], dtype)
+    found = CASES[name].cpu_unpack(dtype)
     assert found is not None
     assert torch.equal(found, CASES[name].dequantize(dtype))
 
@@ -158,7 +157,7 @@ def test_unpacked_weights_are_torchs_bit_for_bit(
 def test_products_are_torchs_to_rounding(name: str, shape: tuple[int, ...]) -> None:
     weight = CASES[name]
     x = torch.randn(*shape, weight.shape[1], generator=GENERATOR)
-    found = cpu.linear(x, weight)
+    found = kernels.linear(x, weight)
     assert found is not None
     assert relative_error(found, x, weight) < 2e-6
 
@@ -166,11 +165,11 @@ def test_products_are_torchs_to_rounding(name: str, shape: tuple[int, ...]) -> N
 @needs_compiler
 def test_other_layouts_and_many_tokens_are_left_to_torch() -> None:
     x = torch.randn(1, 40, generator=GENERATOR)
-    assert cpu.linear(x, integers(4, 40, 4, 5, False)) is None, "groups of eight columns"
-    assert cpu.unpack(integers(4, 40, 4, 5, False), torch.float32) is None
+    assert kernels.linear(x, integers(4, 40, 4, 5, False)) is None, "groups of eight columns"
+    assert integers(4, 40, 4, 5, False).cpu_unpack(torch.float32) is None
     assert (
-        cpu.linear(
-            torch.randn(cpu.VECTORS + 1, 128, generator=GENERATOR),
+        kernels.linear(
+            torch.randn(kernels.FEW_TOKENS + 1, 128, generator=GENERATOR),
             CASES["4 bit, (128, 128, 1, False)"],
         )
         is None
@@ -186,7 +185,7 @@ def test_a_packed_linear_answers_the_same_by_either_way(dtype: torch.dtype, cach
         torch.randn(33, generator=GENERATOR).to(dtype),
     )
     linear = PackedLinear(weight, "gptq3", bias, cache=cache)
-    x = torch.randn(cpu.VECTORS + 1, 4096, generator=GENERATOR).to(dtype)
+    x = torch.randn(kernels.FEW_TOKENS + 1, 4096, generator=GENERATOR).to(dtype)
     whole, single = linear(x), linear(x[:1])
     assert single.dtype == whole.dtype == dtype
     assert relative_error((single - bias).float(), x[:1], weight) < (
@@ -202,9 +201,9 @@ def test_without_a_compiler_torch_does_it(tmp_path) -> None:
     (tmp_path / "cc").chmod(0o755)
     code = (
         "import torch, logging; logging.basicConfig(); from tests.luq.formats.test_kernels import CASES\n"
-        "from luq.formats.linear import PackedLinear; from luq.formats.kernels import cpu\n"
+        "from luq.formats.linear import PackedLinear; from luq.formats import kernels\n"
         "w = CASES['4 bit, (128, 128, 1, False)']; x = torch.ones(1, 128)\n"
-        "assert cpu.library() is None and cpu.linear(x, w) is None\n"
+        "assert kernels.cpu.library() is None and kernels.linear(x, w) is None\n"
         "assert torch.equal(PackedLinear(w, 'a')(x), torch.nn.functional.linear(x, w.dequantize()))"
     )
     off, broken = (
@@ -226,24 +225,23 @@ def test_without_a_compiler_torch_does_it(tmp_path) -> None:
 
 INTERPRETED = """
 import torch
-from luq.quantization.methods import trellis
-from luq.formats.kernels import gpu
+from luq.formats.kernels import gpu, searches
+from luq.formats.trellis import table
 from tests.luq.formats.test_kernels import CASES, GENERATOR, GPU, relative_error
 for name, weight in CASES.items():
     x = torch.randn(2, weight.shape[1], generator=GENERATOR)
-    found = gpu.linear(x, weight)
+    found = weight.gpu_linear(x)
     if name not in GPU:
         assert found is None, name
         continue
     assert found is not None, name
     error = relative_error(found, x, weight)
     assert error < 2e-6, (name, error)
-assert gpu.linear(torch.randn(gpu.VECTORS + 1, 128), CASES["4 bit, (128, 128, 1, False)"]) is None
 for bits, window in ((1, 6), (2, 6), (2, 8), (3, 7), (4, 8)):
     values = torch.randn(3, 12, generator=GENERATOR)
     states = torch.randint(0, 1 << window, (3,), generator=GENERATOR, dtype=torch.int32)
-    found = gpu.search(values, trellis.table(window), states, bits, window)
-    wanted = trellis.search_slowly(values, states, bits, window)
+    found = gpu.search(values, table(window), states, bits, window)
+    wanted = searches.viterbi(values, table(window), states, bits, window)
     assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1]), (bits, window)
 print("same")
 """
@@ -293,18 +291,18 @@ COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from luq.formats.kernels import gpu
+from luq.formats.kernels import gpu, triton_kernels
 number = dict.fromkeys("rows columns groups plane zero_plane count block blocks length strips tiles".split(), "i32")
 stored = dict(signs="*u8", flags="*u8", residual="*u8", salient="*u8", rank="*i32", codes="*i32", zeros="*u8", y="*fp32")
 search = dict(values="*fp32", table="*fp32", states="*i32", codes="*u8", last="*i32", choices="*u8")
 grid = dict(ASYMMETRIC=True, BLOCK=16, WORDS=8)
-cases = [(gpu._integer, stored | dict(x="*fp16", scales="*fp16"), grid | dict(BITS=b)) for b in (2, 3, 4, 8)]
-cases += [(gpu._binary, stored | dict(x="*bf16", scales="*fp32"), dict(BLOCK=16, WIDTH=64))]
-cases += [(gpu._ternary, stored | dict(x="*fp16", scales="*fp16", codes="*u8"), dict(BLOCK=16, WIDTH=64))]
+cases = [(triton_kernels.integer, stored | dict(x="*fp16", scales="*fp16"), grid | dict(BITS=b)) for b in (2, 3, 4, 8)]
+cases += [(triton_kernels.binary, stored | dict(x="*bf16", scales="*fp32"), dict(BLOCK=16, WIDTH=64))]
+cases += [(triton_kernels.ternary, stored | dict(x="*fp16", scales="*fp16", codes="*u8"), dict(BLOCK=16, WIDTH=64))]
 coded = dict(x="*fp32", codes="*u8", scales="*fp16", table="*fp32", y="*fp32")
 tiles = dict(WINDOW=12, TILE=16, TILES=gpu.TILES, SPLIT=gpu.SPLIT)
-cases += [(gpu._trellis, coded, tiles | dict(BITS=b)) for b in (1, 2, 3, 4)]
-cases += [(gpu._viterbi, search, dict(BITS=b, WINDOW=12)) for b in (1, 2, 3, 4)]
+cases += [(triton_kernels.trellis, coded, tiles | dict(BITS=b)) for b in (1, 2, 3, 4)]
+cases += [(triton_kernels.viterbi, search, dict(BITS=b, WINDOW=12)) for b in (1, 2, 3, 4)]
 for kernel, types, constants in cases:
     types = {name: "constexpr" if name in constants else (types | number)[name] for name in kernel.arg_names}
     for capability in (80, 90):
@@ -344,12 +342,12 @@ def test_the_search_of_trellis_codes_on_a_gpu(bits: int) -> None:
     values = torch.randn(40, 272, generator=GENERATOR).to("cuda")
     states = torch.arange(40, dtype=torch.int32, device="cuda")
     assert searches._gpu_agrees(bits, 12, values.device)
-    found = searches.trellis(values, trellis.table(12), states, bits, 12)
+    found = searches.trellis(values, table(12), states, bits, 12)
     assert found is not None
     costs = []
-    for codes, _ in (found, trellis.search_slowly(values, states, bits, 12)):
-        path = trellis.states_of(codes, states, bits, 12).cpu()
-        costs.append((values.cpu() - trellis.table(12)[path]).square().sum(1))
+    for codes, _ in (found, searches.viterbi(values, table(12), states, bits, 12)):
+        path = states_of(codes, states, bits, 12).cpu()
+        costs.append((values.cpu() - table(12)[path]).square().sum(1))
     assert torch.allclose(*costs, rtol=1e-4)
 
 
@@ -357,11 +355,9 @@ def test_the_search_of_trellis_codes_on_a_gpu(bits: int) -> None:
 @pytest.mark.parametrize("name", GPU)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_triton_kernels_on_a_gpu(name: str, dtype: torch.dtype) -> None:
-    from luq.formats.kernels import gpu
-
     weight = CASES[name].to("cuda")
     x = torch.randn(2, weight.shape[1], generator=GENERATOR).to("cuda", dtype)
-    found = gpu.linear(x, weight)
+    found = weight.gpu_linear(x)
     assert found is not None
     assert found.dtype == dtype
     assert relative_error(found, x, weight) < (2e-6 if dtype == torch.float32 else 1e-2)

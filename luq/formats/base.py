@@ -104,7 +104,7 @@ class PackedWeight(ABC):
     def nominal_bits(self) -> float:
         """Code bits per weight, the paper's convention: no scales, no masks."""
 
-    def check_content(self) -> None:
+    def check_content(self) -> None:  # noqa: B027  # most formats have nothing to check
         """Check what can only be seen in the buffers' content.
 
         Raises:

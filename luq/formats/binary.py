@@ -24,7 +24,7 @@ class SalientColumns(NamedTuple):
 
     mask: UInt8[Tensor, " in"]
     rank: Int32[Tensor, " in"]  # columns of the same kind that stand before a column
-    count: int
+    amount: int
 
 
 class BinaryWeight(PackedWeight):
@@ -127,7 +127,7 @@ class BinaryWeight(PackedWeight):
 
     @staticmethod
     def decode_numbers(buffers: dict[str, Tensor]) -> Float32[Tensor, "out blocks 8"]:
-        """(mean, scale) of the four parts, from the buffers scales and, where there is one, tops."""
+        """(mean, scale) of the four parts, from the buffers scales and, if there is one, tops."""
         scales = buffers["scales"]
         if "tops" not in buffers:
             return scales.float()
@@ -216,7 +216,7 @@ class BinaryWeight(PackedWeight):
             residual_signs=self.buffers["residual_signs"],
             salient=self._salient_columns.mask,
             rank=self._salient_columns.rank,
-            salient_columns=self._salient_columns.count,
+            salient_columns=self._salient_columns.amount,
             numbers=self.numbers(),
             block=self.block,
         )

@@ -48,7 +48,8 @@ def hadamard(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
         first, second = pairs.unbind(2)
         work = torch.stack((first + second, first - second), 2).view(-1, block)
         half *= 2
-    return (work * block**-0.5).view(x.shape)
+    scaled: Tensor = work * block**-0.5
+    return scaled.view(x.shape)
 
 
 def rotate_(x: Float[Tensor, "rows size"], seed: int) -> None:

@@ -66,7 +66,7 @@ class RowColumnWeight(PackedWeight):
 
     @cached_property
     def _salient_places(self) -> Int32[Tensor, " salient"]:
-        """Indices of the salient columns, which the compiled code trusts to be as many as scales."""
+        """Indices of the salient columns; compiled code trusts them to be as many as scales."""
         self.check_content()
         return self._salient().nonzero()[:, 0].int()
 

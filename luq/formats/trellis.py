@@ -37,7 +37,8 @@ def table(window: int) -> Float32[Tensor, " states"]:
         place = place * factor % count
         place = place ^ place >> (window + 1) // 2
     quantiles = (place.double() + 0.5) / count
-    return torch.special.ndtri(quantiles).half().float()
+    numbers: Tensor = torch.special.ndtri(quantiles)
+    return numbers.half().float()
 
 
 class TrellisWeight(PackedWeight):
@@ -180,7 +181,7 @@ def unpack_stream(
 
 
 def pack_stream(codes: UInt8[Tensor, "strips weights"], bits: int) -> UInt8[Tensor, "strips bytes"]:
-    """uint8 codes [strips, weights] -> uint8 [strips, bytes]; 256 weights a tile make whole bytes."""
+    """uint8 codes [strips, weights] -> uint8 [strips, bytes]: a tile makes whole bytes."""
     planes = codes.unsqueeze(-1) >> torch.arange(bits - 1, -1, -1, dtype=torch.uint8) & 1
     return torch.from_numpy(np.packbits(planes.view(len(codes), -1).numpy(), axis=1))
 

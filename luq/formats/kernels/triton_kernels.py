@@ -12,10 +12,11 @@ import triton.language as tl
 
 @triton.jit
 @no_type_check
-def bit_at(stream, at, mask):
-    """The bit at position `at` of a stream of bytes, as int32."""
+def bit_at(stream, position, mask):
+    """The bit at `position` of a stream of bytes, as int32."""
     return (
-        tl.load(stream + (at >> 3), mask=mask, other=0).to(tl.int32) >> (at & 7).to(tl.int32)
+        tl.load(stream + (position >> 3), mask=mask, other=0).to(tl.int32)
+        >> (position & 7).to(tl.int32)
     ) & 1
 
 
@@ -33,17 +34,17 @@ def integer(
     size = columns // groups
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, columns // 32, WORDS):
-        at = start + word
-        inside = (row[:, None] < rows) & (at[None, :] < columns // 32)
+        words = start + word
+        inside = (row[:, None] < rows) & (words[None, :] < columns // 32)
         code = tl.zeros((BLOCK, WORDS, 32), tl.int32)
         for b in tl.static_range(BITS):
             bits = tl.load(
-                codes + b * plane + row[:, None] * (columns // 32) + at[None, :],
+                codes + b * plane + row[:, None] * (columns // 32) + words[None, :],
                 mask=inside,
                 other=0,
             )
             code += ((bits[:, :, None] >> lane[None, None, :]) & 1) << b
-        group = row[:, None] * groups + ((at * 32) // size)[None, :]
+        group = row[:, None] * groups + ((words * 32) // size)[None, :]
         scale = tl.load(scales + group, mask=inside, other=0.0).to(tl.float32)
         if ASYMMETRIC:
             zero = tl.zeros((BLOCK, WORDS), tl.int32)
@@ -52,11 +53,11 @@ def integer(
         else:
             zero = tl.full((BLOCK, WORDS), 1 << (BITS - 1), tl.int32)
         weight = (code - zero[:, :, None]).to(tl.float32) * scale[:, :, None]
-        column = at[:, None] * 32 + lane[None, :]
-        seen = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
+        column = words[:, None] * 32 + lane[None, :]
+        value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
             tl.float32
         )
-        total += tl.sum(tl.sum(weight * seen[None, :, :], 2), 1)
+        total += tl.sum(tl.sum(weight * value[None, :, :], 2), 1)
     tl.store(y + token * rows + row, total, mask=row < rows)
 
 
@@ -66,32 +67,40 @@ def binary(
     x, signs, flags, residual, salient, rank, scales, y, rows, columns, count, block, blocks,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """salient [columns] of bytes; rank [columns]: how many columns of its own kind stand before a column."""
+    """salient [columns] of bytes; rank [columns]: columns of the same kind before a column."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     token = tl.program_id(1)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, columns, WIDTH):
         column = start + tl.arange(0, WIDTH)
         inside = (row[:, None] < rows) & (column[None, :] < columns)
-        twice = tl.load(salient + column, mask=column < columns, other=0)[None, :] != 0
+        is_salient = tl.load(salient + column, mask=column < columns, other=0)[None, :] != 0
         before = tl.load(rank + column, mask=column < columns, other=0)[None, :]
         sign = (
             bit_at(signs, row[:, None] * columns + column[None, :], inside).to(tl.float32) * 2 - 1
         )
-        flag = bit_at(flags, row[:, None] * (columns - count) + before, inside & ~twice)
-        other = (
-            bit_at(residual, row[:, None] * count + before, inside & twice).to(tl.float32) * 2 - 1
+        flag = bit_at(flags, row[:, None] * (columns - count) + before, inside & ~is_salient)
+        residual_sign = (
+            bit_at(residual, row[:, None] * count + before, inside & is_salient).to(tl.float32) * 2
+            - 1
         )
-        at = (row[:, None] * blocks + (column // block)[None, :]) * 8
-        part = tl.where(twice, 4, 2 * flag)
-        once = tl.load(scales + at + part, mask=inside, other=0.0).to(tl.float32)
-        once += tl.load(scales + at + part + 1, mask=inside, other=0.0).to(tl.float32) * sign
-        more = tl.load(scales + at + 6, mask=inside & twice, other=0.0).to(tl.float32)
-        more += tl.load(scales + at + 7, mask=inside & twice, other=0.0).to(tl.float32) * other
-        seen = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
+        first_number = (row[:, None] * blocks + (column // block)[None, :]) * 8
+        part = tl.where(is_salient, 4, 2 * flag)
+        first_order = tl.load(scales + first_number + part, mask=inside, other=0.0).to(tl.float32)
+        first_order += (
+            tl.load(scales + first_number + part + 1, mask=inside, other=0.0).to(tl.float32) * sign
+        )
+        second_order = tl.load(scales + first_number + 6, mask=inside & is_salient, other=0.0).to(
             tl.float32
         )
-        total += tl.sum((once + tl.where(twice, more, 0.0)) * seen[None, :], 1)
+        second_order += (
+            tl.load(scales + first_number + 7, mask=inside & is_salient, other=0.0).to(tl.float32)
+            * residual_sign
+        )
+        value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
+            tl.float32
+        )
+        total += tl.sum((first_order + tl.where(is_salient, second_order, 0.0)) * value[None, :], 1)
     tl.store(y + token * rows + row, total, mask=row < rows)
 
 
@@ -105,19 +114,19 @@ def ternary(x, codes, scales, y, rows, columns, groups, BLOCK: tl.constexpr, WID
     for start in range(0, columns, WIDTH):
         column = start + tl.arange(0, WIDTH)
         inside = (row[:, None] < rows) & (column[None, :] < columns)
-        at = row[:, None] * columns + column[None, :]
-        digit = tl.load(codes + at // 5, mask=inside, other=0).to(tl.int32)
-        place = (at % 5).to(tl.int32)
+        position = row[:, None] * columns + column[None, :]
+        digit = tl.load(codes + position // 5, mask=inside, other=0).to(tl.int32)
+        place = (position % 5).to(tl.int32)
         digit = tl.where(place >= 1, digit // 3, digit)
         digit = tl.where(place >= 2, digit // 3, digit)
         digit = tl.where(place >= 3, digit // 3, digit)
         digit = tl.where(place >= 4, digit // 3, digit)
         group = row[:, None] * groups + (column // (columns // groups))[None, :]
         scale = tl.load(scales + group, mask=inside, other=0.0).to(tl.float32)
-        seen = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
+        value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
             tl.float32
         )
-        total += tl.sum((digit % 3 - 1).to(tl.float32) * scale * seen[None, :], 1)
+        total += tl.sum((digit % 3 - 1).to(tl.float32) * scale * value[None, :], 1)
     tl.store(y + token * rows + row, total, mask=row < rows)
 
 
@@ -125,9 +134,13 @@ def ternary(x, codes, scales, y, rows, columns, groups, BLOCK: tl.constexpr, WID
 @no_type_check
 def trellis(
     x, codes, scales, table, y, strips, tiles,
-    BITS: tl.constexpr, WINDOW: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr, SPLIT: tl.constexpr,
+    BITS: tl.constexpr, WINDOW: tl.constexpr,
+    TILE: tl.constexpr, TILES: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """x [tokens, tiles * TILE], rotated; y [parts, tokens, strips * TILE], each part from SPLIT tiles, still to be rotated."""
+    """x [tokens, tiles * TILE], rotated; y [parts, tokens, strips * TILE], not rotated yet.
+
+    Each part is from SPLIT tiles.
+    """
     strip, token, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     stream = codes + strip.to(tl.int64) * tiles * (TILE * TILE * BITS // 8)
     lane = tl.arange(0, TILE)
@@ -138,17 +151,22 @@ def trellis(
         weight = (
             tile[:, None, None] * (TILE * TILE) + lane[None, :, None] * TILE + lane[None, None, :]
         )
-        last = (
-            weight + 1
-        ) * BITS - 1  # the weight's last bit; the window's bits end there, in at most three bytes
-        at = last >> 3
-        bits = tl.load(stream + at, mask=inside, other=0).to(tl.int32)
-        bits |= tl.load(stream + at - 1, mask=inside & (at >= 1), other=0).to(tl.int32) << 8
-        bits |= tl.load(stream + at - 2, mask=inside & (at >= 2), other=0).to(tl.int32) << 16
-        state = (bits >> (7 - (last & 7))) & ((1 << WINDOW) - 1)
+        # the window ends with the weight's last bit, and lies in at most three bytes
+        last_bit = (weight + 1) * BITS - 1
+        last_byte = last_bit >> 3
+        bits = tl.load(stream + last_byte, mask=inside, other=0).to(tl.int32)
+        bits |= (
+            tl.load(stream + last_byte - 1, mask=inside & (last_byte >= 1), other=0).to(tl.int32)
+            << 8
+        )
+        bits |= (
+            tl.load(stream + last_byte - 2, mask=inside & (last_byte >= 2), other=0).to(tl.int32)
+            << 16
+        )
+        state = (bits >> (7 - (last_bit & 7))) & ((1 << WINDOW) - 1)
         column = tile[:, None] * TILE + lane[None, :]
-        seen = tl.load(x + token * tiles * TILE + column, mask=tile[:, None] < tiles, other=0.0)
-        total += tl.sum(tl.sum(tl.load(table + state) * seen[:, None, :], 2), 0)
+        value = tl.load(x + token * tiles * TILE + column, mask=tile[:, None] < tiles, other=0.0)
+        total += tl.sum(tl.sum(tl.load(table + state) * value[:, None, :], 2), 0)
     total *= tl.load(scales + strip).to(tl.float32)
     tl.store(y + ((part * tl.num_programs(1) + token) * strips + strip) * TILE + lane, total)
 
@@ -159,7 +177,7 @@ def viterbi(
     values, table, states, codes, last, choices, length,
     BITS: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """A program searches one sequence; choices [sequences, length, stems]: of each stem's predecessors the best."""
+    """One sequence a program; choices [sequences, length, stems]: each stem's best predecessor."""
     FAN: tl.constexpr = 1 << BITS
     STEMS: tl.constexpr = 1 << (WINDOW - BITS)
     first = tl.program_id(0).to(tl.int64) * length
@@ -169,15 +187,18 @@ def viterbi(
     for t in range(length):
         least, best = tl.min(tl.reshape(cost, (FAN, STEMS)), axis=0, return_indices=True)
         tl.store(choices + (first + t) * STEMS + tl.arange(0, STEMS), best.to(tl.uint8))
-        away = tl.load(values + first + t) - numbers
+        error = tl.load(values + first + t) - numbers
         cost = (
-            tl.reshape(tl.broadcast_to(least[:, None], (STEMS, FAN)), (FAN * STEMS,)) + away * away
+            tl.reshape(tl.broadcast_to(least[:, None], (STEMS, FAN)), (FAN * STEMS,))
+            + error * error
         )
-    at = tl.argmin(cost, axis=0)
-    tl.store(last + tl.program_id(0), at)
-    tl.debug_barrier()  # what other threads stored is read below
+    path_state = tl.argmin(cost, axis=0)
+    tl.store(last + tl.program_id(0), path_state)
+    tl.debug_barrier()  # what all threads stored is read below
     for i in range(length):
         t = length - 1 - i
-        tl.store(codes + first + t, (at & (FAN - 1)).to(tl.uint8))
-        stem = at >> BITS
-        at = stem | (tl.load(choices + (first + t) * STEMS + stem).to(tl.int32) << (WINDOW - BITS))
+        tl.store(codes + first + t, (path_state & (FAN - 1)).to(tl.uint8))
+        stem = path_state >> BITS
+        path_state = stem | (
+            tl.load(choices + (first + t) * STEMS + stem).to(tl.int32) << (WINDOW - BITS)
+        )

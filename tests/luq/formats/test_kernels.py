@@ -10,61 +10,22 @@ import torch
 
 from luq.formats import kernels
 from luq.formats.base import PackedWeight
-from luq.formats.binary import BinaryWeight
 from luq.formats.integer import IntegerWeight
 from luq.formats.kernels import cpu, searches
 from luq.formats.linear import PackedLinear
-from luq.formats.packing import pack_bits, pack_codes, pack_trits
-from luq.formats.row_column import RowColumnWeight
-from luq.formats.ternary import TernaryWeight
 from luq.formats.trellis import TrellisWeight, states_of, table
+from tests.luq.formats.weights import (
+    GENERATOR,
+    binaries,
+    coded,
+    integers,
+    row_columns,
+    ternaries,
+)
 
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(c) for c in ("cc", "gcc", "clang")), reason="no C compiler on this machine"
 )
-GENERATOR = torch.Generator().manual_seed(0)
-
-
-def integers(rows: int, columns: int, bits: int, groups: int, symmetric: bool) -> IntegerWeight:
-    """Random codes, with scales from subnormal to large."""
-    codes = torch.randint(0, 2**bits, (rows, columns), generator=GENERATOR)
-    scales = torch.randn(rows, groups, generator=GENERATOR).mul(3).exp().mul(1e-3).half()
-    scales[0, 0] = 3e-7
-    buffers = {"codes": pack_codes(codes, bits), "scales": scales}
-    if not symmetric:
-        buffers["zeros"] = pack_codes(
-            torch.randint(0, 2**bits, (rows, groups), generator=GENERATOR), bits
-        )
-    return IntegerWeight(buffers, (rows, columns))
-
-
-def binaries(
-    rows: int, columns: int, block: int, share: float, twice: bool = False
-) -> BinaryWeight:
-    salient = torch.rand(columns, generator=GENERATOR) < share
-    count, blocks = int(salient.sum()), -(-columns // block)
-
-    def bits(*shape: int) -> torch.Tensor:
-        return pack_bits(torch.rand(shape, generator=GENERATOR) < 0.5)
-
-    buffers = {
-        "signs": bits(rows, columns), "salient": pack_bits(salient), "flags": bits(rows, columns - count),
-        "residual_signs": bits(rows, count), "scales": torch.randn(rows, blocks, 8, generator=GENERATOR).half(),
-    }  # fmt: skip
-    if twice:
-        buffers |= BinaryWeight.quantize_numbers(torch.randn(rows, blocks, 8, generator=GENERATOR))
-    return BinaryWeight(buffers, (rows, columns), block=block)
-
-
-def coded(rows: int, columns: int, bits: int) -> TrellisWeight:
-    strips, width = -(-rows // 16), -(-columns // 16) * 16
-    buffers = {
-        "codes": torch.randint(0, 256, (strips, 2 * width * bits), generator=GENERATOR).to(
-            torch.uint8
-        ),
-        "scales": torch.randn(strips, generator=GENERATOR).half(),
-    }
-    return TrellisWeight(buffers, (rows, columns), bits=bits, window=12, seed=1)
 
 
 # rows, columns, groups, symmetric; and rows, columns, block, share of salient columns
@@ -82,29 +43,6 @@ CASES: dict[str, PackedWeight] = {
     for bits in (2, 3, 4, 8)
     for case in INTEGERS
 }
-
-
-def ternaries(rows: int, columns: int, groups: int) -> TernaryWeight:
-    codes = torch.randint(0, 3, (rows, columns), generator=GENERATOR)
-    buffers = {
-        "codes": pack_trits(codes),
-        "scales": torch.randn(rows, groups, generator=GENERATOR).half(),
-    }
-    return TernaryWeight(buffers, (rows, columns))
-
-
-def row_columns(rows: int, columns: int, block: int, share: float) -> RowColumnWeight:
-    salient = torch.rand(columns, generator=GENERATOR) < share
-    count = int(salient.sum())
-    buffers = {
-        "signs": pack_bits(torch.rand(rows, columns, generator=GENERATOR) < 0.5),
-        "salient": pack_bits(salient),
-        "residual_signs": pack_bits(torch.rand(rows, count, generator=GENERATOR) < 0.5),
-        "row_scales": torch.rand(rows, columns // block, 2, generator=GENERATOR).half(),
-        "column_scales": torch.rand(columns, generator=GENERATOR).half(),
-        "residual_scales": torch.rand(count, generator=GENERATOR).half(),
-    }
-    return RowColumnWeight(buffers, (rows, columns), block=block)
 
 
 TERNARIES = [(128, 128, 1), (7, 13, 1), (33, 384, 12), (5, 4096, 32)]

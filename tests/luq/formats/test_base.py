@@ -145,3 +145,19 @@ def test_the_ledger_is_the_bytes_of_the_buffers(name: str) -> None:
     assert sum(weight.ledger().values()) == total
     for buffer, stored in weight.buffers.items():
         assert weight.ledger()[weight.classes[buffer]] >= stored.numel() * stored.element_size()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "block"), [(9, 20, 1), (9, 20, 20)], ids=["a column", "all columns"]
+)
+def test_a_block_may_be_as_small_and_as_large_as_columns_go(
+    rows: int, columns: int, block: int
+) -> None:
+    for weight in (binaries(rows, columns, block, 0.3), row_columns(rows, columns, block, 0.3)):
+        assert weight.dequantize().shape == (rows, columns)
+
+
+def test_the_seed_may_be_zero() -> None:
+    weight = WEIGHTS["trellis"]
+    again = type(weight)(weight.buffers, weight.shape, **{**weight.meta, "seed": 0})
+    assert not torch.equal(again.dequantize(), weight.dequantize())

@@ -1,4 +1,4 @@
-"""The compiled kernels against torch: the same weights bit for bit, the same products to rounding."""
+"""Compiled kernels against torch: the same weights bit for bit, products the same to rounding."""
 
 import os
 import shutil
@@ -62,7 +62,10 @@ CASES |= {f"binary, numbers of 8 bits, {case}": binaries(*case, twice=True) for 
 
 
 def relative_error(found: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -> float:
-    """The largest error of x W^T, relative to the sizes of its terms: codes up to 2^bits, before the zero point is taken off."""
+    """The largest error of x W^T, relative to the sizes of its terms.
+
+    Those of integers are codes up to 2^bits, before the zero point is subtracted.
+    """
     dense = weight.dequantize().double()
     size = x.double().abs() @ dense.abs().T
     if isinstance(weight, TrellisWeight):  # the input is rotated: its terms are other ones
@@ -134,11 +137,12 @@ def test_a_packed_linear_answers_the_same_by_either_way(dtype: torch.dtype, cach
 
 
 def test_without_a_compiler_torch_does_it(tmp_path) -> None:
-    """No compiler, a broken one, or kernels turned off: the same answers, and a line that says why where something is wrong."""
+    """A broken compiler, or kernels turned off: the same answers, and a line that says why."""
     (tmp_path / "cc").write_text("#!/bin/sh\necho no such header >&2; exit 1\n")
     (tmp_path / "cc").chmod(0o755)
     code = (
-        "import torch, logging; logging.basicConfig(); from tests.luq.formats.test_kernels import CASES\n"
+        "import torch, logging; logging.basicConfig()\n"
+        "from tests.luq.formats.test_kernels import CASES\n"
         "from luq.formats.linear import PackedLinear; from luq.formats import kernels\n"
         "w = CASES['4 bit, (128, 128, 1, False)']; x = torch.ones(1, 128)\n"
         "assert kernels.cpu.library() is None and kernels.linear(x, w) is None\n"
@@ -230,22 +234,36 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from luq.formats.kernels import gpu, triton_kernels
-number = dict.fromkeys("rows columns groups plane zero_plane count block blocks length strips tiles".split(), "i32")
-stored = dict(signs="*u8", flags="*u8", residual="*u8", salient="*u8", rank="*i32", codes="*i32", zeros="*u8", y="*fp32")
-search = dict(values="*fp32", table="*fp32", states="*i32", codes="*u8", last="*i32", choices="*u8")
-grid = dict(ASYMMETRIC=True, BLOCK=16, WORDS=8)
-cases = [(triton_kernels.integer, stored | dict(x="*fp16", scales="*fp16"), grid | dict(BITS=b)) for b in (2, 3, 4, 8)]
-cases += [(triton_kernels.binary, stored | dict(x="*bf16", scales="*fp32"), dict(BLOCK=16, WIDTH=64))]
-cases += [(triton_kernels.ternary, stored | dict(x="*fp16", scales="*fp16", codes="*u8"), dict(BLOCK=16, WIDTH=64))]
-coded = dict(x="*fp32", codes="*u8", scales="*fp16", table="*fp32", y="*fp32")
-tiles = dict(WINDOW=12, TILE=16, TILES=gpu.TILES, SPLIT=gpu.SPLIT)
-cases += [(triton_kernels.trellis, coded, tiles | dict(BITS=b)) for b in (1, 2, 3, 4)]
-cases += [(triton_kernels.viterbi, search, dict(BITS=b, WINDOW=12)) for b in (1, 2, 3, 4)]
+SIZES = "rows columns groups plane zero_plane count block blocks length strips tiles"
+STORED = dict(
+    signs="*u8", flags="*u8", residual="*u8", salient="*u8", rank="*i32",
+    codes="*i32", zeros="*u8", y="*fp32",
+) | dict.fromkeys(SIZES.split(), "i32")
+SEARCH = dict(
+    values="*fp32", table="*fp32", states="*i32", codes="*u8", last="*i32", choices="*u8"
+)
+HALVES = dict(x="*fp16", scales="*fp16")
+CODED = dict(x="*fp32", codes="*u8", scales="*fp16", table="*fp32", y="*fp32")
+TILES = dict(WINDOW=12, TILE=16, TILES=gpu.TILES, SPLIT=gpu.SPLIT)
+WIDE = dict(BLOCK=16, WIDTH=64)
+cases = [
+    (triton_kernels.binary, dict(x="*bf16", scales="*fp32"), WIDE),
+    (triton_kernels.ternary, HALVES | dict(codes="*u8"), WIDE),
+]
+for bits in (2, 3, 4, 8):
+    constants = dict(ASYMMETRIC=True, BLOCK=16, WORDS=8, BITS=bits)
+    cases.append((triton_kernels.integer, HALVES, constants))
+for bits in (1, 2, 3, 4):
+    cases.append((triton_kernels.trellis, CODED, TILES | dict(BITS=bits)))
+    cases.append((triton_kernels.viterbi, SEARCH, dict(BITS=bits, WINDOW=12)))
 for kernel, types, constants in cases:
-    types = {name: "constexpr" if name in constants else (types | number)[name] for name in kernel.arg_names}
+    signature = {}
+    for name in kernel.arg_names:
+        signature[name] = "constexpr" if name in constants else (STORED | types)[name]
     for capability in (80, 90):
-        made = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", capability, 32))
-        assert len(made.asm["cubin"]) > 1000
+        target = GPUTarget("cuda", capability, 32)
+        compiled = triton.compile(ASTSource(kernel, signature, constants), target=target)
+        assert len(compiled.asm["cubin"]) > 1000
 print("compiled")
 """
 

@@ -83,7 +83,7 @@ def test_marks_that_contradict_the_sizes_are_refused() -> None:
 
 
 def test_masks_must_be_those_of_one_number_of_columns() -> None:
-    for rows in (3, 9):
+    for rows in (3, 9, 16):
         weight = binaries(rows, 20, 8, 0.3)
         flags = weight.buffers["flags"]
         for other in (flags[:-2], torch.cat([flags, flags[:2]])):

@@ -80,3 +80,19 @@ def test_states_go_on_from_those_before() -> None:
     before = torch.tensor([0b1101], dtype=torch.int32)
     assert states_of(codes, before, 2, 4).tolist() == [[0b0101, 0b0110, 0b1011]]
     assert states_of(codes, before, 2, 5).tolist() == [[0b10101, 0b10110, 0b11011]]
+
+
+@pytest.mark.parametrize(
+    ("window", "first"),
+    [
+        (5, [-2.154296875, 0.724609375, 0.1177978515625, -0.445068359375]),
+        (12, [-3.66796875, 0.630859375, -0.1893310546875, -0.05419921875]),
+    ],
+)
+def test_the_table_never_changes(window: int, first: list[float]) -> None:
+    """Files depend on it."""
+    numbers = table(window)
+    assert numbers[:4].tolist() == first
+    ranks = torch.arange(2**window) + 0.5
+    quantiles = torch.special.ndtri(ranks.double() / 2**window).half().float()
+    assert torch.equal(numbers.sort().values, quantiles)

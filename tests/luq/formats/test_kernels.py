@@ -317,3 +317,11 @@ def test_triton_kernels_on_a_gpu(name: str, dtype: torch.dtype) -> None:
     assert found is not None
     assert found.dtype == dtype
     assert relative_error(found, x, weight) < (2e-6 if dtype == torch.float32 else 1e-2)
+
+
+def test_products_of_16_bit_types_may_differ_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "TRUSTED", {})
+    for dtype, trusted in ((torch.float32, False), (torch.float16, True)):
+        expected = torch.ones(8, dtype=dtype)
+        answer = kernels.checked((dtype,), lambda e=expected: e * 1.005, lambda e=expected: e)
+        assert (answer is not None) == trusted

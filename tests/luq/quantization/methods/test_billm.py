@@ -143,7 +143,7 @@ def test_numbers_of_eight_bits_are_close_and_are_what_is_scored() -> None:
     buffers = BinaryWeight.quantize_numbers(numbers)
     assert buffers["scales"].shape == (70, 3, 7)
     assert buffers["tops"].shape == (3, 3, 7)
-    known = BinaryWeight(buffers, (70, 3)).numbers()
+    known = BinaryWeight.decode_numbers(buffers)
     top = numbers.abs().amax(0)
     assert bool(((known - numbers).abs() <= top / 250 + 1e-8).all())
     assert not bool(known[40:, 1].any())

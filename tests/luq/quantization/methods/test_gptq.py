@@ -8,6 +8,7 @@ from torch import Tensor
 from luq.config import GptqTier, RtnTier, TernaryTier
 from luq.errors import ConfigError, DataError
 from luq.quantization.grid import fit
+from luq.quantization.methods import make_quantizer
 from luq.quantization.methods.gptq import Gptq
 from luq.quantization.methods.rtn import Rtn
 from luq.quantization.methods.ternary import Ternary
@@ -186,27 +187,34 @@ def test_ternary_is_gptq_on_three_values() -> None:
     )
 
 
-@pytest.mark.parametrize("method", [Gptq, Ternary])
+@pytest.mark.parametrize("method", [GptqTier(bits=2), TernaryTier()])
 @pytest.mark.parametrize("columns", [96, 150])
-def test_descent_never_raises_the_error_and_comes_to_rest(method: type[Gptq], columns: int) -> None:
+def test_descent_never_raises_the_error_and_comes_to_rest(
+    method: GptqTier | TernaryTier, columns: int
+) -> None:
     weight, hessian = (
         torch.randn(40, columns, generator=torch.Generator().manual_seed(0)),
         correlated(600, columns),
     )
     hessian[3], hessian[:, 3] = 0, 0
     weight[:, 3] = 0
-    config = tier(
-        bits=2, group_size=columns // 3, act_order=True, static_groups=True, clip_steps=10, block=64
+    config = replace(
+        method,
+        group_size=columns // 3,
+        act_order=True,
+        static_groups=True,
+        clip_steps=10,
+        block=64,
     )
     errors = [
         loss(
             weight,
-            method(replace(config, descent=n)).quantize(weight, hessian).dequantize(),
+            make_quantizer(replace(config, descent=n)).quantize(weight, hessian).dequantize(),
             hessian,
         )
         for n in (0, 1, 2, 8, 9)
     ]
     assert errors[0] > errors[1] >= errors[2] >= errors[3]
     assert errors[3] == pytest.approx(errors[4], rel=1e-3)
-    slow = method(replace(config, descent=0)).quantize(weight, hessian)
+    slow = make_quantizer(replace(config, descent=0)).quantize(weight, hessian)
     assert errors[1] < loss(weight, slow.dequantize(), hessian)

@@ -7,6 +7,7 @@ import torch
 
 from luq.config import GptqTier, TrellisTier
 from luq.formats.incoherence import block_of, hadamard, rotate_, signs, unrotate
+from luq.formats.kernels import searches
 from luq.formats.trellis import TrellisWeight, table
 from luq.quantization.methods import trellis
 from luq.quantization.methods.gptq import Gptq
@@ -55,8 +56,10 @@ def test_the_search_finds_the_best_of_all_paths(bits: int, window: int, length: 
     values = torch.randn(6, length, generator=generator)
     states = torch.randint(0, 2**window, (6,), generator=generator, dtype=torch.int32)
     numbers, mask = table(window), 2**window - 1
-    for find in (search, trellis.search_slowly):
-        codes, last = find(values, states, bits, window)
+    for codes, last in (
+        search(values, states, bits, window),
+        searches.viterbi(values, numbers, states, bits, window),
+    ):
         for i in range(6):
             least = float("inf")
             for path in itertools.product(range(2**bits), repeat=length):
@@ -76,7 +79,7 @@ def test_the_compiled_search_is_torchs(bits: int, window: int) -> None:
     states = torch.arange(7, dtype=torch.int32)
     one, two = (
         search(values, states, bits, window),
-        trellis.search_slowly(values, states, bits, window),
+        searches.viterbi(values, table(window), states, bits, window),
     )
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 

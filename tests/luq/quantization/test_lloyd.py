@@ -9,7 +9,7 @@ from luq.quantization.lloyd import SortedRows
 def loop(
     weight: torch.Tensor, importance: torch.Tensor, turns: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lloyd's turns as they are written in books: every weight is asked for the nearest value in every turn."""
+    """Lloyd's turns as in books: every weight looks for its nearest value in every turn."""
     kept = importance > 0
     weight, importance = weight[:, kept].double(), importance[kept].double()
     mean = (weight * importance).sum(1, keepdim=True) / importance.sum()

@@ -1,4 +1,4 @@
-"""Row and column scales: refinement never makes it worse, the format means what it says, feedback pays."""
+"""Row and column scales: turns never make it worse, the format means what it says."""
 
 from itertools import pairwise
 

@@ -20,7 +20,7 @@ def tier(**parameters: Any) -> GptqTier:
 
 
 def reference(weight: Tensor, hessian: Tensor, config: GptqTier) -> Tensor:
-    """GPTQ in float64, one column after the other, each update applied to all later columns at once."""
+    """GPTQ in float64, one column after the other, each update on all later columns at once."""
     w, h = weight.double().clone(), hessian.double().clone()
     columns = w.shape[1]
     dead = h.diagonal() <= 0
@@ -81,7 +81,8 @@ def test_matches_the_column_by_column_reference(given: dict) -> None:
     hessian = correlated(400, columns, seed=2)
     mine = Gptq(config).quantize(weight, hessian).dequantize()
     slow = reference(weight, hessian, config)
-    # a rounding tie that falls the other way in fp32 changes a row from there on: almost all rows must be equal
+    # a rounding tie that falls the other way in fp32 changes a row from there on: almost all rows
+    # must be equal
     same = (mine - slow).abs().amax(1) < 1e-4
     assert same.float().mean() >= 0.9
     assert loss(weight, mine, hessian) == pytest.approx(loss(weight, slow, hessian), rel=0.03)
@@ -162,7 +163,7 @@ def test_singular_hessian_raises_the_damping_and_records_it() -> None:
 
 
 def test_ternary_is_gptq_on_three_values() -> None:
-    """Every weight is -1, 0 or 1 times its group's scale, five to a byte, and feedback and clipping pay."""
+    """Every weight is -1, 0 or 1 times its group's scale; feedback and clipping pay."""
     weight, hessian = (
         torch.randn(48, 96, generator=torch.Generator().manual_seed(0)),
         correlated(400, 96),

@@ -1,4 +1,4 @@
-"""Trellis codes: the search is the best one, the format is what its documentation says, and the error is near the theory's."""
+"""Trellis codes: the search is the best one, the format is as documented, the error near theory."""
 
 import itertools
 
@@ -159,7 +159,10 @@ def test_feedback_lowers_the_error_under_the_hessian() -> None:
         (32, 64, lambda w: w[5, 7].fill_(1000.0)),
         (16, 32, lambda w: w.zero_()),
     ],
-    ids=["one row", "one column", "odd", "not of tiles", "zero rows", "constant", "outlier", "zeros"],
+    ids=[
+        "one row", "one column", "odd", "not of tiles",
+        "zero rows", "constant", "outlier", "zeros",
+    ],
 )  # fmt: skip
 def test_odd_cases(bits: int, rows: int, columns: int, spoil) -> None:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
@@ -177,7 +180,7 @@ def test_odd_cases(bits: int, rows: int, columns: int, spoil) -> None:
 @pytest.mark.parametrize("bits", [1, 2])
 @pytest.mark.parametrize("rank", [0, 1, 4])
 def test_a_singular_hessian_does_not_run_away(bits: int, rank: int) -> None:
-    """Few tokens, or none: the feedback must not make the error larger than that of no weight at all."""
+    """Few tokens, or none: with feedback the error stays below that of no weight at all."""
     weight, tokens = (
         torch.randn(48, 64, generator=torch.Generator().manual_seed(0)),
         correlated(100, 64)[:rank],
@@ -190,7 +193,7 @@ def test_a_singular_hessian_does_not_run_away(bits: int, rank: int) -> None:
 
 
 def test_a_spread_tried_on_some_strips_is_encoded_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many strips some choose the spread: the codes are those of that spread, and the error hardly differs."""
+    """Of many strips some choose the spread, and the error hardly differs."""
     weight, hessian = (
         torch.randn(16 * 12, 64, generator=torch.Generator().manual_seed(0)),
         correlated(400, 64),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from luq.config import GptqTier, RtnTier, TernaryTier
+from luq.config import Float16Tier, GptqTier, RtnTier, TernaryTier
 from luq.errors import ConfigError, DataError
 from luq.quantization.grid import fit
 from luq.quantization.methods import make_quantizer
@@ -219,3 +219,27 @@ def test_descent_never_raises_the_error_and_comes_to_rest(
     assert errors[3] == pytest.approx(errors[4], rel=1e-3)
     slow = make_quantizer(replace(config, descent=0)).quantize(weight, hessian)
     assert errors[1] < loss(weight, slow.dequantize(), hessian)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_round_to_nearest_takes_its_grid_from_the_tier(symmetric: bool) -> None:
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)) ** 3
+    tier = RtnTier(bits=3, group_size=16, symmetric=symmetric, clip_steps=8)
+    packed = Rtn(tier).quantize(weight)
+    grid = fit(weight, 8, 16, symmetric, steps=8)
+    assert torch.equal(packed.buffers["scales"].float(), grid.scale)
+    assert ("zeros" in packed.buffers) is not symmetric
+    group = torch.arange(64) // 16
+    assert torch.equal(packed.dequantize(), grid.decode(grid.encode(weight, group), group))
+    assert packed.meta["damping"] == 0
+
+
+def test_a_tier_that_needs_data_says_so_without_a_hessian() -> None:
+    with pytest.raises(DataError, match="needs a calibration set"):
+        Gptq(tier()).quantize(torch.randn(4, 64), None)
+
+
+def test_16_bit_weights_are_what_was_given_rounded_to_fp16() -> None:
+    weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    packed = make_quantizer(Float16Tier()).quantize(weight, None)
+    assert torch.equal(packed.dequantize(), weight.half().float())

@@ -10,8 +10,20 @@ from luq.config.model import ModelConfig
 from luq.config.order import MODALITIES, OrderConfig
 from luq.config.paths import PathsConfig
 from luq.config.profile import ProfileConfig
+from luq.config.quantizer import (
+    PROPAGATIONS,
+    TIERS,
+    ArbRcTier,
+    BillmTier,
+    Float16Tier,
+    GptqTier,
+    QuantizerConfig,
+    RtnTier,
+    TernaryTier,
+    TierConfig,
+    TrellisTier,
+)
 from luq.config.run import RunConfig
-from luq.config.tiers import PROPAGATIONS, QuantizerConfig, TierConfig
 from luq.config.tracking import TRACKERS, TrackingConfig
 
 __all__ = [
@@ -19,16 +31,24 @@ __all__ = [
     "MODALITIES",
     "PROPAGATIONS",
     "SPLITS",
+    "TIERS",
     "TRACKERS",
     "AllocationConfig",
+    "ArbRcTier",
+    "BillmTier",
     "CalibrationConfig",
     "EvaluationConfig",
+    "Float16Tier",
+    "GptqTier",
     "ModelConfig",
     "OrderConfig",
     "PathsConfig",
     "ProfileConfig",
     "QuantizerConfig",
+    "RtnTier",
     "RunConfig",
+    "TernaryTier",
     "TierConfig",
     "TrackingConfig",
+    "TrellisTier",
 ]

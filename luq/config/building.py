@@ -9,6 +9,7 @@ import types
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from luq.config.quantizer import TIERS, TierConfig
 from luq.errors import ConfigError, unknown
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ class Builder(NamedTuple):
             return value
         if origin in (Union, types.UnionType):
             return self._optional(arguments, value, where)
+        if isinstance(hint, type) and issubclass(hint, TierConfig):
+            return self._tier(value, where)
         if isinstance(hint, type) and is_dataclass(hint):
             return self.build(hint, value, where)
         if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
@@ -38,9 +41,9 @@ class Builder(NamedTuple):
             return origin(self.fit(arguments[0], item, where) for item in value)
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
-        if isinstance(hint, type) and isinstance(value, hint):
-            if not (hint is int and isinstance(value, bool)):
-                return value
+        is_bool_for_int = hint is int and isinstance(value, bool)
+        if isinstance(hint, type) and isinstance(value, hint) and not is_bool_for_int:
+            return value
         name = getattr(hint, "__name__", hint)
         raise ConfigError(f"{where}={value!r} is not possible: it must be of type {name}")
 
@@ -60,6 +63,16 @@ class Builder(NamedTuple):
                 raise unknown(f"setting in {where or 'the config'}", name, names)
         return kind(**arguments)
 
+    def _tier(self, value: Any, where: str) -> TierConfig:
+        """The tier of the class that its `method` names."""
+        if not isinstance(value, dict) or "method" not in value:
+            raise ConfigError(f"{where}={value!r} is not possible: it must name a method")
+        method = value["method"]
+        if method not in TIERS:
+            raise unknown(f"quantizer in {where}.method", str(method), TIERS)
+        parameters = {name: item for name, item in value.items() if name != "method"}
+        return self.build(TIERS[method], parameters, where)
+
     def _optional(self, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
         if value is None and type(None) in arguments:
             return None
@@ -77,3 +90,15 @@ class Builder(NamedTuple):
 def build(kind: type[T], values: Any, where: str = "", strict: bool = True) -> T:
     """The dataclass `kind` from plain values; see the module for `strict`."""
     return Builder(strict).build(kind, values, where)
+
+
+def plain(value: Any) -> Any:
+    """The inverse of `build`: dataclasses and named tuples as JSON data, tiers with their method."""
+    if is_dataclass(value) and not isinstance(value, type):
+        content = {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+        return {"method": value.method, **content} if isinstance(value, TierConfig) else content
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

@@ -1,6 +1,10 @@
-"""The one check behind every setting."""
+"""The one check behind every setting, and the mark of fields that change no result."""
 
 from luq.errors import ConfigError
+
+# Metadata of a dataclass field that cannot change a byte of any result: it stands in no key.
+#     folder: Path = field(metadata=VOLATILE)
+VOLATILE = {"volatile": True}
 
 
 def require(fine: bool, key: str, value: object, allowed: str) -> None:

@@ -10,7 +10,7 @@ from luq.config.model import ModelConfig
 from luq.config.order import OrderConfig
 from luq.config.paths import PathsConfig
 from luq.config.profile import ProfileConfig
-from luq.config.tiers import QuantizerConfig
+from luq.config.quantizer import QuantizerConfig
 from luq.config.tracking import TrackingConfig
 from luq.errors import unknown
 

@@ -8,7 +8,7 @@ block, and no bitmap of groups is stored. Stored bits: 1 + salient share + 32 / 
 import torch
 from torch import Tensor
 
-from luq.config import TierConfig
+from luq.config import ArbRcTier
 from luq.formats.packing import pack_bits
 from luq.formats.row_column import RowColumnWeight
 from luq.quantization import hessian as hessians
@@ -59,12 +59,12 @@ def _balanced(row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
     return (row * factor).half().float(), (column / factor).half().float()
 
 
-class ArbRC:
+class ArbRc:
     """Alternating refined binarization with row and column scales, and GPTQ's error feedback."""
 
     data_free = False
 
-    def __init__(self, tier: TierConfig):
+    def __init__(self, tier: ArbRcTier):
         self.tier, self.shared = tier, hessians.Shared()
 
     def quantize(self, weight: Tensor, hessian: Tensor) -> RowColumnWeight:

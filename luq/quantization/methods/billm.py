@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from luq.config import TierConfig
+from luq.config import BillmTier
 from luq.formats.binary import BinaryWeight
 from luq.formats.kernels import searches
 from luq.formats.packing import pack_bits
@@ -172,12 +172,12 @@ def four_values(weight: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
     return salient, torch.stack(numbers, 1) / 2
 
 
-class BiLLM:
+class Billm:
     """The paper's ultra-low tier: nominally 1.08 bits, 2.5 stored, or 3.0 if faithful."""
 
     data_free = False
 
-    def __init__(self, tier: TierConfig):
+    def __init__(self, tier: BillmTier):
         self.tier, self.shared = tier, hessians.Shared()
 
     def quantize(self, weight: Tensor, hessian: Tensor) -> BinaryWeight:

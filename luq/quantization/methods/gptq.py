@@ -7,7 +7,7 @@ act-order with static groups (no index is stored), clip search, 2, 3, 4 or 8 bit
 import torch
 from torch import Tensor
 
-from luq.config import TierConfig
+from luq.config import GptqTier
 from luq.formats.base import PackedWeight
 from luq.formats.integer import IntegerWeight
 from luq.formats.packing import pack_codes
@@ -24,12 +24,12 @@ def _pack(codes: Tensor, grid: Grid, symmetric: bool, damping: float) -> Integer
     return IntegerWeight(buffers, (codes.shape[0], codes.shape[1]), damping=damping)
 
 
-class GPTQ:
+class Gptq:
     """Round column by column, and let the columns to come make up for each error."""
 
     data_free = False
 
-    def __init__(self, tier: TierConfig):
+    def __init__(self, tier: GptqTier):
         self.tier, self.shared = tier, hessians.Shared()
 
     def quantize(self, weight: Tensor, hessian: Tensor) -> PackedWeight:
@@ -80,7 +80,7 @@ def _columns(
     grid: Grid,
     group: Tensor,
     refit: int,
-    tier: TierConfig,
+    tier: GptqTier,
     symmetric: bool,
     importance: Tensor,
 ) -> tuple[Tensor, Grid]:

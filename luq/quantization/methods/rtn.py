@@ -3,18 +3,18 @@
 import torch
 from torch import Tensor
 
-from luq.config import TierConfig
+from luq.config import RtnTier
 from luq.formats.integer import IntegerWeight
 from luq.quantization.grid import fit, group_size
 from luq.quantization.methods.gptq import _pack
 
 
-class RTN:
+class Rtn:
     """Round to nearest: no calibration."""
 
     data_free = True
 
-    def __init__(self, tier: TierConfig):
+    def __init__(self, tier: RtnTier):
         self.tier = tier
 
     def quantize(self, weight: Tensor, hessian: Tensor | None = None) -> IntegerWeight:

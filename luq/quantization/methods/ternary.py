@@ -4,10 +4,10 @@ from torch import Tensor
 
 from luq.formats.packing import pack_trits
 from luq.formats.ternary import TernaryWeight
-from luq.quantization.methods.gptq import GPTQ
+from luq.quantization.methods.gptq import Gptq
 
 
-class Ternary(GPTQ):
+class Ternary(Gptq):
     """-1, 0 and 1 times a scale per row and group, with GPTQ's error feedback: five weights in a byte."""
 
     def quantize(self, weight: Tensor, hessian: Tensor) -> TernaryWeight:

@@ -9,7 +9,7 @@ ended, and GPTQ's error feedback runs between them.
 import torch
 from torch import Tensor
 
-from luq.config import TierConfig
+from luq.config import TrellisTier
 from luq.formats.incoherence import rotate_
 from luq.formats.kernels import searches
 from luq.formats.trellis import (
@@ -70,7 +70,7 @@ class Trellis:
 
     data_free = False
 
-    def __init__(self, tier: TierConfig):
+    def __init__(self, tier: TrellisTier):
         self.tier, self.shared = tier, hessians.Shared()
 
     def quantize(self, weight: Tensor, hessian: Tensor) -> TrellisWeight:

@@ -1,0 +1,59 @@
+"""How layers are stored: the table of tiers, the two tiers of a run, and what feeds the next layer.
+
+A new method is a dataclass here (a file), one entry in `TIERS`, and its quantizer in
+`luq.quantization.methods`.
+"""
+
+from dataclasses import dataclass, field
+
+from luq.config.checks import require
+from luq.config.quantizer.arb_rc import ArbRcTier
+from luq.config.quantizer.base import TierConfig
+from luq.config.quantizer.billm import BillmTier
+from luq.config.quantizer.float16 import Float16Tier
+from luq.config.quantizer.gptq import GptqTier
+from luq.config.quantizer.rtn import RtnTier
+from luq.config.quantizer.ternary import TernaryTier
+from luq.config.quantizer.trellis import TrellisTier
+from luq.errors import unknown
+
+__all__ = [
+    "PROPAGATIONS",
+    "TIERS",
+    "ArbRcTier",
+    "BillmTier",
+    "Float16Tier",
+    "GptqTier",
+    "QuantizerConfig",
+    "RtnTier",
+    "TernaryTier",
+    "TierConfig",
+    "TrellisTier",
+]
+
+PROPAGATIONS = ("exact", "high", "float")
+
+TIERS: dict[str, type[TierConfig]] = {
+    tier.method: tier
+    for tier in (Float16Tier, RtnTier, GptqTier, TernaryTier, ArbRcTier, BillmTier, TrellisTier)
+}
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """The two tiers of a run, by name, and the table of tiers."""
+
+    low: str
+    high: str
+    # What feeds the next layer while quantizing. exact: the allocation's own layers; high: the
+    # model all in the high tier; float: the 16-bit model.
+    propagation: str = "exact"
+    tiers: dict[str, TierConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, name in (("low", self.low), ("high", self.high)):
+            if name not in self.tiers:
+                raise unknown(f"tier in quantizer.{key}", name, self.tiers)
+        allowed = f"one of {', '.join(PROPAGATIONS)}"
+        known = self.propagation in PROPAGATIONS
+        require(known, "quantizer.propagation", self.propagation, allowed)

@@ -1,0 +1,27 @@
+"""ARB-RC: signs with row and column scales."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from luq.config.quantizer.base import TierConfig, check_block, check_damping, columns_per_group
+
+
+@dataclass(frozen=True)
+class ArbRcTier(TierConfig):
+    """Alternating refined binarization with row and column scales (ARB-LLM, ICLR 2025)."""
+
+    method: ClassVar[str] = "arb_rc"
+    damping: float = 0.01  # share of the mean diagonal of the Hessian
+    block: int = 128  # columns that share a row's scales
+    true_sequential: bool = True
+
+    def __post_init__(self) -> None:
+        check_block(self.block)
+        check_damping(self.damping)
+
+    @property
+    def sees_packed_groups(self) -> bool:
+        return self.true_sequential
+
+    def check(self, columns: int) -> None:
+        columns_per_group(columns, min(self.block, columns))

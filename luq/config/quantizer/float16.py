@@ -1,0 +1,14 @@
+"""16-bit weights: no quantization."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from luq.config.quantizer.base import TierConfig
+
+
+@dataclass(frozen=True)
+class Float16Tier(TierConfig):
+    """The checkpoint's own 16-bit weights, in a file like any other tier's."""
+
+    method: ClassVar[str] = "float16"
+    data_free: ClassVar[bool] = True

@@ -1,0 +1,29 @@
+"""Round to nearest on an integer grid."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from luq.config.checks import require
+from luq.config.quantizer.base import TierConfig, check_group_size, columns_per_group
+
+WIDTHS = (2, 3, 4, 8)  # bits of a code that the integer format stores
+
+
+@dataclass(frozen=True)
+class RtnTier(TierConfig):
+    """Round to nearest: no calibration data."""
+
+    method: ClassVar[str] = "rtn"
+    data_free: ClassVar[bool] = True
+    bits: int = 4
+    group_size: int = 128  # columns per group; 0: one group per row
+    symmetric: bool = False
+    clip_steps: int = 0  # shrink factors tried per group; 0: no clip search
+
+    def __post_init__(self) -> None:
+        require(self.bits in WIDTHS, "tier.bits", self.bits, "2, 3, 4 or 8")
+        require(self.clip_steps >= 0, "tier.clip_steps", self.clip_steps, "0 or more")
+        check_group_size(self.group_size)
+
+    def check(self, columns: int) -> None:
+        columns_per_group(columns, self.group_size)

@@ -1,0 +1,42 @@
+"""Ternary codes with GPTQ's error feedback."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from luq.config.checks import require
+from luq.config.quantizer.base import (
+    TierConfig,
+    check_block,
+    check_damping,
+    check_group_size,
+    columns_per_group,
+)
+
+
+@dataclass(frozen=True)
+class TernaryTier(TierConfig):
+    """-1, 0 and 1 times a scale per row and group: five weights in a byte."""
+
+    method: ClassVar[str] = "ternary"
+    group_size: int = 128  # columns per group; 0: one group per row
+    act_order: bool = False  # columns of large activations first
+    static_groups: bool = False  # scales are fitted before the sweep, and not on its way
+    clip_steps: int = 0  # shrink factors tried per group; 0: no clip search
+    descent: int = 0  # passes of coordinate descent over the codes after the sweep
+    damping: float = 0.01  # share of the mean diagonal of the Hessian
+    block: int = 128  # columns whose errors reach the later ones at once
+    true_sequential: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.clip_steps >= 0, "tier.clip_steps", self.clip_steps, "0 or more")
+        require(self.descent >= 0, "tier.descent", self.descent, "0 or more")
+        check_group_size(self.group_size)
+        check_block(self.block)
+        check_damping(self.damping)
+
+    @property
+    def sees_packed_groups(self) -> bool:
+        return self.true_sequential
+
+    def check(self, columns: int) -> None:
+        columns_per_group(columns, self.group_size)

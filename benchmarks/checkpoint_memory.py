@@ -19,12 +19,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from luq.config import TierConfig
+from luq.config import GptqTier, QuantizerConfig, RtnTier, TrellisTier
+from luq.config.building import build
 from luq.export import folder as save
 from luq.formats.layer_file import write_layer
 from luq.models.checkpoint import POCKET
 from luq.models.vlm import LINEARS
-from luq.quantization.methods.float16 import make_quantizer
+from luq.quantization.methods import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"
 TEXT = {
@@ -85,13 +86,12 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
     """The source with all of its layers in a tier, as a folder."""
     from transformers import AutoModelForImageTextToText
 
-    tiers = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
-    given = TierConfig(**tiers[tier])
-    quick = (
-        replace(given, method="rtn", clip_steps=0)
-        if given.method == "gptq"
-        else replace(given, window=8, clip_steps=0)
-    )
+    settings = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
+    quick = build(QuantizerConfig, settings, "quantizer").tiers[tier]
+    if isinstance(quick, GptqTier):
+        quick = RtnTier(quick.bits, quick.group_size, quick.symmetric)
+    elif isinstance(quick, TrellisTier):
+        quick = replace(quick, window=8)
     quantizer, same = make_quantizer(quick), dict[int, torch.Tensor]()
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float16)
     places = []

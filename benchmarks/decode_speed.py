@@ -22,18 +22,17 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from luq.config import TierConfig
+from luq.config import QuantizerConfig, RtnTier
+from luq.config.building import build
 from luq.export import folder as save
 from luq.formats.layer_file import write_layer
 from luq.formats.linear import PackedLinear
 from luq.models.checkpoint import POCKET
-from luq.quantization.methods.float16 import make_quantizer
+from luq.quantization.methods import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"
-TIERS = {
-    name: TierConfig(**t)
-    for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()
-}
+QUANTIZER = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
+TIERS = build(QuantizerConfig, QUANTIZER, "quantizer").tiers
 TOKENS = 32
 
 
@@ -67,7 +66,7 @@ def one_linear(size: int, n: int) -> Table:
         runs[name] = partial(torch.nn.functional.linear, x.to(dtype), weight.to(dtype))
     for name, tier in TIERS.items():
         if tier.method == "gptq":  # the same format, and its time does not depend on the codes
-            tier = TierConfig("rtn", bits=tier.bits, group_size=tier.group_size)
+            tier = RtnTier(bits=tier.bits, group_size=tier.group_size)
         if name not in ("float16", "billm_faithful") or (name != "float16" and size <= 1024):
             runs[name] = partial(
                 PackedLinear(make_quantizer(tier).quantize(weight, hessian), name), x

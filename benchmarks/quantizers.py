@@ -19,19 +19,17 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from luq.config import TierConfig
+from luq.config import GptqTier, QuantizerConfig
+from luq.config.building import build
 from luq.formats.kernels import searches
 from luq.quantization.lloyd import Levels
-from luq.quantization.methods import billm
-from luq.quantization.methods.float16 import make_quantizer
+from luq.quantization.methods import billm, make_quantizer
 from tests.luq.quantization.test_lloyd import loop
 
 CONF = Path(__file__).parent.parent / "conf"
-TIERS = {
-    name: TierConfig(**t)
-    for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()
-}
-PLAIN = TierConfig("gptq", bits=4)
+QUANTIZER = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
+TIERS = build(QuantizerConfig, QUANTIZER, "quantizer").tiers
+PLAIN = GptqTier(bits=4)
 
 
 def case(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,16 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from luq.calibration.mixing import build
-from luq.config import CalibrationConfig, ModelConfig, TierConfig
+from luq.config import CalibrationConfig, ModelConfig, QuantizerConfig, TierConfig, building
 from luq.models.vlm import GROUPS, load_vlm
-from luq.quantization.methods.float16 import make_quantizer
+from luq.quantization.methods import make_quantizer
 from luq.quantization.walk import first_inputs, forward, hessians
 
 CONF = Path(__file__).parent.parent / "conf"
-TIERS = {
-    name: TierConfig(**t)
-    for name, t in yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"].items()
-}
+QUANTIZER = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
+TIERS = building.build(QuantizerConfig, QUANTIZER, "quantizer").tiers
 LEFT_OUT = ("float16", "rtn4")
 SCALAR = ("gptq2", "gptq3", "gptq4", "gptq8")
 

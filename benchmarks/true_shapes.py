@@ -17,9 +17,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from luq.config import TierConfig
+from luq.config import GptqTier, QuantizerConfig, TierConfig, TrellisTier
+from luq.config.building import build
 from luq.formats.layer_file import LayerSize, layer_size, write_layer
-from luq.quantization.methods.float16 import make_quantizer
+from luq.quantization.methods import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"
 MODELS = {  # hidden, width of k and v, intermediate, layers, the paper's k, 16-bit parameters beside the decoder's linears
@@ -56,9 +57,9 @@ def measure(
     for name, (rows, columns) in linears.items():
         weight = torch.randn(rows, columns, generator=generator) * 0.02
         inputs = torch.randn(TOKENS, columns, generator=generator) * torch.logspace(0, -1, columns)
-        hessian = None if quantizer.data_free else 2 * inputs.T @ inputs / TOKENS
+        hessian = None if tier.data_free else 2 * inputs.T @ inputs / TOKENS
         begun = time.perf_counter()
-        packed[name] = quantizer.quantize(weight, hessian)  # type: ignore[arg-type]
+        packed[name] = quantizer.quantize(weight, hessian)
         seconds += time.perf_counter() - begun
         del weight, hessian
     write_layer(folder, packed)
@@ -76,15 +77,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     arguments, out = parser.parse_args(), Console(highlight=False, width=120)
     name, hidden, narrow, wide, layers, k, rest = MODELS[arguments.model]
-    tiers = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
+    settings = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
+    tiers = build(QuantizerConfig, settings, "quantizer").tiers
     found: dict[str, LayerSize] = {}
     sizes = Table(title=f"{name}: one decoder layer", title_justify="left")
     for column in ("tier", "nominal bits", "stored bits", "MB", "seconds"):
         sizes.add_column(column, justify="left" if column == "tier" else "right")
     for tier in arguments.tiers:
-        config = TierConfig(**tiers[tier])
-        if arguments.quick:
-            config = replace(config, clip_steps=0, descent=0, window=8)
+        config = tiers[tier]
+        if arguments.quick and isinstance(config, GptqTier):
+            config = replace(config, clip_steps=0, descent=0)
+        if arguments.quick and isinstance(config, TrellisTier):
+            config = replace(config, window=8)
         with tempfile.TemporaryDirectory() as folder:
             size, seconds = measure(shapes(hidden, narrow, wide), config, Path(folder))
         found[tier] = size

@@ -6,15 +6,6 @@ from typing import Any
 from luq.errors import unknown
 
 TABLES: dict[str, dict[str, str]] = {
-    "quantizer": {
-        "gptq": "luq.quantization.methods.gptq:GPTQ",
-        "rtn": "luq.quantization.methods.rtn:RTN",
-        "ternary": "luq.quantization.methods.ternary:Ternary",
-        "arb_rc": "luq.quantization.methods.arb_rc:ArbRC",
-        "billm": "luq.quantization.methods.billm:BiLLM",
-        "trellis": "luq.quantization.methods.trellis:Trellis",
-        "float16": "luq.quantization.methods.float16:Float16",
-    },
     "order": {
         "entropy": "luq.allocation.orders:entropy",
         "entropy_reverse": "luq.allocation.orders:entropy_reverse",

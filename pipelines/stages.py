@@ -19,7 +19,6 @@ from luq.models.vlm import VLM, load_vlm
 from luq.pocket import benchmarks as pocket
 from luq.profiling.capture import layer_outputs
 from luq.profiling.entropy import LayerEntropy, profile_entropy
-from luq.quantization.grid import group_size
 from luq.quantization.walk import Walk, layer_keys
 from luq.questions import prompts
 from luq.store import keys
@@ -96,16 +95,9 @@ class Stages:
         quantizer = self.config.quantizer
         for name in dict.fromkeys((quantizer.low, quantizer.high, *self.config.allocation.tiers)):
             tier: TierConfig = quantizer.tiers[name]
-            if tier.method in ("float16", "trellis"):
-                continue
             for linear, weight in vlm.original(0).items():
                 try:
-                    group_size(
-                        weight.shape[1],
-                        min(tier.block, weight.shape[1])
-                        if tier.method in ("billm", "arb_rc")
-                        else tier.group_size,
-                    )
+                    tier.check(weight.shape[1])
                 except ConfigError as error:
                     raise ConfigError(f"quantizer.tiers.{name}: {error} ({linear})") from error
 

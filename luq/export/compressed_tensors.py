@@ -15,10 +15,7 @@ from torch import Tensor
 from luq.errors import ModelError
 from luq.export.folder import Layout, Tensors
 from luq.formats.base import PackedWeight
-from luq.formats.float16 import FloatWeight
-from luq.formats.integer import IntegerWeight
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.formats.packing import unpack_codes
 
 OTHERS = r"vision|visual|multi_modal_projector|merger"  # of a model's modules: never packed
 
@@ -33,22 +30,21 @@ def _pack(codes: Tensor, bits: int, dimension: int) -> Tensor:
 
 def tensors(weight: PackedWeight) -> Tensors:
     """What stands in the file in place of `weight`: suffix -> tensor and ledger class."""
-    if isinstance(weight, FloatWeight):
-        return {"weight": (weight.buffers["weight"], "weights")}
-    assert isinstance(weight, IntegerWeight)
-    scales, bits = weight.buffers["scales"], weight.buffers["codes"].shape[0]
-    found: Tensors = {
-        "weight_packed": (
-            _pack(unpack_codes(weight.buffers["codes"], weight.shape), bits, 1),
-            "codes",
-        ),
-        "weight_scale": (scales, "scales"),
+    floats = weight.stored_floats()
+    if floats is not None:
+        return {"weight": (floats, "weights")}
+    grid = weight.integer_grid()
+    if grid is None:
+        raise ModelError(f"compressed-tensors has no layout for the format {weight.format}")
+    stored: Tensors = {
+        "weight_packed": (_pack(grid.codes(), grid.bits, 1), "codes"),
+        "weight_scale": (grid.scales, "scales"),
         "weight_shape": (torch.tensor(weight.shape), "shapes"),
     }
-    if "zeros" in weight.buffers:
-        zeros = unpack_codes(weight.buffers["zeros"], (scales.shape[0], scales.shape[1]))
-        found["weight_zero_point"] = (_pack(zeros, bits, 0), "zeros")
-    return found
+    zeros = grid.zeros()
+    if zeros is not None:
+        stored["weight_zero_point"] = (_pack(zeros, grid.bits, 0), "zeros")
+    return stored
 
 
 class Grid(NamedTuple):
@@ -69,12 +65,12 @@ def _grids(packed: PackedLayer, where: str) -> dict[str, Grid | None]:
     """The grid of each linear of a layer, by its short name; None: it stays in 16 bit."""
     found: dict[str, Grid | None] = {}
     for name, weight in packed.items():
-        if isinstance(weight, FloatWeight):
-            found[name.rpartition(".")[2]] = None
-        elif isinstance(weight, IntegerWeight):
-            size = weight.shape[1] // weight.buffers["scales"].shape[1]
-            grid = Grid(weight.buffers["codes"].shape[0], size, "zeros" not in weight.buffers)
+        integers = weight.integer_grid()
+        if integers is not None:
+            grid = Grid(integers.bits, integers.group_size, integers.symmetric)
             found[name.rpartition(".")[2]] = grid
+        elif weight.stored_floats() is not None:
+            found[name.rpartition(".")[2]] = None
         else:
             raise ModelError(
                 f"{where}, a {weight.format} format, for which compressed-tensors has none: only integer tiers can be exported "

@@ -1,27 +1,102 @@
 """Packed weights: what a tier stores for one linear, and the only way back to numbers.
 
-Each format is a set of named buffers plus the [out, in] shape. Everything that is scored goes through
-`dequantize` of exactly these buffers, and `ledger` counts them.
+A format is one class in one file. It declares its buffers (types, shapes, ledger classes), checks
+them, decodes them, and says which compiled kernel answers for it. Everything that is scored goes
+through `dequantize` of exactly these buffers, and `ledger` counts them.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from jaxtyping import Float, Float16, Float32, UInt8
 from torch import Tensor
+
+from luq.errors import StoreError
+from luq.formats.packing import unpack_codes
+
+
+class BufferSpec(NamedTuple):
+    """Type and shape that a buffer must have."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class IntegerGrid:
+    """Integers on a grid per row and group of columns, as layouts of other libraries need them."""
+
+    shape: tuple[int, int]
+    planes: UInt8[Tensor, "bits code_bytes"]
+    scales: Float16[Tensor, "out groups"]
+    zero_planes: UInt8[Tensor, "bits zero_bytes"] | None
+
+    @property
+    def bits(self) -> int:
+        return self.planes.shape[0]
+
+    @property
+    def groups(self) -> int:
+        return self.scales.shape[1]
+
+    @property
+    def group_size(self) -> int:
+        """Columns per group."""
+        return self.shape[1] // self.groups
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether every zero point is the middle of the codes, which is then not stored."""
+        return self.zero_planes is None
+
+    def codes(self) -> UInt8[Tensor, "out in"]:
+        return unpack_codes(self.planes, self.shape)
+
+    def zeros(self) -> UInt8[Tensor, "out groups"] | None:
+        """The stored zero points; None for a symmetric grid."""
+        if self.zero_planes is None:
+            return None
+        return unpack_codes(self.zero_planes, (self.shape[0], self.groups))
 
 
 class PackedWeight(ABC):
-    """One linear's weight as stored. `buffers` are what safetensors writes; `meta` is a few JSON numbers."""
+    """One linear's weight as stored.
+
+    Args:
+        buffers: What safetensors writes, by name. They may be on any device, also on "meta".
+        shape: [out, in] of the linear.
+        meta: The format's few JSON numbers.
+
+    Raises:
+        StoreError: A buffer is missing, unknown, or of another type or shape than the linear's
+            shape and the numbers in `meta` say; or one of those numbers is out of range.
+    """
 
     format: ClassVar[str]
     classes: ClassVar[dict[str, str]]  # buffer name -> ledger class
+    numbers_of_meta: ClassVar[tuple[str, ...]] = ()  # beside `damping`, which any format may have
 
-    def __init__(self, buffers: dict[str, Tensor], shape: tuple[int, int], **meta: Any):
-        self.buffers, self.shape, self.meta = buffers, shape, meta
+    def __init__(self, buffers: dict[str, Tensor], shape: tuple[int, int], **meta: Any) -> None:
+        self.buffers = buffers
+        self.shape = shape
+        self.meta = meta
+        self._check()
 
     @abstractmethod
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def expected_buffers(self) -> dict[str, BufferSpec]:
+        """Type and shape of every buffer, from the linear's shape, `meta` and free dimensions.
+
+        Raises:
+            StoreError: A number or a free dimension is out of range.
+        """
+
+    @abstractmethod
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         """The weight [out, in] that the buffers mean."""
 
     @property
@@ -29,16 +104,107 @@ class PackedWeight(ABC):
     def nominal_bits(self) -> float:
         """Code bits per weight, the paper's convention: no scales, no masks."""
 
+    def check_content(self) -> None:  # noqa: B027  # most formats have nothing to check
+        """Check what can only be seen in the buffers' content.
+
+        Raises:
+            StoreError: The content contradicts the buffers' shapes.
+        """
+
+    # How kernels answer. None: torch does it, by way of `dequantize`.
+
+    def cpu_linear(
+        self, inputs: Float32[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens out"] | None:
+        """inputs W^T of a few tokens straight from the stored bits, in the CPU's memory."""
+        return None
+
+    def cpu_unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
+        """What `dequantize` gives, bit for bit, from compiled code."""
+        return None
+
+    def gpu_linear(
+        self, inputs: Float[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens out"] | None:
+        """inputs W^T of a few tokens straight from the stored bits, in a GPU's memory."""
+        return None
+
+    # What a format is for layouts of other libraries. None: it has no such layout.
+
+    def stored_floats(self) -> Float[Tensor, "out in"] | None:
+        """The weight itself, where it is stored as 16-bit numbers."""
+        return None
+
+    def integer_grid(self) -> IntegerGrid | None:
+        """The codes and their grid, where integers are stored."""
+        return None
+
     def ledger(self) -> dict[str, int]:
         """Bytes per tensor class; their sum is what safetensors writes for the buffers."""
         total: dict[str, int] = {}
         for name, buffer in self.buffers.items():
-            total[self.classes[name]] = (
-                total.get(self.classes[name], 0) + buffer.numel() * buffer.element_size()
-            )
+            ledger_class = self.classes[name]
+            size = buffer.numel() * buffer.element_size()
+            total[ledger_class] = total.get(ledger_class, 0) + size
         return total
 
     def to(self, device: torch.device | str) -> "PackedWeight":
-        return type(self)(
-            {k: v.to(device) for k, v in self.buffers.items()}, self.shape, **self.meta
+        """The same weight with its buffers on `device`."""
+        buffers = {name: buffer.to(device) for name, buffer in self.buffers.items()}
+        return type(self)(buffers, self.shape, **self.meta)
+
+    def _check(self) -> None:
+        """Compare buffers and meta with what the format expects."""
+        if min(self.shape) < 1:
+            raise self.refused("shape", "two positive numbers", list(self.shape))
+        for name in self.meta:
+            if name not in (*self.numbers_of_meta, "damping"):
+                raise self.refused(f"meta {name!r}", "absent", self.meta[name])
+        damping = self.meta.get("damping", 0.0)
+        is_number = isinstance(damping, int | float) and not isinstance(damping, bool)
+        # written so that NaN fails
+        if not (is_number and 0 <= damping < float("inf")):
+            raise self.refused("meta 'damping'", "a number of at least 0", damping)
+        for name in self.buffers:
+            if name not in self.classes:
+                raise self.refused(f"buffer {name!r}", "absent", "there")
+        expected = self.expected_buffers()
+        for name, spec in expected.items():
+            stored = self.buffer(name)
+            actual = BufferSpec(stored.dtype, tuple(stored.shape))
+            if actual != spec:
+                raise self.refused(f"buffer {name!r}", spec, actual)
+        for name in self.buffers:
+            if name not in expected:
+                raise self.refused(f"buffer {name!r}", "absent with these others", "there")
+
+    def buffer(self, name: str) -> Tensor:
+        """A buffer that must be there."""
+        if name not in self.buffers:
+            raise self.refused(f"buffer {name!r}", "there", "missing")
+        return self.buffers[name]
+
+    def free_dimension(self, name: str, dimension: int, dimensions: int = 2) -> int:
+        """Length of a dimension that the linear's shape does not say."""
+        shape = self.buffer(name).shape
+        if len(shape) != dimensions:
+            got = f"of shape {list(shape)}"
+            raise self.refused(f"buffer {name!r}", f"of {dimensions} dimensions", got)
+        return shape[dimension]
+
+    def meta_number(self, name: str, low: int, high: int) -> int:
+        """A whole number of `meta` in [low, high]."""
+        value = self.meta.get(name)
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if not is_whole or not low <= int(value) <= high:  # type: ignore[arg-type]  # an int here
+            raise self.refused(f"meta {name!r}", f"a whole number in [{low}, {high}]", value)
+        return int(value)  # type: ignore[arg-type]  # an int here
+
+    def refused(self, subject: str, expected: object, got: object) -> StoreError:
+        """The error for a weight that is not as its format says."""
+        rows, columns = self.shape
+        return StoreError(
+            f"packed weight of format {self.format}, [{rows}, {columns}]: {subject} must be"
+            f" {expected}, but is {got}. Its file is damaged or was written by another version of"
+            " luq: delete it and run again"
         )

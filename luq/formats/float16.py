@@ -3,20 +3,30 @@
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from luq.formats.base import PackedWeight
+from luq.formats.base import BufferSpec, PackedWeight
 
 
 class FloatWeight(PackedWeight):
-    """16-bit weights, as they came."""
+    """16-bit weights, as they came. Buffer: weight, fp16 or bf16 [out, in]."""
 
     format = "float16"
     classes: ClassVar = {"weight": "weights"}
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def expected_buffers(self) -> dict[str, BufferSpec]:
+        dtype = self.buffer("weight").dtype
+        if dtype != torch.bfloat16:
+            dtype = torch.float16
+        return {"weight": BufferSpec(dtype, self.shape)}
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         return self.buffers["weight"].to(dtype)
 
     @property
     def nominal_bits(self) -> float:
         return 16.0
+
+    def stored_floats(self) -> Float[Tensor, "out in"] | None:
+        return self.buffers["weight"]

@@ -3,10 +3,14 @@
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor
 
-from luq.formats.base import PackedWeight
-from luq.formats.packing import unpack_codes
+from luq.formats.base import BufferSpec, IntegerGrid, PackedWeight
+from luq.formats.kernels import cpu
+from luq.formats.packing import bytes_of_bits
+
+MOST_BITS = 8  # codes are unpacked into bytes
 
 
 class IntegerWeight(PackedWeight):
@@ -19,17 +23,63 @@ class IntegerWeight(PackedWeight):
     format = "integer"
     classes: ClassVar = {"codes": "codes", "scales": "scales", "zeros": "zeros"}
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def expected_buffers(self) -> dict[str, BufferSpec]:
         rows, columns = self.shape
-        scales = self.buffers["scales"].float()
-        codes = (
-            unpack_codes(self.buffers["codes"], self.shape).float().view(rows, scales.shape[1], -1)
-        )
-        zeros: Tensor | float = 2.0 ** (self.buffers["codes"].shape[0] - 1)
+        bits = self.free_dimension("codes", 0)
+        groups = self.free_dimension("scales", 1)
+        if not 1 <= bits <= MOST_BITS:
+            raise self.refused("buffer 'codes'", f"1 to {MOST_BITS} planes", bits)
+        if groups < 1 or columns % groups:
+            raise self.refused("buffer 'scales'", "for groups that divide the columns", groups)
+        specs = {
+            "codes": BufferSpec(torch.uint8, (bits, bytes_of_bits(rows * columns))),
+            "scales": BufferSpec(torch.float16, (rows, groups)),
+        }
         if "zeros" in self.buffers:
-            zeros = unpack_codes(self.buffers["zeros"], tuple(scales.shape)).float().unsqueeze(-1)
-        return ((codes - zeros) * scales.unsqueeze(-1)).view(rows, columns).to(dtype)
+            specs["zeros"] = BufferSpec(torch.uint8, (bits, bytes_of_bits(rows * groups)))
+        return specs
+
+    def integer_grid(self) -> IntegerGrid:
+        zeros = self.buffers.get("zeros")
+        return IntegerGrid(self.shape, self.buffers["codes"], self.buffers["scales"], zeros)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
+        grid = self.integer_grid()
+        codes = grid.codes().float().view(self.shape[0], grid.groups, grid.group_size)
+        stored_zeros = grid.zeros()
+        if stored_zeros is None:
+            centred = codes - 2.0 ** (grid.bits - 1)
+        else:
+            centred = codes - stored_zeros.float().unsqueeze(-1)
+        return (centred * grid.scales.float().unsqueeze(-1)).view(self.shape).to(dtype)
 
     @property
     def nominal_bits(self) -> float:
         return float(self.buffers["codes"].shape[0])
+
+    def cpu_linear(
+        self, inputs: Float32[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens out"] | None:
+        kernel = self._kernel()
+        return None if kernel is None else kernel.linear(inputs)
+
+    def cpu_unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
+        kernel = self._kernel()
+        return None if kernel is None else kernel.unpack(dtype)
+
+    def _kernel(self) -> cpu.IntegerKernel | None:
+        codes = self.buffers["codes"]
+        scales = self.buffers["scales"]
+        zeros = self.buffers.get("zeros")
+        library = cpu.library_for(codes, scales, zeros)
+        if library is None:
+            return None
+        return cpu.IntegerKernel(library, self.shape, codes, scales, zeros)
+
+    def gpu_linear(
+        self, inputs: Float[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens out"] | None:
+        from luq.formats.kernels import gpu  # imports triton, which is optional
+
+        grid = self.integer_grid()
+        return gpu.integer_linear(inputs, grid.planes, grid.scales, grid.zero_planes, self.shape)

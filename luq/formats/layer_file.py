@@ -1,7 +1,8 @@
 """One artefact per layer and tier: a safetensors file with the packed weights of a layer's linears.
 
-Tensor names are `<linear>.<buffer>` with the short linear name (`q_proj.codes`); formats, shapes and the
-few numbers of each packed weight stand in the file's metadata. The ledger of a file sums to its size.
+Tensor names are `<linear>.<buffer>` with the short linear name (`q_proj.codes`); formats, shapes
+and the few numbers of each packed weight stand in the file's metadata. The ledger of a file sums
+to its size.
 """
 
 import json
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from luq.errors import StoreError
 from luq.formats.base import PackedWeight
@@ -19,39 +21,100 @@ from luq.formats.sizes import LayerSize
 from luq.models.vlm import LINEARS
 
 FILE = "layer.safetensors"
+METADATA = "luq"  # under which safetensors keeps our JSON
 PackedLayer = dict[str, PackedWeight]
+Buffers = dict[str, dict[str, Tensor]]  # short linear name -> buffer name -> tensor
+
+
+def _short(name: str) -> str:
+    """`self_attn.q_proj` -> `q_proj`."""
+    return name.rpartition(".")[2]
 
 
 def write_layer(folder: Path, packed: PackedLayer) -> None:
     """Write one layer's packed weights into `folder`."""
-    tensors: dict[str, torch.Tensor] = {}
-    meta: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    entries: dict[str, Any] = {}
     for name, weight in packed.items():
-        short = name.rpartition(".")[2]
-        meta[short] = {"format": weight.format, "shape": list(weight.shape), **weight.meta}
-        tensors |= {
-            f"{short}.{buffer}": t.contiguous().cpu() for buffer, t in weight.buffers.items()
-        }
-    save_file(tensors, folder / FILE, metadata={"luq": json.dumps(meta, separators=(",", ":"))})
+        short = _short(name)
+        entries[short] = {"format": weight.format, "shape": list(weight.shape), **weight.meta}
+        for buffer, tensor in weight.buffers.items():
+            tensors[f"{short}.{buffer}"] = tensor.contiguous().cpu()
+    metadata = json.dumps(entries, separators=(",", ":"))
+    save_file(tensors, folder / FILE, metadata={METADATA: metadata})
 
 
 def read_layer(folder: Path, device: torch.device | str = "cpu") -> PackedLayer:
-    """The packed weights of one layer, by full linear name."""
+    """The packed weights of one layer, by full linear name.
+
+    Raises:
+        StoreError: The file cannot be read, or is not what `write_layer` writes.
+    """
+    path = folder / FILE
+    metadata, buffers = _read(path, device)
+    entries = _entries(path, metadata)
     packed: PackedLayer = {}
-    with safe_open(folder / FILE, framework="pt", device=str(device)) as file:
-        meta = json.loads((file.metadata() or {}).get("luq", "null"))
-        if meta is None:
-            raise StoreError(f"{folder / FILE} has no luq metadata: delete {folder} and run again")
-        buffers: dict[str, dict[str, torch.Tensor]] = {}
-        for name in file.keys():  # noqa: SIM118 (no mapping)
-            linear, _, buffer = name.partition(".")
-            buffers.setdefault(linear, {})[buffer] = file.get_tensor(name)
     for name in LINEARS:
-        short = name.rpartition(".")[2]
-        entry = dict(meta[short])
-        rows, columns = entry.pop("shape")
-        packed[name] = restore(entry.pop("format"), buffers[short], (rows, columns), **entry)
+        short = _short(name)
+        try:
+            packed[name] = _restored(entries.pop(short, None), buffers.pop(short, {}))
+        except StoreError as error:
+            raise _damaged(path, f"linear {short}: {error}") from error
+    if entries or buffers:
+        unknown = ", ".join(sorted({*entries, *buffers}))
+        raise _damaged(path, f"it holds the unknown linears {unknown}")
     return packed
+
+
+def _damaged(path: Path, reason: str) -> StoreError:
+    return StoreError(f"{path}: {reason}. Delete {path.parent} and run again")
+
+
+def _read(path: Path, device: torch.device | str) -> tuple[str | None, Buffers]:
+    """The file's metadata, unparsed, and its tensors."""
+    buffers: Buffers = {}
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = (file.metadata() or {}).get(METADATA)
+            for name in file.keys():  # noqa: SIM118  # safe_open is no mapping
+                short, _, buffer = name.partition(".")
+                buffers.setdefault(short, {})[buffer] = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, f"it cannot be read ({error})") from error
+    return metadata, buffers
+
+
+def _entries(path: Path, metadata: str | None) -> dict[str, Any]:
+    """What the metadata says of each linear, by short name; entries are not checked yet."""
+    if metadata is None:
+        raise _damaged(path, "it has no luq metadata")
+    try:
+        entries = json.loads(metadata)
+    except ValueError as error:
+        raise _damaged(path, f"its luq metadata is not JSON ({error})") from error
+    if not isinstance(entries, dict):
+        raise _damaged(path, "its luq metadata is not an object of linears")
+    return entries
+
+
+def _restored(entry: Any, buffers: dict[str, Tensor]) -> PackedWeight:
+    """A linear from its metadata and tensors, of which nothing is trusted."""
+    if not isinstance(entry, dict):
+        raise StoreError("the metadata does not describe it")
+    numbers = dict(entry)
+    name = numbers.pop("format", None)
+    shape = numbers.pop("shape", None)
+    if not isinstance(name, str):
+        raise StoreError(f"its format is {name!r}, not a name")
+    is_shape = isinstance(shape, list) and [type(size) for size in shape] == [int, int]
+    if not is_shape:
+        raise StoreError(f"its shape is {shape!r}, not two whole numbers")
+    for reserved in ("name", "buffers", "self"):
+        if reserved in numbers:
+            raise StoreError(f"meta {reserved!r} is unknown")
+    weight = restore(name, buffers, (shape[0], shape[1]), **numbers)
+    weight.check_content()
+    return weight
 
 
 def stored_bytes(folder: Path) -> int:
@@ -63,10 +126,12 @@ def layer_size(folder: Path, packed: PackedLayer) -> LayerSize:
     """Measure the file of a packed layer."""
     ledger: dict[str, int] = {}
     for weight in packed.values():
-        for name, count in weight.ledger().items():
-            ledger[name] = ledger.get(name, 0) + count
-    size = stored_bytes(folder)
-    ledger["header"] = size - sum(ledger.values())
-    weights = sum(p.shape[0] * p.shape[1] for p in packed.values())
-    nominal = sum(p.nominal_bits * p.shape[0] * p.shape[1] for p in packed.values()) / weights
-    return LayerSize(weights, size, nominal, ledger)
+        for name, size in weight.ledger().items():
+            ledger[name] = ledger.get(name, 0) + size
+    file_bytes = stored_bytes(folder)
+    ledger["header"] = file_bytes - sum(ledger.values())
+    weights = sum(weight.shape[0] * weight.shape[1] for weight in packed.values())
+    code_bits = sum(
+        weight.nominal_bits * weight.shape[0] * weight.shape[1] for weight in packed.values()
+    )
+    return LayerSize(weights, file_bytes, code_bits / weights, ledger)

@@ -1,6 +1,7 @@
-"""The runtime module of a packed linear: holds the stored buffers and computes with what they mean."""
+"""The runtime module of a packed linear: holds stored buffers and computes with what they mean."""
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from luq.formats import kernels
@@ -10,32 +11,48 @@ from luq.formats.base import PackedWeight
 class PackedLinear(nn.Module):
     """y = x W^T + b with what the stored buffers mean.
 
-    With `cache` the dequantized weight is kept from the first call on: faster for many tokens, for the memory of a 16- or 32-bit
-    weight. Without it, a few tokens at a time are answered straight from the stored bits where there is a kernel for that: the
-    same weight, its products summed in another order.
+    Args:
+        packed: The stored weight; its buffers become the module's.
+        tier: Name of the tier that it was packed in.
+        bias: Added to the products, [out].
+        cache: Whether the dequantized weight is kept from the first call on: faster for many
+            tokens, for the memory of a 16- or 32-bit weight. Without it, a few tokens at a time
+            are answered straight from the stored bits where there is a kernel for that: the same
+            weight, its products summed in another order.
     """
 
     def __init__(
-        self, packed: PackedWeight, tier: str, bias: Tensor | None = None, cache: bool = False
-    ):
+        self,
+        packed: PackedWeight,
+        tier: str,
+        bias: Float[Tensor, " out"] | None = None,
+        cache: bool = False,
+    ) -> None:
         super().__init__()
-        self._kind, self._meta, self.tier, self.cache = type(packed), packed.meta, tier, cache
+        self.tier = tier
+        self.cache = cache
         self.bias = bias
         self.out_features, self.in_features = packed.shape
         for name, buffer in packed.buffers.items():
             self.register_buffer(name, buffer, persistent=True)
+        self._packed = packed
         self._weight: Tensor | None = None
 
     @property
     def packed(self) -> PackedWeight:
-        """The stored weight, around the buffers where they are now."""
-        return self._kind(
-            dict(self.named_buffers(recurse=False)),
-            (self.out_features, self.in_features),
-            **self._meta,
-        )
+        """The stored weight, around the buffers where they are now.
 
-    def forward(self, x: Tensor) -> Tensor:
+        Buffers are replaced when the module moves to a device and when a checkpoint is loaded into
+        a skeleton. They are checked anew then, and not at every call.
+        """
+        buffers = dict(self.named_buffers(recurse=False))
+        for name, buffer in buffers.items():
+            if buffer is not self._packed.buffers[name]:
+                self._packed = type(self._packed)(buffers, self._packed.shape, **self._packed.meta)
+                break
+        return self._packed
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         weight = self._weight
         if weight is None or weight.dtype != x.dtype or weight.device != x.device:
             packed = self.packed
@@ -53,4 +70,4 @@ class PackedLinear(nn.Module):
 def installed_tiers(layer: nn.Module, names: tuple[str, ...]) -> set[str | None]:
     """The tiers that really stand in a layer's linears (None: a plain 16-bit linear)."""
     modules = [layer.get_submodule(name) for name in names]
-    return {m.tier if isinstance(m, PackedLinear) else None for m in modules}
+    return {module.tier if isinstance(module, PackedLinear) else None for module in modules}

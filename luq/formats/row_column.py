@@ -1,19 +1,26 @@
 """Signs with row scales and column scales, twice where it matters (ARB-LLM, ICLR 2025)."""
 
+from functools import cached_property
 from typing import ClassVar
 
 import torch
+from jaxtyping import Bool, Float, Float32, Int32
 from torch import Tensor
 
-from luq.formats.base import PackedWeight
-from luq.formats.packing import unpack_bits
+from luq.formats.base import BufferSpec, PackedWeight
+from luq.formats.kernels import cpu
+from luq.formats.packing import bytes_of_bits, unpack_bits
 
 
 class RowColumnWeight(PackedWeight):
     """Signs with a row scale per block and a column scale; in salient columns two of each.
 
-    Buffers, bits packed: signs [out, in], salient [in], residual_signs [out, salient columns]; fp16: row_scales [out, blocks, 2],
-    column_scales [in], residual_scales [salient columns].
+    W_ij = r_ik c_j B_ij, and in salient columns also + r2_ik c2_j B2_ij, with signs B and k the
+    block of column j.
+
+    Buffers, bits packed: signs [out, in], salient [in], residual_signs [out, salient columns];
+    fp16: row_scales [out, blocks, 2] (r, r2), column_scales [in] (c), residual_scales [salient
+    columns] (c2). Meta: block, columns of a block.
     """
 
     format = "row_column"
@@ -25,26 +32,85 @@ class RowColumnWeight(PackedWeight):
         "column_scales": "scales",
         "residual_scales": "scales",
     }
+    numbers_of_meta: ClassVar = ("block",)
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def expected_buffers(self) -> dict[str, BufferSpec]:
         rows, columns = self.shape
-        salient = unpack_bits(self.buffers["salient"], (columns,))
-        block = torch.arange(columns, device=salient.device) // int(self.meta["block"])
-        by_row, by_column = (
-            self.buffers["row_scales"].float(),
-            self.buffers["column_scales"].float(),
-        )
+        blocks = -(-columns // self.block)
+        salient = self.free_dimension("residual_scales", 0, dimensions=1)
+        if salient > columns:
+            raise self.refused("buffer 'residual_scales'", f"at most {columns} long", salient)
+        return {
+            "signs": BufferSpec(torch.uint8, (bytes_of_bits(rows * columns),)),
+            "salient": BufferSpec(torch.uint8, (bytes_of_bits(columns),)),
+            "residual_signs": BufferSpec(torch.uint8, (bytes_of_bits(rows * salient),)),
+            "row_scales": BufferSpec(torch.float16, (rows, blocks, 2)),
+            "column_scales": BufferSpec(torch.float16, (columns,)),
+            "residual_scales": BufferSpec(torch.float16, (salient,)),
+        }
+
+    def check_content(self) -> None:
+        marked = int(self._salient().sum())
+        scaled = len(self.buffers["residual_scales"])
+        if marked != scaled:
+            expected = f"marks of the {scaled} columns that have residual scales"
+            raise self.refused("buffer 'salient'", expected, f"marks of {marked}")
+
+    @property
+    def block(self) -> int:
+        """Columns of a block."""
+        return self.meta_number("block", 1, self.shape[1])
+
+    def _salient(self) -> Bool[Tensor, " in"]:
+        return unpack_bits(self.buffers["salient"], (self.shape[1],))
+
+    @cached_property
+    def _salient_places(self) -> Int32[Tensor, " salient"]:
+        """Indices of the salient columns; compiled code trusts them to be as many as scales."""
+        self.check_content()
+        return self._salient().nonzero()[:, 0].int()
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
+        rows, columns = self.shape
+        salient = self._salient()
+        block = torch.arange(columns, device=salient.device) // self.block
+        row_scales = self.buffers["row_scales"].float()
+        column_scales = self.buffers["column_scales"].float()
+        residual_scales = self.buffers["residual_scales"].float()
         signs = unpack_bits(self.buffers["signs"], (rows, columns)).float() * 2 - 1
-        found = by_row[:, block, 0] * by_column * signs
-        count = int(salient.sum())
-        again = unpack_bits(self.buffers["residual_signs"], (rows, count)).float() * 2 - 1
-        found[:, salient] += (
-            by_row[:, block[salient], 1] * self.buffers["residual_scales"].float() * again
-        )
-        return found.to(dtype)
+        weight = row_scales[:, block, 0] * column_scales * signs
+        residual_shape = (rows, int(salient.sum()))
+        residual = unpack_bits(self.buffers["residual_signs"], residual_shape).float() * 2 - 1
+        weight[:, salient] += row_scales[:, block[salient], 1] * residual_scales * residual
+        return weight.to(dtype)
 
     @property
     def nominal_bits(self) -> float:
         """1 + share of columns with a second sign."""
-        columns = self.shape[1]
-        return 1.0 + int(unpack_bits(self.buffers["salient"], (columns,)).sum()) / columns
+        return 1.0 + int(self._salient().sum()) / self.shape[1]
+
+    def cpu_linear(
+        self, inputs: Float32[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens out"] | None:
+        kernel = self._kernel()
+        return None if kernel is None else kernel.linear(inputs)
+
+    def cpu_unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
+        kernel = self._kernel()
+        return None if kernel is None else kernel.unpack().to(dtype)
+
+    def _kernel(self) -> cpu.RowColumnKernel | None:
+        library = cpu.library_for(*self.buffers.values())
+        if library is None:
+            return None
+        return cpu.RowColumnKernel(
+            library,
+            self.shape,
+            self.block,
+            self.buffers["signs"],
+            self.buffers["residual_signs"],
+            self.buffers["row_scales"],
+            self.buffers["column_scales"].float(),
+            self.buffers["residual_scales"].float(),
+            self._salient_places,
+        )

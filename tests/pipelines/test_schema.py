@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from luq.config import RunConfig
+from luq.config import BillmTier, GptqTier, RunConfig
+from luq.config.building import build, plain
 from luq.errors import ConfigError
 from luq.models.vlm import VLM
 from luq.questions.sources import Questions
@@ -48,8 +50,10 @@ def test_the_defaults_are_the_papers() -> None:
         "gptq4",
         "exact",
     )
-    assert config.quantizer.tiers["billm_faithful"].faithful
-    assert not config.quantizer.tiers["billm"].faithful
+    assert config.quantizer.tiers["billm_faithful"] == BillmTier(
+        true_sequential=False, faithful=True
+    )
+    assert config.quantizer.tiers["billm"] == BillmTier(act_order=True)
     assert len(config.evaluation.benchmarks) == 9
 
 
@@ -87,6 +91,22 @@ def test_how_a_model_is_asked_is_part_of_the_keys(tmp_path: Path) -> None:
     assert {name: len(found) for name, found in seen.items()} == dict.fromkeys(seen, len(asked))
 
 
+def test_an_override_reaches_its_tier_and_no_other() -> None:
+    tiers = to_config(composed("quantizer.tiers.gptq4.group_size=64")).quantizer.tiers
+    assert tiers["gptq4"] == GptqTier(
+        group_size=64, act_order=True, static_groups=True, clip_steps=20, descent=2
+    )
+    assert tiers["gptq3"] == GptqTier(
+        bits=3, act_order=True, static_groups=True, clip_steps=20, descent=2
+    )
+
+
+@pytest.mark.parametrize("choice", ["seed=1", "experiment=luq_k4", "model=qwen2_5_vl_7b"])
+def test_the_plain_form_of_a_config_builds_the_same_config(choice: str) -> None:
+    config = to_config(composed(choice))
+    assert build(RunConfig, json.loads(json.dumps(plain(config)))) == config
+
+
 def test_one_seed_reaches_everything() -> None:
     config = to_config(composed("seed=7"))
     assert {
@@ -118,6 +138,15 @@ def test_experiments_set_what_they_say() -> None:
         (
             ["quantizer.tiers.gptq4.grup_size=64"],
             r"quantizer\.tiers\.gptq4 'grup_size': did you mean group_size",
+        ),
+        (
+            ["quantizer.tiers.gptq4.bitz=3"],
+            r"quantizer\.tiers\.gptq4 'bitz': did you mean bits",
+        ),
+        (["quantizer.tiers.rtn4.window=12"], r"setting in quantizer\.tiers\.rtn4 'window'"),
+        (
+            ["quantizer.tiers.gptq4.method=gptqq"],
+            r"quantizer\.tiers\.gptq4\.method 'gptqq': did you mean gptq",
         ),
     ],
 )

@@ -1,51 +1,68 @@
-"""Fast ways from stored bits to products and weights. What no kernel knows comes back as None, and torch does it."""
+"""Fast ways from stored bits to products and weights.
+
+Each format says which kernel answers for it. What no kernel can do comes back as None, and torch
+does it.
+"""
 
 import logging
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from luq.formats.base import PackedWeight
-from luq.formats.kernels import cpu
 from luq.formats.kernels.searches import has_triton
 
 log = logging.getLogger(__name__)
 Kind = tuple[object, ...]
-TRUSTED: dict[
-    Kind, bool
-] = {}  # what a GPU's kernels are compiled for -> whether they gave what torch gave, the first time
-NEAR = {torch.float32: 1e-3}  # relative; other types: 1e-2
+FEW_TOKENS = 4  # for which the stored bits are read once each; beyond, unpacking once is faster
+# What a GPU's kernels are compiled for -> whether they gave what torch gave, the first time.
+TRUSTED: dict[Kind, bool] = {}
+FP32_TOLERANCE = 1e-3  # relative, of a GPU's products against torch's
+TOLERANCE = 1e-2  # the same, of 16-bit types
 
 
-def linear(x: Tensor, weight: PackedWeight) -> Tensor | None:
-    """x W^T [..., out] of a few tokens straight from the stored bits, summed in fp32."""
+def linear(
+    x: Float[Tensor, "*batch in"], weight: PackedWeight
+) -> Float[Tensor, "*batch out"] | None:
+    """x W^T of a few tokens straight from the stored bits, summed in fp32."""
+    rows, columns = weight.shape
+    if x.numel() > FEW_TOKENS * columns:
+        return None
+    inputs = x.reshape(-1, columns)
+    outputs: Tensor | None = None
     if x.device.type == "cpu":
-        return cpu.linear(x, weight)
-    if x.device.type == "cuda" and has_triton():
-        from luq.formats.kernels import gpu
-
+        outputs = weight.cpu_linear(inputs.float().contiguous())
+    elif x.device.type == "cuda" and has_triton():
         stored = next(iter(weight.buffers.values()))
-        kind = weight.format, weight.shape, tuple(stored.shape), x.dtype, x.device
-        return checked(
+        kind = (weight.format, weight.shape, tuple(stored.shape), x.dtype, x.device)
+        outputs = checked(
             kind,
-            lambda: gpu.linear(x, weight),
-            lambda: torch.nn.functional.linear(x, weight.dequantize(x.dtype)),
+            lambda: weight.gpu_linear(inputs.contiguous()),
+            lambda: torch.nn.functional.linear(inputs, weight.dequantize(x.dtype)),
         )
-    return None
+    return None if outputs is None else outputs.view(*x.shape[:-1], rows).to(x.dtype)
 
 
 def checked(
-    kind: Kind, run: Callable[[], Tensor | None], wanted: Callable[[], Tensor]
+    kind: Kind, run: Callable[[], Tensor | None], reference: Callable[[], Tensor]
 ) -> Tensor | None:
-    """What a kernel gives; None, from then on too, if it does not run here or its first answer is not `wanted`'s."""
-    if TRUSTED.get(kind):
-        return run()
+    """What a kernel gives, if it can be trusted.
+
+    Args:
+        kind: What the kernel is compiled for.
+        run: The kernel; None for a layout that it does not know.
+        reference: What its first answer is compared with.
+
+    Returns:
+        The answer; None, from then on too, if the kernel does not run or gives other numbers.
+    """
     if kind in TRUSTED:
-        return None
+        return run() if TRUSTED[kind] else None
     try:
-        found = run()
-    except Exception as error:  # noqa: BLE001  # compilers and drivers raise what they like, and torch can do it
+        answer = run()
+    except Exception as error:  # noqa: BLE001  # compilers and drivers raise what they like
         TRUSTED[kind] = False
         log.warning(
             "the GPU's kernel for %s does not run here: torch unpacks, which is slower (%s)",
@@ -53,21 +70,22 @@ def checked(
             error,
         )
         return None
-    if found is None:
+    if answer is None:
         return None
-    other = wanted()
-    TRUSTED[kind] = bool(
-        (found.float() - other.float()).norm() <= NEAR.get(found.dtype, 1e-2) * other.float().norm()
+    expected = reference()
+    tolerance = FP32_TOLERANCE if expected.dtype == torch.float32 else TOLERANCE
+    difference = (answer.float() - expected.float()).norm()
+    TRUSTED[kind] = bool(difference <= tolerance * expected.float().norm())
+    if TRUSTED[kind]:
+        return answer
+    log.warning(
+        "the GPU's kernel for %s gives other numbers than torch: torch unpacks, which is slower",
+        kind[0],
     )
-    if not TRUSTED[kind]:
-        log.warning(
-            "the GPU's kernel for %s gives other numbers than torch: torch unpacks, which is slower",
-            kind[0],
-        )
-    return found if TRUSTED[kind] else None
+    return None
 
 
-def unpack(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
+def unpack(weight: PackedWeight, dtype: torch.dtype) -> Float[Tensor, "out in"]:
     """The weight [out, in] that `dequantize` gives, bit for bit."""
-    found = cpu.unpack(weight, dtype)
-    return weight.dequantize(dtype) if found is None else found
+    unpacked = weight.cpu_unpack(dtype)
+    return weight.dequantize(dtype) if unpacked is None else unpacked

@@ -1,7 +1,8 @@
-"""The C kernels of packed linears: compiled once per machine with the system's compiler, and not used where there is none.
+"""The C kernels of packed linears: compiled once per machine, and not used without a compiler.
 
-`linear` answers straight from the stored bits; `unpack` gives the weights that `dequantize` gives, bit for bit, only faster.
-Both return None for what they cannot do, and then torch does it.
+A kernel knows shapes and addresses, not formats: each format's file says which one answers for it.
+`linear` answers straight from the stored bits. `unpack` gives the weights that `dequantize` gives,
+bit for bit, only faster. Both return None for layouts that they cannot read.
 """
 
 import ctypes
@@ -12,67 +13,88 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Float16, Float32, Int32, Shaped, UInt8
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
-from luq.formats.base import PackedWeight
-from luq.formats.binary import BinaryWeight
 from luq.formats.incoherence import block_of, signs
-from luq.formats.integer import IntegerWeight
-from luq.formats.packing import unpack_bits, unpack_trits
+from luq.formats.packing import TRITS_PER_BYTE, unpack_trits
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("cpu.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-fPIC")
-VECTORS = 4  # inputs at a time up to which the stored bits are read once for each; beyond, unpacking once is faster
-PLACES = WeakIdKeyDictionary()  # of set bits; goes with the buffer
-CHUNK = 1 << 22  # weights unpacked in fp32 at a time, where another type is wanted
+CHUNK = 1 << 22  # weights unpacked in fp32 at a time, where another type is asked for
+LANES = 16  # floats of a register, and columns of a trellis tile, in cpu.c
+WORD = 64  # columns that cpu.c reads of a binary weight at a time
+INTEGER_BITS = (2, 3, 4, 8)  # for which cpu.c has a product
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, from the user's cache; None, and a line in the log, without a compiler or with LUQ_KERNELS=0."""
-    compiler = next(
-        (c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None
-    )
+    """The compiled kernels, from the user's cache.
+
+    None, with a line in the log, without a compiler or with LUQ_KERNELS=0.
+    """
+    compiler = _compiler()
     if os.environ.get("LUQ_KERNELS") == "0" or compiler is None or os.name != "posix":
         log.info(
             "no compiled kernels for packed linears: they are unpacked by torch, which is slower"
         )
         return None
-    processor = next(
-        (line for line in _lines("/proc/cpuinfo") if line.startswith(("flags", "Features"))),
-        platform.processor(),
-    )
-    name = hashlib.sha256(f"{SOURCE.read_text()}{FLAGS}{compiler}{processor}".encode()).hexdigest()[
-        :16
-    ]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luq"
-    target = cache / f"cpu-{name}.so"
+    target = cache / f"cpu-{_fingerprint(compiler)}.so"
     try:
         if not target.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache) as scratch:
-                made = Path(scratch) / "cpu.o", Path(scratch) / "cpu.so"
-                # linked without OpenMP's library: torch's own copy is taken, since two would fight over the cores
-                for command in (
-                    [*FLAGS, "-c", str(SOURCE), "-o", str(made[0])],
-                    ["-shared", str(made[0]), "-o", str(made[1])],
-                ):
-                    subprocess.run([compiler, *command], check=True, capture_output=True, text=True)
-                os.replace(made[1], target)
+            _compile(compiler, target)
         return ctypes.CDLL(str(target), mode=os.RTLD_NOW)
     except (OSError, subprocess.CalledProcessError) as error:
-        told = getattr(error, "stderr", "") or error
+        reason = getattr(error, "stderr", "") or error
         log.warning(
-            "the kernels for packed linears cannot be compiled: torch unpacks them, which is slower (%s)",
-            told,
+            "the kernels for packed linears cannot be compiled: torch unpacks them, which is"
+            " slower (%s)",
+            reason,
         )
         return None
+
+
+def _compiler() -> str | None:
+    """The first compiler that is installed."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return name
+    return None
+
+
+def _fingerprint(compiler: str) -> str:
+    """Of all that decides the compiled bytes: a home folder may be shared by several machines."""
+    processor = platform.processor()
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith(("flags", "Features")):
+            processor = line
+            break
+    identity = f"{SOURCE.read_text()}{FLAGS}{compiler}{processor}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _compile(compiler: str, target: Path) -> None:
+    """Compile cpu.c into `target`, which appears only when it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        compiled = Path(scratch) / "cpu.o"
+        linked = Path(scratch) / "cpu.so"
+        # linked without OpenMP's library: torch's copy is loaded already, and two would fight over
+        # the cores
+        compile_arguments = [*FLAGS, "-c", str(SOURCE), "-o", str(compiled)]
+        link_arguments = ["-shared", str(compiled), "-o", str(linked)]
+        for arguments in (compile_arguments, link_arguments):
+            subprocess.run([compiler, *arguments], check=True, capture_output=True, text=True)
+        os.replace(linked, target)
 
 
 def _lines(path: str) -> list[str]:
@@ -82,189 +104,262 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _buffers(weight: PackedWeight) -> tuple[list[ctypes.c_void_p | None], list[int]] | None:
-    """Addresses of the stored buffers and the sizes that follow rows and columns; None for a layout the kernels do not know."""
-    names = (
-        ("codes", "scales", "zeros")
-        if isinstance(weight, IntegerWeight)
-        else ("signs", "salient", "flags", "residual_signs", "scales", "tops")
-    )
-    buffers = [weight.buffers.get(name) for name in names]
-    if any(b is not None and (b.device.type != "cpu" or not b.is_contiguous()) for b in buffers):
-        return None
-    pointers = [None if b is None else ctypes.c_void_p(b.data_ptr()) for b in buffers]
-    rows, columns = weight.shape
-    if isinstance(weight, IntegerWeight):
-        groups = weight.buffers["scales"].shape[1]
-        fits = columns % groups == 0 and (columns // groups) % 16 == 0
-        return (pointers, [groups, weight.buffers["codes"].shape[0]]) if fits else None
-    if isinstance(weight, BinaryWeight):
-        if rows < 8:
+def library_for(*buffers: Tensor | None) -> ctypes.CDLL | None:
+    """The compiled kernels, if these buffers are where they can be read."""
+    for buffer in buffers:
+        if buffer is not None and (buffer.device.type != "cpu" or not buffer.is_contiguous()):
             return None
-        count = (
-            8 * weight.buffers["residual_signs"].numel() // rows
-        )  # of salient columns: the last byte is not full
-        return pointers, [int(weight.meta["block"]), count]
-    return None
+    return library()
+
+
+def address(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    """Where a tensor's numbers lie, for C; NULL for None."""
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
 
 
 def longs(*values: int) -> list[ctypes.c_int64]:
-    return [ctypes.c_int64(v) for v in values]
+    """Sizes, for C."""
+    return [ctypes.c_int64(value) for value in values]
 
 
-def address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def unpack(weight: PackedWeight, dtype: torch.dtype) -> Tensor | None:
-    """The weight [out, in] in `dtype`."""
-    if weight.format in WHOLE:
-        found = WHOLE[weight.format](None, weight)
-        return None if found is None else found.to(dtype)
-    known = _buffers(weight) if isinstance(weight, IntegerWeight | BinaryWeight) else None
-    kernels = library() if known else None
-    if known is None or kernels is None:
-        return None
-    (pointers, sizes), (rows, columns) = known, weight.shape
-    run = (
-        kernels.luq_integer_unpack
-        if isinstance(weight, IntegerWeight)
-        else kernels.luq_binary_unpack
-    )
-    found = torch.empty(rows, columns, dtype=dtype)
-    step = rows if dtype == torch.float32 else max(1, CHUNK // columns)
-    part = found if dtype == torch.float32 else torch.empty(min(step, rows), columns)
+def _unpack_rows(
+    kernel: Callable[..., None],
+    pointers: list[ctypes.c_void_p | None],
+    sizes: list[int],
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+) -> Float[Tensor, "out in"]:
+    """The weight in `dtype`, from a kernel that writes rows [first, last) in fp32."""
+    rows, columns = shape
+    weight = torch.empty(rows, columns, dtype=dtype)
+    if dtype == torch.float32:
+        kernel(*pointers, address(weight), *longs(0, rows, rows, columns, *sizes))
+        return weight
+    step = max(1, CHUNK // columns)
+    part = torch.empty(min(step, rows), columns)
     for first in range(0, rows, step):
         last = min(first + step, rows)
-        run(*pointers, address(part), *longs(first, last, rows, columns, *sizes))
-        if part is not found:
-            found[first:last] = part[: last - first]
-    return found
+        kernel(*pointers, address(part), *longs(first, last, rows, columns, *sizes))
+        weight[first:last] = part[: last - first]
+    return weight
 
 
-def linear(x: Tensor, weight: PackedWeight) -> Tensor | None:
-    """x W^T for up to VECTORS inputs [..., in], summed in fp32."""
-    rows, columns = weight.shape
-    if x.device.type != "cpu" or x.numel() > VECTORS * columns:
-        return None
-    inputs = x.reshape(-1, columns).float().contiguous()
-    if weight.format in WHOLE:
-        found = WHOLE[weight.format](inputs, weight)
-    elif isinstance(weight, IntegerWeight | BinaryWeight):
-        found = _bits(inputs, weight)
-    else:
-        return None
-    return None if found is None else found.view(*x.shape[:-1], rows).to(x.dtype)
+@dataclass(frozen=True)
+class IntegerKernel:
+    """Codes in bit planes on a grid per row and group of columns; see `luq.formats.integer`."""
+
+    library: ctypes.CDLL
+    shape: tuple[int, int]
+    codes: UInt8[Tensor, "bits code_bytes"]
+    scales: Float16[Tensor, "out groups"]
+    zeros: UInt8[Tensor, "bits zero_bytes"] | None
+
+    @property
+    def _pointers(self) -> list[ctypes.c_void_p | None]:
+        return [address(self.codes), address(self.scales), address(self.zeros)]
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Groups and bits."""
+        return [self.scales.shape[1], self.codes.shape[0]]
+
+    @property
+    def _fits(self) -> bool:
+        """Whether groups are whole registers: the C code reads sixteen columns at a time."""
+        group_size = self.shape[1] // self.scales.shape[1]
+        return group_size % LANES == 0
+
+    def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"] | None:
+        if not self._fits or self.codes.shape[0] not in INTEGER_BITS:
+            return None
+        outputs = torch.empty(len(inputs), self.shape[0])
+        group_sums = torch.empty(self.scales.shape[1])
+        sizes = longs(*self.shape, *self._sizes)
+        for x, y in zip(inputs, outputs, strict=True):
+            buffers = (address(x), address(group_sums), address(y))
+            self.library.luq_integer_matvec(*self._pointers, *buffers, *sizes)
+        return outputs
+
+    def unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
+        if not self._fits:
+            return None
+        kernel = self.library.luq_integer_unpack
+        return _unpack_rows(kernel, self._pointers, self._sizes, self.shape, dtype)
 
 
-def _bits(inputs: Tensor, weight: PackedWeight) -> Tensor | None:
-    """inputs [tokens, in] times a weight of bit planes, [tokens, out]."""
-    rows, columns = weight.shape
-    known = _buffers(weight)
-    kernels = library() if known else None
-    if known is None or kernels is None:
-        return None
-    pointers, sizes = known
-    found = torch.empty(len(inputs), rows)
-    if isinstance(weight, IntegerWeight):
-        run, sums = kernels.luq_integer_matvec, torch.empty(sizes[0])
-    elif sizes[0] % 64 == 0 and columns % 16 == 0:
-        run, sums = kernels.luq_binary_matvec, torch.empty(2 * -(-columns // sizes[0]))
-    else:
-        return None
-    for one, out in zip(inputs, found, strict=True):
-        run(*pointers, address(one), address(sums), address(out), *longs(rows, columns, *sizes))
-    return found
+@dataclass(frozen=True)
+class BinaryKernel:
+    """Signs in three groups per row and block of columns; see `luq.formats.binary`."""
 
+    library: ctypes.CDLL
+    shape: tuple[int, int]
+    block: int
+    salient_columns: int
+    signs: UInt8[Tensor, " sign_bytes"]
+    salient: UInt8[Tensor, " salient_bytes"]
+    flags: UInt8[Tensor, " flag_bytes"]
+    residual_signs: UInt8[Tensor, " residual_bytes"]
+    scales: Shaped[Tensor, "out blocks numbers"]
+    tops: Float16[Tensor, "shares blocks numbers"] | None
 
-@lru_cache(maxsize=64)
-def _rotation(rows: int, columns: int, seed: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Signs of columns and rows, the factors of both transforms, and their blocks."""
-    blocks = [block_of(columns), block_of(rows)]
-    both = torch.cat([signs(columns, seed), signs(rows, seed + 1)])
-    return both, torch.tensor([block**-0.5 for block in blocks]), blocks
+    @property
+    def _pointers(self) -> list[ctypes.c_void_p | None]:
+        masks = (self.signs, self.salient, self.flags, self.residual_signs)
+        return [address(buffer) for buffer in (*masks, self.scales, self.tops)]
 
+    def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"] | None:
+        rows, columns = self.shape
+        if self.block % WORD or columns % LANES:
+            return None
+        blocks = -(-columns // self.block)
+        outputs = torch.empty(len(inputs), rows)
+        block_sums = torch.empty(2 * blocks)
+        sizes = longs(rows, columns, self.block, self.salient_columns)
+        for x, y in zip(inputs, outputs, strict=True):
+            buffers = (address(x), address(block_sums), address(y))
+            self.library.luq_binary_matvec(*self._pointers, *buffers, *sizes)
+        return outputs
 
-def _coded(inputs: Tensor | None, weight: PackedWeight) -> Tensor | None:
-    """inputs [tokens, in] times a trellis-coded weight, [tokens, out]; without inputs the weight in fp32, rotations undone."""
-    kernels = _ready(weight)
-    if kernels is None:
-        return None
-    (rows, columns), width, meta = weight.shape, -(-weight.shape[1] // 16) * 16, weight.meta
-    turn, factors, blocks = _rotation(rows, columns, int(meta["seed"]))
-    numbers: Tensor = weight.table  # type: ignore[attr-defined]
-    fixed = [address(t) for t in (weight.buffers["codes"], weight.buffers["scales"], numbers, turn)]
-    sizes = longs(rows, columns, width, int(meta["bits"]), int(meta["window"]), *blocks)
-    if inputs is None:
-        found = torch.empty(rows, columns)
-        kernels.luq_trellis_unpack(*fixed, address(found), *sizes, address(factors))
-        return found
-    found, work = torch.empty(len(inputs), rows), torch.empty(width)
-    for one, out in zip(inputs, found, strict=True):
-        kernels.luq_trellis_matvec(
-            *fixed, address(one), address(work), address(out), *sizes, address(factors)
-        )
-    return found
+    def unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
+        kernel = self.library.luq_binary_unpack
+        sizes = [self.block, self.salient_columns]
+        return _unpack_rows(kernel, self._pointers, sizes, self.shape, dtype)
 
 
 @lru_cache(maxsize=1)
-def _digits() -> Tensor:
-    """What each byte of ternary codes holds: [256, 8], five of them used."""
-    digits = unpack_trits(torch.arange(256, dtype=torch.uint8), (256, 5)).float() - 1
-    return torch.nn.functional.pad(digits, (0, 3)).contiguous()
+def _digits_of_bytes() -> Float32[Tensor, "256 8"]:
+    """The digits -1, 0, 1 of each byte of ternary codes; the last three of eight are not used."""
+    digits = unpack_trits(torch.arange(256, dtype=torch.uint8), (256, TRITS_PER_BYTE)).float() - 1
+    return torch.nn.functional.pad(digits, (0, 8 - TRITS_PER_BYTE)).contiguous()
 
 
-def _ternary(inputs: Tensor | None, weight: PackedWeight) -> Tensor | None:
-    """As `_coded`, of a ternary weight."""
-    kernels = _ready(weight)
-    if kernels is None:
-        return None
-    (rows, columns), scales = weight.shape, weight.buffers["scales"]
-    found = torch.empty(rows, columns) if inputs is None else torch.empty(len(inputs), rows)
-    fixed, sizes = (
-        [address(t) for t in (weight.buffers["codes"], scales, _digits())],
-        longs(rows, columns, scales.shape[1]),
-    )
-    for one, out in [(None, found)] if inputs is None else zip(inputs, found, strict=True):
-        if kernels.luq_ternary(*fixed, None if one is None else address(one), address(out), *sizes):
+@dataclass(frozen=True)
+class TernaryKernel:
+    """Digits of base 3, five to a byte, on a grid of scales; see `luq.formats.ternary`."""
+
+    library: ctypes.CDLL
+    shape: tuple[int, int]
+    codes: UInt8[Tensor, " bytes"]
+    scales: Float16[Tensor, "out groups"]
+
+    def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
+        outputs = torch.empty(len(inputs), self.shape[0])
+        for x, y in zip(inputs, outputs, strict=True):
+            self._run(x, y)
+        return outputs
+
+    def unpack(self) -> Float32[Tensor, "out in"]:
+        weight = torch.empty(*self.shape)
+        self._run(None, weight)
+        return weight
+
+    def _run(self, x: Tensor | None, output: Tensor) -> None:
+        """W x into output [out]; without x the weight into output [out, in]."""
+        pointers = [address(self.codes), address(self.scales), address(_digits_of_bytes())]
+        sizes = longs(*self.shape, self.scales.shape[1])
+        if self.library.luq_ternary(*pointers, address(x), address(output), *sizes):
             raise MemoryError("no memory to unpack a row of ternary weights")
-    return found
 
 
-def _row_column(inputs: Tensor | None, weight: PackedWeight) -> Tensor | None:
-    """As `_coded`, of signs with row and column scales."""
-    kernels, block = _ready(weight), int(weight.meta["block"])
-    if kernels is None:
-        return None
-    (rows, columns), b = weight.shape, weight.buffers
-    by_column, beside = b["column_scales"].float(), b["residual_scales"].float()
-    if b["salient"] not in PLACES:
-        PLACES[b["salient"]] = unpack_bits(b["salient"], (columns,)).nonzero()[:, 0].int()
-    places: Tensor = PLACES[b["salient"]]
-    work = torch.empty(columns + len(places) + 2 * -(-columns // block) + 16)
-    fixed = [
-        address(t)
-        for t in (b["signs"], b["residual_signs"], b["row_scales"], by_column, beside, places)
-    ]
-    found = torch.empty(rows, columns) if inputs is None else torch.empty(len(inputs), rows)
-    for one, out in [(None, found)] if inputs is None else zip(inputs, found, strict=True):
-        x = None if one is None else address(one)
-        kernels.luq_row_column(
-            *fixed, x, address(work), address(out), *longs(rows, columns, block, len(places))
-        )
-    return found
+@dataclass(frozen=True)
+class RowColumnKernel:
+    """Signs with row and column scales, in salient columns twice; see `luq.formats.row_column`."""
+
+    library: ctypes.CDLL
+    shape: tuple[int, int]
+    block: int
+    signs: UInt8[Tensor, " sign_bytes"]
+    residual_signs: UInt8[Tensor, " residual_bytes"]
+    row_scales: Float16[Tensor, "out blocks 2"]
+    column_scales: Float32[Tensor, " in"]
+    residual_scales: Float32[Tensor, " salient"]
+    salient_places: Int32[Tensor, " salient"]
+
+    def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
+        outputs = torch.empty(len(inputs), self.shape[0])
+        for x, y in zip(inputs, outputs, strict=True):
+            self._run(x, y)
+        return outputs
+
+    def unpack(self) -> Float32[Tensor, "out in"]:
+        weight = torch.empty(*self.shape)
+        self._run(None, weight)
+        return weight
+
+    def _run(self, x: Tensor | None, output: Tensor) -> None:
+        """W x into output [out]; without x the weight into output [out, in]."""
+        rows, columns = self.shape
+        salient = len(self.salient_places)
+        blocks = -(-columns // self.block)
+        # scaled inputs, those of salient columns, sums of both per block, and a register's room
+        work = torch.empty(columns + salient + 2 * blocks + LANES)
+        scales = (self.row_scales, self.column_scales, self.residual_scales)
+        stored = (self.signs, self.residual_signs, *scales, self.salient_places)
+        pointers = [address(buffer) for buffer in (*stored, x, work, output)]
+        self.library.luq_row_column(*pointers, *longs(rows, columns, self.block, salient))
 
 
-def _ready(weight: PackedWeight) -> ctypes.CDLL | None:
-    """The kernels, if the weight's buffers are where they can be read."""
-    fine = all(
-        buffer.device.type == "cpu" and buffer.is_contiguous() for buffer in weight.buffers.values()
-    )
-    return library() if fine else None
+class Rotation(NamedTuple):
+    """The rotations of a trellis-coded weight: signs of columns, then of rows, and transforms."""
+
+    signs: Float32[Tensor, " in_and_out"]
+    factors: Float32[Tensor, "2"]
+    blocks: tuple[int, int]
 
 
-WHOLE = {
-    "trellis": _coded,
-    "ternary": _ternary,
-    "row_column": _row_column,
-}  # formats whose linears are done in one call
+@lru_cache(maxsize=64)
+def _rotation(rows: int, columns: int, seed: int) -> Rotation:
+    """Of columns with `seed`, of rows with the next one."""
+    blocks = (block_of(columns), block_of(rows))
+    both_signs = torch.cat([signs(columns, seed), signs(rows, seed + 1)])
+    factors = torch.tensor([block**-0.5 for block in blocks])
+    return Rotation(both_signs, factors, blocks)
+
+
+@dataclass(frozen=True)
+class TrellisKernel:
+    """Streams of bits that look up weights in a table; see `luq.formats.trellis`."""
+
+    library: ctypes.CDLL
+    shape: tuple[int, int]
+    bits: int
+    window: int
+    seed: int
+    codes: UInt8[Tensor, "strips bytes"]
+    scales: Float16[Tensor, " strips"]
+    table: Float32[Tensor, " states"]
+
+    @property
+    def _rotation(self) -> Rotation:
+        return _rotation(*self.shape, self.seed)
+
+    @property
+    def _pointers(self) -> list[ctypes.c_void_p | None]:
+        stored = (self.codes, self.scales, self.table, self._rotation.signs)
+        return [address(buffer) for buffer in stored]
+
+    @property
+    def _width(self) -> int:
+        """Columns, filled up to whole tiles."""
+        return -(-self.shape[1] // LANES) * LANES
+
+    @property
+    def _sizes(self) -> list[ctypes.c_int64]:
+        rotation = self._rotation
+        return longs(*self.shape, self._width, self.bits, self.window, *rotation.blocks)
+
+    def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
+        outputs = torch.empty(len(inputs), self.shape[0])
+        work = torch.empty(self._width)
+        factors = address(self._rotation.factors)
+        for x, y in zip(inputs, outputs, strict=True):
+            buffers = (address(x), address(work), address(y))
+            self.library.luq_trellis_matvec(*self._pointers, *buffers, *self._sizes, factors)
+        return outputs
+
+    def unpack(self) -> Float32[Tensor, "out in"]:
+        """The weight, both rotations undone."""
+        weight = torch.empty(*self.shape)
+        factors = address(self._rotation.factors)
+        self.library.luq_trellis_unpack(*self._pointers, address(weight), *self._sizes, factors)
+        return weight

@@ -1,4 +1,7 @@
-"""Compiled searches: Viterbi's for trellis codes, and the errors of BiLLM's candidates. None where there is no compiler."""
+"""Compiled searches: Viterbi's for trellis codes, and the errors of BiLLM's candidates.
+
+None where there is no compiler, and then the methods search in torch.
+"""
 
 import logging
 import os
@@ -6,11 +9,16 @@ from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
+from jaxtyping import Float, Float32, Float64, Int32, Integer, UInt8
 from torch import Tensor
 
 from luq.formats.kernels.cpu import address, library, longs
 
 log = logging.getLogger(__name__)
+WIDEST_BLOCK = 1024  # columns, for which cpu.c has room
+SMALLEST_STEMS = 4  # bits of a window beyond a code's: cpu.c takes sixteen stems at a time
+FAR = 1e30  # cost of a state in which no path begins
+Search = tuple[UInt8[Tensor, "sequences length"], Int32[Tensor, " sequences"]]
 
 
 @lru_cache(maxsize=1)
@@ -18,78 +26,149 @@ def has_triton() -> bool:
     return find_spec("triton") is not None
 
 
+def viterbi(
+    values: Float32[Tensor, "sequences length"],
+    table: Float32[Tensor, " states"],
+    states: Integer[Tensor, " sequences"],
+    bits: int,
+    window: int,
+) -> Search:
+    """The best codes, in torch: slow, and what the compiled searches are compared with.
+
+    Args:
+        values: What is coded.
+        table: The numbers that the 2^window states stand for.
+        states: In which each sequence begins.
+        bits: Bits of a code.
+        window: Bits of a state.
+
+    Returns:
+        Codes [sequences, length] with the least squared error, and the last states.
+    """
+    numbers = table.to(values.device)
+    fan = 1 << bits  # predecessors of a state, and successors
+    stems = 1 << (window - bits)  # a stem is what predecessors of a state have in common
+    cost = torch.full((len(values), fan * stems), FAR, device=values.device)
+    cost[torch.arange(len(values)), states.long()] = 0
+    choices = []
+    for t in range(values.shape[1]):
+        least, best = cost.view(-1, fan, stems).min(1)
+        choices.append(best.to(torch.uint8))
+        error = values[:, t, None] - numbers
+        cost = least.repeat_interleave(fan, 1) + error * error
+    state = cost.argmin(1)
+    last = state.int()
+    codes = []
+    for best in reversed(choices):
+        codes.append((state & (fan - 1)).to(torch.uint8))
+        stem = state >> bits
+        predecessor = best.gather(1, stem[:, None])[:, 0].long()
+        state = stem | predecessor << (window - bits)
+    return torch.stack(codes[::-1], 1), last
+
+
+def _walk(
+    search: Search, states: Tensor, bits: int, window: int
+) -> Integer[Tensor, "sequences length"]:
+    """The states that a search's codes lead through."""
+    state = states.long()
+    path = []
+    for code in search[0].long().unbind(1):
+        state = (state << bits | code) & ((1 << window) - 1)
+        path.append(state)
+    return torch.stack(path, 1)
+
+
 @lru_cache(maxsize=32)
 def _gpu_agrees(bits: int, window: int, device: torch.device) -> bool:
-    """Whether the GPU's search finds paths as good as torch's on a small case: a driver or a card may not like the kernel."""
+    """Whether the GPU's search finds paths as good as torch's on a small case.
+
+    A driver or a card may not like the kernel.
+    """
     from triton.errors import TritonError
 
-    from luq.formats.kernels import gpu
-    from luq.quantization.methods import trellis as reference
+    from luq.formats.kernels import gpu  # imports triton, which is optional
 
-    values = torch.randn(4, 40, generator=torch.Generator().manual_seed(0)).to(device)
-    states, numbers = (
-        torch.arange(4, dtype=torch.int32, device=device),
-        reference.table(window).to(device),
-    )
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 40, generator=generator).to(device)
+    numbers = torch.randn(1 << window, generator=generator).to(device)
+    states = torch.arange(4, dtype=torch.int32, device=device)
     try:
-        found = gpu.search(values, numbers, states, bits, window)
+        fast = gpu.search(values, numbers, states, bits, window)
     except (RuntimeError, ValueError, TritonError) as error:
         log.warning(
-            "the GPU's search of trellis codes does not run here: torch searches, which is slower (%s)",
+            "the GPU's search of trellis codes does not run here: torch searches, which is"
+            " slower (%s)",
             error,
         )
         return False
-    both = [found, reference.search_slowly(values, states, bits, window)]
-    paths = [reference.states_of(codes, states, bits, window) for codes, _ in both]
-    one, two = ((values - numbers[path]).square().sum(1) for path in paths)
-    same = torch.allclose(one, two, rtol=1e-4) and torch.equal(paths[0][:, -1].int(), found[1])
+    fast_path = _walk(fast, states, bits, window)
+    slow_path = _walk(viterbi(values, numbers, states, bits, window), states, bits, window)
+    fast_error = (values - numbers[fast_path]).square().sum(1)
+    slow_error = (values - numbers[slow_path]).square().sum(1)
+    same = torch.allclose(fast_error, slow_error, rtol=1e-4)
+    same = same and torch.equal(fast_path[:, -1].int(), fast[1])
     if not same:
         log.warning(
-            "the GPU's search of trellis codes gives other paths than torch's: torch searches, which is slower"
+            "the GPU's search of trellis codes gives other paths than torch's: torch searches,"
+            " which is slower"
         )
     return same
 
 
 def trellis(
-    values: Tensor, table: Tensor, states: Tensor, bits: int, window: int
-) -> tuple[Tensor, Tensor] | None:
-    """Viterbi search of values [sequences, length] from states [sequences]: codes uint8, last states int32."""
+    values: Float32[Tensor, "sequences length"],
+    table: Float32[Tensor, " states"],
+    states: Integer[Tensor, " sequences"],
+    bits: int,
+    window: int,
+) -> Search | None:
+    """As `viterbi`, compiled; None where nothing compiled can do it.
+
+    Raises:
+        MemoryError: The search has no room for its choices.
+    """
     if values.device.type == "cuda" and has_triton() and os.environ.get("LUQ_KERNELS") != "0":
         if not _gpu_agrees(bits, window, values.device):
             return None
-        from luq.formats.kernels import gpu
+        from luq.formats.kernels import gpu  # imports triton, which is optional
 
         return gpu.search(values, table.to(values.device), states, bits, window)
-    kernels = library() if values.device.type == "cpu" and window >= bits + 4 else None
+    fits = values.device.type == "cpu" and window >= bits + SMALLEST_STEMS
+    kernels = library() if fits else None
     if kernels is None:
         return None
-    values, last = values.contiguous(), states.int().clone()
+    values = values.contiguous()
+    last = states.int().clone()
     codes = torch.empty(values.shape, dtype=torch.uint8)
-    sizes = longs(*values.shape, bits, window)
-    if kernels.luq_trellis_encode(
-        address(values), address(table), address(last), address(codes), *sizes
-    ):
+    pointers = [address(tensor) for tensor in (values, table, last, codes)]
+    if kernels.luq_trellis_encode(*pointers, *longs(*values.shape, bits, window)):
         raise MemoryError("no memory for the search of a trellis: choose a smaller tier.window")
     return codes, last
 
 
-def billm_errors(target: Tensor, what: Tensor | int) -> Tensor | None:
-    """Summed squared errors of BiLLM's candidates for target [out, n].
+def billm_errors(
+    target: Float32[Tensor, "out n"], what: Float[Tensor, " tried"] | int
+) -> Float64[Tensor, " candidates"] | None:
+    """Summed squared errors of BiLLM's candidates.
 
-    `what` rising thresholds [tried]: of splits by magnitude. `what` a number: of 1 .. so many leading columns as the salient
-    ones, they and the rest stored twice.
+    Args:
+        target: The weights [out, n] of a block.
+        what: Rising thresholds: of splits by magnitude. A number: of 1 .. so many leading columns
+            as the salient ones, they and the others stored twice.
     """
     rows, columns = target.shape
-    kernels = library() if target.device.type == "cpu" and columns <= 1024 else None
+    fits = target.device.type == "cpu" and columns <= WIDEST_BLOCK
+    kernels = library() if fits else None
     if kernels is None:
         return None
     target = target.contiguous()
     if isinstance(what, int):
         errors = torch.empty(rows, what, dtype=torch.double)
         kernels.luq_billm_salient(address(target), address(errors), *longs(rows, columns, what))
-    else:
-        errors, what = torch.empty(rows, len(what), dtype=torch.double), what.contiguous()
-        kernels.luq_billm_split(
-            address(target), address(what), address(errors), *longs(rows, columns, len(what))
-        )
+        return errors.sum(0)
+    thresholds = what.contiguous()
+    errors = torch.empty(rows, len(thresholds), dtype=torch.double)
+    pointers = [address(tensor) for tensor in (target, thresholds, errors)]
+    kernels.luq_billm_split(*pointers, *longs(rows, columns, len(thresholds)))
     return errors.sum(0)

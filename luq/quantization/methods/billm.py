@@ -226,8 +226,7 @@ class Billm:
         )
         # fp32 [block, out, salient or not, four values], by the very sums of BinaryWeight.dequantize
         mean, scale = (
-            BinaryWeight(scales, (w.shape[0], columns))
-            .numbers()
+            BinaryWeight.decode_numbers(scales)
             .transpose(0, 1)
             .unflatten(2, (4, 2))
             .unbind(3)

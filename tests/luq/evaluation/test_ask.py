@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from luq.allocation.plans import Allocation
-from luq.config import EvaluationConfig, QuantizerConfig, TierConfig
+from luq.config import EvaluationConfig, QuantizerConfig, RtnTier
 from luq.errors import ModelError
 from luq.evaluation import answers, collapse
 from luq.evaluation import ask as harness
@@ -107,7 +107,7 @@ def test_more_samples_keep_the_answers_of_fewer(folder: Path) -> None:
 def test_what_stands_is_checked_before_scoring(vlm: VLM, tmp_path: Path) -> None:
     """The tier of every layer, and every bit of its buffers against the stored file."""
     count = len(vlm.layers)
-    config = QuantizerConfig("rtn4", "rtn4", "float", {"rtn4": TierConfig("rtn")})
+    config = QuantizerConfig("rtn4", "rtn4", "float", {"rtn4": RtnTier()})
     plan = Allocation(("rtn4",) * count)
     folders = Walk(vlm, lambda: pytest.fail("data free"), "", config, Store(tmp_path)).quantize(
         plan

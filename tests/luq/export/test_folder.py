@@ -14,13 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from luq.allocation.plans import Allocation
-from luq.config import TierConfig
+from luq.config import QuantizerConfig
+from luq.config.building import build
 from luq.errors import ModelError
 from luq.export import folder as save
 from luq.formats.layer_file import read_layer, write_layer
 from luq.models.checkpoint import POCKET, check_files
 from luq.models.vlm import VLM
-from luq.quantization.methods.float16 import make_quantizer
+from luq.quantization.methods import make_quantizer
 from luq.quantization.walk import install
 from tests.conftest import correlated
 
@@ -63,8 +64,8 @@ print(json.dumps({"buffers": found, "tokens": said[0].tolist(), "plain": plain})
 @pytest.fixture(scope="module")
 def packed(vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One folder per decoder layer, each in another tier; the last layer's MLP in yet another."""
-    told = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
-    tiers = {name: TierConfig(**settings) for name, settings in told.items()}
+    settings = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
+    tiers = build(QuantizerConfig, settings, "quantizer").tiers
     root, hessians = tmp_path_factory.mktemp("layers"), {}
     folders = []
     for index, tier in enumerate(TIERS):

@@ -1,4 +1,4 @@
-"""The compiled kernels against torch: the same weights bit for bit, the same products to rounding."""
+"""Compiled kernels against torch: the same weights bit for bit, products the same to rounding."""
 
 import os
 import shutil
@@ -10,62 +10,22 @@ import torch
 
 from luq.formats import kernels
 from luq.formats.base import PackedWeight
-from luq.formats.binary import BinaryWeight
 from luq.formats.integer import IntegerWeight
 from luq.formats.kernels import cpu, searches
 from luq.formats.linear import PackedLinear
-from luq.formats.packing import pack_bits, pack_codes, pack_trits
-from luq.formats.row_column import RowColumnWeight
-from luq.formats.ternary import TernaryWeight
-from luq.formats.trellis import TrellisWeight
-from luq.quantization.methods import trellis
+from luq.formats.trellis import TrellisWeight, states_of, table
+from tests.luq.formats.weights import (
+    GENERATOR,
+    binaries,
+    coded,
+    integers,
+    row_columns,
+    ternaries,
+)
 
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(c) for c in ("cc", "gcc", "clang")), reason="no C compiler on this machine"
 )
-GENERATOR = torch.Generator().manual_seed(0)
-
-
-def integers(rows: int, columns: int, bits: int, groups: int, symmetric: bool) -> IntegerWeight:
-    """Random codes, with scales from subnormal to large."""
-    codes = torch.randint(0, 2**bits, (rows, columns), generator=GENERATOR)
-    scales = torch.randn(rows, groups, generator=GENERATOR).mul(3).exp().mul(1e-3).half()
-    scales[0, 0] = 3e-7
-    buffers = {"codes": pack_codes(codes, bits), "scales": scales}
-    if not symmetric:
-        buffers["zeros"] = pack_codes(
-            torch.randint(0, 2**bits, (rows, groups), generator=GENERATOR), bits
-        )
-    return IntegerWeight(buffers, (rows, columns))
-
-
-def binaries(
-    rows: int, columns: int, block: int, share: float, twice: bool = False
-) -> BinaryWeight:
-    salient = torch.rand(columns, generator=GENERATOR) < share
-    count, blocks = int(salient.sum()), -(-columns // block)
-
-    def bits(*shape: int) -> torch.Tensor:
-        return pack_bits(torch.rand(shape, generator=GENERATOR) < 0.5)
-
-    buffers = {
-        "signs": bits(rows, columns), "salient": pack_bits(salient), "flags": bits(rows, columns - count),
-        "residual_signs": bits(rows, count), "scales": torch.randn(rows, blocks, 8, generator=GENERATOR).half(),
-    }  # fmt: skip
-    if twice:
-        buffers |= BinaryWeight.quantize_numbers(torch.randn(rows, blocks, 8, generator=GENERATOR))
-    return BinaryWeight(buffers, (rows, columns), block=block)
-
-
-def coded(rows: int, columns: int, bits: int) -> TrellisWeight:
-    strips, width = -(-rows // 16), -(-columns // 16) * 16
-    buffers = {
-        "codes": torch.randint(0, 256, (strips, 2 * width * bits), generator=GENERATOR).to(
-            torch.uint8
-        ),
-        "scales": torch.randn(strips, generator=GENERATOR).half(),
-    }
-    return TrellisWeight(buffers, (rows, columns), bits=bits, window=12, seed=1)
 
 
 # rows, columns, groups, symmetric; and rows, columns, block, share of salient columns
@@ -85,29 +45,6 @@ CASES: dict[str, PackedWeight] = {
 }
 
 
-def ternaries(rows: int, columns: int, groups: int) -> TernaryWeight:
-    codes = torch.randint(0, 3, (rows, columns), generator=GENERATOR)
-    buffers = {
-        "codes": pack_trits(codes),
-        "scales": torch.randn(rows, groups, generator=GENERATOR).half(),
-    }
-    return TernaryWeight(buffers, (rows, columns))
-
-
-def row_columns(rows: int, columns: int, block: int, share: float) -> RowColumnWeight:
-    salient = torch.rand(columns, generator=GENERATOR) < share
-    count = int(salient.sum())
-    buffers = {
-        "signs": pack_bits(torch.rand(rows, columns, generator=GENERATOR) < 0.5),
-        "salient": pack_bits(salient),
-        "residual_signs": pack_bits(torch.rand(rows, count, generator=GENERATOR) < 0.5),
-        "row_scales": torch.rand(rows, columns // block, 2, generator=GENERATOR).half(),
-        "column_scales": torch.rand(columns, generator=GENERATOR).half(),
-        "residual_scales": torch.rand(count, generator=GENERATOR).half(),
-    }
-    return RowColumnWeight(buffers, (rows, columns), block=block)
-
-
 TERNARIES = [(128, 128, 1), (7, 13, 1), (33, 384, 12), (5, 4096, 32)]
 ROW_COLUMNS = [(128, 128, 128, 0.06), (9, 13, 13, 0.3), (20, 384, 128, 0.1), (16, 128, 64, 0.0)]
 CODED = [
@@ -125,7 +62,10 @@ CASES |= {f"binary, numbers of 8 bits, {case}": binaries(*case, twice=True) for 
 
 
 def relative_error(found: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -> float:
-    """The largest error of x W^T, relative to the sizes of its terms: codes up to 2^bits, before the zero point is taken off."""
+    """The largest error of x W^T, relative to the sizes of its terms.
+
+    Those of integers are codes up to 2^bits, before the zero point is subtracted.
+    """
     dense = weight.dequantize().double()
     size = x.double().abs() @ dense.abs().T
     if isinstance(weight, TrellisWeight):  # the input is rotated: its terms are other ones
@@ -147,7 +87,7 @@ def test_unpacked_weights_are_torchs_bit_for_bit(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "CHUNK", 5000)  # several chunks of rows
-    found = cpu.unpack(CASES[name], dtype)
+    found = CASES[name].cpu_unpack(dtype)
     assert found is not None
     assert torch.equal(found, CASES[name].dequantize(dtype))
 
@@ -158,7 +98,7 @@ def test_unpacked_weights_are_torchs_bit_for_bit(
 def test_products_are_torchs_to_rounding(name: str, shape: tuple[int, ...]) -> None:
     weight = CASES[name]
     x = torch.randn(*shape, weight.shape[1], generator=GENERATOR)
-    found = cpu.linear(x, weight)
+    found = kernels.linear(x, weight)
     assert found is not None
     assert relative_error(found, x, weight) < 2e-6
 
@@ -166,11 +106,11 @@ def test_products_are_torchs_to_rounding(name: str, shape: tuple[int, ...]) -> N
 @needs_compiler
 def test_other_layouts_and_many_tokens_are_left_to_torch() -> None:
     x = torch.randn(1, 40, generator=GENERATOR)
-    assert cpu.linear(x, integers(4, 40, 4, 5, False)) is None, "groups of eight columns"
-    assert cpu.unpack(integers(4, 40, 4, 5, False), torch.float32) is None
+    assert kernels.linear(x, integers(4, 40, 4, 5, False)) is None, "groups of eight columns"
+    assert integers(4, 40, 4, 5, False).cpu_unpack(torch.float32) is None
     assert (
-        cpu.linear(
-            torch.randn(cpu.VECTORS + 1, 128, generator=GENERATOR),
+        kernels.linear(
+            torch.randn(kernels.FEW_TOKENS + 1, 128, generator=GENERATOR),
             CASES["4 bit, (128, 128, 1, False)"],
         )
         is None
@@ -186,7 +126,7 @@ def test_a_packed_linear_answers_the_same_by_either_way(dtype: torch.dtype, cach
         torch.randn(33, generator=GENERATOR).to(dtype),
     )
     linear = PackedLinear(weight, "gptq3", bias, cache=cache)
-    x = torch.randn(cpu.VECTORS + 1, 4096, generator=GENERATOR).to(dtype)
+    x = torch.randn(kernels.FEW_TOKENS + 1, 4096, generator=GENERATOR).to(dtype)
     whole, single = linear(x), linear(x[:1])
     assert single.dtype == whole.dtype == dtype
     assert relative_error((single - bias).float(), x[:1], weight) < (
@@ -197,14 +137,15 @@ def test_a_packed_linear_answers_the_same_by_either_way(dtype: torch.dtype, cach
 
 
 def test_without_a_compiler_torch_does_it(tmp_path) -> None:
-    """No compiler, a broken one, or kernels turned off: the same answers, and a line that says why where something is wrong."""
+    """A broken compiler, or kernels turned off: the same answers, and a line that says why."""
     (tmp_path / "cc").write_text("#!/bin/sh\necho no such header >&2; exit 1\n")
     (tmp_path / "cc").chmod(0o755)
     code = (
-        "import torch, logging; logging.basicConfig(); from tests.luq.formats.test_kernels import CASES\n"
-        "from luq.formats.linear import PackedLinear; from luq.formats.kernels import cpu\n"
+        "import torch, logging; logging.basicConfig()\n"
+        "from tests.luq.formats.test_kernels import CASES\n"
+        "from luq.formats.linear import PackedLinear; from luq.formats import kernels\n"
         "w = CASES['4 bit, (128, 128, 1, False)']; x = torch.ones(1, 128)\n"
-        "assert cpu.library() is None and cpu.linear(x, w) is None\n"
+        "assert kernels.cpu.library() is None and kernels.linear(x, w) is None\n"
         "assert torch.equal(PackedLinear(w, 'a')(x), torch.nn.functional.linear(x, w.dequantize()))"
     )
     off, broken = (
@@ -226,24 +167,23 @@ def test_without_a_compiler_torch_does_it(tmp_path) -> None:
 
 INTERPRETED = """
 import torch
-from luq.quantization.methods import trellis
-from luq.formats.kernels import gpu
+from luq.formats.kernels import gpu, searches
+from luq.formats.trellis import table
 from tests.luq.formats.test_kernels import CASES, GENERATOR, GPU, relative_error
 for name, weight in CASES.items():
     x = torch.randn(2, weight.shape[1], generator=GENERATOR)
-    found = gpu.linear(x, weight)
+    found = weight.gpu_linear(x)
     if name not in GPU:
         assert found is None, name
         continue
     assert found is not None, name
     error = relative_error(found, x, weight)
     assert error < 2e-6, (name, error)
-assert gpu.linear(torch.randn(gpu.VECTORS + 1, 128), CASES["4 bit, (128, 128, 1, False)"]) is None
 for bits, window in ((1, 6), (2, 6), (2, 8), (3, 7), (4, 8)):
     values = torch.randn(3, 12, generator=GENERATOR)
     states = torch.randint(0, 1 << window, (3,), generator=GENERATOR, dtype=torch.int32)
-    found = gpu.search(values, trellis.table(window), states, bits, window)
-    wanted = trellis.search_slowly(values, states, bits, window)
+    found = gpu.search(values, table(window), states, bits, window)
+    wanted = searches.viterbi(values, table(window), states, bits, window)
     assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1]), (bits, window)
 print("same")
 """
@@ -293,23 +233,37 @@ COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from luq.formats.kernels import gpu
-number = dict.fromkeys("rows columns groups plane zero_plane count block blocks length strips tiles".split(), "i32")
-stored = dict(signs="*u8", flags="*u8", residual="*u8", salient="*u8", rank="*i32", codes="*i32", zeros="*u8", y="*fp32")
-search = dict(values="*fp32", table="*fp32", states="*i32", codes="*u8", last="*i32", choices="*u8")
-grid = dict(ASYMMETRIC=True, BLOCK=16, WORDS=8)
-cases = [(gpu._integer, stored | dict(x="*fp16", scales="*fp16"), grid | dict(BITS=b)) for b in (2, 3, 4, 8)]
-cases += [(gpu._binary, stored | dict(x="*bf16", scales="*fp32"), dict(BLOCK=16, WIDTH=64))]
-cases += [(gpu._ternary, stored | dict(x="*fp16", scales="*fp16", codes="*u8"), dict(BLOCK=16, WIDTH=64))]
-coded = dict(x="*fp32", codes="*u8", scales="*fp16", table="*fp32", y="*fp32")
-tiles = dict(WINDOW=12, TILE=16, TILES=gpu.TILES, SPLIT=gpu.SPLIT)
-cases += [(gpu._trellis, coded, tiles | dict(BITS=b)) for b in (1, 2, 3, 4)]
-cases += [(gpu._viterbi, search, dict(BITS=b, WINDOW=12)) for b in (1, 2, 3, 4)]
+from luq.formats.kernels import gpu, triton_kernels
+SIZES = "rows columns groups plane zero_plane count block blocks length strips tiles"
+STORED = dict(
+    signs="*u8", flags="*u8", residual="*u8", salient="*u8", rank="*i32",
+    codes="*i32", zeros="*u8", y="*fp32",
+) | dict.fromkeys(SIZES.split(), "i32")
+SEARCH = dict(
+    values="*fp32", table="*fp32", states="*i32", codes="*u8", last="*i32", choices="*u8"
+)
+HALVES = dict(x="*fp16", scales="*fp16")
+CODED = dict(x="*fp32", codes="*u8", scales="*fp16", table="*fp32", y="*fp32")
+TILES = dict(WINDOW=12, TILE=16, TILES=gpu.TILES, SPLIT=gpu.SPLIT)
+WIDE = dict(BLOCK=16, WIDTH=64)
+cases = [
+    (triton_kernels.binary, dict(x="*bf16", scales="*fp32"), WIDE),
+    (triton_kernels.ternary, HALVES | dict(codes="*u8"), WIDE),
+]
+for bits in (2, 3, 4, 8):
+    constants = dict(ASYMMETRIC=True, BLOCK=16, WORDS=8, BITS=bits)
+    cases.append((triton_kernels.integer, HALVES, constants))
+for bits in (1, 2, 3, 4):
+    cases.append((triton_kernels.trellis, CODED, TILES | dict(BITS=bits)))
+    cases.append((triton_kernels.viterbi, SEARCH, dict(BITS=bits, WINDOW=12)))
 for kernel, types, constants in cases:
-    types = {name: "constexpr" if name in constants else (types | number)[name] for name in kernel.arg_names}
+    signature = {}
+    for name in kernel.arg_names:
+        signature[name] = "constexpr" if name in constants else (STORED | types)[name]
     for capability in (80, 90):
-        made = triton.compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", capability, 32))
-        assert len(made.asm["cubin"]) > 1000
+        target = GPUTarget("cuda", capability, 32)
+        compiled = triton.compile(ASTSource(kernel, signature, constants), target=target)
+        assert len(compiled.asm["cubin"]) > 1000
 print("compiled")
 """
 
@@ -344,12 +298,12 @@ def test_the_search_of_trellis_codes_on_a_gpu(bits: int) -> None:
     values = torch.randn(40, 272, generator=GENERATOR).to("cuda")
     states = torch.arange(40, dtype=torch.int32, device="cuda")
     assert searches._gpu_agrees(bits, 12, values.device)
-    found = searches.trellis(values, trellis.table(12), states, bits, 12)
+    found = searches.trellis(values, table(12), states, bits, 12)
     assert found is not None
     costs = []
-    for codes, _ in (found, trellis.search_slowly(values, states, bits, 12)):
-        path = trellis.states_of(codes, states, bits, 12).cpu()
-        costs.append((values.cpu() - trellis.table(12)[path]).square().sum(1))
+    for codes, _ in (found, searches.viterbi(values, table(12), states, bits, 12)):
+        path = states_of(codes, states, bits, 12).cpu()
+        costs.append((values.cpu() - table(12)[path]).square().sum(1))
     assert torch.allclose(*costs, rtol=1e-4)
 
 
@@ -357,11 +311,17 @@ def test_the_search_of_trellis_codes_on_a_gpu(bits: int) -> None:
 @pytest.mark.parametrize("name", GPU)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_triton_kernels_on_a_gpu(name: str, dtype: torch.dtype) -> None:
-    from luq.formats.kernels import gpu
-
     weight = CASES[name].to("cuda")
     x = torch.randn(2, weight.shape[1], generator=GENERATOR).to("cuda", dtype)
-    found = gpu.linear(x, weight)
+    found = weight.gpu_linear(x)
     assert found is not None
     assert found.dtype == dtype
     assert relative_error(found, x, weight) < (2e-6 if dtype == torch.float32 else 1e-2)
+
+
+def test_products_of_16_bit_types_may_differ_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "TRUSTED", {})
+    for dtype, trusted in ((torch.float32, False), (torch.float16, True)):
+        expected = torch.ones(8, dtype=dtype)
+        answer = kernels.checked((dtype,), lambda e=expected: e * 1.005, lambda e=expected: e)
+        assert (answer is not None) == trusted

@@ -4,6 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luq.formats.packing import (
+    bytes_of_bits,
+    bytes_of_trits,
     pack_bits,
     pack_codes,
     pack_trits,
@@ -34,6 +36,13 @@ def test_bits_are_stored_lowest_first() -> None:
 def test_codes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="2 bits"):
         pack_codes(torch.tensor([0, 4]), 2)
+    with pytest.raises(ValueError, match="2 bits"):
+        pack_codes(torch.tensor([0, -1]), 2)
+
+
+def test_bytes_are_rounded_up() -> None:
+    assert [bytes_of_bits(count) for count in (0, 1, 8, 9)] == [0, 1, 1, 2]
+    assert [bytes_of_trits(count) for count in (0, 1, 5, 6)] == [0, 1, 1, 2]
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 999))

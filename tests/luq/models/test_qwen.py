@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet, inputs_of
-from luq.config import CalibrationConfig, ModelConfig, TierConfig
+from luq.config import CalibrationConfig, ModelConfig, RtnTier
 from luq.formats.layer_file import FILE, write_layer
 from luq.models.vlm import VLM, load_vlm
 from luq.quantization.walk import first_inputs, forward, quantize_layer
@@ -192,7 +192,7 @@ def test_streamed_layers_walk_like_the_streamed_model(streamed: tuple[VLM, VLM])
 
 
 def test_what_needs_no_data_is_packed_the_same(streamed: tuple[VLM, VLM], tmp_path: Path) -> None:
-    tier = TierConfig("rtn", bits=4, group_size=64)
+    tier = RtnTier(bits=4, group_size=64)
     for place, vlm in zip((tmp_path / "a", tmp_path / "b"), streamed, strict=True):
         place.mkdir()
         write_layer(place, quantize_layer(vlm, 1, tier, None))

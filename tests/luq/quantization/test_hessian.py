@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from luq.config import TierConfig
+from luq.config import TIERS
 from luq.quantization import hessian as hessians
 from luq.quantization.hessian import HessianSum, effective_rank, factorize
-from luq.quantization.methods.float16 import make_quantizer
+from luq.quantization.methods import make_quantizer
 from tests.conftest import correlated
 
 
@@ -67,12 +67,12 @@ def test_linears_that_share_an_input_share_one_factor(
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(24, 128, generator=generator) for _ in range(3)]
     one, two = correlated(400, 128), correlated(400, 128, seed=1)
-    quantizer = make_quantizer(TierConfig(tier))
+    quantizer = make_quantizer(TIERS[tier]())
     found = [
         quantizer.quantize(w, h).dequantize() for w, h in zip(weights, (one, one, two), strict=True)
     ]
     assert len(made) == 2
     for weight, hessian, value in zip(weights, (one, one, two), found, strict=True):
         assert torch.equal(
-            value, make_quantizer(TierConfig(tier)).quantize(weight, hessian).dequantize()
+            value, make_quantizer(TIERS[tier]()).quantize(weight, hessian).dequantize()
         )

@@ -6,7 +6,7 @@ import torch
 from luq.allocation.plans import Allocation
 from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet
-from luq.config import CalibrationConfig, QuantizerConfig, TierConfig
+from luq.config import CalibrationConfig, Float16Tier, QuantizerConfig, RtnTier
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.vlm import LINEARS, VLM
 from luq.quantization.sensitivity import delta_losses, next_token_loss, output_errors
@@ -14,10 +14,10 @@ from luq.quantization.walk import Walk, install
 from luq.store.store import Store
 
 TIERS = {
-    "float16": TierConfig("float16"),
-    "rtn8": TierConfig("rtn", bits=8),
-    "rtn4": TierConfig("rtn", bits=4),
-    "rtn2": TierConfig("rtn", bits=2),
+    "float16": Float16Tier(),
+    "rtn8": RtnTier(bits=8),
+    "rtn4": RtnTier(bits=4),
+    "rtn2": RtnTier(bits=2),
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from luq.allocation.plans import Allocation
 from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet
-from luq.config import CalibrationConfig, QuantizerConfig, TierConfig
+from luq.config import BillmTier, CalibrationConfig, Float16Tier, GptqTier, QuantizerConfig, RtnTier
 from luq.errors import DataError, StoreError
 from luq.formats.known import FORMATS
 from luq.formats.layer_file import FILE, layer_size, read_layer
@@ -18,12 +18,12 @@ from luq.quantization.walk import Walk, first_inputs, hessians, install, quantiz
 from luq.store.store import Store
 
 TIERS = {
-    "float16": TierConfig("float16"),
-    "gptq4": TierConfig("gptq", bits=4, act_order=True, static_groups=True),
-    "gptq2": TierConfig("gptq", bits=2),
-    "rtn4": TierConfig("rtn"),
-    "billm": TierConfig("billm", act_order=True),
-    "billm_faithful": TierConfig("billm", faithful=True, true_sequential=False),
+    "float16": Float16Tier(),
+    "gptq4": GptqTier(bits=4, act_order=True, static_groups=True),
+    "gptq2": GptqTier(bits=2),
+    "rtn4": RtnTier(),
+    "billm": BillmTier(act_order=True),
+    "billm_faithful": BillmTier(faithful=True, true_sequential=False),
 }
 
 

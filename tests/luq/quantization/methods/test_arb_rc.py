@@ -5,12 +5,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from luq.config import TierConfig
+from luq.config import ArbRcTier, BillmTier
 from luq.formats.packing import unpack_bits
 from luq.formats.row_column import RowColumnWeight
 from luq.quantization.methods import arb_rc as arb
-from luq.quantization.methods.arb_rc import ArbRC
-from luq.quantization.methods.billm import BiLLM
+from luq.quantization.methods.arb_rc import ArbRc
+from luq.quantization.methods.billm import Billm
 from tests.conftest import correlated, loss
 
 
@@ -35,7 +35,7 @@ def test_each_turn_lowers_the_weighted_error() -> None:
 
 
 def test_the_format_means_what_it_says() -> None:
-    packed = ArbRC(TierConfig("arb_rc", block=32)).quantize(gaussian(20, 96), correlated(400, 96))
+    packed = ArbRc(ArbRcTier(block=32)).quantize(gaussian(20, 96), correlated(400, 96))
     b, found = packed.buffers, packed.dequantize()
     salient = unpack_bits(b["salient"], (96,))
     assert int(salient.sum()) == 6
@@ -55,8 +55,8 @@ def test_the_format_means_what_it_says() -> None:
 
 def test_feedback_pays_and_columns_that_matter_are_better() -> None:
     weight, hessian = gaussian(64, 128), correlated(600, 128)
-    packed = ArbRC(TierConfig("arb_rc")).quantize(weight, hessian)
-    plain = ArbRC(TierConfig("arb_rc")).quantize(weight, torch.diag(torch.diagonal(hessian)))
+    packed = ArbRc(ArbRcTier()).quantize(weight, hessian)
+    plain = ArbRc(ArbRcTier()).quantize(weight, torch.diag(torch.diagonal(hessian)))
     assert loss(weight, packed.dequantize(), hessian) < 0.8 * loss(
         weight, plain.dequantize(), hessian
     )
@@ -65,8 +65,8 @@ def test_feedback_pays_and_columns_that_matter_are_better() -> None:
 def test_less_than_half_of_faithful_billms_bytes() -> None:
     weight, hessian = gaussian(512, 256), correlated(1000, 256)
     ours, theirs = (
-        ArbRC(TierConfig("arb_rc")).quantize(weight, hessian),
-        BiLLM(TierConfig("billm", faithful=True)).quantize(weight, hessian),
+        ArbRc(ArbRcTier()).quantize(weight, hessian),
+        Billm(BillmTier(faithful=True)).quantize(weight, hessian),
     )
     assert sum(ours.ledger().values()) < 0.5 * sum(theirs.ledger().values())
     assert 8 * sum(ours.ledger().values()) / weight.numel() == pytest.approx(
@@ -83,7 +83,7 @@ def test_odd_sizes_zero_and_constant_rows_and_dead_columns(rows: int, columns: i
     weight[: rows // 2] = 0.0
     weight[-1] = 0.5
     hessian[0], hessian[:, 0] = 0, 0
-    packed = ArbRC(TierConfig("arb_rc")).quantize(weight, hessian)
+    packed = ArbRc(ArbRcTier()).quantize(weight, hessian)
     found = packed.dequantize()
     assert found.shape == weight.shape
     assert bool(torch.isfinite(found).all())

@@ -3,14 +3,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from luq.config import TierConfig
+from luq.config import BillmTier
 from luq.formats.binary import BinaryWeight
 from luq.formats.kernels import searches
 from luq.formats.known import restore
 from luq.quantization import hessian as hessians
 from luq.quantization.methods import billm
 from luq.quantization.methods.billm import (
-    BiLLM,
+    Billm,
     binarize,
     binarize_block,
     four_values,
@@ -19,8 +19,8 @@ from luq.quantization.methods.billm import (
 from tests.conftest import correlated, loss
 
 
-def tier(faithful: bool = True) -> TierConfig:
-    return TierConfig(method="billm", faithful=faithful, act_order=not faithful)
+def tier(faithful: bool = True) -> BillmTier:
+    return BillmTier(faithful=faithful, act_order=not faithful)
 
 
 def case(seed: int = 0, rows: int = 48, columns: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +42,7 @@ def test_binarize_is_the_least_squares_solution() -> None:
 def test_what_is_stored_is_what_was_meant() -> None:
     """The blocks' values, put side by side, are exactly what the packed buffers mean."""
     weight, hessian = case()
-    packed = BiLLM(tier()).quantize(weight, hessian)
+    packed = Billm(tier()).quantize(weight, hessian)
     upper = hessians.factorize(hessian, 0.01).upper
     diagonal = torch.diagonal(upper)
     w, parts = weight.clone(), []
@@ -61,7 +61,7 @@ def test_what_is_stored_is_what_was_meant() -> None:
 @pytest.mark.parametrize("faithful", [True, False])
 def test_every_row_and_block_has_at_most_eight_values(faithful: bool) -> None:
     weight, hessian = case()
-    values = BiLLM(tier(faithful)).quantize(weight, hessian).dequantize()
+    values = Billm(tier(faithful)).quantize(weight, hessian).dequantize()
     for row in values:
         for block in row.split(128):
             assert len(block.unique()) <= 8
@@ -69,7 +69,7 @@ def test_every_row_and_block_has_at_most_eight_values(faithful: bool) -> None:
 
 def test_the_error_of_a_block_is_made_up_for_by_the_next() -> None:
     weight, hessian = case(3)
-    whole = BiLLM(tier()).quantize(weight, hessian).dequantize()
+    whole = Billm(tier()).quantize(weight, hessian).dequantize()
     upper = torch.diagonal(hessians.factorize(hessian, 0.01).upper)
     alone = torch.cat(
         [
@@ -93,7 +93,7 @@ def test_salient_columns_are_those_with_the_large_weights() -> None:
 @pytest.mark.parametrize(("faithful", "numbers"), [(True, 8 * 16), (False, 7 * 8 + 7 * 16 / 32)])
 def test_stored_bits_are_more_than_nominal_ones(faithful: bool, numbers: float) -> None:
     weight, hessian = case(rows=128, columns=512)
-    packed = BiLLM(tier(faithful)).quantize(weight, hessian)
+    packed = Billm(tier(faithful)).quantize(weight, hessian)
     stored = 8 * sum(packed.ledger().values()) / weight.numel()
     assert 1.0 <= packed.nominal_bits < 1.4
     # signs 1 + flags and residual signs about 1 + the numbers per row and block of 128
@@ -123,7 +123,7 @@ def test_fitted_is_never_worse_than_faithful(name: str) -> None:
     weight, hessian = case(1, rows, columns)
     spoil(weight, hessian)
     faithful, fitted = (
-        BiLLM(tier(f)).quantize(weight, hessian).dequantize() for f in (True, False)
+        Billm(tier(f)).quantize(weight, hessian).dequantize() for f in (True, False)
     )
     assert bool(torch.isfinite(fitted).all())
     most = loss(weight, faithful, hessian)
@@ -143,12 +143,12 @@ def test_numbers_of_eight_bits_are_close_and_are_what_is_scored() -> None:
     buffers = BinaryWeight.quantize_numbers(numbers)
     assert buffers["scales"].shape == (70, 3, 7)
     assert buffers["tops"].shape == (3, 3, 7)
-    known = BinaryWeight(buffers, (70, 3)).numbers()
+    known = BinaryWeight.decode_numbers(buffers)
     top = numbers.abs().amax(0)
     assert bool(((known - numbers).abs() <= top / 250 + 1e-8).all())
     assert not bool(known[40:, 1].any())
     weight, hessian = case(2)
-    packed = BiLLM(tier(False)).quantize(weight, hessian)
+    packed = Billm(tier(False)).quantize(weight, hessian)
     again = restore("binary", packed.buffers, packed.shape, **packed.meta)
     assert torch.equal(again.dequantize(), packed.dequantize())
 
@@ -156,11 +156,11 @@ def test_numbers_of_eight_bits_are_close_and_are_what_is_scored() -> None:
 def test_modes_differ_and_both_repeat() -> None:
     weight, hessian = case(5)
     faithful, fitted = (
-        BiLLM(tier(f)).quantize(weight, hessian).dequantize() for f in (True, False)
+        Billm(tier(f)).quantize(weight, hessian).dequantize() for f in (True, False)
     )
     assert not torch.equal(faithful, fitted)
-    assert torch.equal(faithful, BiLLM(tier(True)).quantize(weight, hessian).dequantize())
-    assert torch.equal(fitted, BiLLM(tier(False)).quantize(weight, hessian).dequantize())
+    assert torch.equal(faithful, Billm(tier(True)).quantize(weight, hessian).dequantize())
+    assert torch.equal(fitted, Billm(tier(False)).quantize(weight, hessian).dequantize())
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(48, 128), (5, 7), (33, 100), (1, 2)])
@@ -183,8 +183,8 @@ def test_the_compiled_searches_see_the_errors_of_the_loops(rows: int, columns: i
 
 def test_without_kernels_the_error_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, hessian = case(7)
-    compiled = BiLLM(tier()).quantize(weight, hessian)
+    compiled = Billm(tier()).quantize(weight, hessian)
     monkeypatch.setattr(searches, "billm_errors", lambda *_: None)
-    looped = BiLLM(tier()).quantize(weight, hessian)
+    looped = Billm(tier()).quantize(weight, hessian)
     one, two = (loss(weight, p.dequantize(), hessian) for p in (compiled, looped))
     assert one == pytest.approx(two, rel=1e-3), "ties apart, the same candidates win"

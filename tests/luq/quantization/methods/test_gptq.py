@@ -1,23 +1,24 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from luq.config import TierConfig
+from luq.config import GptqTier, RtnTier, TernaryTier
 from luq.errors import ConfigError, DataError
 from luq.quantization.grid import fit
-from luq.quantization.methods.gptq import GPTQ
-from luq.quantization.methods.rtn import RTN
+from luq.quantization.methods.gptq import Gptq
+from luq.quantization.methods.rtn import Rtn
 from luq.quantization.methods.ternary import Ternary
 from tests.conftest import correlated, loss
 
 
-def tier(**given: object) -> TierConfig:
-    return TierConfig(**{"method": "gptq", "group_size": 32, **given})  # type: ignore[arg-type]
+def tier(**parameters: Any) -> GptqTier:
+    return GptqTier(**{"group_size": 32, **parameters})
 
 
-def reference(weight: Tensor, hessian: Tensor, config: TierConfig) -> Tensor:
+def reference(weight: Tensor, hessian: Tensor, config: GptqTier) -> Tensor:
     """GPTQ in float64, one column after the other, each update applied to all later columns at once."""
     w, h = weight.double().clone(), hessian.double().clone()
     columns = w.shape[1]
@@ -77,7 +78,7 @@ def test_matches_the_column_by_column_reference(given: dict) -> None:
     columns = 96 if config.group_size != 64 else 128
     weight = torch.randn(24, columns, generator=torch.Generator().manual_seed(1))
     hessian = correlated(400, columns, seed=2)
-    mine = GPTQ(config).quantize(weight, hessian).dequantize()
+    mine = Gptq(config).quantize(weight, hessian).dequantize()
     slow = reference(weight, hessian, config)
     # a rounding tie that falls the other way in fp32 changes a row from there on: almost all rows must be equal
     same = (mine - slow).abs().amax(1) < 1e-4
@@ -90,8 +91,8 @@ def test_beats_round_to_nearest_when_inputs_are_correlated(bits: int) -> None:
     for seed in range(5):
         weight = torch.randn(32, 128, generator=torch.Generator().manual_seed(seed))
         hessian = correlated(500, 128, seed=seed, rank=48)
-        nearest = RTN(tier(bits=bits)).quantize(weight).dequantize()
-        better = GPTQ(tier(bits=bits)).quantize(weight, hessian).dequantize()
+        nearest = Rtn(RtnTier(bits=bits, group_size=32)).quantize(weight).dequantize()
+        better = Gptq(tier(bits=bits)).quantize(weight, hessian).dequantize()
         assert loss(weight, better, hessian) < 0.8 * loss(weight, nearest, hessian)
 
 
@@ -99,8 +100,8 @@ def test_equals_round_to_nearest_when_inputs_are_independent() -> None:
     weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     config = tier(group_size=64)
     assert torch.equal(
-        GPTQ(config).quantize(weight, torch.eye(64)).dequantize(),
-        RTN(config).quantize(weight).dequantize(),
+        Gptq(config).quantize(weight, torch.eye(64)).dequantize(),
+        Rtn(RtnTier(group_size=64)).quantize(weight).dequantize(),
     )
 
 
@@ -110,7 +111,7 @@ def test_inputs_stay_and_results_repeat() -> None:
         correlated(100, 64),
     )
     before = weight.clone(), hessian.clone()
-    first, second = (GPTQ(tier()).quantize(weight, hessian) for _ in range(2))
+    first, second = (Gptq(tier()).quantize(weight, hessian) for _ in range(2))
     assert torch.equal(weight, before[0])
     assert torch.equal(hessian, before[1])
     assert all(torch.equal(first.buffers[n], second.buffers[n]) for n in first.buffers)
@@ -122,7 +123,7 @@ def test_dead_columns_become_zero_and_cost_nothing() -> None:
         correlated(200, 64),
     )
     hessian[5], hessian[:, 5] = 0, 0
-    packed = GPTQ(tier()).quantize(weight, hessian)
+    packed = Gptq(tier()).quantize(weight, hessian)
     assert packed.dequantize()[:, 5].abs().max() < 1e-6
     assert torch.isfinite(packed.dequantize()).all()
 
@@ -130,13 +131,13 @@ def test_dead_columns_become_zero_and_cost_nothing() -> None:
 def test_constant_rows_are_exact() -> None:
     weight = torch.zeros(4, 64)
     weight[1] = 0.5
-    packed = RTN(tier(method="rtn")).quantize(weight)
+    packed = Rtn(RtnTier(group_size=32)).quantize(weight)
     assert torch.allclose(packed.dequantize(), weight, atol=1e-3)
 
 
 def test_group_size_must_divide() -> None:
     with pytest.raises(ConfigError, match="group size 48 does not divide the 64 columns"):
-        GPTQ(tier(group_size=48)).quantize(torch.randn(4, 64), torch.eye(64))
+        Gptq(tier(group_size=48)).quantize(torch.randn(4, 64), torch.eye(64))
 
 
 @pytest.mark.parametrize(
@@ -149,12 +150,12 @@ def test_group_size_must_divide() -> None:
 )
 def test_bad_hessians_are_named(hessian: Tensor, match: str) -> None:
     with pytest.raises(DataError, match=match):
-        GPTQ(tier()).quantize(torch.randn(4, 64), hessian)
+        Gptq(tier()).quantize(torch.randn(4, 64), hessian)
 
 
 def test_singular_hessian_raises_the_damping_and_records_it() -> None:
     row = torch.randn(1, 64, generator=torch.Generator().manual_seed(3))
-    packed = GPTQ(tier(damping=0.0)).quantize(torch.randn(4, 64), row.T @ row)
+    packed = Gptq(tier(damping=0.0)).quantize(torch.randn(4, 64), row.T @ row)
     assert packed.meta["damping"] > 0
     assert torch.isfinite(packed.dequantize()).all()
 
@@ -165,7 +166,7 @@ def test_ternary_is_gptq_on_three_values() -> None:
         torch.randn(48, 96, generator=torch.Generator().manual_seed(0)),
         correlated(400, 96),
     )
-    config = tier(method="ternary", act_order=True, static_groups=True, clip_steps=20)
+    config = TernaryTier(group_size=32, act_order=True, static_groups=True, clip_steps=20)
     packed = Ternary(config).quantize(weight, hessian)
     scales = packed.buffers["scales"].float().repeat_interleave(32, 1)
     assert set(torch.unique(packed.dequantize() / scales).tolist()) == {-1.0, 0.0, 1.0}
@@ -174,7 +175,7 @@ def test_ternary_is_gptq_on_three_values() -> None:
         1.6 + 16 / 32, abs=0.01
     )
     plain = Ternary(config).quantize(weight, torch.diag(torch.diagonal(hessian)))
-    unclipped = Ternary(tier(method="ternary", act_order=True, static_groups=True)).quantize(
+    unclipped = Ternary(TernaryTier(group_size=32, act_order=True, static_groups=True)).quantize(
         weight, hessian
     )
     assert loss(weight, packed.dequantize(), hessian) < 0.8 * loss(
@@ -185,9 +186,9 @@ def test_ternary_is_gptq_on_three_values() -> None:
     )
 
 
-@pytest.mark.parametrize("method", [GPTQ, Ternary])
+@pytest.mark.parametrize("method", [Gptq, Ternary])
 @pytest.mark.parametrize("columns", [96, 150])
-def test_descent_never_raises_the_error_and_comes_to_rest(method: type[GPTQ], columns: int) -> None:
+def test_descent_never_raises_the_error_and_comes_to_rest(method: type[Gptq], columns: int) -> None:
     weight, hessian = (
         torch.randn(40, columns, generator=torch.Generator().manual_seed(0)),
         correlated(600, columns),

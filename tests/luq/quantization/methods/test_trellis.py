@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from luq.config import TierConfig
+from luq.config import GptqTier, TrellisTier
 from luq.formats.incoherence import block_of, hadamard, rotate_, signs, unrotate
 from luq.formats.trellis import TrellisWeight, table
 from luq.quantization.methods import trellis
-from luq.quantization.methods.gptq import GPTQ
+from luq.quantization.methods.gptq import Gptq
 from luq.quantization.methods.trellis import Trellis, search
 from tests.conftest import correlated
 
@@ -102,9 +102,7 @@ def decode(weight: TrellisWeight) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(32, 48), (5, 40), (17, 16)])
 def test_the_format_is_what_it_says(bits: int, shape: tuple[int, int]) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    packed = Trellis(TierConfig("trellis", bits=bits, window=9)).quantize(
-        weight, correlated(200, shape[1])
-    )
+    packed = Trellis(TrellisTier(bits=bits, window=9)).quantize(weight, correlated(200, shape[1]))
     assert torch.allclose(packed.dequantize(), decode(packed), atol=1e-6)
     assert packed.nominal_bits == bits
 
@@ -113,7 +111,7 @@ def test_the_format_is_what_it_says(bits: int, shape: tuple[int, int]) -> None:
 def test_gaussian_weights_cost_little_more_than_the_bound(bits: int, most: float) -> None:
     """Shannon's bound is 4^-bits; the best scalar quantizer has 0.363, 0.118, 0.0345, 0.0095."""
     weight = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
-    packed = Trellis(TierConfig("trellis", bits=bits)).quantize(weight, torch.eye(256))
+    packed = Trellis(TrellisTier(bits=bits)).quantize(weight, torch.eye(256))
     error = float((packed.dequantize() - weight).square().mean())
     assert 4.0**-bits < error < most
     assert 8 * sum(packed.ledger().values()) / weight.numel() == bits + 1 / 256
@@ -130,10 +128,10 @@ def test_fewer_bits_and_less_error_than_gptq(bits: int) -> None:
         torch.randn(128, 256, generator=torch.Generator().manual_seed(0)),
         correlated(1000, 256),
     )
-    ours = Trellis(TierConfig("trellis", bits=bits)).quantize(weight, hessian)
-    theirs = GPTQ(
-        TierConfig("gptq", bits=bits, act_order=True, static_groups=True, clip_steps=20)
-    ).quantize(weight, hessian)
+    ours = Trellis(TrellisTier(bits=bits)).quantize(weight, hessian)
+    theirs = Gptq(GptqTier(bits=bits, act_order=True, static_groups=True, clip_steps=20)).quantize(
+        weight, hessian
+    )
     assert sum(ours.ledger().values()) < sum(theirs.ledger().values())
     assert objective(weight, ours, hessian) < 0.8 * objective(weight, theirs, hessian)
 
@@ -143,8 +141,8 @@ def test_feedback_lowers_the_error_under_the_hessian() -> None:
         torch.randn(64, 128, generator=torch.Generator().manual_seed(0)),
         correlated(400, 128),
     )
-    with_feedback = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
-    without = Trellis(TierConfig("trellis", bits=2)).quantize(weight, torch.eye(128))
+    with_feedback = Trellis(TrellisTier(bits=2)).quantize(weight, hessian)
+    without = Trellis(TrellisTier(bits=2)).quantize(weight, torch.eye(128))
     assert objective(weight, with_feedback, hessian) < 0.8 * objective(weight, without, hessian)
 
 
@@ -164,9 +162,7 @@ def test_odd_cases(bits: int, rows: int, columns: int, spoil) -> None:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
     if spoil:
         spoil(weight)
-    packed = Trellis(TierConfig("trellis", bits=bits)).quantize(
-        weight, correlated(4 * columns, columns)
-    )
+    packed = Trellis(TrellisTier(bits=bits)).quantize(weight, correlated(4 * columns, columns))
     found = packed.dequantize()
     assert found.shape == weight.shape
     assert bool(torch.isfinite(found).all())
@@ -184,7 +180,7 @@ def test_a_singular_hessian_does_not_run_away(bits: int, rank: int) -> None:
         correlated(100, 64)[:rank],
     )
     hessian = 2 * tokens.T @ tokens
-    packed = Trellis(TierConfig("trellis", bits=bits)).quantize(weight, hessian)
+    packed = Trellis(TrellisTier(bits=bits)).quantize(weight, hessian)
     assert bool(torch.isfinite(packed.dequantize()).all())
     zero = float(((weight @ hessian) * weight).sum())
     assert objective(weight, packed, hessian) <= 0.6 * zero
@@ -196,9 +192,9 @@ def test_a_spread_tried_on_some_strips_is_encoded_for_all(monkeypatch: pytest.Mo
         torch.randn(16 * 12, 64, generator=torch.Generator().manual_seed(0)),
         correlated(400, 64),
     )
-    whole = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+    whole = Trellis(TrellisTier(bits=2)).quantize(weight, hessian)
     monkeypatch.setattr(trellis, "SAMPLE", 3)
-    sampled = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+    sampled = Trellis(TrellisTier(bits=2)).quantize(weight, hessian)
     assert sampled.buffers["codes"].shape == whole.buffers["codes"].shape
     assert objective(weight, sampled, hessian) < 1.05 * objective(weight, whole, hessian)
 
@@ -208,10 +204,10 @@ def test_feedback_by_blocks_is_feedback_tile_by_tile(monkeypatch: pytest.MonkeyP
         torch.randn(32, 160, generator=torch.Generator().manual_seed(0)),
         correlated(600, 160),
     )
-    whole = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+    whole = Trellis(TrellisTier(bits=2)).quantize(weight, hessian)
     for block in (16, 48):
         monkeypatch.setattr(trellis, "BLOCK", block)
-        parts = Trellis(TierConfig("trellis", bits=2)).quantize(weight, hessian)
+        parts = Trellis(TrellisTier(bits=2)).quantize(weight, hessian)
         same = (parts.buffers["codes"] == whole.buffers["codes"]).float().mean()
         assert same > 0.95, "rounding apart, the same codes"
         assert objective(weight, parts, hessian) == pytest.approx(

@@ -1,0 +1,204 @@
+"""Triton kernels of packed linears, and of the search of trellis codes.
+
+They are not Python functions: Triton compiles their source. `no_type_check` tells so to the type
+checkers, and to the tests' import hook, which would wrap them and hide that source.
+"""
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+@no_type_check
+def bit_at(stream, position, mask):
+    """The bit at `position` of a stream of bytes, as int32."""
+    return (
+        tl.load(stream + (position >> 3), mask=mask, other=0).to(tl.int32)
+        >> (position & 7).to(tl.int32)
+    ) & 1
+
+
+@triton.jit
+@no_type_check
+def integer(
+    x, codes, scales, zeros, y, rows, columns, groups, plane, zero_plane,
+    BITS: tl.constexpr, ASYMMETRIC: tl.constexpr, BLOCK: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """codes: int32 words, `plane` of them per bit; zeros: bytes, `zero_plane` of them per bit."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.program_id(1)
+    word = tl.arange(0, WORDS)
+    lane = tl.arange(0, 32)
+    size = columns // groups
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, columns // 32, WORDS):
+        words = start + word
+        inside = (row[:, None] < rows) & (words[None, :] < columns // 32)
+        code = tl.zeros((BLOCK, WORDS, 32), tl.int32)
+        for b in tl.static_range(BITS):
+            bits = tl.load(
+                codes + b * plane + row[:, None] * (columns // 32) + words[None, :],
+                mask=inside,
+                other=0,
+            )
+            code += ((bits[:, :, None] >> lane[None, None, :]) & 1) << b
+        group = row[:, None] * groups + ((words * 32) // size)[None, :]
+        scale = tl.load(scales + group, mask=inside, other=0.0).to(tl.float32)
+        if ASYMMETRIC:
+            zero = tl.zeros((BLOCK, WORDS), tl.int32)
+            for b in tl.static_range(BITS):
+                zero += bit_at(zeros + b * zero_plane, group, inside) << b
+        else:
+            zero = tl.full((BLOCK, WORDS), 1 << (BITS - 1), tl.int32)
+        weight = (code - zero[:, :, None]).to(tl.float32) * scale[:, :, None]
+        column = words[:, None] * 32 + lane[None, :]
+        value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
+            tl.float32
+        )
+        total += tl.sum(tl.sum(weight * value[None, :, :], 2), 1)
+    tl.store(y + token * rows + row, total, mask=row < rows)
+
+
+@triton.jit
+@no_type_check
+def binary(
+    x, signs, flags, residual, salient, rank, scales, y, rows, columns, count, block, blocks,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """salient [columns] of bytes; rank [columns]: columns of the same kind before a column."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.program_id(1)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, columns, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        inside = (row[:, None] < rows) & (column[None, :] < columns)
+        is_salient = tl.load(salient + column, mask=column < columns, other=0)[None, :] != 0
+        before = tl.load(rank + column, mask=column < columns, other=0)[None, :]
+        sign = (
+            bit_at(signs, row[:, None] * columns + column[None, :], inside).to(tl.float32) * 2 - 1
+        )
+        flag = bit_at(flags, row[:, None] * (columns - count) + before, inside & ~is_salient)
+        residual_sign = (
+            bit_at(residual, row[:, None] * count + before, inside & is_salient).to(tl.float32) * 2
+            - 1
+        )
+        first_number = (row[:, None] * blocks + (column // block)[None, :]) * 8
+        part = tl.where(is_salient, 4, 2 * flag)
+        first_order = tl.load(scales + first_number + part, mask=inside, other=0.0).to(tl.float32)
+        first_order += (
+            tl.load(scales + first_number + part + 1, mask=inside, other=0.0).to(tl.float32) * sign
+        )
+        second_order = tl.load(scales + first_number + 6, mask=inside & is_salient, other=0.0).to(
+            tl.float32
+        )
+        second_order += (
+            tl.load(scales + first_number + 7, mask=inside & is_salient, other=0.0).to(tl.float32)
+            * residual_sign
+        )
+        value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
+            tl.float32
+        )
+        total += tl.sum((first_order + tl.where(is_salient, second_order, 0.0)) * value[None, :], 1)
+    tl.store(y + token * rows + row, total, mask=row < rows)
+
+
+@triton.jit
+@no_type_check
+def ternary(x, codes, scales, y, rows, columns, groups, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+    """codes: five digits of base 3 a byte, lowest first, row after row without a gap."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.program_id(1)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, columns, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        inside = (row[:, None] < rows) & (column[None, :] < columns)
+        position = row[:, None] * columns + column[None, :]
+        digit = tl.load(codes + position // 5, mask=inside, other=0).to(tl.int32)
+        place = (position % 5).to(tl.int32)
+        digit = tl.where(place >= 1, digit // 3, digit)
+        digit = tl.where(place >= 2, digit // 3, digit)
+        digit = tl.where(place >= 3, digit // 3, digit)
+        digit = tl.where(place >= 4, digit // 3, digit)
+        group = row[:, None] * groups + (column // (columns // groups))[None, :]
+        scale = tl.load(scales + group, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
+            tl.float32
+        )
+        total += tl.sum((digit % 3 - 1).to(tl.float32) * scale * value[None, :], 1)
+    tl.store(y + token * rows + row, total, mask=row < rows)
+
+
+@triton.jit
+@no_type_check
+def trellis(
+    x, codes, scales, table, y, strips, tiles,
+    BITS: tl.constexpr, WINDOW: tl.constexpr,
+    TILE: tl.constexpr, TILES: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """x [tokens, tiles * TILE], rotated; y [parts, tokens, strips * TILE], not rotated yet.
+
+    Each part is from SPLIT tiles.
+    """
+    strip, token, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    stream = codes + strip.to(tl.int64) * tiles * (TILE * TILE * BITS // 8)
+    lane = tl.arange(0, TILE)
+    total = tl.zeros((TILE,), tl.float32)
+    for start in range(part * SPLIT, tl.minimum((part + 1) * SPLIT, tiles), TILES):
+        tile = start + tl.arange(0, TILES)
+        inside = tile[:, None, None] < tiles
+        weight = (
+            tile[:, None, None] * (TILE * TILE) + lane[None, :, None] * TILE + lane[None, None, :]
+        )
+        # the window ends with the weight's last bit, and lies in at most three bytes
+        last_bit = (weight + 1) * BITS - 1
+        last_byte = last_bit >> 3
+        bits = tl.load(stream + last_byte, mask=inside, other=0).to(tl.int32)
+        bits |= (
+            tl.load(stream + last_byte - 1, mask=inside & (last_byte >= 1), other=0).to(tl.int32)
+            << 8
+        )
+        bits |= (
+            tl.load(stream + last_byte - 2, mask=inside & (last_byte >= 2), other=0).to(tl.int32)
+            << 16
+        )
+        state = (bits >> (7 - (last_bit & 7))) & ((1 << WINDOW) - 1)
+        column = tile[:, None] * TILE + lane[None, :]
+        value = tl.load(x + token * tiles * TILE + column, mask=tile[:, None] < tiles, other=0.0)
+        total += tl.sum(tl.sum(tl.load(table + state) * value[:, None, :], 2), 0)
+    total *= tl.load(scales + strip).to(tl.float32)
+    tl.store(y + ((part * tl.num_programs(1) + token) * strips + strip) * TILE + lane, total)
+
+
+@triton.jit
+@no_type_check
+def viterbi(
+    values, table, states, codes, last, choices, length,
+    BITS: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """One sequence a program; choices [sequences, length, stems]: each stem's best predecessor."""
+    FAN: tl.constexpr = 1 << BITS
+    STEMS: tl.constexpr = 1 << (WINDOW - BITS)
+    first = tl.program_id(0).to(tl.int64) * length
+    state = tl.arange(0, FAN * STEMS)
+    numbers = tl.load(table + state)
+    cost = tl.where(state == tl.load(states + tl.program_id(0)), 0.0, 1e30)
+    for t in range(length):
+        least, best = tl.min(tl.reshape(cost, (FAN, STEMS)), axis=0, return_indices=True)
+        tl.store(choices + (first + t) * STEMS + tl.arange(0, STEMS), best.to(tl.uint8))
+        error = tl.load(values + first + t) - numbers
+        cost = (
+            tl.reshape(tl.broadcast_to(least[:, None], (STEMS, FAN)), (FAN * STEMS,))
+            + error * error
+        )
+    path_state = tl.argmin(cost, axis=0)
+    tl.store(last + tl.program_id(0), path_state)
+    tl.debug_barrier()  # what all threads stored is read below
+    for i in range(length):
+        t = length - 1 - i
+        tl.store(codes + first + t, (path_state & (FAN - 1)).to(tl.uint8))
+        stem = path_state >> BITS
+        path_state = stem | (
+            tl.load(choices + (first + t) * STEMS + stem).to(tl.int32) << (WINDOW - BITS)
+        )

@@ -6,7 +6,7 @@ files that another version of the project wrote.
 """
 
 import types
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from luq.errors import ConfigError, unknown
@@ -58,6 +58,14 @@ class Builder(NamedTuple):
                 arguments[name] = self.fit(hints[name], value, prefix + name)
             elif self.strict:
                 raise unknown(f"setting in {where or 'the config'}", name, names)
+        required = [
+            entry.name
+            for entry in fields(kind)  # type: ignore[arg-type]  # T is a dataclass
+            if entry.init and entry.default is MISSING and entry.default_factory is MISSING
+        ]
+        missing = [name for name in required if name not in arguments]
+        if missing:
+            raise ConfigError(f"{where or 'the config'} lacks {', '.join(missing)}")
         return kind(**arguments)
 
     def _optional(self, arguments: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -131,7 +131,7 @@ class RunRecord:
 
 def to_json(record: RunRecord) -> dict[str, Any]:
     """A record as plain data with its schema number: dicts, lists, strings, numbers, None."""
-    return {"schema": SCHEMA, **_plain(record)}
+    return {"schema": SCHEMA, **plain(record)}
 
 
 def from_json(data: object) -> RunRecord:
@@ -168,14 +168,14 @@ def lasting(record: RunRecord) -> dict[str, Any]:
     return data
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists, all the way down."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {name: plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return value
 
 

@@ -42,9 +42,9 @@ class Pair(NamedTuple):
 class Comparison(NamedTuple):
     """B against A over the settings that both ran with.
 
-    `scores` is a difference per benchmark and, last, that of their mean; `plans` one of the mean per
-    setting. Where the answers are gone `by_question` is false: the intervals then come from the
-    standard errors, which are wider.
+    `scores` is a difference per benchmark and, last, that of their mean; `plans` are differences of
+    the mean, one per setting. Where the answers are gone `by_question` is false: the intervals then
+    come from the standard errors, which are wider.
     """
 
     axis: str

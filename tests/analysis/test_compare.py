@@ -1,25 +1,29 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from analysis import compare, frame
+from analysis import compare, frame, terminal
+from analysis.loading import load
 from luq.errors import ConfigError
+from pipelines import runs_folder
+from pipelines.record import RunRecord
 from tests.analysis.conftest import Keep
-from tests.analysis.synthetic import LAYERS, mixed, record
+from tests.analysis.synthetic import LAYERS, mixed, record, with_answers
 
 ONE = {"gqa": 50.0}
 
 
 def along(outputs: Path, axis: str, base: str | None = None) -> list[compare.Comparison]:
-    return compare.along(frame.studies(frame.load(outputs))[0], axis, compare.Reader(outputs), base)
+    return compare.along(frame.studies(load(outputs))[0], axis, compare.Reader(outputs), base)
 
 
-def multimodal(k: int, seed: int = 0, **changes: object) -> dict:
+def multimodal(k: int, seed: int = 0, **changes: object) -> RunRecord:
     return mixed(k, ONE, seed=seed, **changes)
 
 
-def text(k: int, seed: int = 0) -> dict:
+def text(k: int, seed: int = 0) -> RunRecord:
     return multimodal(k, seed, **{"calibration.name": "text", "calibration.alpha": 0.0})
 
 
@@ -158,5 +162,52 @@ def test_loss_against_its_own_16_bit_model(tmp_path: Path, keep: Keep) -> None:
     lost = compare.loss(record, compare.Reader(tmp_path))
     assert lost is not None
     assert (lost.a, lost.b, lost.mean) == (75.0, 25.0, -50.0)
-    record["artefacts"]["evaluate"]["gqa"] = "gone"
-    assert compare.loss(record, compare.Reader(tmp_path)) is None
+    gone = with_answers(record, {"gqa": "gone"})
+    assert compare.loss(gone, compare.Reader(tmp_path)) is None
+
+
+def test_two_runs_are_compared_in_the_terminal(
+    tmp_path: Path, keep: Keep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = keep(text(2), "1100110011")
+    right = keep(multimodal(2), "1111111111")
+    terminal.compare_runs(tmp_path, left.key, right.key)
+    printed = capsys.readouterr().out
+    assert "gqa" in printed
+    assert "+40.0" in printed
+    assert "not asked the same" not in printed
+
+
+def test_runs_that_share_no_question_are_an_error(tmp_path: Path, keep: Keep) -> None:
+    left = keep(multimodal(2), "1111")
+    right = record("other", score={"mme": 50.0}, subset="q2")
+    runs_folder.write(tmp_path, right)
+    with pytest.raises(ConfigError, match="share no question"):
+        terminal.compare_runs(tmp_path, left.key, right.key)
+
+
+def test_a_whole_sweep_is_compared_along_an_axis_in_the_terminal(
+    tmp_path: Path, keep: Keep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(text(2), "1100")
+    keep(multimodal(2), "1111")
+    terminal.compare_axis(tmp_path, "demo", "calibration", None)
+    assert "multimodal 0.5" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="do not differ in 'order' alone"):
+        terminal.compare_axis(tmp_path, "demo", "order", None)
+
+
+def test_a_group_of_settings_is_an_axis(tmp_path: Path, keep: Keep) -> None:
+    keep(multimodal(2), "1100")
+    keep(multimodal(2, **{"profile.clusters": 50, "profile.tokens": 100}), "1111")
+    (comparison,) = along(tmp_path, "profile")
+    assert "'profile.clusters': 100" in comparison.a
+    assert comparison.pooled.mean == 50.0
+
+
+def test_without_fidelity_there_is_no_divergence(tmp_path: Path, keep: Keep) -> None:
+    for run, right in ((text(2), "1100"), (multimodal(2), "1111")):
+        runs_folder.write(tmp_path, replace(keep(run, right), fidelity={}))
+    (comparison,) = along(tmp_path, "calibration")
+    assert comparison.by_question
+    assert comparison.divergence is None

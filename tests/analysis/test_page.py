@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from analysis import frame, report
+from analysis import report
+from analysis.loading import Results
 from tests.analysis.synthetic import many, mixed
 
 CHROMIUM = next(
@@ -34,7 +35,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
         mixed(2, 50.0, sweep="large", seed=7),
         mixed(2, 54.0, sweep="large", seed=8),
     ]
-    return report.build(folder, "large", frame.Results(runs, ["a problem"], []), folder / "r")
+    return report.build(folder, "large", Results(runs, ["a problem"], []), folder / "r")
 
 
 @pytest.fixture(scope="module")

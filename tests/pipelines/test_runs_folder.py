@@ -81,7 +81,7 @@ def test_a_record_is_found_by_its_name_in_a_sweep_or_by_its_key(outputs: Path) -
     assert runs_folder.find(outputs, "b").key == "b2"
     with pytest.raises(ConfigError, match="did you mean a1 in one"):
         runs_folder.find(outputs, "one/a1 in on")
-    with pytest.raises(ConfigError, match="0 runs in .* begins with 'c'"):
+    with pytest.raises(ConfigError, match=r"0 runs in .* begins with 'c'"):
         runs_folder.find(outputs, "c")
     with pytest.raises(ConfigError, match="0 runs in"):
         runs_folder.find(outputs, "*")

@@ -56,8 +56,8 @@ def ledger_chart(study: Study, info: ParetoInfo, most: int = 16) -> Bars:
     rows = []
     for plan in readable(info, most):
         ledger = ledgers.get(plan, {})  # the 16-bit model may stand here without a run of its own
-        others = [part for part in ledger if part not in PARTS]
-        for part in (*PARTS, *others) if ledger else ():
+        unusual = [part for part in ledger if part not in PARTS]
+        for part in (*PARTS, *unusual) if ledger else ():
             size = ledger.get(part, 0) / unit.bytes
             rows.append({"bar": labels[plan], "part": part, "value": size})
     table = pd.DataFrame(rows)

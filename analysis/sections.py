@@ -106,29 +106,29 @@ class Chapter:
         title = f"Other calibration sets against {comparisons[0].a}"
         per_benchmark = len(comparisons) <= FEW
         chart = ablations.difference_chart("calibration", title, comparisons, per_benchmark)
-        shown: list[Table] = []
+        section_tables: list[Table] = []
         if len(comparisons) > 1:
-            shown.append(tables.ranking(comparisons))
-        shown += [tables.differences(comparison) for comparison in comparisons[:FEW]]
-        shown.append(tables.by_plan(comparisons))
+            section_tables.append(tables.ranking(comparisons))
+        section_tables += [tables.differences(comparison) for comparison in comparisons[:FEW]]
+        section_tables.append(tables.by_plan(comparisons))
         return Section(
             "calibration",
             "Calibration: text-only against multimodal",
             findings.calibration(comparisons),
             _present(chart),
-            shown,
+            section_tables,
         )
 
     def _orders(self) -> Section:
         comparisons = self.comparisons["order"]
         differences = None
-        shown: list[Table] = []
+        section_tables: list[Table] = []
         if comparisons:
             title = f"Orders against {comparisons[0].a}, at equal bytes"
             differences = ablations.difference_chart(
                 "orders_difference", title, comparisons, per_benchmark=False
             )
-            shown = [tables.ranking(comparisons), tables.by_plan(comparisons)]
+            section_tables = [tables.ranking(comparisons), tables.by_plan(comparisons)]
         return Section(
             "orders",
             "Orders: which layers go low",
@@ -139,7 +139,7 @@ class Chapter:
                 layers.correlation_chart(self.study),
                 layers.places_chart(self.study),
             ),
-            shown,
+            section_tables,
         )
 
     def _layers(self) -> Section:

@@ -38,18 +38,20 @@ def _answers(marks: str) -> list[Row]:
 
 def _keep_run(outputs: Path, run: RunRecord, right: str, original: str = "") -> RunRecord:
     store = Store(outputs / "store")
-    own = f"{run.key}-answers"
-    float_ = f"{run.key}-float-answers"
+    answers = f"{run.key}-answers"
+    float_answers = f"{run.key}-float-answers"
     divergences = f"kl-{run.key}"
-    _keep(store, "evaluation", own, ANSWERS, _answers(right))
-    _keep(store, "evaluation", float_, ANSWERS, _answers(original or "1" * len(right)))
+    _keep(store, "evaluation", answers, ANSWERS, _answers(right))
+    _keep(store, "evaluation", float_answers, ANSWERS, _answers(original or "1" * len(right)))
     measured: list[Row] = [{"id": i, "kl": 0.1 if m == "1" else 0.5} for i, m in enumerate(right)]
     _keep(store, "fidelity", divergences, FIDELITY, measured)
-    artefacts = replace(run.artefacts, answers={"gqa": own}, float_answers={"gqa": float_})
+    artefacts = replace(
+        run.artefacts, answers={"gqa": answers}, float_answers={"gqa": float_answers}
+    )
     fidelity = {"gqa": replace(run.fidelity["gqa"], key=divergences)}
-    kept = replace(run, artefacts=artefacts, fidelity=fidelity)
-    runs_folder.write(outputs, kept)
-    return kept
+    answered = replace(run, artefacts=artefacts, fidelity=fidelity)
+    runs_folder.write(outputs, answered)
+    return answered
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The infos behind the figures on records with known answers, and that both renderers draw every one of them."""
+"""What the figures show of records with known answers, and that both renderers draw it."""
 
 import json
 from dataclasses import replace
@@ -89,27 +89,27 @@ def test_a_single_value_is_no_ablation(tmp_path: Path) -> None:
 
 
 def test_orders_best_first(tmp_path: Path) -> None:
-    made = [
+    runs = [
         mixed(2, s, **{"order.name": o})
         for o, s in (("entropy", 40.0), ("lim", 60.0), ("random", 50.0), ("depth", 20.0))
     ]
-    chart = ablations.orders_chart(studied(tmp_path, made))
+    chart = ablations.orders_chart(studied(tmp_path, runs))
     assert [r[0] for r in rows(chart)] == ["lim", "random", "entropy", "depth"]
 
 
 def test_stability_is_the_kendall_distance_of_neighbours(tmp_path: Path) -> None:
-    made = [mixed(2, 50.0, **{"profile.clusters": c}) for c in (50, 100, 150)]
-    reverse = [replace(entropy, mean=-entropy.mean) for entropy in made[2].profile]
-    made[2] = replace(made[2], profile=reverse)
-    chart = ablations.stability_chart(studied(tmp_path, made))
+    runs = [mixed(2, 50.0, **{"profile.clusters": c}) for c in (50, 100, 150)]
+    reverse = [replace(entropy, mean=-entropy.mean) for entropy in runs[2].profile]
+    runs[2] = replace(runs[2], profile=reverse)
+    chart = ablations.stability_chart(studied(tmp_path, runs))
     assert rows(chart) == [
         ("entropy over all tokens", 100, 0.0),
         ("entropy over all tokens", 150, 1.0),
     ]
-    assert ablations.stability_chart(studied(tmp_path / "b", made[:2])) is None
-    another_set = replace(made[1].calibration, hash="another set")  # its ranking says nothing of K
-    made[1] = replace(made[1], calibration=another_set)
-    assert ablations.stability_chart(studied(tmp_path / "c", made)) is None
+    assert ablations.stability_chart(studied(tmp_path / "b", runs[:2])) is None
+    another_set = replace(runs[1].calibration, hash="another set")  # its ranking says nothing of K
+    runs[1] = replace(runs[1], calibration=another_set)
+    assert ablations.stability_chart(studied(tmp_path / "c", runs)) is None
 
 
 def test_entropy_marks_the_layers_that_went_low(tmp_path: Path) -> None:
@@ -124,14 +124,14 @@ def test_entropy_marks_the_layers_that_went_low(tmp_path: Path) -> None:
 
 
 def test_rank_correlations(tmp_path: Path) -> None:
-    made = [mixed(2, 50.0, **{"order.name": n}) for n in ("entropy", "entropy_reverse", "lim")]
-    made[1] = replace(made[1], order=list(reversed(range(LAYERS))))
-    chart = layers.correlation_chart(studied(tmp_path, made))
+    runs = [mixed(2, 50.0, **{"order.name": n}) for n in ("entropy", "entropy_reverse", "lim")]
+    runs[1] = replace(runs[1], order=list(reversed(range(LAYERS))))
+    chart = layers.correlation_chart(studied(tmp_path, runs))
     assert chart is not None
     cells = chart.cells.set_index(["row", "column"])["value"]
     assert cells["entropy", "entropy_reverse"] == pytest.approx(-1)
     assert cells["entropy", "lim"] == pytest.approx(1)
-    places = layers.places_chart(studied(tmp_path, made))
+    places = layers.places_chart(studied(tmp_path, runs))
     assert places is not None
     assert places.cells.set_index(["row", "column"])["value"]["entropy_reverse", "0"] == LAYERS
 
@@ -169,10 +169,10 @@ def test_a_heat_map_shows_what_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_benchmark_without_a_16_bit_score_is_an_empty_cell(tmp_path: Path) -> None:
-    made = mixed(2, 40.0)
-    pope = replace(made.scores["pope"], float_score=0.0, retention=None)
-    made = replace(made, scores={**made.scores, "pope": pope})
-    study = studied(tmp_path, [made])
+    runs = mixed(2, 40.0)
+    pope = replace(runs.scores["pope"], float_score=0.0, retention=None)
+    runs = replace(runs, scores={**runs.scores, "pope": pope})
+    study = studied(tmp_path, [runs])
     cells = costs.retention_chart(study, pareto.pareto_info(study)).cells.set_index("column")
     assert cells.loc["pope", "text"] == "-"
 
@@ -190,8 +190,10 @@ def test_the_paper_lies_under_ours(demo: Path) -> None:
     chart = ablations.paper_chart(frame.studies(load(demo))[0])
     assert chart is not None
     assert chart.quiet == {"published: LLaVA-1.5-7B", "published: Qwen2.5-VL-7B"}
-    ours = chart.points[~chart.points["series"].isin(chart.quiet)]
-    assert {"pocket_test: billm / gptq4, multimodal", "pocket_test: uniform"} <= set(ours["series"])
+    measured = chart.points[~chart.points["series"].isin(chart.quiet)]
+    assert {"pocket_test: billm / gptq4, multimodal", "pocket_test: uniform"} <= set(
+        measured["series"]
+    )
     assert "nominal" in chart.x
     assert "not a 7B model" in chart.caption
 
@@ -205,10 +207,10 @@ def test_every_series_looks_different() -> None:
 @pytest.fixture
 def full(tmp_path: Path, demo: Path) -> Chapter:
     """A chapter in which every figure has something to show."""
-    made = [*alphas(), *(mixed(2, 50.0, **{"profile.clusters": c}) for c in (50, 150, 250))]
-    made += [mixed(k, 50.0, **{"order.name": o}) for o in ("lim", "kl", "depth") for k in (2, 4)]
-    made += [mixed(2, 55.0, **{"quantizer.propagation": "exact"})]
-    return Chapter(studied(tmp_path, made), compare.Reader(tmp_path))
+    runs = [*alphas(), *(mixed(2, 50.0, **{"profile.clusters": c}) for c in (50, 150, 250))]
+    runs += [mixed(k, 50.0, **{"order.name": o}) for o in ("lim", "kl", "depth") for k in (2, 4)]
+    runs += [mixed(2, 55.0, **{"quantizer.propagation": "exact"})]
+    return Chapter(studied(tmp_path, runs), compare.Reader(tmp_path))
 
 
 def test_both_renderers_draw_every_figure(full: Chapter, tmp_path: Path) -> None:
@@ -221,8 +223,10 @@ def test_both_renderers_draw_every_figure(full: Chapter, tmp_path: Path) -> None
         png, pdf = figures.save(chart, tmp_path)
         assert png.read_bytes().startswith(b"\x89PNG"), name
         assert pdf.read_bytes().startswith(b"%PDF"), name
-        drawn = interactive.spec(chart)
-        svg = vl_convert.vegalite_to_svg(json.dumps(drawn | {"width": 600}, allow_nan=False))
+        specification = interactive.spec(chart)
+        svg = vl_convert.vegalite_to_svg(
+            json.dumps(specification | {"width": 600}, allow_nan=False)
+        )
         assert svg.startswith("<svg"), name
         assert "NaN" not in svg, name
         assert chart.caption.endswith("."), name

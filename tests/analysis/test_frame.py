@@ -77,8 +77,8 @@ def test_a_tier_alone_that_saw_another_model_is_named_so(tmp_path: Path) -> None
         70.0,
         **{"quantizer.high": "gptq3", "quantizer.propagation": "high"},
     )
-    other = mixed(2, 60.0, **{"quantizer.propagation": "exact"})
-    assert set(only(write(tmp_path / "b", [same, other])).plans["label"]) == {
+    exact_mix = mixed(2, 60.0, **{"quantizer.propagation": "exact"})
+    assert set(only(write(tmp_path / "b", [same, exact_mix])).plans["label"]) == {
         "gptq3",
         "propagation=exact k=2",
     }
@@ -110,7 +110,7 @@ def test_of_a_name_only_the_latest(tmp_path: Path) -> None:
 
 
 def test_baselines_come_from_other_sweeps(tmp_path: Path) -> None:
-    theirs = ladder(sweep="card")
+    card = ladder(sweep="card")
     stranger = record(
         "gptq3",
         ["gptq3"] * LAYERS,
@@ -119,7 +119,7 @@ def test_baselines_come_from_other_sweeps(tmp_path: Path) -> None:
         fingerprint="other",
         **{"quantizer.high": "gptq3"},
     )
-    study = only(write(tmp_path, [*theirs, stranger, mixed(2, 60.0, sweep="order")]), "order")
+    study = only(write(tmp_path, [*card, stranger, mixed(2, 60.0, sweep="order")]), "order")
     assert set(study.runs["tier"]) == {"float16", "gptq8", "gptq4", "gptq3", "gptq2", ""}
     assert set(study.runs["fingerprint"]) == {"f1"}
 
@@ -175,7 +175,7 @@ def test_bad_records_are_lines_and_the_rest_is_reported(demo: Path) -> None:
     loaded = load(demo, ["demo"])
     lost = {file.parent.name for file in files[:6]}
     assert {r.key for r in loaded.records} == {file.parent.name for file in files} - lost
-    told = "\n".join(loaded.problems)
+    problems = "\n".join(loaded.problems)
     for piece in (
         "cannot be read",
         "schema 99",
@@ -183,8 +183,8 @@ def test_bad_records_are_lines_and_the_rest_is_reported(demo: Path) -> None:
         "holds no record",
         "is missing",
     ):
-        assert piece in told
-    assert all(key in told for key in lost)
+        assert piece in problems
+    assert all(key in problems for key in lost)
 
 
 def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
@@ -245,11 +245,11 @@ def test_two_plans_of_one_tier_are_told_apart_by_what_differs(tmp_path: Path) ->
 
 
 def test_three_plans_of_one_tier_take_as_many_settings_as_tell_them_apart(tmp_path: Path) -> None:
-    more = {"calibration.tokens": 2000}
+    more_tokens = {"calibration.tokens": 2000}
     runs = [
         uniform("gptq4", 79.0),
-        uniform("gptq4", 78.0, **more),
-        uniform("gptq4", 77.0, **more, **{"calibration.weighting": "balance"}),
+        uniform("gptq4", 78.0, **more_tokens),
+        uniform("gptq4", 77.0, **more_tokens, **{"calibration.weighting": "balance"}),
     ]
     assert labels(tmp_path, *runs) == [
         "gptq4, calibration.tokens=1000 calibration.weighting=count",

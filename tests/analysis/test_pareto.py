@@ -14,11 +14,11 @@ from tests.analysis.synthetic import LAYERS, ladder, mixed, record, with_answers
 
 
 def table(*rows: tuple[float, float], collapsed: tuple[int, ...] = ()) -> pd.DataFrame:
-    made = pd.DataFrame(rows, columns=["bytes", "score"]).assign(
+    points = pd.DataFrame(rows, columns=["bytes", "score"]).assign(
         label=[f"p{i}" for i in range(len(rows))], collapsed=False
     )
-    made.loc[list(collapsed), "collapsed"] = True
-    return made
+    points.loc[list(collapsed), "collapsed"] = True
+    return points
 
 
 def on_front(*rows: tuple[float, float], collapsed: tuple[int, ...] = ()) -> list[int]:
@@ -74,10 +74,10 @@ def test_info_of_the_mean_and_of_a_benchmark(demo: Path) -> None:
 def test_the_16_bit_model_is_always_in_the_picture(tmp_path: Path) -> None:
     study = studied(tmp_path, [mixed(2, 60.0)])
     info = pareto.pareto_info(study)
-    whole = info.points[info.points["tier"] == "float16"].iloc[0]
+    float_point = info.points[info.points["tier"] == "float16"].iloc[0]
     memory = study.records[0].memory
-    assert whole["bytes"] == 2 * memory.weights + memory.rest_bytes
-    assert whole["score"] == 80
+    assert float_point["bytes"] == 2 * memory.weights + memory.rest_bytes
+    assert float_point["score"] == 80
     assert info.missing == ["gptq8", "gptq4", "gptq3", "gptq2"]
 
 

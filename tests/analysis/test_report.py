@@ -40,9 +40,9 @@ def luq(capsys: pytest.CaptureFixture[str]) -> Luq:
 
 
 def data(page: str) -> dict:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert found
-    return json.loads(found[1])
+    script = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert script
+    return json.loads(script[1])
 
 
 def test_everything_is_written(demo: Path, luq: Luq) -> None:
@@ -73,13 +73,13 @@ def test_the_page_needs_nothing_from_outside(demo: Path) -> None:
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!data:|#)', markup)
     assert "@import" not in page
     assert not re.findall(r"url\(\s*[\"']?https?:", page.split("<script>")[0])
-    held = data(page)
-    points = held["charts"]["pareto"]["data"]["values"]
-    assert {p["plan"] for p in points} <= set(held["plans"])
-    for plan in held["plans"].values():
-        assert held["runs"]["rows"][plan["run"]][-1].startswith("luq run ")
-    assert {f"pareto-{b}" for b in BENCHMARKS} <= set(held["charts"])
-    assert len(held["runs"]["rows"]) == 24
+    page_data = data(page)
+    points = page_data["charts"]["pareto"]["data"]["values"]
+    assert {p["plan"] for p in points} <= set(page_data["plans"])
+    for plan in page_data["plans"].values():
+        assert page_data["runs"]["rows"][plan["run"]][-1].startswith("luq run ")
+    assert {f"pareto-{b}" for b in BENCHMARKS} <= set(page_data["charts"])
+    assert len(page_data["runs"]["rows"]) == 24
 
 
 def test_frames_as_data(demo: Path) -> None:
@@ -118,11 +118,11 @@ def test_several_models_are_chapters(demo: Path) -> None:
 
 
 def test_paired_comparisons_are_in_the_report(tmp_path: Path, keep: Keep) -> None:
-    one = {"gqa": 50.0}
-    keep(mixed(2, one), "1111" * 10)
-    keep(mixed(2, one, **{"calibration.name": "text"}), "1100" * 10)
-    keep(mixed(4, one), "1111" * 10)
-    keep(mixed(4, one, **{"calibration.name": "text"}), "1111" * 10)
+    scores = {"gqa": 50.0}
+    keep(mixed(2, scores), "1111" * 10)
+    keep(mixed(2, scores, **{"calibration.name": "text"}), "1100" * 10)
+    keep(mixed(4, scores), "1111" * 10)
+    keep(mixed(4, scores, **{"calibration.name": "text"}), "1111" * 10)
     report.build(tmp_path, "x", load(tmp_path), tmp_path / "r")
     text = (tmp_path / "r" / "report.md").read_text()
     assert "2 runs, 2 plans: multimodal 0.5 better in 1, tie in 1, worse in 0" in text
@@ -131,7 +131,7 @@ def test_paired_comparisons_are_in_the_report(tmp_path: Path, keep: Keep) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("nothing",), "no finished run found for sweep 'nothing'"),
         ((), "no finished run found"),
@@ -139,11 +139,11 @@ def test_paired_comparisons_are_in_the_report(tmp_path: Path, keep: Keep) -> Non
     ],
 )
 def test_bad_input_is_one_line(
-    tmp_path: Path, luq: Luq, arguments: tuple[str, ...], told: str
+    tmp_path: Path, luq: Luq, arguments: tuple[str, ...], message: str
 ) -> None:
     done = luq(*arguments, "--outputs", str(tmp_path))
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

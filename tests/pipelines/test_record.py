@@ -126,6 +126,9 @@ def test_equal_runs_at_other_times_and_places_last_alike(record: RunRecord) -> N
 
 def test_records_are_read_without_heavy_libraries() -> None:
     names = "('torch', 'transformers', 'hydra', 'sklearn', 'scipy')"
-    code = f"import sys, pipelines.record, pipelines.runs_folder; sys.exit(' '.join(m for m in {names} if m in sys.modules) or 0)"
+    code = (
+        "import sys, pipelines.record, pipelines.runs_folder;"
+        f"sys.exit(' '.join(name for name in {names} if name in sys.modules) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.loading import Results, is_mixed, questions
 from analysis.settings import differing, order_label, plan_key, seedless, settings_of
+from luq.config import RunConfig
 from luq.store import keys
 from pipelines.record import BenchmarkFidelity, Interval, RunRecord
 
@@ -256,8 +257,8 @@ def plans(runs: pd.DataFrame, records: Iterable[RunRecord]) -> pd.DataFrame:
     table["answers"] = grouped["answers"].agg(lambda answers: " ".join(sorted(set(answers))))
     table["label"] = _tier_labels(table).where(table["tier"] != "", table["label"])
     table = table.reset_index()
-    settings = {plan_key(r.config): seedless(settings_of(r.config)) for r in records}
-    table["label"] = _told_apart(table, settings)
+    configs = {record.key: record.config for record in records}
+    table["label"] = _told_apart(table, configs)
     return table.sort_values(["checkpoint_bytes", "label"]).reset_index(drop=True)
 
 
@@ -275,12 +276,18 @@ def _tier_labels(plans: pd.DataFrame) -> pd.Series:
     return plans["tier"].where(saw_itself, plans["tier"] + ", propagation " + plans["propagation"])
 
 
-def _told_apart(plans: pd.DataFrame, settings: dict[str, dict[str, Any]]) -> pd.Series:
-    """Labels of plans; plans of one label that gave different answers get what they differ in."""
+def _told_apart(plans: pd.DataFrame, configs: dict[str, RunConfig]) -> pd.Series:
+    """Labels of plans; plans of one label that gave different answers get what they differ in.
+
+    Args:
+        plans: with the label, the answers and the `key` of a run of each.
+        configs: key of a run -> its config.
+    """
     labels = plans["label"].copy()
     for label, group in plans.groupby("label", sort=False):
         if group["answers"].nunique() > 1:
-            suffixes = _differences([settings[plan] for plan in group["plan"]])
+            settings = [seedless(settings_of(configs[key])) for key in group["key"]]
+            suffixes = _differences(settings)
             labels[group.index] = [f"{label}, {suffix}" for suffix in suffixes]
     return labels
 

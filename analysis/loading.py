@@ -109,10 +109,10 @@ def baselines(outputs: Path, records: Sequence[RunRecord]) -> list[RunRecord]:
     studied = {(record.model_fingerprint, questions(record)) for record in records}
     present = {_baseline(record) for record in records if not is_mixed(record)}
     candidates = []
-    for record in runs_folder.iterate(outputs, None, []):
+    for record in runs_folder.iterate(outputs, problems=[], skip=known_keys):
         on_ladder = not is_mixed(record) and record.tiers[0] in LADDER
         comparable = (record.model_fingerprint, questions(record)) in studied
-        if on_ladder and comparable and record.scores and record.key not in known_keys:
+        if on_ladder and comparable and record.scores:
             candidates.append(record)
     added = []
     for record in sorted(candidates, key=_baseline_rank):

@@ -23,7 +23,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     _flatten(plain(config), "", settings)
     names = sorted(settings, key=lambda name: name.split("."))
-    return {name: settings[name] for name in names if not _is_within(name, WITHOUT_EFFECT)}
+    return without({name: settings[name] for name in names}, *WITHOUT_EFFECT)
 
 
 def _flatten(group: dict[str, Any], prefix: str, settings: dict[str, Any]) -> None:
@@ -35,14 +35,14 @@ def _flatten(group: dict[str, Any], prefix: str, settings: dict[str, Any]) -> No
             settings[f"{prefix}{name}"] = value
 
 
-def _is_within(name: str, groups: tuple[str, ...]) -> bool:
-    """Whether a setting is one of some settings, or in one of some groups."""
-    return any(name == group or name.startswith(f"{group}.") for group in groups)
-
-
 def without(settings: dict[str, Any], *groups: str) -> dict[str, Any]:
     """The settings that are not among the named settings and groups."""
-    return {name: value for name, value in settings.items() if not _is_within(name, groups)}
+    prefixes = tuple(f"{group}." for group in groups)
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in groups and not name.startswith(prefixes)
+    }
 
 
 def seedless(settings: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ outputs/failed/KEY.json           why the run of a config failed last
 
 import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -76,7 +76,10 @@ def read(file: Path) -> RunRecord:
 
 
 def iterate(
-    outputs: Path, sweep: str | None = None, problems: list[str] | None = None
+    outputs: Path,
+    sweep: str | None = None,
+    problems: list[str] | None = None,
+    skip: Collection[str] = (),
 ) -> Iterator[RunRecord]:
     """All records by key, or those of one sweep under the names they have in it.
 
@@ -84,11 +87,14 @@ def iterate(
         outputs: the folder that holds `runs` and `sweeps`.
         sweep: None for all records.
         problems: takes a line for each record that cannot be read, and the others go on.
+        skip: keys of records that are not read.
 
     Raises:
         StoreError: a record cannot be read, and there is no list of problems.
     """
     for place in _places(outputs, sweep):
+        if place.file.parent.name in skip:
+            continue
         if place.note is not None and not place.file.exists():
             if problems is not None:
                 problems.append(

@@ -6,6 +6,7 @@ files that another version of the project wrote.
 """
 
 import types
+from functools import cache
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -46,7 +47,7 @@ class Builder(NamedTuple):
 
     def build(self, kind: type[T], values: Any, where: str = "") -> T:
         """The dataclass `kind` from a table of its fields."""
-        hints = get_type_hints(kind)
+        hints = _type_hints(kind)
         names = [entry.name for entry in fields(kind) if entry.init]  # type: ignore[arg-type]
         if not isinstance(values, dict):
             wanted = ", ".join(names)
@@ -77,9 +78,14 @@ class Builder(NamedTuple):
     def _named_tuple(self, hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}={value!r} is not possible: it must be a list")
-        types_of_fields = get_type_hints(hint).values()
+        types_of_fields = _type_hints(hint).values()
         items = zip(types_of_fields, value, strict=True)
         return hint(*(self.fit(kind, item, where) for kind, item in items))
+
+
+@cache  # a report reads thousands of records of the same classes
+def _type_hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def build(kind: type[T], values: Any, where: str = "", strict: bool = True) -> T:

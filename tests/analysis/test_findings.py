@@ -65,9 +65,8 @@ def test_who_wins_is_said_with_its_interval(tmp_path: Path, keep: Keep) -> None:
     study = frame.studies(load(tmp_path))[0]
     reader = compare.Reader(tmp_path)
     (text,) = findings.orders(compare.along(study, "order", reader))
-    assert text.startswith(
-        "Ascending entropy loses to lim; beats zd; ties with depth. The best order is lim: +75.0 points"
-    )
+    verdicts = "Ascending entropy loses to lim; beats zd; ties with depth."
+    assert text.startswith(f"{verdicts} The best order is lim: +75.0 points")
     (text,) = findings.calibration(compare.along(study, "calibration", reader))
     assert (
         "multimodal 0.5 beats text-only calibration over 1 plan: +25.0 points, 95 % interval"

@@ -42,6 +42,7 @@ def families(plans: pd.DataFrame, most: int = SERIES) -> pd.Series:
     Where there are more than can be told apart: by low tier and calibration, or low tier alone, or
     mixed against uniform.
     """
+    # a name's words are separated by commas, the most telling ones first
     names = plans.apply(family, axis=1)
     if names.nunique() > most:
         names = names.map(lambda name: ", ".join(name.split(", ")[:2]))
@@ -64,6 +65,7 @@ def _single(points: pd.DataFrame) -> frozenset[str]:
     """The series that have one point at an x, and can be lines."""
     names = []
     for name, series in points.groupby("series"):
+        # two points at nearly the same bits would make a line that jumps up and down
         if not series["x"].round(2).duplicated().any():
             names.append(str(name))
     return frozenset(names)
@@ -77,6 +79,7 @@ def pareto_chart(study: Study, info: ParetoInfo) -> Lines:
     points["x"] = points["bytes"] / unit.bytes
     points["hollow"] = points["collapsed"]
     points["series"] = points["plan"].map(series).fillna("uniform")
+    # the names of very many points would cover each other: those of the baselines stay
     if len(points) > LABELLED:
         points["label"] = points["label"].where(points["baseline"], "")
     caption = (
@@ -218,9 +221,11 @@ def orders_chart(study: Study) -> Lines | None:
     groups = [group for _, group in mixed.groupby(settings) if group["order"].nunique() > 2]
     if not groups:
         return None
+    # one figure, of the settings under which most orders and k were run
     group = max(groups, key=len)
     points = _with_interval(group).assign(x=group["k"], series=group["order"])
     best = points.groupby("series")["y"].mean().sort_values(ascending=False)
+    # a categorical sorts by the place of its category, so the legend begins with the best order
     points["series"] = pd.Categorical(points["series"], best.index)
     points = points.sort_values(["series", "x"])
     points["series"] = points["series"].astype(str)
@@ -270,6 +275,7 @@ def stability_chart(study: Study) -> Lines | None:
     rows = []
     for smaller, larger in pairwise(sorted(entropies)):
         tau = float(kendalltau(entropies[smaller], entropies[larger]).statistic)
+        # tau is NaN where all layers of a ranking tie
         distance = (1 - tau) / 2 if math.isfinite(tau) else math.nan
         rows.append({"series": series, "x": larger, "y": distance})
     caption = (

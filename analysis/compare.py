@@ -67,6 +67,7 @@ class Reader:
 
     def __init__(self, outputs: Path):
         self.store = Store(outputs / "store")
+        # a run is in several comparisons, and its answers take long to read and score
         self.scores = cache(self._scores)
         self.float_scores = cache(self._float_scores)
         self.divergences = cache(self._divergences)
@@ -199,6 +200,7 @@ def _values(study: Study, axis: str) -> dict[str, Settings]:
     """Value of the axis -> its runs by setting."""
     label = label_of(axis)
     calibrates = axis == "weighting" or axis.startswith("calibration")
+    # the 16-bit model is not calibrated, so a calibration set says nothing of it
     values: dict[str, Settings] = {}
     for record in study.records:
         if is_mixed(record) or (calibrates and record.tiers[0] != "float16"):
@@ -215,6 +217,7 @@ def against(
     runs_a = [run for pair in pairs for run in pair.a]
     runs_b = [run for pair in pairs for run in pair.b]
     reader.know([*runs_a, *runs_b])
+    # one run without its answers makes the whole comparison unpaired: no mixture of both kinds
     by_question = _all_have(reader.scores, [*runs_a, *runs_b])
     divergence = None
     if by_question:

@@ -57,10 +57,12 @@ def ledger_chart(study: Study, info: ParetoInfo, most: int = 16) -> Bars:
     for plan in readable(info, most):
         ledger = ledgers.get(plan, {})  # the 16-bit model may stand here without a run of its own
         unusual = [part for part in ledger if part not in PARTS]
+        # every bar has every part, so that all have the same colours in the same order
         for part in (*PARTS, *unusual) if ledger else ():
             size = ledger.get(part, 0) / unit.bytes
             rows.append({"bar": labels[plan], "part": part, "value": size})
     table = pd.DataFrame(rows)
+    # a part that no plan has would only lengthen the legend
     in_use = table.groupby("part")["value"].sum() > 0
     table = table[table["part"].map(in_use)]
     caption = (
@@ -81,6 +83,7 @@ def time_chart(records: Iterable[RunRecord]) -> Bars:
         for stage, seconds in record.seconds.items():
             spent = reading if record.cached.get(stage) else computing
             spent[stage] += seconds
+    # by name first, so that stages of equal times stand in one order
     stages = sorted({*computing, *reading})
     stages.sort(key=lambda stage: -(computing[stage] + reading[stage]))
     rows = []

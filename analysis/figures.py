@@ -149,6 +149,7 @@ def _labels(axes: Axes, chart: Lines) -> None:
     # so that places on the page are known
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # no SubFigure is drawn here
     obstacles = _obstacles(axes, chart)
+    # from the top down: a name placed earlier is an obstacle for those below
     for _, point in named.iterrows():
         text = axes.annotate(
             point["label"],
@@ -201,6 +202,7 @@ def _obstacles(axes: Axes, chart: Lines) -> list[Bbox]:
             on_page((point["x"], point[edge]))[1] if pd.notna(point.get(edge)) else y
             for edge in ("low", "high")
         )
+        # the mark, then the interval: as thin as its line
         boxes.append(Bbox([[x - reach, y - reach], [x + reach, y + reach]]))
         boxes.append(Bbox([[x - 2, low], [x + 2, high]]))
     return boxes
@@ -260,6 +262,7 @@ def _heat(chart: Heat) -> Figure:
     low = chart.low
     high = chart.high
     if chart.middle is not None:
+        # both ends are equally far from the neutral colour
         colours = "RdBu"
         reach = max(chart.high - chart.middle, chart.middle - chart.low)
         low = chart.middle - reach
@@ -270,6 +273,7 @@ def _heat(chart: Heat) -> Figure:
             luminance = 1.0  # an empty cell is white
             if math.isfinite(numbers[i, j]):
                 red, green, blue, _ = image.cmap(image.norm(numbers[i, j]))
+                # of the eye's sensitivity to the three colours (ITU-R BT.601, rounded)
                 luminance = 0.3 * red + 0.59 * green + 0.11 * blue
             colour = "white" if luminance < DARK else "#222222"
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
@@ -284,6 +288,7 @@ def _bars(chart: Bars) -> Figure:
     bars = chart.bars
     palette = Palette(chart.names)
     figure, axes = _new(chart, 8.2, 1.6 + 0.3 * len(bars))
+    # each part begins where the one before it ended
     left = np.zeros(len(bars))
     for part in chart.names:
         of_part = chart.parts[chart.parts["part"] == part]

@@ -59,6 +59,7 @@ def headline(study: Study, info: ParetoInfo, reader: Reader) -> list[str]:
     ]
     mixed = good[good["mixed"]]
     is_uniform = bool(best["tier"])
+    # where one tier everywhere wins, the reader wants to know what mixing would cost
     if is_uniform and len(mixed):
         first = mixed.iloc[0]
         larger = 100 * (first["bytes"] / best["bytes"] - 1)
@@ -126,6 +127,7 @@ def _loss(study: Study, plan: str, reader: Reader) -> Difference | None:
 def calibration(comparisons: Sequence[Comparison]) -> list[str]:
     """Multimodal against text-only calibration, in a sentence each."""
     sentences = []
+    # the best two sets; the tables hold the others
     for comparison in comparisons[:2]:
         if comparison.a == "text":
             plans = len(comparison.plans)

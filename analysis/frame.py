@@ -77,6 +77,7 @@ def short(name: str) -> str:
     words = []
     for word in name.split():
         setting, sign, value = word.partition("=")
+        # a plan is named by its first run, and stands for all its seeds
         if not setting.endswith("seed"):
             words.append(f"{setting.rpartition('.')[2]}{sign}{value}")
     return " ".join(words) or name
@@ -130,6 +131,7 @@ def _setting_columns(record: RunRecord) -> Row:
 def _score_columns(record: RunRecord) -> Row:
     """The scores of all benchmarks together. The errors of their mean add in squares."""
     scores = record.scores.values()
+    # benchmarks are independent: the variances of their scores add
     variance = sum(score.stderr**2 for score in scores)
     return {
         "score": record.mean_score,
@@ -201,6 +203,7 @@ def runs(records: Iterable[RunRecord]) -> pd.DataFrame:
     """
     frame = pd.DataFrame([run_row(record) for record in records])
     frame = frame.sort_values(["stored_bytes", "name"]).reset_index(drop=True)
+    # of several 4-bit runs the smallest file, which stands first
     base = frame[frame["tier"] == BASE]
     for column, size in (
         ("linears_saved", "stored_bytes"),
@@ -215,6 +218,7 @@ def scores(records: Iterable[RunRecord], runs: pd.DataFrame) -> pd.DataFrame:
     rows: list[Row] = []
     for record in records:
         rows += score_rows(record)
+    # a run has these columns too, as means over its benchmarks
     of_runs = runs[[column for column in runs.columns if column not in OF_BENCHMARKS]]
     return of_runs.merge(pd.DataFrame(rows), on="key", validate="one_to_many")
 
@@ -235,6 +239,7 @@ def studies(loaded: Results) -> list[Study]:
             + ", ".join(names)
         )
     result = []
+    # most runs first: it is what the report is about
     for (name, _, _), records in sorted(groups.items(), key=lambda item: -len(item[1])):
         table = runs(records)
         result.append(Study(name, records, table, scores(records, table), plans(table, records)))
@@ -247,6 +252,7 @@ def plans(runs: pd.DataFrame, records: Iterable[RunRecord]) -> pd.DataFrame:
     `answers` is the same for plans that gave the same answers, such as two orders that agree on the
     first k layers.
     """
+    # plans stand in the order of their smallest runs, not in that of their opaque keys
     grouped = runs.groupby("plan", sort=False)
     table = grouped.first()
     for column in AVERAGED:
@@ -285,6 +291,7 @@ def _told_apart(plans: pd.DataFrame, configs: dict[str, RunConfig]) -> pd.Series
     """
     labels = plans["label"].copy()
     for label, group in plans.groupby("label", sort=False):
+        # what gave the same answers is one point of every figure, and needs one name
         if group["answers"].nunique() > 1:
             settings = [seedless(settings_of(configs[key])) for key in group["key"]]
             suffixes = _differences(settings)

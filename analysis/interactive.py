@@ -37,6 +37,7 @@ def library() -> str:
     import vl_convert
 
     bundle = str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub lacks the default
+    # the closing tag inside the library's own strings would end the script element
     return bundle.replace("</script", "<\\/script")
 
 
@@ -218,6 +219,7 @@ def _heat(chart: Heat) -> Spec:
 def _bars(chart: Bars) -> Spec:
     palette = Palette(chart.names)
     order = {name: i for i, name in enumerate(chart.names)}
+    # without an order Vega-Lite would stack the parts by name
     parts = chart.parts.assign(place=chart.parts["part"].map(order))
     colour: Spec = {
         "field": "part",
@@ -248,6 +250,7 @@ def _forest(chart: Forest) -> Spec:
         "title": None,
         "axis": {"grid": True},
     }
+    # one series needs no legend, and its rows no room below each other
     base: Spec = {"y": row}
     if len(chart.series) > 1:
         base["color"] = _colour(palette)

@@ -70,6 +70,7 @@ def entropy_chart(study: Study) -> Lines | None:
     for name in names:
         for entropy in records[name].profile:
             of_all = entropy.modality == "all"
+            # of text-only sets all tokens are text tokens: one line says it
             if name == "text" and not of_all:
                 continue
             is_low = entropy.layer in low_layers and of_all and name == names[0]
@@ -124,6 +125,7 @@ def correlation_chart(study: Study) -> Heat | None:
     ranked = {}
     for name, order in sorted(orders(study).items()):
         ranked[name] = [order.index(layer) for layer in range(len(order))]
+    # two orders have one correlation, which is no picture
     if len(ranked) < 3:
         return None
     rows = []

@@ -65,6 +65,7 @@ def load(outputs: Path, sweeps: Sequence[str] = ()) -> Results:
                 folder = runs_folder.record_file(outputs, record.key).parent
                 problems.append(f"{folder}: the record has no scores: delete it and run again")
         failures += runs_folder.failures(outputs, sweep, problems)
+        # a sweep without a folder was never started; one with a folder has said what it lacks
         nothing_new = len(records) == count
         if sweep and nothing_new and not (outputs / "sweeps" / sweep).is_dir():
             problems.append(f"no sweep {sweep!r} in {outputs}: run `luq sweep {sweep}` first")
@@ -114,6 +115,7 @@ def baselines(outputs: Path, records: Sequence[RunRecord]) -> list[RunRecord]:
         comparable = (record.model_fingerprint, questions(record)) in studied
         if on_ladder and comparable and record.scores:
             candidates.append(record)
+    # one run per tier, the best baseline of those there are
     added = []
     for record in sorted(candidates, key=_baseline_rank):
         baseline = _baseline(record)

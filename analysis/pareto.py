@@ -46,6 +46,7 @@ def points(study: Study, benchmark: str = MEAN) -> pd.DataFrame:
 
     The 16-bit model is always among them.
     """
+    # two orders that agree on the first k layers are one model
     plans = study.plans.drop_duplicates("answers")
     if benchmark == MEAN:
         table = plans[[*OF_PLANS, "score", "stderr", "retention"]].copy()
@@ -59,6 +60,7 @@ def points(study: Study, benchmark: str = MEAN) -> pd.DataFrame:
     if not (table["tier"] == "float16").any():
         float_point = pd.DataFrame([_float_point(study, benchmark)])
         table = pd.concat([table, float_point], ignore_index=True)
+    # scores are divided by the 16-bit score; its own error is left out, as the protocol says
     scale = _float_score(study, benchmark)
     for column, sign in (("low", -1), ("high", 1)):
         edge = table["score"] + sign * Z * table["stderr"]
@@ -118,6 +120,7 @@ def hypervolume(points: pd.DataFrame) -> float:
     """
     float_bytes = float(points.loc[points["tier"] == "float16", "bytes"].iloc[0])
     steps = points[points["front"] & (points["bytes"] <= float_bytes)].sort_values("bytes")
+    # between two steps of the front the best retention is that of the step to the left
     edges = [*steps["bytes"], float_bytes]
     retentions = steps["retention"].fillna(0)
     pieces = zip(edges, edges[1:], retentions, strict=False)

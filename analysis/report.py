@@ -144,6 +144,7 @@ def build(outputs: Path, title: str, loaded: Results, folder: Path) -> Report:
         loaded.failures,
     )
     _render(report, title, scratch)
+    # renaming is atomic: who reads meanwhile sees an old or a new file, never half of one
     for file in scratch.rglob("*"):
         if file.is_file():
             file.replace(folder / file.relative_to(scratch))
@@ -181,6 +182,7 @@ def _render(report: Report, title: str, folder: Path) -> None:
 
 def page_data(chapters: Sequence[Chapter]) -> dict[str, Any]:
     """What the page's script draws: charts by name, details of plans, the table of runs."""
+    # rows are numbered over all chapters, as they stand in the one table of runs
     row_of_run: dict[str, int] = {}
     for chapter in chapters:
         for key in chapter.study.runs["key"]:
@@ -229,6 +231,7 @@ def plan_details(chapter: Chapter, row_of_run: dict[str, int]) -> dict[str, dict
     """
     details: dict[str, dict[str, Any]] = {}
     scores = chapter.study.scores.groupby(["plan", "benchmark"])["score"].mean()
+    # scores of thousands of plans would be most of the page
     few = len(chapter.study.plans) <= POINTS
     for _, plan in chapter.study.plans.iterrows():
         entry: dict[str, Any] = {
@@ -296,4 +299,5 @@ def _sort_key(cell: tables.Cell) -> str:
 
 
 def _markdown(cell: tables.Cell) -> str:
+    # a bar would begin another cell
     return tables.text(cell).replace("|", "\\|")

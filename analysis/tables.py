@@ -140,6 +140,7 @@ def best_plans(info: ParetoInfo) -> Table:
     for _, row in budgets(info).iterrows():
         budget = Number(f"{100 * row['share']:.0f} % of {row['of']}", row["share"])
         cells: list[Cell] = [budget, size(row["budget"])]
+        # an empty label is NaN in a frame
         if not isinstance(row["label"], str):
             cells += ["nothing that small", "", "", ""]
         else:
@@ -157,6 +158,7 @@ def differences(comparison: Comparison) -> Table:
     """One comparison, a row per benchmark and the mean: who won how often, and the verdict."""
     a = comparison.a
     b = comparison.b
+    # the verdict is of b against a; the table names the winner
     winners = {"better": b, "worse": a, "tie": "tie"}
     rows: list[list[Cell]] = []
     for difference in comparison.scores:
@@ -220,6 +222,7 @@ def by_plan(comparisons: Sequence[Comparison]) -> Table:
             entries.append(_PlanDifference(comparison.b, setting, difference))
     largest_first = sorted(range(len(entries)), key=lambda i: -abs(entries[i].difference.mean))
     rows: list[list[Cell]] = []
+    # those that differ most, in the order in which they stand
     for i in sorted(largest_first[:MOST]):
         value, setting, difference = entries[i]
         rows.append(

@@ -45,6 +45,7 @@ def fetch(project: str, folder: Path, sweeps: Sequence[str], api: Any = None) ->
             "run `wandb login`"
         ) from error
     for run in runs:
+        # reports are runs of W&B too, and a run that is under way has no record yet
         if run.job_type != "report" and run.state != "running" and _bring(run, outputs):
             runs_folder.note(outputs, run.group or "default", run.id, run.name)
     return outputs

@@ -6,8 +6,8 @@ files that another version of the project wrote.
 """
 
 import types
-from functools import cache
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from luq.errors import ConfigError, unknown
@@ -47,7 +47,7 @@ class Builder(NamedTuple):
 
     def build(self, kind: type[T], values: Any, where: str = "") -> T:
         """The dataclass `kind` from a table of its fields."""
-        hints = _type_hints(kind)
+        hints = _type_hints(kind)  # type: ignore[arg-type]  # a class is hashable
         names = [entry.name for entry in fields(kind) if entry.init]  # type: ignore[arg-type]
         if not isinstance(values, dict):
             wanted = ", ".join(names)

@@ -37,6 +37,7 @@ def test_records_by_key_and_by_sweep(outputs: Path) -> None:
     assert names("two") == ["a1 in two"]
     assert names("three") == []
     assert {record.sweep for record in runs_folder.iterate(outputs, "one")} == {"one"}
+    assert [record.key for record in runs_folder.iterate(outputs, skip={"a1"})] == ["b2"]
 
 
 def test_a_record_of_schema_3_is_found_in_the_folder(tmp_path: Path) -> None:

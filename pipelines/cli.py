@@ -227,7 +227,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments and arguments[0] == "report":
             from analysis.__main__ import main as report
 
-            report(arguments[1:])
+            code = report(arguments[1:])
+            if code:
+                sys.exit(code)
             return
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         _plain(_parser().parse_args(arguments))

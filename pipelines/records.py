@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from luq.evaluation import answers, scorers
+from luq.evaluation import scorers
 from luq.evaluation.scorers.summary import mean
 from luq.store import keys
 from luq.store.store import Store, write_json
@@ -54,7 +54,7 @@ def rescore(outputs: Path, sweep: str | None) -> int:
                 benchmark: Scored.read(store, benchmark, key)
                 for benchmark, key in record["artefacts"][stage].items()
             }
-            for stage in (answers.REPORT, answers.FLOAT)
+            for stage in ("evaluate", "evaluate 16-bit")
         ]
         fresh: dict[str, Any] = score_part(*parts)
         seen += 1

@@ -1,15 +1,35 @@
-"""Numbers as people read them."""
+"""Bytes for people, in decimal units."""
+
+import math
+from typing import NamedTuple
 
 
-def human(count: float) -> str:
-    """Bytes for people: 12 B, 1.50 kB, 2.85 MB, 14.13 GB."""
-    if count < 1000:
-        return f"{count:.0f} B"
-    for unit in ("kB", "MB"):
-        count /= 1000
-        if count < 1000:
-            return f"{count:.2f} {unit}"
-    return f"{count / 1000:.2f} GB"
+class Unit(NamedTuple):
+    """A unit of bytes and its name."""
+
+    bytes: float
+    name: str
+
+
+GIGABYTE = Unit(1e9, "GB")
+MEGABYTE = Unit(1e6, "MB")
+KILOBYTE = Unit(1e3, "kB")
+AXIS_GIGABYTES = 2e9  # from this size on the axis of a figure counts gigabytes
+
+
+def human(count: float, places: int = 2) -> str:
+    """Bytes in the largest unit of which there is at least one, `-` for NaN."""
+    if math.isnan(count):
+        return "-"
+    for unit in (GIGABYTE, MEGABYTE, KILOBYTE):
+        if count >= unit.bytes:
+            return f"{count / unit.bytes:.{places}f} {unit.name}"
+    return f"{count:.0f} B"
+
+
+def axis_unit(largest: float) -> Unit:
+    """The unit of a figure's axis whose largest value is so many bytes."""
+    return GIGABYTE if largest > AXIS_GIGABYTES else MEGABYTE
 
 
 def duration(seconds: float) -> str:

@@ -164,9 +164,9 @@ def _graft_embeddings(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     source_ids = source_tokenizer.get_vocab()
     rows = []
     source_rows = []
-    for token, token_id in tokenizer.get_vocab().items():
+    for token, row in tokenizer.get_vocab().items():
         if token in source_ids:
-            rows.append(token_id)
+            rows.append(row)
             source_rows.append(source_ids[token])
     # The end of a turn takes the place of the end of a sequence.
     rows.append(token_id(tokenizer, TURN_END))

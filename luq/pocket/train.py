@@ -290,10 +290,7 @@ def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS).write_text(_card(settings))
     family = FAMILIES[settings.model]
-    if settings.start:
-        tokenizer = load_tokenizer(settings.start)
-    else:
-        tokenizer = family.make_tokenizer()
+    tokenizer = load_tokenizer(settings.start) if settings.start else family.make_tokenizer()
     torch.manual_seed(settings.seed)
     model = family.build(tokenizer, settings.layers, settings.vision_layers)
     if settings.start:
@@ -334,7 +331,8 @@ def export(
     config: TrainConfig,
 ) -> Path:
     """Write a Hugging Face folder in fp16, as the Auto classes of transformers load it."""
-    model.to(torch.float16).save_pretrained(folder)
+    model.half()  # type: ignore[no-untyped-call]  # transformers has no types for it
+    model.save_pretrained(folder)
     family.make_processor(tokenizer).save_pretrained(folder)
     (folder / CARD).write_text(_card(config))
     for file in folder.iterdir():  # the weights file is made with the rights of a temporary file

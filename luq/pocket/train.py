@@ -215,9 +215,16 @@ class LanguagePhase:
 
 
 def _save(file: Path, state: dict[str, Any]) -> None:
-    """Write a state so that the file is never half written."""
+    """Save a state so that the file is never half written."""
     scratch = file.with_suffix(".tmp")
     torch.save(state, scratch)
+    os.replace(scratch, file)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a text so that the file is never half written."""
+    scratch = file.with_suffix(".tmp")
+    scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, file)
 
 
@@ -288,7 +295,7 @@ def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
     settings = _resolved(config)
     _check_same_training(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SETTINGS).write_text(_card(settings))
+    _write(folder / SETTINGS, _card(settings))
     family = FAMILIES[settings.model]
     tokenizer = load_tokenizer(settings.start) if settings.start else family.make_tokenizer()
     torch.manual_seed(settings.seed)

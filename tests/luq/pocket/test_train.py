@@ -14,6 +14,7 @@ from luq.pocket.drawing import GRID
 from luq.pocket.family import FAMILIES
 from luq.pocket.shipped import WEIGHTS
 from luq.pocket.stream import IMAGE_TOKENS, Stream
+from luq.pocket.tokenizer import load_tokenizer
 from luq.pocket.train import TrainConfig
 from luq.pocket.world import make_scene
 
@@ -96,14 +97,14 @@ def test_pocket_qwen_counts_rows_and_columns_of_cells() -> None:
 
 def trained(folder: Path, **settings: object) -> Path:
     """Train for one step in `folder`, from the shipped tokenizer, which saves learning one."""
-    config = TrainConfig(**{**vars(TINY), **settings})  # type: ignore[arg-type]  # tests' settings
+    config = TrainConfig(**{**vars(TINY), **settings})
     with Progress(disable=True) as progress:
         return train.train(folder, config, progress)
 
 
 @pytest.fixture(autouse=True)
 def _shipped_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = train.load_tokenizer(WEIGHTS / "pocket_llava")
+    tokenizer = load_tokenizer(WEIGHTS / "pocket_llava")
     monkeypatch.setattr(llava, "make_tokenizer", lambda: tokenizer)
 
 

@@ -3,7 +3,7 @@
 Everything outside this folder reaches the pocket world through these functions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ def write_questions(folder: Path, split: str) -> dict[str, int]:
 
 
 def calibration_questions(
-    benchmarks: tuple[str, ...], seed: int
+    benchmarks: Sequence[str], seed: int
 ) -> Iterator[tuple[str, Image.Image, Row]]:
     """Questions about new scenes, over the benchmarks in turn, without end.
 

@@ -106,7 +106,7 @@ def execute(stages: Stages, name: str) -> results.Record:
         "order": stages.order,
         "allocation": str(allocation),
         "tiers": list(allocation.tiers),
-        "plan": stages.chosen.report,
+        "plan": asdict(stages.chosen.report),
         "layer_scores": stages.chooser.scores(),
         "k": allocation.count(config.quantizer.low)
         if config.quantizer.low != config.quantizer.high

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.formats.layer_file import PackedLayer
-from luq.models.vlm import LINEARS, VLM
+from luq.models.families import LINEARS
+from luq.models.vlm import VLM
 from luq.quantization.walk import first_inputs, modules, output
 
 

@@ -22,7 +22,8 @@ from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer, write_layer
 from luq.formats.linear import PackedLinear
 from luq.models.scratch import Scratch, Slot
-from luq.models.vlm import GROUPS, VLM
+from luq.models.families import GROUPS
+from luq.models.vlm import VLM
 from luq.quantization.hessian import HessianSum
 from luq.quantization.methods.float16 import make_quantizer
 from luq.store import keys

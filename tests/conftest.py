@@ -1,12 +1,22 @@
-"""Shared fixtures. The environment is set before torch is imported: see CONTRIBUTING, "Slow machines"."""
+"""Shared fixtures.
+
+The environment is set before torch is imported: see CONTRIBUTING, "Slow machines". The import hook
+is installed before luq is imported: it checks annotated shapes and types at every call.
+"""
+# ruff: noqa: E402  # both of these come before the imports
 
 import os
+
+from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+
+CHECKED_PACKAGES = ("luq.profiling",)
+install_import_hook(CHECKED_PACKAGES, "beartype.beartype")
 
 from pathlib import Path
 

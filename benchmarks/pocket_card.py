@@ -17,7 +17,8 @@ from rich.console import Console
 from luq import registry
 from luq.calibration.mixing import build
 from luq.config import CalibrationConfig, ModelConfig
-from luq.models.vlm import GROUPS, load_vlm
+from luq.models.families import GROUPS
+from luq.models.vlm import load_vlm
 from luq.pocket import benchmarks
 from luq.quantization.hessian import effective_rank
 from luq.quantization.walk import first_inputs, forward, hessians

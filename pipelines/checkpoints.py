@@ -9,10 +9,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from luq import __version__
 from luq.config import ModelConfig
 from luq.errors import DataError, ModelError
-from luq.export import folder as save
+from luq.export.card import CardFacts, ScoreRow
+from luq.export.folder import NATIVE, ExportedRun, Layout, PackedModel, read_about
+from luq.export.folder import export as write_folder
+from luq.formats.sizes import Memory
 from luq.models.checkpoint import fingerprint, resolve_path
 from luq.models.processors import load_processor
 from luq.models.vlm import compute_dtype
@@ -20,73 +22,58 @@ from luq.store.store import Store
 from pipelines import console, results
 from pipelines.results import Record
 
-CARD = """---
-library_name: transformers
-pipeline_tag: image-text-to-text
-base_model: {base}
-tags: [luq, quantized, vision-language]
----
-# {title}
 
-{base} with its decoder's linears packed by [LUQ](https://arxiv.org/abs/2509.23729), layer by layer: `{allocation}`.
-{bits} nominal and {stored} stored bits per weight of the decoder's linears.
-
-```python
-{needs}
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-model = AutoModelForImageTextToText.from_pretrained("DIR")
-processor = AutoProcessor.from_pretrained("DIR")
-```
-
-Made with luq {version}: `{command}`, calibrated on `{calibration}`.
-
-## Where the bytes are
-
-{{ledger}}
-
-## Scores
-
-{split} split; ±: standard error. Retention: share of the same model's own 16-bit score.
-
-{scores}
-"""
-
-
-NEEDS = {
-    "luq": "import luq  # pip install luq",
-    "compressed-tensors": "# pip install compressed-tensors",
-}
-
-
-def card(record: Record, layout: str = "luq") -> str:
-    """The model card of a run; `{ledger}` is filled in when the files are written."""
-    rows = ["| benchmark | n | 16-bit | this model | retention % |", "|---|---:|---:|---:|---:|"]
-    for name, s in record["scores"].items():
-        kept = "-" if s["retention"] is None else f"{100 * s['retention']:.1f}"
-        flag = " (collapsed)" if s["collapsed"] else ""
+def card_facts(record: Record) -> CardFacts:
+    """What the model card of a run says."""
+    rows: list[ScoreRow] = []
+    for name, score in record["scores"].items():
         rows.append(
-            f"| {name}{flag} | {s['n']} | {s['float_score']:.1f} | {s['score']:.1f} ± {s['stderr']:.1f} | {kept} |"
+            ScoreRow(
+                benchmark=name,
+                n=score["n"],
+                float_score=score["float_score"],
+                score=score["score"],
+                stderr=score["stderr"],
+                retention=score["retention"],
+                is_collapsed=bool(score["collapsed"]),
+            )
         )
-    kept = "-" if record["mean_retention"] is None else f"{100 * record['mean_retention']:.1f}"
-    rows.append(
-        f"| **mean** | | {record['float_mean_score']:.1f} | {record['mean_score']:.1f} | {kept} |"
-    )
-    config, memory = record["config"], record["memory"]
-    return CARD.format(
-        base=config["model"]["name"]
-        if config["model"]["path"].startswith("pocket:")
-        else config["model"]["path"],
-        title=f"{config['model']['name']}, {record['name']}",
+    config = record["config"]
+    model = config["model"]
+    return CardFacts(
+        base=model["name"] if model["path"].startswith("pocket:") else model["path"],
+        title=f"{model['name']}, {record['name']}",
         allocation=record["allocation"],
-        bits=f"{memory['nominal_bits']:.2f}",
-        stored=f"{memory['stored_bits']:.3f}",
-        version=__version__,
+        nominal_bits=record["memory"]["nominal_bits"],
+        stored_bits=record["memory"]["stored_bits"],
         command=record["command"],
-        needs=NEEDS[layout],
-        calibration=f"{config['calibration']['name']}, {record['calibration']['tokens']} tokens",
+        calibration=config["calibration"]["name"],
+        calibration_tokens=record["calibration"]["tokens"],
         split=record["split"],
-        scores="\n".join(rows),
+        scores=rows,
+        float_mean_score=record["float_mean_score"],
+        mean_score=record["mean_score"],
+        mean_retention=record["mean_retention"],
+    )
+
+
+def exported_run(record: Record, system_prompt: str) -> ExportedRun:
+    """What luq.json says of a run."""
+    return ExportedRun(
+        key=record["key"],
+        name=record["name"],
+        command=record["command"],
+        allocation=record["allocation"],
+        tiers=record["tiers"],
+        model_fingerprint=record["model_fingerprint"],
+        model_commit=record.get("model_commit"),
+        system_prompt=system_prompt,
+        scores={name: score["score"] for name, score in record["scores"].items()},
+        mean_score=record["mean_score"],
+        mean_retention=record["mean_retention"],
+        memory=Memory(**record["memory"]),
+        versions=record["versions"],
+        git_sha=record["git_sha"],
     )
 
 
@@ -101,35 +88,17 @@ def export(outputs: Path, record: Record, target: Path, layout: str = "luq") -> 
         )
     store = Store(outputs / "store")
     folders = [store.verify("layers", key) for key in record["artefacts"]["quantize"]]
-    kept = (
-        "key",
-        "name",
-        "command",
-        "allocation",
-        "tiers",
-        "model_fingerprint",
-        "model_commit",
-        "mean_score",
-        "mean_retention",
-        "versions",
-        "git_sha",
-    )
-    told = {name: record.get(name) for name in kept} | {
-        "memory": record["memory"],
-        "system_prompt": config.system_prompt,
-    }
-    told["scores"] = {name: s["score"] for name, s in record["scores"].items()}
     family = json.loads((source / "config.json").read_text())["model_type"]
     changed = any(setting is not None for setting in config.image)
     images = load_processor(source, family, config).image_processor.to_dict() if changed else None
-    return save.export(
-        source, folders, record["tiers"], target, told, card(record, layout), how, images
-    )
+    model = PackedModel(source, folders, record["tiers"], images)
+    run = exported_run(record, config.system_prompt)
+    return write_folder(model, target, run, card_facts(record), how)
 
 
-def _layout(name: str) -> save.Layout:
+def _layout(name: str) -> Layout:
     if name == "luq":
-        return save.NATIVE
+        return NATIVE
     if find_spec("compressed_tensors") is None:
         raise ModelError(
             "--format compressed-tensors needs its package: pip install compressed-tensors"
@@ -155,35 +124,39 @@ def export_run(outputs: Path, run: str, target: Path, layout: str = "luq") -> No
 
 def info(folder: Path) -> None:
     """`luq info DIR`: allocation, bits, ledger and scores of an exported folder."""
-    told = save.about(folder)
+    about = read_about(folder)
     sizes = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
     shown = Table(title=escape(str(folder)), title_justify="left")
     shown.add_column("part")
     shown.add_column("bytes", justify="right")
     shown.add_column("%", justify="right")
-    for part, count in sorted(told["ledger"].items(), key=lambda item: -item[1]):
-        shown.add_row(part, f"{count:,}", f"{100 * count / told['file_bytes']:.1f}")
+    for part, count in sorted(about.ledger.items(), key=lambda item: -item[1]):
+        shown.add_row(part, f"{count:,}", f"{100 * count / about.file_bytes:.1f}")
     shown.add_section()
-    shown.add_row("sum of the ledger", f"{told['file_bytes']:,}", "100.0")
+    shown.add_row("sum of the ledger", f"{about.file_bytes:,}", "100.0")
     shown.add_row("weight files on disk", f"{sum(sizes.values()):,}", "")
     console.out.print(shown)
-    memory = told["memory"]
-    console.out.print(f"allocation: {told['allocation']}", markup=False)
-    console.out.print(
-        f"nominal {memory['nominal_bits']:.2f}, stored {memory['stored_bits']:.3f} bits per weight of the decoder's linears"
-    )
-    scores = ", ".join(f"{name} {score:.1f}" for name, score in told["scores"].items())
-    kept = (
-        ""
-        if told["mean_retention"] is None
-        else f" ({100 * told['mean_retention']:.1f} % of 16-bit)"
-    )
-    console.out.print(f"scores: {scores}; mean {told['mean_score']:.1f}{kept}")
-    console.out.print(f"made by: {told['command']}", markup=False)
-    if sum(sizes.values()) != told["file_bytes"]:
+    if about.run is not None:
+        _show_run(about.run)
+    if sum(sizes.values()) != about.file_bytes:
         raise ModelError(
             f"{folder}: the weight files do not have the bytes that its ledger counts: export or download it again"
         )
+
+
+def _show_run(run: ExportedRun) -> None:
+    """Print what luq.json says of the run."""
+    console.out.print(f"allocation: {run.allocation}", markup=False)
+    console.out.print(
+        f"nominal {run.memory.nominal_bits:.2f}, stored {run.memory.stored_bits:.3f} bits per "
+        "weight of the decoder's linears"
+    )
+    scores = ", ".join(f"{name} {score:.1f}" for name, score in run.scores.items())
+    retention = ""
+    if run.mean_retention is not None:
+        retention = f" ({100 * run.mean_retention:.1f} % of 16-bit)"
+    console.out.print(f"scores: {scores}; mean {run.mean_score:.1f}{retention}")
+    console.out.print(f"made by: {run.command}", markup=False)
 
 
 def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:
@@ -229,7 +202,8 @@ def answer(
 
 def chat(folder: Path, image: Path, question: str | None) -> None:
     """`luq chat DIR --image X [--question Y]`: one answer, or question after question until an empty line."""
-    system = save.about(folder).get("system_prompt", "")
+    run = read_about(folder).run
+    system = run.system_prompt if run is not None else ""
     model, processor = load(folder)
     if question:
         console.out.print(answer(model, processor, image, question, system=system), markup=False)

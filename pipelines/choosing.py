@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from luq import registry
 from luq.allocation import plans
 from luq.allocation.orders import Correlation, correlations
-from luq.allocation.plans import Allocation, Chosen, Given, Selection
+from luq.allocation.plans import Allocation, Chosen, Selection
 from luq.errors import ConfigError
 from luq.evaluation.scorers.summary import mean
 from luq.formats.layer_file import read_layer, stored_bytes
@@ -200,39 +200,52 @@ class Chooser:
     def choose(self) -> Chosen:
         """The allocation of the config's plan. One with a budget keeps it in the files that are really made."""
         with self.stages.stage("allocate"):
-            chosen = plans.make(self.config.allocation, self._given(0))
-            if "budget_bytes" not in chosen.report or self.config.quantizer.propagation != "exact":
+            chosen = plans.make(self.config.allocation, RunEvidence(self))
+            budget = chosen.report.budget_bytes
+            if budget is None or self.config.quantizer.propagation != "exact":
                 return chosen
+            files = 0
             for _ in range(3):  # a layer's size can depend by a few bytes on what feeds it
                 files = sum(
                     stored_bytes(folder) for folder in self.stages.packed(chosen.allocation)
                 )
-                over = files - chosen.report["budget_bytes"]
-                if over <= 0:
+                if files <= budget:
                     break
-                chosen = plans.make(self.config.allocation, self._given(over))
-            return Chosen(chosen.allocation, {**chosen.report, "bytes": files})
+                chosen = plans.make(self.config.allocation, RunEvidence(self, files - budget))
+                budget = chosen.report.budget_bytes or budget
+            return Chosen(chosen.allocation, chosen.report.with_bytes(files))
 
-    def _given(self, margin: int) -> Given:
-        """What the plan may ask for."""
-        config, vlm = self.config, lambda: self.stages.vlm
-        exact = {name for name, tier in config.quantizer.tiers.items() if tier.method == "float16"}
-        return Given(
-            order=self.order(),
-            entropies=lambda: self.stages.entropies(config.order.modality),
-            low=config.quantizer.low,
-            high=config.quantizer.high,
-            size=lambda layer, tier: stored_bytes(self.database(tier)[layer]),
-            error=lambda layer, tier: (
-                0.0 if tier in exact else self.errors(config.allocation.error, tier)[layer]
-            ),
-            select=self.select,
-            divergence=self.divergence,
-            rest_bytes=lambda: sum(rest_ledger(vlm()).values()),
-            weights=lambda: sum(
-                w.numel()
-                for i in range(self.stages.outline.layers)
-                for w in vlm().original(i).values()
-            ),
-            margin=margin,
-        )
+
+class RunEvidence:
+    """What a plan may ask of a run (`luq.allocation.plans.Evidence`)."""
+
+    def __init__(self, chooser: Chooser, margin: int = 0) -> None:
+        self.chooser = chooser
+        self.stages = chooser.stages
+        self.config = chooser.config
+        self.order = chooser.order()
+        self.low = self.config.quantizer.low
+        self.high = self.config.quantizer.high
+        self.margin = margin
+        self.select = chooser.select
+        self.divergence = chooser.divergence
+
+    def entropies(self) -> list[float]:
+        return self.stages.entropies(self.config.order.modality)
+
+    def size(self, layer: int, tier: str) -> int:
+        return stored_bytes(self.chooser.database(tier)[layer])
+
+    def error(self, layer: int, tier: str) -> float:
+        if self.config.quantizer.tiers[tier].method == "float16":
+            return 0.0
+        return self.chooser.errors(self.config.allocation.error, tier)[layer]
+
+    def rest_bytes(self) -> int:
+        return sum(rest_ledger(self.stages.vlm).values())
+
+    def weights(self) -> int:
+        total = 0
+        for layer in range(self.stages.outline.layers):
+            total += sum(w.numel() for w in self.stages.vlm.original(layer).values())
+        return total

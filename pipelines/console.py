@@ -172,9 +172,7 @@ def result_table(record: RunRecord) -> Table:
     return table
 
 
-def _score_cells(
-    name: str, score: BenchmarkScore, fidelity: BenchmarkFidelity | None
-) -> list[str]:
+def _score_cells(name: str, score: BenchmarkScore, fidelity: BenchmarkFidelity | None) -> list[str]:
     flag = " [red]![/red]" if score.collapsed or score.errors else ""
     cells = [
         name + flag,
@@ -214,9 +212,7 @@ def fidelity_line(record: RunRecord) -> str:
             f"{perplexity.high:.2f}, {perplexity.tokens} tokens of held-out text)"
         )
     if record.fidelity:
-        parts.append(
-            "KL in nats per answer token from the 16-bit model, top-1: same first choice"
-        )
+        parts.append("KL in nats per answer token from the 16-bit model, top-1: same first choice")
     return "; ".join(parts)
 
 

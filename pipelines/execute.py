@@ -1,16 +1,16 @@
 """One run, whole: from a config to its record. Reads from top to bottom as the arrow line does."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from luq.evaluation.measures import perplexity, summarise_fidelity
 
 from luq.allocation.plans import Chosen
 from luq.config import RunConfig
 from luq.evaluation import scorers
 from luq.evaluation.artefacts import Answers, Fidelity, Layers, TextLosses
-from luq.evaluation.measures import perplexity, summarise_fidelity
 from luq.formats.sizes import LayerSize, memory
 from luq.questions import prompts
 from luq.store.artefact import Holdings

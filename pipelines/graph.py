@@ -173,9 +173,7 @@ class Graph:
                 f"evaluation.split={config.split}: a plan that chooses on the selection split needs "
                 "'report' there"
             )
-        return self.question_set(
-            replace(config, split="selection", samples=samples, fidelity=None)
-        )
+        return self.question_set(replace(config, split="selection", samples=samples, fidelity=None))
 
     def answers(self, layers: Layers, questions: QuestionSet) -> dict[str, Answers]:
         """What packed layers say, by benchmark."""

@@ -130,7 +130,9 @@ class Stages:
             )
             total = len(outputs) * len(outputs[0]) * config.seeds
             with self.progress.bar("profile", total) as advance:
-                table = profile_entropy(outputs, config, lambda: advance(""))
+                table = profile_entropy(
+                    outputs, config.clusters, config.seeds, config.seed, lambda: advance("")
+                )
             write_json(folder / "profile.json", [asdict(entry) for entry in table])
 
         with self.stage("profile"):

@@ -15,7 +15,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
-CHECKED_PACKAGES = ("luq.formats",)
+# Packages whose jaxtyping annotations are checked at every call.
+CHECKED_PACKAGES = ("luq.formats", "luq.quantization", "luq.profiling")
 install_import_hook(CHECKED_PACKAGES, "beartype.beartype")
 
 from pathlib import Path

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from luq.formats.sizes import LayerSize, Memory
-from luq.models.vlm import VLM, part_of
+from luq.models.families import part_of
+from luq.models.vlm import VLM
 
 KIB = 1024
 BYTES_16_BIT = 2

@@ -4,7 +4,6 @@ Works for any Hugging Face VLM whose decoder layers stand at a known path; addin
 in `LAYERS`.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,23 +17,9 @@ from luq.config import ModelConfig
 from luq.errors import ModelError, unknown
 from luq.models import devices
 from luq.models.checkpoint import Checkpoint, checkpoint
+from luq.models.families import LAYERS, LINEARS
 from luq.models.processors import load_processor
 from luq.store.artefact import Tools
-
-LAYERS = {"llava": "model.language_model.layers", "qwen2_5_vl": "model.language_model.layers"}
-GROUPS = (  # linears of a decoder layer that share an input, in the order of the forward pass
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
-LINEARS = tuple(name for group in GROUPS for name in group)
-PARTS = {  # of everything that is not a decoder linear's weight, by names of tensors
-    "projector": r"multi_modal_projector|merger",
-    "vision": r"vision_tower|visual",
-    "embeddings": r"embed_tokens",
-    "head": r"lm_head",
-}
 
 
 @dataclass
@@ -97,11 +82,6 @@ class VLM:
         """Put the 16-bit linears back wherever something else stands."""
         for layer in list(self.standing):
             self.install(layer, None)
-
-
-def part_of(name: str) -> str:
-    """The ledger class of a tensor that is not a decoder linear's weight."""
-    return next((part for part, pattern in PARTS.items() if re.search(pattern, name)), "norms")
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:

@@ -11,7 +11,8 @@ from luq.errors import DataError
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer
 from luq.formats.linear import PackedLinear
-from luq.models.vlm import GROUPS, VLM
+from luq.models.families import GROUPS
+from luq.models.vlm import VLM
 from luq.quantization.hessian import HessianSum
 from luq.quantization.methods import make_quantizer
 from luq.quantization.states import State, layer_output

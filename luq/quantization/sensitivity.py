@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.formats.layer_file import PackedLayer
-from luq.models.vlm import LINEARS, VLM
+from luq.models.families import LINEARS
+from luq.models.vlm import VLM
 from luq.quantization.layer import runtime_modules
 from luq.quantization.states import first_inputs, layer_output
-
 
 IGNORED = -100  # a target that torch leaves out of the cross-entropy
 
@@ -77,9 +77,7 @@ def next_token_loss(vlm: VLM, samples: CalibrationSet) -> Iterator[Tensor]:
         )
 
 
-def delta_losses(
-    vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer]
-) -> list[float]:
+def delta_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer]) -> list[float]:
     """Per layer the sum over its weights of |gradient of the calibration loss x quantization error|.
 
     The loss is the mean next-token cross-entropy over the text tokens, the errors are those of the

@@ -14,7 +14,8 @@ from luq.calibration.samples import CalibrationSet
 from luq.errors import ModelError
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.formats.linear import installed_tiers
-from luq.models.vlm import LINEARS, VLM
+from luq.models.families import LINEARS
+from luq.models.vlm import VLM
 from luq.quantization.layer import runtime_modules
 from luq.quantization.states import State, first_inputs, pass_through
 

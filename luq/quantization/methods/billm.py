@@ -226,10 +226,7 @@ class Billm:
         )
         # fp32 [block, out, salient or not, four values], by the very sums of BinaryWeight.dequantize
         mean, scale = (
-            BinaryWeight.decode_numbers(scales)
-            .transpose(0, 1)
-            .unflatten(2, (4, 2))
-            .unbind(3)
+            BinaryWeight.decode_numbers(scales).transpose(0, 1).unflatten(2, (4, 2)).unbind(3)
         )
         sign = torch.tensor([-1.0, 1.0], device=w.device)
         once = mean[..., None] + scale[..., None] * sign

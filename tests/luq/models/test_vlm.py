@@ -10,8 +10,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from luq.config import ModelConfig
 from luq.errors import ConfigError, ModelError
 from luq.models.checkpoint import POCKET, fingerprint, outline, resolve_path
+from luq.models.families import LINEARS
 from luq.models.processors import load_processor
-from luq.models.vlm import LINEARS, VLM, find_layers, load_vlm
+from luq.models.vlm import VLM, find_layers, load_vlm
 
 
 def config(path: str) -> ModelConfig:

@@ -8,7 +8,8 @@ from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet
 from luq.config import CalibrationConfig, Float16Tier, QuantizerConfig, RtnTier
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.models.vlm import LINEARS, VLM
+from luq.models.families import LINEARS
+from luq.models.vlm import VLM
 from luq.quantization.sensitivity import delta_losses, next_token_loss, output_errors
 from luq.quantization.walk import Walk, install
 from luq.store.store import Store

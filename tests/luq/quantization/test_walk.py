@@ -13,7 +13,8 @@ from luq.formats.known import FORMATS
 from luq.formats.layer_file import FILE, layer_size, read_layer
 from luq.formats.linear import PackedLinear
 from luq.formats.memory import measure
-from luq.models.vlm import LINEARS, VLM
+from luq.models.families import LINEARS
+from luq.models.vlm import VLM
 from luq.quantization.walk import Walk, first_inputs, hessians, install, quantize_layer
 from luq.store.store import Store
 

@@ -163,7 +163,7 @@ def fixed_key(record: RunRecord, axis: str) -> str:
     free = FREE.get(axis, (axis,))
     if axis == "order" or record.config.order.name == "random":
         free = (*free, "profile.orders")
-    return keys.key(without(seedless(settings_of(record.config)), *free))
+    return keys.digest(without(seedless(settings_of(record.config)), *free))
 
 
 def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> list[Comparison]:

@@ -91,7 +91,7 @@ def run_row(record: RunRecord) -> Row:
         "label": short(record.name),
         "key": record.key,
         "plan": plan_key(record.config),
-        "answers": keys.key(record.artefacts.answers),
+        "answers": keys.digest(record.artefacts.answers),
         "command": record.command,
         "model": record.config.model.name,
         "fingerprint": record.model_fingerprint,

@@ -32,7 +32,7 @@ class Baseline(NamedTuple):
 
 def questions(record: RunRecord) -> str:
     """What two records must share for their scores to be compared."""
-    return keys.key(record.subset, record.split, record.scorer_version, record.prompt_version)
+    return keys.digest(record.subset, record.split, record.scorer_version, record.prompt_version)
 
 
 def is_mixed(record: RunRecord) -> bool:

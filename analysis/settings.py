@@ -3,8 +3,8 @@
 from typing import Any
 
 from luq.config import CalibrationConfig, OrderConfig, RunConfig
+from luq.config.building import plain
 from luq.store import keys
-from pipelines.record import plain
 
 # groups and settings that never change a result
 WITHOUT_EFFECT = (
@@ -52,7 +52,7 @@ def seedless(settings: dict[str, Any]) -> dict[str, Any]:
 
 def plan_key(config: RunConfig) -> str:
     """What runs of one plan share, whatever their seeds (if they were asked the same questions)."""
-    return keys.key(seedless(settings_of(config)))
+    return keys.digest(seedless(settings_of(config)))
 
 
 def differing(tables: list[dict[str, Any]]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pipelines.results import Record
 from rich.console import Console
 
 from luq import registry
@@ -24,7 +25,6 @@ from luq.quantization.hessian import effective_rank
 from luq.quantization.walk import first_inputs, forward, hessians
 from luq.questions.prompts import TARGETS
 from pipelines import results
-from pipelines.results import Record
 
 SWEEP = "card"
 RUNS = ("float16", "gptq4", "gptq3", "gptq2", "billm_faithful")  # the table's columns, in order

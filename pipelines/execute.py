@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from luq.evaluation.measures import perplexity, summarise_fidelity
-
 from luq.allocation.plans import Chosen
 from luq.config import RunConfig
 from luq.evaluation import scorers
 from luq.evaluation.artefacts import Answers, Fidelity, Layers, TextLosses
+from luq.evaluation.measures import perplexity, summarise_fidelity
 from luq.formats.sizes import LayerSize, memory
 from luq.questions import prompts
 from luq.store.artefact import Holdings
@@ -70,15 +69,17 @@ class Workbench:
     def measure(self, artefacts: dict[str, Fidelity]) -> dict[str, BenchmarkFidelity]:
         """How far probabilities moved, by benchmark."""
         measured: dict[str, BenchmarkFidelity] = {}
-        for benchmark, artefact in artefacts.items():
+        for artefact in artefacts.values():  # the 16-bit model first: it is installed once
             self.store.get(artefact.reference)
         for benchmark, artefact in artefacts.items():
             summary = summarise_fidelity(self.store.get(artefact))
-            intervals = [
-                None if values is None else Interval(*values)
-                for values in (summary.kl, summary.agreement, summary.loglik)
-            ]
-            measured[benchmark] = BenchmarkFidelity(summary.n, *intervals, key=artefact.key)
+            measured[benchmark] = BenchmarkFidelity(
+                n=summary.n,
+                kl=_interval(summary.kl),
+                agreement=_interval(summary.agreement),
+                loglik=_interval(summary.loglik),
+                key=artefact.key,
+            )
         return measured
 
     def perplexity(self, losses: TextLosses | None) -> Perplexity | None:
@@ -180,6 +181,10 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         wall_seconds=sum(seconds.values()),
         finished=started + sum(seconds.values()),
     )
+
+
+def _interval(values: tuple[float, float, float] | None) -> Interval | None:
+    return None if values is None else Interval(*values)
 
 
 def _keys(layers: Layers) -> list[str]:

@@ -4,19 +4,20 @@
 of schema 3 are read too.
 """
 
-import json
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from luq.allocation.reports import PlanReport
 from luq.config import RunConfig
-from luq.config.building import build
+from luq.config.building import build, plain
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
-from luq.store import keys
 
 SCHEMA = 4
 # fields that differ between two runs that did the same
+# Settings that say where a run is written and mirrored, and on what it is computed.
+ELSEWHERE = ("paths", "tracking", "group", "checkpoint")
+MACHINE = (("model", "device"), ("model", "activations_gb"), ("evaluation", "batch_size"))
 PASSING = ("seconds", "cached", "wall_seconds", "finished", "git_sha", "versions", "device")
 
 
@@ -163,20 +164,11 @@ def lasting(record: RunRecord) -> dict[str, Any]:
     for name in PASSING:
         del data[name]
     del data["memory"]["peak_bytes"]
-    # the canonical form leaves out settings that change no result, such as folders and the group
-    data["config"] = json.loads(keys.canonical(record.config))
+    for name in ELSEWHERE:
+        del data["config"][name]
+    for group, name in MACHINE:
+        del data["config"][group][name]
     return data
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses as dicts, tuples as lists, all the way down."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
-    if isinstance(value, dict):
-        return {name: plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return value
 
 
 def _from_schema_3(data: dict[str, Any]) -> dict[str, Any]:

@@ -31,13 +31,12 @@ from pipelines.execute import (
 )
 from pipelines.follow import follow
 from pipelines.graph import Graph
-from pipelines.record import RunRecord
+from pipelines.record import ELSEWHERE, RunRecord
 from pipelines.schema import to_config
 
 log = logging.getLogger(__name__)
 UNNAMED = ("paths", "tracking", "group=", "checkpoint=")  # overrides that no run is named after
 UNREPEATED = (*UNNAMED, "model.device", "evaluation.batch_size")  # and that its command leaves out
-ELSEWHERE = ("paths", "tracking", "group", "checkpoint")  # settings that are not what a run is
 
 
 def config_key(config: RunConfig) -> str:
@@ -177,8 +176,15 @@ def _attempt(stage: str, config: RunConfig, name: str, failures: Failures) -> No
 def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
     trace = "".join(traceback.format_exception(error))
     log.info("%s", trace)  # to the job's file; people get one line
-    failure = runs_folder.Failure(name, config.group, type(error).__name__, str(error), trace)
-    runs_folder.write_failure(Path(config.paths.outputs), config_key(config), failure)
+    failure = runs_folder.Failure(
+        key=config_key(config),
+        name=name,
+        sweep=config.group,
+        error=type(error).__name__,
+        message=str(error),
+        traceback=trace,
+    )
+    runs_folder.write_failure(Path(config.paths.outputs), failure)
 
 
 def done(config: RunConfig) -> RunRecord | None:

@@ -10,6 +10,7 @@ from luq.evaluation.predictions import FidelityRow, Row, read_rows, write_rows
 from luq.models.checkpoint import Checkpoint
 from luq.quantization.artefacts import PackedLayer
 from luq.questions.sources import QuestionTable
+from luq.questions.subsets import Subset, choose
 from luq.questions.text import TextSource
 from luq.store.artefact import Artefact, Tools
 from luq.store.store import write_json
@@ -23,23 +24,6 @@ REFERENCE = "reference.safetensors"
 FIDELITY = "fidelity.jsonl"
 LOSSES = "losses.json"
 Layers = tuple[PackedLayer, ...]
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Which of a table's questions are asked.
-
-    `samples`: units, None for all; then the seed chooses nothing, and `subset` leaves it out.
-    """
-
-    split: str = "report"
-    samples: int | None = None
-    seed: int = 0
-
-
-def subset(split: str, samples: int | None, seed: int) -> Subset:
-    """The questions that a config asks, equal for configs that ask the same."""
-    return Subset(split, samples, 0 if samples is None else seed)
 
 
 @dataclass(frozen=True)
@@ -69,7 +53,6 @@ class Answers(Artefact[list[Row]]):
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.evaluation import ask
         from luq.evaluation.predictions import Predictions
-        from luq.questions.subsets import choose
 
         questions = self.table.open(tools)
         ids = choose(questions, self.subset)
@@ -108,7 +91,6 @@ class ReferenceProbabilities(Artefact[Path]):
 
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.evaluation import fidelity
-        from luq.questions.subsets import choose
 
         questions = self.table.open(tools)
         ids = choose(questions, self.subset)
@@ -138,7 +120,6 @@ class Fidelity(Artefact[list[FidelityRow]]):
 
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.evaluation import fidelity
-        from luq.questions.subsets import choose
 
         reference = self.reference
         reference_file = tools.store.get(reference)
@@ -153,7 +134,8 @@ class Fidelity(Artefact[list[FidelityRow]]):
             write_rows(folder / FIDELITY, fidelity.measure(logs, expected))
 
     def read(self, folder: Path) -> list[FidelityRow]:
-        return read_rows(folder / FIDELITY)
+        rows: list[Any] = read_rows(folder / FIDELITY)
+        return rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,9 +10,12 @@ import numpy as np
 from PIL import Image
 
 from luq.errors import unknown
+from luq.plugins import CalibrationQuestion
 from luq.pocket import text
-from luq.pocket.benchmarks import ROWS, SEEDS, Row, image_column, write
+from luq.pocket.artefacts import PocketQuestions
+from luq.pocket.benchmarks import ROWS, SEEDS, VERSION, Row, image_column
 from luq.pocket.shipped import WEIGHTS
+from luq.questions import prompts
 
 TEXT_USES = ("calibration", "report")  # the training text of the models is not among them
 
@@ -29,15 +32,6 @@ def model_folder(name: str) -> Path:
     if name not in names:
         raise unknown("pocket model", name, names)
     return WEIGHTS / name
-
-
-def write_questions(folder: Path, split: str) -> dict[str, int]:
-    """Write `<benchmark>.parquet` of a split (`report` or `selection`) for all nine benchmarks.
-
-    Returns:
-        Benchmark -> number of rows.
-    """
-    return write(folder, split)
 
 
 def calibration_questions(
@@ -81,3 +75,28 @@ def passages(use: str) -> list[str]:
     if use not in TEXT_USES:
         raise unknown("use of the pocket text", use, TEXT_USES)
     return text.split(use)
+
+
+class PocketPlugin:
+    """The pocket world as a plug-in (`luq.plugins.Plugin`)."""
+
+    version = VERSION
+
+    def model_folder(self, name: str) -> Path:
+        """The folder of a model that ships with the project."""
+        return model_folder(name)
+
+    def questions(self, split: str) -> PocketQuestions:
+        """The miniature benchmarks of a split."""
+        return PocketQuestions(split, prompts.VERSION)
+
+    def calibration_questions(
+        self, benchmarks: list[str], seed: int
+    ) -> Iterator[CalibrationQuestion]:
+        """Questions about new scenes, without end."""
+        for name, image, row in calibration_questions(benchmarks, seed):
+            yield CalibrationQuestion(name, name.partition(":")[0], image, row)
+
+    def passages(self, use: str) -> list[str]:
+        """English that the pocket models were not trained on."""
+        return passages(use)

@@ -109,7 +109,7 @@ def record(
         retention = value / original if original else None
         scores[benchmark] = BenchmarkScore(value, STDERR, N, {}, collapsed, 0, original, retention)
     mean = sum(of_benchmarks.values()) / max(len(scores), 1)
-    key = keys.key(settings, tiers, fingerprint, subset, sweep, name)
+    key = keys.digest(settings, tiers, fingerprint, subset, sweep, name)
     return RunRecord(
         key=key,
         name=name,

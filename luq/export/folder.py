@@ -8,28 +8,30 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from luq.config.building import build
-from luq.errors import ConfigError, ModelError
+from luq.errors import ModelError
+from luq.export.about import (
+    ABOUT,
+    FORMAT_VERSION,
+    NATIVE_LAYOUT,
+    ExportedFolder,
+    ExportedRun,
+    about_json,
+)
 from luq.export.card import CardFacts, render
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.formats.sizes import Memory
-from luq.models.checkpoint import check_files
+from luq.models.checkpoint import INDEX, check_files, shards_of
 from luq.models.families import LINEARS, part_of
 from luq.store.store import write_json
 
-FORMAT_VERSION = 1
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-ABOUT = "luq.json"
 CONFIG = "config.json"
 README = "README.md"
 COPIED = ("*.json", "*.model", "*.txt", "*.jinja")
@@ -37,7 +39,6 @@ LINEAR = re.compile(rf"^(.*\.)?layers\.(\d+)\.({'|'.join(map(re.escape, LINEARS)
 TOWER = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
 READABLE_BY_ALL = 0o644  # safetensors makes files that only their owner can read
 
-T = TypeVar("T")
 # What follows a linear's name in the file -> the tensor and its ledger class.
 Tensors = dict[str, tuple[Tensor, str]]
 
@@ -60,36 +61,6 @@ class PackedModel:
     folders: Sequence[Path]  # of each decoder layer's packed linears
     tiers: Sequence[str]  # of each decoder layer
     image_processor: dict[str, Any] | None = None  # its settings, if they are not the source's
-
-
-@dataclass(frozen=True)
-class ExportedRun:
-    """What luq.json says of the run that packed the model. Bits are those of `memory`."""
-
-    key: str
-    name: str
-    command: str  # that makes the model again
-    allocation: str
-    tiers: list[str]
-    model_fingerprint: str
-    model_commit: str | None  # of the hub's repository; None for a folder
-    system_prompt: str  # with which it was scored
-    scores: dict[str, float]  # benchmark -> percent of the maximum
-    mean_score: float
-    mean_retention: float | None
-    memory: Memory
-    versions: dict[str, str]  # package -> version
-    git_sha: str | None
-
-
-@dataclass(frozen=True)
-class ExportedFolder:
-    """What luq.json says of a folder: `ledger` is bytes per tensor class and sums to the files."""
-
-    layout: str
-    ledger: dict[str, int]
-    file_bytes: int
-    run: ExportedRun | None = None
 
 
 def quantization_config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
@@ -117,7 +88,7 @@ def _stored_buffers(weight: PackedWeight) -> Tensors:
     return {name: (buffer, weight.classes[name]) for name, buffer in weight.buffers.items()}
 
 
-NATIVE = Layout("luq", quantization_config, _stored_buffers)
+NATIVE = Layout(NATIVE_LAYOUT, quantization_config, _stored_buffers)
 
 
 def export(
@@ -159,7 +130,7 @@ def export(
         ledger = writer.finish()
         _write_settings(model, scratch, quantization)
         about = ExportedFolder(layout.name, ledger, sum(ledger.values()), run)
-        write_json(scratch / ABOUT, _about_json(about))
+        write_json(scratch / ABOUT, about_json(about))
         if card is not None:
             (scratch / README).write_text(render(card, layout.name, ledger), encoding="utf-8")
         if target.exists():
@@ -168,15 +139,6 @@ def export(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
-
-
-def shards_of(source: Path) -> list[str]:
-    """The names of a checkpoint's weight files."""
-    index = source / INDEX
-    if not index.exists():
-        return [SINGLE]
-    places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    return sorted(set(places.values()))
 
 
 def _check_space(source: Path, shards: list[str], target: Path) -> None:
@@ -303,51 +265,3 @@ def _set_image_processor(folder: Path, settings: dict[str, Any]) -> None:
     previous.pop("min_pixels", None)
     previous.pop("max_pixels", None)
     write_json(image_file, previous | settings)
-
-
-def _about_json(about: ExportedFolder) -> dict[str, Any]:
-    """luq.json: one flat table."""
-    content: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "layout": about.layout,
-        "ledger": about.ledger,
-        "file_bytes": about.file_bytes,
-    }
-    if about.run is not None:
-        content |= asdict(about.run)
-    return content
-
-
-def read_about(folder: Path) -> ExportedFolder:
-    """What luq.json of an exported folder says.
-
-    Raises:
-        ModelError: It is no exported folder, a newer version wrote it, or the file is damaged.
-    """
-    file = folder / ABOUT
-    if not file.exists():
-        raise ModelError(f"{folder} was not exported by LUQ: {ABOUT} is missing")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file} is damaged ({error}): export the folder again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is damaged (no JSON object): export the folder again")
-    version = content.get("format_version", 0)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ModelError(
-            f"{file} has format version {version}, this version reads {FORMAT_VERSION}: update luq"
-        )
-    run = _built(ExportedRun, content, file) if "key" in content else None
-    # Folders without a layout's name were written when there was but one.
-    values = {"layout": NATIVE.name, **content, "run": None}
-    about = _built(ExportedFolder, values, file)
-    return replace(about, run=run)
-
-
-def _built(kind: type[T], values: dict[str, Any], file: Path) -> T:
-    """The dataclass `kind` from a table of a file, whose other entries are left out."""
-    try:
-        return build(kind, values, strict=False)
-    except (ConfigError, TypeError) as error:  # a TypeError: an entry is missing
-        raise ModelError(f"{file} is damaged ({error}): export the folder again") from error

@@ -13,7 +13,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from luq.errors import ModelError
-from luq.export.folder import FORMAT_VERSION
+from luq.export.about import FORMAT_VERSION
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
 from luq.formats.linear import PackedLinear

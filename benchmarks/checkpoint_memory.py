@@ -23,7 +23,7 @@ from luq.config import GptqTier, QuantizerConfig, RtnTier, TrellisTier
 from luq.config.building import build
 from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import write_layer
-from luq.models.checkpoint import POCKET
+from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.models.families import LINEARS
 from luq.quantization.methods import make_quantizer
 

@@ -27,7 +27,7 @@ from luq.config.building import build
 from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import write_layer
 from luq.formats.linear import PackedLinear
-from luq.models.checkpoint import POCKET
+from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -1,12 +1,13 @@
 """What every method is for those who call it."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from luq.formats.base import PackedWeight
 
 
+@runtime_checkable
 class Quantizer(Protocol):
     """A weight and the Hessian of its inputs -> what is stored."""
 

@@ -1,4 +1,7 @@
-"""`luq report [SWEEP ...]`, also `python -m analysis`: one HTML file, the same in Markdown, figures and tables."""
+"""`luq report [SWEEP ...]`, also `python -m analysis`.
+
+One HTML file, the same in Markdown, figures and tables.
+"""
 
 import argparse
 import logging
@@ -10,8 +13,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from analysis import frame, terminal
+from analysis import report, terminal, wandb_records
+from analysis.loading import load
+from analysis.report import Report
+from luq.config import TrackingConfig
 from luq.errors import LuqError
+from pipelines.tracking import make_tracker
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,59 +51,62 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace, out: Console) -> None:
-    """Load, build, say where it is."""
-    outputs, sweeps = arguments.outputs, arguments.sweeps
+    """Load the records, build the report, print what it says and where it is."""
+    sweeps: list[str] = arguments.sweeps
+    outputs: Path = arguments.outputs
+    records_folder = outputs
     if arguments.wandb:
-        from analysis import wandb_records
-
-        outputs = wandb_records.fetch(
-            arguments.wandb, arguments.outputs / "wandb" / "records", sweeps
-        )
-    loaded = frame.load(outputs, sweeps)
-    from analysis import report  # matplotlib: not before there is something to draw
-
+        brought = outputs / "wandb" / "records"
+        records_folder = wandb_records.fetch(arguments.wandb, brought, sweeps)
+    loaded = load(records_folder, sweeps)
     title = ", ".join(sweeps) if sweeps else "all runs"
-    folder = arguments.to or arguments.outputs / "report" / ("+".join(sweeps) if sweeps else "all")
-    built = report.build(outputs, title, loaded, folder)
-    for chapter in built.chapters:
-        table = next(
-            t for section in chapter.sections for t in section.tables if t.name == "overview"
-        )
-        out.print(terminal.shown(table))
-        out.print(table.note)
-        for line in chapter.findings:
-            out.print(f"- {line}", markup=False)
-    for entry in built.failures:
-        out.print(
-            f"[red]failed[/red] {escape(entry['sweep'])}, {escape(entry['name'])}: {escape(entry['message'])}"
-        )
-    for line in built.problems:
-        out.print(f"[yellow]left out[/yellow] {escape(line)}")
+    name = "+".join(sweeps) if sweeps else "all"
+    folder = arguments.to or outputs / "report" / name
+    built = report.build(records_folder, title, loaded, folder)
+    _print(built, out)
     if arguments.tracking:
-        from luq.config import TrackingConfig
-        from pipelines.tracking import make_tracker
-
         config = TrackingConfig(arguments.tracking, arguments.project, arguments.entity)
-        make_tracker(config, arguments.outputs).track_report(
-            title, built.summary(), built.rows(), built.figures
-        )
+        tracker = make_tracker(config, outputs)
+        tracker.track_report(title, built.summary(), built.rows(), built.figures)
     out.print(
-        f"report: [bold]{built.html}[/bold] (report.md, figures/, runs.csv, scores.csv and scores.parquet beside it)"
+        f"report: [bold]{built.html}[/bold] "
+        "(report.md, figures/, runs.csv, scores.csv and scores.parquet beside it)"
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; LuqErrors are one line and exit code 1."""
+def _print(built: Report, out: Console) -> None:
+    """The overview and the findings of each model, and what is not in the report."""
+    for chapter in built.chapters:
+        out.print(terminal.printable(chapter.overview))
+        out.print(chapter.overview.note)
+        for line in chapter.findings:
+            out.print(f"- {line}", markup=False)
+    for failure in built.failures:
+        place = f"{escape(failure.sweep)}, {escape(failure.name)}"
+        out.print(f"[red]failed[/red] {place}: {escape(failure.message)}")
+    for line in built.problems:
+        out.print(f"[yellow]left out[/yellow] {escape(line)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; a LuqError is one line on stderr.
+
+    Args:
+        argv: the words after the command; None: those of the process.
+
+    Returns:
+        The exit code: 0, or 1 if there is no report.
+    """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         run(arguments, terminal.console())
     except LuqError as error:
-        Console(stderr=True, highlight=False).print(
-            f"[bold red]error[/bold red] {escape(str(error))}", soft_wrap=True
-        )
-        sys.exit(1)
+        message = f"[bold red]error[/bold red] {escape(str(error))}"
+        Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,21 +1,57 @@
-"""What a figure shows, as plain tables: drawn once for paper (`figures`) and once for the screen (`interactive`)."""
+"""What a figure shows, as plain tables: drawn for paper (`figures`) and for the screen
+(`interactive`)."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pandas as pd
 
-# the first eight can be told apart by people with colour-blindness (Okabe and Ito); then marks change too
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a800",
-           "#6a51a3", "#8c2d04", "#41ab5d", "#dd1c77")  # fmt: skip
+# the first eight can be told apart by people with colour-blindness (Okabe and Ito, 2008); then
+# marks change too
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#7f7f7f",
+    "#b8a800",
+    "#6a51a3",
+    "#8c2d04",
+    "#41ab5d",
+    "#dd1c77",
+)
 QUIET = "#9a9a9a"
 MARKS = ("circle", "diamond", "square", "triangle-up")
 LABELLED = 24  # points that can all carry their names on paper
 MANY = 40  # rows of a heat map or bars that can still be read
 
 
+class Rule(NamedTuple):
+    """A horizontal line and its name."""
+
+    y: float
+    name: str
+
+
+class Tick(NamedTuple):
+    """A mark of an axis."""
+
+    x: float
+    text: str
+
+
+class TopAxis(NamedTuple):
+    """A second axis above."""
+
+    title: str
+    ticks: list[Tick]
+
+
 @dataclass(frozen=True)
 class Chart:
-    """A figure's name (of its files), title, and a caption that says what is seen and how much it rests on."""
+    """A figure's name (of its files), title and caption: what is seen, how much it rests on."""
 
     name: str
     title: str
@@ -24,17 +60,18 @@ class Chart:
 
 @dataclass(frozen=True)
 class Lines(Chart):
-    """Points with intervals, in series. Columns: series, x, y; and, if they apply, low, high, hollow, plan, label.
+    """Points with intervals, in series.
 
-    `rule` is a horizontal line and its name; `top` are ticks of a second axis above, (x, text); `steps` a staircase of
-    (x, y) from left to right; series in `quiet` are drawn grey and behind; `joined` series are lines, others points.
+    Columns of `points`: series, x, y; and, if they apply, low, high, hollow, plan, label. `steps`
+    are a staircase of (x, y) from left to right; series in `quiet` are drawn grey and behind;
+    `joined` series are lines, others points.
     """
 
     points: pd.DataFrame
     x: str
     y: str
-    rule: tuple[float, str] | None = None
-    top: tuple[str, list[tuple[float, str]]] | None = None
+    rule: Rule | None = None
+    top: TopAxis | None = None
     steps: pd.DataFrame | None = None
     joined: frozenset[str] = frozenset()
     quiet: frozenset[str] = frozenset()
@@ -44,12 +81,17 @@ class Lines(Chart):
     def series(self) -> list[str]:
         return list(dict.fromkeys(self.points["series"]))
 
+    @property
+    def has_hollow(self) -> bool:
+        return "hollow" in self.points and bool(self.points["hollow"].any())
+
 
 @dataclass(frozen=True)
 class Heat(Chart):
-    """Cells in colour with their numbers. Columns: row, column, value (NaN: empty), text; both axes in the table's order.
+    """Cells in colour with their numbers; both axes in the table's order.
 
-    `middle` is where a diverging scale is neutral; None for a scale from light to dark.
+    Columns of `cells`: row, column, value (NaN: empty), text. `middle` is where a diverging scale
+    is neutral; None for a scale from light to dark.
     """
 
     cells: pd.DataFrame
@@ -85,10 +127,17 @@ class Bars(Chart):
 
 @dataclass(frozen=True)
 class Forest(Chart):
-    """Differences with intervals, a line each. Columns: row, series, mean, low, high, verdict; rows in the table's order."""
+    """Differences with intervals, a line each; rows in the table's order.
+
+    Columns of `rows`: row, series, mean, low, high, verdict.
+    """
 
     rows: pd.DataFrame
     x: str
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(self.rows["row"]))
 
     @property
     def series(self) -> list[str]:
@@ -105,11 +154,10 @@ class Palette:
     marks: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.colours = dict.fromkeys(self.names, QUIET)
+        self.marks = dict.fromkeys(self.names, "square")
         loud = [name for name in self.names if name not in self.quiet]
-        self.colours = {name: QUIET for name in self.names} | {
-            n: COLOURS[i % len(COLOURS)] for i, n in enumerate(loud)
-        }
-        self.marks = {name: "square" for name in self.names}
-        self.marks |= {
-            name: MARKS[(i + i // len(COLOURS)) % len(MARKS)] for i, name in enumerate(loud)
-        }
+        for i, name in enumerate(loud):
+            self.colours[name] = COLOURS[i % len(COLOURS)]
+            # when the colours begin again the marks are shifted by one, so that no look repeats
+            self.marks[name] = MARKS[(i + i // len(COLOURS)) % len(MARKS)]

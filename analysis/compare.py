@@ -1,30 +1,50 @@
-"""Runs that differ in one thing only, question by question: calibration, order, propagation, ..."""
+"""Runs that differ in one thing only, question by question: calibration, order, propagation ..."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from analysis.frame import MEAN, Study, order_label, seedless
+from analysis.frame import Study
+from analysis.loading import is_mixed
 from analysis.pareto import Z
+from analysis.settings import (
+    calibration_label,
+    order_label,
+    seedless,
+    settings_of,
+    weighting_label,
+    without,
+)
 from luq.errors import StoreError, unknown
 from luq.evaluation import answers
-from luq.evaluation.compare import Difference, Units, average, paired
+from luq.evaluation.compare import MEAN, Difference, Units, average, paired
+from luq.evaluation.predictions import read_rows
 from luq.store import keys
 from luq.store.store import Store
-from pipelines.results import Record
+from pipelines.record import BenchmarkScore, RunRecord
 
-Label = Callable[[Record], str]
-Settings = dict[str, list[Record]]  # everything but the axis -> its runs
+Label = Callable[[RunRecord], str]
+Settings = dict[str, list[RunRecord]]  # key of everything but the axis -> its runs, a seed each
+Measure = Callable[[str], dict[str, Units] | None]  # key of a run -> its units per benchmark
+
+
+class Pair(NamedTuple):
+    """One setting that both sides ran with, and the runs of either side: a seed each."""
+
+    setting: str
+    a: list[RunRecord]
+    b: list[RunRecord]
 
 
 class Comparison(NamedTuple):
-    """B against A over the settings that both ran with. `plans` is one difference of the mean per setting.
+    """B against A over the settings that both ran with.
 
-    Where the answers are gone `by_question` is false: the intervals then come from the standard errors, which are wider.
+    `scores` is a difference per benchmark and, last, that of their mean; `plans` are differences of
+    the mean, one per setting. Where the answers are gone `by_question` is false: the intervals then
+    come from the standard errors, which are wider.
     """
 
     axis: str
@@ -38,6 +58,7 @@ class Comparison(NamedTuple):
 
     @property
     def pooled(self) -> Difference:
+        """The difference of the mean over all benchmarks and settings."""
         return self.scores[-1]
 
 
@@ -46,196 +67,260 @@ class Reader:
 
     def __init__(self, outputs: Path):
         self.store = Store(outputs / "store")
+        # a run is in several comparisons, and its answers take long to read and score
         self.scores = cache(self._scores)
+        self.float_scores = cache(self._float_scores)
         self.divergences = cache(self._divergences)
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, RunRecord] = {}
 
-    def know(self, records: Iterable[Record]) -> None:
-        self.records |= {record["key"]: record for record in records}
+    def know(self, records: Iterable[RunRecord]) -> None:
+        """Take the records whose keys the other methods will be called with."""
+        self.records |= {record.key: record for record in records}
 
-    def _read(self, what: Callable[..., dict[str, Units]], *where: Any) -> dict[str, Units] | None:
+    def _scores(self, key: str) -> dict[str, Units] | None:
+        """Benchmark -> the units of a run's own answers."""
+        return self._units(self.records[key].artefacts.answers)
+
+    def _float_scores(self, key: str) -> dict[str, Units] | None:
+        """Benchmark -> the units of the answers of a run's 16-bit model."""
+        return self._units(self.records[key].artefacts.float_answers)
+
+    def _units(self, answer_keys: dict[str, str]) -> dict[str, Units] | None:
+        units: dict[str, Units] = {}
         try:
-            return what(self.store, *where)
+            for benchmark, key in answer_keys.items():
+                rows = read_rows(self.store.verify("evaluation", key) / answers.ANSWERS)
+                units[benchmark] = answers.units(benchmark, rows)
         except StoreError:
             return None
-
-    def _scores(self, key: str, whose: str = answers.REPORT) -> dict[str, Units] | None:
-        return self._read(answers.scores, self.records[key], whose)
+        return units
 
     def _divergences(self, key: str) -> dict[str, Units] | None:
-        return self._read(answers.divergences, self.records[key])
+        """Benchmark -> question -> its KL to the 16-bit model in nats per answer token."""
+        units: dict[str, Units] = {}
+        try:
+            for benchmark, measured in self.records[key].fidelity.items():
+                rows = read_rows(self.store.verify("fidelity", measured.key) / answers.FIDELITY)
+                units[benchmark] = {str(row["id"]): (row["kl"], 1.0) for row in rows}
+        except StoreError:
+            return None
+        return units
 
 
-def calibration_label(record: Record) -> str:
-    """`text`, or the name of the multimodal set with its share of multimodal tokens, `multimodal 0.5`."""
-    calibration = record["config"]["calibration"]
-    text = calibration["name"] == "text" or calibration["alpha"] == 0
-    return "text" if text else f"{calibration['name']} {calibration['alpha']:g}"
+def _propagation_label(record: RunRecord) -> str:
+    return record.config.quantizer.propagation
 
 
-def weighting_label(record: Record) -> str:
-    """`count`, `balance`, or `factor` with what an image token counts."""
-    calibration = record["config"]["calibration"]
-    name = str(calibration.get("weighting", "count"))
-    return f"{name} {calibration['image_factor']:g}" if name == "factor" else name
+def _quantizer_label(record: RunRecord) -> str:
+    return f"{record.config.quantizer.low} under {record.config.quantizer.high}"
 
 
+# axis -> the name of a record's value on it
 LABELS: dict[str, Label] = {
-    "weighting": weighting_label,
-    "calibration": calibration_label,
-    "order": lambda r: order_label(r["config"]),
-    "propagation": lambda r: r["config"]["quantizer"]["propagation"],
-    "quantizer": lambda r: (
-        f"{r['config']['quantizer']['low']} under {r['config']['quantizer']['high']}"
-    ),
+    "weighting": lambda record: weighting_label(record.config.calibration),
+    "calibration": lambda record: calibration_label(record.config.calibration),
+    "order": lambda record: order_label(record.config.order),
+    "propagation": _propagation_label,
+    "quantizer": _quantizer_label,
 }
+# axis -> what the other values are compared with, if it ran
 BASES = {
     "weighting": "count",
     "calibration": "text",
     "order": "entropy",
     "propagation": "exact",
-}  # what the others are compared with, if it ran
+}
+# axis -> the settings that may differ along it; other axes are a setting or a group themselves
+FREE = {
+    "weighting": ("calibration.weighting", "calibration.image_factor"),
+    "propagation": ("quantizer.propagation",),
+    "quantizer": ("quantizer.low", "quantizer.high"),
+}
 
 
 def label_of(axis: str) -> Label:
-    """How an axis names a record's value: those of LABELS, or any setting by its dotted name. A ConfigError if it is none."""
-    if axis in LABELS:
-        return LABELS[axis]
-
-    def setting(record: Record) -> str:
-        value: Any = record["config"]
-        for part in axis.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise unknown(
-                    "axis",
-                    axis,
-                    [*LABELS, "profile.clusters", "calibration.tokens", "calibration.alpha"],
-                )
-            value = value[part]
-        return str(value)
-
-    return setting
+    """How an axis names a record's value: those of LABELS, or any setting by its dotted name."""
+    return LABELS[axis] if axis in LABELS else partial(_setting_label, axis)
 
 
-def rest(record: Record, axis: str) -> str:
-    """Everything but the axis and the seeds: runs that share it are compared. Orders measured for the record do not count."""
-    config = copy.deepcopy(seedless(record["config"]))
-    hidden = {
-        "propagation": ["quantizer.propagation"],
-        "quantizer": ["quantizer.low", "quantizer.high"],
-        "weighting": ["calibration.weighting", "calibration.image_factor"],
-    }.get(axis, [axis])
-    if axis == "order" or config["order"]["name"] == "random":
-        hidden = [*hidden, "profile.orders"]
-    for name in hidden:
-        place, parts = config, name.split(".")
-        for part in parts[:-1]:
-            place = place[part]
-        place[parts[-1]] = None
-    return keys.key(config)
+def _setting_label(axis: str, record: RunRecord) -> str:
+    """A setting's value, or those of a group; a ConfigError if there is no such setting."""
+    settings = settings_of(record.config)
+    if axis in settings:
+        return str(settings[axis])
+    group = {name: value for name, value in settings.items() if name.startswith(f"{axis}.")}
+    if not group:
+        examples = ("profile.clusters", "calibration.tokens", "calibration.alpha")
+        raise unknown("axis", axis, [*LABELS, *examples])
+    return str(group)
+
+
+def fixed_key(record: RunRecord, axis: str) -> str:
+    """The key of everything but the axis and the seeds: runs that share it are compared.
+
+    Orders that were measured for the record only do not count.
+    """
+    free = FREE.get(axis, (axis,))
+    if axis == "order" or record.config.order.name == "random":
+        free = (*free, "profile.orders")
+    return keys.digest(without(seedless(settings_of(record.config)), *free))
 
 
 def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> list[Comparison]:
-    """Every value of an axis against the base (`BASES`, or the first), best first.
+    """Every value of an axis against one of them, best first.
 
-    Only mixed plans count (for what calibrates, one tier everywhere does too), and only settings that both ran with. A setting's
-    seeds are averaged question by question.
+    Only mixed plans count (for what calibrates, one tier everywhere does too), and only settings
+    that both ran with. A setting's seeds are averaged question by question.
+
+    Args:
+        study: its runs are compared.
+        axis: one of LABELS, or a setting by its dotted name.
+        reader: of the answers.
+        base: the value that the others are compared with; None: that of `BASES`, or the first.
+
+    Raises:
+        ConfigError: there is no such axis, or no run has the base's value.
     """
-    label, found = label_of(axis), dict[str, Settings]()
-    uniform = axis == "weighting" or axis.startswith("calibration")
-    for record in study.records:
-        tiers = set(record["tiers"])
-        if len(tiers) > 1 or (uniform and tiers != {"float16"}):
-            found.setdefault(label(record), {}).setdefault(rest(record, axis), []).append(record)
-    if base is not None and base not in found:
-        raise unknown(f"value of {axis}", base, found)
-    if len(found) < 2:
+    values = _values(study, axis)
+    if base is not None and base not in values:
+        raise unknown(f"value of {axis}", base, values)
+    if len(values) < 2:
         return []
-    chosen = base or (BASES.get(axis) if BASES.get(axis) in found else next(iter(found)))
-    assert chosen is not None
-    others = [name for name in found if name != chosen]
-    made = [
-        against(axis, chosen, found[chosen], name, found[name], reader)
-        for name in others
-        if found[name].keys() & found[chosen].keys()
-    ]
-    return sorted(made, key=lambda c: -c.pooled.mean)
+    if base is None:
+        usual = BASES.get(axis, "")
+        base = usual if usual in values else next(iter(values))
+    comparisons = []
+    for name, settings in values.items():
+        if name != base and settings.keys() & values[base].keys():
+            comparisons.append(against(axis, base, values[base], name, settings, reader))
+    return sorted(comparisons, key=lambda comparison: -comparison.pooled.mean)
+
+
+def _values(study: Study, axis: str) -> dict[str, Settings]:
+    """Value of the axis -> its runs by setting."""
+    label = label_of(axis)
+    calibrates = axis == "weighting" or axis.startswith("calibration")
+    # the 16-bit model is not calibrated, so a calibration set says nothing of it
+    values: dict[str, Settings] = {}
+    for record in study.records:
+        if is_mixed(record) or (calibrates and record.tiers[0] != "float16"):
+            settings = values.setdefault(label(record), {})
+            settings.setdefault(fixed_key(record, axis), []).append(record)
+    return values
 
 
 def against(
     axis: str, a: str, base: Settings, b: str, other: Settings, reader: Reader
 ) -> Comparison:
-    """One value against another, over the settings that both have."""
-    pairs = [(name_of(base[s][0]), (base[s], other[s])) for s in base if s in other]
-    ours, theirs = ([r for _, pair in pairs for r in pair[side]] for side in (0, 1))
-    reader.know([*ours, *theirs])
-    read = [[reader.scores(r["key"]) for r in side] for side in (ours, theirs)]
-    by_question = all(found is not None for side in read for found in side)
-    if not by_question:
-        single = [(setting, unpaired([pair])) for setting, pair in pairs]
-        whole = unpaired([pair for _, pair in pairs])
-        return Comparison(
-            axis,
-            a,
-            b,
-            len(theirs),
-            whole,
-            None,
-            [(setting, found[-1]) for setting, found in single],
-            by_question,
-        )
-
-    def mean(side: list[list[Record]], of: Callable[[str], Any]) -> dict[str, Units]:
-        """Over the seeds of each setting, and then over the settings: each weighs the same, however many seeds it has."""
-        return average([average([of(r["key"]) for r in runs]) for runs in side])
-
-    left, right = [pair[0] for _, pair in pairs], [pair[1] for _, pair in pairs]
-    plans = [
-        (s, paired(mean([one], reader.scores), mean([two], reader.scores))[-1])
-        for s, (one, two) in pairs
-    ]
-    known = all(reader.divergences(r["key"]) for r in (*ours, *theirs))
-    far = (
-        paired(mean(left, reader.divergences), mean(right, reader.divergences), scale=1)[-1]
-        if known
-        else None
-    )
-    scores = paired(mean(left, reader.scores), mean(right, reader.scores))
-    return Comparison(axis, a, b, len(theirs), scores, far, plans, True)
+    """One value of an axis, b, against another, a, over the settings that both have."""
+    pairs = [Pair(name_of(base[key][0]), base[key], other[key]) for key in base if key in other]
+    runs_a = [run for pair in pairs for run in pair.a]
+    runs_b = [run for pair in pairs for run in pair.b]
+    reader.know([*runs_a, *runs_b])
+    # one run without its answers makes the whole comparison unpaired: no mixture of both kinds
+    by_question = _all_have(reader.scores, [*runs_a, *runs_b])
+    divergence = None
+    if by_question:
+        scores = _paired(pairs, reader.scores)
+        of_plans = [(pair.setting, _paired([pair], reader.scores)) for pair in pairs]
+        if _all_have(reader.divergences, [*runs_a, *runs_b]):
+            divergence = _paired(pairs, reader.divergences, scale=1)[-1]
+    else:
+        scores = unpaired(pairs)
+        of_plans = [(pair.setting, unpaired([pair])) for pair in pairs]
+    # the last difference is that of the mean; there is none where nothing is shared
+    plans = [(setting, differences[-1]) for setting, differences in of_plans if differences]
+    return Comparison(axis, a, b, len(runs_b), scores, divergence, plans, by_question)
 
 
-def name_of(record: Record) -> str:
+def _all_have(measure: Measure, runs: list[RunRecord]) -> bool:
+    """Whether something was measured of every run, and is there."""
+    return all(measure(run.key) for run in runs)
+
+
+def _paired(pairs: list[Pair], measure: Measure, scale: float = 100) -> list[Difference]:
+    """Differences question by question, of what was measured of the runs of either side."""
+    left = _averaged([pair.a for pair in pairs], measure)
+    right = _averaged([pair.b for pair in pairs], measure)
+    return paired(left, right, scale=scale)
+
+
+def _averaged(side: list[list[RunRecord]], measure: Measure) -> dict[str, Units]:
+    """Means over the seeds of each setting, and then over the settings.
+
+    Each setting weighs the same, however many seeds it has.
+    """
+    settings = []
+    for runs in side:
+        seeds = [measure(run.key) or {} for run in runs]
+        settings.append(average(seeds))
+    return average(settings)
+
+
+def name_of(record: RunRecord) -> str:
     """What tells a setting from its neighbours, for a reader."""
-    config = record["config"]
-    return f"{config['allocation']['name']}, k = {record['k']}, {config['quantizer']['low']} under {config['quantizer']['high']}"
+    rule = record.config.allocation.name
+    return f"{rule}, k = {record.k}, {_quantizer_label(record)}"
 
 
-def unpaired(pairs: list[tuple[list[Record], list[Record]]]) -> list[Difference]:
-    """Differences per benchmark and of their mean, from scores and standard errors alone; each setting weighs the same."""
-    every = [r for pair in pairs for side in pair for r in side]
-    found = []
-    for name in (n for n in every[0]["scores"] if all(n in r["scores"] for r in every)):
-        means, errors = [], []
-        for side in (0, 1):
-            settings = [[r["scores"][name] for r in pair[side]] for pair in pairs]
-            means.append(fmean(fmean(s["score"] for s in runs) for runs in settings))
-            errors.append(
-                fmean(fmean(s["stderr"] ** 2 for s in runs) for runs in settings)
-            )  # one set of questions
-        found.append(
-            _normal(name, means[0], means[1], math.sqrt(sum(errors)), every[0]["scores"][name]["n"])
-        )
-    spread = math.sqrt(sum(((d.high - d.low) / 2 / Z) ** 2 for d in found)) / len(found)
-    before, after = (fmean(getattr(d, side) for d in found) for side in "ab")
-    return [*found, _normal(MEAN, before, after, spread, sum(d.n for d in found))]
+def unpaired(pairs: list[Pair]) -> list[Difference]:
+    """Differences per benchmark and of their mean, from scores and standard errors alone.
+
+    Each setting weighs the same.
+    """
+    runs = [run for pair in pairs for run in (*pair.a, *pair.b)]
+    differences = []
+    for benchmark, first in runs[0].scores.items():
+        if all(benchmark in run.scores for run in runs):
+            left = _over_settings([pair.a for pair in pairs], benchmark)
+            right = _over_settings([pair.b for pair in pairs], benchmark)
+            error = math.sqrt(left.variance + right.variance)
+            differences.append(_normal(benchmark, left.score, right.score, error, first.n))
+    if not differences:
+        return []
+    # each benchmark's error is taken back from its interval; those of the mean add in squares
+    variance = sum(((d.high - d.low) / 2 / Z) ** 2 for d in differences)
+    mean = _normal(
+        MEAN,
+        fmean(d.a for d in differences),
+        fmean(d.b for d in differences),
+        math.sqrt(variance) / len(differences),
+        sum(d.n for d in differences),
+    )
+    return [*differences, mean]
+
+
+class _Side(NamedTuple):
+    """A benchmark's mean score over the settings of one side, and the variance of that mean."""
+
+    score: float
+    variance: float
+
+
+def _over_settings(side: list[list[RunRecord]], benchmark: str) -> _Side:
+    scores = []
+    variances = []
+    for runs in side:
+        of_seeds: list[BenchmarkScore] = [run.scores[benchmark] for run in runs]
+        scores.append(fmean(score.score for score in of_seeds))
+        variances.append(fmean(score.stderr**2 for score in of_seeds))
+    # all runs were asked the same questions, so more runs do not make the variance smaller
+    return _Side(fmean(scores), fmean(variances))
 
 
 def _normal(name: str, a: float, b: float, error: float, n: int) -> Difference:
-    return Difference(name, a, b, b - a, b - a - Z * error, b - a + Z * error, n, 0, 0, 0)
+    """A difference with a normal interval; nobody counted who won how often."""
+    change = b - a
+    low = change - Z * error
+    high = change + Z * error
+    return Difference(name, a, b, change, low, high, n, wins=0, ties=0, losses=0)
 
 
-def loss(record: Record, reader: Reader) -> Difference | None:
-    """A run against its own 16-bit model, question by question: the mean of the benchmarks; None without answers."""
+def loss(record: RunRecord, reader: Reader) -> Difference | None:
+    """A run against its own 16-bit model: the mean of the benchmarks; None without answers."""
     reader.know([record])
-    mine, original = reader.scores(record["key"]), reader.scores(record["key"], answers.FLOAT)
-    return paired(original, mine)[-1] if mine and original else None
+    scores = reader.scores(record.key)
+    float_scores = reader.float_scores(record.key)
+    if not scores or not float_scores:
+        return None
+    return paired(float_scores, scores)[-1]

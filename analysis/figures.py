@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,26 +14,33 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from analysis.charts import LABELLED, Bars, Chart, Forest, Heat, Lines, Palette
+from analysis.charts import LABELLED, Bars, Chart, Forest, Heat, Lines, Palette, Rule, TopAxis
 
 STYLE: dict[Any, Any] = {
-    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.alpha": 0.25, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8, "pdf.fonttype": 42,
-}  # fmt: skip
-PLACES = [
-    (1, 0),
-    (1, -1),
-    (1, 1),
-    (-1, 0),
-    (-1, -1),
-    (-1, 1),
-    (0, -1),
-    (0, 1),
-]  # of a name beside its point: right, up
-ALIGNED = {1: "left", 0: "center", -1: "right"}
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "pdf.fonttype": 42,
+}
+LEGEND_INSIDE = 7  # series whose names leave room for the points
+# where a name may stand beside its point, (right, up), best first; and how far away, in points
+TURNS = ((1, 0), (1, -1), (1, 1), (-1, 0), (-1, -1), (-1, 1), (0, -1), (0, 1))
+DISTANCES = (6, 14, 24)
+HORIZONTAL = {1: "left", 0: "center", -1: "right"}
+VERTICAL = {1: "bottom", 0: "center", -1: "top"}
+MARK_REACH = 0.05  # inches around a point that its mark covers
+OUTSIDE_COST = 3  # times as bad as covering something: what of a name lies outside the axes
 SHAPES = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^"}
+DARK = 0.55  # luminance below which a cell's text is white
 
 
 def save(chart: Chart, folder: Path, prefix: str = "") -> list[Path]:
@@ -42,8 +49,9 @@ def save(chart: Chart, folder: Path, prefix: str = "") -> list[Path]:
         figure = DRAW[type(chart)](chart)
         files = [folder / f"{prefix}{chart.name}.{kind}" for kind in ("png", "pdf")]
         for file in files:
-            stamp = {"CreationDate": None} if file.suffix == ".pdf" else {}
-            figure.savefig(file, dpi=150, metadata=stamp)
+            # without a date the same chart gives the same bytes
+            metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
+            figure.savefig(file, dpi=150, metadata=metadata)
         plt.close(figure)
     return files
 
@@ -55,24 +63,11 @@ def _new(chart: Chart, width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _lines(chart: Lines) -> Figure:
-    outside = len(chart.series) > 7
-    figure, axes = _new(chart, 8.6 if outside else 7.2, 4.6)
+    legend_outside = len(chart.series) > LEGEND_INSIDE
+    figure, axes = _new(chart, 8.6 if legend_outside else 7.2, 4.6)
     palette = Palette(chart.series, chart.quiet)
     if chart.rule:
-        axes.axhline(chart.rule[0], color="#999999", linewidth=1, linestyle="--", zorder=0)
-        where, across = (
-            (0.0, chart.rule[0]),
-            axes.get_yaxis_transform(),
-        )  # at the left: small plans seldom reach it
-        axes.text(
-            *where,
-            f" {chart.rule[1].strip()}",
-            transform=across,
-            ha="left",
-            va="bottom",
-            color="#777777",
-            fontsize=8,
-        )
+        _rule(axes, chart.rule)
     if chart.steps is not None and len(chart.steps):
         axes.step(
             chart.steps["x"],
@@ -91,12 +86,9 @@ def _lines(chart: Lines) -> Figure:
     if "label" in chart.points:
         _labels(axes, chart)
     if chart.top:
-        above = axes.secondary_xaxis("top")
-        above.set_xticks(
-            [x for x, _ in chart.top[1]], [text for _, text in chart.top[1]], fontsize=7
-        )
-        above.set_xlabel(chart.top[0], fontsize=8)
-    if "hollow" in chart.points and chart.points["hollow"].any():
+        _top_axis(axes, chart.top)
+    if chart.has_hollow:
+        # an empty series, for the legend
         axes.plot(
             [],
             [],
@@ -106,41 +98,58 @@ def _lines(chart: Lines) -> Figure:
             linestyle="none",
             label=f"open: {chart.hollow}",
         )
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5)) if outside else axes.legend(
-        loc="best"
-    )
+    if legend_outside:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    else:
+        axes.legend(loc="best")
     return figure
 
 
-def _labels(axes: Axes, chart: Lines) -> None:
-    """Names beside their points: each where it covers least of the points, their intervals and the names before it."""
-    named = chart.points[chart.points["label"].notna() & (chart.points["label"] != "")].sort_values(
-        "y", ascending=False
+def _rule(axes: Axes, rule: Rule) -> None:
+    """A dashed line, its name at the left: small plans seldom reach it."""
+    axes.axhline(rule.y, color="#999999", linewidth=1, linestyle="--", zorder=0)
+    axes.text(
+        0.0,
+        rule.y,
+        f" {rule.name.strip()}",
+        transform=axes.get_yaxis_transform(),
+        ha="left",
+        va="bottom",
+        color="#777777",
+        fontsize=8,
     )
+
+
+def _top_axis(axes: Axes, top: TopAxis) -> None:
+    above = axes.secondary_xaxis("top")
+    above.set_xticks([tick.x for tick in top.ticks], [tick.text for tick in top.ticks], fontsize=7)
+    above.set_xlabel(top.title, fontsize=8)
+
+
+class Spot(NamedTuple):
+    """A place for a name beside its point, and how bad it is: by cost, then distance, then turn."""
+
+    cost: float  # area of the page that it covers or leaves, in pixels
+    distance: int  # from the point
+    turn: int  # number of the place among those that were tried
+    box: Bbox
+    right: int
+    up: int
+
+
+def _labels(axes: Axes, chart: Lines) -> None:
+    """Names beside their points.
+
+    Each stands where it covers least of the points, their intervals and the names before it.
+    """
+    has_name = chart.points["label"].notna() & (chart.points["label"] != "")
+    named = chart.points[has_name].sort_values("y", ascending=False)
     if len(named) > LABELLED:
         return
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # so that places on the page are known
-    place = axes.transData.transform
-    taken = [text.get_window_extent() for text in axes.texts]
-    if chart.rule:
-        level = place((0, chart.rule[0]))[1]
-        taken.append(Bbox([[axes.bbox.x0, level - 1], [axes.bbox.x1, level + 1]]))
-    stairs = (
-        [place(step) for step in chart.steps[["x", "y"]].to_numpy()]
-        if chart.steps is not None
-        else []
-    )
-    taken += [Bbox([[x, y - 2], [end, y + 2]]) for (x, y), (end, _) in pairwise(stairs)]
-    for _, point in chart.points.iterrows():
-        (x, y), reach = place((point["x"], point["y"])), 0.05 * axes.figure.dpi
-        low, high = (
-            (place((point["x"], point[c]))[1] if pd.notna(point.get(c)) else y)
-            for c in ("low", "high")
-        )
-        taken += [
-            Bbox([[x - reach, y - reach], [x + reach, y + reach]]),
-            Bbox([[x - 2, low], [x + 2, high]]),
-        ]
+    # so that places on the page are known
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # no SubFigure is drawn here
+    obstacles = _obstacles(axes, chart)
+    # from the top down: a name placed earlier is an obstacle for those below
     for _, point in named.iterrows():
         text = axes.annotate(
             point["label"],
@@ -149,127 +158,141 @@ def _labels(axes: Axes, chart: Lines) -> None:
             fontsize=7,
             xytext=(0, 0),
         )
-        tried: list[tuple[float, int, int, Bbox, tuple[int, int], int, int]] = []
-        for far, (right, up) in product((6, 14, 24), PLACES):
-            text.set(
-                position=(far * right, far * up),
-                ha=ALIGNED[right],
-                va=("top", "center", "bottom")[up + 1],
-            )
+        spots = []
+        for turn, (distance, (right, up)) in enumerate(product(DISTANCES, TURNS)):
+            _place(text, distance, right, up)
             box = text.get_window_extent()
-            inside = Bbox.intersection(box, axes.bbox)
-            cut = box.width * box.height - (inside.width * inside.height if inside else 0)
-            both = [Bbox.intersection(box, other) for other in taken]
-            tried.append(
-                (
-                    sum(b.width * b.height for b in both if b) + 3 * cut,
-                    far,
-                    len(tried),
-                    box,
-                    (far * right, far * up),
-                    right,
-                    up,
-                )
-            )
-        _, _, _, box, where, right, up = min(tried, key=lambda t: t[:3])
-        text.set(position=where, ha=ALIGNED[right], va=("top", "center", "bottom")[up + 1])
-        taken.append(box)
+            spots.append(Spot(_cost(box, axes.bbox, obstacles), distance, turn, box, right, up))
+        best = min(spots, key=lambda spot: (spot.cost, spot.distance, spot.turn))
+        _place(text, best.distance, best.right, best.up)
+        obstacles.append(best.box)
+
+
+def _place(text: Annotation, distance: int, right: int, up: int) -> None:
+    text.set(position=(distance * right, distance * up), ha=HORIZONTAL[right], va=VERTICAL[up])
+
+
+def _cost(box: Bbox, page: Bbox, obstacles: list[Bbox]) -> float:
+    """How much a name in this box would cover, and how much of it would lie outside the axes."""
+    covered = sum(_shared_area(box, obstacle) for obstacle in obstacles)
+    outside = box.width * box.height - _shared_area(box, page)
+    return covered + OUTSIDE_COST * outside
+
+
+def _shared_area(a: Bbox, b: Bbox) -> float:
+    shared = Bbox.intersection(a, b)
+    return float(shared.width * shared.height) if shared else 0.0
+
+
+def _obstacles(axes: Axes, chart: Lines) -> list[Bbox]:
+    """What names should not cover: texts, the rule, the front, points and their intervals."""
+    on_page = axes.transData.transform
+    boxes = [text.get_window_extent() for text in axes.texts]
+    if chart.rule:
+        level = on_page((0, chart.rule.y))[1]
+        boxes.append(Bbox([[axes.bbox.x0, level - 1], [axes.bbox.x1, level + 1]]))
+    if chart.steps is not None:
+        corners = [on_page(step) for step in chart.steps[["x", "y"]].to_numpy()]
+        for (x, y), (next_x, _) in pairwise(corners):
+            boxes.append(Bbox([[x, y - 2], [next_x, y + 2]]))
+    reach = MARK_REACH * axes.figure.dpi
+    for _, point in chart.points.iterrows():
+        x, y = on_page((point["x"], point["y"]))
+        low, high = (
+            on_page((point["x"], point[edge]))[1] if pd.notna(point.get(edge)) else y
+            for edge in ("low", "high")
+        )
+        # the mark, then the interval: as thin as its line
+        boxes.append(Bbox([[x - reach, y - reach], [x + reach, y + reach]]))
+        boxes.append(Bbox([[x - 2, low], [x + 2, high]]))
+    return boxes
 
 
 def _series(axes: Axes, name: str, chart: Lines, palette: Palette) -> None:
-    """One series: its line if it is one, its intervals, and its points, open where they are hollow."""
+    """One series: its line if it is one, its intervals, and its points, open where hollow."""
     points = chart.points[chart.points["series"] == name].sort_values("x")
-    colour, behind = palette.colours[name], name in chart.quiet
+    colour = palette.colours[name]
+    is_quiet = name in chart.quiet
     if name in chart.joined:
         axes.plot(
             points["x"],
             points["y"],
             color=colour,
             linewidth=1.2,
-            alpha=0.45 if behind else 0.8,
-            zorder=1 if behind else 2,
+            alpha=0.45 if is_quiet else 0.8,
+            zorder=1 if is_quiet else 2,
         )
     if "low" in points:
-        kept = points.dropna(subset=["low", "high"])
-        errors = np.clip([kept["y"] - kept["low"], kept["high"] - kept["y"]], 0, None)
+        bounded = points.dropna(subset=["low", "high"])
+        reach = [bounded["y"] - bounded["low"], bounded["high"] - bounded["y"]]
         axes.errorbar(
-            kept["x"],
-            kept["y"],
-            yerr=errors,
+            bounded["x"],
+            bounded["y"],
+            yerr=np.clip(reach, 0, None),
             fmt="none",
             ecolor=colour,
             elinewidth=0.8,
             capsize=2,
             alpha=0.6,
         )
-    faces = [
-        ("white" if hollow else colour) for hollow in points.get("hollow", [False] * len(points))
-    ]
+    hollow = points.get("hollow", [False] * len(points))
     axes.scatter(
         points["x"],
         points["y"],
         s=34,
-        c=faces,
+        c=["white" if is_open else colour for is_open in hollow],
         edgecolors=colour,
         marker=SHAPES[palette.marks[name]],
         zorder=3,
     )
+    # an empty one, so that the legend's mark is filled
     axes.scatter([], [], s=34, color=colour, marker=SHAPES[palette.marks[name]], label=name)
 
 
 def _heat(chart: Heat) -> Figure:
-    rows, columns = chart.rows, chart.columns
-    figure, axes = _new(
-        chart, 2 + 0.075 * max(map(len, rows)) + 0.62 * len(columns), 1.6 + 0.26 * len(rows)
-    )
-    table = (
-        chart.cells.pivot(index="row", columns="column", values="value")
-        .loc[rows, columns]
-        .to_numpy(float)
-    )
-    texts = chart.cells.pivot(index="row", columns="column", values="text").loc[rows, columns]
-    colours = "RdBu" if chart.middle is not None else "YlGnBu"
-    reach = max(chart.high - (chart.middle or 0), (chart.middle or 0) - chart.low)
-    low, high = (
-        (chart.low, chart.high)
-        if chart.middle is None
-        else (chart.middle - reach, chart.middle + reach)
-    )
-    shown = axes.imshow(table, cmap=colours, vmin=low, vmax=high, aspect="auto")
-    for i, row in enumerate(texts.to_numpy()):
+    rows = chart.rows
+    columns = chart.columns
+    longest = max(len(row) for row in rows)
+    width = 2 + 0.075 * longest + 0.62 * len(columns)
+    figure, axes = _new(chart, width, 1.6 + 0.26 * len(rows))
+    values = chart.cells.pivot(index="row", columns="column", values="value")
+    texts = chart.cells.pivot(index="row", columns="column", values="text")
+    numbers = values.loc[rows, columns].to_numpy(float)
+    colours = "YlGnBu"
+    low = chart.low
+    high = chart.high
+    if chart.middle is not None:
+        # both ends are equally far from the neutral colour
+        colours = "RdBu"
+        reach = max(chart.high - chart.middle, chart.middle - chart.low)
+        low = chart.middle - reach
+        high = chart.middle + reach
+    image = axes.imshow(numbers, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    for i, row in enumerate(texts.loc[rows, columns].to_numpy()):
         for j, text in enumerate(row):
-            red, green, blue, _ = (
-                shown.cmap(shown.norm(table[i, j])) if math.isfinite(table[i, j]) else (1, 1, 1, 1)
-            )
-            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
-            axes.text(
-                j,
-                i,
-                text,
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if dark else "#222222",
-            )
+            luminance = 1.0  # an empty cell is white
+            if math.isfinite(numbers[i, j]):
+                red, green, blue, _ = image.cmap(image.norm(numbers[i, j]))
+                # of the eye's sensitivity to the three colours (ITU-R BT.601, rounded)
+                luminance = 0.3 * red + 0.59 * green + 0.11 * blue
+            colour = "white" if luminance < DARK else "#222222"
+            axes.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
     axes.grid(visible=False)
-    figure.colorbar(shown, ax=axes, label=chart.legend, fraction=0.04, pad=0.02)
+    figure.colorbar(image, ax=axes, label=chart.legend, fraction=0.04, pad=0.02)
     return figure
 
 
 def _bars(chart: Bars) -> Figure:
-    bars, palette = chart.bars, Palette(chart.names)
+    bars = chart.bars
+    palette = Palette(chart.names)
     figure, axes = _new(chart, 8.2, 1.6 + 0.3 * len(bars))
+    # each part begins where the one before it ended
     left = np.zeros(len(bars))
     for part in chart.names:
-        sizes = (
-            chart.parts[chart.parts["part"] == part]
-            .groupby("bar")["value"]
-            .sum()
-            .reindex(bars, fill_value=0)
-            .to_numpy()
-        )
+        of_part = chart.parts[chart.parts["part"] == part]
+        sizes = of_part.groupby("bar")["value"].sum().reindex(bars, fill_value=0).to_numpy()
         axes.barh(
             bars,
             sizes,
@@ -288,26 +311,25 @@ def _bars(chart: Bars) -> Figure:
 
 
 def _forest(chart: Forest) -> Figure:
-    names = list(dict.fromkeys(chart.rows["row"]))
-    palette, count = Palette(chart.series), len(chart.series)
+    names = chart.names
+    count = len(chart.series)
+    palette = Palette(chart.series)
     figure, axes = _new(chart, 7.2, 1.5 + (0.18 + 0.16 * count) * len(names))
     axes.axvline(0, color="#777777", linewidth=1, zorder=0)
-    for i, (name, rows) in enumerate(chart.rows.groupby("series", sort=False)):
-        places = [
-            names.index(row) + (i - (count - 1) / 2) * 0.7 / max(count, 1) for row in rows["row"]
-        ]
-        errors = np.clip([rows["mean"] - rows["low"], rows["high"] - rows["mean"]], 0, None)
-        shape = SHAPES[palette.marks[str(name)]]
-        colour = palette.colours[str(name)]
+    for i, series in enumerate(chart.series):
+        rows = chart.rows[chart.rows["series"] == series]
+        # the series of a row stand below each other, within 0.7 of its height
+        shift = (i - (count - 1) / 2) * 0.7 / count
+        reach = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
         axes.errorbar(
             rows["mean"],
-            places,
-            xerr=errors,
-            fmt=shape,
-            color=colour,
+            [names.index(row) + shift for row in rows["row"]],
+            xerr=np.clip(reach, 0, None),
+            fmt=SHAPES[palette.marks[series]],
+            color=palette.colours[series],
             markersize=4,
             capsize=2,
-            label=str(name),
+            label=series,
         )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()

@@ -1,213 +1,231 @@
-"""What the report says in words, computed from the data: findings, what was run, how to read it, and what it does not show."""
+"""What the report says in words, computed from the data.
 
-from collections.abc import Sequence
-from typing import Any
+Findings, what was run, how to read it, and what it does not show.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
 from analysis.compare import Comparison, Reader, loss
 from analysis.frame import BASE, Study
+from analysis.loading import is_mixed
 from analysis.pareto import ParetoInfo
+from analysis.settings import differing, settings_of, without
 from luq.evaluation.compare import Difference
+from pipelines.units import human
 
-PROMISE_SIZE, PROMISE_LOSS = (
-    0.40,
-    0.10,
-)  # the paper: 40 % less memory than 4-bit with under 10 % loss
+# the paper: 40 % less memory than 4-bit with under 10 % loss
+PROMISE_SIZE = 0.40
+PROMISE_LOSS = 0.10
 CONTRAST = {"better": "beats", "worse": "loses to", "tie": "ties with"}
+# what the base does, where the other side is better or worse
+CONTRAST_OF_BASE = {"better": "loses to", "worse": "beats", "tie": "ties with"}
+MOST_VALUES = 20  # of a setting that are listed
 
 
-def points(d: Difference) -> str:
-    return f"{d.mean:+.1f} points, 95 % interval {d.low:+.1f} to {d.high:+.1f}"
+class Fact(NamedTuple):
+    """A line of what was run."""
+
+    name: str
+    value: str
+
+
+def points(difference: Difference) -> str:
+    """A difference of scores with its interval."""
+    edges = f"{difference.low:+.1f} to {difference.high:+.1f}"
+    return f"{difference.mean:+.1f} points, 95 % interval {edges}"
 
 
 def headline(study: Study, info: ParetoInfo, reader: Reader) -> list[str]:
     """Sentences on the claim of the paper, by bytes of files."""
     table = info.points.assign(saved=_saved(info.points))
-    good = table[~table["collapsed"] & (table["retention"] >= 1 - PROMISE_LOSS)].sort_values(
-        "bytes"
-    )
+    good = _within_promised_loss(table).sort_values("bytes")
     if good.empty:
         return ["No plan keeps 90 % of the 16-bit score."]
     best = good.iloc[0]
-    than = (
-        f", {abs(100 * best['saved']):.1f} % {'less' if best['saved'] >= 0 else 'more'} than {BASE}"
-    )
-    keeps = f"keeps {100 * best['retention']:.1f} % of the 16-bit score"
-    if lost := _loss(study, str(best["plan"]), reader):
-        keeps += f" ({points(lost)})"
-    size = f"{_size(best['bytes'])} whole{than if pd.notna(best['saved']) else ''}"
-    said = [
-        f"The smallest plan within 10 % of the 16-bit score is {best['label']}: {size}; it {keeps}."
+    retention = f"keeps {100 * best['retention']:.1f} % of the 16-bit score"
+    difference = _loss(study, str(best["plan"]), reader)
+    if difference:
+        retention += f" ({points(difference)})"
+    size = f"{human(best['bytes'])} whole"
+    if pd.notna(best["saved"]):
+        direction = "less" if best["saved"] >= 0 else "more"
+        size += f", {abs(100 * best['saved']):.1f} % {direction} than {BASE}"
+    sentences = [
+        f"The smallest plan within 10 % of the 16-bit score is {best['label']}: "
+        f"{size}; it {retention}."
     ]
     mixed = good[good["mixed"]]
-    if len(mixed) and best["tier"]:
+    is_uniform = bool(best["tier"])
+    # where one tier everywhere wins, the reader wants to know what mixing would cost
+    if is_uniform and len(mixed):
         first = mixed.iloc[0]
-        larger = f"{100 * (first['bytes'] / best['bytes'] - 1):.1f} % larger"
-        said.append(
-            f"The smallest mix of tiers that does is {first['label']}: {_size(first['bytes'])} ({larger}), "
-            f"{100 * first['retention']:.1f} %."
+        larger = 100 * (first["bytes"] / best["bytes"] - 1)
+        sentences.append(
+            f"The smallest mix of tiers that does is {first['label']}: {human(first['bytes'])} "
+            f"({larger:.1f} % larger), {100 * first['retention']:.1f} %."
         )
-    elif table["mixed"].any() and best["tier"]:
-        said.append("No mix of tiers does.")
-    return [*said, promise(study, table)]
+    elif is_uniform and table["mixed"].any():
+        sentences.append("No mix of tiers does.")
+    return [*sentences, promise(study, table)]
 
 
 def promise(study: Study, table: pd.DataFrame) -> str:
-    """Whether a plan is 40 % smaller than 4-bit with under 10 % loss, by its linears and by the whole file."""
-    plans = study.plans.set_index("plan")
-    known = table[table["plan"].isin(plans.index)].assign(
-        linears=lambda t: t["plan"].map(plans["linears_saved"])
-    )
-    if known["linears"].isna().all():
-        return f"No run all in {BASE} is here, so the paper's 40 % cannot be checked: run experiment={BASE}."
-    kept = known[~known["collapsed"] & (known["retention"] >= 1 - PROMISE_LOSS)]
-    whole, linears = (
-        f"{100 * kept[c].max():.1f} %" if len(kept) else "nothing" for c in ("saved", "linears")
-    )
-    done = len(kept) and kept["saved"].max() >= PROMISE_SIZE
-    half = len(kept) and kept["linears"].max() >= PROMISE_SIZE
-    verdict = "holds here" if done else "does not hold here"
-    if half and not done:
+    """Whether a plan is 40 % smaller than 4-bit with under 10 % loss.
+
+    Args:
+        study: its plans say what is saved of the linears.
+        table: the points of the mean, with `saved`: the share saved of the whole file.
+    """
+    linears_saved = study.plans.set_index("plan")["linears_saved"]
+    measured = table[table["plan"].isin(linears_saved.index)]
+    measured = measured.assign(linears=measured["plan"].map(linears_saved))
+    if measured["linears"].isna().all():
+        return (
+            f"No run all in {BASE} is here, so the paper's 40 % cannot be checked: "
+            f"run experiment={BASE}."
+        )
+    good = _within_promised_loss(measured)
+    verdict = "does not hold here"
+    if good["saved"].max() >= PROMISE_SIZE:
+        verdict = "holds here"
+    elif good["linears"].max() >= PROMISE_SIZE:
         verdict = "holds here for the decoder's linears, not for the whole file"
     return (
-        f"The paper's claim, 40 % less memory than 4-bit with under 10 % loss, {verdict}: with at most 10 % loss the most "
-        f"saved against {BASE} is {linears} of the decoder's linears and {whole} of the whole checkpoint."
+        f"The paper's claim, 40 % less memory than 4-bit with under 10 % loss, {verdict}: "
+        f"with at most 10 % loss the most saved against {BASE} is {_most(good['linears'])} "
+        f"of the decoder's linears and {_most(good['saved'])} of the whole checkpoint."
     )
+
+
+def _within_promised_loss(table: pd.DataFrame) -> pd.DataFrame:
+    return table[~table["collapsed"] & (table["retention"] >= 1 - PROMISE_LOSS)]
+
+
+def _most(shares: pd.Series) -> str:
+    return f"{100 * shares.max():.1f} %" if len(shares) else "nothing"
 
 
 def _saved(table: pd.DataFrame) -> pd.Series:
+    """The share of the 4-bit checkpoint that each saves; NaN without one."""
     base = table[table["tier"] == BASE]
-    return 1 - table["bytes"] / (base["bytes"].iloc[0] if len(base) else float("nan"))
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+    base_bytes = base["bytes"].iloc[0] if len(base) else float("nan")
+    return 1 - table["bytes"] / base_bytes
 
 
 def _loss(study: Study, plan: str, reader: Reader) -> Difference | None:
-    rows = study.runs[study.runs["plan"] == plan]
-    record = next((r for r in study.records if len(rows) and r["key"] == rows["key"].iloc[0]), None)
-    return loss(record, reader) if record else None
+    """A plan's first run against its 16-bit model; None without a run or without answers."""
+    keys_of_plan = study.runs[study.runs["plan"] == plan]["key"]
+    if keys_of_plan.empty:
+        return None
+    record = next(record for record in study.records if record.key == keys_of_plan.iloc[0])
+    return loss(record, reader)
 
 
 def calibration(comparisons: Sequence[Comparison]) -> list[str]:
     """Multimodal against text-only calibration, in a sentence each."""
-    said = []
-    for c in (c for c in comparisons[:2] if c.a == "text"):
-        over = f"over {len(c.plans)} plan{'s' * (len(c.plans) > 1)}"
-        said.append(
-            f"Calibration {c.b} {CONTRAST[c.pooled.verdict]} text-only calibration {over}: {points(c.pooled)}."
-        )
-    return said
+    sentences = []
+    # the best two sets; the tables hold the others
+    for comparison in comparisons[:2]:
+        if comparison.a == "text":
+            plans = len(comparison.plans)
+            sentences.append(
+                f"Calibration {comparison.b} {CONTRAST[comparison.pooled.verdict]} text-only "
+                f"calibration over {plans} plan{'s' if plans > 1 else ''}: "
+                f"{points(comparison.pooled)}."
+            )
+    return sentences
 
 
 def orders(comparisons: Sequence[Comparison]) -> list[str]:
     """Entropy against the other orders, whoever wins."""
-    mine = [c for c in comparisons if c.a == "entropy"]
-    if not mine:
+    against_entropy = [comparison for comparison in comparisons if comparison.a == "entropy"]
+    if not against_entropy:
         return []
-    names = {v: [c.b for c in mine if c.pooled.verdict == v] for v in CONTRAST}
-    told = {"better": "loses to", "worse": "beats", "tie": "ties with"}
-    parts = [f"{told[v]} {', '.join(found)}" for v, found in names.items() if found]
-    best = mine[0]
-    if best.pooled.verdict != "better":
-        return [f"Ascending entropy {'; '.join(parts)}."]
-    return [
-        f"Ascending entropy {'; '.join(parts)}. The best order is {best.b}: {points(best.pooled)} against entropy."
-    ]
+    parts = []
+    for verdict, verb in CONTRAST_OF_BASE.items():
+        names = [c.b for c in against_entropy if c.pooled.verdict == verdict]
+        if names:
+            parts.append(f"{verb} {', '.join(names)}")
+    sentence = f"Ascending entropy {'; '.join(parts)}."
+    best = against_entropy[0]
+    if best.pooled.verdict == "better":
+        sentence += f" The best order is {best.b}: {points(best.pooled)} against entropy."
+    return [sentence]
 
 
-def grid(study: Study) -> list[tuple[str, str]]:
-    """The settings that differ between the runs, and their values."""
-    flat = [_flat(r["config"]) for r in study.records if len(set(r["tiers"])) > 1] or [
-        _flat(r["config"]) for r in study.records
-    ]
-    found = []
-    for name in dict.fromkeys(key for config in flat for key in config):
-        values = list(dict.fromkeys(str(config.get(name)) for config in flat))
-        if len(values) > 1:
-            found.append(
-                (
-                    name,
-                    ", ".join(sorted(values, key=lambda v: (len(v), v))[:20])
-                    + (" ..." if len(values) > 20 else ""),
-                )
-            )
-    return found
+def grid(study: Study) -> list[Fact]:
+    """The settings that differ between the runs, and their values.
+
+    Of the mixed plans, if there are some: uniform ones are baselines.
+    """
+    records = [record for record in study.records if is_mixed(record)] or study.records
+    tables = [without(settings_of(record.config), "quantizer.tiers") for record in records]
+    facts = []
+    for name in differing(tables):
+        # short ones first, so that numbers are in their order
+        values = sorted({str(t.get(name)) for t in tables}, key=lambda value: (len(value), value))
+        text = ", ".join(values[:MOST_VALUES])
+        facts.append(Fact(name, f"{text} ..." if len(values) > MOST_VALUES else text))
+    return facts
 
 
-def _flat(config: dict[str, Any], path: str = "") -> dict[str, Any]:
-    skipped = (
-        "group",
-        "tracking",
-        "paths",
-        "quantizer.tiers",
-        "evaluation.batch_size",
-        "model.device",
-    )
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{path}{key}"
-        if name not in skipped:
-            found |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
-
-
-def setup(study: Study) -> list[tuple[str, str]]:
+def setup(study: Study) -> list[Fact]:
     """What ran, on what, with which versions."""
     records = study.records
-
-    def every(values: Sequence[Any]) -> str:
-        return ", ".join(sorted({str(v) for v in values}))
-
-    versions = dict.fromkeys(f"{name} {v}" for r in records for name, v in r["versions"].items())
-    sizes = ", ".join(f"{name} {s['n']}" for name, s in records[0]["scores"].items())
+    first = records[0]
+    sizes = ", ".join(f"{name} {score.n}" for name, score in first.scores.items())
+    splits = _distinct(record.split for record in records)
+    calibrations = [
+        f"{record.config.calibration.name} ({record.calibration.tokens} tokens)"
+        for record in records
+    ]
+    versions: dict[str, None] = {}
+    for record in records:
+        versions |= dict.fromkeys(f"{name} {value}" for name, value in record.versions.items())
     return [
-        ("model", f"{study.name}, fingerprint {records[0]['model_fingerprint']}"),
-        ("sweeps", every([r["sweep"] for r in records])),
-        ("runs", f"{len(records)}, of {len(study.plans)} plans"),
-        (
-            "questions",
-            f"{every([r['split'] for r in records])} split; n = {study.runs['n'].iloc[0]}: {sizes}",
-        ),
-        (
-            "calibration",
-            every(
-                [
-                    f"{r['config']['calibration']['name']} ({r['calibration']['tokens']} tokens)"
-                    for r in records
-                ]
-            ),
-        ),
-        ("seeds", every([r["config"]["seed"] for r in records])),
-        (
-            "prompts, scorers",
-            f"version {records[0]['prompt_version']}, {records[0]['scorer_version']}",
-        ),
-        ("commit", every([(r["git_sha"] or "unknown")[:10] for r in records])),
-        ("device", every([r["device"] for r in records])),
-        ("versions", ", ".join(versions)),
+        Fact("model", f"{study.name}, fingerprint {first.model_fingerprint}"),
+        Fact("sweeps", _distinct(record.sweep for record in records)),
+        Fact("runs", f"{len(records)}, of {len(study.plans)} plans"),
+        Fact("questions", f"{splits} split; n = {study.runs['n'].iloc[0]}: {sizes}"),
+        Fact("calibration", _distinct(calibrations)),
+        Fact("seeds", _distinct(str(record.config.seed) for record in records)),
+        Fact("prompts, scorers", f"version {first.prompt_version}, {first.scorer_version}"),
+        Fact("commit", _distinct((record.git_sha or "unknown")[:10] for record in records)),
+        Fact("device", _distinct(record.device for record in records)),
+        Fact("versions", ", ".join(versions)),
     ]
 
 
-PROTOCOL = [
-    "Nominal bits are code bits per weight of the decoder's linears, the paper's convention. Stored bits are 8 x bytes "
-    "of the layer files / weights: codes, scales, zeros, masks, headers. The checkpoint adds everything that stays "
-    "16-bit.",
-    "What is scored is what is stored: before every evaluation the buffers in memory are compared with the files, bit by bit.",
-    "Retention is the score divided by the same model's own 16-bit score on the same questions. Intervals of single "
-    "plans come from standard errors over questions; the 16-bit score's own error is not in them.",
-    "Comparisons are paired: each question's score is averaged over the runs of either side, the difference taken, and "
-    "the questions drawn anew 2,000 times. A difference whose 95 % interval holds 0 is called a tie. Nothing corrects "
-    "for many comparisons: of twenty with no difference one is expected outside.",
-    "A benchmark is collapsed where more than 95 % of the answers are one and the same, or most are gibberish. A plan "
-    "with half of its benchmarks collapsed is drawn open, and is never on a front.",
-    "Calibration, selection and report questions are disjoint. Scores are those of the split named above.",
-]
+def _distinct(values: Iterable[str]) -> str:
+    return ", ".join(sorted(set(values)))
+
+
+PROTOCOL = (
+    "Nominal bits are code bits per weight of the decoder's linears, the paper's convention. "
+    "Stored bits are 8 x bytes of the layer files / weights: codes, scales, zeros, masks, headers. "
+    "The checkpoint adds everything that stays 16-bit.",
+    "What is scored is what is stored: before every evaluation the buffers in memory are compared "
+    "with the files, bit by bit.",
+    "Retention is the score divided by the same model's own 16-bit score on the same questions. "
+    "Intervals of single plans come from standard errors over questions; the 16-bit score's own "
+    "error is not in them.",
+    "Comparisons are paired: each question's score is averaged over the runs of either side, the "
+    "difference taken, and the questions drawn anew 2,000 times. A difference whose 95 % interval "
+    "holds 0 is called a tie. Nothing corrects for many comparisons: of twenty with no difference "
+    "one is expected outside.",
+    "A benchmark is collapsed where more than 95 % of the answers are one and the same, or most "
+    "are gibberish. A plan with half of its benchmarks collapsed is drawn open, and is never on a "
+    "front.",
+    "Calibration, selection and report questions are disjoint. Scores are those of the split named "
+    "above.",
+)
 POCKET = (
-    "pocket models have a few million parameters and were trained on a synthetic world. What is measured on them shows "
-    "that the software works and that its comparisons can see a difference. It proves nothing about 7B models: neither "
-    "that LUQ works there, nor that it does not. Which order wins, and whether multimodal calibration helps, must be "
-    "measured again on the model that you care about."
+    "pocket models have a few million parameters and were trained on a synthetic world. What is "
+    "measured on them shows that the software works and that its comparisons can see a difference. "
+    "It proves nothing about 7B models: neither that LUQ works there, nor that it does not. Which "
+    "order wins, and whether multimodal calibration helps, must be measured again on the model "
+    "that you care about."
 )

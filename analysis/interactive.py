@@ -1,4 +1,4 @@
-"""Charts for the screen: Vega-Lite specifications, drawn by the library that the report carries inside."""
+"""Charts for the screen: Vega-Lite specifications, drawn by the library in the report itself."""
 
 import json
 import math
@@ -8,15 +8,27 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.charts import Bars, Chart, Forest, Heat, Lines, Palette
+from analysis.charts import Bars, Chart, Forest, Heat, Lines, Palette, Rule, TopAxis
 
-Spec = dict[str, Any]
-DATUM = {"content": "data"}
-ZOOM = {  # with the shift key, so that a page can be scrolled over it
-    "name": "zoom", "bind": "scales",
-    "select": {"type": "interval", "zoom": "wheel![event.shiftKey]",
-               "translate": "[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!"},
-}  # fmt: skip
+Spec = dict[str, Any]  # a part of a Vega-Lite specification: JSON that is only written
+Plain = str | int | float | bool | None
+
+TOOLTIP: Spec = {"content": "data"}
+# zoom and drag with the shift key, so that a page can be scrolled over a figure
+DRAG = "[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!"
+ZOOM: Spec = {
+    "name": "zoom",
+    "bind": "scales",
+    "select": {"type": "interval", "zoom": "wheel![event.shiftKey]", "translate": DRAG},
+}
+# a click on the legend picks a series, and the others fade
+PICK: Spec = {
+    "name": "picked",
+    "select": {"type": "point", "fields": ["series"]},
+    "bind": "legend",
+}
+FADED: Spec = {"condition": {"param": "picked", "value": 1}, "value": 0.12}
+DIGITS = 5  # significant, of numbers in the page
 
 
 @lru_cache
@@ -25,127 +37,157 @@ def library() -> str:
     import vl_convert
 
     bundle = str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub lacks the default
+    # the closing tag inside the library's own strings would end the script element
     return bundle.replace("</script", "<\\/script")
 
 
 def spec(chart: Chart) -> Spec:
     """A chart as a Vega-Lite specification that fills the width of its place."""
-    drawn: Spec = DRAW[type(chart)](chart)
-    return {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}, **drawn}
+    body: Spec = DRAW[type(chart)](chart)
+    return {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}, **body}
 
 
-def values(table: pd.DataFrame, keep: bool = False) -> list[dict[str, Any]]:
-    """A table's rows as plain data: five significant digits, and no key where there is no value, unless it is to be kept."""
+def values(table: pd.DataFrame, with_empty: bool = False) -> list[dict[str, Plain]]:
+    """A table's rows as plain data, numbers to five significant digits.
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, float):
-            return float(f"{value:.5g}") if math.isfinite(value) else None
-        return value.item() if hasattr(value, "item") else value
+    Args:
+        table: its columns are the keys.
+        with_empty: whether a cell without a value has a key.
+    """
+    rows = []
+    for cells in table.to_dict("records"):
+        row = {str(name): _plain(value) for name, value in cells.items()}
+        if not with_empty:
+            row = {name: value for name, value in row.items() if value not in (None, "")}
+        rows.append(row)
+    return rows
 
-    rows = [{k: plain(v) for k, v in row.items()} for row in table.to_dict("records")]
-    return [{str(k): v for k, v in row.items() if keep or v not in (None, "")} for row in rows]
+
+def _plain(value: Any) -> Plain:
+    """A cell's value for JSON, which knows neither NaN nor the types of numpy."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    plain: Plain = value.item() if hasattr(value, "item") else value
+    return plain
 
 
-def _colour(palette: Palette, title: str | None = None) -> Spec:
-    scale = {"domain": palette.names, "range": [palette.colours[n] for n in palette.names]}
-    return {"field": "series", "type": "nominal", "scale": scale, "legend": {"title": title}}
+def script(value: Any) -> str:
+    """Plain data as JSON that may stand inside a script element."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _shape(palette: Palette) -> Spec:
-    scale = {"domain": palette.names, "range": [palette.marks[n] for n in palette.names]}
+def _colours(palette: Palette) -> Spec:
+    return {"domain": palette.names, "range": [palette.colours[name] for name in palette.names]}
+
+
+def _colour(palette: Palette) -> Spec:
+    scale = _colours(palette)
     return {"field": "series", "type": "nominal", "scale": scale, "legend": {"title": None}}
 
 
-def _axis(field: str, title: str, zero: bool = False) -> Spec:
+def _shape(palette: Palette) -> Spec:
+    scale = {"domain": palette.names, "range": [palette.marks[name] for name in palette.names]}
+    return {"field": "series", "type": "nominal", "scale": scale, "legend": {"title": None}}
+
+
+def _axis(field: str, title: str) -> Spec:
     return {
         "field": field,
         "type": "quantitative",
         "title": title,
-        "scale": {"zero": zero, "nice": True, "padding": 14},
+        "scale": {"zero": False, "nice": True, "padding": 14},
     }
 
 
 def _lines(chart: Lines) -> Spec:
-    palette, layers = Palette(chart.series, chart.quiet), list[Spec]()
-    x, y = _axis("x", chart.x), _axis("y", chart.y)
-    picked = {"condition": {"param": "picked", "value": 1}, "value": 0.12}
-    if chart.rule:
-        rule = {
-            "data": {"values": [{"y": chart.rule[0]}]},
-            "mark": {"type": "rule", "strokeDash": [5, 4], "color": "#999"},
-        }
-        layers.append(rule | {"encoding": {"y": y}})
-    if chart.steps is not None and len(chart.steps):
-        line = {"type": "line", "interpolate": "step-after", "color": "#888", "strokeWidth": 1.5}
-        layers.append(
-            {"data": {"values": values(chart.steps)}, "mark": line, "encoding": {"x": x, "y": y}}
-        )
+    palette = Palette(chart.series, chart.quiet)
+    x = _axis("x", chart.x)
+    y = _axis("y", chart.y)
     colour = _colour(palette)
+    layers: list[Spec] = []
+    if chart.rule:
+        layers.append(_rule(chart.rule, y))
+    if chart.steps is not None and len(chart.steps):
+        layers.append(_steps(chart.steps, x, y))
     if chart.joined:
         joined = {"filter": {"field": "series", "oneOf": sorted(chart.joined)}}
-        encoding = {"x": x, "y": y, "color": colour, "opacity": picked}
         layers.append(
             {
                 "transform": [joined],
                 "mark": {"type": "line", "strokeWidth": 1.6},
-                "encoding": encoding,
+                "encoding": {"x": x, "y": y, "color": colour, "opacity": FADED},
             }
         )
     if "low" in chart.points:
-        span = {
-            "x": x,
-            "y": _axis("low", chart.y),
-            "y2": {"field": "high"},
-            "color": colour,
-            "opacity": picked,
-        }
-        mark = {"type": "rule", "strokeWidth": 1, "opacity": 0.6}
-        layers.append(
-            {"transform": [{"filter": "isValid(datum.low)"}], "mark": mark, "encoding": span}
-        )
-    encoding = {"x": x, "y": y, "color": colour, "shape": _shape(palette), "opacity": picked}
-    point: Spec = {
-        "type": "point",
-        "size": 70,
-        "strokeWidth": 1.8,
-        "tooltip": DATUM,
-        "cursor": "pointer",
-    }
-    pick = {"name": "picked", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}
-    full = {
-        "transform": [{"filter": "!datum.hollow"}],
-        "mark": point | {"filled": True},
-        "encoding": encoding,
-    }
-    layers.append({"params": [pick, ZOOM]} | full)
-    if "hollow" in chart.points and chart.points["hollow"].any():
         layers.append(
             {
-                "transform": [{"filter": "datum.hollow"}],
-                "mark": point | {"filled": False},
-                "encoding": encoding,
+                "transform": [{"filter": "isValid(datum.low)"}],
+                "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.6},
+                "encoding": {
+                    "x": x,
+                    "y": _axis("low", chart.y),
+                    "y2": {"field": "high"},
+                    "color": colour,
+                    "opacity": FADED,
+                },
             }
         )
+    encoding = {"x": x, "y": y, "color": colour, "shape": _shape(palette), "opacity": FADED}
+    layers.append({"params": [PICK, ZOOM], **_points("!datum.hollow", True, encoding)})
+    if chart.has_hollow:
+        layers.append(_points("datum.hollow", False, encoding))
     if chart.top:
-        ticks = {"values": [{"x": at, "k": text} for at, text in chart.top[1]]}
-        mark = {"type": "text", "baseline": "top", "fontSize": 10}
-        layers.append(
-            {
-                "data": ticks,
-                "mark": mark,
-                "encoding": {"x": x, "y": {"value": 2}, "text": {"field": "k"}},
-            }
-        )
+        layers.append(_top_axis(chart.top, x))
     return {"height": 380, "data": {"values": values(chart.points)}, "layer": layers}
 
 
+def _rule(rule: Rule, y: Spec) -> Spec:
+    return {
+        "data": {"values": [{"y": rule.y}]},
+        "mark": {"type": "rule", "strokeDash": [5, 4], "color": "#999"},
+        "encoding": {"y": y},
+    }
+
+
+def _steps(steps: pd.DataFrame, x: Spec, y: Spec) -> Spec:
+    line = {"type": "line", "interpolate": "step-after", "color": "#888", "strokeWidth": 1.5}
+    return {"data": {"values": values(steps)}, "mark": line, "encoding": {"x": x, "y": y}}
+
+
+def _points(condition: str, filled: bool, encoding: Spec) -> Spec:
+    """The points that meet a condition."""
+    mark = {
+        "type": "point",
+        "size": 70,
+        "strokeWidth": 1.8,
+        "tooltip": TOOLTIP,
+        "cursor": "pointer",
+        "filled": filled,
+    }
+    return {"transform": [{"filter": condition}], "mark": mark, "encoding": encoding}
+
+
+def _top_axis(top: TopAxis, x: Spec) -> Spec:
+    return {
+        "data": {"values": [{"x": tick.x, "k": tick.text} for tick in top.ticks]},
+        "mark": {"type": "text", "baseline": "top", "fontSize": 10},
+        "encoding": {"x": x, "y": {"value": 2}, "text": {"field": "k"}},
+    }
+
+
 def _heat(chart: Heat) -> Spec:
-    scale: Spec = {"scheme": "yellowgreenblue", "domain": [chart.low, chart.high], "clamp": True}
-    dark = f"datum.value > {chart.low + 0.55 * (chart.high - chart.low)}"
-    if chart.middle is not None:
-        scale = {"scheme": "redblue", "domain": [chart.low, chart.high], "domainMid": chart.middle}
+    # `dark` is the expression for cells on which text is white
+    if chart.middle is None:
+        scale = {"scheme": "yellowgreenblue", "domain": [chart.low, chart.high], "clamp": True}
+        dark = f"datum.value > {chart.low + 0.55 * (chart.high - chart.low)}"
+    else:
+        scale = {
+            "scheme": "redblue",
+            "domain": [chart.low, chart.high],
+            "domainMid": chart.middle,
+        }
         dark = f"abs(datum.value - {chart.middle}) > {0.6 * (chart.high - chart.middle)}"
-    axes = {
+    axes: Spec = {
         "y": {"field": "row", "type": "nominal", "sort": chart.rows, "title": None},
         "x": {
             "field": "column",
@@ -155,82 +197,83 @@ def _heat(chart: Heat) -> Spec:
             "axis": {"labelAngle": -40},
         },
     }
-    colour = {
+    colour: Spec = {
         "field": "value",
         "type": "quantitative",
         "scale": scale,
         "legend": {"title": chart.legend, "orient": "top"},
     }
-    white = {"condition": {"test": dark, "value": "#fff"}, "value": "#222"}
+    text_colour = {"condition": {"test": dark, "value": "#fff"}, "value": "#222"}
+    cells = {"mark": {"type": "rect", "tooltip": TOOLTIP}, "encoding": {**axes, "color": colour}}
+    texts = {
+        "mark": {"type": "text", "fontSize": 10},
+        "encoding": {**axes, "text": {"field": "text"}, "color": text_colour},
+    }
     return {
         "height": 20 * len(chart.rows),
         "data": {"values": values(chart.cells)},
-        "layer": [
-            {"mark": {"type": "rect", "tooltip": DATUM}, "encoding": axes | {"color": colour}},
-            {
-                "mark": {"type": "text", "fontSize": 10},
-                "encoding": axes | {"text": {"field": "text"}, "color": white},
-            },
-        ],
+        "layer": [cells, texts],
     }
 
 
 def _bars(chart: Bars) -> Spec:
     palette = Palette(chart.names)
     order = {name: i for i, name in enumerate(chart.names)}
+    # without an order Vega-Lite would stack the parts by name
     parts = chart.parts.assign(place=chart.parts["part"].map(order))
-    scale = {"domain": palette.names, "range": [palette.colours[n] for n in palette.names]}
+    colour: Spec = {
+        "field": "part",
+        "type": "nominal",
+        "scale": _colours(palette),
+        "legend": {"title": None},
+    }
+    encoding: Spec = {
+        "y": {"field": "bar", "type": "nominal", "sort": chart.bars, "title": None},
+        "x": {"field": "value", "type": "quantitative", "title": chart.x, "stack": "zero"},
+        "color": colour,
+        "order": {"field": "place", "type": "quantitative"},
+    }
     return {
         "height": 22 * len(chart.bars),
         "data": {"values": values(parts)},
-        "mark": {"type": "bar", "tooltip": DATUM},
-        "encoding": {
-            "y": {"field": "bar", "type": "nominal", "sort": chart.bars, "title": None},
-            "x": {"field": "value", "type": "quantitative", "title": chart.x, "stack": "zero"},
-            "color": {
-                "field": "part",
-                "type": "nominal",
-                "scale": scale,
-                "legend": {"title": None},
-            },
-            "order": {"field": "place", "type": "quantitative"},
-        },
+        "mark": {"type": "bar", "tooltip": TOOLTIP},
+        "encoding": encoding,
     }
 
 
 def _forest(chart: Forest) -> Spec:
     palette = Palette(chart.series)
-    names, many = list(dict.fromkeys(chart.rows["row"])), len(chart.series) > 1
     row: Spec = {
         "field": "row",
         "type": "nominal",
-        "sort": names,
+        "sort": chart.names,
         "title": None,
         "axis": {"grid": True},
     }
-    base = {
-        "y": row,
-        "color": _colour(palette) if many else {"value": palette.colours[palette.names[0]]},
-    }
-    if many:
+    # one series needs no legend, and its rows no room below each other
+    base: Spec = {"y": row}
+    if len(chart.series) > 1:
+        base["color"] = _colour(palette)
         base["yOffset"] = {"field": "series", "type": "nominal", "sort": chart.series}
-    span = base | {"x": _axis("low", chart.x), "x2": {"field": "high"}}
-    point = base | {"x": _axis("mean", chart.x)}
+    else:
+        base["color"] = {"value": palette.colours[palette.names[0]]}
+    zero = {
+        "data": {"values": [{"x": 0}]},
+        "mark": {"type": "rule", "color": "#999"},
+        "encoding": {"x": _axis("x", chart.x)},
+    }
+    spans = {
+        "mark": {"type": "rule", "strokeWidth": 2},
+        "encoding": {**base, "x": _axis("low", chart.x), "x2": {"field": "high"}},
+    }
+    means = {
+        "mark": {"type": "point", "filled": True, "size": 60, "tooltip": TOOLTIP},
+        "encoding": {**base, "x": _axis("mean", chart.x)},
+    }
     return {
-        "height": (14 * len(chart.series) + 10) * len(names),
+        "height": (14 * len(chart.series) + 10) * len(chart.names),
         "data": {"values": values(chart.rows)},
-        "layer": [
-            {
-                "data": {"values": [{"x": 0}]},
-                "mark": {"type": "rule", "color": "#999"},
-                "encoding": {"x": _axis("x", chart.x)},
-            },
-            {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": span},
-            {
-                "mark": {"type": "point", "filled": True, "size": 60, "tooltip": DATUM},
-                "encoding": point,
-            },
-        ],
+        "layer": [zero, spans, means],
     }
 
 
@@ -240,8 +283,3 @@ DRAW: dict[type[Chart], Callable[..., Spec]] = {
     Bars: _bars,
     Forest: _forest,
 }
-
-
-def script(value: Any) -> str:
-    """Plain data as JSON that may stand inside a script element."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

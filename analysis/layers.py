@@ -1,4 +1,4 @@
-"""What the profiles say of the layers: entropy over depth, which layers a plan chose, how alike the orders rank."""
+"""What the profiles say of the layers: entropy over depth, and how alike the orders rank."""
 
 from collections import Counter
 
@@ -6,65 +6,95 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from analysis.charts import Heat, Lines
-from analysis.compare import calibration_label
-from analysis.frame import Study, order_label
-from pipelines.results import Record
+from analysis.frame import Study
+from analysis.loading import is_mixed
+from analysis.settings import calibration_label, order_label
+from pipelines.record import RunRecord
 
 MODALITIES = {"all": "all tokens", "image": "image tokens", "text": "text tokens"}
 
 
-def profiled(study: Study) -> dict[str, Record]:
-    """One record per calibration set, that of the most common number of clusters; multimodal ones first."""
-    clusters = Counter(r["profile"][0]["clusters"] for r in study.records if r["profile"])
+def profiled(study: Study) -> dict[str, RunRecord]:
+    """One record per calibration set, of the most common number of clusters.
+
+    Multimodal sets come first; of a set's records one whose plan follows the entropy, then the
+    smallest seed.
+    """
+    records = [record for record in study.records if record.profile]
+    clusters = Counter(record.profile[0].clusters for record in records)
     if not clusters:
         return {}
     usual = clusters.most_common(1)[0][0]
-    mine = [r for r in study.records if r["profile"] and r["profile"][0]["clusters"] == usual]
-    mine.sort(key=lambda r: (calibration_label(r) == "text", not _explains(r), r["config"]["seed"]))
-    return {calibration_label(r): r for r in reversed(mine)}
+    records = [record for record in records if record.profile[0].clusters == usual]
+    records.sort(key=_profile_rank)
+    # the last of a name stays, so the best ones come last
+    return {calibration_label(r.config.calibration): r for r in reversed(records)}
 
 
-def _explains(record: Record) -> bool:
+def _profile_rank(record: RunRecord) -> tuple[bool, bool, int]:
+    is_text = calibration_label(record.config.calibration) == "text"
+    return is_text, not _follows_entropy(record), record.config.seed
+
+
+def _follows_entropy(record: RunRecord) -> bool:
     """Whether the record's low layers are those of the lowest entropy."""
-    return order_label(record["config"]) == "entropy" and len(set(record["tiers"])) > 1
+    return order_label(record.config.order) == "entropy" and is_mixed(record)
+
+
+def _entropy_sets(records: dict[str, RunRecord]) -> list[str]:
+    """The calibration sets of the entropy figure: a multimodal one, and text-only."""
+    names = []
+    multimodal = [name for name in records if name != "text"]
+    if multimodal:
+        names.append(max(multimodal, key=lambda name: _follows_entropy(records[name])))
+    if "text" in records:
+        names.append("text")
+    return names
 
 
 def entropy_chart(study: Study) -> Lines | None:
-    """Entropy per layer and modality with its spread over K-means seeds; open: the layers that a plan put in the low tier."""
+    """Entropy per layer and modality, with its spread over K-means seeds.
+
+    Open marks are the layers that a plan put in the low tier.
+    """
     records = profiled(study)
-    rows = []
-    multimodal = [name for name in records if name != "text"]
-    shown = [
-        *([max(multimodal, key=lambda n: _explains(records[n]))] if multimodal else []),
-        *(["text"] if "text" in records else []),
-    ]
-    if not shown:
+    names = _entropy_sets(records)
+    if not names:
         return None
-    marked = records[shown[0]]
-    low = (
-        {i for i, t in enumerate(marked["tiers"]) if t == marked["config"]["quantizer"]["low"]}
-        if _explains(marked)
-        else set()
-    )
-    for name in shown:
-        for e in records[name]["profile"]:
-            if name == "text" and e["modality"] != "all":
+    marked = records[names[0]]
+    low_tier = marked.config.quantizer.low
+    low_layers: set[int] = set()
+    if _follows_entropy(marked):
+        low_layers = {layer for layer, tier in enumerate(marked.tiers) if tier == low_tier}
+    rows = []
+    for name in names:
+        for entropy in records[name].profile:
+            of_all = entropy.modality == "all"
+            # of text-only sets all tokens are text tokens: one line says it
+            if name == "text" and not of_all:
                 continue
-            series = f"{MODALITIES[e['modality']]}, {name} calibration"
-            spread = {"low": e["mean"] - e["spread"], "high": e["mean"] + e["spread"]}
-            hollow = e["layer"] in low and name == shown[0] and e["modality"] == "all"
+            is_low = entropy.layer in low_layers and of_all and name == names[0]
             rows.append(
-                {"series": series, "x": e["layer"], "y": e["mean"], "hollow": hollow, **spread}
+                {
+                    "series": f"{MODALITIES[entropy.modality]}, {name} calibration",
+                    "x": entropy.layer,
+                    "y": entropy.mean,
+                    "hollow": is_low,
+                    "low": entropy.mean - entropy.spread,
+                    "high": entropy.mean + entropy.spread,
+                }
             )
-    first = marked["profile"][0]
-    caption = f"K = {first['clusters']}, {first['tokens']} vectors per layer and modality; bars: spread over K-means seeds. "
-    if low:
-        caption += f"Open: the {len(low)} layers in {marked['config']['quantizer']['low']} in {marked['name']}."
+    first = marked.profile[0]
+    caption = (
+        f"K = {first.clusters}, {first.tokens} vectors per layer and modality; "
+        "bars: spread over K-means seeds. "
+    )
+    if low_layers:
+        caption += f"Open: the {len(low_layers)} layers in {low_tier} in {marked.name}."
     table = pd.DataFrame(rows)
-    title = "Activation entropy per layer"
     return Lines(
         "entropy",
-        title,
+        "Activation entropy per layer",
         caption,
         table,
         "decoder layer",
@@ -75,47 +105,44 @@ def entropy_chart(study: Study) -> Lines | None:
 
 
 def orders(study: Study) -> dict[str, list[int]]:
-    """Order -> its layers, most compressible first; of the calibration set that has most of them. Random ones are left out."""
-    found: dict[str, dict[str, list[int]]] = {}
+    """Order -> its layers, most compressible first.
+
+    Of the calibration set, low tier and number of clusters that have most orders; random ones are
+    left out.
+    """
+    groups: dict[tuple[str, str, int], dict[str, list[int]]] = {}
     for record in study.records:
-        config = record["config"]
-        if (
-            len(set(record["tiers"])) > 1
-            and config["order"]["name"] != "random"
-            and config["profile"]["clusters"]
-        ):
-            group = found.setdefault(
-                f"{record['calibration']['hash']} {config['quantizer']['low']} {config['profile']['clusters']}",
-                {},
-            )
-            group.setdefault(order_label(config), record["order"])
-    return max(found.values(), key=len) if found else {}
+        config = record.config
+        if is_mixed(record) and config.order.name != "random" and config.profile.clusters:
+            place = (record.calibration.hash, config.quantizer.low, config.profile.clusters)
+            group = groups.setdefault(place, {})
+            group.setdefault(order_label(config.order), record.order)
+    return max(groups.values(), key=len, default={})
 
 
 def correlation_chart(study: Study) -> Heat | None:
     """Kendall's tau between the orders' rankings of the layers."""
-    ranked = {
-        name: [order.index(layer) for layer in range(len(order))]
-        for name, order in sorted(orders(study).items())
-    }
+    ranked = {}
+    for name, order in sorted(orders(study).items()):
+        ranked[name] = [order.index(layer) for layer in range(len(order))]
+    # two orders have one correlation, which is no picture
     if len(ranked) < 3:
         return None
     rows = []
-    for a, left in ranked.items():
-        for b, right in ranked.items():
-            tau = float(kendalltau(left, right).statistic)
-            rows.append({"row": a, "column": b, "value": tau, "text": f"{tau:.2f}"})
+    for name, places in ranked.items():
+        for other, other_places in ranked.items():
+            tau = float(kendalltau(places, other_places).statistic)
+            rows.append({"row": name, "column": other, "value": tau, "text": f"{tau:.2f}"})
     layers = len(next(iter(ranked.values())))
-    caption = f"1: the same ranking of the {layers} layers, 0: unrelated, -1: the reverse."
     return Heat(
         "correlations",
         "How alike the orders rank the layers",
-        caption,
+        f"1: the same ranking of the {layers} layers, 0: unrelated, -1: the reverse.",
         pd.DataFrame(rows),
         "Kendall's tau",
-        -1,
-        1,
-        0,
+        low=-1,
+        high=1,
+        middle=0,
     )
 
 
@@ -124,24 +151,17 @@ def places_chart(study: Study) -> Heat | None:
     ranked = orders(study)
     if len(ranked) < 2:
         return None
-    rows = [
-        {
-            "row": name,
-            "column": str(layer),
-            "value": order.index(layer) + 1,
-            "text": str(order.index(layer) + 1),
-        }
-        for name, order in ranked.items()
-        for layer in range(len(order))
-    ]
-    layers = len(next(iter(ranked.values())))
-    caption = "1: the first layer to go to the low tier."
+    rows = []
+    for name, order in ranked.items():
+        for layer in range(len(order)):
+            place = order.index(layer) + 1
+            rows.append({"row": name, "column": str(layer), "value": place, "text": str(place)})
     return Heat(
         "places",
         "Place of each layer in each order",
-        caption,
+        "1: the first layer to go to the low tier.",
         pd.DataFrame(rows),
         "place",
-        1,
-        layers,
+        low=1,
+        high=len(next(iter(ranked.values()))),
     )

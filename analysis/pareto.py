@@ -1,22 +1,38 @@
-"""The Pareto front of bytes (down) and score (up), what it encloses, and the best plan under a budget."""
+"""The Pareto front of bytes (down) and score (up), what it encloses, the best plan in a budget."""
 
 import math
 from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.frame import BASE, LADDER, MEAN, Study
+from analysis.frame import BASE, Row, Study
+from analysis.loading import LADDER
+from luq.evaluation.compare import MEAN
 
 COLLAPSED = 0.5  # share of collapsed benchmarks from which the mean of them says nothing
 BUDGETS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.25, 1.5)  # of the 4-bit checkpoint
 Z = 1.96  # half a 95 % interval in standard errors
+# columns of the plans that a Pareto figure or its tables use
+OF_PLANS = (
+    "plan",
+    "label",
+    "checkpoint_bytes",
+    "stored_bits",
+    "nominal_bits",
+    "k",
+    "mixed",
+    "tier",
+)
+OF_BEST = ("plan", "label", "bytes", "score", "retention", "low", "high")
+BY_SIZE = ["bytes", "score", "label"]  # smallest first, of equal sizes the highest score first
+ASCENDING = [True, False, True]
 
 
 class ParetoInfo(NamedTuple):
-    """One benchmark's points, smallest first, and the share of the unit square that the front encloses.
+    """One benchmark's points, smallest first, and the share of the unit square under the front.
 
-    Columns: plan, label, bytes, score, low, high (95 % interval), retention, collapsed, front, baseline. `missing` are the
-    uniform baselines that nobody ran.
+    Columns of the points: plan, label, bytes, score, low, high (95 % interval), retention,
+    collapsed, front, baseline. `missing` are the uniform baselines that nobody ran.
     """
 
     benchmark: str
@@ -26,95 +42,90 @@ class ParetoInfo(NamedTuple):
 
 
 def points(study: Study, benchmark: str = MEAN) -> pd.DataFrame:
-    """A row per plan that answered the benchmark (or all, for the mean). The 16-bit model is always among them."""
-    columns = [
-        "plan",
-        "label",
-        "checkpoint_bytes",
-        "stored_bits",
-        "nominal_bits",
-        "k",
-        "mixed",
-        "tier",
-    ]
+    """A row per plan that answered the benchmark (or all, for the mean), smallest first.
+
+    The 16-bit model is always among them.
+    """
+    # two orders that agree on the first k layers are one model
     plans = study.plans.drop_duplicates("answers")
     if benchmark == MEAN:
-        table = plans[[*columns, "score", "stderr", "retention"]].copy()
+        table = plans[[*OF_PLANS, "score", "stderr", "retention"]].copy()
         table["collapsed"] = plans["collapsed"] >= COLLAPSED * plans["benchmarks"]
     else:
-        mine = study.scores[study.scores["benchmark"] == benchmark].groupby("plan")
-        told = mine.agg(
-            **{c: (c, "mean") for c in ("score", "stderr", "retention")},
-            collapsed=("collapsed", "any"),
-        )
-        table = plans[columns].merge(told.reset_index(), on="plan")
+        scores = study.scores[study.scores["benchmark"] == benchmark].groupby("plan")
+        means = scores[["score", "stderr", "retention"]].mean()
+        means["collapsed"] = scores["collapsed"].any()
+        table = plans[list(OF_PLANS)].merge(means.reset_index(), on="plan")
     table = table.rename(columns={"checkpoint_bytes": "bytes"}).dropna(subset=["score"])
     if not (table["tier"] == "float16").any():
-        table = pd.concat(
-            [table, pd.DataFrame([_float_point(study, benchmark)])], ignore_index=True
-        )
+        float_point = pd.DataFrame([_float_point(study, benchmark)])
+        table = pd.concat([table, float_point], ignore_index=True)
+    # scores are divided by the 16-bit score; its own error is left out, as the protocol says
     scale = _float_score(study, benchmark)
-    table["low"], table["high"] = (
-        (table["score"] + s * Z * table["stderr"]) / scale if scale else math.nan for s in (-1, 1)
-    )
+    for column, sign in (("low", -1), ("high", 1)):
+        edge = table["score"] + sign * Z * table["stderr"]
+        table[column] = edge / scale if scale else math.nan
     table["baseline"] = table["tier"] != ""
-    return table.sort_values(
-        ["bytes", "score", "label"], ascending=[True, False, True]
-    ).reset_index(drop=True)
+    return table.sort_values(BY_SIZE, ascending=ASCENDING).reset_index(drop=True)
 
 
 def _float_score(study: Study, benchmark: str) -> float:
     record = study.records[0]
-    return float(
-        record["float_mean_score"]
-        if benchmark == MEAN
-        else record["scores"][benchmark]["float_score"]
-    )
+    if benchmark == MEAN:
+        return record.float_mean_score
+    return record.scores[benchmark].float_score
 
 
-def _float_point(study: Study, benchmark: str) -> dict[str, object]:
+def _float_point(study: Study, benchmark: str) -> Row:
     """The 16-bit model as every record knows it: its score, and two bytes per weight."""
-    memory = study.records[0]["memory"]
-    size = {
-        "bytes": 2 * memory["weights"] + memory["rest_bytes"],
-        "stored_bits": 16.0,
-        "nominal_bits": 16.0,
-        "stderr": math.nan,
-    }
+    memory = study.records[0].memory
     score = _float_score(study, benchmark)
-    names = {
+    return {
         "plan": "float16",
         "label": "float16",
         "tier": "float16",
         "k": 0,
         "mixed": False,
         "collapsed": False,
+        "bytes": 2 * memory.weights + memory.rest_bytes,
+        "stored_bits": 16.0,
+        "nominal_bits": 16.0,
+        "stderr": math.nan,
+        "score": score,
+        "retention": 1.0 if score else math.nan,
     }
-    return names | size | {"score": score, "retention": 1.0 if score else math.nan}
 
 
 def front(points: pd.DataFrame) -> pd.Series:
-    """Which points no other beats: fewer bytes at no lower score, or a higher score at no more bytes.
+    """Which points no other beats: fewer bytes at no lower score, or more score at no more bytes.
 
-    Of equal scores the smaller stays, of equal bytes the higher, of equal points the first; collapsed ones never do.
+    Of equal scores the smaller stays, of equal bytes the higher, of equal points the first;
+    collapsed ones never do.
     """
-    ranked = points[~points["collapsed"] & points["score"].notna()].sort_values(
-        ["bytes", "score", "label"], ascending=[True, False, True]
-    )
-    best = ranked["score"].astype(float).cummax().shift(fill_value=-math.inf)
-    return pd.Series(points.index.isin(ranked.index[ranked["score"] > best]), index=points.index)
+    candidates = points[~points["collapsed"] & points["score"].notna()]
+    ranked = candidates.sort_values(BY_SIZE, ascending=ASCENDING)
+    # from the smallest up, a point is on the front if it scores more than all before it
+    best_before = ranked["score"].astype(float).cummax().shift(fill_value=-math.inf)
+    on_front = ranked.index[ranked["score"] > best_before]
+    return pd.Series(points.index.isin(on_front), index=points.index)
 
 
 def hypervolume(points: pd.DataFrame) -> float:
-    """The mean, over all budgets of bytes up to the 16-bit checkpoint, of the best retention that fits; 0 where nothing does.
+    """The mean, over all budgets up to the 16-bit checkpoint, of the best retention that fits.
 
-    `points` hold `front`, `bytes`, `retention` and the 16-bit model (tier float16).
+    A budget in which nothing fits counts as 0.
+
+    Args:
+        points: with columns front, bytes and retention, the 16-bit model (tier float16) among them.
     """
-    whole = float(points.loc[points["tier"] == "float16", "bytes"].iloc[0])
-    steps = points[points["front"] & (points["bytes"] <= whole)].sort_values("bytes")
-    edges = [*steps["bytes"], whole]
-    pieces = zip(edges, edges[1:], steps["retention"].fillna(0), strict=False)
-    return sum((right - left) * kept for left, right, kept in pieces) / whole
+    float_bytes = float(points.loc[points["tier"] == "float16", "bytes"].iloc[0])
+    steps = points[points["front"] & (points["bytes"] <= float_bytes)].sort_values("bytes")
+    # between two steps of the front the best retention is that of the step to the left
+    edges = [*steps["bytes"], float_bytes]
+    retentions = steps["retention"].fillna(0)
+    pieces = zip(edges, edges[1:], retentions, strict=False)
+    area: float = sum((right - left) * retention for left, right, retention in pieces)
+    return area / float_bytes
 
 
 def pareto_info(study: Study, benchmark: str = MEAN) -> ParetoInfo:
@@ -126,37 +137,22 @@ def pareto_info(study: Study, benchmark: str = MEAN) -> ParetoInfo:
 
 
 def best_under(table: pd.DataFrame, budget: float) -> pd.Series | None:
-    """The plan of the highest score whose checkpoint is at most `budget` bytes; None if none fits."""
+    """The plan of the highest score whose checkpoint is at most `budget` bytes; None: none fits."""
     fits = table[table["front"] & (table["bytes"] <= budget)]
     return None if fits.empty else fits.sort_values("score").iloc[-1]
 
 
 def budgets(info: ParetoInfo) -> pd.DataFrame:
-    """Best plans under shares of the 4-bit checkpoint (without one, of the 16-bit one): a row per budget."""
-    table = info.points
-    four = table[table["tier"] == BASE]
-    base, name = (four, BASE) if len(four) else (table[table["tier"] == "float16"], "float16")
-    whole, rows = float(base["bytes"].iloc[0]), []
+    """Best plans under shares of the 4-bit checkpoint (without one, of the 16-bit one)."""
+    base_name = BASE if (info.points["tier"] == BASE).any() else "float16"
+    base = info.points[info.points["tier"] == base_name]
+    base_bytes = float(base["bytes"].iloc[0])
+    rows = []
     for share in BUDGETS:
-        best = best_under(table, share * whole)
-        row = {"share": share, "of": name, "budget": share * whole}
+        budget = share * base_bytes
+        row = {"share": share, "of": base_name, "budget": budget}
+        best = best_under(info.points, budget)
         if best is not None:
-            row |= {
-                n: best[n] for n in ("plan", "label", "bytes", "score", "retention", "low", "high")
-            }
+            row |= {name: best[name] for name in OF_BEST}
         rows.append(row)
-    return pd.DataFrame(
-        rows,
-        columns=[
-            "share",
-            "of",
-            "budget",
-            "plan",
-            "label",
-            "bytes",
-            "score",
-            "retention",
-            "low",
-            "high",
-        ],
-    )
+    return pd.DataFrame(rows, columns=["share", "of", "budget", *OF_BEST])

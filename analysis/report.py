@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, the same in Markdown, the figures, and the tables as data."""
+"""The report: one HTML file that needs nothing else, the same in Markdown, figures, and data."""
 
 import json
 import math
@@ -7,223 +7,297 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import ablations, figures, interactive, tables
-from analysis import findings as story
+from analysis import ablations, figures, findings, interactive, tables
 from analysis.charts import Chart
 from analysis.compare import Reader
-from analysis.frame import MEAN, Results, studies
+from analysis.frame import studies
+from analysis.interactive import Plain, Spec
+from analysis.loading import Results
 from analysis.sections import Chapter
+from luq.evaluation.compare import MEAN
+from pipelines.runs_folder import Failure
 
 POINTS = 200  # of each single benchmark's Pareto figure; the mean's shows all
-RUN_COLUMNS = {  # column of the runs' frame -> title, places (None: text)
-    "label": ("run", None), "sweep": ("sweep", None), "seed": ("seed", 0), "calibration": ("calibration", None),
-    "order": ("order", None), "k": ("k", 0), "low_tier": ("low", None), "high_tier": ("high", None),
-    "nominal_bits": ("nominal", 2), "stored_bits": ("stored", 3), "megabytes": ("MB", 3), "percent_saved": ("saved %", 1),
-    "score": ("score", 1), "stderr": ("±", 1), "percent": ("retention %", 1), "kl": ("KL", 3),
-    "agreement_percent": ("top-1 %", 1),
-    "perplexity": ("perplexity", 1), "collapsed": ("collapsed", 0), "seconds": ("s", 0),
-}  # fmt: skip
+LAST = 1e308  # sorts after every number: JSON has no infinity
+
+
+class RunColumn(NamedTuple):
+    """A column of the page's table of runs."""
+
+    name: str  # of the frame's column
+    title: str
+    places: int | None  # after the point; None: text
+    scale: float = 1.0  # what the frame's value is multiplied by
+
+
+RUN_COLUMNS = (
+    RunColumn("label", "run", None),
+    RunColumn("sweep", "sweep", None),
+    RunColumn("seed", "seed", 0),
+    RunColumn("calibration", "calibration", None),
+    RunColumn("order", "order", None),
+    RunColumn("k", "k", 0),
+    RunColumn("low_tier", "low", None),
+    RunColumn("high_tier", "high", None),
+    RunColumn("nominal_bits", "nominal", 2),
+    RunColumn("stored_bits", "stored", 3),
+    RunColumn("checkpoint_bytes", "MB", 3, 1e-6),
+    RunColumn("checkpoint_saved", "saved %", 1, 100),
+    RunColumn("score", "score", 1),
+    RunColumn("stderr", "±", 1),
+    RunColumn("retention", "retention %", 1, 100),
+    RunColumn("kl", "KL", 3),
+    RunColumn("agreement", "top-1 %", 1, 100),
+    RunColumn("perplexity", "perplexity", 1),
+    RunColumn("collapsed", "collapsed", 0),
+    RunColumn("seconds", "s", 0),
+)
+TRACKED = [  # columns of the runs that a tracker gets
+    "sweep",
+    "name",
+    "key",
+    "model",
+    "calibration",
+    "order",
+    "k",
+    "low_tier",
+    "high_tier",
+    "allocation",
+    "command",
+    "nominal_bits",
+    "stored_bits",
+    "checkpoint_bytes",
+    "score",
+    "stderr",
+    "retention",
+    "kl",
+    "collapsed",
+]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was built: its chapters, the files, and what a person should know of what was left out."""
+    """What was built: its chapters, the files, and what was left out or failed."""
 
     chapters: list[Chapter]
     html: Path
     markdown: Path
     figures: dict[str, Path]
     problems: list[str]
-    failures: list[dict[str, Any]]
+    failures: list[Failure]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Plain]]:
         """A flat row per run of all chapters, for a tracker."""
-        kept = [
-            "sweep",
-            "name",
-            "key",
-            "model",
-            "calibration",
-            "order",
-            "k",
-            "low_tier",
-            "high_tier",
-            "allocation",
-            "command",
-        ]
-        kept += [
-            "nominal_bits",
-            "stored_bits",
-            "checkpoint_bytes",
-            "score",
-            "stderr",
-            "retention",
-            "kl",
-            "collapsed",
-        ]
-        return [
-            row for c in self.chapters for row in interactive.values(c.study.runs[kept], keep=True)
-        ]
+        rows = []
+        for chapter in self.chapters:
+            rows += interactive.values(chapter.study.runs[TRACKED], with_empty=True)
+        return rows
 
-    def summary(self) -> dict[str, Any]:
-        """The numbers and sentences of all chapters, flat."""
-        found: dict[str, Any] = {"problems": len(self.problems), "failures": len(self.failures)}
-        for c in self.chapters:
-            found |= {
-                f"{c.study.name}/hypervolume/{name}": info.hypervolume
-                for name, info in c.infos.items()
-            }
-            found |= {
-                f"{c.study.name}/findings": " ".join(c.findings),
-                f"{c.study.name}/runs": len(c.study.runs),
-            }
-        return found
+    def summary(self) -> dict[str, Plain]:
+        """The numbers and sentences of all chapters, flat, for a tracker."""
+        summary: dict[str, Plain] = {
+            "problems": len(self.problems),
+            "failures": len(self.failures),
+        }
+        for chapter in self.chapters:
+            name = chapter.study.name
+            for benchmark, info in chapter.infos.items():
+                summary[f"{name}/hypervolume/{benchmark}"] = info.hypervolume
+            summary[f"{name}/findings"] = " ".join(chapter.findings)
+            summary[f"{name}/runs"] = len(chapter.study.runs)
+        return summary
 
 
 def build(outputs: Path, title: str, loaded: Results, folder: Path) -> Report:
-    """Write report.html, report.md, figures/ and the tables as data into a folder, each file whole or not at all."""
+    """Write report.html, report.md, figures/ and the tables as data.
+
+    Args:
+        outputs: the folder of runs, for their answers.
+        title: of the report.
+        loaded: its records.
+        folder: where it goes; each file is there whole or not at all.
+    """
     scratch = folder / ".tmp"
     shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
-    reader = Reader(outputs)
-    chapters = [Chapter(study, reader) for study in studies(loaded)]
-    drawn, made = {}, {}
     for place in (folder, scratch):
         (place / "figures").mkdir(parents=True, exist_ok=True)
+    reader = Reader(outputs)
+    chapters = [Chapter(study, reader) for study in studies(loaded)]
+    images = {}
     for prefix, chapter in zip(prefixes(chapters), chapters, strict=True):
-        for chart in (chart for section in chapter.sections for chart in section.charts):
-            made[prefix + chart.name] = (
-                folder / "figures" / figures.save(chart, scratch / "figures", prefix)[0].name
-            )
-            drawn[prefix + chart.name] = interactive.spec(chart)
-        drawn |= {
-            f"{prefix}pareto-{b}": interactive.spec(c) for b, c in benchmark_charts(chapter).items()
-        }
+        for section in chapter.sections:
+            for chart in section.charts:
+                image = figures.save(chart, scratch / "figures", prefix)[0]
+                images[prefix + chart.name] = folder / "figures" / image.name
     export(chapters, scratch)
     report = Report(
         chapters,
         folder / "report.html",
         folder / "report.md",
-        made,
+        images,
         loaded.problems,
         loaded.failures,
     )
-    rows = {key: i for i, key in enumerate(key for c in chapters for key in c.study.runs["key"])}
-    plans = {plan: told for c in chapters for plan, told in plan_details(c, rows).items()}
-    data = {"charts": drawn, "plans": plans, "runs": run_table(chapters)}
+    _render(report, title, scratch)
+    # renaming is atomic: who reads meanwhile sees an old or a new file, never half of one
+    for file in scratch.rglob("*"):
+        if file.is_file():
+            file.replace(folder / file.relative_to(scratch))
+    shutil.rmtree(scratch)
+    return report
+
+
+def _render(report: Report, title: str, folder: Path) -> None:
+    """Write the page and its Markdown."""
     environment = Environment(
         loader=PackageLoader("analysis"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"text": tables.text, "key": _key, "cell": _markdown}
-    told = {
-        "title": title, "report": report, "chapters": list(zip(prefixes(chapters), chapters, strict=True)), "mean": MEAN,
-        "story": story, "data": interactive.script(data), "library": interactive.library(), "when": datetime.now(UTC),
-        "pocket": any(c.study.name.startswith("pocket") for c in chapters),
-    }  # fmt: skip
+    environment.filters["text"] = tables.text
+    environment.filters["key"] = _sort_key
+    environment.filters["cell"] = _markdown
+    chapters = report.chapters
+    variables = {
+        "title": title,
+        "report": report,
+        "chapters": list(zip(prefixes(chapters), chapters, strict=True)),
+        "mean": MEAN,
+        "findings": findings,
+        "data": interactive.script(page_data(chapters)),
+        "library": interactive.library(),
+        "when": datetime.now(UTC),
+        "pocket": any(chapter.study.name.startswith("pocket") for chapter in chapters),
+    }
     for file in (report.html, report.markdown):
-        (scratch / file.name).write_text(environment.get_template(f"{file.name}.j2").render(told))
-    for file in (f for f in scratch.rglob("*") if f.is_file()):
-        file.replace(folder / file.relative_to(scratch))
-    shutil.rmtree(scratch)
-    return report
+        text = environment.get_template(f"{file.name}.j2").render(variables)
+        (folder / file.name).write_text(text, encoding="utf-8")
+
+
+def page_data(chapters: Sequence[Chapter]) -> dict[str, Any]:
+    """What the page's script draws: charts by name, details of plans, the table of runs."""
+    # rows are numbered over all chapters, as they stand in the one table of runs
+    row_of_run: dict[str, int] = {}
+    for chapter in chapters:
+        for key in chapter.study.runs["key"]:
+            row_of_run[key] = len(row_of_run)
+    charts: dict[str, Spec] = {}
+    plans: dict[str, dict[str, Any]] = {}
+    for prefix, chapter in zip(prefixes(chapters), chapters, strict=True):
+        for section in chapter.sections:
+            for chart in section.charts:
+                charts[prefix + chart.name] = interactive.spec(chart)
+        for benchmark, chart in benchmark_charts(chapter).items():
+            charts[f"{prefix}pareto-{benchmark}"] = interactive.spec(chart)
+        plans |= plan_details(chapter, row_of_run)
+    return {"charts": charts, "plans": plans, "runs": run_table(chapters)}
 
 
 def prefixes(chapters: Sequence[Chapter]) -> list[str]:
     """What the names of each chapter's charts begin with; nothing if there is one chapter."""
-    return [f"{c.study.name}-{i + 1}-" if len(chapters) > 1 else "" for i, c in enumerate(chapters)]
+    if len(chapters) == 1:
+        return [""]
+    return [f"{chapter.study.name}-{i}-" for i, chapter in enumerate(chapters, start=1)]
 
 
 def benchmark_charts(chapter: Chapter) -> dict[str, Chart]:
-    """The Pareto figure of each benchmark; of very many plans the front, the baselines and evenly chosen others."""
-    found: dict[str, Chart] = {}
-    for name, info in chapter.infos.items():
-        if name != MEAN:
-            table = info.points
-            if len(table) > POINTS:
-                step = math.ceil(len(table) / POINTS)
-                kept = table["front"] | table["baseline"] | (pd.RangeIndex(len(table)) % step == 0)
-                info = info._replace(points=table[kept])
-            found[name] = ablations.pareto_chart(chapter.study, info)
-    return found
+    """The Pareto figure of each benchmark.
+
+    Of very many plans the front, the baselines and evenly chosen others.
+    """
+    charts: dict[str, Chart] = {}
+    for benchmark in chapter.study.benchmarks:
+        info = chapter.infos[benchmark]
+        points = info.points
+        if len(points) > POINTS:
+            is_nth = pd.RangeIndex(len(points)) % math.ceil(len(points) / POINTS) == 0
+            info = info._replace(points=points[points["front"] | points["baseline"] | is_nth])
+        charts[benchmark] = ablations.pareto_chart(chapter.study, info)
+    return charts
 
 
-def plan_details(chapter: Chapter, rows: dict[str, int]) -> dict[str, dict[str, Any]]:
-    """What hovering over and clicking on a plan shows; `run` is its first run's row in the table of runs."""
-    found = {}
+def plan_details(chapter: Chapter, row_of_run: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """What hovering over and clicking on a plan shows.
+
+    Args:
+        chapter: its plans are described.
+        row_of_run: key of a run -> its row in the table of runs; `run` is that of a plan's first.
+    """
+    details: dict[str, dict[str, Any]] = {}
     scores = chapter.study.scores.groupby(["plan", "benchmark"])["score"].mean()
-    many = len(chapter.study.plans) > POINTS
+    # scores of thousands of plans would be most of the page
+    few = len(chapter.study.plans) <= POINTS
     for _, plan in chapter.study.plans.iterrows():
-        told = {
+        entry: dict[str, Any] = {
             "label": plan["label"],
             "allocation": plan["allocation"],
             "seeds": int(plan["seeds"]),
-            "run": rows[plan["key"]],
+            "run": row_of_run[plan["key"]],
         }
         numbers = {
             "score": plan["score"],
             "stderr": plan["stderr"],
             "retention": 100 * plan["retention"],
             "bits": plan["stored_bits"],
-        }
-        numbers |= {
             "nominal": plan["nominal_bits"],
             "bytes": plan["checkpoint_bytes"],
             "kl": plan["kl"],
         }
-        told |= {n: round(float(v), 4) for n, v in numbers.items() if math.isfinite(v)}
-        if not many:
-            told["scores"] = {
-                b: round(float(scores[plan["plan"], b]), 1)
-                for b in chapter.study.benchmarks
-                if (plan["plan"], b) in scores
+        for name, value in numbers.items():
+            if math.isfinite(value):
+                entry[name] = round(float(value), 4)
+        if few:
+            of_plan = {b: (plan["plan"], b) for b in chapter.study.benchmarks}
+            entry["scores"] = {
+                benchmark: round(float(scores[place]), 1)
+                for benchmark, place in of_plan.items()
+                if place in scores
             }
-        found[str(plan["plan"])] = told
-    return found
+        details[str(plan["plan"])] = entry
+    return details
 
 
 def run_table(chapters: Sequence[Chapter]) -> dict[str, Any]:
-    """All runs, as compact rows for the page's own table: the last cell of a row is its command."""
-    frame = pd.concat([c.study.runs for c in chapters], ignore_index=True)
-    frame = frame.assign(
-        megabytes=frame["checkpoint_bytes"] / 1e6, percent=100 * frame["retention"]
-    )
-    frame = frame.assign(
-        percent_saved=100 * frame["checkpoint_saved"], agreement_percent=100 * frame["agreement"]
-    )
+    """All runs, as compact rows for the page's own table: a row's last cell is its command."""
     rows = []
-    for row in frame[[*RUN_COLUMNS, "command"]].itertuples(index=False):
-        kinds = [places for _, places in RUN_COLUMNS.values()]
-        cells = [
-            v if p is None else round(float(v), p) if math.isfinite(v) else None
-            for v, p in zip(row, kinds, strict=False)
-        ]
-        rows.append([*cells, row[-1]])
-    columns = [{"title": title, "places": places} for title, places in RUN_COLUMNS.values()]
+    for chapter in chapters:
+        for run in chapter.study.runs.to_dict("records"):
+            cells = [_run_cell(column, run[column.name]) for column in RUN_COLUMNS]
+            rows.append([*cells, run["command"]])
+    columns = [{"title": column.title, "places": column.places} for column in RUN_COLUMNS]
     return {"columns": columns, "rows": rows}
+
+
+def _run_cell(column: RunColumn, value: Any) -> Plain:
+    """A cell of the table of runs: text, or a number rounded as it is shown, or nothing."""
+    if column.places is None:
+        return str(value)
+    number = float(value) * column.scale
+    return round(number, column.places) if math.isfinite(number) else None
 
 
 def export(chapters: Sequence[Chapter], folder: Path) -> None:
     """The frames as data: a row per run, and the tidy one, a row per run x benchmark."""
-    scores = pd.concat([c.study.scores for c in chapters], ignore_index=True)
-    pd.concat([c.study.runs for c in chapters], ignore_index=True).to_csv(
-        folder / "runs.csv", index=False
-    )
+    runs = pd.concat([chapter.study.runs for chapter in chapters], ignore_index=True)
+    scores = pd.concat([chapter.study.scores for chapter in chapters], ignore_index=True)
+    runs.to_csv(folder / "runs.csv", index=False)
     scores.to_csv(folder / "scores.csv", index=False)
     scores.to_parquet(folder / "scores.parquet", index=False)
 
 
-def _key(cell: tables.Cell) -> str:
-    """What a cell sorts by, as an attribute; infinity sorts last."""
-    value = cell if isinstance(cell, str) else cell[1]
-    return value if isinstance(value, str) else json.dumps(value if math.isfinite(value) else 1e308)
+def _sort_key(cell: tables.Cell) -> str:
+    """What a cell sorts by, as an attribute."""
+    if isinstance(cell, str):
+        return cell
+    return json.dumps(cell.order if math.isfinite(cell.order) else LAST)
 
 
 def _markdown(cell: tables.Cell) -> str:
+    # a bar would begin another cell
     return tables.text(cell).replace("|", "\\|")

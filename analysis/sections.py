@@ -1,16 +1,16 @@
-"""What the report says of one model: its sections of charts, tables and sentences, from one study."""
+"""What the report says of one model: its sections of charts, tables and sentences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from analysis import ablations, compare, costs, layers, tables
-from analysis import findings as story
+from analysis import ablations, compare, costs, findings, layers, tables
 from analysis.charts import Chart
 from analysis.compare import Comparison, Reader
-from analysis.frame import MEAN, Study
+from analysis.frame import Study
 from analysis.pareto import ParetoInfo, pareto_info
 from analysis.tables import Table
+from luq.evaluation.compare import MEAN
 
 FEW = 3  # values of an axis that a figure by benchmark can show
 
@@ -30,7 +30,8 @@ class Chapter:
     """One study's part of the report."""
 
     def __init__(self, study: Study, reader: Reader):
-        self.study, self.reader = study, reader
+        self.study = study
+        self.reader = reader
 
     @cached_property
     def infos(self) -> dict[str, ParetoInfo]:
@@ -39,25 +40,32 @@ class Chapter:
 
     @property
     def info(self) -> ParetoInfo:
+        """The mean's Pareto points."""
         return self.infos[MEAN]
 
     @cached_property
     def comparisons(self) -> dict[str, list[Comparison]]:
+        """Axis -> its values against one of them."""
         return {axis: compare.along(self.study, axis, self.reader) for axis in compare.LABELS}
 
     @cached_property
     def findings(self) -> list[str]:
         """The headline, and what else the data say in a sentence."""
-        found = story.headline(self.study, self.info, self.reader)
         return [
-            *found,
-            *story.calibration(self.comparisons["calibration"]),
-            *story.orders(self.comparisons["order"]),
+            *findings.headline(self.study, self.info, self.reader),
+            *findings.calibration(self.comparisons["calibration"]),
+            *findings.orders(self.comparisons["order"]),
         ]
 
     @cached_property
+    def overview(self) -> Table:
+        """A row per plan, or per plan that matters most."""
+        return tables.overview(self.study, costs.readable(self.info, tables.FEW))
+
+    @cached_property
     def sections(self) -> list[Section]:
-        made = (
+        """The parts that have something to show."""
+        sections = (
             self._memory(),
             self._calibration(),
             self._orders(),
@@ -65,93 +73,112 @@ class Chapter:
             self._ablations(),
             self._costs(),
         )
-        return [s for s in made if s.charts or s.tables]
+        return [section for section in sections if section.charts or section.tables]
 
     def _memory(self) -> Section:
-        study, info = self.study, self.info
-        charts = [
-            ablations.pareto_chart(study, info),
-            ablations.tradeoff_chart(study),
-            costs.retention_chart(study, info),
-        ]
-        missing = [f"experiment={tier}" for tier in info.missing]
-        text = [f"Baselines that nobody ran: luq run -m {', '.join(missing)}."] if missing else []
-        chosen = info.points[info.points["front"] | info.points["baseline"]]["label"].tolist()
-        shown = costs.readable(info, tables.FEW)
-        made = [
-            tables.overview(study, shown),
-            tables.best_plans(info),
-            tables.scores(study, info, chosen),
-        ]
-        return Section("memory", "Memory and score", text, _drawn(charts), made)
+        study = self.study
+        info = self.info
+        text = []
+        if info.missing:
+            experiments = ", ".join(f"experiment={tier}" for tier in info.missing)
+            text.append(f"Baselines that nobody ran: luq run -m {experiments}.")
+        important = info.points[info.points["front"] | info.points["baseline"]]
+        return Section(
+            "memory",
+            "Memory and score",
+            text,
+            _present(
+                ablations.pareto_chart(study, info),
+                ablations.tradeoff_chart(study),
+                costs.retention_chart(study, info),
+            ),
+            [
+                self.overview,
+                tables.best_plans(info),
+                tables.scores(study, info, important["label"].tolist()),
+            ],
+        )
 
     def _calibration(self) -> Section:
-        found = self.comparisons["calibration"]
-        if not found:
+        comparisons = self.comparisons["calibration"]
+        if not comparisons:
             return Section("calibration", "")
-        title = f"Other calibration sets against {found[0].a}"
-        charts = [ablations.difference_chart("calibration", title, found, len(found) <= FEW)]
-        made = [tables.differences(c) for c in found[:FEW]] + [tables.by_plan(found)]
-        if len(found) > 1:
-            made.insert(0, tables.ranking(found))
+        title = f"Other calibration sets against {comparisons[0].a}"
+        per_benchmark = len(comparisons) <= FEW
+        chart = ablations.difference_chart("calibration", title, comparisons, per_benchmark)
+        section_tables: list[Table] = []
+        if len(comparisons) > 1:
+            section_tables.append(tables.ranking(comparisons))
+        section_tables += [tables.differences(comparison) for comparison in comparisons[:FEW]]
+        section_tables.append(tables.by_plan(comparisons))
         return Section(
             "calibration",
             "Calibration: text-only against multimodal",
-            story.calibration(found),
-            _drawn(charts),
-            made,
+            findings.calibration(comparisons),
+            _present(chart),
+            section_tables,
         )
 
     def _orders(self) -> Section:
-        found = self.comparisons["order"]
-        title = f"Orders against {found[0].a}, at equal bytes" if found else ""
-        charts = [
-            ablations.difference_chart("orders_difference", title, found, False),
-            ablations.orders_chart(self.study),
-            layers.correlation_chart(self.study),
-            layers.places_chart(self.study),
-        ]
-        made = [tables.ranking(found), tables.by_plan(found)] if found else []
+        comparisons = self.comparisons["order"]
+        differences = None
+        section_tables: list[Table] = []
+        if comparisons:
+            title = f"Orders against {comparisons[0].a}, at equal bytes"
+            differences = ablations.difference_chart(
+                "orders_difference", title, comparisons, per_benchmark=False
+            )
+            section_tables = [tables.ranking(comparisons), tables.by_plan(comparisons)]
         return Section(
-            "orders", "Orders: which layers go low", story.orders(found), _drawn(charts), made
+            "orders",
+            "Orders: which layers go low",
+            findings.orders(comparisons),
+            _present(
+                differences,
+                ablations.orders_chart(self.study),
+                layers.correlation_chart(self.study),
+                layers.places_chart(self.study),
+            ),
+            section_tables,
         )
 
     def _layers(self) -> Section:
-        charts = [layers.entropy_chart(self.study), ablations.stability_chart(self.study)]
-        return Section("layers", "Layers: entropy", [], _drawn(charts))
+        charts = _present(layers.entropy_chart(self.study), ablations.stability_chart(self.study))
+        return Section("layers", "Layers: entropy", [], charts)
 
     def _ablations(self) -> Section:
-        alpha = (
+        alpha = ablations.along_chart(
+            self.study,
+            "alpha",
+            "alpha",
             "share of multimodal tokens in the calibration set, alpha",
             "Mixing ratio of the calibration set",
         )
-        clusters = "clusters of the K-means, K", "Number of clusters"
-        charts = [
-            ablations.along_chart(self.study, "alpha", "alpha", *alpha),
-            ablations.along_chart(self.study, "clusters", "clusters", *clusters),
-            ablations.tradeoff_chart(self.study, "nominal_bits"),
-            ablations.paper_chart(self.study),
-        ]
-        found = [
-            self.comparisons[axis]
-            for axis in ("propagation", "quantizer")
-            if self.comparisons[axis]
-        ]
+        clusters = ablations.along_chart(
+            self.study, "clusters", "clusters", "clusters of the K-means, K", "Number of clusters"
+        )
+        axes = [self.comparisons[axis] for axis in ("propagation", "quantizer")]
         return Section(
             "ablations",
             "Ablations, and the paper's figures",
             [],
-            _drawn(charts),
-            [tables.ranking(c) for c in found],
+            _present(
+                alpha,
+                clusters,
+                ablations.tradeoff_chart(self.study, "nominal_bits"),
+                ablations.paper_chart(self.study),
+            ),
+            [tables.ranking(comparisons) for comparisons in axes if comparisons],
         )
 
     def _costs(self) -> Section:
-        charts: list[Chart] = [
+        charts: Sequence[Chart] = (
             costs.ledger_chart(self.study, self.info),
             costs.time_chart(self.study.records),
-        ]
-        return Section("costs", "Bytes and time", [], charts)
+        )
+        return Section("costs", "Bytes and time", [], list(charts))
 
 
-def _drawn(charts: Sequence[Chart | None]) -> list[Chart]:
+def _present(*charts: Chart | None) -> list[Chart]:
+    """The charts for which there was something to show."""
     return [chart for chart in charts if chart is not None]

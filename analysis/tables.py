@@ -1,24 +1,39 @@
-"""The report's tables: cells as text with what they sort by, for a page, for Markdown, and for a terminal."""
+"""The report's tables: cells as text with what they sort by, for a page, Markdown, a terminal."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import NamedTuple
 
 from analysis.compare import Comparison
-from analysis.frame import BASE, MEAN, Study
+from analysis.frame import BASE, Study
 from analysis.pareto import ParetoInfo, budgets
-from luq.evaluation.compare import Difference
+from luq.evaluation.compare import MEAN, Difference
+from pipelines.units import human
 
 MOST = 200  # rows of a table in the page
 FEW = 24  # rows of an overview: the front and the baselines, and as many of the others
-Cell = str | tuple[str, float | str]  # what is shown, or that and what it sorts by
+
+
+class Number(NamedTuple):
+    """A cell that does not sort by its text."""
+
+    text: str
+    order: float
+
+
+Cell = str | Number
+NO_NUMBER = Number("-", math.inf)  # sorts last
+# a smaller divergence is better
+OF_DIVERGENCE = {"better": "worse", "worse": "better", "tie": "tie"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns. The first `words` columns are text, the others numbers; `note` explains what is not said."""
+    """Rows of cells under columns.
+
+    The first `words` columns are text, the others numbers; `note` explains what is not said.
+    """
 
     name: str
     title: str
@@ -29,33 +44,42 @@ class Table:
 
 
 def text(cell: Cell) -> str:
-    return cell if isinstance(cell, str) else cell[0]
+    """What a cell shows."""
+    return cell if isinstance(cell, str) else cell.text
 
 
-def size(count: float) -> str:
-    """Bytes for people, decimal."""
-    if math.isnan(count):
-        return "-"
-    unit, name = next(
-        ((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u), (1.0, "B")
-    )
-    return f"{count / unit:.3f} {name}" if unit > 1 else f"{count:.0f} B"
+def size(count: float) -> Number:
+    """Bytes for people."""
+    return Number(human(count, places=3), count)
 
 
-def number(value: float, places: int = 1, sign: bool = False) -> Cell:
+def number(value: float | None, places: int = 1, sign: bool = False) -> Number:
     """A number that sorts as one; `-` where there is none."""
     if value is None or not math.isfinite(value):
-        return ("-", math.inf)
-    return (f"{value:+.{places}f}" if sign else f"{value:.{places}f}", round(value, 6))
+        return NO_NUMBER
+    digits = f"{value:+.{places}f}" if sign else f"{value:.{places}f}"
+    return Number(digits, round(value, 6))
 
 
-def change(saved: float) -> Cell:
+def count(value: int) -> Number:
+    """A whole number."""
+    return Number(str(value), value)
+
+
+def change(saved: float) -> Number:
     """A share saved as a change in percent: 0.1 is -10.0."""
-    return number(-100 * saved + 0.0, 1, sign=bool(saved))
+    return number(-100 * saved + 0.0, 1, sign=bool(saved))  # + 0.0: no minus before a zero
 
 
-def interval(d: Difference, places: int = 1) -> Cell:
-    return (f"{d.low:+.{places}f} .. {d.high:+.{places}f}", d.low)
+def interval(difference: Difference, places: int = 1) -> Number:
+    """The ends of a difference's interval."""
+    low = f"{difference.low:+.{places}f}"
+    return Number(f"{low} .. {difference.high:+.{places}f}", difference.low)
+
+
+def with_error(score: float, stderr: float) -> Number:
+    """A score and its standard error."""
+    return Number(f"{score:.1f} ± {stderr:.1f}", score)
 
 
 def overview(study: Study, chosen: Sequence[str]) -> Table:
@@ -69,104 +93,95 @@ def overview(study: Study, chosen: Sequence[str]) -> Table:
         "vs 4-bit %",
         "mean score",
         "retention %",
+        "KL nats",
+        "top-1 %",
+        "perplexity",
+        "collapsed",
     ]
     rows: list[list[Cell]] = []
     plans = study.plans[study.plans["plan"].isin(chosen)]
     for _, plan in plans.iterrows():
         seeds = f" ({plan['seeds']} seeds)" if plan["seeds"] > 1 else ""
-        row = [
-            f"{plan['label']}{seeds}",
-            number(plan["nominal_bits"], 2),
-            number(plan["stored_bits"], 3),
-            change(plan["linears_saved"]),
-        ]
-        row += [
-            (size(plan["checkpoint_bytes"]), plan["checkpoint_bytes"]),
-            change(plan["checkpoint_saved"]),
-        ]
-        row += [
-            (f"{plan['score']:.1f} ± {plan['stderr']:.1f}", plan["score"]),
-            number(100 * plan["retention"]),
-        ]
-        row += [number(plan["kl"], 3), number(100 * plan["agreement"]), number(plan["perplexity"])]
+        collapsed = f"{plan['collapsed']}/{plan['benchmarks']}" if plan["collapsed"] else ""
         rows.append(
-            [*row, f"{plan['collapsed']}/{plan['benchmarks']}" if plan["collapsed"] else ""]
+            [
+                f"{plan['label']}{seeds}",
+                number(plan["nominal_bits"], 2),
+                number(plan["stored_bits"], 3),
+                change(plan["linears_saved"]),
+                size(plan["checkpoint_bytes"]),
+                change(plan["checkpoint_saved"]),
+                with_error(plan["score"], plan["stderr"]),
+                number(100 * plan["retention"]),
+                number(plan["kl"], 3),
+                number(100 * plan["agreement"]),
+                number(plan["perplexity"]),
+                collapsed,
+            ]
         )
     first = study.runs.iloc[0]
     title = (
         f"{study.name}: {first['benchmarks']} benchmarks, n = {first['n']} units, smallest first"
     )
     note = (
-        "±: standard error of the mean score over questions. KL per answer token to the 16-bit model and same first choices: "
-        "means over benchmarks. Perplexity: held-out text. collapsed: benchmarks with one answer for (nearly) all, or gibberish."
+        "±: standard error of the mean score over questions. KL per answer token to the 16-bit "
+        "model and same first choices: means over benchmarks. Perplexity: held-out text. "
+        "collapsed: benchmarks with one answer for (nearly) all, or gibberish."
     )
-    if left := len(study.plans) - len(plans):
-        note += f" {left} plans off the front are not in this table."
-    return Table(
-        "overview", title, [*columns, "KL nats", "top-1 %", "perplexity", "collapsed"], rows, note
-    )
+    left_out = len(study.plans) - len(plans)
+    if left_out:
+        note += f" {left_out} plans off the front are not in this table."
+    return Table("overview", title, columns, rows, note)
 
 
 def best_plans(info: ParetoInfo) -> Table:
     """The best plan under budgets of bytes."""
     rows: list[list[Cell]] = []
-    for _, b in budgets(info).iterrows():
-        row: list[Cell] = [
-            (f"{100 * b['share']:.0f} % of {b['of']}", b["share"]),
-            (size(b["budget"]), b["budget"]),
-        ]
-        if isinstance(b["label"], str):
-            row += [b["label"], (size(b["bytes"]), b["bytes"]), number(100 * b["retention"])]
-            row.append(
-                (f"{100 * b['low']:.1f} .. {100 * b['high']:.1f}", b["low"])
-                if math.isfinite(b["low"])
-                else ("-", math.inf)
-            )
+    for _, row in budgets(info).iterrows():
+        budget = Number(f"{100 * row['share']:.0f} % of {row['of']}", row["share"])
+        cells: list[Cell] = [budget, size(row["budget"])]
+        # an empty label is NaN in a frame
+        if not isinstance(row["label"], str):
+            cells += ["nothing that small", "", "", ""]
         else:
-            row += ["nothing that small", "", "", ""]
-        rows.append(row)
+            edges = NO_NUMBER
+            if math.isfinite(row["low"]):
+                edges = Number(f"{100 * row['low']:.1f} .. {100 * row['high']:.1f}", row["low"])
+            cells += [row["label"], size(row["bytes"]), number(100 * row["retention"]), edges]
+        rows.append(cells)
     columns = ["budget", "bytes", "best plan", "its checkpoint", "retention %", "95 % interval"]
-    return Table(
-        "best",
-        "The best plan under a budget",
-        columns,
-        rows,
-        "Bytes of the whole checkpoint; collapsed plans left out.",
-    )
+    note = "Bytes of the whole checkpoint; collapsed plans left out."
+    return Table("best", "The best plan under a budget", columns, rows, note)
 
 
 def differences(comparison: Comparison) -> Table:
     """One comparison, a row per benchmark and the mean: who won how often, and the verdict."""
-    rows = []
-    for d in comparison.scores:
-        counts: list[Cell] = [
-            (str(c), c) if comparison.by_question else "-" for c in (d.wins, d.ties, d.losses)
-        ]
-        verdict = {"better": comparison.b, "worse": comparison.a, "tie": "tie"}[d.verdict]
-        label = "mean of all" if d.name == MEAN else d.name
+    a = comparison.a
+    b = comparison.b
+    # the verdict is of b against a; the table names the winner
+    winners = {"better": b, "worse": a, "tie": "tie"}
+    rows: list[list[Cell]] = []
+    for difference in comparison.scores:
+        counts: list[Cell] = ["-", "-", "-"]
+        if comparison.by_question:
+            counts = [count(difference.wins), count(difference.ties), count(difference.losses)]
         rows.append(
             [
-                label,
-                number(d.a),
-                number(d.b),
-                number(d.mean, 1, True),
-                interval(d),
-                (str(d.n), d.n),
+                "mean of all" if difference.name == MEAN else difference.name,
+                number(difference.a),
+                number(difference.b),
+                number(difference.mean, 1, sign=True),
+                interval(difference),
+                count(difference.n),
                 *counts,
-                verdict,
+                winners[difference.verdict],
             ]
         )
-    wins, ties, losses = (
-        sum(d.verdict == v for _, d in comparison.plans) for v in ("better", "tie", "worse")
-    )
-    note = f"{comparison.runs} runs, {len(comparison.plans)} plans: {comparison.b} better in {wins}, tie in {ties}, "
-    how = (
-        "Questions averaged over runs, then paired; bootstrap."
-        if comparison.by_question
-        else "Unpaired: no answers here."
-    )
-    note = f"{note}worse in {losses}. {how}" if comparison.runs > 1 else how
-    a, b = comparison.a, comparison.b
+    note = "Unpaired: no answers here."
+    if comparison.by_question:
+        note = "Questions averaged over runs, then paired; bootstrap."
+    if comparison.runs > 1:
+        note = f"{_by_plan_note(comparison)} {note}"
     columns = [
         "benchmark",
         a,
@@ -179,84 +194,120 @@ def differences(comparison: Comparison) -> Table:
         f"{a} better",
         "verdict",
     ]
-    return Table(
-        f"{comparison.axis}_{b}".replace(" ", "_"), f"{b} against {a}", columns, rows, note
+    name = f"{comparison.axis}_{b}".replace(" ", "_")
+    return Table(name, f"{b} against {a}", columns, rows, note)
+
+
+def _by_plan_note(comparison: Comparison) -> str:
+    """In how many plans either side is better."""
+    verdicts = [difference.verdict for _, difference in comparison.plans]
+    return (
+        f"{comparison.runs} runs, {len(comparison.plans)} plans: "
+        f"{comparison.b} better in {verdicts.count('better')}, "
+        f"tie in {verdicts.count('tie')}, worse in {verdicts.count('worse')}."
     )
+
+
+class _PlanDifference(NamedTuple):
+    value: str
+    setting: str
+    difference: Difference
 
 
 def by_plan(comparisons: Sequence[Comparison]) -> Table:
     """Comparisons plan by plan; of very many those that differ most."""
-    found = [
-        (c.b, setting, d) for c in comparisons for setting, d in sorted(c.plans, key=lambda p: p[0])
-    ]
-    shown = set(sorted(range(len(found)), key=lambda i: -abs(found[i][2].mean))[:MOST])
-    rows: list[list[Cell]] = [
-        [b, setting, number(d.a), number(d.b), number(d.mean, 1, True), interval(d), d.verdict]
-        for i, (b, setting, d) in enumerate(found)
-        if i in shown
-    ]
-    note = f"The {MOST} of {len(found)} that differ most." if len(found) > MOST else ""
-    axis, base = comparisons[0].axis, comparisons[0].a
-    columns = [axis, "plan", base, "this", "difference", "95 % interval", "verdict"]
+    entries = []
+    for comparison in comparisons:
+        for setting, difference in sorted(comparison.plans, key=lambda plan: plan[0]):
+            entries.append(_PlanDifference(comparison.b, setting, difference))
+    largest_first = sorted(range(len(entries)), key=lambda i: -abs(entries[i].difference.mean))
+    rows: list[list[Cell]] = []
+    # those that differ most, in the order in which they stand
+    for i in sorted(largest_first[:MOST]):
+        value, setting, difference = entries[i]
+        rows.append(
+            [
+                value,
+                setting,
+                number(difference.a),
+                number(difference.b),
+                number(difference.mean, 1, sign=True),
+                interval(difference),
+                difference.verdict,
+            ]
+        )
+    note = f"The {MOST} of {len(entries)} that differ most." if len(entries) > MOST else ""
+    axis = comparisons[0].axis
+    columns = [axis, "plan", comparisons[0].a, "this", "difference", "95 % interval", "verdict"]
     return Table(f"{axis}_plans", "Plan by plan", columns, rows, note, words=2)
 
 
 def ranking(comparisons: Sequence[Comparison]) -> Table:
     """Every value of an axis against the base: score and divergence."""
-    base, axis = comparisons[0].a, comparisons[0].axis
+    base = comparisons[0].a
+    axis = comparisons[0].axis
     rows: list[list[Cell]] = []
-    for c in comparisons:
-        d, far = c.pooled, c.divergence
-        row: list[Cell] = [
-            c.b,
-            (str(c.runs), c.runs),
-            (str(len(c.plans)), len(c.plans)),
-            number(d.b),
-            number(d.mean, 1, True),
-            interval(d),
-        ]
-        row.append({"better": "better", "worse": "worse", "tie": "tie"}[d.verdict])
-        if far is None:
-            row += [("-", math.inf)] * 4
-        else:
-            fewer = {"better": "worse", "worse": "better", "tie": "tie"}[
-                far.verdict
-            ]  # less divergence is better
-            row += [number(far.b, 3), number(far.mean, 3, True), interval(far, 3), fewer]
-        rows.append(row)
-    columns = [axis, "runs", "plans", "score", f"minus {base}", "95 % interval", "verdict"]
-    note = f"{base} scores {comparisons[0].pooled.a:.1f} on the plans that it shares with the first row. "
-    note += "A difference whose interval holds 0 is a tie."
-    return Table(
-        f"{axis}_ranking",
-        f"Every {axis} against {base}",
-        [*columns, "KL", f"minus {base}", "95 % interval", "verdict"],
-        rows,
-        note,
+    for comparison in comparisons:
+        difference = comparison.pooled
+        rows.append(
+            [
+                comparison.b,
+                count(comparison.runs),
+                count(len(comparison.plans)),
+                number(difference.b),
+                number(difference.mean, 1, sign=True),
+                interval(difference),
+                difference.verdict,
+                *_divergence_cells(comparison.divergence),
+            ]
+        )
+    columns = [
+        axis,
+        "runs",
+        "plans",
+        "score",
+        f"minus {base}",
+        "95 % interval",
+        "verdict",
+        "KL",
+        f"minus {base}",
+        "95 % interval",
+        "verdict",
+    ]
+    base_score = comparisons[0].pooled.a
+    note = (
+        f"{base} scores {base_score:.1f} on the plans that it shares with the first row. "
+        "A difference whose interval holds 0 is a tie."
     )
+    return Table(f"{axis}_ranking", f"Every {axis} against {base}", columns, rows, note)
+
+
+def _divergence_cells(divergence: Difference | None) -> list[Cell]:
+    if divergence is None:
+        return [NO_NUMBER] * 4
+    return [
+        number(divergence.b, 3),
+        number(divergence.mean, 3, sign=True),
+        interval(divergence, 3),
+        OF_DIVERGENCE[divergence.verdict],
+    ]
 
 
 def scores(study: Study, info: ParetoInfo, labels: list[str]) -> Table:
-    """Scores per benchmark of some plans, in the labels' order."""
+    """Scores per benchmark of some plans, smallest first."""
     chosen = info.points[info.points["label"].isin(labels)]
-    means = study.scores.groupby(["plan", "benchmark"]).agg(
-        score=("score", "mean"), stderr=("stderr", "mean")
-    )
+    means = study.scores.groupby(["plan", "benchmark"])[["score", "stderr"]].mean()
     rows: list[list[Cell]] = []
     for _, point in chosen.iterrows():
-        row: list[Cell] = [point["label"], (size(point["bytes"]), point["bytes"])]
+        cells: list[Cell] = [point["label"], size(point["bytes"])]
         for benchmark in study.benchmarks:
-            if (point["plan"], benchmark) in means.index:
-                found: pd.Series = means.loc[(point["plan"], benchmark)]
-                row.append((f"{found['score']:.1f} ± {found['stderr']:.1f}", found["score"]))
-            else:
-                row.append(number(study.records[0]["scores"][benchmark]["float_score"]))
-        rows.append([*row, number(point["score"])])
+            place = (point["plan"], benchmark)
+            if place in means.index:
+                mean = means.loc[[place]].iloc[0]
+                cells.append(with_error(mean["score"], mean["stderr"]))
+            else:  # the 16-bit model without a run of its own
+                cells.append(number(study.records[0].scores[benchmark].float_score))
+        rows.append([*cells, number(point["score"])])
     columns = ["plan", "checkpoint", *study.benchmarks, "mean"]
-    return Table(
-        "scores",
-        "Scores per benchmark",
-        columns,
-        rows,
-        f"±: standard error. Baselines, and the front; memory is against {BASE}.",
-    )
+    note = f"±: standard error. Baselines, and the front; memory is against {BASE}."
+    return Table("scores", "Scores per benchmark", columns, rows, note)

@@ -1,68 +1,101 @@
-"""Tables for a terminal, and `luq compare`: two runs, or a sweep along an axis, question by question."""
+"""Tables for a terminal, and `luq compare`: two runs, or a sweep along an axis."""
 
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as Drawn
+from rich.table import Table as RichTable
 
-from analysis import compare, frame, tables
+from analysis import compare, tables
+from analysis.frame import studies
+from analysis.loading import load, questions
 from analysis.tables import Table
 from luq.errors import ConfigError
-from pipelines import results
+from pipelines import runs_folder
+
+WIDTH = 160  # columns of output that goes to a file or another program
+# the interval stands in one line of a column's title, the other words below each other
+INTERVAL = "95 % "
+INTERVAL_LINE = "95\u00a0%\n"
 
 
 def console() -> Console:
     """Standard output, wide where nobody looks on."""
     out = Console(highlight=False)
     if not out.is_terminal:
-        out.width = 160
+        out.width = WIDTH
     return out
 
 
-def shown(table: Table) -> Drawn:
+def printable(table: Table) -> RichTable:
     """A table for a terminal; the words of a column's title below each other."""
-    made = Drawn(title=escape(table.title), title_justify="left")
+    rich_table = RichTable(title=escape(table.title), title_justify="left")
     for i, name in enumerate(table.columns):
-        made.add_column(
-            escape(name).replace("95 % ", "95\u00a0%\n").replace(" ", "\n"),
-            justify="left" if i < table.words else "right",
-            no_wrap=i >= table.words,
+        is_text = i < table.words
+        rich_table.add_column(
+            escape(name).replace(INTERVAL, INTERVAL_LINE).replace(" ", "\n"),
+            justify="left" if is_text else "right",
+            no_wrap=not is_text,
         )
     for row in table.rows:
-        made.add_row(*(escape(tables.text(cell)) for cell in row))
-    return made
+        rich_table.add_row(*(escape(tables.text(cell)) for cell in row))
+    return rich_table
 
 
 def compare_runs(outputs: Path, a: str, b: str) -> None:
-    """Print the paired comparison of two runs."""
-    out, (left, right) = console(), (results.find(outputs, name) for name in (a, b))
-    if left["model_fingerprint"] != right["model_fingerprint"]:
+    """Print the paired comparison of two runs.
+
+    Args:
+        outputs: the folder of runs.
+        a: SWEEP/NAME, or the beginning of a key.
+        b: of the run that it is compared with.
+
+    Raises:
+        ConfigError: there is no such run, or the two share no question.
+    """
+    out = console()
+    left = runs_folder.find(outputs, a)
+    right = runs_folder.find(outputs, b)
+    if left.model_fingerprint != right.model_fingerprint:
         out.print("[yellow]the two runs are of different models[/yellow]")
-    if frame.questions(left) != frame.questions(right):
+    if questions(left) != questions(right):
         out.print(
             "[yellow]the two runs were not asked the same: only what both answered counts[/yellow]"
         )
-    found = compare.against("run", "A", {"": [left]}, "B", {"": [right]}, compare.Reader(outputs))
-    if not found.scores:
+    reader = compare.Reader(outputs)
+    comparison = compare.against("run", "A", {"": [left]}, "B", {"": [right]}, reader)
+    if not comparison.scores:
         raise ConfigError(f"{a} and {b} share no question: run both with the same evaluation")
-    table = tables.differences(found)
+    table = tables.differences(comparison)
     out.print(f"A: {a}\nB: {b}", markup=False, soft_wrap=True)
-    out.print(shown(table))
-    out.print(table.note)
+    out.print(printable(table))
+    out.print(table.note, markup=False)
 
 
 def compare_axis(outputs: Path, sweep: str, axis: str, base: str | None) -> None:
-    """Print one row per value of an axis, against one of them, over the settings that both ran with."""
-    out, some = console(), False
-    for study in frame.studies(frame.load(outputs, [sweep])):
-        found = compare.along(study, axis, compare.Reader(outputs), base)
-        if found:
-            some = True
-            table = tables.ranking(found)
-            out.print(shown(table))
-            out.print(f"{study.name}, n = {found[0].pooled.n}. {table.note}")
-    if not some:
+    """Print one row per value of an axis, over the settings that both ran with.
+
+    Args:
+        outputs: the folder of runs.
+        sweep: whose runs are compared.
+        axis: one of `compare.LABELS`, or a setting by its dotted name.
+        base: the value that the others are compared with; None: the usual one.
+
+    Raises:
+        ConfigError: there is nothing to compare.
+    """
+    out = console()
+    nothing = True
+    for study in studies(load(outputs, [sweep])):
+        comparisons = compare.along(study, axis, compare.Reader(outputs), base)
+        if comparisons:
+            nothing = False
+            table = tables.ranking(comparisons)
+            out.print(printable(table))
+            n = comparisons[0].pooled.n
+            out.print(f"{study.name}, n = {n}. {table.note}", markup=False)
+    if nothing:
         raise ConfigError(
-            f"the mixed plans of sweep {sweep!r} do not differ in {axis!r} alone: nothing to compare"
+            f"the mixed plans of sweep {sweep!r} do not differ in {axis!r} alone: "
+            "nothing to compare"
         )

@@ -2,50 +2,70 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from luq.errors import DataError
-from pipelines import results
-from pipelines.tracking import RECORD
+from pipelines import runs_folder
+from pipelines.record import from_json
 
 log = logging.getLogger(__name__)
 
 
-def fetch(project: str, folder: Path, sweeps: list[str], api: Any = None) -> Path:
-    """Bring the records of a project (`entity/project`) that are not here yet; returns an outputs folder that holds them.
+def fetch(project: str, folder: Path, sweeps: Sequence[str], api: Any = None) -> Path:
+    """Bring the records of a W&B project that are not here yet.
 
-    Answers stay where they were computed, so comparisons of such records are not paired by question. A DataError says
-    that the project cannot be reached.
+    Answers stay where they were computed, so comparisons of such records are not paired by
+    question.
+
+    Args:
+        project: ENTITY/PROJECT.
+        folder: what was brought earlier stands in it.
+        sweeps: whose runs are brought; none: all.
+        api: a `wandb.Api`; None: a new one.
+
+    Returns:
+        An outputs folder that holds the records.
+
+    Raises:
+        DataError: the project cannot be reached.
     """
     outputs = folder / project.replace("/", "__")
+    filters = {"group": {"$in": list(sweeps)}} if sweeps else {}
     try:
         if api is None:
             import wandb
 
             api = wandb.Api()
-        found = list(api.runs(project, filters={"group": {"$in": sweeps}} if sweeps else {}))
+        runs = list(api.runs(project, filters=filters))
     except Exception as error:
         raise DataError(
-            f"W&B project {project!r} cannot be read ({type(error).__name__}: {error}): run `wandb login`"
+            f"W&B project {project!r} cannot be read ({type(error).__name__}: {error}): "
+            "run `wandb login`"
         ) from error
-    for run in found:
-        if run.job_type == "report" or run.state == "running":
-            continue
-        if not (outputs / "runs" / run.id / results.FILE).exists():
-            try:
-                with run.file(RECORD).download(
-                    root=str(outputs / "fetched" / run.id), replace=True
-                ) as file:
-                    results.write(outputs, json.load(file))
-            except Exception as error:  # noqa: BLE001 (one run without its record must not keep the others away)
-                log.warning(
-                    "W&B run %s (%s) has no %s (%s): left out",
-                    run.id,
-                    run.name,
-                    RECORD,
-                    type(error).__name__,
-                )
-                continue
-        results.note(outputs, run.group or "default", run.id, run.name)
+    for run in runs:
+        # reports are runs of W&B too, and a run that is under way has no record yet
+        if run.job_type != "report" and run.state != "running" and _bring(run, outputs):
+            runs_folder.note(outputs, run.group or "default", run.id, run.name)
     return outputs
+
+
+def _bring(run: Any, outputs: Path) -> bool:
+    """Whether the record of a W&B run is here, after it was brought if it was not."""
+    if runs_folder.record_file(outputs, run.id).exists():
+        return True
+    target = outputs / "fetched" / run.id
+    try:
+        with run.file(runs_folder.FILE).download(root=str(target), replace=True) as file:
+            runs_folder.write(outputs, from_json(json.load(file)))
+    except Exception as error:  # noqa: BLE001 (one run without its record must not keep the others away)
+        log.warning(
+            "W&B run %s (%s) has no %s (%s): left out",
+            run.id,
+            run.name,
+            runs_folder.FILE,
+            type(error).__name__,
+        )
+        return False
+    return True

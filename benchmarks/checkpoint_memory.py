@@ -21,10 +21,10 @@ from rich.table import Table
 
 from luq.config import GptqTier, QuantizerConfig, RtnTier, TrellisTier
 from luq.config.building import build
-from luq.export import folder as save
+from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import write_layer
-from luq.models.checkpoint import POCKET
-from luq.models.vlm import LINEARS
+from luq.models.families import LINEARS
+from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -104,7 +104,7 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
         write_layer(place, {n: quantizer.quantize(w, same[w.shape[1]]) for n, w in weights.items()})
         places.append(place)
     del model
-    return save.export(folder, places, [tier] * layers, into, {}, "")
+    return export(PackedModel(folder, places, [tier] * layers), into)
 
 
 def probe(folder: Path, dtype: str) -> dict[str, float]:

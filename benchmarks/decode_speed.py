@@ -24,10 +24,10 @@ from rich.table import Table
 
 from luq.config import QuantizerConfig, RtnTier
 from luq.config.building import build
-from luq.export import folder as save
+from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import write_layer
 from luq.formats.linear import PackedLinear
-from luq.models.checkpoint import POCKET
+from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -111,7 +111,8 @@ def generation(n: int, scratch: Path) -> Table:
                 {n: quantizer.quantize(w, torch.eye(w.shape[1])) for n, w in linears.items()},
             )
             folders.append(folder)
-        target = save.export(source, folders, [name] * len(folders), scratch / name, {}, "")
+        packed = PackedModel(source, folders, [name] * len(folders))
+        target = export(packed, scratch / name)
         models[name] = AutoModelForImageTextToText.from_pretrained(
             target, dtype=torch.float32
         ).eval()

@@ -24,7 +24,8 @@ from rich.table import Table
 
 from luq.calibration.mixing import build
 from luq.config import CalibrationConfig, ModelConfig, QuantizerConfig, TierConfig, building
-from luq.models.vlm import GROUPS, load_vlm
+from luq.models.families import GROUPS
+from luq.models.vlm import load_vlm
 from luq.quantization.methods import make_quantizer
 from luq.quantization.walk import first_inputs, forward, hessians
 

@@ -11,13 +11,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from pipelines.stages import Stages
 from rich.console import Console
 
 from luq.allocation.plans import Allocation
 from luq.config import AllocationConfig, PathsConfig, RunConfig
 from pipelines.console import Silent
 from pipelines.grid import read
-from pipelines.stages import Stages
 from pipelines.sweep import Sweep
 
 out = Console(highlight=False, width=120)

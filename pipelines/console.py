@@ -2,10 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich import progress as bars
 from rich.console import Console, Group
@@ -13,64 +12,85 @@ from rich.markup import escape
 from rich.table import Table
 
 from luq.allocation.orders import Correlation
-from luq.profiling.entropy import LayerEntropy
-from pipelines.results import Record
+from luq.formats.sizes import Memory
+from luq.profiling.entropies import LayerEntropy
+from pipelines.record import BenchmarkFidelity, BenchmarkScore, RunRecord
+from pipelines.units import human, percent
 
 log = logging.getLogger(__name__)
 out = Console(highlight=False)
+Advance = Callable[[str, int], None]
+STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "missing": "dim"}
 
 
-class Progress:
+class Display:
     """Bars on a terminal, silence elsewhere; one line per stage in both."""
 
+    def __init__(self) -> None:
+        self._bars: bars.Progress | None = None  # rich can show one group of bars at a time
+
     @contextmanager
-    def bar(self, name: str, total: int) -> Iterator[Callable[..., None]]:
-        """A bar of `total` steps; the yielded function takes what was just done, and how many steps that was."""
+    def bar(self, name: str, total: int) -> Iterator[Advance]:
+        """A bar of `total` steps; a bar inside a bar is another line."""
         columns = (
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
             bars.MofNCompleteColumn(),
             bars.TimeElapsedColumn(),
         )
-        with bars.Progress(
-            *columns, console=out, transient=True, disable=not sys.stdout.isatty()
-        ) as shown:
-            task = shown.add_task(name, total=total)
-            yield lambda what, steps=1: shown.update(
-                task, advance=steps, description=f"{name} {what}".strip()
-            )
+        if self._bars is not None:
+            with self._task(self._bars, name, total) as advance:
+                yield advance
+            return
+        is_terminal = sys.stdout.isatty()
+        with bars.Progress(*columns, console=out, transient=True, disable=not is_terminal) as group:
+            self._bars = group
+            try:
+                with self._task(group, name, total) as advance:
+                    yield advance
+            finally:
+                self._bars = None
+
+    @contextmanager
+    def _task(self, group: bars.Progress, name: str, total: int) -> Iterator[Advance]:
+        task = group.add_task(name, total=total)
+
+        def advance(what: str, steps: int) -> None:
+            group.update(task, advance=steps, description=f"{name} {what}".strip())
+
+        try:
+            yield advance
+        finally:
+            group.remove_task(task)
 
     def note(self, text: str) -> None:
-        out.print(f"  [dim]{text}[/dim]")
+        """One line that people should see."""
+        out.print(f"  [dim]{escape(text)}[/dim]")
 
     def stage(self, name: str, seconds: float, cached: bool, made: int) -> None:
-        how = "from the store" if cached else f"{made} made" if made else "done"
+        """A finished stage."""
+        how = "done"
+        if cached:
+            how = "from the store"
+        elif made:
+            how = f"{made} made"
         log.info("%s: %.1f s, %s", name, seconds, how)
         out.print(f"  {name:<16} {seconds:7.1f} s  [dim]{how}[/dim]")
-
-
-class Silent(Progress):
-    """Says nothing."""
-
-    def note(self, text: str) -> None: ...
-
-    def stage(self, name: str, seconds: float, cached: bool, made: int) -> None: ...
 
 
 def log_warnings() -> None:
     """Warnings of all loggers to the terminal."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler]
-    )
+    layout = "%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=layout, handlers=[handler])
 
 
 @contextmanager
 def log_file(file: Path) -> Iterator[None]:
     """A job's own log: its stages, warnings, and the traceback of its failure."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(file)
+    handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     logging.getLogger("pipelines").setLevel(logging.INFO)
@@ -81,135 +101,173 @@ def log_file(file: Path) -> Iterator[None]:
         handler.close()
 
 
-def human(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
+def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
+    """A table whose first `left` columns are text, the others numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index < left else "right")
+    return table
 
 
 def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Table:
     """Entropy in bits per layer, and each layer's place in the order."""
-    modalities = [m for m in ("all", "image", "text") if any(e.modality == m for e in profile)]
-    tokens, clusters = profile[0].tokens, profile[0].clusters
-    table = Table(
-        title=f"Activation entropy, bits ({tokens} vectors each, K = {clusters})",
-        title_justify="left",
-    )
-    table.add_column("layer", justify="right")
-    for modality in modalities:
-        table.add_column(modality, justify="right")
-    table.add_column("place", justify="right")
+    entropies = {(entry.layer, entry.modality): entry for entry in profile}
+    present = {entry.modality for entry in profile}
+    modalities = [name for name in ("all", "image", "text") if name in present]
+    first = profile[0]
+    title = f"Activation entropy, bits ({first.tokens} vectors each, K = {first.clusters})"
+    table = _table(title, ["layer", *modalities, "place"], left=0)
     for layer in range(len(order)):
-        cells = [
-            f"{e.mean:.3f} ± {e.spread:.3f}"
-            for m in modalities
-            for e in profile
-            if (e.layer, e.modality) == (layer, m)
-        ]
-        table.add_row(str(layer), *cells, str(order.index(layer) + 1))
+        cells = [str(layer)]
+        for modality in modalities:
+            entry = entropies[layer, modality]
+            cells.append(f"{entry.mean:.3f} ± {entry.spread:.3f}")
+        table.add_row(*cells, str(order.index(layer) + 1))
     return table
 
 
 def order_tables(orders: dict[str, list[int]], correlations: list[Correlation]) -> Group:
-    """The orders, and how alike they rank: Kendall's tau above the diagonal, Spearman's rho below it."""
-    listed = Table(title="Orders, most compressible layer first", title_justify="left")
-    listed.add_column("order")
-    listed.add_column("layers")
+    """The orders, and how alike they rank: tau above the diagonal, rho below it."""
+    layers = _table("Orders, most compressible layer first", ["order", "layers"], left=2)
     for name, order in orders.items():
-        listed.add_row(name, " ".join(map(str, order)))
-    names, found = list(orders), {(c.a, c.b): c for c in correlations}
-    shown = Table(
-        title="Rank correlation: Kendall's tau above the diagonal, Spearman's rho below it",
-        title_justify="left",
-    )
-    shown.add_column("order")
-    for i in range(len(names)):
-        shown.add_column(str(i + 1), justify="right")
-    for i, a in enumerate(names):
-        cells = []
-        for j, b in enumerate(names):
-            value = found[a, b].kendall if i < j else found[b, a].spearman if i > j else None
-            cells.append("" if value is None else f"{value:+.1f}")
-        shown.add_row(f"{i + 1} {a}", *cells)
-    return Group(listed, shown)
+        layers.add_row(name, " ".join(str(layer) for layer in order))
+    by_pair = {(item.a, item.b): item for item in correlations}
+    names = list(orders)
+    title = "Rank correlation: Kendall's tau above the diagonal, Spearman's rho below it"
+    numbers = [str(index + 1) for index in range(len(names))]
+    alike = _table(title, ["order", *numbers])
+    for row, name in enumerate(names):
+        cells = [f"{row + 1} {name}"]
+        for column, neighbour in enumerate(names):
+            if row < column:
+                cells.append(f"{by_pair[name, neighbour].kendall:+.1f}")
+            elif row > column:
+                cells.append(f"{by_pair[neighbour, name].spearman:+.1f}")
+            else:
+                cells.append("")
+        alike.add_row(*cells)
+    return Group(layers, alike)
 
 
-def memory_line(memory: dict[str, Any]) -> str:
+def memory_line(memory: Memory) -> str:
+    """Bits per weight and bytes."""
     return (
-        f"nominal [bold]{memory['nominal_bits']:.2f}[/bold] bits, stored [bold]{memory['stored_bits']:.3f}[/bold] bits "
-        f"per weight; decoder linears {human(memory['stored_bytes'])}, whole checkpoint {human(memory['checkpoint_bytes'])}"
+        f"nominal [bold]{memory.nominal_bits:.2f}[/bold] bits, stored "
+        f"[bold]{memory.stored_bits:.3f}[/bold] bits per weight; decoder linears "
+        f"{human(memory.stored_bytes)}, whole checkpoint {human(memory.checkpoint_bytes)}"
     )
 
 
-def result_table(record: Record) -> Table:
-    """Per benchmark: 16-bit, this run, retention, and how far the answers' probabilities moved."""
-    table = Table(title="scores, % of the maximum", title_justify="left")
-    table.add_column("benchmark")
-    for name in ("16-bit", "this run", "±", "n", "retention %", "KL", "top-1 %"):
-        table.add_column(name, justify="right")
-    for name, s in record["scores"].items():
-        flag = " [red]![/red]" if s["collapsed"] or s["errors"] else ""
-        kept = "-" if s["retention"] is None else f"{100 * s['retention']:.1f}"
-        measured = record["fidelity"].get(name)
-        far = (
-            (f"{measured['kl'][0]:.3f}", f"{100 * measured['agreement'][0]:.1f}")
-            if measured and measured["n"]
-            else ("", "")
-        )
-        cells = (
-            f"{s['float_score']:.1f}",
-            f"{s['score']:.1f}",
-            f"{s['stderr']:.1f}",
-            str(s["n"]),
-            kept,
-        )
-        table.add_row(name + flag, *cells, *far)
-    kept = "-" if record["mean_retention"] is None else f"{100 * record['mean_retention']:.1f}"
+def result_table(record: RunRecord) -> Table:
+    """Per benchmark: 16-bit, this run, retention, and how far the probabilities moved."""
+    columns = ["benchmark", "16-bit", "this run", "±", "n", "retention %", "KL", "top-1 %"]
+    table = _table("scores, % of the maximum", columns)
+    for name, score in record.scores.items():
+        table.add_row(*_score_cells(name, score, record.fidelity.get(name)))
     table.add_section()
-    table.add_row(
-        "mean",
-        f"{record['float_mean_score']:.1f}",
-        f"{record['mean_score']:.1f}",
-        "",
-        "",
-        kept,
-        style="bold",
-    )
+    float_mean = f"{record.float_mean_score:.1f}"
+    mean = f"{record.mean_score:.1f}"
+    retention = percent(record.mean_retention)
+    table.add_row("mean", float_mean, mean, "", "", retention, style="bold")
     return table
 
 
-def flags(record: Record) -> list[str]:
+def _score_cells(name: str, score: BenchmarkScore, fidelity: BenchmarkFidelity | None) -> list[str]:
+    flag = " [red]![/red]" if score.collapsed or score.errors else ""
+    cells = [
+        name + flag,
+        f"{score.float_score:.1f}",
+        f"{score.score:.1f}",
+        f"{score.stderr:.1f}",
+        str(score.n),
+        percent(score.retention),
+    ]
+    if fidelity is None or fidelity.kl is None or fidelity.agreement is None:
+        return [*cells, "", ""]
+    return [*cells, f"{fidelity.kl.mean:.3f}", percent(fidelity.agreement.mean)]
+
+
+def flags(record: RunRecord) -> list[str]:
     """What a reader must know of single benchmarks before he believes their scores."""
-    lines = []
-    for name, s in record["scores"].items():
-        if s["collapsed"]:
-            lines.append(f"[red]![/red] {name} collapsed: {escape(s['collapsed'])}")
-        if s["errors"]:
-            key = record["artefacts"]["evaluate"][name]
+    lines: list[str] = []
+    for name, score in record.scores.items():
+        if score.collapsed:
+            lines.append(f"[red]![/red] {name} collapsed: {escape(score.collapsed)}")
+        if score.errors:
+            answers = record.artefacts.answers[name]
             lines.append(
-                f"[red]![/red] {name}: {s['errors']} rows were errors and count as wrong: store/evaluation/{key}"
+                f"[red]![/red] {name}: {score.errors} rows were errors and count as wrong: "
+                f"store/evaluation/{answers}"
             )
     return lines
 
 
-def fidelity_line(record: Record) -> str:
+def fidelity_line(record: RunRecord) -> str:
     """Perplexity with its interval, and what KL and top-1 are."""
-    parts = []
-    if record["perplexity"]:
-        p = record["perplexity"]
+    parts: list[str] = []
+    perplexity = record.perplexity
+    if perplexity:
         parts.append(
-            f"perplexity [bold]{p['value']:.2f}[/bold] ({p['low']:.2f} .. {p['high']:.2f}, {p['tokens']} tokens of held-out text)"
+            f"perplexity [bold]{perplexity.value:.2f}[/bold] ({perplexity.low:.2f} .. "
+            f"{perplexity.high:.2f}, {perplexity.tokens} tokens of held-out text)"
         )
-    if record["fidelity"]:
+    if record.fidelity:
         parts.append("KL in nats per answer token from the 16-bit model, top-1: same first choice")
     return "; ".join(parts)
 
 
+def show_record(record: RunRecord) -> None:
+    """A finished run: scores, what to know of them, sizes."""
+    out.print(result_table(record))
+    for line in (*flags(record), fidelity_line(record)):
+        if line:
+            out.print(line)
+    out.print(memory_line(record.memory))
+
+
+def sweep_table(records: dict[str, RunRecord]) -> Table:
+    """Finished runs, smallest file first; * where no smaller or equal one scores higher."""
+    title = "finished runs, smallest first; * on the Pareto front of bytes and score"
+    columns = ["run", "stored bits", "checkpoint", "score", "retention %", "KL"]
+    table = _table(title, columns)
+    best_score = float("-inf")
+
+    def smallest_first(item: tuple[str, RunRecord]) -> tuple[int, float]:
+        return item[1].memory.checkpoint_bytes, -item[1].mean_score
+
+    for name, record in sorted(records.items(), key=smallest_first):
+        on_front = record.mean_score > best_score
+        best_score = max(best_score, record.mean_score)
+        divergences = [item.kl.mean for item in record.fidelity.values() if item.kl]
+        mean_divergence = "-"
+        if divergences:
+            mean_divergence = f"{sum(divergences) / len(divergences):.3f}"
+        table.add_row(
+            escape(name) + (" *" if on_front else ""),
+            f"{record.memory.stored_bits:.3f}",
+            human(record.memory.checkpoint_bytes),
+            f"{record.mean_score:.1f}",
+            percent(record.mean_retention),
+            mean_divergence,
+        )
+    return table
+
+
+def status_table(sweep: str, states: dict[str, str]) -> Table:
+    """The state of every run of a sweep."""
+    table = _table(f"sweep {sweep}", ["run", "state"], left=2)
+    for name, state in states.items():
+        colour = STATE_COLOURS[state]
+        table.add_row(escape(name), f"[{colour}]{state}[/{colour}]")
+    return table
+
+
+def failure_line(name: str, reason: str, log: str) -> str:
+    """A failed run in one line."""
+    return f"[bold red]failed[/bold red] {escape(name)}: {escape(reason)}{escape(log)}"
+
+
 def fail(message: str) -> None:
     """An error for people, on stderr."""
-    Console(stderr=True, highlight=False).print(
-        f"[bold red]error[/bold red] {escape(message)}", soft_wrap=True
-    )
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[bold red]error[/bold red] {escape(message)}", soft_wrap=True)

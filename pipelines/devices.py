@@ -6,20 +6,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
+
+from luq.models.devices import has_cuda
 
 LOCKS = Path(tempfile.gettempdir()) / f"luq-devices-{os.getuid()}"
 
 
+def device_count() -> int:
+    """CUDA devices of this machine; torch is only asked where there is a driver."""
+    if not has_cuda():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 @contextmanager
 def free(wanted: str) -> Iterator[str]:
-    """The device that a job shall use. `auto` on a machine with several GPUs: the first that no other job holds.
+    """The device that a job shall use.
 
-    A GPU is held by a file lock, so that a killed job gives it back. With more jobs than GPUs the last ones share the
-    first. CUDA_VISIBLE_DEVICES, as Slurm sets it, is respected: only what it shows is counted.
+    `auto` on a machine with several GPUs: the first that no other job holds.
+
+    A GPU is held by a file lock, so that a killed job gives it back. With more jobs than GPUs the
+    last ones share the first. CUDA_VISIBLE_DEVICES, as Slurm sets it, is respected: only what it
+    shows is counted.
     """
-    count = torch.cuda.device_count()
+    count = device_count()
     if wanted != "auto" or count < 2:
         yield wanted
         return

@@ -4,15 +4,21 @@
 of schema 3 are read too.
 """
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from luq.allocation.reports import PlanReport
 from luq.config import RunConfig
+from luq.config.building import build, plain
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
 
 SCHEMA = 4
+# fields that differ between two runs that did the same
+# Settings that say where a run is written and mirrored, and on what it is computed.
+ELSEWHERE = ("paths", "tracking", "group", "checkpoint")
+MACHINE = (("model", "device"), ("model", "activations_gb"), ("evaluation", "batch_size"))
+PASSING = ("seconds", "cached", "wall_seconds", "finished", "git_sha", "versions", "device")
 
 
 class Interval(NamedTuple):
@@ -64,7 +70,7 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class CalibrationSummary:
-    """The calibration set that was used: the hash of its content, tokens, share of multimodal ones."""
+    """The calibration set: the hash of its content, its tokens, the share of multimodal ones."""
 
     hash: str
     tokens: int
@@ -122,3 +128,79 @@ class RunRecord:
     cached: dict[str, bool]  # stage -> whether the store had all of it
     wall_seconds: float
     finished: float  # seconds since the epoch
+
+
+def to_json(record: RunRecord) -> dict[str, Any]:
+    """A record as plain data with its schema number: dicts, lists, strings, numbers, None."""
+    return {"schema": SCHEMA, **plain(record)}
+
+
+def from_json(data: object) -> RunRecord:
+    """The record that `to_json`, or a version that wrote schema 3, made plain data of.
+
+    Args:
+        data: what `json.load` gave.
+
+    Returns:
+        The typed record. Fields that this version does not know are left out.
+
+    Raises:
+        ValueError: it is no record, of a schema that this version does not read, or incomplete.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("it holds no record")
+    schema = data.get("schema")
+    if schema == 3:
+        record = build(RunRecord, _from_schema_3(data), "record", strict=False)
+        return replace(record, artefacts=replace(record.artefacts, used=_named_artefacts(record)))
+    if schema != SCHEMA:
+        raise ValueError(f"it has schema {schema}, this version reads 3 and {SCHEMA}")
+    return build(RunRecord, data, "record", strict=False)
+
+
+def lasting(record: RunRecord) -> dict[str, Any]:
+    """A record's plain data without what differs between two runs that did the same."""
+    data = to_json(record)
+    for name in PASSING:
+        del data[name]
+    del data["memory"]["peak_bytes"]
+    for name in ELSEWHERE:
+        del data["config"][name]
+    for group, name in MACHINE:
+        del data["config"][group][name]
+    return data
+
+
+def _from_schema_3(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 3 as schema 4: its artefacts were keys under the names of the stages of a run."""
+    stages = data.get("artefacts")
+    if not isinstance(stages, dict):
+        raise ValueError("it lacks the keys of its artefacts")
+    artefacts = {
+        "calibration": stages.get("calibration", ""),
+        "profile": stages.get("profile"),
+        "layers": stages.get("quantize", []),
+        "float_layers": stages.get("quantize 16-bit", []),
+        "answers": stages.get("evaluate", {}),
+        "float_answers": stages.get("evaluate 16-bit", {}),
+    }
+    # the first records of this schema had neither a command nor the commit of a hub's repository
+    added_later: dict[str, Any] = {"command": "", "model_commit": None, "layer_scores": {}}
+    return {**added_later, **data, "artefacts": artefacts}
+
+
+def _named_artefacts(record: RunRecord) -> list[str]:
+    """STAGE/KEY of the artefacts whose keys a record of schema 3 holds: those of scores and of
+    perplexity are not among them."""
+    artefacts = record.artefacts
+    keys_of_stages: dict[str, list[str | None]] = {
+        "calibration": [artefacts.calibration],
+        "profile": [artefacts.profile],
+        "layers": [*artefacts.layers, *artefacts.float_layers],
+        "evaluation": [*artefacts.answers.values(), *artefacts.float_answers.values()],
+        "fidelity": [measured.key for measured in record.fidelity.values()],
+    }
+    used = []
+    for stage, stage_keys in keys_of_stages.items():
+        used += [f"{stage}/{key}" for key in stage_keys if key]
+    return used

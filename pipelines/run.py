@@ -1,176 +1,119 @@
-"""One run: load, calibrate, profile, allocate, quantize, evaluate, record. `python -m pipelines.run` is `luq run`."""
+"""The commands that take Hydra overrides: run, profile, quantize, evaluate. One job of a (multi)run.
+
+Errors of a job are shown and recorded, and the next job goes on.
+"""
 
 import logging
-import platform
 import shlex
-import subprocess
-import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import cache
-from importlib.metadata import packages_distributions, version
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import hydra
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from luq import __version__
 from luq.config import RunConfig
 from luq.config.building import plain
 from luq.errors import LuqError
 from luq.evaluation import scorers
-from luq.formats.memory import reset_peak
-from luq.models.checkpoint import outline
 from luq.questions import prompts
-from luq.store import keys
+from luq.store.keys import digest
 from luq.store.store import Store
-from pipelines import checkpoints, console, devices, results
-from pipelines.records import score_part
-from pipelines.schema import CONF, register, to_config
-from pipelines.stages import Stages
-from pipelines.tracking import make_tracker
+from pipelines import console, devices, runs_folder
+from pipelines.execute import (
+    RunIdentity,
+    choose,
+    execute,
+    workbench,
+)
+from pipelines.follow import follow
+from pipelines.graph import Graph
+from pipelines.record import ELSEWHERE, RunRecord
+from pipelines.schema import to_config
 
 log = logging.getLogger(__name__)
 UNNAMED = ("paths", "tracking", "group=", "checkpoint=")  # overrides that no run is named after
-failures: list[str] = []  # jobs of this process that failed; the command's exit code says so
-PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "scikit-learn", "safetensors")
-OPTIONAL = (
-    "torchvision",
-    "triton",
-)  # where they are, images are resized and linears computed another way
+UNREPEATED = (*UNNAMED, "model.device", "evaluation.batch_size")  # and that its command leaves out
 
 
-@cache
-def versions() -> dict[str, str]:
-    """Of what has a say in the numbers."""
-    installed = packages_distributions()  # a module's package may have another name
-    optional = {name: version(installed[name][0]) for name in OPTIONAL if name in installed}
-    return {
-        "luq": __version__,
-        "python": platform.python_version(),
-        **{p: version(p) for p in PACKAGES},
-        **optional,
-    }
-
-
-def git_sha() -> str | None:
-    """The commit of the checkout this runs from, if there is one."""
-    folder = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
+def config_key(config: RunConfig) -> str:
+    """Of a run's settings, whatever the checkpoint and the questions: names its lock and its log."""
+    settings = plain(config)
+    return digest("config", {k: v for k, v in settings.items() if k not in ELSEWHERE})
 
 
 def command() -> str:
     """The command line that gives the running job's record again, wherever it runs."""
-    kept = (
-        o
-        for o in HydraConfig.get().overrides.task
-        if not o.startswith((*UNNAMED, "model.device", "evaluation.batch_size"))
-    )
-    return shlex.join(["luq", "run", *kept])
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(UNREPEATED)]
+    return shlex.join(["luq", "run", *overrides])
 
 
-def execute(stages: Stages, name: str) -> results.Record:
-    """The whole chain; returns the record."""
-    config, started = stages.config, time.time()
-    reset_peak()
-    allocation = stages.chosen.allocation
-    console.out.print(f"  allocation       {allocation}")
-    memory = stages.memory
-    reference = stages.evaluate(*stages.reference, "evaluate 16-bit")
-    scores = stages.evaluate(allocation, stages.layers)
-    measured, perplexity = stages.fidelity()
-    return {
-        "key": keys.key(config, stages.outline.fingerprint),
-        "name": name,
-        "command": command(),
-        "sweep": config.group,
-        "config": plain(config),
-        "versions": versions(),
-        "git_sha": git_sha(),
-        "model_fingerprint": stages.outline.fingerprint,
-        "model_commit": stages.outline.commit,
-        "device": str(stages.vlm.device),
-        "split": config.evaluation.split,
-        "subset": {name: keys.key(ids) for name, ids in stages.evaluator.subset.items()},
-        "prompt_version": prompts.VERSION,
-        "calibration": {k: v for k, v in stages.calibration_info.items() if k != "sources"},
-        "profile": [asdict(e) for e in stages.profile],
-        "order": stages.order,
-        "allocation": str(allocation),
-        "tiers": list(allocation.tiers),
-        "plan": stages.chosen.report,
-        "layer_scores": stages.chooser.scores(),
-        "k": allocation.count(config.quantizer.low)
-        if config.quantizer.low != config.quantizer.high
-        else len(allocation.tiers),
-        "memory": asdict(memory),
-        **score_part(scores, reference),
-        "fidelity": measured,
-        "perplexity": perplexity,
-        "artefacts": stages.artefacts,
-        "seconds": stages.seconds,
-        "cached": stages.cached,
-        "wall_seconds": sum(stages.seconds.values()),
-        "finished": started + sum(stages.seconds.values()),
-    }
+def job_name(overrides: Sequence[str]) -> str:
+    """What a run is called: the overrides by which it differs from its neighbours."""
+    words = [o.removeprefix("experiment=") for o in overrides if not o.startswith(UNNAMED)]
+    return " ".join(words) or "default"
 
 
-def run(config: RunConfig, name: str) -> results.Record:
-    """Execute, write the record, mirror it, show it."""
-    stages = Stages(config, console.Progress())
-    record = execute(stages, name)
-    file = results.write(stages.outputs, record)
-    results.clear_failure(stages.outputs, keys.key(config))
-    make_tracker(config.tracking, stages.outputs).track(record)
-    console.out.print(console.result_table(record))
-    for line in (*console.flags(record), console.fidelity_line(record)):
-        if line:
-            console.out.print(line)
-    console.out.print(console.memory_line(record["memory"]))
-    found, made = len(stages.store.found), len(stages.store.made)
-    if config.checkpoint:
-        target = stages.outputs / "checkpoints" / record["key"]
-        if not target.exists():
-            checkpoints.export(stages.outputs, record, target)
-        console.out.print(f"checkpoint: {target} (luq info {target})")
+def run(config: RunConfig, name: str) -> None:
+    """Execute, write the record, show it, and do what follows a record."""
+    bench = workbench(config)
+    record = execute(bench, RunIdentity(name, command()))
+    outputs = Path(config.paths.outputs)
+    file = runs_folder.write(outputs, record)
+    runs_folder.clear_failure(outputs, config_key(config))
+    console.show_record(record)
+    follow(record, outputs)
     console.out.print(
-        f"{found} artefacts from the store, {made} made, {record['wall_seconds']:.1f} s. Record: {file}"
+        f"{len(bench.store.found)} artefacts from the store, {len(bench.store.made)} made, "
+        f"{record.wall_seconds:.1f} s. Record: {file}"
     )
-    return record
 
 
 def profile(config: RunConfig, name: str) -> None:
-    """Only load, calibrate and profile; prints the entropies."""
-    stages = Stages(config, console.Progress())
-    console.out.print(console.entropy_table(stages.profile, stages.order))
-    console.out.print(console.order_tables(stages.chooser.orders(), stages.chooser.correlations()))
+    """Only calibrate and profile; print the entropies and what orders make of them."""
+    from pipelines.allocate import LayerScores
+
+    bench = workbench(config)
+    with bench.clock.stage("calibrate"):
+        bench.store.get(bench.graph.calibration)
+    with bench.clock.stage("profile"):
+        entropies = bench.store.get(bench.graph.profile)
+    scores = LayerScores(bench.graph, bench.store.get)
+    console.out.print(console.entropy_table(entropies, scores.order()))
+    console.out.print(console.order_tables(scores.orders(), scores.correlations()))
 
 
 def quantize(config: RunConfig, name: str) -> None:
-    """Up to the packed layers; prints where they are and what they weigh."""
-    stages = Stages(config, console.Progress())
-    console.out.print(f"  allocation       {stages.chosen.allocation}")
-    memory = asdict(stages.memory)
-    console.out.print(console.memory_line(memory))
-    console.out.print(f"packed layers: {stages.store.root / 'layers'}/<key>, keys in layer order:")
-    console.out.print(" ".join(folder.name for folder in stages.layers))
+    """Up to the packed layers; print where they are and what they weigh."""
+    from luq.formats.memory import peak_bytes
+    from luq.formats.sizes import memory
+
+    bench = workbench(config)
+    layers = bench.graph.layers(choose(bench).allocation)
+    sizes = bench.quantize(layers, "quantize")
+    rest = bench.store.get(bench.graph.rest)
+    console.out.print(console.memory_line(memory(sizes, rest.ledger, peak_bytes())))
+    folder = bench.store.root / "layers"
+    console.out.print(f"packed layers: {folder}/<key>, keys in layer order:")
+    console.out.print(" ".join(layer.key for layer in layers))
 
 
-STAGES: dict[str, Callable[[RunConfig, str], Any]] = {
+STAGES: dict[str, Callable[[RunConfig, str], None]] = {
     "run": run,
     "evaluate": run,
     "profile": profile,
     "quantize": quantize,
 }
+
+
+class Failures:
+    """The jobs of this process that failed: the command's exit code says so."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
 
 
 def job(
@@ -179,23 +122,30 @@ def job(
     base: Sequence[str] = (),
     once: bool = False,
     wait: bool = True,
+    failures: Failures | None = None,
 ) -> None:
-    """One job of a (multi)run: errors are shown and recorded, and the next job goes on.
+    """One job of a (multi)run.
 
-    `base` are overrides that its name leaves out. With `once` a job that has its record is left alone; without `wait` so is
-    one that another process is at.
+    Args:
+        stage: a name of `STAGES`.
+        composed: what Hydra made of the job's overrides.
+        base: overrides that its name leaves out.
+        once: leave a job alone that has its record.
+        wait: for another process that is at the same job; else leave it alone.
+        failures: where the names of failed jobs go.
     """
-    overrides = [
-        o for o in HydraConfig.get().overrides.task if o not in base and not o.startswith(UNNAMED)
-    ]
-    name = " ".join(o.removeprefix("experiment=") for o in overrides) or "default"
+    overrides = [o for o in HydraConfig.get().overrides.task if o not in base]
+    name = job_name(overrides)
+    failures = failures or Failures()
     console.out.rule(f"[bold]{escape(name)}[/bold]", align="left")
     try:
         config = to_config(composed)
     except LuqError as error:
-        _failed(name, error)
+        failures.names.append(name)
+        console.fail(str(error))
         return
-    outputs, key = Path(config.paths.outputs), keys.key(config)
+    outputs = Path(config.paths.outputs)
+    key = config_key(config)
     lock = Store(outputs / "store").lock(f"run-{key}", f"the run {name}" if wait else "")
     try:
         with (
@@ -205,69 +155,49 @@ def job(
             if once and done(config):
                 console.out.print("  done by another process")
                 return
-            _attempt(stage, config, name)
+            _attempt(stage, config, name, failures)
     except Timeout:
         console.out.print("  another process is at it: later")
 
 
-def _attempt(stage: str, config: RunConfig, name: str) -> None:
+def _attempt(stage: str, config: RunConfig, name: str, failures: Failures) -> None:
     try:
         with devices.free(config.model.device) as device:
             STAGES[stage](replace(config, model=replace(config.model, device=device)), name)
     except LuqError as error:
-        _failed(name, error)
+        failures.names.append(name)
+        console.fail(str(error))
         _record_failure(config, name, error)
     except Exception as error:
         _record_failure(config, name, error)
         raise
 
 
-def done(config: RunConfig) -> results.Record | None:
-    """The record of a config's run, unless there is none, or it is of another model or of other scorers or prompts."""
-    try:
-        fingerprint = outline(config.model, download=False).fingerprint
-        record = results.read(
-            Path(config.paths.outputs) / "runs" / keys.key(config, fingerprint) / results.FILE
-        )
-    except LuqError:
-        return None
-    current = (record["scorer_version"], record["prompt_version"]) == (
-        scorers.VERSION,
-        prompts.VERSION,
-    )
-    return record if current else None
-
-
-def _failed(name: str, error: LuqError) -> None:
-    failures.append(name)
-    console.fail(str(error))
-
-
 def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
     trace = "".join(traceback.format_exception(error))
     log.info("%s", trace)  # to the job's file; people get one line
-    entry = {
-        "name": name,
-        "sweep": config.group,
-        "error": type(error).__name__,
-        "message": str(error),
-        "traceback": trace,
-    }
-    results.write_failure(Path(config.paths.outputs), keys.key(config), entry)
+    failure = runs_folder.Failure(
+        key=config_key(config),
+        name=name,
+        sweep=config.group,
+        error=type(error).__name__,
+        message=str(error),
+        traceback=trace,
+    )
+    runs_folder.write_failure(Path(config.paths.outputs), failure)
 
 
-def main(stage: str = "run") -> None:
-    """Compose the config from sys.argv with Hydra and run one stage for every job."""
-    console.log_warnings()
-    register()
+def done(config: RunConfig) -> RunRecord | None:
+    """The record of a config's run.
 
-    def entry(composed: DictConfig) -> None:
-        job(stage, composed)
-
-    hydra.main(version_base=None, config_path=str(CONF), config_name="run")(entry)()
-    if failures:
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
+    None if there is none, if it is of another model or of other questions, or if it was scored by
+    an older version.
+    """
+    outputs = Path(config.paths.outputs)
+    try:
+        graph = Graph(config, outputs / "store", download=False)
+        record = runs_folder.read(runs_folder.record_file(outputs, graph.key))
+    except LuqError:
+        return None
+    versions = (record.scorer_version, record.prompt_version)
+    return record if versions == (scorers.VERSION, prompts.VERSION) else None

@@ -5,24 +5,22 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from luq.config import TrackingConfig
-from pipelines.results import SCHEMA, Record
+from luq.config.building import plain
+from pipelines.record import Interval, RunRecord, to_json
+from pipelines.runs_folder import FILE
 
 log = logging.getLogger(__name__)
-
-
-RECORD = (
-    "result.json"  # the record itself, as a file of its W&B run: `luq report --wandb` reads it back
-)
 
 
 class Tracker(Protocol):
     """One call per run, and one per report over many."""
 
-    def track(self, record: Record) -> None: ...
+    def track(self, record: RunRecord) -> None: ...
 
     def track_report(
         self,
@@ -34,7 +32,7 @@ class Tracker(Protocol):
 
 
 class NoTracker:
-    def track(self, record: Record) -> None:
+    def track(self, record: RunRecord) -> None:
         return None
 
     def track_report(
@@ -48,12 +46,15 @@ class NoTracker:
 
 
 class WandbTracker:
-    """Weights & Biases, online or offline: config, summary, entropy, ledger and benchmark tables, grouped by sweep."""
+    """Weights & Biases, online or offline, grouped by sweep.
+
+    A run has its config, its summary, and tables of entropies, scores, tiers and bytes.
+    """
 
     def __init__(self, config: TrackingConfig, folder: Path):
         self.config, self.folder = config, folder
 
-    def track(self, record: Record) -> None:
+    def track(self, record: RunRecord) -> None:
         """Mirror one record; whatever goes wrong is warned of once and swallowed."""
         self._safely(lambda: self._track(record))
 
@@ -77,28 +78,19 @@ class WandbTracker:
                 error,
             )
 
-    def _track(self, record: Record) -> None:
-        config = record["config"]
-        order = [
-            config["order"]["name"],
-            *([] if config["order"]["modality"] == "all" else [config["order"]["modality"]]),
-        ]
-        tags = [config["model"]["name"], config["calibration"]["name"], *order]
+    def _track(self, record: RunRecord) -> None:
+        config = record.config
+        tags = [config.model.name, config.calibration.name, config.order.name]
+        if config.order.modality != "all":
+            tags.append(config.order.modality)
+        settings = plain(config)
         with self._run(
-            record["sweep"],
-            tags,
-            name=record["name"],
-            id=record["key"],
-            job_type="run",
-            config=config,
-        ) as (
-            run,
-            wandb,
-        ):
+            record.sweep, tags, name=record.name, id=record.key, job_type="run", config=settings
+        ) as (run, wandb):
             run.log(tables(record, wandb))
             run.summary.update(summary(record))
-            file = Path(run.dir) / RECORD
-            file.write_text(json.dumps({"schema": SCHEMA, **record}))
+            file = Path(run.dir) / FILE
+            file.write_text(json.dumps(to_json(record)), encoding="utf-8")
             run.save(str(file), base_path=run.dir, policy="now")
 
     def _track_report(
@@ -149,41 +141,45 @@ class WandbTracker:
             yield run, wandb
 
 
-def summary(record: Record) -> dict[str, Any]:
+def summary(record: RunRecord) -> dict[str, Any]:
     """The numbers that W&B panels need, flat."""
-    flat: dict[str, Any] = {f"memory/{k}": v for k, v in record["memory"].items() if k != "ledger"}
-    flat |= {f"ledger/{k}": v for k, v in record["memory"]["ledger"].items()}
-    flat |= {f"score/{name}": s["score"] for name, s in record["scores"].items()}
-    flat |= {f"retention/{name}": s["retention"] for name, s in record["scores"].items()}
-    flat |= {
-        "score/mean": record["mean_score"],
-        "retention/mean": record["mean_retention"],
-        "allocation": record["allocation"],
-    }
-    flat |= {"k": record["k"], "command": record["command"]}
-    for benchmark, measured in record["fidelity"].items():
-        if measured["n"]:
-            flat |= {
-                f"{name}/{benchmark}": measured[name][0] for name in ("kl", "agreement", "loglik")
-            }
-    return flat | ({"perplexity": record["perplexity"]["value"]} if record["perplexity"] else {})
+    memory = asdict(record.memory)
+    ledger = memory.pop("ledger")
+    flat: dict[str, Any] = {f"memory/{name}": value for name, value in memory.items()}
+    flat |= {f"ledger/{part}": count for part, count in ledger.items()}
+    for name, score in record.scores.items():
+        flat[f"score/{name}"] = score.score
+        flat[f"retention/{name}"] = score.retention
+    flat["score/mean"] = record.mean_score
+    flat["retention/mean"] = record.mean_retention
+    flat["allocation"] = record.allocation
+    flat["k"] = record.k
+    flat["command"] = record.command
+    for benchmark, measured in record.fidelity.items():
+        for name in ("kl", "agreement", "loglik"):
+            interval: Interval | None = getattr(measured, name)
+            if interval is not None:
+                flat[f"{name}/{benchmark}"] = interval.mean
+    if record.perplexity:
+        flat["perplexity"] = record.perplexity.value
+    return flat
 
 
-def tables(record: Record, wandb: Any) -> dict[str, Any]:
-    entropy = [[e["layer"], e["modality"], e["mean"], e["spread"]] for e in record["profile"]]
+def tables(record: RunRecord, wandb: Any) -> dict[str, Any]:
+    """Entropies, scores, tiers and the ledger as W&B tables."""
+    entropy = [[e.layer, e.modality, e.mean, e.spread] for e in record.profile]
     scores = [
-        [n, s["score"], s["stderr"], s["n"], s["float_score"], s["retention"]]
-        for n, s in record["scores"].items()
+        [name, s.score, s.stderr, s.n, s.float_score, s.retention]
+        for name, s in record.scores.items()
     ]
+    tiers = [[layer, tier] for layer, tier in enumerate(record.tiers)]
+    ledger = [[part, count] for part, count in record.memory.ledger.items()]
+    columns = ["benchmark", "score", "stderr", "n", "16-bit", "retention"]
     return {
         "entropy": wandb.Table(["layer", "modality", "bits", "spread"], entropy),
-        "benchmarks": wandb.Table(
-            ["benchmark", "score", "stderr", "n", "16-bit", "retention"], scores
-        ),
-        "tiers": wandb.Table(["layer", "tier"], [[i, t] for i, t in enumerate(record["tiers"])]),
-        "ledger": wandb.Table(
-            ["part", "bytes"], [[part, count] for part, count in record["memory"]["ledger"].items()]
-        ),
+        "benchmarks": wandb.Table(columns, scores),
+        "tiers": wandb.Table(["layer", "tier"], tiers),
+        "ledger": wandb.Table(["part", "bytes"], ledger),
     }
 
 

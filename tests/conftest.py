@@ -14,8 +14,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+# With several test processes each has its share of the cores; last bits depend on the number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-CHECKED_PACKAGES = ("luq.formats", "luq.quantization")
+# Packages whose jaxtyping annotations are checked at every call.
+CHECKED_PACKAGES = ("luq.formats", "luq.quantization", "luq.profiling")
 install_import_hook(CHECKED_PACKAGES, "beartype.beartype")
 
 from pathlib import Path
@@ -23,8 +26,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from luq.config import ModelConfig
+from luq.calibration.mixing import build, generated_questions
+from luq.calibration.samples import CalibrationSet
+from luq.config import CalibrationConfig, ModelConfig
 from luq.models.vlm import VLM, load_vlm
+from luq.pocket.plugin import PocketPlugin
+from luq.questions.text import text_source
 
 BENCHMARKS = ["mme", "mmbench", "textvqa", "vqav2", "gqa", "pope", "chartqa", "docvqa", "mathvista"]
 
@@ -48,6 +55,14 @@ def vlm() -> VLM:
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One outputs folder for the whole session, so that end-to-end tests share artefacts."""
     return tmp_path_factory.mktemp("outputs")
+
+
+def pocket_samples(vlm: VLM, config: CalibrationConfig) -> CalibrationSet:
+    """Calibration samples of the pocket world."""
+    questions = generated_questions(
+        PocketPlugin().calibration_questions(config.benchmarks, config.seed)
+    )
+    return build(vlm, config, questions, text_source(config.text, "calibration"))
 
 
 def correlated(rows: int, columns: int, seed: int = 0, rank: int | None = None) -> torch.Tensor:

@@ -1,21 +1,24 @@
-"""Orders: a ranking of layers, most compressible first. One function each, and one line in the registry.
+"""Orders: a ranking of layers, most compressible first.
 
-`scores(name)` gives a score per layer [layers] and is asked only for what an order needs; ties go to the earlier layer.
-What a score is stands where it is computed: `luq.profiling` and `luq.quantization.sensitivity`.
+An order is a function of three things: `scores(name)`, which gives a score per layer and is asked
+only for what the order needs; the number of layers; and a seed. Ties go to the earlier layer. What
+a score is stands where it is computed: `luq.profiling` and `luq.quantization.sensitivity`.
 """
 
 from collections.abc import Callable
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 Scores = Callable[[str], list[float]]
+Order = Callable[[Scores, int, int], list[int]]
+SHUFFLE = 17  # tells this use of a seed from the project's others
 
 
 def ascending(values: list[float]) -> list[int]:
     """Layers from the least value to the greatest."""
-    return sorted(range(len(values)), key=lambda i: (values[i], i))
+    return sorted(range(len(values)), key=lambda layer: (values[layer], layer))
 
 
 def entropy(scores: Scores, layers: int, seed: int) -> list[int]:
@@ -28,24 +31,25 @@ def entropy_reverse(scores: Scores, layers: int, seed: int) -> list[int]:
     return ascending(scores("entropy"))[::-1]
 
 
-def variance(scores: Scores, layers: int, seed: int) -> list[int]:
-    """Ascending variance of the layer's output vectors."""
-    return ascending(scores("variance"))
-
-
 def depth(scores: Scores, layers: int, seed: int) -> list[int]:
-    """First layers first: the last layers are kept."""
+    """First layers first: the last layers stay in the high tier."""
     return list(range(layers))
 
 
 def depth_reverse(scores: Scores, layers: int, seed: int) -> list[int]:
-    """Last layers first: the first layers are kept."""
+    """Last layers first: the first layers stay in the high tier."""
     return list(range(layers))[::-1]
 
 
 def random(scores: Scores, layers: int, seed: int) -> list[int]:
     """A seeded shuffle."""
-    return [int(i) for i in np.random.default_rng([seed, 17]).permutation(layers)]
+    shuffled = np.random.default_rng([seed, SHUFFLE]).permutation(layers)
+    return [int(layer) for layer in shuffled]
+
+
+def variance(scores: Scores, layers: int, seed: int) -> list[int]:
+    """Ascending variance of the layer's output vectors."""
+    return ascending(scores("variance"))
 
 
 def lim(scores: Scores, layers: int, seed: int) -> list[int]:
@@ -54,7 +58,7 @@ def lim(scores: Scores, layers: int, seed: int) -> list[int]:
 
 
 def zd(scores: Scores, layers: int, seed: int) -> list[int]:
-    """Ascending share of weights with a z-score above 1 (z-score distribution, arXiv 2406.17415)."""
+    """Ascending share of weights with a z-score above 1 (arXiv 2406.17415)."""
     return ascending(scores("zd"))
 
 
@@ -74,8 +78,24 @@ def kl(scores: Scores, layers: int, seed: int) -> list[int]:
 
 
 def delta_loss(scores: Scores, layers: int, seed: int) -> list[int]:
-    """Ascending sum of |gradient x actual quantization error| (as AutoScheme of arXiv 2512.04746)."""
+    """Ascending sum of |gradient x actual quantization error| (as AutoScheme, arXiv 2512.04746)."""
     return ascending(scores("delta_loss"))
+
+
+ORDERS: dict[str, Order] = {
+    "entropy": entropy,
+    "entropy_reverse": entropy_reverse,
+    "depth": depth,
+    "depth_reverse": depth_reverse,
+    "random": random,
+    "variance": variance,
+    "lim": lim,
+    "zd": zd,
+    "kurtosis": kurtosis,
+    "output_error": output_error,
+    "kl": kl,
+    "delta_loss": delta_loss,
+}
 
 
 class Correlation(NamedTuple):
@@ -89,15 +109,13 @@ class Correlation(NamedTuple):
 
 def correlations(orders: dict[str, list[int]]) -> list[Correlation]:
     """Rank correlations between all pairs of orders."""
-    places = {name: np.argsort(order) for name, order in orders.items()}
-    names = list(orders)
-    return [
-        Correlation(
-            a,
-            b,
-            float(stats.kendalltau(places[a], places[b]).statistic),
-            float(stats.spearmanr(places[a], places[b]).statistic),
-        )
-        for i, a in enumerate(names)
-        for b in names[i + 1 :]
-    ]
+    from scipy import stats  # late: `luq status` and `--help` must not wait for it
+
+    # An order lists layers by rank. What correlates are the ranks by layer.
+    ranks = {name: np.argsort(order) for name, order in orders.items()}
+    pairs: list[Correlation] = []
+    for a, b in combinations(orders, 2):
+        kendall = float(stats.kendalltau(ranks[a], ranks[b]).statistic)
+        spearman = float(stats.spearmanr(ranks[a], ranks[b]).statistic)
+        pairs.append(Correlation(a, b, kendall, spearman))
+    return pairs

@@ -1,14 +1,17 @@
-"""Plans: which tier each layer gets. An `Allocation` is plain data."""
+"""Plans: which tier each layer gets. An `Allocation` is plain data.
+
+A plan is a function of the config and of `Evidence`, through which it asks for what it needs.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from luq import registry
 from luq.allocation import knapsack
+from luq.allocation.reports import PlanReport, SelectionPoint, Swap
 from luq.config import AllocationConfig
 from luq.errors import ConfigError
 
@@ -18,34 +21,40 @@ class Allocation:
     """Layer -> tier name.
 
     Allocation(("gptq4", "billm", "billm"))      # by hand
-    make(config, given)                          # as a plan of the registry says
+    make(config, evidence)                       # as the plan of a config says
     str(Allocation(("gptq4", "billm", "billm"))) # "0:gptq4 1-2:billm"
     """
 
     tiers: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = []
-        for tier, run in groupby(enumerate(self.tiers), key=lambda item: item[1]):
-            layers = [i for i, _ in run]
-            span = f"{layers[0]}" if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
+        parts: list[str] = []
+        first = 0
+        for tier, run in groupby(self.tiers):
+            last = first + len(list(run)) - 1
+            span = f"{first}" if first == last else f"{first}-{last}"
             parts.append(f"{span}:{tier}")
+            first = last + 1
         return " ".join(parts)
 
     def count(self, tier: str) -> int:
+        """Layers in a tier."""
         return self.tiers.count(tier)
 
     def replace(self, changes: dict[int, str]) -> "Allocation":
         """The same allocation with other tiers for some layers."""
-        return Allocation(tuple(changes.get(i, tier) for i, tier in enumerate(self.tiers)))
+        tiers = list(self.tiers)
+        for layer, tier in changes.items():
+            tiers[layer] = tier
+        return Allocation(tuple(tiers))
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A plan's allocation, and what it saw on the way (plain data for the record)."""
+    """A plan's allocation, and what the plan saw on the way."""
 
     allocation: Allocation
-    report: dict[str, Any] = field(default_factory=dict)
+    report: PlanReport = field(default_factory=PlanReport)
 
 
 class Selection(NamedTuple):
@@ -56,180 +65,260 @@ class Selection(NamedTuple):
     n: int
 
 
-@dataclass(frozen=True)
-class Given:
-    """What a plan may ask for. The callables cost time, and are called only by the plans that need them."""
+class Evidence(Protocol):
+    """What a plan may ask; each question can cost time, so a plan asks only what it needs."""
 
-    order: list[int]
-    entropies: Callable[[], list[float]]  # bits per layer
-    low: str
-    high: str
-    size: Callable[[int, str], int]  # bytes of a layer's file in a tier
-    error: Callable[
-        [int, str], float
-    ]  # measured error of one layer in a tier, all others in 16 bit
-    select: Callable[
-        [Allocation], Selection
-    ]  # questions of the selection split, never of the report split
-    divergence: Callable[
-        [Allocation], float
-    ]  # KL to the 16-bit model on the selection split, nats per answer token
-    rest_bytes: Callable[[], int]  # of everything that is not a decoder linear
-    weights: Callable[[], int]  # of the decoder linears
-    margin: int = 0  # bytes that the real files of a plan took more than `size` said
+    order: list[int]  # most compressible layer first
+    low: str  # name of the low tier
+    high: str  # name of the high tier
+    margin: int  # bytes that the real files of a plan took more than `size` said
 
-    def prefix(self, k: int) -> Allocation:
-        """The first k layers of the order low, the others high."""
-        chosen = set(self.order[:k])
-        return Allocation(
-            tuple(self.low if i in chosen else self.high for i in range(len(self.order)))
-        )
+    def entropies(self) -> list[float]:
+        """Bits per layer."""
+        ...
+
+    def size(self, layer: int, tier: str) -> int:
+        """Bytes of a layer's file in a tier."""
+        ...
+
+    def error(self, layer: int, tier: str) -> float:
+        """Measured error of one layer in a tier, all others in 16 bit."""
+        ...
+
+    def select(self, allocation: Allocation) -> Selection:
+        """Score on questions of the selection split, never of the report split."""
+        ...
+
+    def divergence(self, allocation: Allocation) -> float:
+        """KL to the 16-bit model on the selection split, in nats per answer token."""
+        ...
+
+    def rest_bytes(self) -> int:
+        """Bytes of everything that is not a decoder linear."""
+        ...
+
+    def weights(self) -> int:
+        """Number of weights in the decoder linears."""
+        ...
 
 
-def make(config: AllocationConfig, given: Given) -> Chosen:
-    """The allocation of the plan that `config` names."""
-    chosen: Chosen = registry.load("plan", config.name)(config, given)
-    return chosen
+Plan = Callable[[AllocationConfig, Evidence], Chosen]
 
 
-def uniform(config: AllocationConfig, given: Given) -> Chosen:
+def prefix(evidence: Evidence, k: int) -> Allocation:
+    """The first k layers of the order low, the others high."""
+    tiers = [evidence.high] * len(evidence.order)
+    for layer in evidence.order[:k]:
+        tiers[layer] = evidence.low
+    return Allocation(tuple(tiers))
+
+
+def uniform(config: AllocationConfig, evidence: Evidence) -> Chosen:
     """Every layer in the high tier."""
-    return Chosen(given.prefix(0))
+    return Chosen(prefix(evidence, 0))
 
 
-def count(config: AllocationConfig, given: Given) -> Chosen:
+def count(config: AllocationConfig, evidence: Evidence) -> Chosen:
     """The first k layers of the order go low."""
     k = config.k or 0
-    if k > len(given.order):
+    layers = len(evidence.order)
+    if k > layers:
         raise ConfigError(
-            f"allocation.k={k} is not possible: the model has {len(given.order)} decoder layers"
+            f"allocation.k={k} is not possible: the model has {layers} decoder layers"
         )
-    return Chosen(given.prefix(k))
+    return Chosen(prefix(evidence, k))
 
 
-def threshold(config: AllocationConfig, given: Given) -> Chosen:
-    """Every layer whose entropy is at most the threshold goes low, in bits or as a quantile of the layers' entropies."""
-    entropies, edge = given.entropies(), config.entropy_max
-    if edge is None:
-        edge = float(np.quantile(entropies, config.quantile or 0.0))
-    elif not min(entropies) <= edge <= max(entropies):
+def threshold(config: AllocationConfig, evidence: Evidence) -> Chosen:
+    """Every layer whose entropy is at most the threshold goes low.
+
+    The threshold is in bits, or a quantile of the layers' entropies.
+    """
+    entropies = evidence.entropies()
+    limit = config.entropy_max
+    if limit is None:
+        limit = float(np.quantile(entropies, config.quantile or 0.0))
+    elif not min(entropies) <= limit <= max(entropies):
         raise ConfigError(
-            f"allocation.entropy_max={edge} lies outside the layers' entropies, {min(entropies):.3f} to {max(entropies):.3f} "
-            "bits: no layer or every layer would go low. Use allocation=uniform or allocation=count for that"
+            f"allocation.entropy_max={limit} lies outside the layers' entropies, "
+            f"{min(entropies):.3f} to {max(entropies):.3f} bits: no layer or every layer would go "
+            "low. Use allocation=uniform or allocation=count for that"
         )
-    tiers = tuple(given.low if e <= edge else given.high for e in entropies)
-    return Chosen(Allocation(tiers), {"entropy_max": edge})
+    tiers = [evidence.low if entropy <= limit else evidence.high for entropy in entropies]
+    return Chosen(Allocation(tuple(tiers)), PlanReport(entropy_max=limit))
 
 
-def linears_budget(config: AllocationConfig, given: Given) -> int:
-    """Bytes that the decoder linears may take."""
-    if config.bits is not None:
-        return int(config.bits * given.weights() / 8) - given.margin
-    assert config.bytes is not None
-    return knapsack.parse_bytes(config.bytes) - given.rest_bytes() - given.margin
+class Budget(NamedTuple):
+    """Bytes that the decoder linears may take, and the setting that says so."""
+
+    bytes: int
+    setting: str
 
 
-def _check_least(config: AllocationConfig, given: Given, least: int, budget: int) -> None:
-    if least > budget:
-        asked = (
-            f"allocation.bits={config.bits}"
-            if config.bits is not None
-            else f"allocation.bytes={config.bytes}"
-        )
-        raise ConfigError(
-            f"{asked} is not possible: the smallest plan has {8 * least / given.weights():.3f} stored bits per weight, and the "
-            f"whole checkpoint then takes {(least + given.rest_bytes()) / 1e6:.2f} MB"
-        )
+def linears_budget(config: AllocationConfig, evidence: Evidence) -> Budget:
+    """The budget of a config that names one, in bits per weight or in bytes of the checkpoint."""
+    if config.bytes is not None:
+        checkpoint_bytes = knapsack.parse_bytes(config.bytes)
+        available = checkpoint_bytes - evidence.rest_bytes()
+        return Budget(available - evidence.margin, f"allocation.bytes={config.bytes}")
+    available = int((config.bits or 0.0) * evidence.weights() / 8)
+    return Budget(available - evidence.margin, f"allocation.bits={config.bits}")
 
 
-def budget(config: AllocationConfig, given: Given) -> Chosen:
+def linears_bytes(allocation: Allocation, evidence: Evidence) -> int:
+    """Bytes of all layers' files in an allocation."""
+    return sum(evidence.size(layer, tier) for layer, tier in enumerate(allocation.tiers))
+
+
+def _too_small(budget: Budget, least_bytes: int, evidence: Evidence) -> ConfigError:
+    """The error for a budget that not even the smallest plan keeps."""
+    bits = 8 * least_bytes / evidence.weights()
+    checkpoint_bytes = least_bytes + evidence.rest_bytes()
+    return ConfigError(
+        f"{budget.setting} is not possible: the smallest plan has {bits:.3f} stored bits per "
+        f"weight, and the whole checkpoint then takes {checkpoint_bytes / 1e6:.2f} MB"
+    )
+
+
+def budget(config: AllocationConfig, evidence: Evidence) -> Chosen:
     """The best plan within a budget of stored bytes.
 
-    Two tiers: along the order, as few layers low as fit. More: the least sum of measured errors, exactly.
+    Without `tiers` in the config: along the order, as few layers low as fit. With them: a tier of
+    these for each layer so that the sum of the measured errors is the least.
     """
-    limit, layers = linears_budget(config, given), range(len(given.order))
-    if len(config.tiers) > 2:
-        return _cheapest(config, given, limit)
-    for k in range(len(given.order) + 1):
-        plan = given.prefix(k)
-        total = sum(given.size(i, plan.tiers[i]) for i in layers)
-        if total <= limit:
-            return Chosen(plan, {"budget_bytes": limit, "bytes": total})
-    _check_least(config, given, total, limit)
-    raise AssertionError("unreachable")
+    allowed = linears_budget(config, evidence)
+    if config.tiers:
+        return _least_error(config.tiers, evidence, allowed)
+    return _fewest_low(evidence, allowed)
 
 
-def _cheapest(config: AllocationConfig, given: Given, limit: int) -> Chosen:
-    tiers, layers = config.tiers or [given.low, given.high], range(len(given.order))
-    options = [
-        [knapsack.Option(t, given.size(i, t), given.error(i, t)) for t in tiers] for i in layers
-    ]
-    _check_least(config, given, sum(min(o.bytes for o in layer) for layer in options), limit)
-    picked = knapsack.solve(options, limit)
-    report = {
-        "budget_bytes": limit,
-        "bytes": sum(o.bytes for o in picked),
-        "error": sum(o.error for o in picked),
-    }
-    return Chosen(Allocation(tuple(o.tier for o in picked)), report)
+def _fewest_low(evidence: Evidence, allowed: Budget) -> Chosen:
+    """As few layers low, along the order, as keep a budget."""
+    layers = len(evidence.order)
+    for k in range(layers + 1):
+        allocation = prefix(evidence, k)
+        total = linears_bytes(allocation, evidence)
+        if total <= allowed.bytes:
+            return Chosen(allocation, PlanReport(budget_bytes=allowed.bytes, bytes=total))
+    raise _too_small(allowed, linears_bytes(prefix(evidence, layers), evidence), evidence)
 
 
-def quality(config: AllocationConfig, given: Given) -> Chosen:
+def _least_error(tiers: list[str], evidence: Evidence, allowed: Budget) -> Chosen:
+    """A tier of `tiers` for each layer: the least sum of errors that keeps a budget."""
+    options: list[list[knapsack.Option]] = []
+    for layer in range(len(evidence.order)):
+        options.append(
+            [
+                knapsack.Option(tier, evidence.size(layer, tier), evidence.error(layer, tier))
+                for tier in tiers
+            ]
+        )
+    least_bytes = sum(min(option.bytes for option in layer_options) for layer_options in options)
+    if least_bytes > allowed.bytes:
+        raise _too_small(allowed, least_bytes, evidence)
+    solution = knapsack.solve(options, allowed.bytes)
+    report = PlanReport(
+        budget_bytes=allowed.bytes,
+        bytes=sum(option.bytes for option in solution),
+        error=sum(option.error for option in solution),
+    )
+    return Chosen(Allocation(tuple(option.tier for option in solution)), report)
+
+
+def quality(config: AllocationConfig, evidence: Evidence) -> Chosen:
     """The largest k whose selection score is at most `drop` points below the high-tier model's.
 
     Every k is scored, since scores need not fall one by one; where they rise again is reported.
     """
-    points = [given.select(given.prefix(k)) for k in range(len(given.order) + 1)]
-    drop = config.drop or 0.0
-    k = max(i for i, point in enumerate(points) if point.score >= points[0].score - drop)
-    rises = [i for i in range(1, len(points)) if points[i].score > points[i - 1].score]
-    return Chosen(
-        given.prefix(k),
-        {
-            "points": [{"k": i, **point._asdict()} for i, point in enumerate(points)],
-            "not_monotone_at": rises,
-        },
-    )
+    points: list[SelectionPoint] = []
+    for k in range(len(evidence.order) + 1):
+        selection = evidence.select(prefix(evidence, k))
+        points.append(SelectionPoint(k, selection.score, selection.stderr, selection.n))
+    least_score = points[0].score - (config.drop or 0.0)
+    largest_k = max(point.k for point in points if point.score >= least_score)
+    rises = [after.k for before, after in pairwise(points) if after.score > before.score]
+    return Chosen(prefix(evidence, largest_k), PlanReport(points=points, not_monotone_at=rises))
 
 
-def search(config: AllocationConfig, given: Given) -> Chosen:
-    """The plan of least measured error within the budget, then better by swaps, measured on the selection split.
+def search(config: AllocationConfig, evidence: Evidence) -> Chosen:
+    """The plan of least measured error within the budget, then better by swaps.
 
-    A swap exchanges the tiers of two layers and is kept if the plan still fits and the KL to the 16-bit model's answers
-    falls. Pairs whose errors are nearest to paying off come first; `swaps` of them are tried.
+    A swap exchanges the tiers of two layers. It stays if the plan keeps the budget and the KL to
+    the 16-bit model's answers on the selection split falls. Pairs whose errors are nearest to
+    paying off come first; `swaps` of them are tried.
     """
-    start = _cheapest(config, given, linears_budget(config, given))
-    plan, limit = start.allocation, start.report["budget_bytes"]
-    tried: list[dict[str, Any]] = []
+    allowed = linears_budget(config, evidence)
+    tiers = config.tiers or [evidence.low, evidence.high]
+    start = _least_error(tiers, evidence, allowed)
     if config.swaps == 0:
         return start
-    best = first = given.divergence(plan)
-    seen = {plan}
-    while len(tried) < config.swaps:
-        fresh = [p for p in _neighbours(plan, given, limit) if p not in seen]
-        if not fresh:
+    best = start.allocation
+    kl_before_swaps = evidence.divergence(best)
+    best_kl = kl_before_swaps
+    measured = {best}
+    swaps: list[Swap] = []
+    while len(swaps) < config.swaps:
+        candidate = _most_promising_swap(best, measured, evidence, allowed.bytes)
+        if candidate is None:
             break
-        seen.add(fresh[0])
-        found = given.divergence(fresh[0])
-        tried.append({"allocation": str(fresh[0]), "kl": found, "kept": found < best})
-        if found < best:
-            plan, best = fresh[0], found
-    total = sum(given.size(i, t) for i, t in enumerate(plan.tiers))
-    return Chosen(
-        plan, {**start.report, "bytes": total, "kl_before_swaps": first, "kl": best, "swaps": tried}
+        measured.add(candidate)
+        candidate_kl = evidence.divergence(candidate)
+        is_better = candidate_kl < best_kl
+        swaps.append(Swap(str(candidate), candidate_kl, is_better))
+        if is_better:
+            best = candidate
+            best_kl = candidate_kl
+    report = replace(
+        start.report,
+        bytes=linears_bytes(best, evidence),
+        kl_before_swaps=kl_before_swaps,
+        kl=best_kl,
+        swaps=swaps,
     )
+    return Chosen(best, report)
 
 
-def _neighbours(plan: Allocation, given: Given, limit: int) -> list[Allocation]:
-    """Plans within the budget that differ by one exchange of two layers' tiers, the most promising first."""
-    found = []
-    for i in range(len(plan.tiers)):
+def _most_promising_swap(
+    allocation: Allocation, measured: set[Allocation], evidence: Evidence, limit: int
+) -> Allocation | None:
+    """The exchange of two layers' tiers that lowers the sum of errors most, or raises it least.
+
+    Args:
+        allocation: What to start from.
+        measured: Allocations that are not wanted again.
+        evidence: Gives sizes and errors.
+        limit: Bytes that the decoder linears may take.
+
+    Returns:
+        The allocation after the swap; None if no new one keeps the limit. Ties go by tier names.
+    """
+    candidates: list[tuple[float, tuple[str, ...]]] = []
+    tiers = allocation.tiers
+    for i in range(len(tiers)):
         for j in range(i):
-            a, b = plan.tiers[i], plan.tiers[j]
-            if a == b:
+            swapped = allocation.replace({i: tiers[j], j: tiers[i]})
+            # Two layers in one tier give the allocation itself, which was measured.
+            if swapped in measured or linears_bytes(swapped, evidence) > limit:
                 continue
-            swapped = plan.replace({i: b, j: a})
-            change = given.error(i, b) + given.error(j, a) - given.error(i, a) - given.error(j, b)
-            if sum(given.size(at, t) for at, t in enumerate(swapped.tiers)) <= limit:
-                found.append((change, swapped))
-    return [swapped for _, swapped in sorted(found, key=lambda pair: (pair[0], pair[1].tiers))]
+            gained = evidence.error(i, tiers[j]) + evidence.error(j, tiers[i])
+            change = gained - evidence.error(i, tiers[i]) - evidence.error(j, tiers[j])
+            candidates.append((change, swapped.tiers))
+    if not candidates:
+        return None
+    _, best_tiers = min(candidates)
+    return Allocation(best_tiers)
+
+
+PLANS: dict[str, Plan] = {
+    "uniform": uniform,
+    "count": count,
+    "threshold": threshold,
+    "budget": budget,
+    "quality": quality,
+    "search": search,
+}
+
+
+def make(config: AllocationConfig, evidence: Evidence) -> Chosen:
+    """The allocation of the plan that a config names."""
+    return PLANS[config.name](config, evidence)

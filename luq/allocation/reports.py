@@ -1,6 +1,6 @@
 """What a plan saw on its way to an allocation, as plain data for the record."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class PlanReport:
     """What is None or empty did not concern the plan.
 
     `budget_bytes` and `bytes` are of the decoder's linears, `error` is the summed error of the
-    layers, `entropy_max` the threshold in bits, `not_monotone_at` the k whose score is above that
-    of k - 1, KL in nats per answer token.
+    layers (of a search: before its swaps), `entropy_max` the threshold in bits, `not_monotone_at`
+    the k whose score is above that of k - 1, KL in nats per answer token.
     """
 
     entropy_max: float | None = None
@@ -40,3 +40,7 @@ class PlanReport:
     kl_before_swaps: float | None = None
     kl: float | None = None
     swaps: list[Swap] = field(default_factory=list)
+
+    def with_bytes(self, files_bytes: int) -> "PlanReport":
+        """The same report with the bytes of the files that were really made."""
+        return replace(self, bytes=files_bytes)

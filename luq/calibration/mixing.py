@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,157 +12,160 @@ from luq.calibration.samples import CalibrationSet, Sample
 from luq.config import CalibrationConfig
 from luq.errors import DataError
 from luq.models.vlm import VLM
-from luq.questions import text
+from luq.plugins import CalibrationQuestion
 from luq.questions.prompts import PROMPTS
-from luq.questions.sources import Questions, load_calibration
-from luq.store import keys
+from luq.questions.sources import Questions
+from luq.questions.text import TextSource, windows
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 
 
-def text_samples(vlm: VLM, config: CalibrationConfig) -> Iterator[Sample]:
-    """Samples of `sample_tokens` tokens of plain English, in a seeded order. The pocket's have no end."""
-    if config.text == "pocket":
-        yield from _pocket_text(vlm, config)
+class AskedQuestion(NamedTuple):
+    """A question's name, its image and its prompt."""
+
+    name: str
+    image: "Image"
+    prompt: str
+
+
+def text_samples(vlm: VLM, config: CalibrationConfig, source: TextSource) -> Iterator[Sample]:
+    """Samples of `sample_tokens` tokens of plain English, in a seeded order.
+
+    A plug-in's have no end.
+    """
+    passages = source.passages()
+    if passages is not None:
+        yield from _joined_passages(vlm, config, passages)
         return
-    for start, ids in text.windows(
-        vlm.processor.tokenizer, config.text, config.sample_tokens, config.seed
-    ):
-        cut = torch.tensor(ids)
-        yield Sample(
-            f"{Path(config.text).name}:{start}", cut, torch.zeros_like(cut, dtype=torch.bool)
-        )
-
-
-def _pocket_text(vlm: VLM, config: CalibrationConfig) -> Iterator[Sample]:
-    """Held-out English, joined and cut, from a seeded start."""
-    from luq.pocket import text
-
     tokenizer = vlm.processor.tokenizer
-    passages = text.split("calibration")
+    for start, ids in windows(tokenizer, source, config.sample_tokens, config.seed):
+        tokens = torch.tensor(ids)
+        no_image = torch.zeros_like(tokens, dtype=torch.bool)
+        yield Sample(f"{Path(source.name).name}:{start}", tokens, no_image)
+
+
+def _joined_passages(vlm: VLM, config: CalibrationConfig, passages: list[str]) -> Iterator[Sample]:
+    """Passages in a seeded order, joined and cut, over and over."""
+    tokenizer = vlm.processor.tokenizer
     order = np.random.default_rng([config.seed, 1]).permutation(len(passages))
     ids: list[int] = []
-    first, turn, made = 0, 0, 0
+    first = 0  # the passage in which the sample begins
+    turn = 0
+    count = 0
     while True:
         index = int(order[turn % len(order)])
         ids += [*tokenizer(passages[index]).input_ids, tokenizer.eos_token_id]
         turn += 1
         while len(ids) >= config.sample_tokens:
-            cut, ids = torch.tensor(ids[: config.sample_tokens]), ids[config.sample_tokens :]
-            yield Sample(
-                f"stdlib:{made}:{first}-{index}", cut, torch.zeros_like(cut, dtype=torch.bool)
-            )
-            first, made = index, made + 1
+            tokens = torch.tensor(ids[: config.sample_tokens])
+            ids = ids[config.sample_tokens :]
+            no_image = torch.zeros_like(tokens, dtype=torch.bool)
+            yield Sample(f"stdlib:{count}:{first}-{index}", tokens, no_image)
+            first = index
+            count += 1
 
 
-Asked = tuple[str, Any, str]  # a question's name, its image, its prompt
+def generated_questions(questions: Iterator[CalibrationQuestion]) -> Iterator[AskedQuestion]:
+    """A plug-in's questions as they are asked."""
+    for name, benchmark, image, doc in questions:
+        yield AskedQuestion(name, image, PROMPTS[benchmark](doc))
 
 
-def _pocket_questions(config: CalibrationConfig) -> Iterator[Asked]:
-    """Questions about new scenes of the pocket world, over the configured benchmarks in turn, without end."""
-    from luq.pocket.benchmarks import ROWS, SEEDS
-
-    rngs = {
-        b: np.random.default_rng([SEEDS["calibration"], config.seed, i])
-        for i, b in enumerate(config.benchmarks)
-    }
-    index = 0
-    while True:
-        for benchmark in config.benchmarks:
-            doc = ROWS[benchmark](rngs[benchmark], "train", index)[0]
-            scene = doc.get("image") or doc["decoded_image"]
-            yield f"{benchmark}:{index}", scene.image(), PROMPTS[benchmark](doc)
-        index += 1
-
-
-def _asked_questions(config: CalibrationConfig, questions: dict[str, Questions]) -> Iterator[Asked]:
-    """Training questions in a seeded order, over the configured benchmarks in turn, until one has no more."""
-    orders = {
-        b: np.random.default_rng([config.seed, 2]).permutation(len(q.docs))
-        for b, q in questions.items()
-    }
-    for turn in range(min(map(len, orders.values()))):
-        for benchmark, asked in questions.items():
+def training_questions(seed: int, tables: dict[str, Questions]) -> Iterator[AskedQuestion]:
+    """Training questions in a seeded order, over the benchmarks in turn, until one has no more."""
+    orders: dict[str, Any] = {}
+    for benchmark, questions in tables.items():
+        orders[benchmark] = np.random.default_rng([seed, 2]).permutation(len(questions.docs))
+    for turn in range(min(len(order) for order in orders.values())):
+        for benchmark, questions in tables.items():
             row = int(orders[benchmark][turn])
             try:
-                image = asked.image(row).convert("RGB")
+                image = questions.image(row).convert("RGB")
             except DataError as error:
                 log.warning("calibration: %s, left out", error)
                 continue
-            yield f"{benchmark}:{row}", image, PROMPTS[benchmark](asked.docs[row])
+            prompt = PROMPTS[benchmark](questions.docs[row])
+            yield AskedQuestion(f"{benchmark}:{row}", image, prompt)
 
 
-def multimodal_samples(
-    vlm: VLM, config: CalibrationConfig, questions: dict[str, Questions] | None
-) -> Iterator[Sample]:
-    """An image and the question about it in the chat format. `questions` are real ones; None: of the pocket world."""
-    for name, image, prompt in (
-        _pocket_questions(config) if questions is None else _asked_questions(config, questions)
-    ):
-        message = [
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
-        ]
-        if vlm.config.system_prompt:
-            message.insert(
-                0,
-                {"role": "system", "content": [{"type": "text", "text": vlm.config.system_prompt}]},
-            )
-        chat = vlm.processor.apply_chat_template(message, add_generation_prompt=True)
-        inputs = vlm.processor(images=[image], text=[chat], return_tensors="pt")
+def multimodal_samples(vlm: VLM, questions: Iterator[AskedQuestion]) -> Iterator[Sample]:
+    """Each question with its image in the model's chat format."""
+    system = vlm.config.system_prompt
+    for question in questions:
+        content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if system:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        chat = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
+        inputs = vlm.processor(images=[question.image], text=[chat], return_tensors="pt")
         ids = inputs.pop("input_ids")[0]
         inputs.pop("attention_mask")
         mask = vlm.image_mask(ids)
         if not mask.any():
             raise DataError(
-                f"{name} has no image token after the processor: check its chat template"
+                f"{question.name} has no image token after the processor: check its chat template"
             )
-        yield Sample(name, ids, mask, dict(inputs))
-
-
-def read_questions(config: CalibrationConfig, cache: Path) -> dict[str, Questions] | None:
-    """The training questions that a config asks for; None for those of the pocket world, which are made as they are needed."""
-    if config.source == "pocket" or config.alpha == 0:
-        return None
-    return {
-        benchmark: load_calibration(benchmark, config.source, cache)
-        for benchmark in config.benchmarks
-    }
-
-
-def identity(config: CalibrationConfig, questions: dict[str, Questions] | None) -> list[Any]:
-    """What beside the config determines a set of real samples: the contents of tables and text files. Empty for the pocket's."""
-    file = Path(config.text).expanduser()
-    return [
-        *((b, q.identity) for b, q in (questions or {}).items()),
-        *([keys.file_digest(file)] if file.is_file() else []),
-    ]
+        yield Sample(question.name, ids, mask, dict(inputs))
 
 
 def build(
-    vlm: VLM, config: CalibrationConfig, questions: dict[str, Questions] | None = None
+    vlm: VLM,
+    config: CalibrationConfig,
+    questions: Iterator[AskedQuestion],
+    text: TextSource | None,
 ) -> CalibrationSet:
-    """`tokens` tokens with a share alpha of multimodal ones, met to within one sample. A DataError if the sources hold fewer."""
+    """`tokens` tokens with a share alpha of multimodal ones, met to within one sample.
+
+    Args:
+        vlm: the model whose processor makes tokens and pixels.
+        config: how many tokens, which share, how image tokens weigh.
+        questions: what is asked, as long as tokens are wanted; not touched if alpha is 0.
+        text: plain English; not read if alpha is 1.
+
+    Raises:
+        DataError: the sources hold fewer tokens.
+    """
+    samples = _multimodal_share(vlm, config, questions) if config.alpha > 0 else []
+    rest = round((1 - config.alpha) * config.tokens)
+    if rest and text is not None:
+        samples += _text_share(vlm, config, text, rest)
+    return CalibrationSet.of(samples, config.weighting, config.image_factor)
+
+
+def _multimodal_share(
+    vlm: VLM, config: CalibrationConfig, questions: Iterator[AskedQuestion]
+) -> list[Sample]:
+    """Samples up to alpha * tokens: the last one is taken if that comes nearer."""
+    budget = config.alpha * config.tokens
     samples: list[Sample] = []
-    wanted, used = config.alpha * config.tokens, 0
-    for sample in multimodal_samples(vlm, config, questions) if config.alpha > 0 else ():
-        if used and used + sample.tokens / 2 > wanted:
-            break
+    used = 0
+    for sample in multimodal_samples(vlm, questions):
+        if used and used + sample.tokens / 2 > budget:
+            return samples
         samples.append(sample)
         used += sample.tokens
-    else:
-        if used < wanted:
-            raise DataError(
-                f"calibration: {used} tokens of questions, but calibration.alpha={config.alpha} wants {wanted:.0f}"
-            )
-    rest = round((1 - config.alpha) * config.tokens)
-    for sample in text_samples(vlm, config) if rest else ():
+    if used < budget:
+        raise DataError(
+            f"calibration: {used} tokens of questions, but calibration.alpha={config.alpha} wants "
+            f"{budget:.0f}"
+        )
+    return samples
+
+
+def _text_share(vlm: VLM, config: CalibrationConfig, text: TextSource, tokens: int) -> list[Sample]:
+    """Samples of exactly so many tokens; the last one is cut."""
+    samples: list[Sample] = []
+    rest = tokens
+    for sample in text_samples(vlm, config, text):
         take = min(rest, sample.tokens)
         samples.append(Sample(sample.source, sample.input_ids[:take], sample.image_mask[:take]))
         rest -= take
         if rest <= 0:
-            break
-    if rest > 0:
-        raise DataError(
-            f"calibration.text={config.text} is {rest} tokens too short: fewer calibration.tokens, or a longer text"
-        )
-    return CalibrationSet.of(samples, config.weighting, config.image_factor)
+            return samples
+    raise DataError(
+        f"calibration.text={text.name} is {rest} tokens too short: fewer calibration.tokens, or a "
+        "longer text"
+    )

@@ -6,7 +6,8 @@ files that another version of the project wrote.
 """
 
 import types
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from luq.config.quantizer import TIERS, TierConfig
@@ -49,7 +50,7 @@ class Builder(NamedTuple):
 
     def build(self, kind: type[T], values: Any, where: str = "") -> T:
         """The dataclass `kind` from a table of its fields."""
-        hints = get_type_hints(kind)
+        hints = _type_hints(kind)  # type: ignore[arg-type]  # a class is hashable
         names = [entry.name for entry in fields(kind) if entry.init]  # type: ignore[arg-type]
         if not isinstance(values, dict):
             wanted = ", ".join(names)
@@ -61,6 +62,14 @@ class Builder(NamedTuple):
                 arguments[name] = self.fit(hints[name], value, prefix + name)
             elif self.strict:
                 raise unknown(f"setting in {where or 'the config'}", name, names)
+        required = [
+            entry.name
+            for entry in fields(kind)  # type: ignore[arg-type]  # T is a dataclass
+            if entry.init and entry.default is MISSING and entry.default_factory is MISSING
+        ]
+        missing = [name for name in required if name not in arguments]
+        if missing:
+            raise ConfigError(f"{where or 'the config'} lacks {', '.join(missing)}")
         return kind(**arguments)
 
     def _tier(self, value: Any, where: str) -> TierConfig:
@@ -82,9 +91,14 @@ class Builder(NamedTuple):
     def _named_tuple(self, hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}={value!r} is not possible: it must be a list")
-        types_of_fields = get_type_hints(hint).values()
+        types_of_fields = _type_hints(hint).values()
         items = zip(types_of_fields, value, strict=True)
         return hint(*(self.fit(kind, item, where) for kind, item in items))
+
+
+@cache  # a report reads thousands of records of the same classes
+def _type_hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def build(kind: type[T], values: Any, where: str = "", strict: bool = True) -> T:

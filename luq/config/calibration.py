@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from luq import registry
-from luq.config.checks import require
+from luq.config.checks import VOLATILE, require
 
 WEIGHTINGS = ("count", "balance", "factor")
 
@@ -12,14 +12,15 @@ WEIGHTINGS = ("count", "balance", "factor")
 class CalibrationConfig:
     """Which tokens the model sees while it is profiled and quantized."""
 
-    name: str
+    name: str = field(metadata=VOLATILE)
     alpha: float  # share of multimodal tokens, counted in tokens
     tokens: int = 16384  # in all
     sample_tokens: int = 128  # per text sample
-    source: str = "pocket"  # where questions come from: pocket, hub (the training split), or a folder as for evaluation.data
-    text: str = (
-        "pocket"  # where passages come from: pocket, wikitext (the training split), or a text file
-    )
+    # Where questions come from: a plug-in, hub (the training split), or a folder as for
+    # evaluation.data. What was read stands in keys, not where it was.
+    source: str = field(default="pocket", metadata=VOLATILE)
+    # Where passages come from: a plug-in, wikitext (the training split), or a text file.
+    text: str = field(default="pocket", metadata=VOLATILE)
     benchmarks: list[str] = field(
         default_factory=lambda: ["textvqa"]
     )  # whose questions make the multimodal samples

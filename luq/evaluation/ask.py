@@ -13,7 +13,8 @@ from luq.errors import DataError, ModelError
 from luq.evaluation.predictions import Predictions, Row
 from luq.formats.layer_file import read_layer
 from luq.formats.linear import installed_tiers
-from luq.models.vlm import LINEARS, VLM
+from luq.models.families import LINEARS
+from luq.models.vlm import VLM
 from luq.questions.prompts import PROMPTS, TARGETS, Doc
 from luq.questions.sources import Questions, task_config
 

@@ -1,44 +1,30 @@
-"""Two sets of scores question by question: differences with bootstrap intervals. A difference inside one is a tie."""
+"""Two sets of scores question by question: differences with bootstrap intervals.
+
+A difference whose 95 % interval holds 0 is a tie.
+"""
 
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+# unit (what is independent, mostly a question) -> its value in [0, 1], its weight in the score
+Units = dict[str, tuple[float, float]]
 
 RESAMPLES = 2000
-
-
-CHUNK = 4_000_000  # counts drawn at once
-
-
-@lru_cache(maxsize=32)
-def _counts(seed: int, n: int) -> np.ndarray:
-    """How often each of n values is drawn, per resample: kept, since benchmarks have few sizes."""
-    return np.random.default_rng([seed, 31]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-
-
-def _resampled(values: np.ndarray, weights: np.ndarray, seed: int) -> np.ndarray:
-    """Weighted means of `RESAMPLES` samples of the values, drawn with replacement."""
-    n = len(values)
-    if n * RESAMPLES <= CHUNK:
-        counts = _counts(seed, n)
-        return (counts @ (weights * values)) / (counts @ weights)
-    rng, means, step = np.random.default_rng([seed, 31]), [], max(1, CHUNK // n)
-    for start in range(0, RESAMPLES, step):
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(step, RESAMPLES - start))
-        means.append(counts @ (weights * values) / (counts @ weights))
-    return np.concatenate(means)
-
-
-def bootstrap(values: list[float], seed: int = 0) -> tuple[float, float, float]:
-    """Mean and its 95 % interval."""
-    array = np.asarray(values, np.float64)
-    low, high = np.quantile(_resampled(array, np.ones(len(array)), seed), (0.025, 0.975))
-    return float(array.mean()), float(low), float(high)
+EDGES = (0.025, 0.975)  # quantiles of a 95 % interval
+CHUNK = 4_000_000  # counts that are drawn and held at one time
+STREAM = 31  # of the seed's random numbers: another one would move every published interval
+MEAN = "mean"  # the name of the difference of the mean over benchmarks
 
 
 class Difference(NamedTuple):
-    """B minus A in points of the score, its 95 % interval, and in how many of n units B was better, equal or worse."""
+    """B minus A in points of the score, and its 95 % interval.
+
+    `wins`, `ties` and `losses` count the units, n in all, in which B was better, equal or worse.
+    """
 
     name: str
     a: float
@@ -53,56 +39,133 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "tie"
+        """`better`, `worse` or `tie`: B against A."""
+        if self.low > 0:
+            return "better"
+        if self.high < 0:
+            return "worse"
+        return "tie"
 
 
-Units = dict[str, tuple[float, float]]  # unit -> its value in [0, 1] and its weight in the score
+def bootstrap(values: list[float], seed: int = 0) -> tuple[float, float, float]:
+    """The mean of some values, and the ends of its 95 % interval."""
+    array = np.asarray(values, np.float64)
+    low, high = np.quantile(_resampled(array, np.ones(len(array)), seed), EDGES)
+    return float(array.mean()), float(low), float(high)
 
 
 def average(runs: list[dict[str, Units]]) -> dict[str, Units]:
-    """Each unit's mean value over several runs, for the units that all of them have."""
-    found: dict[str, Units] = {}
-    for name in (n for n in runs[0] if all(n in run for run in runs)):
-        shared = [u for u in runs[0][name] if all(u in run[name] for run in runs)]
-        found[name] = {
-            u: (float(np.mean([run[name][u][0] for run in runs])), runs[0][name][u][1])
-            for u in shared
-        }
-    return found
+    """Each unit's mean value over several runs, for the units that all of them have.
+
+    Args:
+        runs: benchmark -> units of each run.
+
+    Returns:
+        Benchmark -> units, with the weights of the first run.
+    """
+    first = runs[0]
+    averaged: dict[str, Units] = {}
+    for benchmark in _in_all(runs):
+        units_of_runs = [run[benchmark] for run in runs]
+        averaged[benchmark] = {}
+        for unit in _in_all(units_of_runs):
+            value = float(np.mean([units[unit][0] for units in units_of_runs]))
+            averaged[benchmark][unit] = (value, first[benchmark][unit][1])
+    return averaged
 
 
 def paired(
     a: dict[str, Units], b: dict[str, Units], seed: int = 0, scale: float = 100
 ) -> list[Difference]:
-    """Differences per benchmark over the units that both have, and of the mean over benchmarks, named `mean`.
+    """Differences per benchmark over the units that both have.
 
-    `scale` turns a unit's value into what is shown: 100 makes points of shares.
+    Args:
+        a: benchmark -> units of one side.
+        b: of the side that it is compared with.
+        seed: of the resampling.
+        scale: turns a unit's value into what is shown; 100 makes points of shares.
+
+    Returns:
+        A difference per benchmark; of several also that of their mean, named `mean`, last.
     """
-    found: list[Difference] = []
-    draws = []
-    for name in (n for n in a if n in b and a[n].keys() & b[n].keys()):
-        shared = [u for u in a[name] if u in b[name]]
-        left, right = (np.array([side[name][u][0] for u in shared]) for side in (a, b))
-        weights = np.array([a[name][u][1] for u in shared])
-        difference, sample = right - left, _resampled(right - left, weights, seed)
-        draws.append(sample)
-        before, after, change = (
-            scale * float(np.average(x, weights=weights)) for x in (left, right, difference)
+    differences: list[Difference] = []
+    samples: list[Array] = []
+    for benchmark in _in_all([a, b]):
+        shared = _in_all([a[benchmark], b[benchmark]])
+        if not shared:
+            continue
+        left = np.array([a[benchmark][unit][0] for unit in shared])
+        right = np.array([b[benchmark][unit][0] for unit in shared])
+        weights = np.array([a[benchmark][unit][1] for unit in shared])
+        change = right - left
+        sample = _resampled(change, weights, seed)
+        low, high = np.quantile(sample, EDGES)
+        samples.append(sample)
+        differences.append(
+            Difference(
+                benchmark,
+                a=scale * float(np.average(left, weights=weights)),
+                b=scale * float(np.average(right, weights=weights)),
+                mean=scale * float(np.average(change, weights=weights)),
+                low=scale * float(low),
+                high=scale * float(high),
+                n=len(shared),
+                wins=int((change > 0).sum()),
+                ties=int((change == 0).sum()),
+                losses=int((change < 0).sum()),
+            )
         )
-        low, high = (scale * float(x) for x in np.quantile(sample, (0.025, 0.975)))
-        counts = (
-            int((difference > 0).sum()),
-            int((difference == 0).sum()),
-            int((difference < 0).sum()),
-        )
-        found.append(Difference(name, before, after, change, low, high, len(shared), *counts))
-    if len(found) > 1:
-        low, high = (scale * float(x) for x in np.quantile(np.mean(draws, axis=0), (0.025, 0.975)))
-        before, after, change = (
-            float(np.mean([getattr(d, f) for d in found])) for f in ("a", "b", "mean")
-        )
-        n, wins, ties, losses = (
-            sum(getattr(d, f) for d in found) for f in ("n", "wins", "ties", "losses")
-        )
-        found.append(Difference("mean", before, after, change, low, high, n, wins, ties, losses))
-    return found
+    if len(differences) > 1:
+        differences.append(_of_the_mean(differences, samples, scale))
+    return differences
+
+
+def _of_the_mean(differences: list[Difference], samples: list[Array], scale: float) -> Difference:
+    """The difference of the mean over benchmarks, each of which weighs the same."""
+    # a benchmark's resamples are independent of another's, so their means are resamples of the mean
+    low, high = np.quantile(np.mean(samples, axis=0), EDGES)
+    return Difference(
+        MEAN,
+        a=float(np.mean([d.a for d in differences])),
+        b=float(np.mean([d.b for d in differences])),
+        mean=float(np.mean([d.mean for d in differences])),
+        low=scale * float(low),
+        high=scale * float(high),
+        n=sum(d.n for d in differences),
+        wins=sum(d.wins for d in differences),
+        ties=sum(d.ties for d in differences),
+        losses=sum(d.losses for d in differences),
+    )
+
+
+def _in_all(tables: list[dict[str, Units]] | list[Units]) -> list[str]:
+    """The names that all tables have, in the order of the first."""
+    return [name for name in tables[0] if all(name in table for table in tables)]
+
+
+@lru_cache(maxsize=32)
+def _counts(seed: int, n: int) -> npt.NDArray[np.int64]:
+    """How often each of n values is drawn, per resample: kept, since benchmarks have few sizes."""
+    rng = np.random.default_rng([seed, STREAM])
+    return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+
+
+def _resampled(values: Array, weights: Array, seed: int) -> Array:
+    """Weighted means of `RESAMPLES` samples of the values, drawn with replacement."""
+    n = len(values)
+    if n * RESAMPLES <= CHUNK:
+        return _weighted_means(_counts(seed, n), values, weights)
+    rng = np.random.default_rng([seed, STREAM])
+    step = max(1, CHUNK // n)
+    means = []
+    for start in range(0, RESAMPLES, step):
+        size = min(step, RESAMPLES - start)
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=size)
+        means.append(_weighted_means(counts, values, weights))
+    return np.concatenate(means)
+
+
+def _weighted_means(counts: npt.NDArray[np.int64], values: Array, weights: Array) -> Array:
+    """A weighted mean per row of counts, which say how often each value was drawn."""
+    means: Array = (counts @ (weights * values)) / (counts @ weights)
+    return means

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from luq.errors import DataError
 from luq.evaluation.ask import quiet, sound
-from luq.evaluation.compare import bootstrap
-from luq.evaluation.predictions import Row
+from luq.evaluation.predictions import FidelityRow
 from luq.questions.prompts import PROMPTS, TARGETS, Doc
 from luq.questions.sources import Questions
 
 TOP = 256  # tokens of the 16-bit distribution that are kept; KL counts the others as one
-VERSION = 1
 
 
 class Forced(NamedTuple):
@@ -137,21 +135,23 @@ def divergence(top: Tensor, reference: Tensor, logs: Tensor) -> Tensor:
 
 def measure(
     answers: Iterator[tuple[int, Tensor, Tensor]], reference: dict[int, tuple[Tensor, Tensor]]
-) -> list[Row]:
-    """Per question: mean KL per answer token, share of tokens with the same first choice, and log-likelihood (nats)."""
-    rows = []
-    for id_, tokens, logs in answers:
-        top, kept = reference[id_]
-        agree = logs.argmax(-1) == top[:, 0]
-        loglik = logs.gather(-1, tokens[:, None]).sum()
-        row = {"id": id_, "tokens": len(tokens), "kl": float(divergence(top, kept, logs).mean())}
-        rows.append(row | {"agreement": float(agree.double().mean()), "loglik": float(loglik)})
-    return sorted(rows, key=lambda r: r["id"])
+) -> list[FidelityRow]:
+    """How far the probabilities of each question's reference answer moved, by question id.
 
-
-def summarise(rows: list[Row]) -> dict[str, Any]:
-    """Means over questions with their 95 % bootstrap intervals: {kl, agreement, loglik: [mean, low, high], n}."""
-    found: dict[str, Any] = {"n": len(rows)}
-    for name in ("kl", "agreement", "loglik"):
-        found[name] = list(bootstrap([row[name] for row in rows])) if rows else None
-    return found
+    Args:
+        answers: id, answer tokens [n], log-probabilities [n, vocabulary] of packed layers.
+        reference: id -> what `read_reference` gives of the 16-bit model.
+    """
+    rows: list[FidelityRow] = []
+    for question, tokens, logs in answers:
+        top, reference_logs = reference[question]
+        same_first_choice = logs.argmax(-1) == top[:, 0]
+        row = FidelityRow(
+            id=question,
+            tokens=len(tokens),
+            kl=float(divergence(top, reference_logs, logs).mean()),
+            agreement=float(same_first_choice.double().mean()),
+            loglik=float(logs.gather(-1, tokens[:, None]).sum()),
+        )
+        rows.append(row)
+    return sorted(rows, key=lambda row: row["id"])

@@ -2,13 +2,24 @@
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # {id, text or error}, and with `doc` the columns that its score needs
 
 
-def write_rows(file: Path, rows: list[Row]) -> None:
+class FidelityRow(TypedDict):
+    """One question's reference answer under packed layers."""
+
+    id: int
+    tokens: int  # of the answer
+    kl: float  # to the 16-bit model, nats per answer token
+    agreement: float  # share of tokens with the same first choice
+    loglik: float  # nats
+
+
+def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
 

@@ -1,1 +1,5 @@
-"""Packed models as Hugging Face folders: written by `save`, loaded by plain `from_pretrained` through `hf`."""
+"""Packed models as Hugging Face folders.
+
+`folder` writes them, `hf` lets plain `from_pretrained` load them, `card` is their README, and
+`compressed_tensors` a layout that other programs read.
+"""

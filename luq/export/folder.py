@@ -1,90 +1,138 @@
-"""An allocation as a Hugging Face folder: the source's shards with the packed layers in place of their linears.
+"""An allocation as a Hugging Face folder: a checkpoint with packed layers in place of its linears.
 
-Shard by shard, so that no more than one is in memory; everything that is not a decoder linear is copied as it stands.
+It is written shard by shard, so that no more than one is in memory. Everything that is not a
+decoder linear is copied as it stands.
 """
 
 import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from luq.errors import ModelError
+from luq.export.about import (
+    ABOUT,
+    FORMAT_VERSION,
+    NATIVE_LAYOUT,
+    ExportedFolder,
+    ExportedRun,
+    about_json,
+)
+from luq.export.card import CardFacts, render
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.models.checkpoint import check_files
-from luq.models.vlm import LINEARS, part_of
+from luq.models.checkpoint import INDEX, check_files, shards_of
+from luq.models.families import LINEARS, part_of
 from luq.store.store import write_json
 
-FORMAT = 1
-INDEX, SINGLE, ABOUT = "model.safetensors.index.json", "model.safetensors", "luq.json"
+CONFIG = "config.json"
+README = "README.md"
 COPIED = ("*.json", "*.model", "*.txt", "*.jinja")
 LINEAR = re.compile(rf"^(.*\.)?layers\.(\d+)\.({'|'.join(map(re.escape, LINEARS))})\.weight$")
-ELSEWHERE = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
-Tensors = dict[
-    str, tuple[torch.Tensor, str]
-]  # what follows a linear's name in the file -> tensor and ledger class
+TOWER = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
+READABLE_BY_ALL = 0o644  # safetensors makes files that only their owner can read
+
+# What follows a linear's name in the file -> the tensor and its ledger class.
+Tensors = dict[str, tuple[Tensor, str]]
 
 
 class Layout(NamedTuple):
-    """How packed linears stand in a folder: `config` is its quantization_config, `tensors` what it holds of one linear."""
+    """How packed linears stand in a folder."""
 
     name: str
+    # The `quantization_config`, from the layers' folders and tiers.
     config: Callable[[Sequence[Path], Sequence[str]], dict[str, Any]]
+    # What the file holds of one linear.
     tensors: Callable[[PackedWeight], Tensors]
 
 
-def export(
-    source: Path,
-    folders: Sequence[Path],
-    tiers: Sequence[str],
-    target: Path,
-    told: dict[str, Any],
-    card: str,
-    layout: Layout | None = None,
-    image_processor: dict[str, Any] | None = None,
-) -> Path:
-    """Write `target`: weights, config, processor, luq.json (`told` and the ledger), README.md (`card`, {ledger} filled in).
+@dataclass(frozen=True)
+class PackedModel:
+    """What a folder is made of."""
 
-    `folders[i]` holds layer i's packed linears, `source` the 16-bit checkpoint they were made from; `image_processor` are its
-    settings where they are not the source's. A ModelError if the source is incomplete or already quantized, if the target is
-    there, if the layout has no place for a tier, or if the disk is too small; nothing is left behind then.
+    source: Path  # the 16-bit checkpoint that was packed
+    folders: Sequence[Path]  # of each decoder layer's packed linears
+    tiers: Sequence[str]  # of each decoder layer
+    image_processor: dict[str, Any] | None = None  # its settings, if they are not the source's
+
+
+def quantization_config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
+    """What `luq.export.hf.LuqConfig` reads: formats, shapes and buffers of all packed linears."""
+    layers: list[dict[str, Any]] = []
+    for folder, tier in zip(folders, tiers, strict=True):
+        linears: dict[str, dict[str, Any]] = {}
+        for name, weight in read_layer(folder).items():
+            buffers: dict[str, list[Any]] = {}
+            for buffer, tensor in weight.buffers.items():
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                buffers[buffer] = [dtype, list(tensor.shape)]
+            short_name = name.rpartition(".")[2]
+            linears[short_name] = {
+                "format": weight.format,
+                "shape": list(weight.shape),
+                "buffers": buffers,
+                **weight.meta,
+            }
+        layers.append({"tier": tier, "linears": linears})
+    return {"quant_method": "luq", "format_version": FORMAT_VERSION, "layers": layers}
+
+
+def _stored_buffers(weight: PackedWeight) -> Tensors:
+    return {name: (buffer, weight.classes[name]) for name, buffer in weight.buffers.items()}
+
+
+NATIVE = Layout(NATIVE_LAYOUT, quantization_config, _stored_buffers)
+
+
+def export(
+    model: PackedModel,
+    target: Path,
+    run: ExportedRun | None = None,
+    card: CardFacts | None = None,
+    layout: Layout = NATIVE,
+) -> Path:
+    """Write a packed model as a folder: weights, config, processor, luq.json, and README.md.
+
+    Args:
+        model: What is packed.
+        target: A folder that is empty or not there yet.
+        run: What luq.json says beside the ledger.
+        card: What README.md says; without it there is none.
+        layout: How packed linears are stored.
+
+    Returns:
+        The target.
+
+    Raises:
+        ModelError: The source is incomplete or already quantized, the target is there, the layout
+            has no place for a tier, or the disk is too small. Nothing is left behind then.
     """
-    layout = layout or NATIVE
-    check_files(source)
+    check_files(model.source)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} exists: give another folder, or delete it")
-    shards = shards_of(source)
-    needed = sum(
-        (source / s).stat().st_size for s in shards
-    )  # packed is smaller, but it is written beside its shard's rest
-    parent = next(p for p in target.absolute().parents if p.exists())
-    if shutil.disk_usage(parent).free < needed:
-        raise ModelError(
-            f"{parent} has {shutil.disk_usage(parent).free / 1e9:.1f} GB left, the export may need {needed / 1e9:.1f} GB"
-        )
-    quantization = layout.config(folders, tiers)
+    shards = shards_of(model.source)
+    _check_space(model.source, shards, target)
+    quantization = layout.config(model.folders, model.tiers)
     scratch = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        ledger = _weights(source, shards, folders, scratch, layout)
-        config = json.loads((source / "config.json").read_text())
-        config["quantization_config"] = quantization
-        for pattern in COPIED:
-            for file in source.glob(pattern):
-                if file.name not in (INDEX, "config.json", ABOUT):
-                    shutil.copyfile(file, scratch / file.name)
-        write_json(scratch / "config.json", config)
-        if image_processor:
-            _set_image_processor(scratch, image_processor)
-        write_json(scratch / ABOUT, {**_head(layout, ledger), **told})
-        (scratch / "README.md").write_text(card.replace("{ledger}", ledger_table(ledger)))
+        writer = _WeightWriter(model, scratch, layout)
+        for shard in shards:
+            writer.write(shard)
+        ledger = writer.finish()
+        _write_settings(model, scratch, quantization)
+        about = ExportedFolder(layout.name, ledger, sum(ledger.values()), run)
+        write_json(scratch / ABOUT, about_json(about))
+        if card is not None:
+            (scratch / README).write_text(render(card, layout.name, ledger), encoding="utf-8")
         if target.exists():
             target.rmdir()
         scratch.rename(target)
@@ -93,150 +141,127 @@ def export(
     return target
 
 
-def _set_image_processor(folder: Path, settings: dict[str, Any]) -> None:
-    """Give a folder's processor other settings for images, in whichever file it keeps them."""
-    whole, alone = folder / "processor_config.json", folder / "preprocessor_config.json"
-    told = json.loads(whole.read_text()) if whole.exists() else {}
-    if "image_processor" in told:
-        write_json(whole, told | {"image_processor": settings})
-    else:
-        old = json.loads(alone.read_text())
-        write_json(
-            alone,
-            {n: v for n, v in old.items() if n not in ("min_pixels", "max_pixels")} | settings,
-        )  # now in its size
+def _check_space(source: Path, shards: list[str], target: Path) -> None:
+    """A ModelError if the target's disk has no room for the source's weights.
+
+    The packed files are smaller, but how much smaller is known only when they are written.
+    """
+    needed = sum((source / shard).stat().st_size for shard in shards)
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise ModelError(
+            f"{parent} has {free / 1e9:.1f} GB left, the export may need {needed / 1e9:.1f} GB"
+        )
 
 
-def shards_of(source: Path) -> list[str]:
-    """The names of a checkpoint's weight files."""
-    index = source / INDEX
-    return (
-        sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        if index.exists()
-        else [SINGLE]
-    )
+class _WeightWriter:
+    """Writes a checkpoint's shards with packed linears, and counts what they hold."""
 
+    def __init__(self, model: PackedModel, folder: Path, layout: Layout) -> None:
+        self.model = model
+        self.folder = folder
+        self.layout = layout
+        self.ledger: dict[str, int] = {}  # bytes of the tensors, by class
+        self.files: list[Path] = []
+        self.places: dict[str, str] = {}  # tensor -> name of the file it is in
+        self.packed_linears: set[tuple[int, str]] = set()
+        # Linears of a layer follow each other in a shard: its file is read once for all of them.
+        self._layer_index = -1
+        self._layer: PackedLayer = {}
 
-def _head(layout: Layout, ledger: dict[str, int]) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT,
-        "layout": layout.name,
-        "ledger": ledger,
-        "file_bytes": sum(ledger.values()),
-    }
-
-
-def _weights(
-    source: Path, shards: list[str], folders: Sequence[Path], target: Path, layout: Layout
-) -> dict[str, int]:
-    """Write the shards; returns bytes per class of what they hold, which sum to the files."""
-    ledger: dict[str, int] = {}
-    places: dict[str, str] = {}
-    seen: set[tuple[int, str]] = set()
-    read: tuple[int, PackedLayer] | None = None
-    total = 0
-    for shard in shards:
-        tensors: dict[str, torch.Tensor] = {}
+    def write(self, shard: str) -> None:
+        """Write one of the source's weight files."""
+        tensors: dict[str, Tensor] = {}
         try:
-            with safe_open(source / shard, framework="pt") as file:
+            with safe_open(self.model.source / shard, framework="pt") as file:
                 for name in sorted(file.keys()):
-                    found = None if ELSEWHERE.search(name) else LINEAR.match(name)
-                    if found is None:
-                        tensors[name] = file.get_tensor(name)
-                        _count(ledger, part_of(name), tensors[name])
-                        continue
-                    index, linear = int(found[2]), found[3]
-                    if index >= len(folders):
-                        raise ModelError(
-                            f"{source / shard} has decoder layer {index}, but {len(folders)} layers were packed"
-                        )
-                    if read is None or read[0] != index:
-                        read = index, read_layer(folders[index])
-                    seen.add((index, linear))
-                    for suffix, (tensor, part) in layout.tensors(read[1][linear]).items():
-                        tensors[f"{name.removesuffix('weight')}{suffix}"] = tensor
-                        _count(ledger, part, tensor)
+                    match = None if TOWER.search(name) else LINEAR.match(name)
+                    if match is None:
+                        tensor = file.get_tensor(name)
+                        tensors[name] = tensor
+                        self._count(part_of(name), tensor)
+                    else:
+                        tensors |= self._packed_tensors(shard, name, int(match[2]), match[3])
         except SafetensorError as error:
             raise ModelError(
-                f"{source / shard} is damaged ({error}): copy or download it again"
+                f"{self.model.source / shard} is damaged ({error}): copy or download it again"
             ) from error
-        save_file(tensors, target / shard, metadata={"format": "pt"})
-        (target / shard).chmod(0o644)  # safetensors makes files that only their owner can read
-        places |= dict.fromkeys(tensors, shard)
-        total += (target / shard).stat().st_size
-    missing = [
-        f"layers.{i}.{name}"
-        for i in range(len(folders))
-        for name in LINEARS
-        if (i, name) not in seen
-    ]
-    if missing:
-        raise ModelError(
-            f"{source} has no weight for {missing[0]}: its tensors have other names than this version knows"
-        )
-    size = total - sum(ledger.values())
-    if len(shards) > 1:
-        write_json(
-            target / INDEX, {"metadata": {"total_size": sum(ledger.values())}, "weight_map": places}
-        )
-    return ledger | {"header": size}
+        path = self.folder / shard
+        save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(READABLE_BY_ALL)
+        self.places |= dict.fromkeys(tensors, shard)
+        self.files.append(path)
+
+    def _packed_tensors(self, shard: str, name: str, index: int, linear: str) -> dict[str, Tensor]:
+        """What stands in the file in place of one decoder linear's weight."""
+        layers = len(self.model.folders)
+        if index >= layers:
+            raise ModelError(
+                f"{self.model.source / shard} has decoder layer {index}, but {layers} layers were "
+                "packed"
+            )
+        if index != self._layer_index:
+            self._layer = read_layer(self.model.folders[index])
+            self._layer_index = index
+        self.packed_linears.add((index, linear))
+        prefix = name.removesuffix("weight")
+        tensors: dict[str, Tensor] = {}
+        for suffix, (tensor, ledger_class) in self.layout.tensors(self._layer[linear]).items():
+            tensors[f"{prefix}{suffix}"] = tensor
+            self._count(ledger_class, tensor)
+        return tensors
+
+    def _count(self, ledger_class: str, tensor: Tensor) -> None:
+        size = tensor.numel() * tensor.element_size()
+        self.ledger[ledger_class] = self.ledger.get(ledger_class, 0) + size
+
+    def finish(self) -> dict[str, int]:
+        """Check that nothing is missing and write the index of several shards.
+
+        Returns:
+            Bytes per class of what the files hold, their headers too: sums to the files.
+        """
+        for index in range(len(self.model.folders)):
+            for linear in LINEARS:
+                if (index, linear) not in self.packed_linears:
+                    raise ModelError(
+                        f"{self.model.source} has no weight for layers.{index}.{linear}: its "
+                        "tensors have other names than this version knows"
+                    )
+        tensor_bytes = sum(self.ledger.values())
+        if len(self.files) > 1:
+            index_content = {"metadata": {"total_size": tensor_bytes}, "weight_map": self.places}
+            write_json(self.folder / INDEX, index_content)
+        file_bytes = sum(path.stat().st_size for path in self.files)
+        return self.ledger | {"header": file_bytes - tensor_bytes}
 
 
-def _count(ledger: dict[str, int], part: str, tensor: torch.Tensor) -> None:
-    ledger[part] = ledger.get(part, 0) + tensor.numel() * tensor.element_size()
+def _write_settings(model: PackedModel, folder: Path, quantization: dict[str, Any]) -> None:
+    """Write the config, and copy tokenizer, processor and what else is not a weight."""
+    for pattern in COPIED:
+        for file in model.source.glob(pattern):
+            if file.name not in (INDEX, CONFIG, ABOUT):
+                shutil.copyfile(file, folder / file.name)
+    config = json.loads((model.source / CONFIG).read_text(encoding="utf-8"))
+    config["quantization_config"] = quantization
+    write_json(folder / CONFIG, config)
+    if model.image_processor:
+        _set_image_processor(folder, model.image_processor)
 
 
-def quantization_config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
-    """What `luq.export.hf.LuqConfig` reads: every packed linear's format, shape and buffers, without their content."""
-    layers = []
-    for folder, tier in zip(folders, tiers, strict=True):
-        linears = {}
-        for name, weight in read_layer(folder).items():
-            buffers = {
-                b: [str(t.dtype).removeprefix("torch."), list(t.shape)]
-                for b, t in weight.buffers.items()
-            }
-            linears[name.rpartition(".")[2]] = {
-                "format": weight.format,
-                "shape": list(weight.shape),
-                "buffers": buffers,
-                **weight.meta,
-            }
-        layers.append({"tier": tier, "linears": linears})
-    return {"quant_method": "luq", "format_version": FORMAT, "layers": layers}
-
-
-def _buffers(weight: PackedWeight) -> Tensors:
-    return {name: (tensor, weight.classes[name]) for name, tensor in weight.buffers.items()}
-
-
-NATIVE = Layout("luq", quantization_config, _buffers)
-
-
-def ledger_table(ledger: dict[str, int]) -> str:
-    """Markdown of bytes per class, largest first, and their sum: the weight files."""
-    rows = [
-        f"| {part} | {count:,} |"
-        for part, count in sorted(ledger.items(), key=lambda item: -item[1])
-    ]
-    return "\n".join(
-        [
-            "| part | bytes |",
-            "|---|---:|",
-            *rows,
-            f"| **weight files** | **{sum(ledger.values()):,}** |",
-        ]
-    )
-
-
-def about(folder: Path) -> dict[str, Any]:
-    """What luq.json of an exported folder says; a ModelError if it is none."""
-    file = folder / ABOUT
-    if not file.exists():
-        raise ModelError(f"{folder} was not exported by LUQ: {ABOUT} is missing")
-    told: dict[str, Any] = json.loads(file.read_text())
-    if told.get("format_version", 0) > FORMAT:
-        raise ModelError(
-            f"{file} has format version {told['format_version']}, this version reads {FORMAT}: update luq"
-        )
-    return told
+def _set_image_processor(folder: Path, settings: dict[str, Any]) -> None:
+    """Give a folder's processor other settings for images, in whichever file it keeps them."""
+    processor_file = folder / "processor_config.json"
+    image_file = folder / "preprocessor_config.json"
+    if processor_file.exists():
+        processor = json.loads(processor_file.read_text(encoding="utf-8"))
+        if "image_processor" in processor:
+            processor["image_processor"] = settings
+            write_json(processor_file, processor)
+            return
+    previous = json.loads(image_file.read_text(encoding="utf-8"))
+    # Older checkpoints bound pixels here. The settings bound them in their `size`.
+    previous.pop("min_pixels", None)
+    previous.pop("max_pixels", None)
+    write_json(image_file, previous | settings)

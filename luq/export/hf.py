@@ -1,7 +1,8 @@
-"""The quantization method `luq` of transformers: a folder's config says what each linear is, its buffers are loaded as stored.
+"""The quantization method `luq` of transformers, which loads exported folders.
 
-Nothing is unpacked while loading, and no 16-bit linear is ever made: the model's skeleton gets packed linears whose buffers have
-the stored shapes and types, and transformers fills them from the safetensors files.
+A folder's config says what each linear is, and its buffers are loaded as stored. Nothing is
+unpacked while loading, and no 16-bit linear is ever made: the model's skeleton gets packed linears
+whose buffers have the stored shapes and types, and transformers fills them from the files.
 """
 
 from typing import Any
@@ -12,27 +13,42 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from luq.errors import ModelError
-from luq.export.folder import FORMAT
+from luq.export.about import FORMAT_VERSION
+from luq.formats.base import PackedWeight
 from luq.formats.known import restore
 from luq.formats.linear import PackedLinear
-from luq.models.vlm import LINEARS, find_layers
+from luq.models.families import LINEARS
+from luq.models.vlm import find_layers
 
 METHOD = "luq"
 
 
 @register_quantization_config(METHOD)
 class LuqConfig(QuantizationConfigMixin):
-    """`layers[i]` is {tier, linears: {short name: {format, shape, buffers: {name: [type, shape]}, ...}}} of decoder layer i."""
+    """What a folder's `quantization_config` says.
+
+    Args:
+        format_version: Of the folder.
+        layers: By decoder layer, {tier, linears: {short name: {format, shape, buffers: {name:
+            [type, shape]}, and the format's numbers}}}.
+
+    Raises:
+        ModelError: A newer version of LUQ wrote the folder.
+    """
 
     def __init__(
-        self, format_version: int = FORMAT, layers: list[dict[str, Any]] | None = None, **_: Any
-    ):
+        self,
+        format_version: int = FORMAT_VERSION,
+        layers: list[dict[str, Any]] | None = None,
+        **_: Any,
+    ) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]  # transformers lists its own methods
         self.format_version = format_version
         self.layers = layers or []
-        if format_version > FORMAT:
+        if format_version > FORMAT_VERSION:
             raise ModelError(
-                f"this folder has format version {format_version} of LUQ, this version reads {FORMAT}: update luq"
+                f"this folder has format version {format_version} of LUQ, this version reads "
+                f"{FORMAT_VERSION}: update luq"
             )
 
 
@@ -44,22 +60,27 @@ class LuqQuantizer(HfQuantizer):
     quantization_config: Any
 
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> Any:
-        told = self.quantization_config.layers
+        entries = self.quantization_config.layers
         layers = find_layers(model)
-        if len(layers) != len(told):
+        if len(layers) != len(entries):
             raise ModelError(
-                f"the folder's config packs {len(told)} layers, but its model has {len(layers)}: export it again"
+                f"the folder's config packs {len(entries)} layers, but its model has "
+                f"{len(layers)}: export it again"
             )
-        for layer, entry in zip(layers, told, strict=True):
+        for index, layer in enumerate(layers):
             for name in LINEARS:
-                parent, _dot, attribute = name.rpartition(".")
+                parent, _dot, short_name = name.rpartition(".")
                 bias = getattr(layer.get_submodule(name), "bias", None)
-                skeleton = _skeleton(dict(entry["linears"][attribute]))
-                setattr(
-                    layer.get_submodule(parent),
-                    attribute,
-                    PackedLinear(skeleton, entry["tier"], bias),
-                )
+                try:
+                    tier = entries[index]["tier"]
+                    weight = _skeleton(entries[index]["linears"][short_name])
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ModelError(
+                        f"the folder's config does not say how layers.{index}.{name} is packed "
+                        f"({error!r}): export it again"
+                    ) from error
+                linear = PackedLinear(weight, tier, bias)
+                setattr(layer.get_submodule(parent), short_name, linear)
         return model
 
     def is_serializable(self) -> bool:
@@ -70,11 +91,20 @@ class LuqQuantizer(HfQuantizer):
         return False
 
 
-def _skeleton(entry: dict[str, Any]) -> Any:
+def _skeleton(entry: dict[str, Any]) -> PackedWeight:
     """A packed weight whose buffers have shapes and types, and no content yet."""
-    buffers = {
-        name: torch.empty(shape, dtype=getattr(torch, kind), device="meta")
-        for name, (kind, shape) in entry.pop("buffers").items()
-    }
-    rows, columns = entry.pop("shape")
-    return restore(entry.pop("format"), buffers, (rows, columns), **entry)
+    numbers = dict(entry)
+    format_name = numbers.pop("format")
+    rows, columns = numbers.pop("shape")
+    buffers: dict[str, torch.Tensor] = {}
+    for name, (dtype, shape) in numbers.pop("buffers").items():
+        buffers[name] = torch.empty(shape, dtype=_dtype(dtype), device="meta")
+    return restore(format_name, buffers, (rows, columns), **numbers)
+
+
+def _dtype(name: str) -> torch.dtype:
+    """The torch type of a name; a ValueError for what is none, since a folder may say anything."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{name!r} is no type of numbers")
+    return dtype

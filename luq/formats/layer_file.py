@@ -18,7 +18,7 @@ from luq.errors import StoreError
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
 from luq.formats.sizes import LayerSize
-from luq.models.vlm import LINEARS
+from luq.models.families import LINEARS
 
 FILE = "layer.safetensors"
 METADATA = "luq"  # under which safetensors keeps our JSON

@@ -1,9 +1,4 @@
-"""Four memory numbers with four names, and the ledger.
-
-Nominal bits: code bits per weight, the paper's convention. Stored bits: 8 * bytes of the packed
-files / weights, everything in. Resident bytes: what the packed buffers take in memory. Peak bytes:
-the process's largest memory (CPU: resident set; CUDA: allocated) up to now.
-"""
+"""What a process takes in memory, and what a model keeps in 16 bit."""
 
 import contextlib
 import resource
@@ -11,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from luq.formats.sizes import LayerSize, Memory
-from luq.models.vlm import VLM, part_of
+from luq.models.families import part_of
+from luq.models.vlm import VLM
 
 KIB = 1024
 BYTES_16_BIT = 2
@@ -57,24 +52,9 @@ def rest_ledger(vlm: VLM) -> dict[str, int]:
     return parts
 
 
-def measure(vlm: VLM, sizes: list[LayerSize]) -> Memory:
-    """The memory numbers of an allocation from its layers' files."""
-    ledger: dict[str, int] = {}
-    for size in sizes:
-        for name, count in size.ledger.items():
-            ledger[name] = ledger.get(name, 0) + count
-    weights = sum(size.weights for size in sizes)
-    stored = sum(size.bytes for size in sizes)
-    rest = rest_ledger(vlm)
-    rest_bytes = sum(rest.values())
-    return Memory(
-        weights=weights,
-        nominal_bits=sum(size.nominal_bits * size.weights for size in sizes) / weights,
-        stored_bits=8 * stored / weights,
-        stored_bytes=stored,
-        rest_bytes=rest_bytes,
-        checkpoint_bytes=stored + rest_bytes,
-        resident_bytes=stored - ledger["header"],
-        peak_bytes=peak_bytes(),
-        ledger=ledger | rest,
-    )
+def linear_weights(vlm: VLM) -> int:
+    """Weights of the decoder linears."""
+    count = 0
+    for layer in range(len(vlm.layers)):
+        count += sum(weight.numel() for weight in vlm.original(layer).values())
+    return count

@@ -37,3 +37,31 @@ class Memory:
     resident_bytes: int
     peak_bytes: int
     ledger: dict[str, int]
+
+
+def memory(layers: list[LayerSize], rest: dict[str, int], peak_bytes: int) -> Memory:
+    """The memory numbers of an allocation.
+
+    Args:
+        layers: what its layers' files hold.
+        rest: bytes of what stays 16-bit, by part.
+        peak_bytes: the process's largest memory.
+    """
+    ledger: dict[str, int] = {}
+    for layer in layers:
+        for name, count in layer.ledger.items():
+            ledger[name] = ledger.get(name, 0) + count
+    weights = sum(layer.weights for layer in layers)
+    stored = sum(layer.bytes for layer in layers)
+    rest_bytes = sum(rest.values())
+    return Memory(
+        weights=weights,
+        nominal_bits=sum(layer.nominal_bits * layer.weights for layer in layers) / weights,
+        stored_bits=8 * stored / weights,
+        stored_bytes=stored,
+        rest_bytes=rest_bytes,
+        checkpoint_bytes=stored + rest_bytes,
+        resident_bytes=stored - ledger["header"],
+        peak_bytes=peak_bytes,
+        ledger=ledger | rest,
+    )

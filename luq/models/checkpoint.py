@@ -1,27 +1,99 @@
-"""A checkpoint's files: where they are, whether they are whole, and what can be known of them without loading them."""
+"""A checkpoint as a value, and its files: where they are, whether they are whole, their digest.
+
+Imports neither torch nor transformers: what is known here is known without loading a model.
+"""
 
 import json
+import re
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
-
-from safetensors import SafetensorError, safe_open
+from typing import Any
 
 from luq.config import ModelConfig
-from luq.errors import ModelError, unknown
-from luq.store import keys
+from luq.config.checks import VOLATILE
+from luq.errors import ModelError
+from luq.models import devices
+from luq.plugins import plugin
+from luq.store.digests import file_digest
+from luq.store.keys import Identified, digest
 
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-POCKET = Path(__file__).parent.parent / "pocket" / "weights"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+FIRST_LAYER = re.compile(r"^(?:.*\.)?layers\.0\.((?:self_attn|mlp)\.\w+_proj)\.weight$")
+TOWER = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a question and its image become tokens and pixels, beside the checkpoint's own files."""
+
+    system_prompt: str = ""
+    do_pad: bool | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    backend: str = ""  # what resizes images: pil or torchvision
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Checkpoint(Identified):
+    """A model as it stands in keys: all bytes of its files, the type it is computed in, and how it
+    is asked. `weights` is what stands in the keys of artefacts that ask nothing.
+    """
+
+    digest: str
+    dtype: str  # float32, float16 or bfloat16
+    config: ModelConfig = field(metadata=VOLATILE)
+    folder: Path = field(metadata=VOLATILE)
+    layers: int = field(metadata=VOLATILE)  # decoder layers of the language backbone
+    commit: str | None = field(default=None, metadata=VOLATILE)  # of the hub's repository
+    asking: Asking = Asking()
+
+    @property
+    def weights(self) -> "Checkpoint":
+        """The same checkpoint, however it is asked."""
+        return replace(self, asking=Asking())
+
+
+def checkpoint(config: ModelConfig, download: bool = True) -> Checkpoint:
+    """The checkpoint that a config names.
+
+    Args:
+        config: path or hub id, revision, device, and how the model is asked.
+        download: whether what is not here may be fetched from the hub.
+
+    Raises:
+        ModelError: a file is missing or damaged, or (without download) nothing is here.
+    """
+    folder = resolve_path(config, download)
+    check_files(folder)
+    asking = Asking(
+        config.system_prompt,
+        config.do_pad,
+        config.min_pixels,
+        config.max_pixels,
+        "torchvision" if find_spec("torchvision") else "pil",
+    )
+    in_cache_of_hub = folder.parent.name == "snapshots"
+    return Checkpoint(
+        digest=fingerprint(folder),
+        dtype=compute_dtype(folder, devices.resolve(config.device), config.stream),
+        asking=asking,
+        config=config,
+        folder=folder,
+        layers=count_layers(folder),
+        commit=folder.name if in_cache_of_hub else None,
+    )
 
 
 def resolve_path(config: ModelConfig, download: bool = True) -> Path:
-    """The local folder of a checkpoint: shipped, given, or fetched from the hub (or found in its cache)."""
-    if config.path.startswith("pocket:"):
-        name = config.path.removeprefix("pocket:")
-        known = sorted(p.name for p in POCKET.iterdir() if p.is_dir()) if POCKET.exists() else []
-        if name not in known:
-            raise unknown("pocket model", name, known)
-        return POCKET / name
+    """The local folder of a checkpoint: a plug-in's, given, or fetched from the hub (or its cache)."""
+    source, colon, name = config.path.partition(":")
+    shipped = plugin(source) if colon else None
+    if shipped is not None:
+        return shipped.model_folder(name)
     folder = Path(config.path).expanduser()
     if folder.exists():
         return folder
@@ -31,80 +103,135 @@ def resolve_path(config: ModelConfig, download: bool = True) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(
-                config.path,
-                revision=config.revision,
-                allow_patterns=FILES,
-                local_files_only=not download,
-            )
+        fetched = snapshot_download(
+            config.path,
+            revision=config.revision,
+            allow_patterns=FILES,
+            local_files_only=not download,
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"model.path={config.path} is neither a local folder nor reachable on the hub: give a folder, or log in and "
-            f"connect ({type(error).__name__})"
+            f"model.path={config.path} is neither a local folder nor reachable on the hub: give a "
+            f"folder, or log in and connect ({type(error).__name__})"
         ) from error
+    return Path(fetched)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json; a ModelError if it is no JSON object."""
+    file = folder / "config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read ({error}): copy it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds no JSON object: copy it again")
+    return content
+
+
+def shards_of(folder: Path) -> list[str]:
+    """The names of a checkpoint's weight files, in the order of their names."""
+    index = folder / INDEX
+    if not index.exists():
+        return [SINGLE]
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} cannot be read ({error}): copy it again") from error
+    return sorted(names)
 
 
 def check_files(folder: Path) -> None:
-    """A ModelError that names the first file a checkpoint folder lacks."""
+    """A ModelError that names the first file that a checkpoint folder lacks, or that is damaged."""
+    from safetensors import SafetensorError, safe_open
+
     for name in ("config.json", "tokenizer_config.json"):
         if not (folder / name).exists():
             raise ModelError(f"{folder / name} is missing: the folder is not a complete checkpoint")
-    quantized = json.loads((folder / "config.json").read_text()).get("quantization_config")
+    quantized = read_config(folder).get("quantization_config")
     if quantized:
+        method = quantized.get("quant_method")
         raise ModelError(
-            f"{folder} is already quantized ({quantized.get('quant_method')}): LUQ starts from 16-bit weights"
+            f"{folder} is already quantized ({method}): LUQ starts from 16-bit weights"
         )
-    index = folder / "model.safetensors.index.json"
-    shards = ["model.safetensors"]
-    if index.exists():
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    for shard in shards:
+    for shard in shards_of(folder):
         if not (folder / shard).exists():
             raise ModelError(f"{folder / shard} is missing: copy or download the checkpoint again")
         try:
-            with safe_open(
-                folder / shard, framework="pt"
-            ):  # reads the header, and compares it with the file's size
+            # Opening reads the header, and compares it with the file's size.
+            with safe_open(folder / shard, framework="np"):
                 pass
         except SafetensorError as error:
             raise ModelError(
                 f"{folder / shard} is damaged ({error}): copy or download the checkpoint again"
             ) from error
-    if not any(
-        (folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json")
-    ):
-        raise ModelError(
-            f"{folder / 'preprocessor_config.json'} is missing: without it images cannot be prepared"
-        )
+    names = ("processor_config.json", "preprocessor_config.json")
+    if not any((folder / name).exists() for name in names):
+        missing = folder / "preprocessor_config.json"
+        raise ModelError(f"{missing} is missing: without it images cannot be prepared")
 
 
 def fingerprint(folder: Path) -> str:
-    """Key of the names, sizes and contents of config and weights (of files over 64 MiB: both ends)."""
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")])
-    return keys.key([[file.name, *keys.file_digest(file)] for file in files])
+    """Digest of the names and of all bytes of a checkpoint's files."""
+    files: list[Path] = []
+    for pattern in FILES:
+        files += folder.glob(pattern)
+    content = [[file.name, *file_digest(file)] for file in sorted(set(files))]
+    return digest("checkpoint", content)
 
 
-class Outline(NamedTuple):
-    """What can be known of a checkpoint without loading it."""
-
-    fingerprint: str
-    layers: int  # decoder layers of the language backbone
-    commit: str | None = None  # of the hub's repository; None for a folder
-
-
-def outline(config: ModelConfig, download: bool = True) -> Outline:
-    """The outline of a config's checkpoint; a ModelError if it is not complete, or (without download) not here."""
-    folder = resolve_path(config, download)
-    check_files(folder)
-    told = json.loads((folder / "config.json").read_text())
-    layers = told.get("text_config", told).get("num_hidden_layers") or told.get("num_hidden_layers")
+def count_layers(folder: Path) -> int:
+    """Decoder layers of the language backbone."""
+    config = read_config(folder)
+    text = config.get("text_config")
+    layers = text.get("num_hidden_layers") if isinstance(text, dict) else None
+    layers = layers or config.get("num_hidden_layers")
     if layers is None:  # left out where it is the family's default
         from transformers import AutoConfig
 
         layers = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
-    commit = (
-        folder.name if folder.parent.name == "snapshots" else None
-    )  # as the hub's cache lays them out
-    return Outline(fingerprint(folder), int(layers), commit)
+    return int(layers)
+
+
+def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
+    """Shapes [out, in] of the linears of the first decoder layer, by name, from the headers."""
+    from safetensors import safe_open
+
+    shapes: dict[str, tuple[int, int]] = {}
+    for shard in shards_of(folder):
+        with safe_open(folder / shard, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                match = FIRST_LAYER.match(name)
+                if match and not TOWER.search(name):
+                    rows, columns = file.get_slice(name).get_shape()
+                    shapes[match[1]] = (rows, columns)
+    return shapes
+
+
+def stored_dtype(folder: Path) -> str:
+    """The floating type that a checkpoint says it is stored in, or that its first tensor has."""
+    config = read_config(folder)
+    said = config.get("dtype") or config.get("torch_dtype")
+    if said:
+        return str(said)
+    from safetensors import safe_open
+
+    with safe_open(folder / shards_of(folder)[0], framework="np") as file:
+        for name in file.keys():  # noqa: SIM118 (no mapping)
+            kind = file.get_slice(name).get_dtype()
+            if kind in DTYPES:
+                return DTYPES[kind]
+    return "float32"
+
+
+def compute_dtype(folder: Path, device: str, stream: bool = False) -> str:
+    """The type in which a folder's model is run.
+
+    fp32 on a CPU; on CUDA fp16, or bf16 where the checkpoint has that, since its range overflows
+    in fp16. A streamed model is run in the type that it is stored in.
+    """
+    if stream:
+        return stored_dtype(folder)
+    if device == "cpu":
+        return "float32"
+    return "bfloat16" if stored_dtype(folder) == "bfloat16" else "float16"

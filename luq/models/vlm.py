@@ -4,8 +4,6 @@ Works for any Hugging Face VLM whose decoder layers stand at a known path; addin
 in `LAYERS`.
 """
 
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,23 +15,11 @@ from torch import Tensor, nn
 
 from luq.config import ModelConfig
 from luq.errors import ModelError, unknown
-from luq.models.checkpoint import check_files, fingerprint, resolve_path
+from luq.models import devices
+from luq.models.checkpoint import Checkpoint, checkpoint
+from luq.models.families import LAYERS, LINEARS
 from luq.models.processors import load_processor
-
-LAYERS = {"llava": "model.language_model.layers", "qwen2_5_vl": "model.language_model.layers"}
-GROUPS = (  # linears of a decoder layer that share an input, in the order of the forward pass
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
-LINEARS = tuple(name for group in GROUPS for name in group)
-PARTS = {  # of everything that is not a decoder linear's weight, by names of tensors
-    "projector": r"multi_modal_projector|merger",
-    "vision": r"vision_tower|visual",
-    "embeddings": r"embed_tokens",
-    "head": r"lm_head",
-}
+from luq.store.artefact import Tools
 
 
 @dataclass
@@ -44,7 +30,6 @@ class VLM:
     model: Any
     processor: Any
     layers: nn.ModuleList
-    fingerprint: str
     originals: list[dict[str, Any]] = field(default_factory=list)
     standing: dict[int, str] = field(
         default_factory=dict
@@ -97,11 +82,6 @@ class VLM:
         """Put the 16-bit linears back wherever something else stands."""
         for layer in list(self.standing):
             self.install(layer, None)
-
-
-def part_of(name: str) -> str:
-    """The ledger class of a tensor that is not a decoder linear's weight."""
-    return next((part for part, pattern in PARTS.items() if re.search(pattern, name)), "norms")
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:
@@ -168,38 +148,36 @@ def streamed(folder: Path, device: str) -> dict[str, str]:
     return places
 
 
-def compute_dtype(folder: Path, device: str) -> torch.dtype:
-    """The type that a folder's model is run in: fp32 on a CPU; on CUDA fp16, or bf16 where the checkpoint has that."""
-    if device == "cpu":
-        return torch.float32
-    told = json.loads((folder / "config.json").read_text())
-    return (
-        torch.bfloat16
-        if "bfloat16" in (told.get("dtype"), told.get("torch_dtype"))
-        else torch.float16
-    )  # overflows in fp16
-
-
-def load_vlm(config: ModelConfig) -> VLM:
-    """Load model (fp32 on CPU, the checkpoint's fp16 or bf16 on CUDA) and processor from a complete folder."""
-    folder = resolve_path(config)
-    check_files(folder)
+def load(source: Checkpoint) -> VLM:
+    """Load model and processor of a checkpoint, in the type that its keys say."""
     from transformers import AutoModelForImageTextToText
 
-    device = (
-        config.device
-        if config.device != "auto"
-        else ("cuda" if torch.cuda.is_available() else "cpu")
-    )
-    given: dict[str, Any] = {"dtype": compute_dtype(folder, device)}
+    config = source.config
+    device = devices.resolve(config.device)
+    options: dict[str, Any] = {"dtype": getattr(torch, source.dtype)}
     if config.stream:
-        given = {"dtype": "auto", "device_map": streamed(folder, device)}
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, **given)
+        options["device_map"] = streamed(source.folder, device)
+    model: Any = AutoModelForImageTextToText.from_pretrained(source.folder, **options)
     if not config.stream:
         model = model.to(device)
     model.eval().requires_grad_(False)
     layers = find_layers(model)
     originals = [{name: layer.get_submodule(name) for name in LINEARS} for layer in layers]
     with _quiet():
-        processor = load_processor(folder, model.config.model_type, config)
-    return VLM(config, model, processor, layers, fingerprint(folder), originals)
+        processor = load_processor(source.folder, model.config.model_type, config)
+    return VLM(config, model, processor, layers, originals)
+
+
+def load_vlm(config: ModelConfig) -> VLM:
+    """Load the checkpoint that a config names."""
+    return load(checkpoint(config))
+
+
+def loaded(tools: Tools, source: Checkpoint) -> VLM:
+    """The model of a checkpoint, loaded once and held for all artefacts that ask for it."""
+
+    def open_() -> VLM:
+        with tools.progress.stage("load"):
+            return load(source)
+
+    return tools.hold(VLM, (source.digest, source.config), open_, alone=True)

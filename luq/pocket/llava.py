@@ -1,4 +1,7 @@
-"""`pocket_llava`: LLaVA-1.5 in small. A CLIP tower, a projector of two linears, a Llama; its chat template and processor."""
+"""`pocket_llava`: LLaVA-1.5 in small.
+
+A CLIP tower, a projector of two linears, a Llama; its chat template and processor.
+"""
 
 from typing import Any
 
@@ -15,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from luq.pocket.drawing import CELL, SIZE, Scene
 from luq.pocket.stream import IMAGE_TOKENS, Chat
-from luq.pocket.tokenizer import train_tokenizer
-from luq.pocket.world import CELL, SIZE, Scene
+from luq.pocket.tokenizer import MAX_LENGTH, SPECIAL, token_id, train_tokenizer
 
 CHAT = Chat(
     ask="USER: {image}{question} ASSISTANT:",
@@ -35,36 +38,59 @@ CHAT_TEMPLATE = (
     "{% for c in m['content'] if c['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
     "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}"
     "{% endif %}"
-    "{% if m['role'] == 'assistant' %}{{ '</s>' }}{% elif m['role'] == 'system' %}{{ ' ' }}{% endif %}"
+    "{% if m['role'] == 'assistant' %}{{ '</s>' }}"
+    "{% elif m['role'] == 'system' %}{{ ' ' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
 )
-PLACES = (
-    True  # the tower can name the row and the column of a cell: CLIP's patches know where they are
-)
+# The tower can name the row and the column of a cell: CLIP's patches know where they are.
+PLACES = True
 WIDTH = 128  # of the tower's features
+PAD_ID = SPECIAL.index("<pad>")
+START_ID = SPECIAL.index("<s>")
+END_ID = SPECIAL.index("</s>")
 make_tokenizer = train_tokenizer
 
 
-def build(tokenizer: Any, layers: int, vision_layers: int) -> LlavaForConditionalGeneration:
+def build(
+    tokenizer: PreTrainedTokenizerFast, layers: int, vision_layers: int
+) -> LlavaForConditionalGeneration:
     """The model with random weights, in fp32."""
     vision = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=256, num_hidden_layers=vision_layers, num_attention_heads=4,
-        image_size=SIZE, patch_size=CELL, projection_dim=128,
-    )  # fmt: skip
+        hidden_size=WIDTH,
+        intermediate_size=256,
+        num_hidden_layers=vision_layers,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=CELL,
+        projection_dim=128,
+    )
     language = LlamaConfig(
-        hidden_size=128, intermediate_size=384, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=4, vocab_size=len(tokenizer),
-        max_position_embeddings=2048, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
-    )  # fmt: skip
-    full = LlavaConfig(
-        vision_config=vision, text_config=language, image_seq_length=IMAGE_TOKENS,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-1, vision_feature_select_strategy="default", tie_word_embeddings=False,
-    )  # fmt: skip
-    model = LlavaForConditionalGeneration(full)
-    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, 2
-    model.generation_config.bos_token_id = 1
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_LENGTH,
+        pad_token_id=PAD_ID,
+        bos_token_id=START_ID,
+        eos_token_id=END_ID,
+        tie_word_embeddings=False,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=language,
+        image_seq_length=IMAGE_TOKENS,
+        image_token_index=token_id(tokenizer, "<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.pad_token_id = PAD_ID
+    model.generation_config.bos_token_id = START_ID
+    model.generation_config.eos_token_id = END_ID
     return model
 
 
@@ -75,27 +101,31 @@ def tower(model: Any) -> nn.Module:
 
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
-    """Scenes -> [n, 3, 72, 72] in [-1, 1], exactly as the processor makes them."""
-    stack = np.stack([s.pixels for s in scenes]).transpose(0, 3, 1, 2)
+    """What the processor makes of the scenes, [n, 3, 72, 72] in [-1, 1]."""
+    stack = np.stack([scene.pixels for scene in scenes]).transpose(0, 3, 1, 2)
     return torch.from_numpy(stack).float() / 127.5 - 1
 
 
 def features(model: Any, scenes: list[Scene]) -> Tensor:
     """Patch features [n, 36, width] of the layer that LLaVA reads."""
-    hidden: Tensor = model.model.vision_tower(
-        to_pixels(scenes), output_hidden_states=True
-    ).hidden_states[-1]
-    return hidden[:, 1:]
+    output = model.model.vision_tower(to_pixels(scenes), output_hidden_states=True)
+    hidden: Tensor = output.hidden_states[-1]
+    return hidden[:, 1:]  # without the class token
 
 
-def project(model: Any, seen: Tensor) -> Tensor:
+def project(model: Any, patches: Tensor) -> Tensor:
     """Features as the decoder reads them, [n, 36, hidden]."""
-    projected: Tensor = model.model.multi_modal_projector(seen)
+    projected: Tensor = model.model.multi_modal_projector(patches)
     return projected
 
 
+def target(scenes: list[Scene]) -> Tensor | None:
+    """What the features shall come near to: nothing, as the tower starts from scratch."""
+    return None
+
+
 def positions(model: Any, ids: Tensor, images: int) -> Tensor | None:
-    """Rotary positions, where they are not simply 0, 1, 2, ..."""
+    """Rotary positions, where they are not simply 0, 1, 2, ...: nowhere."""
     return None
 
 
@@ -106,7 +136,7 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    return LlavaProcessor(
+    return LlavaProcessor(  # type: ignore[no-untyped-call]  # transformers has no types
         image_processor,
         tokenizer,
         patch_size=CELL,

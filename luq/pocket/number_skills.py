@@ -1,53 +1,67 @@
 """Skills about numbers: handwriting, bar charts, documents and short programs. See `skills`."""
 
 from luq.pocket import facts
-from luq.pocket.questions import Question, Rng, choose, count, near, one_of, others
-from luq.pocket.world import COLOUR_NAMES, Item, Scene
+from luq.pocket.drawing import HIGHEST_BAR, Item, Scene
+from luq.pocket.palette import COLOUR_NAMES
+from luq.pocket.questions import (
+    Question,
+    Rng,
+    choose,
+    choose_two,
+    count_question,
+    distractors,
+    near_numbers,
+    one_of,
+)
 
 
 def handwriting(rng: Rng, scene: Scene) -> Question | None:
     item = choose(rng, scene.items)
     if item is None:
         return None
+    digit = str(item.digit)
     text = one_of(
         rng,
         f"Which digit is written in {item.colour}?",
         f"What is the {item.colour} number?",
         f"What digit is {item.colour}?",
     )
-    seen = {str(i.digit) for i in scene.items}
-    wrong = [d for d in others(rng, range(10), str(item.digit), 9) if d not in seen][:3]
-    return Question(text, str(item.digit), wrong, "Is the digit {} written in the image?")
+    # The claim names no colour, so that every digit in the picture would be right.
+    present = {str(written.digit) for written in scene.items}
+    candidates = distractors(rng, range(10), digit, count=9)
+    absent = [candidate for candidate in candidates if candidate not in present]
+    return Question(text, digit, absent[:3], "Is the digit {} written in the image?")
 
 
 def digit_sum(rng: Rng, scene: Scene) -> Question | None:
-    total = sum(i.digit for i in scene.items)
+    total = sum(item.digit for item in scene.items)
     text = one_of(
         rng,
         "What is the sum of the digits?",
         "What do the digits add up to?",
         "What is the total of the numbers?",
     )
-    return Question(text, str(total), near(rng, total), "Is the sum of the digits {}?")
+    return Question(text, str(total), near_numbers(rng, total), "Is the sum of the digits {}?")
 
 
 def digit_pair(rng: Rng, scene: Scene) -> Question | None:
-    a, b = (scene.items[int(i)] for i in rng.permutation(len(scene.items))[:2])
+    first, second = choose_two(rng, scene.items)
     if rng.random() < 0.5:
-        value, text = a.digit + b.digit, f"What is the {a.colour} digit plus the {b.colour} digit?"
+        operator = "plus"
+        result = first.digit + second.digit
     else:
-        value, text = a.digit * b.digit, f"What is the {a.colour} digit times the {b.colour} digit?"
-    return Question(
-        text, str(value), near(rng, value), text[:-1].replace("What is", "Is") + " equal to {}?"
-    )
+        operator = "times"
+        result = first.digit * second.digit
+    term = f"the {first.colour} digit {operator} the {second.colour} digit"
+    wrong_results = near_numbers(rng, result)
+    return Question(f"What is {term}?", str(result), wrong_results, f"Is {term} equal to {{}}?")
 
 
 def digit_largest(rng: Rng, scene: Scene) -> Question | None:
-    value = max(i.digit for i in scene.items)
+    largest = str(max(item.digit for item in scene.items))
     text = one_of(rng, "What is the largest digit?", "Which digit is the greatest?")
-    return Question(
-        text, str(value), others(rng, range(10), str(value)), "Is the largest digit {}?"
-    )
+    wrong_digits = distractors(rng, range(10), largest)
+    return Question(text, largest, wrong_digits, "Is the largest digit {}?")
 
 
 def _bar_name(rng: Rng, item: Item) -> str:
@@ -56,98 +70,94 @@ def _bar_name(rng: Rng, item: Item) -> str:
 
 def bar_value(rng: Rng, scene: Scene) -> Question | None:
     item = choose(rng, scene.items)
-    assert item is not None
+    if item is None:
+        return None
     name = _bar_name(rng, item)
+    value = str(item.value)
     text = one_of(
         rng,
         f"What is the value of {name}?",
         f"How high is {name}?",
         f"What value does {name} have?",
     )
-    return Question(
-        text,
-        str(item.value),
-        others(rng, range(1, 11), str(item.value)),
-        f"Is the value of {name} {{}}?",
-    )
+    wrong_values = distractors(rng, range(1, HIGHEST_BAR + 1), value)
+    return Question(text, value, wrong_values, f"Is the value of {name} {{}}?")
 
 
 def bar_extreme(rng: Rng, scene: Scene) -> Question | None:
-    high = rng.random() < 0.5
-    item = (max if high else min)(scene.items, key=lambda i: i.value)
+    """Colour or label of the highest or of the lowest bar."""
+    by_value = sorted(scene.items, key=lambda item: item.value)
+    item = by_value[0]
+    extreme = "lowest"
     if rng.random() < 0.5:
-        text = one_of(rng, "What color is the {} bar?", "Which color has the {} bar?").format(
-            "highest" if high else "lowest"
+        item = by_value[-1]
+        extreme = "highest"
+    if rng.random() < 0.5:
+        text = one_of(
+            rng, f"What color is the {extreme} bar?", f"Which color has the {extreme} bar?"
         )
-        wrong = others(rng, [i.colour for i in scene.items], item.colour)
-        return Question(
-            text, item.colour, wrong, f"Is the {'highest' if high else 'lowest'} bar {{}}?"
-        )
-    text = one_of(rng, "Which country has the {} value?", "Which country is {}?").format(
-        "highest" if high else "lowest"
-    )
-    wrong = others(rng, [i.text for i in scene.items], item.text)
-    return Question(text, item.text, wrong, f"Is {{}} the {'highest' if high else 'lowest'}?")
+        wrong_colours = distractors(rng, [bar.colour for bar in scene.items], item.colour)
+        return Question(text, item.colour, wrong_colours, f"Is the {extreme} bar {{}}?")
+    text = one_of(rng, f"Which country has the {extreme} value?", f"Which country is {extreme}?")
+    wrong_labels = distractors(rng, [bar.text for bar in scene.items], item.text)
+    return Question(text, item.text, wrong_labels, f"Is {{}} the {extreme}?")
 
 
 def bar_label(rng: Rng, scene: Scene) -> Question | None:
+    """Label of a bar by its colour, or colour by its label."""
     item = choose(rng, scene.items)
-    assert item is not None
+    if item is None:
+        return None
+    colour = item.colour
+    label = item.text
     if rng.random() < 0.5:
         text = one_of(
             rng,
-            f"Which country is the {item.colour} bar?",
-            f"What is the label of the {item.colour} bar?",
+            f"Which country is the {colour} bar?",
+            f"What is the label of the {colour} bar?",
         )
-        wrong = others(rng, facts.COUNTRY_CODES, item.text)
-        return Question(text, item.text, wrong, f"Is the {item.colour} bar {{}}?")
-    text = one_of(
-        rng, f"What color is the bar of {item.text}?", f"What is the color of {item.text}?"
-    )
-    return Question(
-        text,
-        item.colour,
-        others(rng, COLOUR_NAMES, item.colour),
-        f"Is the bar of {item.text} {{}}?",
-    )
+        wrong_labels = distractors(rng, facts.COUNTRY_CODES, label)
+        return Question(text, label, wrong_labels, f"Is the {colour} bar {{}}?")
+    text = one_of(rng, f"What color is the bar of {label}?", f"What is the color of {label}?")
+    wrong_colours = distractors(rng, COLOUR_NAMES, colour)
+    return Question(text, colour, wrong_colours, f"Is the bar of {label} {{}}?")
 
 
 def bar_arithmetic(rng: Rng, scene: Scene) -> Question | None:
-    a, b = (scene.items[int(i)] for i in rng.permutation(len(scene.items))[:2])
-    if a.value < b.value:
-        a, b = b, a
-    x, y = _bar_name(rng, a), _bar_name(rng, b)
+    higher, lower = choose_two(rng, scene.items)
+    if higher.value < lower.value:
+        higher, lower = lower, higher
+    higher_name = _bar_name(rng, higher)
+    lower_name = _bar_name(rng, lower)
     if rng.random() < 0.5:
-        value, what = a.value + b.value, f"the sum of {x} and {y}"
+        result = higher.value + lower.value
+        term = f"the sum of {higher_name} and {lower_name}"
     else:
-        value, what = a.value - b.value, f"the difference between {x} and {y}"
-    return Question(f"What is {what}?", str(value), near(rng, value), f"Is {what} {{}}?")
+        result = higher.value - lower.value
+        term = f"the difference between {higher_name} and {lower_name}"
+    wrong_results = near_numbers(rng, result)
+    return Question(f"What is {term}?", str(result), wrong_results, f"Is {term} {{}}?")
 
 
 def bar_count(rng: Rng, scene: Scene) -> Question | None:
-    return count(rng, len(scene.items), "bars")
+    return count_question(rng, len(scene.items), "bars")
 
 
 def document_field(rng: Rng, scene: Scene) -> Question | None:
     key = facts.pick(rng, scene.fields)
+    value = scene.fields[key]
+    name = key.lower()
     text = one_of(
         rng,
-        f"What is the {key.lower()}?",
+        f"What is the {name}?",
         f"What is written after {key}?",
-        f"Which {key.lower()} is given?",
-        f"What {key.lower()} does the document show?",
+        f"Which {name} is given?",
+        f"What {name} does the document show?",
     )
-    wrong = (
-        facts.document_fields(rng, 10)[key],
-        facts.document_fields(rng, 10)[key],
-        facts.document_fields(rng, 10)[key],
-    )
-    return Question(
-        text,
-        scene.fields[key],
-        others(rng, wrong, scene.fields[key]),
-        f"Is the {key.lower()} {{}}?",
-    )
+    # Values of the same field in three other documents, which have all the fields.
+    count = len(facts.DOCUMENT_KEYS)
+    pool = [facts.document_fields(rng, count)[key] for _ in range(3)]
+    return Question(text, value, distractors(rng, pool, value), f"Is the {name} {{}}?")
 
 
 def document_key(rng: Rng, scene: Scene) -> Question | None:
@@ -156,14 +166,14 @@ def document_key(rng: Rng, scene: Scene) -> Question | None:
     text = one_of(
         rng, f"Which field holds {value}?", f"What is the name of the field with {value}?"
     )
-    return Question(
-        text, key, others(rng, facts.document_fields(rng, 10), key), f"Is {value} the {{}}?"
-    )
+    pool = facts.document_fields(rng, len(facts.DOCUMENT_KEYS))
+    return Question(text, key, distractors(rng, pool, key), f"Is {value} the {{}}?")
 
 
 def code_result(rng: Rng, scene: Scene) -> Question | None:
-    value = int(scene.fields["result"])
+    result = int(scene.fields["result"])
     text = one_of(
         rng, "What is the value of B?", "What is B after this code runs?", "What does B equal?"
     )
-    return Question(text, str(value), near(rng, max(value, 0)), "Is B equal to {} in the code?")
+    wrong_results = near_numbers(rng, max(result, 0))
+    return Question(text, str(result), wrong_results, "Is B equal to {} in the code?")

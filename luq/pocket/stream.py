@@ -1,18 +1,37 @@
-"""The training mixture of the pocket models: pictures with questions, facts, arithmetic and real English."""
+"""The training mixture of the pocket models: pictures with questions, facts, sums and English.
+
+A *lesson* is what one sequence of the training is about. `scene` is a picture with questions as
+the benchmarks ask them; `english` is a passage of real text; the others teach one ability (see
+`drills`). The name of a lesson about pictures may end in a form, such as `sides-claims`: then
+all its questions have this form.
+"""
 
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
 
 from luq.pocket import drills, facts, skills, text
-from luq.pocket.drills import Turn
-from luq.pocket.questions import Question, text_question
-from luq.pocket.world import GRID, Scene, make_scene
+from luq.pocket.drawing import GRID, Scene
+from luq.pocket.drills import DESCRIBE, Turn
+from luq.pocket.object_skills import clan_of_emblem, neighbour, position, relation
+from luq.pocket.questions import Question, Rng, Skill, text_question
+from luq.pocket.sign_skills import (
+    city_on_sign,
+    person_on_sign,
+    read_line,
+    read_name,
+    word_on_sign,
+)
+from luq.pocket.tokenizer import token_id
+from luq.pocket.world import make_scene
 from luq.questions.prompts import PROMPTS, SHORT, TARGETS
 
 IMAGE_TOKENS = GRID * GRID
-NUMBERS = ("digits", "chart", "code")  # kinds of scenes that MathVista asks about
-MIXTURE = {  # share of sequences without a picture, by progress at 0, 0.5, 0.75 and 1
+# All shares below were tuned by training: they are what made the models learn every skill.
+MILESTONES = (0.0, 0.5, 0.75, 1.0)  # progress of the training; shares are linear in between
+MIXTURE = {  # lesson -> share of the sequences at each milestone; `scene` has what is left
     "english": (0.12, 0.06, 0.05, 0.05),
     "facts": (0.17, 0.1, 0.08, 0.08),
     "letters": (0.1, 0.2, 0.08, 0.05),
@@ -21,7 +40,9 @@ MIXTURE = {  # share of sequences without a picture, by progress at 0, 0.5, 0.75
 }
 CAPTIONS = (0.65, 0.3, 0.15, 0.08)  # share of pictures that are first described
 DENSE = (0.1, 0.4, 0.3, 0.15)  # share of pictures with a lesson about all that is in them
-TURNS = {
+FACTS_PER_CONVERSATION = 14  # facts, equalities or sums
+LISTS_PER_CONVERSATION = 5  # lists of options in a lesson about letters
+TURNS = {  # kind of scene -> questions that are asked about a picture, at least
     "objects": 9,
     "sign": 9,
     "digits": 5,
@@ -29,8 +50,8 @@ TURNS = {
     "document": 9,
     "emblem": 3,
     "code": 3,
-}  # at least, per picture
-KINDS = {
+}
+SCENE_SHARES = {
     "objects": 0.26,
     "sign": 0.24,
     "digits": 0.12,
@@ -39,248 +60,292 @@ KINDS = {
     "emblem": 0.05,
     "code": 0.08,
 }
-# abilities that have most of the training one after the other, at the start of its second half
+# Abilities that have most of the training one after the other, at the start of its second half.
+# In the mixture alone few of them leave their plateau; alone, many do in some hundred steps.
 FOCUS = ("letters", "sides-open", "sides-claims", "claims", "choices", "numbers", "names")
-FOCUS_END = 0.7  # until this progress: in the mixture alone few leave their plateau, alone many do in some hundred steps
-FOCUSED = 0.85  # of the sequences
-ABOUT = {  # lesson -> kinds of scenes and what is asked about them, where it is not all; -claims or -choices: only in that form
-    "places": (("objects",), (skills.position, skills.relation, skills.neighbour)),
-    "sides": (("objects",), (skills.position, skills.relation)),
-    "numbers": (NUMBERS, ()),
-    "names": (
+FOCUS_START = 0.5
+FOCUS_END = 0.7
+FOCUSED = 0.85  # share of the sequences in that time
+NUMBERS = ("digits", "chart", "code")  # kinds of scenes that MathVista asks about
+
+
+class Subject(NamedTuple):
+    """What a lesson about pictures shows, and what it asks."""
+
+    kinds: tuple[str, ...]
+    skills: tuple[Skill, ...]  # empty: all that the scene allows
+
+
+SUBJECTS = {
+    "places": Subject(("objects",), (position, relation, neighbour)),
+    "sides": Subject(("objects",), (position, relation)),
+    "numbers": Subject(NUMBERS, ()),
+    "names": Subject(
         ("sign", "emblem"),
-        (
-            skills.read_line,
-            skills.read_name,
-            skills.person_on_sign,
-            skills.word_on_sign,
-            skills.city_on_sign,
-            skills.clan_of_emblem,
-        ),
+        (read_line, read_name, person_on_sign, word_on_sign, city_on_sign, clan_of_emblem),
     ),
 }
+ANYTHING = Subject(tuple(SCENE_SHARES), ())
 FORMS = ("claims", "choices", "open")  # endings of lessons in one form
 OPEN = 0.3  # share of questions that are only asked openly
-ENGLISH_WEIGHT = 0.3  # of a token of a passage, against 1 for a token of an answer
+ENGLISH_WEIGHT = 0.3  # of a token of a passage in the loss, against 1 for a token of an answer
+OPEN_BENCHMARKS = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"}  # others: gqa
 
 
-def _share(table: tuple[float, ...], progress: float) -> float:
-    return float(np.interp(progress, (0, 0.5, 0.75, 1), table))
+def _share(shares: tuple[float, ...], progress: float) -> float:
+    return float(np.interp(progress, MILESTONES, shares))
 
 
 class Chat(NamedTuple):
-    """How a conversation is written: questions, answers, the picture before the first question and its token."""
+    """How a model writes a conversation."""
 
-    ask: str  # with {image} and {question}
+    ask: str  # a question, with {image} and {question}
     reply: str  # with {answer}, up to the token that ends a turn
-    image: str
-    token: str
+    image: str  # the picture, before the first question
+    token: str  # of the picture; one for each of its cells
     between: str = ""  # after a reply, before the next question
 
 
+class Sequence(NamedTuple):
+    """One training sequence."""
+
+    scenes: list[Scene]  # what its image tokens show
+    ids: NDArray[np.int64]  # tokens [length]
+    weight: NDArray[np.float32]  # how much each token counts in the loss [length]
+
+
 class Batch(NamedTuple):
-    """One batch: the scenes that its image tokens show, token ids and loss weights [batch, length]."""
+    """Sequences of one training step; `scenes` are those of all of them, in order."""
 
     scenes: list[Scene]
-    ids: np.ndarray
-    weight: np.ndarray
+    ids: NDArray[np.int64]  # [batch, length]
+    weight: NDArray[np.float32]  # [batch, length]
 
 
 class Stream:
-    """Endless training sequences, each a function of (seed, step, index)."""
+    """Endless training sequences, each a function of (seed, step, index).
+
+    Args:
+        tokenizer: The model's tokenizer.
+        chat: How the model writes a conversation.
+        batch: Sequences of a step.
+        length: Tokens of a sequence.
+        seed: Another seed gives other sequences.
+        focus: Lessons that have most of the training for a while, one after the other.
+    """
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerFast,
         chat: Chat,
         batch: int,
         length: int,
         seed: int,
         focus: tuple[str, ...] = FOCUS,
     ):
-        self.tokenizer, self.chat, self.size, self.length, self.seed, self.focus = (
-            tokenizer,
-            chat,
-            batch,
-            length,
-            seed,
-            focus,
-        )
-        self.image = tokenizer.convert_tokens_to_ids(chat.token)
-        joined = [t + [tokenizer.eos_token_id] for t in tokenizer(text.split("train")).input_ids]
-        self.english = np.concatenate([np.asarray(t, np.int64) for t in joined])
+        self.tokenizer = tokenizer
+        self.chat = chat
+        self.size = batch
+        self.length = length
+        self.seed = seed
+        self.focus = focus
+        self.image_token = token_id(tokenizer, chat.token)
+        passages = []
+        for ids in tokenizer(text.split("train")).input_ids:
+            passages.append(np.asarray([*ids, tokenizer.eos_token_id], np.int64))
+        self.english = np.concatenate(passages)
 
-    def _lesson(self, rng: np.random.Generator, progress: float) -> str:
-        """Which kind of sequence comes next; `scene` is what the shares of the others leave."""
-        if self.focus and 0.5 <= progress < FOCUS_END and rng.random() < FOCUSED:
-            focus = self.focus[int((progress - 0.5) / (FOCUS_END - 0.5) * len(self.focus))]
-            return focus if focus != "numbers" or rng.random() < 0.7 else "sums"
-        at = rng.random()
-        for name, table in MIXTURE.items():
-            at -= _share(table, progress)
-            if at < 0:
-                return name
+    def batch(self, step: int, progress: float) -> Batch:
+        """The batch of a step; `progress` in [0, 1] is how far the training is."""
+        scenes = []
+        ids = []
+        weights = []
+        for index in range(self.size):
+            sequence = self.sequence(step, index, progress)
+            scenes += sequence.scenes
+            ids.append(sequence.ids)
+            weights.append(sequence.weight)
+        return Batch(scenes, np.stack(ids), np.stack(weights))
+
+    def sequence(self, step: int, index: int, progress: float) -> Sequence:
+        """Sequence `index` of a step."""
+        rng = np.random.default_rng([self.seed, 2, step, index])  # 1 is the vision phase
+        lesson = self._lesson(rng, progress)
+        if lesson == "english":
+            start = int(rng.integers(len(self.english) - self.length))
+            passage = self.english[start : start + self.length]
+            return Sequence([], passage, np.full(self.length, ENGLISH_WEIGHT, np.float32))
+        scenes = []
+        ids = np.zeros(0, np.int64)
+        weight = np.zeros(0, np.float32)
+        # A second picture is shown where the first has little to say.
+        enough = max(1, self.length - 2 * IMAGE_TOKENS)
+        while len(ids) < enough:
+            scene, turns = self._turns(rng, lesson, progress)
+            next_ids, next_weight = self.conversation(scene, turns)
+            ids = np.concatenate([ids, next_ids])[: self.length]
+            weight = np.concatenate([weight, next_weight])[: self.length]
+            if scene is not None:
+                scenes.append(scene)
+        padding = (0, self.length - len(ids))
+        return Sequence(scenes, np.pad(ids, padding), np.pad(weight, padding))
+
+    def _lesson(self, rng: Rng, progress: float) -> str:
+        """Which kind of sequence comes next."""
+        in_focus = bool(self.focus) and FOCUS_START <= progress < FOCUS_END
+        if in_focus and rng.random() < FOCUSED:
+            return self._focused_lesson(rng, progress)
+        position_in_mixture = rng.random()
+        for lesson, shares in MIXTURE.items():
+            position_in_mixture -= _share(shares, progress)
+            if position_in_mixture < 0:
+                return lesson
         return "scene"
 
-    def _turns(
-        self, rng: np.random.Generator, lesson: str, progress: float
-    ) -> tuple[Scene | None, list[Turn]]:
+    def _focused_lesson(self, rng: Rng, progress: float) -> str:
+        """The lesson whose time it is; lessons about numbers alternate with sums in words."""
+        passed = (progress - FOCUS_START) / (FOCUS_END - FOCUS_START)
+        lesson = self.focus[int(passed * len(self.focus))]
+        if lesson == "numbers" and rng.random() >= 0.7:
+            return "sums"
+        return lesson
+
+    def _turns(self, rng: Rng, lesson: str, progress: float) -> tuple[Scene | None, list[Turn]]:
+        """A conversation, and the picture that it is about."""
         if lesson == "facts":
-            return None, [fact(rng) for _ in range(14)]
-        if lesson == "letters":
-            return None, [turn for _ in range(5) for turn in drills.letters(rng)]
+            return None, [fact(rng) for _ in range(FACTS_PER_CONVERSATION)]
         if lesson == "equality":
-            return None, [drills.equality(rng) for _ in range(14)]
+            return None, [drills.equality(rng) for _ in range(FACTS_PER_CONVERSATION)]
         if lesson == "sums":
-            return None, [drills.sums(rng) for _ in range(14)]
+            return None, [drills.sums(rng) for _ in range(FACTS_PER_CONVERSATION)]
+        if lesson == "letters":
+            turns = []
+            for _ in range(LISTS_PER_CONVERSATION):
+                turns += drills.letters(rng)
+            return None, turns
         scene, turns = scene_turns(rng, lesson)
-        if lesson.endswith(FORMS):  # nothing that says in words what is to be seen
+        if lesson.endswith(FORMS):  # a description would say in words what is to be seen
             return scene, turns
         if rng.random() < _share(CAPTIONS, progress):
-            turns.insert(0, ("Describe the image.", skills.caption(scene)))
+            turns.insert(0, (DESCRIBE, skills.caption(scene)))
         if rng.random() < _share(DENSE, progress):
             turns.insert(0, drills.dense(rng, scene))
         return scene, turns
 
-    def sequence(
-        self, step: int, index: int, progress: float
-    ) -> tuple[list[Scene], np.ndarray, np.ndarray]:
-        """The scenes shown, token ids [length] and how much each token counts in the loss."""
-        rng = np.random.default_rng([self.seed, 2, step, index])
-        length, scenes = self.length, []
-        lesson = self._lesson(rng, progress)
-        if lesson == "english":
-            start = int(rng.integers(len(self.english) - length))
-            ids = self.english[start : start + length]
-            return [], ids, np.full(length, ENGLISH_WEIGHT, np.float32)
-        ids, weight = np.zeros(0, np.int64), np.zeros(0, np.float32)
-        while len(ids) < length - 2 * IMAGE_TOKENS or not len(
-            ids
-        ):  # two pictures where the first has little to say
-            scene, turns = self._turns(rng, lesson, progress)
-            more, learned = self._conversation(scene, turns)
-            ids, weight = (
-                np.concatenate([ids, more])[:length],
-                np.concatenate([weight, learned])[:length],
-            )
-            if scene is not None:
-                scenes.append(scene)
-        pad = length - len(ids)
-        return scenes, np.pad(ids, (0, pad)), np.pad(weight, (0, pad))
-
-    def _conversation(
+    def conversation(
         self, scene: Scene | None, turns: list[Turn]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids of a conversation, and 1 for those of the answers."""
-        pieces, learned = [[self.tokenizer.bos_token_id]], [False]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Token ids of a conversation, and 1 for those of the answers, 0 for all others."""
+        ids = [self.tokenizer.bos_token_id]
+        weight = [0.0]
         for i, (question, answer) in enumerate(turns):
             image = self.chat.image if i == 0 and scene is not None else ""
-            before = self.chat.between if i else ""
-            ask = self._encode(before + self.chat.ask.format(image=image, question=question))
-            reply = self._encode(self.chat.reply.format(answer=answer))
+            ask = self.chat.ask.format(image=image, question=question)
+            if i > 0:
+                ask = self.chat.between + ask
+            ask_ids = self._encode(ask)
             if image:
-                at = ask.index(self.image)
-                ask = ask[:at] + [self.image] * IMAGE_TOKENS + ask[at + 1 :]
-            pieces += [ask, reply]
-            learned += [False, True]
-        ids = np.concatenate([np.asarray(p, np.int64) for p in pieces])
-        return ids, np.concatenate(
-            [np.full(len(p), flag, np.float32) for p, flag in zip(pieces, learned, strict=True)]
-        )
+                place = ask_ids.index(self.image_token)
+                ask_ids[place : place + 1] = [self.image_token] * IMAGE_TOKENS
+            reply_ids = self._encode(self.chat.reply.format(answer=answer))
+            ids += ask_ids + reply_ids
+            weight += [0.0] * len(ask_ids) + [1.0] * len(reply_ids)
+        return np.asarray(ids, np.int64), np.asarray(weight, np.float32)
 
     def _encode(self, piece: str) -> list[int]:
-        ids: list[int] = self.tokenizer.backend_tokenizer.encode(
-            piece, add_special_tokens=False
-        ).ids
+        encoding = self.tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
-    def batch(self, step: int, progress: float) -> Batch:
-        """The batch of a step; `progress` in [0, 1] is how far the training is."""
-        rows = [self.sequence(step, i, progress) for i in range(self.size)]
-        scenes, ids, weight = zip(*rows, strict=True)
-        return Batch(
-            [scene for shown in scenes for scene in shown], np.stack(ids), np.stack(weight)
-        )
 
-
-def fact(rng: np.random.Generator) -> Turn:
-    """A question about the world without a picture: openly, as a claim, or all about a person."""
+def fact(rng: Rng) -> Turn:
+    """A question without a picture: openly, as a claim, or all about a person."""
     if rng.random() < 0.12:
         name = facts.pick(rng, facts.people())
-        return drills.who(rng, name, f"Who is {name}?")
-    q = text_question(rng)
-    if rng.random() < 0.7 or not q.distractors:
-        return q.text + SHORT, q.answer
-    return claim(q, rng.random() < 0.5)
+        return drills.person_summary(name, f"Who is {name}?")
+    question = text_question(rng)
+    if rng.random() < 0.7 or not question.distractors:
+        return question.text + SHORT, question.answer
+    return claim(question, rng.random() < 0.5)
 
 
-def scene_turns(rng: np.random.Generator, lesson: str = "scene") -> tuple[Scene, list[Turn]]:
-    """One train scene and turns about it, in the words of the benchmarks that could ask them; no question twice."""
-    about, _, _ = lesson.partition("-")
-    kinds, wanted = ABOUT.get(about, (tuple(KINDS), ()))
-    shares = np.array([KINDS[k] for k in kinds])
-    kind = str(rng.choice(kinds, p=shares / shares.sum()))
+def _skills_of_lesson(subject: Subject, kind: str) -> list[Skill]:
+    """What a lesson asks about a scene; a skill that stands twice is asked twice as often."""
+    allowed = skills.SKILLS[kind]
+    if subject.skills:
+        return [skill for skill in allowed if skill in subject.skills]
+    return [*allowed, *(skill for skill in allowed if skill in skills.HARD)]
+
+
+def scene_turns(rng: Rng, lesson: str = "scene") -> tuple[Scene, list[Turn]]:
+    """One train scene and turns about it, in the words of the benchmarks that could ask them."""
+    subject = SUBJECTS.get(lesson.partition("-")[0], ANYTHING)
+    shares = np.array([SCENE_SHARES[kind] for kind in subject.kinds])
+    kind = str(rng.choice(subject.kinds, p=shares / shares.sum()))
     scene = make_scene(rng, kind)
-    asked = [
-        *(s for s in skills.SKILLS[kind] if not wanted or s in wanted),
-        *(s for s in skills.SKILLS[kind] if s in skills.HARD and not wanted),
-    ]
-    if rng.random() < 0.1 and not wanted:
-        asked.append(skills.scene_type)
+    lesson_skills = _skills_of_lesson(subject, kind)
+    if rng.random() < 0.1 and not subject.skills:
+        lesson_skills.append(skills.scene_type)
     turns: list[Turn] = []
-    before: set[str] = (
-        set()
-    )  # what was asked of this picture: the second time the answer can be copied
-    for _ in range(4 * TURNS[kind]):
-        q = asked[int(rng.integers(len(asked)))](rng, scene)
-        if q is not None and q.claim not in before:
-            before.add(q.claim)
-            turns += forms(rng, kind, q, lesson)
+    # No question comes twice: the second time its answer could be copied from the first.
+    claims: set[str] = set()
+    for _ in range(4 * TURNS[kind]):  # some attempts give a question that was already asked
+        skill = lesson_skills[int(rng.integers(len(lesson_skills)))]
+        question = skill(rng, scene)
+        if question is not None and question.claim not in claims:
+            claims.add(question.claim)
+            turns += forms(rng, kind, question, lesson)
         if len(turns) >= TURNS[kind]:
             break
     return scene, turns
 
 
-def forms(rng: np.random.Generator, kind: str, q: Question, lesson: str = "scene") -> list[Turn]:
-    """One question in one form, or open, as a claim and as a choice one after the other, in any order."""
+def forms(rng: Rng, kind: str, question: Question, lesson: str = "scene") -> list[Turn]:
+    """A question in the form of the lesson, or openly, as a claim and as a choice in any order."""
+    can_be_claim = len(question.distractors) >= 1
+    can_be_choice = len(question.distractors) >= 2
     if lesson.endswith("claims"):
-        return [claim(q, rng.random() < 0.5)] if q.distractors else []
+        return [claim(question, rng.random() < 0.5)] if can_be_claim else []
     if lesson.endswith("choices"):
-        return [choice(rng, kind, q)] if len(q.distractors) >= 2 else []
-    if not q.distractors or lesson.endswith("open") or rng.random() < OPEN:
-        return [openly(rng, kind, q)]
-    turns = [claim(q, rng.random() < 0.5)]
+        return [choice(rng, kind, question)] if can_be_choice else []
+    if not can_be_claim or lesson.endswith("open") or rng.random() < OPEN:
+        return [openly(rng, kind, question)]
+    turns = [claim(question, rng.random() < 0.5)]
     if rng.random() < 0.5:
-        turns.append(openly(rng, kind, q))
-    if len(q.distractors) >= 2 and rng.random() < 0.5:
-        turns.append(choice(rng, kind, q))
+        turns.append(openly(rng, kind, question))
+    if can_be_choice and rng.random() < 0.5:
+        turns.append(choice(rng, kind, question))
     return [turns[int(i)] for i in rng.permutation(len(turns))]
 
 
-def claim(q: Question, true: bool) -> Turn:
-    """A yes/no question."""
-    return PROMPTS["mme"](
-        {"question": q.claim.format(q.answer if true else q.distractors[0])}
-    ), "Yes" if true else "No"
+def claim(question: Question, true: bool) -> Turn:
+    """A yes/no question, as MME asks it."""
+    value = question.answer if true else question.distractors[0]
+    prompt = PROMPTS["mme"]({"question": question.claim.format(value)})
+    return prompt, "Yes" if true else "No"
 
 
-def choice(rng: np.random.Generator, kind: str, q: Question) -> Turn:
+def choice(rng: Rng, kind: str, question: Question) -> Turn:
     """A multiple-choice question, as MathVista or as MMBench asks it."""
-    options = [q.answer, *q.distractors[:3]]
-    options = [options[int(j)] for j in rng.permutation(len(options))]
-    doc: dict[str, Any] = {"question": q.text, "answer": q.answer}
+    options = [question.answer, *question.distractors[:3]]
+    options = [options[int(i)] for i in rng.permutation(len(options))]
+    row: dict[str, Any] = {"question": question.text, "answer": question.answer}
     if kind in NUMBERS and rng.random() < 0.5:
-        doc |= {"question_type": "multi_choice", "choices": options}
-        return PROMPTS["mathvista"](doc), TARGETS["mathvista"](doc)
-    doc |= dict(zip("ABCD", options, strict=False))
-    return PROMPTS["mmbench"](doc), "ABCD"[options.index(q.answer)]
+        row |= {"question_type": "multi_choice", "choices": options}
+        return PROMPTS["mathvista"](row), TARGETS["mathvista"](row)
+    row |= zip("ABCD", options, strict=False)
+    return PROMPTS["mmbench"](row), "ABCD"[options.index(question.answer)]
 
 
-def openly(rng: np.random.Generator, kind: str, q: Question) -> Turn:
+def openly(rng: Rng, kind: str, question: Question) -> Turn:
     """An open question, as one of the benchmarks asks it."""
-    doc: dict[str, Any] = {"question": q.text, "answer": q.answer}
-    if kind in NUMBERS and q.answer.lstrip("-").isdigit() and rng.random() < 0.6:
-        doc |= {"question_type": "free_form", "answer_type": "integer", "choices": None}
-        return PROMPTS["mathvista"](doc), q.answer
-    name = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"}.get(kind, "gqa")
-    return PROMPTS["gqa" if name == "textvqa" and rng.random() < 0.5 else name](doc), q.answer
+    row: dict[str, Any] = {"question": question.text, "answer": question.answer}
+    is_integer = question.answer.lstrip("-").isdigit()
+    if kind in NUMBERS and is_integer and rng.random() < 0.6:
+        row |= {"question_type": "free_form", "answer_type": "integer", "choices": None}
+        return PROMPTS["mathvista"](row), question.answer
+    benchmark = OPEN_BENCHMARKS.get(kind, "gqa")
+    # TextVQA's prompt writes the question in small letters; signs are also asked about as it is.
+    if benchmark == "textvqa" and rng.random() < 0.5:
+        benchmark = "gqa"
+    return PROMPTS[benchmark](row), question.answer

@@ -1,9 +1,10 @@
 """Train a pocket model: a small LLaVA or Qwen2.5-VL that has really learned its world.
 
 Two phases, as real VLMs are made. *Vision*: the tower learns to name what each cell holds, and
-then goes on at a lower rate. *Language*: the decoder and the projector learn, in one mixture, to caption, to answer the nine
-benchmarks' questions, facts by heart, arithmetic and real English. Every batch is a function of
-(seed, step), and the state is saved as it goes, so training continues where it stopped.
+then goes on at a lower rate. *Language*: the decoder and the projector learn, in one mixture, to
+caption, to answer the nine benchmarks' questions, facts by heart, arithmetic and real English.
+Every batch is a function of (seed, step), and the state is saved as it goes, so training continues
+where it stopped.
 """
 
 import json
@@ -11,24 +12,37 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from luq.errors import ConfigError, unknown
-from luq.pocket import llava, qwen
+from luq.pocket.family import FAMILIES, Family
 from luq.pocket.stream import FOCUS, Batch, Stream
-from luq.pocket.world import GRID, LABELS, Scene, make_scene
+from luq.pocket.tokenizer import load_tokenizer
+from luq.pocket.vision import train_vision
 
 log = logging.getLogger(__name__)
-KINDS: dict[str, Any] = {"pocket_llava": llava, "pocket_qwen": qwen}
+VISION_STEPS = 1500  # of a training from scratch
+WARM_UP = 200  # steps until the learning rate is at its peak
+SHORT_WARM_UP = 50  # the same for trained weights
+LOWEST_RATE = 0.02  # share of the peak rate that the last steps still have
+SMOOTHING = 0.98  # weight of the steps before in the loss that is shown
+SETTINGS = "training.json"  # in the folder of a training: the settings that it began with
+CARD = "pocket_training.json"  # in a finished checkpoint
+# Settings that decide what the saved state and weights are. The others may change from one start
+# to the next: a training may be made longer, for example.
+FIXED = ("model", "layers", "vision_layers", "vision_steps", "batch", "length", "seed", "start")
 
 
 @dataclass(frozen=True)
@@ -44,251 +58,290 @@ class TrainConfig:
     length: int = 192
     learning_rate: float = 2e-3  # AdamW: embeddings, head, norms, projector
     muon_rate: float = 4e-3  # Muon: the decoder's weight matrices
-    vision_rate: float = (
-        0.15  # the tower's learning rate in the language phase, as a share of AdamW's
-    )
+    vision_rate: float = 0.15  # the tower's rate in the language phase, as a share of AdamW's
     decay: float = 0.15  # last share of the steps, in which the learning rate falls to zero
-    focus: str = ",".join(
-        FOCUS
-    )  # abilities that have most of the training for a while, one after the other
+    focus: str = ",".join(FOCUS)  # abilities that have most of the training for a while, in turn
     start: str = ""  # folder of a checkpoint whose weights to go on from; empty: from scratch
     seed: int = 0
     save_every: int = 250
 
 
-def _pair(labels: dict[str, Tensor]) -> Tensor:
-    """The two printed characters of a cell as one class, since the tokenizer has one token for two letters."""
-    pair = labels["left"] * LABELS["right"] + labels["right"]
-    return torch.where(labels["left"] > 0, pair, torch.zeros_like(pair))
-
-
-def train_vision(
-    kind: Any, model: Any, config: TrainConfig, steps: int, progress: Progress
-) -> dict[str, float]:
-    """Teach the tower to name shape, colour, digit, print, bar height and place in each cell; returns held-out accuracy.
-
-    Without the place, a tower that could know it forgets it for every patch that holds something: then no question about left,
-    right, above or below can be answered. Features with a `target` also come near to that, in mean square.
-    """
-    classes = (
-        LABELS
-        | {"pair": LABELS["left"] * LABELS["right"]}
-        | ({"row": GRID + 1, "column": GRID + 1} if kind.PLACES else {})
-    )
-    heads = nn.ModuleDict({name: nn.Linear(kind.WIDTH, n) for name, n in classes.items()})
-    parameters = [*kind.tower(model).parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 1e-3, total_steps=steps + 1, pct_start=0.1
-    )
-    kinds = (
-        "objects",
-        "objects",
-        "sign",
-        "sign",
-        "digits",
-        "digits",
-        "digits",
-        "chart",
-        "chart",
-        "chart",
-        "document",
-        "code",
-    )
-    cells = torch.arange(GRID * GRID)
-    places = {"row": cells // GRID + 1, "column": cells % GRID + 1}
-    task = progress.add_task("vision", total=steps)
-
-    def batch(step: int, split: str) -> tuple[list[Scene], dict[str, Tensor]]:
-        rng = np.random.default_rng([config.seed, 1, step])
-        scenes = [make_scene(rng, kinds[int(rng.integers(len(kinds)))], split) for _ in range(64)]
-        labels = {n: torch.from_numpy(np.stack([s.labels[n] for s in scenes])) for n in LABELS}
-        return scenes, labels | {"pair": _pair(labels)} | {
-            n: p.expand(64, -1) for n, p in places.items()
-        }
-
-    for step in range(steps):
-        scenes, labels = batch(step, "train")
-        features = kind.features(model, scenes)
-        loss = torch.zeros(())
-        for name, head in heads.items():
-            seen = (labels[name] > 0) | (torch.rand(labels[name].shape) < 0.1)
-            loss = loss + F.cross_entropy(head(features[seen]), labels[name][seen])
-        if hasattr(kind, "target"):
-            wanted = kind.target(scenes)
-            loss = loss + F.mse_loss(features, wanted) / wanted.var()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        progress.update(task, advance=1, description=f"vision loss {loss.item():.3f}")
-        if step % 100 == 0:
-            log.info("vision step %d loss %.4f", step, loss.item())
-    with torch.no_grad():
-        scenes, labels = batch(10**6, "test")
-        features = kind.features(model, scenes)
-        return {
-            n: (h(features).argmax(-1) == labels[n])[labels[n] > 0].float().mean().item()
-            for n, h in heads.items()
-        }
-
-
-def language_loss(kind: Any, model: Any, batch: Batch, frozen: bool = False) -> Tensor:
-    """Weighted next-token cross-entropy; `frozen`: the vision tower gets no gradient."""
-    ids, weight = torch.from_numpy(batch.ids), torch.from_numpy(batch.weight)
+def language_loss(family: Family, model: Any, batch: Batch, tower_learns: bool = True) -> Tensor:
+    """Weighted next-token cross-entropy; the vision tower gets a gradient if it learns."""
+    ids = torch.from_numpy(batch.ids)
+    weight = torch.from_numpy(batch.weight)
     embeds = model.get_input_embeddings()(ids)
     if batch.scenes:
-        with torch.set_grad_enabled(not frozen):
-            seen = kind.features(model, batch.scenes)
-        places = (ids == model.config.image_token_id).unsqueeze(-1).expand_as(embeds)
-        embeds = embeds.masked_scatter(places, kind.project(model, seen).to(embeds.dtype))
-    positions = kind.positions(model, ids, len(batch.scenes))
-    with torch.autocast(
-        "cpu", torch.bfloat16
-    ):  # only here, where shapes never change: each new shape is compiled anew
+        with torch.set_grad_enabled(tower_learns):
+            features = family.features(model, batch.scenes)
+        cells = family.project(model, features).to(embeds.dtype)
+        is_image = (ids == model.config.image_token_id).unsqueeze(-1).expand_as(embeds)
+        embeds = embeds.masked_scatter(is_image, cells)
+    positions = family.positions(model, ids, len(batch.scenes))
+    # bfloat16 only here, where shapes never change: every new shape is compiled anew.
+    with torch.autocast("cpu", torch.bfloat16):
         output = model.model.language_model(
             inputs_embeds=embeds, position_ids=positions, use_cache=False
         )
     hidden = output.last_hidden_state[:, :-1].float()
-    wanted = weight[:, 1:] > 0
-    losses = F.cross_entropy(model.lm_head(hidden[wanted]), ids[:, 1:][wanted], reduction="none")
-    counts = weight[:, 1:][wanted]
-    return (losses * counts).sum() / counts.sum()
+    next_ids = ids[:, 1:]
+    next_weight = weight[:, 1:]
+    learned = next_weight > 0  # the head computes no logits of what is not learned
+    logits = model.lm_head(hidden[learned])
+    losses = F.cross_entropy(logits, next_ids[learned], reduction="none")
+    token_weights = next_weight[learned]
+    return (losses * token_weights).sum() / token_weights.sum()
 
 
-def make_optimizers(kind: Any, model: Any, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the decoder's matrices, AdamW for everything else."""
-    matrices = [
-        p for n, p in model.named_parameters() if "language_model.layers" in n and p.ndim == 2
-    ]
-    tower = list(kind.tower(model).parameters())
-    taken = {id(p) for p in matrices + tower}
-    others = [p for p in model.parameters() if id(p) not in taken]
-    groups = [
-        {"params": others, "peak": config.learning_rate},
-        {"params": tower, "peak": config.learning_rate * config.vision_rate},
-    ]
+def make_optimizers(
+    family: Family, model: PreTrainedModel, config: TrainConfig
+) -> list[torch.optim.Optimizer]:
+    """Muon for the decoder's matrices, AdamW for everything else.
+
+    Each parameter group has its highest learning rate under `peak`.
+    """
+    matrices = []
+    for name, parameter in model.named_parameters():
+        if "language_model.layers" in name and parameter.ndim == 2:
+            matrices.append(parameter)
+    tower = list(family.tower(model).parameters())
+    grouped = {id(parameter) for parameter in matrices + tower}
+    remaining = [parameter for parameter in model.parameters() if id(parameter) not in grouped]
     muon = torch.optim.Muon(
         [{"params": matrices, "peak": config.muon_rate}],
-        lr=config.muon_rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw",
-    )  # fmt: skip
-    return [
-        muon,
-        torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05),
-    ]
+        lr=config.muon_rate,
+        weight_decay=0.05,
+        momentum=0.95,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    adamw = torch.optim.AdamW(
+        [
+            {"params": remaining, "peak": config.learning_rate},
+            {"params": tower, "peak": config.learning_rate * config.vision_rate},
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=0.05,
+    )
+    return [muon, adamw]
 
 
-def _schedule(step: int, config: TrainConfig) -> float:
-    """Share of the peak rate: warm-up (short for trained weights), constant, then a fall to zero over the last `decay`."""
-    start = config.steps * (1 - config.decay)
-    fall = 1.0 if step < start else max(0.02, (config.steps - step) / (config.steps - start))
-    return min(1.0, (step + 1) / (50 if config.start else 200)) * fall
+def rate_share(step: int, config: TrainConfig) -> float:
+    """Share of the peak learning rate: warm-up, constant, then a fall to zero."""
+    warm_up = SHORT_WARM_UP if config.start else WARM_UP
+    rise = min(1.0, (step + 1) / warm_up)
+    start_of_fall = config.steps * (1 - config.decay)
+    if step < start_of_fall:
+        return rise
+    fall = (config.steps - step) / (config.steps - start_of_fall)
+    return rise * max(LOWEST_RATE, fall)
 
 
-def _save(path: Path, state: dict) -> None:
-    scratch = path.with_suffix(".tmp")
+class LanguagePhase:
+    """The training of all of a model, and how far it is.
+
+    Args:
+        family: What kind of model it is.
+        model: The model; it is trained in place.
+        tokenizer: Its tokenizer.
+        config: Sizes and schedule.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        config: TrainConfig,
+    ):
+        self.family = family
+        self.model = model
+        self.config = config
+        self.step = 0
+        self.optimizers = make_optimizers(family, model, config)
+        focus = tuple(lesson for lesson in config.focus.split(",") if lesson)
+        self.stream = Stream(
+            tokenizer, family.CHAT, config.batch, config.length, config.seed, focus
+        )
+
+    def load(self, file: Path) -> None:
+        """Go on from what `save` wrote."""
+        state = torch.load(file, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimizer, optimizer_state in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(optimizer_state)
+        self.step = state["step"]
+
+    def save(self, file: Path) -> None:
+        optimizer_states = [optimizer.state_dict() for optimizer in self.optimizers]
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": optimizer_states,
+            "step": self.step,
+        }
+        _save(file, state)
+
+    def run(self, progress: Progress) -> Iterator[float]:
+        """Train up to the last step; yields the smoothed loss after every step."""
+        task = progress.add_task("language", total=self.config.steps, completed=self.step)
+        smooth_loss = math.nan
+        while self.step < self.config.steps:
+            loss = self._train_step()
+            if math.isnan(smooth_loss):
+                smooth_loss = loss
+            else:
+                smooth_loss = SMOOTHING * smooth_loss + (1 - SMOOTHING) * loss
+            self.step += 1
+            progress.update(task, advance=1, description=f"language loss {smooth_loss:.3f}")
+            yield smooth_loss
+
+    def _train_step(self) -> float:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate_share(self.step, self.config) * group["peak"]
+        progress = self.step / self.config.steps
+        if self.config.start:
+            # Trained weights get the second half of the mixture, not the captions of the first.
+            progress = 0.5 + progress / 2
+        batch = self.stream.batch(self.step, progress)
+        tower_learns = self.config.vision_rate > 0
+        loss = language_loss(self.family, self.model, batch, tower_learns)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+
+def _save(file: Path, state: dict[str, Any]) -> None:
+    """Save a state so that the file is never half written."""
+    scratch = file.with_suffix(".tmp")
     torch.save(state, scratch)
-    os.replace(scratch, path)
+    os.replace(scratch, file)
 
 
-def _kind(config: TrainConfig) -> Any:
-    """The module of what is trained; a ConfigError if there is none, or if `start` is another."""
+def _write(file: Path, text: str) -> None:
+    """Write a text so that the file is never half written."""
+    scratch = file.with_suffix(".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, file)
+
+
+def _model_name(config: TrainConfig) -> str:
+    """What is trained; a ConfigError if there is no such model, or if `start` is another."""
     name = config.model or "pocket_llava"
     if config.start:
-        told = json.loads((Path(config.start) / "config.json").read_text())["model_type"]
-        name = "pocket_qwen" if told.startswith("qwen") else "pocket_llava"
+        model_type = json.loads((Path(config.start) / "config.json").read_text())["model_type"]
+        name = "pocket_qwen" if model_type.startswith("qwen") else "pocket_llava"
         if config.model and config.model != name:
             raise ConfigError(
-                f"--start {config.start} is a {name}, and --model says {config.model}"
+                f"--start {config.start} is a {name}, and --model says {config.model}: "
+                "leave --model out, or start from another checkpoint"
             )
-    if name not in KINDS:
-        raise unknown("pocket model", name, KINDS)
-    return KINDS[name]
+    if name not in FAMILIES:
+        raise unknown("pocket model", name, FAMILIES)
+    return name
+
+
+def _resolved(config: TrainConfig) -> TrainConfig:
+    """The config with what its empty settings mean."""
+    vision_steps = config.vision_steps
+    if vision_steps is None:
+        vision_steps = 0 if config.start else VISION_STEPS
+    return replace(config, model=_model_name(config), vision_steps=vision_steps)
+
+
+def _card(config: TrainConfig) -> str:
+    """The settings as JSON; of `start` only the folder's name, which says no path of a machine."""
+    settings = asdict(config) | {"start": Path(config.start).name}
+    return json.dumps(settings, indent=1) + "\n"
+
+
+def _check_same_training(folder: Path, config: TrainConfig) -> None:
+    """A ConfigError if `folder` holds a training that this config does not continue.
+
+    Its weights would stay, and its card would say the new settings.
+    """
+    files = (folder / SETTINGS, folder / "checkpoint" / CARD)
+    file = next((file for file in files if file.exists()), None)
+    if file is None:
+        return
+    before = json.loads(file.read_text())
+    now = json.loads(_card(config))
+    for name in FIXED:
+        unsaid = before.get(name) in (None, "")  # in cards, which have the settings as given
+        if not unsaid and before[name] != now[name]:
+            raise ConfigError(
+                f"{folder} holds a training with {name}={before[name]}, and {name}={now[name]} is "
+                f"asked for: train in another folder, or continue with {name}={before[name]}"
+            )
 
 
 def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
-    """Run or continue the training in `folder`; returns the folder of the finished 16-bit checkpoint."""
+    """Run the training in `folder`, or continue it.
+
+    Args:
+        folder: Where the state and the finished checkpoint are written.
+        config: Sizes and schedule.
+        progress: Where the steps are shown.
+
+    Returns:
+        The folder of the finished 16-bit checkpoint.
+
+    Raises:
+        ConfigError: There is no such model, or the folder holds another training.
+    """
+    settings = _resolved(config)
+    _check_same_training(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    kind = _kind(config)
-    tokenizer = (
-        AutoTokenizer.from_pretrained(config.start) if config.start else kind.make_tokenizer()
-    )
-    torch.manual_seed(config.seed)
-    model = kind.build(tokenizer, config.layers, config.vision_layers)
-    vision_file, state_file = folder / "vision.pt", folder / "state.pt"
-    if config.start:
-        started = AutoModelForImageTextToText.from_pretrained(config.start, dtype=torch.float32)
-        model.load_state_dict(started.state_dict())
-    vision_steps = (
-        (0 if config.start else 1500) if config.vision_steps is None else config.vision_steps
-    )
-    if vision_steps and not vision_file.exists():
-        accuracy = train_vision(kind, model, config, vision_steps, progress)
-        log.info(
-            "vision tower, held-out accuracy: %s", {k: round(v, 3) for k, v in accuracy.items()}
-        )
-        _save(vision_file, kind.tower(model).state_dict())
-    if vision_file.exists():
-        kind.tower(model).load_state_dict(torch.load(vision_file, weights_only=True))
-    optimizers, start = make_optimizers(kind, model, config), 0
+    _write(folder / SETTINGS, _card(settings))
+    family = FAMILIES[settings.model]
+    tokenizer = load_tokenizer(settings.start) if settings.start else family.make_tokenizer()
+    torch.manual_seed(settings.seed)
+    model = family.build(tokenizer, settings.layers, settings.vision_layers)
+    if settings.start:
+        source = AutoModelForImageTextToText.from_pretrained(settings.start, dtype=torch.float32)
+        model.load_state_dict(source.state_dict())
+    _vision_phase(folder / "vision.pt", family, model, settings, progress)
+    phase = LanguagePhase(family, model, tokenizer, settings)
+    state_file = folder / "state.pt"
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        start = state["step"]
-    stream = Stream(
-        tokenizer,
-        kind.CHAT,
-        config.batch,
-        config.length,
-        config.seed,
-        tuple(filter(None, config.focus.split(","))),
-    )
-    for step, loss in _steps(kind, model, optimizers, stream, config, start, progress):
-        if step % 50 == 0:
-            log.info("step %d loss %.4f", step, loss)
-        if step % config.save_every == 0 or step == config.steps:
-            saved = [optimizer.state_dict() for optimizer in optimizers]
-            _save(state_file, {"model": model.state_dict(), "optimizers": saved, "step": step})
-    return export(kind, model, tokenizer, folder / "checkpoint", config)
+        phase.load(state_file)
+    for loss in phase.run(progress):
+        if phase.step % 50 == 0:
+            log.info("step %d loss %.4f", phase.step, loss)
+        if phase.step % settings.save_every == 0 or phase.step == settings.steps:
+            phase.save(state_file)
+    return export(family, model, tokenizer, folder / "checkpoint", config)
 
 
-def _steps(
-    kind: Any,
-    model: Any,
-    optimizers: list[torch.optim.Optimizer],
-    stream: Stream,
+def _vision_phase(
+    file: Path, family: Family, model: PreTrainedModel, config: TrainConfig, progress: Progress
+) -> None:
+    """Train the tower, or read the trained tower from its file."""
+    tower = family.tower(model)
+    if config.vision_steps and not file.exists():
+        accuracy = train_vision(family, model, config.seed, config.vision_steps, progress)
+        rounded = {label: round(share, 3) for label, share in accuracy.items()}
+        log.info("vision tower, held-out accuracy: %s", rounded)
+        _save(file, tower.state_dict())
+    if file.exists():
+        tower.load_state_dict(torch.load(file, weights_only=True))
+
+
+def export(
+    family: Family,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
     config: TrainConfig,
-    start: int,
-    progress: Progress,
-) -> Iterator[tuple[int, float]]:
-    task = progress.add_task("language", total=config.steps, completed=start)
-    smooth = math.nan
-    for step in range(start, config.steps):
-        for group in (g for optimizer in optimizers for g in optimizer.param_groups):
-            group["lr"] = _schedule(step, config) * group["peak"]
-        # what goes on from a finished checkpoint gets the second half of the mixture, not the captions of the beginning
-        at = 0.5 + step / config.steps / 2 if config.start else step / config.steps
-        loss = language_loss(kind, model, stream.batch(step, at), frozen=not config.vision_rate)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        smooth = loss.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss.item()
-        progress.update(task, advance=1, description=f"language loss {smooth:.3f}")
-        yield step + 1, smooth
-
-
-def export(kind: Any, model: Any, tokenizer: Any, folder: Path, config: TrainConfig) -> Path:
-    """Write a Hugging Face folder in fp16 that AutoModelForImageTextToText and AutoProcessor load."""
-    model.half().save_pretrained(folder)
-    kind.make_processor(tokenizer).save_pretrained(folder)
-    (folder / "pocket_training.json").write_text(
-        json.dumps(asdict(config) | {"start": Path(config.start).name}, indent=1) + "\n"
-    )
+) -> Path:
+    """Write a Hugging Face folder in fp16, as the Auto classes of transformers load it."""
+    model.half()  # type: ignore[no-untyped-call]  # transformers has no types for it
+    model.save_pretrained(folder)
+    family.make_processor(tokenizer).save_pretrained(folder)
+    (folder / CARD).write_text(_card(config))
     for file in folder.iterdir():  # the weights file is made with the rights of a temporary file
         file.chmod(0o644)
     return folder

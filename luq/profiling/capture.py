@@ -1,97 +1,144 @@
 """Layer-output vectors of chosen tokens.
 
-Which tokens are kept is drawn before the forward pass: at most `tokens` per modality, the same ones in
-every layer. On disk they take layers x 3 x tokens x hidden floats, in memory those of one layer.
+Which tokens are chosen is drawn before the forward pass: at most `tokens` per modality, the same
+ones in every layer. On disk their vectors take layers x 3 x tokens x hidden floats, in memory those
+of one layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.models.scratch import Scratch, Slot
 from luq.models.vlm import VLM
 
+TOKEN_CHOICE = 11  # tells this use of a seed from the project's others
+# By modality: `all`, `image`, `text`. Each has a number of tokens of its own, hence "_".
+Positions = dict[str, Int64[Tensor, "_"]]
+Rows = dict[str, Float32[Tensor, "_ hidden"]]
+LayerOutput = Tensor | tuple[Any, ...]
+Hook = Callable[[nn.Module, tuple[Any, ...], LayerOutput], None]
 
-def choose_tokens(image_mask: Tensor, tokens: int, seed: int) -> dict[str, Tensor]:
-    """Sorted positions in the token stream per modality (`all`, `image`, `text`), at most `tokens` each."""
-    rng = np.random.default_rng([seed, 11])
-    positions = {
+
+def hidden_states(output: LayerOutput) -> Float[Tensor, "tokens hidden"]:
+    """What a decoder layer gives, with the batch's samples one after the other.
+
+    Some families' layers return a tuple that begins with it.
+    """
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden.reshape(-1, hidden.shape[-1])
+
+
+def choose_tokens(image_mask: Bool[Tensor, " tokens"], tokens: int, seed: int) -> Positions:
+    """Draw which tokens of a calibration set are looked at.
+
+    Args:
+        image_mask: True where a token stands for a piece of an image, over all samples.
+        tokens: How many to draw of each modality, at most.
+        seed: Of the draw.
+
+    Returns:
+        Sorted positions in the token stream by modality. A modality without tokens is left out.
+    """
+    rng = np.random.default_rng([seed, TOKEN_CHOICE])
+    candidates = {
         "all": torch.arange(image_mask.numel()),
         "image": torch.nonzero(image_mask)[:, 0],
         "text": torch.nonzero(~image_mask)[:, 0],
     }
-    return {
-        name: where[torch.from_numpy(np.sort(rng.permutation(len(where))[:tokens]))]
-        for name, where in positions.items()
-        if len(where)
-    }
+    chosen: Positions = {}
+    for modality, positions in candidates.items():
+        if len(positions) == 0:
+            continue
+        indices = np.sort(rng.permutation(len(positions))[:tokens])
+        chosen[modality] = positions[torch.from_numpy(indices)]
+    return chosen
 
 
-class LayerOutputs(Sequence[dict[str, Tensor]]):
-    """Forward hooks that pick the chosen rows out of each layer's output; then the sequence of what they picked."""
+class LayerOutputs(Sequence[Rows]):
+    """Forward hooks that pick the chosen tokens' vectors out of each layer's output.
 
-    def __init__(self, layers: nn.ModuleList, chosen: dict[str, Tensor], folder: Path | None):
-        self.chosen, self.start, self.scratch = chosen, 0, Scratch(folder)
-        self.rows: list[dict[str, list[Slot]]] = [{name: [] for name in chosen} for _ in layers]
-        self.hooks = [layer.register_forward_hook(self._keep(i)) for i, layer in enumerate(layers)]
+    Afterwards it is the sequence of what they picked, layer by layer.
+    """
 
-    def _keep(self, layer: int):
-        def hook(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            flat = hidden.reshape(-1, hidden.shape[-1])
-            for name, positions in self.chosen.items():
-                here = (
-                    positions[(positions >= self.start) & (positions < self.start + len(flat))]
-                    - self.start
-                )
-                self.rows[layer][name].append(self.scratch.put(flat[here.to(flat.device)]))
+    def __init__(self, layers: nn.ModuleList, chosen: Positions, folder: Path | None) -> None:
+        self.chosen = chosen
+        self.start = 0  # position of the next batch's first token
+        self.scratch = Scratch(folder)
+        self.slots: list[dict[str, list[Slot]]] = []
+        self.hooks = []
+        for layer in layers:
+            slots: dict[str, list[Slot]] = {modality: [] for modality in chosen}
+            self.slots.append(slots)
+            self.hooks.append(layer.register_forward_hook(self._pick_into(slots)))
+
+    def _pick_into(self, slots: dict[str, list[Slot]]) -> Hook:
+        """A hook that stores the chosen rows of a layer's output."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: LayerOutput) -> None:
+            rows = hidden_states(output)
+            end = self.start + len(rows)
+            for modality, positions in self.chosen.items():
+                in_batch = positions[(positions >= self.start) & (positions < end)]
+                indices = (in_batch - self.start).to(rows.device)
+                slots[modality].append(self.scratch.put(rows[indices]))
 
         return hook
 
     def advance(self, tokens: int) -> None:
+        """Say that a batch of so many tokens has passed."""
         self.start += tokens
 
     def finish(self) -> None:
+        """Take the hooks off."""
         for hook in self.hooks:
             hook.remove()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.slots)
 
     @overload
-    def __getitem__(self, index: int) -> dict[str, Tensor]: ...
+    def __getitem__(self, index: int) -> Rows: ...
     @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Tensor]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Of one layer: modality -> fp32 [tokens, hidden]."""
+    def __getitem__(self, index: slice) -> list[Rows]: ...
+    def __getitem__(self, index: int | slice) -> Rows | list[Rows]:
+        """The vectors of one layer by modality [tokens, hidden]."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return {
-            name: torch.cat([self.scratch.get(s) for s in slots]).float()
-            for name, slots in self.rows[index].items()
-        }
+        rows: Rows = {}
+        for modality, slots in self.slots[index].items():
+            pieces = [self.scratch.get(slot) for slot in slots]
+            rows[modality] = torch.cat(pieces).float()
+        return rows
 
 
 @torch.no_grad()
 def layer_outputs(
     vlm: VLM, calibration: CalibrationSet, tokens: int, seed: int, folder: Path | None = None
 ) -> LayerOutputs:
-    """Run the calibration set once; per layer and modality the kept output vectors [<= tokens, hidden], in a file in `folder`."""
+    """Run the calibration set once and pick the chosen tokens' output vectors of every layer.
+
+    Args:
+        vlm: The model; it is run in 16 bit.
+        calibration: The samples.
+        tokens: Vectors per layer and modality, at most.
+        seed: Of the choice of tokens.
+        folder: Where the vectors wait, in a file without a name; None: the system's folder.
+    """
     vlm.restore()
-    outputs = LayerOutputs(
-        vlm.layers, choose_tokens(calibration.image_mask(), tokens, seed), folder
-    )
+    chosen = choose_tokens(calibration.image_mask(), tokens, seed)
+    outputs = LayerOutputs(vlm.layers, chosen, folder)
     try:
         for batch in calibration.batches():
-            vlm.model.base_model(
-                **inputs_of(batch, vlm.device), use_cache=False
-            )  # no head: it would unfold its weight per sample
-            outputs.advance(sum(s.tokens for s in batch))
+            # Without its head: that would unfold its weight per sample, and nobody needs it.
+            vlm.model.base_model(**inputs_of(batch, vlm.device), use_cache=False)
+            outputs.advance(sum(sample.tokens for sample in batch))
     finally:
         outputs.finish()
     return outputs

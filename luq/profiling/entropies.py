@@ -1,4 +1,4 @@
-"""What a profile says of one layer, as plain numbers: needs no torch, so that records can be read."""
+"""What a profile says of one layer, as plain numbers. Needs no torch: records read it."""
 
 from dataclasses import dataclass
 

@@ -1,68 +1,86 @@
-"""Activation entropy of a layer (LUQ, section 3): how widely its output vectors spread over K clusters.
+"""Activation entropy of a layer (LUQ, section 3): how widely its output vectors spread.
 
-H = -sum_k p_k log2 p_k, in bits, p_k the share of vectors in K-means cluster k. It lies in [0, log2 K].
-Estimates depend on the number of vectors, so every layer and modality that is compared uses the same
-number, and the estimate is repeated over seeds, each with its own subsample and its own start.
+H = -sum_k p_k log2 p_k, in bits, with p_k the share of vectors in K-means cluster k of K. It lies
+in [0, log2 K]. Estimates depend on the number of vectors. So every layer and modality that is
+compared uses the same number, and the estimate is repeated over seeds, each with its own subsample
+and its own start.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from sklearn.cluster import KMeans
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from luq.config import ProfileConfig
 from luq.profiling.entropies import LayerEntropy
 
 log = logging.getLogger(__name__)
-SUBSAMPLE = 0.8  # of the smallest modality's vectors: what each seed draws
-PER_CLUSTER = 5  # vectors a cluster needs on average
+SUBSAMPLE = 0.8  # of the smallest modality's vectors, so that each seed draws others
+VECTORS_PER_CLUSTER = 5  # on average; with fewer, H says how many vectors there are
+ITERATIONS = 100  # of K-means, at most
+VECTOR_CHOICE = 13  # tells this use of a seed from the project's others
 
 
-def entropy_bits(labels: np.ndarray) -> float:
-    """Entropy in bits of the cluster frequencies of labels [vectors]."""
+def entropy_bits(labels: Int[np.ndarray, " vectors"]) -> float:
+    """Entropy in bits of the frequencies of cluster labels."""
     counts = np.bincount(labels)
     p = counts[counts > 0] / counts.sum()
-    return float(-(p * np.log2(p)).sum()) + 0.0
+    return float(-(p * np.log2(p)).sum()) + 0.0  # + 0.0: no -0.0 where all are in one cluster
 
 
-def cluster(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """K-means labels [vectors] of vectors [vectors, hidden]; never more clusters than different vectors."""
-    different = min(clusters, len(np.unique(vectors, axis=0)))
-    return KMeans(different, n_init=1, max_iter=100, random_state=seed).fit(vectors).labels_
+def cluster(
+    vectors: Float[np.ndarray, "vectors hidden"], clusters: int, seed: int
+) -> Int[np.ndarray, " vectors"]:
+    """K-means labels of vectors; never more clusters than there are different vectors."""
+    from sklearn.cluster import (
+        KMeans,
+    )  # late: it takes seconds, and not all who import this need it
+
+    different = len(np.unique(vectors, axis=0))
+    kmeans = KMeans(min(clusters, different), n_init=1, max_iter=ITERATIONS, random_state=seed)
+    labels: Int[np.ndarray, " vectors"] = kmeans.fit(vectors).labels_
+    return labels
 
 
 def profile_entropy(
-    outputs: Sequence[dict[str, Tensor]],
-    config: ProfileConfig,
+    outputs: Sequence[dict[str, Float32[Tensor, "_ hidden"]]],
+    clusters: int,
+    seeds: int,
+    seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> list[LayerEntropy]:
-    """Entropies of all layers and modalities at equal token counts; `advance` is called after each K-means.
+    """Entropies of all layers and modalities at equal numbers of vectors.
 
-    All layers hold equally many vectors of a modality; each is looked at once, in turn.
+    Args:
+        outputs: By layer and modality, vectors [vectors, hidden]. All layers hold equally many of
+            a modality. Each layer is read once, in turn.
+        clusters: K of K-means; fewer are used where there are too few vectors.
+        seeds: How often the estimate is repeated.
+        seed: Of the subsamples, and of the first repetition's start.
+        advance: Called after each K-means.
+
+    Returns:
+        One entry per layer and modality, layer by layer.
     """
-    tokens = max(2, int(SUBSAMPLE * min(len(rows) for rows in outputs[0].values())))
-    clusters = min(config.clusters, max(2, tokens // PER_CLUSTER))
-    if clusters < config.clusters:
+    fewest_vectors = min(len(vectors) for vectors in outputs[0].values())
+    tokens = max(2, int(SUBSAMPLE * fewest_vectors))
+    used_clusters = min(clusters, max(2, tokens // VECTORS_PER_CLUSTER))
+    if used_clusters < clusters:
         log.warning(
-            "%d vectors are too few for K=%d clusters: using K=%d",
-            tokens,
-            config.clusters,
-            clusters,
+            "%d vectors are too few for K=%d clusters: using K=%d", tokens, clusters, used_clusters
         )
-    table = []
-    for i, layer in enumerate(outputs):
-        for modality, rows in layer.items():
-            values = []
-            for seed in range(config.seeds):
-                rng = np.random.default_rng([config.seed, seed, 13])
-                vectors = rows.numpy()[rng.permutation(len(rows))[:tokens]]
-                values.append(entropy_bits(cluster(vectors, clusters, config.seed + seed)))
+    table: list[LayerEntropy] = []
+    for layer, by_modality in enumerate(outputs):
+        for modality, vectors in by_modality.items():
+            estimates: list[float] = []
+            for repetition in range(seeds):
+                rng = np.random.default_rng([seed, repetition, VECTOR_CHOICE])
+                subsample = vectors.numpy()[rng.permutation(len(vectors))[:tokens]]
+                labels = cluster(subsample, used_clusters, seed + repetition)
+                estimates.append(entropy_bits(labels))
                 advance()
-            table.append(
-                LayerEntropy(
-                    i, modality, float(np.mean(values)), float(np.std(values)), tokens, clusters
-                )
-            )
+            mean = float(np.mean(estimates))
+            spread = float(np.std(estimates))
+            table.append(LayerEntropy(layer, modality, mean, spread, tokens, used_clusters))
     return table

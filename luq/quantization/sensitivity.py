@@ -12,33 +12,44 @@ from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.formats.layer_file import PackedLayer
-from luq.models.vlm import LINEARS, VLM
-from luq.quantization.walk import first_inputs, modules, output
+from luq.models.families import LINEARS
+from luq.models.vlm import VLM
+from luq.quantization.layer import runtime_modules
+from luq.quantization.states import first_inputs, layer_output
+
+IGNORED = -100  # a target that torch leaves out of the cross-entropy
 
 
 def output_errors(
-    vlm: VLM, calibration: CalibrationSet, layers: Iterable[PackedLayer], folder: Path | None = None
+    vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer], folder: Path | None = None
 ) -> list[float]:
-    """Per layer |Y_q - Y|^2 / |Y|^2 over the calibration tokens, Y the layer's 16-bit output. `folder`: as for first_inputs."""
+    """Per layer |Y_q - Y|^2 / |Y|^2 over the calibration tokens, Y the layer's 16-bit output.
+
+    Args:
+        vlm: the model.
+        samples: what it sees.
+        layers: the packed layers to measure, one per decoder layer in order.
+        folder: where activations may wait on disk, as for `first_inputs`.
+    """
     vlm.restore()
-    states, errors = first_inputs(vlm, calibration, folder), []
+    states = first_inputs(vlm, samples, folder)
+    errors: list[float] = []
     for index, packed in enumerate(layers):
-        standing, layer, wrong, size = (
-            modules(vlm, index, packed, "measured", cache=True),
-            vlm.layers[index],
-            0.0,
-            0.0,
-        )
+        modules = runtime_modules(vlm, index, packed, "measured", cache=True)
+        layer = vlm.layers[index]
+        squared_error = 0.0
+        squared_norm = 0.0
         for state in states:
-            vlm.install(index, standing)
+            vlm.install(index, modules)
             try:
-                quantized = output(layer, state)
+                quantized = layer_output(layer, state)
             finally:
                 vlm.install(index, None)
-            state.hidden = full = output(layer, state)
-            wrong += float((quantized.double() - full.double()).square().sum())
-            size += float(full.double().square().sum())
-        errors.append(wrong / size)
+            full = layer_output(layer, state)
+            state.hidden = full
+            squared_error += float((quantized.double() - full.double()).square().sum())
+            squared_norm += float(full.double().square().sum())
+        errors.append(squared_error / squared_norm)
     return errors
 
 
@@ -54,48 +65,45 @@ def _differentiable(weights: list[nn.Parameter]) -> Iterator[None]:
             weight.grad = None
 
 
-def next_token_loss(vlm: VLM, calibration: CalibrationSet) -> Iterator[Tensor]:
+def next_token_loss(vlm: VLM, samples: CalibrationSet) -> Iterator[Tensor]:
     """Per batch the summed cross-entropy (nats) of the next token; image tokens are not predicted."""
-    for batch in calibration.batches():
+    for batch in samples.batches():
         inputs = inputs_of(batch, vlm.device)
         logits = vlm.model(**inputs, use_cache=False).logits[:, :-1].float()
-        wanted = inputs["input_ids"][:, 1:].clone()
-        wanted[vlm.image_mask(wanted)] = -100
+        targets = inputs["input_ids"][:, 1:].clone()
+        targets[vlm.image_mask(targets)] = IGNORED
         yield nn.functional.cross_entropy(
-            logits.transpose(1, 2), wanted, ignore_index=-100, reduction="sum"
+            logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="sum"
         )
 
 
-def delta_losses(
-    vlm: VLM, calibration: CalibrationSet, layers: Iterable[PackedLayer]
-) -> list[float]:
-    """Per layer the sum over its weights of |gradient of the calibration loss x actual quantization error|.
+def delta_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer]) -> list[float]:
+    """Per layer the sum over its weights of |gradient of the calibration loss x quantization error|.
 
-    The loss is the mean next-token cross-entropy over the text tokens (AutoScheme of arXiv 2512.04746, on the weights).
+    The loss is the mean next-token cross-entropy over the text tokens, the errors are those of the
+    weights that are really stored.
+
+    Source: AutoScheme (arXiv 2512.04746), there on activations, here on weights.
     """
     vlm.restore()
-    parameters = [
-        [vlm.originals[i][name].weight for name in LINEARS] for i in range(len(vlm.layers))
-    ]
-    with _differentiable([weight for layer in parameters for weight in layer]), torch.enable_grad():
+    by_layer: list[list[nn.Parameter]] = []
+    for linears in vlm.originals:
+        by_layer.append([linears[name].weight for name in LINEARS])
+    parameters = [weight for layer in by_layer for weight in layer]
+    losses: list[float] = []
+    with _differentiable(parameters), torch.enable_grad():
         tokens = 0
-        for loss, batch in zip(
-            next_token_loss(vlm, calibration), calibration.batches(), strict=True
-        ):
-            loss.backward()
-            tokens += sum(int((~s.image_mask[1:]).sum()) for s in batch)
-        return [
-            sum(
-                float(
-                    (
-                        weight.grad.double()
-                        * (weight.detach() - packed[name].dequantize(torch.float32).to(weight))
-                    )
-                    .abs()
-                    .sum()
-                )
-                for name, weight in zip(LINEARS, layer, strict=True)
-            )
-            / max(tokens, 1)
-            for layer, packed in zip(parameters, layers, strict=True)
-        ]
+        batches = samples.batches()
+        for loss, batch in zip(next_token_loss(vlm, samples), batches, strict=True):
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
+            for sample in batch:
+                tokens += int((~sample.image_mask[1:]).sum())
+        for weights, packed in zip(by_layer, layers, strict=True):
+            total = 0.0
+            for name, weight in zip(LINEARS, weights, strict=True):
+                stored = packed[name].dequantize(torch.float32).to(weight)
+                error = weight.detach() - stored
+                gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                total += float((gradient.double() * error).abs().sum())
+            losses.append(total / max(tokens, 1))
+    return losses

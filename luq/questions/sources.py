@@ -1,30 +1,41 @@
-"""Where a benchmark's questions come from: the pocket world, a local file or folder, or the hub.
+"""Where a benchmark's questions come from: a plug-in, a local file or folder, or the hub.
 
-Rows and images are read from memory-mapped tables when they are needed, and decoded batch by batch.
+A `QuestionTable` is what stands in keys: the task, and the content of what is read. Rows and images
+are read from memory-mapped tables when they are needed, and decoded batch by batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
-from PIL import Image
 
-from luq import registry
 from luq.config import EvaluationConfig
+from luq.config.checks import VOLATILE
 from luq.errors import DataError
-from luq.store import keys
+from luq.plugins import plugin
+from luq.questions import prompts
+from luq.store.artefact import Artefact, Tools
+from luq.store.digests import file_digest
+from luq.store.keys import Identified, digest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 TASKS = Path(__file__).parent / "tasks"
-IMAGES = ("image", "decoded_image")
+IMAGE_COLUMNS = ("image", "decoded_image")
+HUB = "hub"
 
 
 class Spec(NamedTuple):
-    """What a task YAML says of its dataset. `images`: the configuration, split and key of a table of its own."""
+    """What a task YAML says of its dataset.
+
+    `images`: the configuration, split and key of a table of images of its own.
+    """
 
     path: str
     name: str | None
@@ -36,202 +47,330 @@ class Spec(NamedTuple):
     calibration: str | None  # the split that no benchmark asks
 
 
-class _Loader(yaml.SafeLoader):
+class _TextLoader(yaml.SafeLoader):
+    """Reads lm-eval's task YAML with the names of functions as texts."""
+
+
+class _FunctionLoader(yaml.SafeLoader):
     """Reads lm-eval's task YAML; `!function module.name` is what stands under that name."""
 
 
+def _function_name(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
 def _function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
-    module, _, name = str(loader.construct_scalar(node)).rpartition(".")
+    module, _, name = _function_name(loader, node).rpartition(".")
     return getattr(import_module(module), name)
 
 
-_Loader.add_constructor("!function", _function)
+_TextLoader.add_constructor("!function", _function_name)
+_FunctionLoader.add_constructor("!function", _function)
 
 
-def task_config(benchmark: str) -> dict[str, Any]:
+def _merged(benchmark: str, loader: type[yaml.SafeLoader]) -> dict[str, Any]:
     """A benchmark's task YAML with those it includes."""
-    registry.check("benchmark", benchmark)
     merged: dict[str, Any] = {}
     file: str | None = f"{benchmark}.yaml"
     while file:
-        read = yaml.load((TASKS / file).read_text(), _Loader)
-        merged, file = read | merged, read.get("include")
+        content = yaml.load((TASKS / file).read_text(encoding="utf-8"), loader)
+        merged = content | merged
+        file = content.get("include")
     del merged["include"]
     return merged
+
+
+def task_config(benchmark: str) -> dict[str, Any]:
+    """A benchmark's task as lm-eval takes it, with its functions."""
+    return _merged(benchmark, _FunctionLoader)
+
+
+@lru_cache(maxsize=32)
+def task_digest(benchmark: str) -> str:
+    """Digest of all that a task's YAML says: dataset, prompts, stop strings, answer length."""
+    return digest("task", _merged(benchmark, _TextLoader))
 
 
 @lru_cache(maxsize=32)
 def spec(benchmark: str) -> Spec:
     """What a benchmark's task says of its dataset."""
-    task = task_config(benchmark)
+    task = _merged(benchmark, _TextLoader)
     about = task["metadata"]
-    shared = (
-        about.get("data", benchmark),
-        about["columns"],
-        about.get("optional", []),
-        about.get("images"),
-        about.get("calibration_split"),
+    return Spec(
+        path=task["dataset_path"],
+        name=task.get("dataset_name"),
+        split=task["test_split"],
+        data=about.get("data", benchmark),
+        columns=about["columns"],
+        optional=about.get("optional", []),
+        images=about.get("images"),
+        calibration=about.get("calibration_split"),
     )
-    return Spec(task["dataset_path"], task.get("dataset_name"), task["test_split"], *shared)
 
 
 @dataclass(frozen=True)
 class LazyImage:
-    """An image that stays encoded on disk until it is converted, which is all that lm-eval does with it."""
+    """An image that stays encoded on disk until it is converted: all that lm-eval does with it."""
 
     table: Any
     row: int
     what: str
 
-    def convert(self, mode: str = "RGB") -> Image.Image:
+    def convert(self, mode: str = "RGB") -> "Image":
         """The decoded image; a DataError if it cannot be decoded."""
+        from PIL import Image
+
         if self.row < 0:
             raise DataError(f"{self.what}: there is no such image in the table of images")
         encoded = self.table[self.row][self.table.column_names[0]]
+        file = BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]
         try:
-            return Image.open(
-                BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]
-            ).convert(mode)
+            return Image.open(file).convert(mode)
         except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
             raise DataError(f"{self.what}: the image does not decode ({error})") from error
 
 
 @dataclass(frozen=True)
 class Questions:
-    """One benchmark's rows. `docs` has no image; `image_rows[i]` is where doc i's is in `images`."""
+    """One benchmark's rows.
+
+    `docs` has no image; `image_rows[i]` is where doc i's image is in `images`. `has_splits`: the
+    source has its own questions for the selection and the report.
+    """
 
     benchmark: str
     docs: Any = field(repr=False)
     images: Any = field(repr=False)
     image_rows: Sequence[int] = field(repr=False)
-    identity: str
+    has_splits: bool = False
 
     def image(self, row: int) -> LazyImage:
+        """The image of a row."""
         return LazyImage(self.images, self.image_rows[row], f"{self.benchmark} row {row}")
+
+
+class Location(NamedTuple):
+    """A dataset as `datasets` reads it: a path, and its parquet files if it is no repository."""
+
+    path: str
+    files: list[str] | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class QuestionTable(Identified):
+    """A benchmark's questions as they stand in keys: by task and content, never by place."""
+
+    benchmark: str
+    content: Artefact[Path] | str  # what a plug-in makes, or the digest of what was read
+    task: str  # digest of the task's YAML
+    prompts: int  # version of the prompts' wording
+    locations: tuple[Location, ...] = field(default=(), metadata=VOLATILE)
+    spec: Spec | None = field(default=None, metadata=VOLATILE)
+    cache: Path | None = field(default=None, metadata=VOLATILE)
+
+    def open(self, tools: Tools) -> Questions:
+        """The rows, opened once."""
+        tables = tools.hold(_OpenTables, None, _OpenTables)
+        if self not in tables:
+            tables[self] = self._open(tools)
+        return tables[self]
+
+    def _open(self, tools: Tools) -> Questions:
+        about = self.spec or spec(self.benchmark)
+        if isinstance(self.content, Artefact):
+            with tools.progress.stage("data"):
+                file = tools.store.get(self.content) / f"{about.data}.parquet"
+            locations = (Location("parquet", [str(file.resolve())]),)
+            questions = _read_questions(
+                self.benchmark, about, locations, tools.store.root
+            ).questions
+            return replace(questions, has_splits=True)
+        cache = self.cache or tools.store.root
+        return _read_questions(self.benchmark, about, self.locations, cache).questions
+
+
+class _OpenTables(dict[QuestionTable, Questions]):
+    """The tables that are open."""
+
+
+def evaluation_table(benchmark: str, config: EvaluationConfig, cache: Path) -> QuestionTable:
+    """The questions that an evaluation asks of a benchmark.
+
+    Args:
+        benchmark: its name.
+        config: where questions come from, and which split of a plug-in's.
+        cache: folder in which `datasets` may keep what it prepares.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    about = spec(benchmark)
+    source = config.sources.get(benchmark) or config.sources.get(about.data) or config.data
+    shipped = plugin(source)
+    if shipped is not None:
+        split = "selection" if config.split == "selection" else "report"
+        return _table(benchmark, about, shipped.questions(split), (), cache)
+    locations = _locations(about, source, (config.organisation, config.fallback))
+    return _table(benchmark, about, _content(benchmark, about, locations, cache), locations, cache)
+
+
+def calibration_table(benchmark: str, source: str, cache: Path) -> QuestionTable:
+    """A benchmark's questions for calibration: the training split on the hub, or a folder's.
+
+    Raises:
+        DataError: there are none, or they cannot be read.
+    """
+    about = spec(benchmark)
+    if about.calibration is None and source == HUB:
+        raise DataError(
+            f"{benchmark} has no training split on the hub: calibrate on textvqa, or set "
+            "calibration.source to a folder"
+        )
+    about = about._replace(split=about.calibration or "train")
+    organisations = EvaluationConfig.organisation, EvaluationConfig.fallback
+    locations = _locations(about, source, organisations)
+    return _table(benchmark, about, _content(benchmark, about, locations, cache), locations, cache)
+
+
+def _table(
+    benchmark: str,
+    about: Spec,
+    content: Artefact[Path] | str,
+    locations: tuple[Location, ...],
+    cache: Path,
+) -> QuestionTable:
+    task = task_digest(benchmark)
+    return QuestionTable(benchmark, content, task, prompts.VERSION, locations, about, cache)
+
+
+def _content(benchmark: str, about: Spec, locations: tuple[Location, ...], cache: Path) -> str:
+    """Digest of the files that hold the questions; only a repository has to be opened for it."""
+    files = locations[0].files
+    if files is not None:
+        return digest("questions", [_file_identity(file) for file in files])
+    return _read_questions(benchmark, about, locations, cache).content
 
 
 def _file_identity(file: str) -> list[Any]:
     """A local file by its content; a file on the hub by its address, which holds the commit."""
-    return [file] if "://" in file else [Path(file).name, *keys.file_digest(Path(file))]
+    if "://" in file:
+        return [file]
+    return [Path(file).name, *file_digest(Path(file))]
 
 
-def _read(
-    path: str, name: str | None, split: str, cache: Path, files: list[str] | None = None
-) -> tuple[Any, list[Any]]:
+class _Table(NamedTuple):
+    """A table of `datasets`, and the identities of the files it was read from."""
+
+    rows: Any
+    files: list[list[Any]]
+
+
+def _read(location: Location, name: str | None, split: str, cache: Path) -> _Table:
     from datasets import load_dataset_builder
 
-    given = {"data_files": {split: files}} if files else {}
-    builder = load_dataset_builder(path, name, cache_dir=str(cache), **given)
+    options: dict[str, Any] = {}
+    if location.files:
+        options["data_files"] = {split: location.files}
+    builder = load_dataset_builder(
+        location.path, None if location.files else name, cache_dir=str(cache), **options
+    )
     builder.download_and_prepare()
-    sources = builder.config.data_files or {}
-    found = sources.get(split) or [file for some in sources.values() for file in some]
-    return builder.as_dataset(split=split), [_file_identity(str(file)) for file in found]
+    by_split = builder.config.data_files or {}
+    files = by_split.get(split)
+    if not files:
+        files = []
+        for some in by_split.values():
+            files += some
+    rows = builder.as_dataset(split=split)
+    return _Table(rows, [_file_identity(str(file)) for file in files])
 
 
-def _local(folder: Path, wanted: Spec) -> tuple[str, list[str] | None]:
-    """A local source as a dataset path, and its parquet files if it is no clone of a dataset repository."""
+def _local(folder: Path, about: Spec) -> Location:
+    """A local source: its parquet files, or the clone of a dataset repository."""
     if folder.is_file():
-        return "parquet", [str(folder.resolve())]
-    if (folder / f"{wanted.data}.parquet").exists():
-        return "parquet", [str((folder / f"{wanted.data}.parquet").resolve())]
-    if (folder / wanted.data).is_dir():
-        folder = folder / wanted.data
-    shards = sorted(str(f.resolve()) for f in folder.glob("*.parquet"))
+        return Location("parquet", [str(folder.resolve())])
+    single = folder / f"{about.data}.parquet"
+    if single.exists():
+        return Location("parquet", [str(single.resolve())])
+    if (folder / about.data).is_dir():
+        folder = folder / about.data
+    shards = sorted(str(file.resolve()) for file in folder.glob("*.parquet"))
     if shards:
-        return "parquet", shards
+        return Location("parquet", shards)
     if not (folder / "README.md").exists():
         raise DataError(
-            f"{folder / wanted.data}.parquet is missing: give a parquet file, a folder with {wanted.data}.parquet or with the "
-            f"clone of {wanted.path} as {wanted.data}/"
+            f"{folder / about.data}.parquet is missing: give a parquet file, a folder with "
+            f"{about.data}.parquet or with the clone of {about.path} as {about.data}/"
         )
-    return str(folder.resolve()), None
+    return Location(str(folder.resolve()), None)
 
 
-def _candidates(
-    wanted: Spec, source: str, organisations: tuple[str, ...]
-) -> list[tuple[str, list[str] | None]]:
-    """Dataset paths to try in turn: the organisation of the config first, then its old name."""
-    if source != "hub":
-        return [_local(Path(source).expanduser(), wanted)]
-    own, _, name = wanted.path.partition("/")
-    if own != EvaluationConfig.organisation:  # a dataset of its own authors
-        return [(wanted.path, None)]
-    return [(f"{organisation}/{name}", None) for organisation in dict.fromkeys(organisations)]
+def _locations(about: Spec, source: str, organisations: tuple[str, str]) -> tuple[Location, ...]:
+    """What to try in turn: the organisation of the config first, then its old name."""
+    if source != HUB:
+        return (_local(Path(source).expanduser(), about),)
+    owner, _, name = about.path.partition("/")
+    if owner != EvaluationConfig.organisation:  # a dataset of its own authors
+        return (Location(about.path, None),)
+    paths = dict.fromkeys(f"{organisation}/{name}" for organisation in organisations)
+    return tuple(Location(path, None) for path in paths)
 
 
-def _attempt(
-    candidates: list[tuple[str, list[str] | None]], name: str | None, split: str, cache: Path
-) -> tuple[Any, list[Any]]:
-    failed = []
-    for path, files in candidates:
+def _first_readable(
+    locations: tuple[Location, ...], name: str | None, split: str, cache: Path
+) -> _Table:
+    failures: list[str] = []
+    for location in locations:
         try:
-            return _read(path, None if files else name, split, cache, files)
+            return _read(location, name, split, cache)
         except Exception as error:  # noqa: BLE001 (datasets and the hub raise many kinds)
             reason = str(error).splitlines()[0] if str(error) else ""
-            failed.append(f"{files[0] if files else path}: {type(error).__name__} {reason}")
-    where = "; ".join(failed)
+            place = location.files[0] if location.files else location.path
+            failures.append(f"{place}: {type(error).__name__} {reason}")
     raise DataError(
-        f"the questions cannot be read ({where}): connect to the hub, or set evaluation.data or evaluation.sources"
+        f"the questions cannot be read ({'; '.join(failures)}): connect to the hub, or set "
+        "evaluation.data or evaluation.sources"
     )
 
 
-def load(
-    benchmark: str, config: EvaluationConfig, cache: Path, pocket: Path | None = None
-) -> Questions:
-    """A benchmark's questions. `pocket` is the folder of the pocket benchmarks, for evaluation.data=pocket."""
-    wanted = spec(benchmark)
-    source = config.sources.get(benchmark) or config.sources.get(wanted.data) or config.data
-    return _questions(
-        benchmark,
-        wanted,
-        str(pocket) if source == "pocket" else source,
-        (config.organisation, config.fallback),
-        cache,
-    )
+class _Opened(NamedTuple):
+    questions: Questions
+    content: str
 
 
-def load_calibration(benchmark: str, source: str, cache: Path) -> Questions:
-    """A benchmark's questions for calibration: the training split on the hub, or a folder's. A DataError if there is none."""
-    wanted = spec(benchmark)
-    if wanted.calibration is None and source == "hub":
-        raise DataError(
-            f"{benchmark} has no training split on the hub: calibrate on textvqa, or set calibration.source to a folder"
-        )
-    organisations = EvaluationConfig.organisation, EvaluationConfig.fallback
-    return _questions(
-        benchmark,
-        wanted._replace(split=wanted.calibration or "train"),
-        source,
-        organisations,
-        cache,
-    )
-
-
-def _questions(
-    benchmark: str, wanted: Spec, source: str, organisations: tuple[str, ...], cache: Path
-) -> Questions:
+def _read_questions(
+    benchmark: str, about: Spec, locations: tuple[Location, ...], cache: Path
+) -> _Opened:
     """Read a benchmark's table, find its images, and check its columns."""
     from datasets import Image as ImageFeature
 
-    candidates = _candidates(wanted, source, organisations)
-    table, identity = _attempt(candidates, wanted.name, wanted.split, cache)
-    image = next((c for c in IMAGES if c in table.column_names), None)
-    if image or wanted.images is None or candidates[0][1]:
-        needed, images = [*wanted.columns, image or "image"], table
-        rows: Sequence[int] = range(len(table))
+    folder = cache / "datasets"
+    table = _first_readable(locations, about.name, about.split, folder)
+    names = table.rows.column_names
+    files = table.files
+    image = next((column for column in IMAGE_COLUMNS if column in names), None)
+    needed = list(about.columns)
+    image_rows: Sequence[int]
+    if image or about.images is None or locations[0].files:
+        needed.append(image or "image")
+        images = table.rows
+        image_rows = range(len(images))
     else:
-        more = _attempt(candidates, wanted.images["name"], wanted.images["split"], cache)
-        needed, images, identity = wanted.columns, more[0], identity + more[1]
-        image, at = "image", {key: i for i, key in enumerate(images.select_columns(["id"])["id"])}
-        rows = [at.get(key, -1) for key in table[wanted.images["key"]]]
-    missing = [c for c in needed if c not in table.column_names]
+        of_images = about.images
+        more = _first_readable(locations, of_images["name"], of_images["split"], folder)
+        images = more.rows
+        files = files + more.files
+        image = "image"
+        row_of_key = {key: row for row, key in enumerate(images.select_columns(["id"])["id"])}
+        image_rows = [row_of_key.get(key, -1) for key in table.rows[of_images["key"]]]
+    missing = [column for column in needed if column not in names]
     if missing:
+        place = locations[0].files or locations[0].path
         raise DataError(
-            f"the questions of {benchmark} ({candidates[0][1] or candidates[0][0]}) lack the column {', '.join(missing)}: "
-            f"they have {', '.join(table.column_names)}"
+            f"the questions of {benchmark} ({place}) lack the column {', '.join(missing)}: "
+            f"they have {', '.join(names)}"
         )
-    docs = table.select_columns(
-        [*wanted.columns, *(c for c in wanted.optional if c in table.column_names)]
-    )
+    optional = [column for column in about.optional if column in names]
+    docs = table.rows.select_columns([*about.columns, *optional])
     images = images.select_columns([image]).cast_column(image, ImageFeature(decode=False))
-    return Questions(benchmark, docs, images, rows, keys.key("questions", identity))
+    return _Opened(Questions(benchmark, docs, images, image_rows), digest("questions", files))

@@ -5,14 +5,17 @@ A *unit* is what is independent: a question, an MME pair, an MMBench base questi
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from luq.config import EvaluationConfig
 from luq.questions.sources import Questions
 
-SELECTION = 10  # of real datasets, which have one split, every tenth unit is for selection and the others for the report
+# Of real datasets, which have one split, every tenth unit is for selection and the others for
+# the report.
+SELECTION = 10
+SAMPLING = 19  # tells this use of a seed from the project's others
 
 
 class Kind(NamedTuple):
@@ -50,41 +53,70 @@ def _in_split(benchmark: str, unit: str, split: str) -> bool:
     return split == "all" or drawn == (split == "selection")
 
 
-def choose(questions: Questions, config: EvaluationConfig) -> list[int]:
-    """Row ids of `config.samples` units (None: all) of the split, in the data's order.
+@dataclass(frozen=True)
+class Subset:
+    """Which of a table's questions are asked.
 
-    Strata get their share of the units: the next unit always comes from the stratum that is furthest behind, so that
-    more samples extend fewer. The pocket benchmarks have a file per split; of others the split is drawn by unit.
+    `samples`: units, None for all; then the seed chooses nothing, and `subset` leaves it out.
     """
-    benchmark = questions.benchmark
-    kind = KINDS.get(benchmark, Kind())
-    columns = {
-        c: questions.docs.select_columns([c])[c]
-        for c in dict.fromkeys((*kind.columns, *kind.strata))
-    }
-    units: dict[str, list[int]] = {}
-    for row in range(len(questions.docs)):
-        name = kind.unit(*(columns[c][row] for c in kind.columns)) if kind.unit else str(row)
-        units.setdefault(name, []).append(row)
-    if not _is_pocket(config, benchmark):
+
+    split: str = "report"  # report, selection or all
+    samples: int | None = None
+    seed: int = 0
+
+
+def subset(split: str, samples: int | None, seed: int) -> Subset:
+    """The questions that a config asks, equal for configs that ask the same."""
+    return Subset(split, samples, 0 if samples is None else seed)
+
+
+def choose(questions: Questions, asked: Subset) -> list[int]:
+    """Row ids of the units that are asked, in the data's order.
+
+    Strata get their share of the units: the next unit always comes from the stratum that is
+    furthest behind, so that more samples extend fewer. A source with a table per split has only
+    questions of the split that was opened; of others the split is drawn by unit.
+    """
+    kind = KINDS.get(questions.benchmark, Kind())
+    columns: dict[str, list[Any]] = {}
+    for name in dict.fromkeys((*kind.columns, *kind.strata)):
+        columns[name] = questions.docs.select_columns([name])[name]
+    units = _units(questions, kind, columns)
+    if not questions.has_splits:
         units = {
-            name: rows for name, rows in units.items() if _in_split(benchmark, name, config.split)
+            name: rows
+            for name, rows in units.items()
+            if _in_split(questions.benchmark, name, asked.split)
         }
-    if config.samples is None or config.samples >= len(units):
+    if asked.samples is None or asked.samples >= len(units):
         return sorted(row for rows in units.values() for row in rows)
     names = list(units)
+    generator = np.random.default_rng([asked.seed, SAMPLING])
     strata: dict[tuple[str, ...], list[list[int]]] = {}
-    for j in np.random.default_rng([config.seed, 19]).permutation(len(names)):
-        rows = units[names[int(j)]]
-        strata.setdefault(tuple(str(columns[c][rows[0]]) for c in kind.strata), []).append(rows)
+    for index in generator.permutation(len(names)):
+        rows = units[names[int(index)]]
+        stratum = tuple(str(columns[name][rows[0]]) for name in kind.strata)
+        strata.setdefault(stratum, []).append(rows)
     chosen: list[int] = []
     taken = dict.fromkeys(strata, 0)
-    for m in range(1, config.samples + 1):
-        behind = max(sorted(strata), key=lambda s: m * len(strata[s]) / len(units) - taken[s])
+    for count in range(1, asked.samples + 1):
+
+        def arrears(stratum: tuple[str, ...], count: int = count) -> float:
+            """Units that a stratum's share of `count` has beyond those that were taken."""
+            return count * len(strata[stratum]) / len(units) - taken[stratum]
+
+        behind = max(sorted(strata), key=arrears)
         chosen += strata[behind][taken[behind]]
         taken[behind] += 1
     return sorted(chosen)
 
 
-def _is_pocket(config: EvaluationConfig, benchmark: str) -> bool:
-    return config.data == "pocket" and benchmark not in config.sources
+def _units(questions: Questions, kind: Kind, columns: dict[str, list[Any]]) -> dict[str, list[int]]:
+    """Name of each unit -> its rows."""
+    units: dict[str, list[int]] = {}
+    for row in range(len(questions.docs)):
+        name = str(row)
+        if kind.unit:
+            name = kind.unit(*(columns[column][row] for column in kind.columns))
+        units.setdefault(name, []).append(row)
+    return units

@@ -1,103 +1,188 @@
-"""Artefacts on disk: <root>/<stage>/<key>/, keyed by content. Existence means completeness.
+"""Artefacts on disk: ROOT/STAGE/KEY/, keyed by content. Existence means completeness.
 
-An artefact is written under a temporary name, its manifest (file -> bytes, sha256) last, then renamed: a
-reader never sees half of one, whatever is killed. A file lock keeps two processes from computing the same
-key at once. Knows nothing of models.
+An artefact is written under a temporary name, its manifest (class, version, what it needs, package
+versions, file -> bytes and sha256) last, then renamed: a reader never sees half of one, whatever is
+killed. A file lock keeps two processes from making the same one. Knows nothing of models.
 """
 
-import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from luq.errors import StoreError
+from luq.store.artefact import Artefact, Holdings, Progress, Tools
+from luq.store.digests import sha256_of
+from luq.store.versions import versions
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 MANIFEST = "manifest.json"
-BUILT = "built.jsonl"
+JOURNAL = "built.jsonl"
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+class NotMade(Exception):
+    """An artefact that is asked for without being made is not in the store."""
+
+    def __init__(self, artefact: Artefact[Any]):
+        super().__init__(artefact.description)
+        self.artefact = artefact
+
+
+@dataclass(frozen=True)
+class Built:
+    """One line of the journal: what was made, in how many seconds, how large, for which model."""
+
+    stage: str
+    key: str
+    what: str
+    seconds: float
+    bytes: int
+    about: str = ""
+    process: int = 0
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON under a temporary name in the same folder, then rename it over `path`.
 
-    The name is always the same, so that a killed process leaves nothing that the next one does not use up: whoever writes
-    a file that others may write too holds a lock.
+    The temporary name is always the same, so that a killed process leaves nothing that the next one
+    does not use up: whoever writes a file that others may write too holds a lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    scratch.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(scratch, path)
 
 
 class Store:
-    """Artefact folders under one root. `made` and `found` list what this process computed and reused."""
+    """Artefact folders under one root.
 
-    def __init__(self, root: Path):
+    `made` and `found` list the labels of what this process computed and reused, in order.
+    """
+
+    def __init__(
+        self, root: Path, progress: Progress | None = None, holdings: Holdings | None = None
+    ):
         self.root = root
-        self._locks = (
-            root / ".locks"
-        )  # empty files that stay: to delete one while another process waits for it is a race
+        # Empty files that stay: to delete one while another process waits for it is a race.
+        self._locks = root / ".locks"
         self._locks.mkdir(parents=True, exist_ok=True)
-        self.about = ""  # what is worked on (a model's fingerprint), for the log
+        self.tools = Tools(self, progress, holdings)
+        self.about = ""  # what is worked on (a model's digest), for the journal
         self.made: list[str] = []
         self.found: list[str] = []
+        self._verified: set[str] = set()
+
+    def folder(self, artefact: Artefact[Any]) -> Path:
+        """Where an artefact is, or will be."""
+        return self.path(artefact.stage, artefact.key)
+
+    def has(self, artefact: Artefact[Any]) -> bool:
+        """Whether an artefact is there, complete."""
+        return (self.folder(artefact) / MANIFEST).exists()
+
+    def get(self, artefact: Artefact[T]) -> T:
+        """The value of an artefact, which is made if it is not there yet.
+
+        Raises:
+            StoreError: a file of it is damaged or missing.
+        """
+        if not self.has(artefact):
+            with self.lock(f"{artefact.stage}-{artefact.key}", artefact.description):
+                if not self.has(artefact):
+                    self._build(artefact)
+                    self.made.append(artefact.label)
+                    self._verified.add(artefact.label)
+        return artefact.read(self._checked(artefact))
+
+    def peek(self, artefact: Artefact[T]) -> T:
+        """The value of an artefact that is there; `NotMade` if it is not."""
+        if not self.has(artefact):
+            raise NotMade(artefact)
+        return artefact.read(self._checked(artefact))
+
+    def resumable(self, artefact: Artefact[Any], name: str) -> Path:
+        """A file in which the making of an artefact keeps what a killed process should find again.
+
+        It is removed when the artefact is made.
+        """
+        return self.root / artefact.stage / f".{artefact.key}.{name}"
+
+    def used(self) -> list[str]:
+        """STAGE/KEY of what was made or found."""
+        return sorted({*self.made, *self.found})
+
+    def used_versions(self) -> dict[str, str]:
+        """Package -> the version that made what was used; several are joined."""
+        by_package: dict[str, set[str]] = {}
+        for label in self.used():
+            for package, version in self.manifest(*label.split("/"))["versions"].items():
+                by_package.setdefault(package, set()).add(version)
+        return {package: ", ".join(sorted(all_)) for package, all_ in sorted(by_package.items())}
+
+    def _checked(self, artefact: Artefact[Any]) -> Path:
+        """The artefact's folder, after its files were compared with its manifest (once)."""
+        if artefact.label not in self._verified:
+            self.verify(artefact.stage, artefact.key)
+            self._verified.add(artefact.label)
+        if artefact.label not in self.made and artefact.label not in self.found:
+            self.found.append(artefact.label)
+        return self.folder(artefact)
 
     def path(self, stage: str, key: str) -> Path:
+        """The folder of a stage's artefact."""
         return self.root / stage / key
 
-    def has(self, stage: str, key: str) -> bool:
-        return (self.path(stage, key) / MANIFEST).exists()
+    def manifest(self, stage: str, key: str) -> dict[str, Any]:
+        """The manifest of an artefact; a StoreError if it cannot be read."""
+        folder = self.path(stage, key)
+        try:
+            content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if not isinstance(content["files"], dict):
+                raise ValueError("it lists no files")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            message = f"{folder / MANIFEST} cannot be read ({error}): delete {folder} and run again"
+            raise StoreError(message) from error
+        return dict(content)
 
     def verify(self, stage: str, key: str) -> Path:
         """The artefact's folder, after its files were compared with its manifest."""
         folder = self.path(stage, key)
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{folder / MANIFEST} cannot be read ({error}): delete {folder} and run again"
-            ) from error
-        for name, entry in manifest["files"].items():
+        for name, entry in self.manifest(stage, key)["files"].items():
             file = folder / name
             if not file.exists():
                 raise StoreError(f"{file} is missing: delete {folder} and run again")
-            if file.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
-                raise StoreError(
-                    f"{file} does not match its manifest: delete {folder} and run again"
-                )
+            if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+                message = f"{file} does not match its manifest: delete {folder} and run again"
+                raise StoreError(message)
         return folder
 
-    def get(self, stage: str, key: str, build: Callable[[Path], None], what: str = "") -> Path:
-        """The verified folder of an artefact; `build(folder)` fills it if it is not there yet."""
-        label = f"{stage}/{key}"
-        if not self.has(stage, key):
-            with self.lock(f"{stage}-{key}", what or label):
-                if not self.has(stage, key):
-                    self._build(stage, key, build, what or label)
-                    self.made.append(label)
-                    return self.path(stage, key)
-        if label not in self.made and label not in self.found:
-            self.found.append(label)
-        return self.verify(stage, key)
+    def labels(self) -> Iterator[tuple[str, str]]:
+        """(stage, key) of every complete artefact."""
+        for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}")):
+            if not manifest.parent.name.startswith("."):
+                yield manifest.parent.parent.name, manifest.parent.name
 
-    def lock(self, name: str, what: str) -> "FileLock":
-        """The lock of a name; if another process holds it, a line says that we wait, and for what (if that is said)."""
+    def remove(self, stage: str, key: str) -> None:
+        """Delete an artefact: its manifest first, so that nobody takes the rest for whole."""
+        with self.lock(f"{stage}-{key}", f"{stage}/{key}"):
+            folder = self.path(stage, key)
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def lock(self, name: str, what: str) -> FileLock:
+        """The lock of a name.
+
+        If another process holds it, a line says that we wait, and for what (if that is said).
+        """
         lock = FileLock(self._locks / f"{name}.lock")
         try:
             lock.acquire(timeout=0)
@@ -107,55 +192,68 @@ class Store:
                 log.warning("waiting for another process that makes %s", what)
         return lock
 
-    def _build(self, stage: str, key: str, build: Callable[[Path], None], what: str) -> None:
-        """Under the lock: what an earlier process left half done goes, then the artefact is made."""
-        target, begun = self.path(stage, key), time.perf_counter()
+    def _build(self, artefact: Artefact[Any]) -> None:
+        """Under the lock: remove what an earlier process left half done, then make the artefact."""
+        target = self.folder(artefact)
+        begin = time.perf_counter()
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(f".{key}.tmp*"):
-            shutil.rmtree(left)
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{key}.tmp"))
+        for remains in target.parent.glob(f".{artefact.key}.tmp*"):
+            shutil.rmtree(remains)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{artefact.key}.tmp"))
         try:
-            build(scratch)
-            files: dict[str, dict[str, Any]] = {
-                str(f.relative_to(scratch)): {"bytes": f.stat().st_size, "sha256": _sha256(f)}
-                for f in sorted(scratch.rglob("*"))
-                if f.is_file()
-            }
-            write_json(scratch / MANIFEST, {"stage": stage, "key": key, "files": files})
+            artefact.make(scratch, self.tools)
+            files = _listing(scratch)
+            write_json(scratch / MANIFEST, _manifest(artefact, files))
             os.chmod(scratch, 0o755)
-            if (
-                target.exists()
-            ):  # a folder without a manifest: left by hand or by a crash of the file system
+            if target.exists():  # without a manifest: left by hand or by a crash of the file system
                 shutil.rmtree(target)
             os.replace(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        for remains in target.parent.glob(f".{artefact.key}.*"):
+            remains.unlink(missing_ok=True)
         entry = {
-            "stage": stage,
-            "key": key,
-            "what": what,
-            "seconds": round(time.perf_counter() - begun, 4),
+            "stage": artefact.stage,
+            "key": artefact.key,
+            "what": artefact.description,
+            "seconds": round(time.perf_counter() - begin, 4),
+            "bytes": sum(int(file["bytes"]) for file in files.values()),
+            "about": self.about,
+            "process": os.getpid(),
         }
-        self._note(
-            entry
-            | {
-                "bytes": sum(f["bytes"] for f in files.values()),
-                "about": self.about,
-                "process": os.getpid(),
-            }
-        )
+        # One write, so that the lines of several processes do not mix.
+        with (self.root / JOURNAL).open("ab", buffering=0) as journal:
+            journal.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
 
-    def _note(self, entry: dict[str, Any]) -> None:
-        """Add a line to the log of what was made: one write, so that lines of several processes do not mix."""
-        with (self.root / BUILT).open("ab", buffering=0) as file:
-            file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
-
-    def built(self) -> list[dict[str, Any]]:
-        """What was ever made here, by any process: stage, key, what, seconds, bytes, process. Torn lines are left out."""
-        file, entries = self.root / BUILT, []
-        for line in file.read_text().splitlines() if file.exists() else ():
+    def built(self) -> list[Built]:
+        """What was ever made here, by any process. Lines that a kill tore are left out."""
+        file = self.root / JOURNAL
+        entries: list[Built] = []
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        for line in lines:
             try:
-                entries.append(json.loads(line))
-            except ValueError:
+                entries.append(Built(**json.loads(line)))
+            except (ValueError, TypeError):
                 continue
         return entries
+
+
+def _listing(folder: Path) -> dict[str, dict[str, int | str]]:
+    """Relative name -> bytes and sha256 of every file."""
+    files: dict[str, dict[str, int | str]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            name = file.relative_to(folder).as_posix()
+            files[name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+    return files
+
+
+def _manifest(artefact: Artefact[Any], files: dict[str, dict[str, int | str]]) -> dict[str, Any]:
+    return {
+        "stage": artefact.stage,
+        "key": artefact.key,
+        "identity": artefact.identity(),
+        "needs": [need.label for need in artefact.needs()],
+        "versions": versions(),
+        "files": files,
+    }

@@ -1,60 +1,83 @@
 """Folders of records, with answers where a test compares questions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from analysis import frame
+from analysis.loading import load
 from luq.evaluation.answers import ANSWERS, FIDELITY
-from luq.evaluation.predictions import write_rows
+from luq.evaluation.predictions import Row, write_rows
 from luq.store.store import Store
-from pipelines import results
-from pipelines.results import Record
+from pipelines import runs_folder
+from pipelines.record import RunRecord
 from tests.analysis.synthetic import ladder, mixed, record
 
-Keep = Callable[..., Record]
+Keep = Callable[..., RunRecord]
+
+
+def _keep(store: Store, stage: str, key: str, file: str, rows: list[Row]) -> None:
+    """Put rows into the store."""
+
+    def build(folder: Path) -> None:
+        write_rows(folder / file, rows)
+
+    store.get(stage, key, build)
+
+
+def _answers(marks: str) -> list[Row]:
+    rows: list[Row] = []
+    for i, mark in enumerate(marks):
+        text = "yes" if mark == "1" else "no"
+        rows.append({"id": i, "text": text, "doc": {"answer": "yes"}})
+    return rows
+
+
+def _keep_run(outputs: Path, run: RunRecord, right: str, original: str = "") -> RunRecord:
+    store = Store(outputs / "store")
+    answers = f"{run.key}-answers"
+    float_answers = f"{run.key}-float-answers"
+    divergences = f"kl-{run.key}"
+    _keep(store, "evaluation", answers, ANSWERS, _answers(right))
+    _keep(store, "evaluation", float_answers, ANSWERS, _answers(original or "1" * len(right)))
+    measured: list[Row] = [{"id": i, "kl": 0.1 if m == "1" else 0.5} for i, m in enumerate(right)]
+    _keep(store, "fidelity", divergences, FIDELITY, measured)
+    artefacts = replace(
+        run.artefacts, answers={"gqa": answers}, float_answers={"gqa": float_answers}
+    )
+    fidelity = {"gqa": replace(run.fidelity["gqa"], key=divergences)}
+    answered = replace(run, artefacts=artefacts, fidelity=fidelity)
+    runs_folder.write(outputs, answered)
+    return answered
 
 
 @pytest.fixture
 def keep(tmp_path: Path) -> Keep:
-    """Write a record that answered GQA: `right` says of each question whether it was answered rightly."""
+    """Write a record that answered GQA: a 1 stands for each question that was answered rightly.
 
-    def keep(made: Record, right: str, original: str = "") -> Record:
-        store = Store(tmp_path / "store")
-        for stage, marks in (
-            ("evaluate", right),
-            ("evaluate 16-bit", original or "1" * len(right)),
-        ):
-            made["artefacts"][stage] = {"gqa": f"{made['key']}-{stage.replace(' ', '-')}"}
-            rows = [
-                {"id": i, "text": "yes" if m == "1" else "no", "doc": {"answer": "yes"}}
-                for i, m in enumerate(marks)
-            ]
-            store.get(
-                "evaluation",
-                made["artefacts"][stage]["gqa"],
-                lambda folder, rows=rows: write_rows(folder / ANSWERS, rows),
-            )
-        measured = [{"id": i, "kl": 0.1 if m == "1" else 0.5} for i, m in enumerate(right)]
-        made["fidelity"]["gqa"]["key"] = f"kl-{made['key']}"
-        store.get(
-            "fidelity", f"kl-{made['key']}", lambda folder: write_rows(folder / FIDELITY, measured)
-        )
-        results.write(tmp_path, made)
-        return made
-
-    return keep
+    `original` says the same of its 16-bit model; without it that answered all rightly.
+    """
+    return partial(_keep_run, tmp_path)
 
 
-def write(outputs: Path, records: list[Record]) -> Path:
-    for made in records:
-        results.write(outputs, made)
+def write(outputs: Path, records: Iterable[RunRecord]) -> Path:
+    """Write records into an outputs folder; returns it."""
+    for run in records:
+        runs_folder.write(outputs, run)
     return outputs
+
+
+def studied(outputs: Path, records: Iterable[RunRecord]) -> frame.Study:
+    """The largest study of some records."""
+    return frame.studies(load(write(outputs, records)))[0]
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
-    """The ladder, mixes with two calibrations and three seeds, and a collapsed model; no answers."""
+    """The ladder, mixes with two calibrations and three seeds, a collapsed model; no answers."""
     runs = ladder()
     for seed in (0, 1, 2):
         for k, score in ((2, 74.0), (4, 60.0), (6, 40.0)):

@@ -1,6 +1,7 @@
-"""The infos behind the figures on records with known answers, and that both renderers draw every one of them."""
+"""What the figures show of records with known answers, and that both renderers draw it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,11 @@ import vl_convert
 
 from analysis import ablations, compare, costs, figures, frame, interactive, layers, paper, pareto
 from analysis.charts import Lines, Palette
+from analysis.loading import load
 from analysis.sections import Chapter
-from pipelines.results import Record
-from tests.analysis.conftest import write
-from tests.analysis.synthetic import LAYERS, REST, ladder, many, mixed, record
-
-
-def studied(outputs: Path, records: list[Record]) -> frame.Study:
-    return frame.studies(frame.load(write(outputs, records)))[0]
+from pipelines.record import RunRecord
+from tests.analysis.conftest import studied
+from tests.analysis.synthetic import LAYERS, REST, ladder, many, mixed
 
 
 def rows(chart: Lines | None) -> list[tuple[str, float, float]]:
@@ -26,13 +24,13 @@ def rows(chart: Lines | None) -> list[tuple[str, float, float]]:
     ]
 
 
-def alphas() -> list[Record]:
+def alphas() -> list[RunRecord]:
     kinds = [(k, a) for k in (2, 4) for a in (0.0, 0.5, 1.0)]
     return [mixed(k, 40 + 10 * a + k, **{"calibration.alpha": a}) for k, a in kinds]
 
 
 def test_pareto_chart_holds_every_plan_and_the_steps_of_the_front(demo: Path) -> None:
-    study = frame.studies(frame.load(demo))[0]
+    study = frame.studies(load(demo))[0]
     chart = ablations.pareto_chart(study, pareto.pareto_info(study))
     assert len(chart.points) == len(study.plans) - 1
     assert chart.rule is not None
@@ -57,7 +55,7 @@ def test_many_families_are_merged_until_they_can_be_told_apart(tmp_path: Path) -
 
 
 def test_tradeoff_has_the_number_of_low_layers_above(demo: Path) -> None:
-    chart = ablations.tradeoff_chart(frame.studies(frame.load(demo))[0])
+    chart = ablations.tradeoff_chart(frame.studies(load(demo))[0])
     assert chart is not None
     assert chart.top is not None
     assert [text for _, text in chart.top[1]] == ["2", "4", "6"]
@@ -91,26 +89,27 @@ def test_a_single_value_is_no_ablation(tmp_path: Path) -> None:
 
 
 def test_orders_best_first(tmp_path: Path) -> None:
-    made = [
+    runs = [
         mixed(2, s, **{"order.name": o})
         for o, s in (("entropy", 40.0), ("lim", 60.0), ("random", 50.0), ("depth", 20.0))
     ]
-    chart = ablations.orders_chart(studied(tmp_path, made))
+    chart = ablations.orders_chart(studied(tmp_path, runs))
     assert [r[0] for r in rows(chart)] == ["lim", "random", "entropy", "depth"]
 
 
 def test_stability_is_the_kendall_distance_of_neighbours(tmp_path: Path) -> None:
-    made = [mixed(2, 50.0, **{"profile.clusters": c}) for c in (50, 100, 150)]
-    for e in made[2]["profile"]:  # the reverse ranking
-        e["mean"] = -e["mean"]
-    chart = ablations.stability_chart(studied(tmp_path, made))
+    runs = [mixed(2, 50.0, **{"profile.clusters": c}) for c in (50, 100, 150)]
+    reverse = [replace(entropy, mean=-entropy.mean) for entropy in runs[2].profile]
+    runs[2] = replace(runs[2], profile=reverse)
+    chart = ablations.stability_chart(studied(tmp_path, runs))
     assert rows(chart) == [
         ("entropy over all tokens", 100, 0.0),
         ("entropy over all tokens", 150, 1.0),
     ]
-    assert ablations.stability_chart(studied(tmp_path / "b", made[:2])) is None
-    made[1]["calibration"]["hash"] = "another set"  # its ranking says nothing of K
-    assert ablations.stability_chart(studied(tmp_path / "c", made)) is None
+    assert ablations.stability_chart(studied(tmp_path / "b", runs[:2])) is None
+    another_set = replace(runs[1].calibration, hash="another set")  # its ranking says nothing of K
+    runs[1] = replace(runs[1], calibration=another_set)
+    assert ablations.stability_chart(studied(tmp_path / "c", runs)) is None
 
 
 def test_entropy_marks_the_layers_that_went_low(tmp_path: Path) -> None:
@@ -125,20 +124,20 @@ def test_entropy_marks_the_layers_that_went_low(tmp_path: Path) -> None:
 
 
 def test_rank_correlations(tmp_path: Path) -> None:
-    made = [mixed(2, 50.0, **{"order.name": n}) for n in ("entropy", "entropy_reverse", "lim")]
-    made[1]["order"] = list(reversed(range(LAYERS)))
-    chart = layers.correlation_chart(studied(tmp_path, made))
+    runs = [mixed(2, 50.0, **{"order.name": n}) for n in ("entropy", "entropy_reverse", "lim")]
+    runs[1] = replace(runs[1], order=list(reversed(range(LAYERS))))
+    chart = layers.correlation_chart(studied(tmp_path, runs))
     assert chart is not None
     cells = chart.cells.set_index(["row", "column"])["value"]
     assert cells["entropy", "entropy_reverse"] == pytest.approx(-1)
     assert cells["entropy", "lim"] == pytest.approx(1)
-    places = layers.places_chart(studied(tmp_path, made))
+    places = layers.places_chart(studied(tmp_path, runs))
     assert places is not None
     assert places.cells.set_index(["row", "column"])["value"]["entropy_reverse", "0"] == LAYERS
 
 
 def test_the_ledger_sums_to_the_checkpoint(demo: Path) -> None:
-    study = frame.studies(frame.load(demo))[0]
+    study = frame.studies(load(demo))[0]
     info = pareto.pareto_info(study)
     chart = costs.ledger_chart(study, info)
     sums = chart.parts.groupby("bar")["value"].sum() * 1e6
@@ -148,7 +147,7 @@ def test_the_ledger_sums_to_the_checkpoint(demo: Path) -> None:
 
 
 def test_time_is_computed_or_read(demo: Path) -> None:
-    study = frame.studies(frame.load(demo))[0]
+    study = frame.studies(load(demo))[0]
     parts = costs.time_chart(study.records).parts.set_index(["bar", "part"])["value"] * 60
     n = len(study.records)
     assert parts["evaluate", "computing"] == pytest.approx(2 * n)
@@ -163,17 +162,17 @@ def test_a_heat_map_shows_what_can_be_read(tmp_path: Path) -> None:
     assert len(chart.rows) <= costs.MANY
     assert {"gptq4", "float16"} <= set(chart.rows)
     assert "left out" in chart.caption
-    whole = costs.retention_chart(
-        *(lambda s: (s, pareto.pareto_info(s)))(studied(tmp_path / "b", ladder()))
-    )
-    assert whole.rows == ["gptq2", "gptq3", "gptq4", "gptq8", "float16"]
-    assert whole.columns == ["gqa", "mme", "pope", "mean"]
+    few = studied(tmp_path / "b", ladder())
+    chart = costs.retention_chart(few, pareto.pareto_info(few))
+    assert chart.rows == ["gptq2", "gptq3", "gptq4", "gptq8", "float16"]
+    assert chart.columns == ["gqa", "mme", "pope", "mean"]
 
 
 def test_a_benchmark_without_a_16_bit_score_is_an_empty_cell(tmp_path: Path) -> None:
-    made = mixed(2, 40.0)
-    made["scores"]["pope"] |= {"float_score": 0.0, "retention": None}
-    study = studied(tmp_path, [made])
+    runs = mixed(2, 40.0)
+    pope = replace(runs.scores["pope"], float_score=0.0, retention=None)
+    runs = replace(runs, scores={**runs.scores, "pope": pope})
+    study = studied(tmp_path, [runs])
     cells = costs.retention_chart(study, pareto.pareto_info(study)).cells.set_index("column")
     assert cells.loc["pope", "text"] == "-"
 
@@ -188,11 +187,13 @@ def test_published_points() -> None:
 
 
 def test_the_paper_lies_under_ours(demo: Path) -> None:
-    chart = ablations.paper_chart(frame.studies(frame.load(demo))[0])
+    chart = ablations.paper_chart(frame.studies(load(demo))[0])
     assert chart is not None
     assert chart.quiet == {"published: LLaVA-1.5-7B", "published: Qwen2.5-VL-7B"}
-    ours = chart.points[~chart.points["series"].isin(chart.quiet)]
-    assert {"pocket_test: billm / gptq4, multimodal", "pocket_test: uniform"} <= set(ours["series"])
+    measured = chart.points[~chart.points["series"].isin(chart.quiet)]
+    assert {"pocket_test: billm / gptq4, multimodal", "pocket_test: uniform"} <= set(
+        measured["series"]
+    )
     assert "nominal" in chart.x
     assert "not a 7B model" in chart.caption
 
@@ -206,24 +207,25 @@ def test_every_series_looks_different() -> None:
 @pytest.fixture
 def full(tmp_path: Path, demo: Path) -> Chapter:
     """A chapter in which every figure has something to show."""
-    made = [*alphas(), *(mixed(2, 50.0, **{"profile.clusters": c}) for c in (50, 150, 250))]
-    made += [mixed(k, 50.0, **{"order.name": o}) for o in ("lim", "kl", "depth") for k in (2, 4)]
-    made += [mixed(2, 55.0, **{"quantizer.propagation": "exact"})]
-    return Chapter(studied(tmp_path, made), compare.Reader(tmp_path))
+    runs = [*alphas(), *(mixed(2, 50.0, **{"profile.clusters": c}) for c in (50, 150, 250))]
+    runs += [mixed(k, 50.0, **{"order.name": o}) for o in ("lim", "kl", "depth") for k in (2, 4)]
+    runs += [mixed(2, 55.0, **{"quantizer.propagation": "exact"})]
+    return Chapter(studied(tmp_path, runs), compare.Reader(tmp_path))
 
 
 def test_both_renderers_draw_every_figure(full: Chapter, tmp_path: Path) -> None:
     charts = {chart.name: chart for section in full.sections for chart in section.charts}
-    assert set(charts) == {
-        "pareto", "tradeoff_stored", "tradeoff_nominal", "retention", "calibration", "orders_difference", "orders",
-        "correlations", "places", "entropy", "stability", "alpha", "clusters", "paper", "ledger", "time",
-    }  # fmt: skip
+    memory = {"pareto", "tradeoff_stored", "tradeoff_nominal", "retention", "ledger", "time"}
+    profiles = {"orders_difference", "orders", "correlations", "places", "entropy", "stability"}
+    assert set(charts) == memory | profiles | {"calibration", "alpha", "clusters", "paper"}
     for name, chart in charts.items():
         png, pdf = figures.save(chart, tmp_path)
         assert png.read_bytes().startswith(b"\x89PNG"), name
         assert pdf.read_bytes().startswith(b"%PDF"), name
-        drawn = interactive.spec(chart)
-        svg = vl_convert.vegalite_to_svg(json.dumps(drawn | {"width": 600}, allow_nan=False))
+        specification = interactive.spec(chart)
+        svg = vl_convert.vegalite_to_svg(
+            json.dumps(specification | {"width": 600}, allow_nan=False)
+        )
         assert svg.startswith("<svg"), name
         assert "NaN" not in svg, name
         assert chart.caption.endswith("."), name
@@ -238,4 +240,3 @@ def test_figures_are_the_same_every_time(full: Chapter, tmp_path: Path) -> None:
 def test_the_page_s_data_cannot_end_its_script() -> None:
     assert "</script" not in interactive.script({"a": "</script><b>"})
     assert json.loads(interactive.script({"a": "</script>"})) == {"a": "</script>"}
-    assert record("x")["name"] == "x"

@@ -1,18 +1,22 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis import frame
+from analysis.loading import load
 from luq.errors import DataError
-from pipelines import results
+from pipelines import runs_folder
+from pipelines.record import RunRecord
+from pipelines.runs_folder import Failure
 from tests.analysis.conftest import write
-from tests.analysis.synthetic import BENCHMARKS, LAYERS, ladder, mixed, record
+from tests.analysis.synthetic import BENCHMARKS, LAYERS, ladder, mixed, record, with_answers
 
 
 def only(outputs: Path, *sweeps: str) -> frame.Study:
-    (study,) = frame.studies(frame.load(outputs, sweeps))
+    (study,) = frame.studies(load(outputs, sweeps))
     return study
 
 
@@ -73,8 +77,8 @@ def test_a_tier_alone_that_saw_another_model_is_named_so(tmp_path: Path) -> None
         70.0,
         **{"quantizer.high": "gptq3", "quantizer.propagation": "high"},
     )
-    other = mixed(2, 60.0, **{"quantizer.propagation": "exact"})
-    assert set(only(write(tmp_path / "b", [same, other])).plans["label"]) == {
+    exact_mix = mixed(2, 60.0, **{"quantizer.propagation": "exact"})
+    assert set(only(write(tmp_path / "b", [same, exact_mix])).plans["label"]) == {
         "gptq3",
         "propagation=exact k=2",
     }
@@ -95,18 +99,18 @@ def test_short_names(name: str, short: str) -> None:
 
 def test_of_a_name_only_the_latest(tmp_path: Path) -> None:
     old, new = (
-        mixed(2, 50.0, **{"calibration.tokens": 1}),
-        mixed(2, 60.0, **{"calibration.tokens": 2}),
+        mixed(2, 50.0, **{"calibration.tokens": 1000}),
+        mixed(2, 60.0, **{"calibration.tokens": 2000}),
     )
-    old["name"] = new["name"] = "luq_k2"
-    new["finished"] = 5.0
-    loaded = frame.load(write(tmp_path, [new, old]), ["demo"])
-    assert [r["key"] for r in loaded.records] == [new["key"]]
-    assert [p for p in loaded.problems if old["key"] in p and "left out" in p]
+    old = replace(old, name="luq_k2")
+    new = replace(new, name="luq_k2", finished=5.0)
+    loaded = load(write(tmp_path, [new, old]), ["demo"])
+    assert [r.key for r in loaded.records] == [new.key]
+    assert [p for p in loaded.problems if old.key in p and "left out" in p]
 
 
 def test_baselines_come_from_other_sweeps(tmp_path: Path) -> None:
-    theirs = ladder(sweep="card")
+    card = ladder(sweep="card")
     stranger = record(
         "gptq3",
         ["gptq3"] * LAYERS,
@@ -115,16 +119,16 @@ def test_baselines_come_from_other_sweeps(tmp_path: Path) -> None:
         fingerprint="other",
         **{"quantizer.high": "gptq3"},
     )
-    study = only(write(tmp_path, [*theirs, stranger, mixed(2, 60.0, sweep="order")]), "order")
+    study = only(write(tmp_path, [*card, stranger, mixed(2, 60.0, sweep="order")]), "order")
     assert set(study.runs["tier"]) == {"float16", "gptq8", "gptq4", "gptq3", "gptq2", ""}
     assert set(study.runs["fingerprint"]) == {"f1"}
 
 
 def test_a_run_in_two_sweeps_counts_once(demo: Path) -> None:
-    record = next(results.iterate(demo, "demo"))
-    results.note(demo, "again", record["key"], "by another name")
-    loaded = frame.load(demo, ["demo", "again"])
-    assert len({r["key"] for r in loaded.records}) == len(loaded.records)
+    run = next(runs_folder.iterate(demo, "demo"))
+    runs_folder.note(demo, "again", run.key, "by another name")
+    loaded = load(demo, ["demo", "again"])
+    assert len({r.key for r in loaded.records}) == len(loaded.records)
 
 
 def test_mixed_models_and_questions_are_reported_apart(tmp_path: Path) -> None:
@@ -134,7 +138,7 @@ def test_mixed_models_and_questions_are_reported_apart(tmp_path: Path) -> None:
         mixed(2, 60.0, fingerprint="f2"),
         mixed(2, 60.0, subset="fewer"),
     ]
-    loaded = frame.load(write(tmp_path, runs))
+    loaded = load(write(tmp_path, runs))
     studies = frame.studies(loaded)
     assert sorted(len(s.runs) for s in studies) == [1, 1, 2]
     assert len(studies[0].runs) == 2
@@ -142,8 +146,17 @@ def test_mixed_models_and_questions_are_reported_apart(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_benchmark_is_not_compared_with_those_that_have_it(tmp_path: Path) -> None:
-    runs = [mixed(2, 60.0), mixed(4, {"gqa": 50.0, "mme": 40.0, "pope": None})]
-    assert sorted(s.benchmarks for s in frame.studies(frame.load(write(tmp_path, runs)))) == [
+    runs = [
+        mixed(2, 60.0),
+        mixed(
+            4,
+            {
+                "gqa": 50.0,
+                "mme": 40.0,
+            },
+        ),
+    ]
+    assert sorted(s.benchmarks for s in frame.studies(load(write(tmp_path, runs)))) == [
         ["gqa", "mme"],
         ["gqa", "mme", "pope"],
     ]
@@ -159,51 +172,39 @@ def test_bad_records_are_lines_and_the_rest_is_reported(demo: Path) -> None:
     files[3].write_text("[]")
     files[4].unlink()
     next((demo / "sweeps" / "demo").glob(f"{files[5].parent.name}.json")).write_text("{")
-    loaded = frame.load(demo, ["demo"])
+    loaded = load(demo, ["demo"])
     lost = {file.parent.name for file in files[:6]}
-    assert {r["key"] for r in loaded.records} == {file.parent.name for file in files} - lost
-    told = "\n".join(loaded.problems)
+    assert {r.key for r in loaded.records} == {file.parent.name for file in files} - lost
+    problems = "\n".join(loaded.problems)
     for piece in (
         "cannot be read",
         "schema 99",
-        "incomplete (KeyError: 'memory')",
+        "record lacks memory",
         "holds no record",
         "is missing",
     ):
-        assert piece in told
-    assert all(key in told for key in lost)
+        assert piece in problems
+    assert all(key in problems for key in lost)
 
 
 def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run `luq sweep demo` first"):
-        frame.load(tmp_path, ["demo"])
+        load(tmp_path, ["demo"])
     with pytest.raises(DataError, match="no finished run"):
-        frame.load(tmp_path)
+        load(tmp_path)
 
 
 def test_an_unknown_sweep_beside_a_known_one_is_a_line(demo: Path) -> None:
-    loaded = frame.load(demo, ["demo", "ordre"])
+    loaded = load(demo, ["demo", "ordre"])
     assert loaded.records
     assert any("no sweep 'ordre'" in p for p in loaded.problems)
 
 
 def test_failures_are_told(demo: Path) -> None:
-    results.write_failure(
-        demo,
-        "k1",
-        {
-            "name": "a",
-            "sweep": "demo",
-            "error": "DataError",
-            "message": "no images",
-            "traceback": "",
-        },
-    )
-    results.write_failure(
-        demo, "k2", {"name": "b", "sweep": "other", "error": "DataError", "message": ""}
-    )
-    assert [f["name"] for f in frame.load(demo, ["demo"]).failures] == ["a"]
-    assert len(frame.load(demo).failures) == 2
+    runs_folder.write_failure(demo, Failure("k1", "a", "demo", "DataError", "no images"))
+    runs_folder.write_failure(demo, Failure("k2", "b", "other", "DataError", ""))
+    assert [f.name for f in load(demo, ["demo"]).failures] == ["a"]
+    assert len(load(demo).failures) == 2
 
 
 def test_a_score_of_zero_at_16_bit_has_no_retention(tmp_path: Path) -> None:
@@ -216,3 +217,53 @@ def test_frames_have_plain_types(demo: Path) -> None:
     study = only(demo)
     for name in ("score", "stderr", "stored_bits", "checkpoint_bytes", "retention", "kl"):
         assert pd.api.types.is_numeric_dtype(study.scores[name]), name
+
+
+def uniform(tier: str, score: float, **changes: object) -> RunRecord:
+    settings = {
+        "allocation.name": "uniform",
+        "quantizer.high": tier,
+        "quantizer.propagation": "exact",
+        **changes,
+    }
+    return record(tier, [tier] * LAYERS, score, sweep=f"{tier} {changes}", **settings)
+
+
+def labels(outputs: Path, *runs: RunRecord) -> list[str]:
+    return sorted(only(write(outputs, runs)).plans["label"])
+
+
+def test_two_plans_of_one_tier_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    text = {"calibration.name": "text", "calibration.alpha": 0.0}
+    runs = [uniform("gptq4", 79.0), uniform("gptq4", 77.0, **text), uniform("gptq3", 70.0)]
+    # what separates no more plans than the settings before it is not said
+    assert labels(tmp_path, *runs) == [
+        "gptq3",
+        "gptq4, calibration.alpha=0.0",
+        "gptq4, calibration.alpha=0.5",
+    ]
+
+
+def test_three_plans_of_one_tier_take_as_many_settings_as_tell_them_apart(tmp_path: Path) -> None:
+    more_tokens = {"calibration.tokens": 2000}
+    runs = [
+        uniform("gptq4", 79.0),
+        uniform("gptq4", 78.0, **more_tokens),
+        uniform("gptq4", 77.0, **more_tokens, **{"calibration.weighting": "balance"}),
+    ]
+    assert labels(tmp_path, *runs) == [
+        "gptq4, calibration.tokens=1000 calibration.weighting=count",
+        "gptq4, calibration.tokens=2000 calibration.weighting=balance",
+        "gptq4, calibration.tokens=2000 calibration.weighting=count",
+    ]
+
+
+def test_plans_of_one_tier_with_the_same_answers_keep_its_name(tmp_path: Path) -> None:
+    first = uniform("gptq4", 79.0)
+    same = with_answers(uniform("gptq4", 79.0, **{"order.name": "lim"}), first.artefacts.answers)
+    assert labels(tmp_path, first, same) == ["gptq4", "gptq4"]
+
+
+def test_settings_without_effect_make_no_plan(tmp_path: Path) -> None:
+    runs = [mixed(2, 60.0), mixed(2, 60.0, **{"model.device": "cuda", "tracking.name": "none"})]
+    assert len(only(write(tmp_path, runs)).plans) == 1

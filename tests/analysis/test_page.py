@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from analysis import frame, report
+from analysis import report
+from analysis.loading import Results
 from tests.analysis.synthetic import many, mixed
 
 CHROMIUM = next(
@@ -34,7 +35,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
         mixed(2, 50.0, sweep="large", seed=7),
         mixed(2, 54.0, sweep="large", seed=8),
     ]
-    return report.build(folder, "large", frame.Results(runs, ["a problem"], []), folder / "r")
+    return report.build(folder, "large", Results(runs, ["a problem"], []), folder / "r")
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,12 @@ def opened(built: report.Report, browser, request: pytest.FixtureRequest) -> Ite
         request, "param", {}
     )
     context = browser.new_context(offline=True, **options)
-    page, said = context.new_page(), []
-    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    page, console = context.new_page(), []
+    page.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: console.append(str(error)))
     page.goto(built.html.as_uri())
     page.wait_for_selector("html[data-ready=yes]")
-    yield page, said
+    yield page, console
     context.close()
 
 
@@ -70,13 +71,13 @@ PHONE = {"viewport": {"width": 390, "height": 800}, "is_mobile": True, "has_touc
     "opened", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"], indirect=True
 )
 def test_every_figure_is_drawn_and_nothing_complains(opened: tuple) -> None:
-    page, said = opened
-    drawn = page.eval_on_selector_all(
+    page, console = opened
+    states = page.eval_on_selector_all(
         ".chart", "all => all.map(c => [c.dataset.drawn, c.querySelectorAll('svg path').length])"
     )
-    assert len(drawn) > 8
-    assert all(state == "yes" and paths > 5 for state, paths in drawn)
-    assert said == []
+    assert len(states) > 8
+    assert all(state == "yes" and paths > 5 for state, paths in states)
+    assert console == []
     assert page.evaluate(
         "document.documentElement.scrollWidth <= innerWidth"
     )  # nothing is wider than the screen
@@ -128,38 +129,38 @@ def test_the_command_of_a_run_can_be_copied(opened: tuple) -> None:
 
 
 def test_hovering_names_the_plan_and_a_click_shows_its_layers(opened: tuple) -> None:
-    page, said = opened
+    page, console = opened
     points = page.locator("#chart-pareto path[aria-roledescription=point]")
     assert points.count() > 100
     page.locator("#chart-pareto").scroll_into_view_if_needed()
     box = points.first.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_selector("#vg-tooltip-element.visible")
-    shown = page.inner_text("#vg-tooltip-element")
-    assert "luq run " in shown
-    assert "stored, nominal bits" in shown
+    tooltip = page.inner_text("#vg-tooltip-element")
+    assert "luq run " in tooltip
+    assert "stored, nominal bits" in tooltip
     page.mouse.down()
     page.mouse.up()
     page.wait_for_selector(".plan .strip")
     assert page.locator(".plan .strip span").count() == 8
     assert "of 8 layers" in page.inner_text(".plan .legend")
     assert page.inner_text(".plan code").startswith("luq run ")
-    assert said == []
+    assert console == []
 
 
 def test_a_benchmark_can_be_chosen(opened: tuple) -> None:
-    page, said = opened
+    page, console = opened
     page.select_option("select.benchmark", "pareto-pope")
     page.wait_for_selector("#chart-pareto[data-chart=pareto-pope]")
     page.wait_for_selector("#chart-pareto svg")
-    assert said == []
+    assert console == []
 
 
 def test_light_and_dark(opened: tuple) -> None:
-    page, said = opened
-    back = "getComputedStyle(document.body).backgroundColor"
-    light = page.evaluate(back)
+    page, console = opened
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
     page.click("#theme")
     page.wait_for_selector("html[data-theme=dark][data-ready=yes]")
-    assert page.evaluate(back) != light
-    assert said == []
+    assert page.evaluate(background) != light
+    assert console == []

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -7,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import frame, pareto
-from pipelines.results import Record
-from tests.analysis.conftest import write
-from tests.analysis.synthetic import LAYERS, ladder, mixed, record
+from analysis.loading import load
+from tests.analysis.conftest import studied
+from tests.analysis.synthetic import LAYERS, ladder, mixed, record, with_answers
 
 
 def table(*rows: tuple[float, float], collapsed: tuple[int, ...] = ()) -> pd.DataFrame:
-    made = pd.DataFrame(rows, columns=["bytes", "score"]).assign(
+    points = pd.DataFrame(rows, columns=["bytes", "score"]).assign(
         label=[f"p{i}" for i in range(len(rows))], collapsed=False
     )
-    made.loc[list(collapsed), "collapsed"] = True
-    return made
+    points.loc[list(collapsed), "collapsed"] = True
+    return points
 
 
 def on_front(*rows: tuple[float, float], collapsed: tuple[int, ...] = ()) -> list[int]:
@@ -54,12 +55,8 @@ def test_no_point_beats_the_front_and_it_beats_all_others(rows: list[tuple[int, 
             assert any(rows[j][0] <= size and rows[j][1] >= score for j in chosen)
 
 
-def studied(outputs: Path, records: list[Record]) -> frame.Study:
-    return frame.studies(frame.load(write(outputs, records)))[0]
-
-
 def test_info_of_the_mean_and_of_a_benchmark(demo: Path) -> None:
-    study = frame.studies(frame.load(demo))[0]
+    study = frame.studies(load(demo))[0]
     info = pareto.pareto_info(study)
     assert list(info.points.loc[info.points["front"], "label"]) == [
         "gptq2",
@@ -77,16 +74,16 @@ def test_info_of_the_mean_and_of_a_benchmark(demo: Path) -> None:
 def test_the_16_bit_model_is_always_in_the_picture(tmp_path: Path) -> None:
     study = studied(tmp_path, [mixed(2, 60.0)])
     info = pareto.pareto_info(study)
-    whole = info.points[info.points["tier"] == "float16"].iloc[0]
-    memory = study.records[0]["memory"]
-    assert whole["bytes"] == 2 * memory["weights"] + memory["rest_bytes"]
-    assert whole["score"] == 80
+    float_point = info.points[info.points["tier"] == "float16"].iloc[0]
+    memory = study.records[0].memory
+    assert float_point["bytes"] == 2 * memory.weights + memory.rest_bytes
+    assert float_point["score"] == 80
     assert info.missing == ["gptq8", "gptq4", "gptq3", "gptq2"]
 
 
 def test_two_orders_with_the_same_answers_are_one_point(tmp_path: Path) -> None:
     a, b = mixed(2, 60.0), mixed(2, 60.0, **{"order.name": "depth"})
-    b["artefacts"]["evaluate"] = a["artefacts"]["evaluate"]
+    b = with_answers(b, a.artefacts.answers)
     study = studied(tmp_path, [a, b])
     assert len(study.plans) == 2
     assert len(pareto.pareto_info(study).points) == 2  # it and the 16-bit model
@@ -102,7 +99,7 @@ def test_hypervolume_is_the_mean_of_the_best_retention_that_fits() -> None:
 
 
 def test_best_plan_under_a_budget(demo: Path) -> None:
-    info = pareto.pareto_info(frame.studies(frame.load(demo))[0])
+    info = pareto.pareto_info(frame.studies(load(demo))[0])
     sizes = info.points.set_index("label")["bytes"]
     best = pareto.best_under(info.points, sizes["gptq4"] - 1)
     assert best is not None
@@ -121,7 +118,8 @@ def test_budgets_without_a_4_bit_run_are_of_16_bit(tmp_path: Path) -> None:
 
 def test_a_benchmark_that_collapsed_is_off_its_own_front_only(tmp_path: Path) -> None:
     odd = record("odd", ["billm"] * LAYERS, {"gqa": 79.0, "mme": 79.0, "pope": 79.0})
-    odd["scores"]["pope"]["collapsed"] = "'yes' to nearly every question"
+    collapsed = replace(odd.scores["pope"], collapsed="'yes' to nearly every question")
+    odd = replace(odd, scores={**odd.scores, "pope": collapsed})
     study = studied(tmp_path, [*ladder(), odd])
     assert (
         pareto.pareto_info(study, "gqa")

@@ -1,31 +1,51 @@
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
 
-from analysis import frame, report
-from pipelines import results
+from analysis import __main__ as command
+from analysis import report
+from analysis.loading import load
+from pipelines import runs_folder
+from pipelines.runs_folder import Failure
 from tests.analysis.conftest import Keep
-from tests.analysis.synthetic import BENCHMARKS, mixed
+from tests.analysis.synthetic import BENCHMARKS, LAYERS, mixed, record
 
 
-def luq(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "analysis", *arguments], capture_output=True, text=True, check=False
-    )
+class Done(NamedTuple):
+    """What a command gave back."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Luq = Callable[..., Done]
+
+
+@pytest.fixture
+def luq(capsys: pytest.CaptureFixture[str]) -> Luq:
+    """`luq report` with some arguments."""
+
+    def report_command(*arguments: str) -> Done:
+        code = command.main(arguments)
+        return Done(code, *capsys.readouterr())
+
+    return report_command
 
 
 def data(page: str) -> dict:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert found
-    return json.loads(found[1])
+    script = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert script
+    return json.loads(script[1])
 
 
-def test_everything_is_written(demo: Path, tmp_path: Path) -> None:
+def test_everything_is_written(demo: Path, luq: Luq) -> None:
     done = luq("demo", "--outputs", str(demo))
     assert done.returncode == 0, done.stderr
     folder = demo / "report" / "demo"
@@ -46,24 +66,24 @@ def test_everything_is_written(demo: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_needs_nothing_from_outside(demo: Path) -> None:
-    report.build(demo, "demo", frame.load(demo, ["demo"]), demo / "r")
+    report.build(demo, "demo", load(demo, ["demo"]), demo / "r")
     page = (demo / "r" / "report.html").read_text()
     assert len(page) < 3_000_000
     markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", page, flags=re.DOTALL)
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!data:|#)', markup)
     assert "@import" not in page
     assert not re.findall(r"url\(\s*[\"']?https?:", page.split("<script>")[0])
-    held = data(page)
-    points = held["charts"]["pareto"]["data"]["values"]
-    assert {p["plan"] for p in points} <= set(held["plans"])
-    for plan in held["plans"].values():
-        assert held["runs"]["rows"][plan["run"]][-1].startswith("luq run ")
-    assert {f"pareto-{b}" for b in BENCHMARKS} <= set(held["charts"])
-    assert len(held["runs"]["rows"]) == 24
+    page_data = data(page)
+    points = page_data["charts"]["pareto"]["data"]["values"]
+    assert {p["plan"] for p in points} <= set(page_data["plans"])
+    for plan in page_data["plans"].values():
+        assert page_data["runs"]["rows"][plan["run"]][-1].startswith("luq run ")
+    assert {f"pareto-{b}" for b in BENCHMARKS} <= set(page_data["charts"])
+    assert len(page_data["runs"]["rows"]) == 24
 
 
 def test_frames_as_data(demo: Path) -> None:
-    report.build(demo, "demo", frame.load(demo, ["demo"]), demo / "r")
+    report.build(demo, "demo", load(demo, ["demo"]), demo / "r")
     scores = pd.read_parquet(demo / "r" / "scores.parquet")
     assert len(scores) == 24 * len(BENCHMARKS)
     assert len(pd.read_csv(demo / "r" / "scores.csv")) == len(scores)
@@ -73,10 +93,9 @@ def test_frames_as_data(demo: Path) -> None:
 
 
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:
-    bad = mixed(2, 60.0)
-    bad["name"], bad["command"] = "</script><b onclick=x>|", "luq run 'a</script>'"
-    results.write(tmp_path, bad)
-    report.build(tmp_path, "<i>", frame.load(tmp_path), tmp_path / "r")
+    bad = replace(mixed(2, 60.0), name="</script><b onclick=x>|", command="luq run 'a</script>'")
+    runs_folder.write(tmp_path, bad)
+    report.build(tmp_path, "<i>", load(tmp_path), tmp_path / "r")
     page = (tmp_path / "r" / "report.html").read_text()
     assert "<b onclick" not in page
     assert "<i>" not in page.split("<script>")[0].split("<main>")[0]
@@ -86,17 +105,9 @@ def test_names_cannot_break_the_page(tmp_path: Path) -> None:
 
 def test_several_models_are_chapters(demo: Path) -> None:
     for k in (2, 4):
-        results.write(
-            demo,
-            mixed(
-                k,
-                60.0,
-                sweep="demo",
-                fingerprint="other",
-                **{"model": {"name": "second", "device": "auto"}},
-            ),
-        )
-    built = report.build(demo, "demo", frame.load(demo, ["demo"]), demo / "r")
+        run = mixed(k, 60.0, sweep="demo", fingerprint="other", **{"model.name": "second"})
+        runs_folder.write(demo, run)
+    built = report.build(demo, "demo", load(demo, ["demo"]), demo / "r")
     assert [c.study.name for c in built.chapters] == ["pocket_test", "second"]
     page = built.html.read_text()
     assert 'id="second-2-top"' in page
@@ -107,12 +118,12 @@ def test_several_models_are_chapters(demo: Path) -> None:
 
 
 def test_paired_comparisons_are_in_the_report(tmp_path: Path, keep: Keep) -> None:
-    one = {"gqa": 50.0}
-    keep(mixed(2, one), "1111" * 10)
-    keep(mixed(2, one, **{"calibration.name": "text"}), "1100" * 10)
-    keep(mixed(4, one), "1111" * 10)
-    keep(mixed(4, one, **{"calibration.name": "text"}), "1111" * 10)
-    report.build(tmp_path, "x", frame.load(tmp_path), tmp_path / "r")
+    scores = {"gqa": 50.0}
+    keep(mixed(2, scores), "1111" * 10)
+    keep(mixed(2, scores, **{"calibration.name": "text"}), "1100" * 10)
+    keep(mixed(4, scores), "1111" * 10)
+    keep(mixed(4, scores, **{"calibration.name": "text"}), "1111" * 10)
+    report.build(tmp_path, "x", load(tmp_path), tmp_path / "r")
     text = (tmp_path / "r" / "report.md").read_text()
     assert "2 runs, 2 plans: multimodal 0.5 better in 1, tie in 1, worse in 0" in text
     assert "paired by question" in text
@@ -120,25 +131,25 @@ def test_paired_comparisons_are_in_the_report(tmp_path: Path, keep: Keep) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("nothing",), "no finished run found for sweep 'nothing'"),
         ((), "no finished run found"),
         (("--wandb", "a/b/c/d"), "W&B project"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_bad_input_is_one_line(
+    tmp_path: Path, luq: Luq, arguments: tuple[str, ...], message: str
+) -> None:
     done = luq(*arguments, "--outputs", str(tmp_path))
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_what_is_left_out_is_said_and_the_rest_reported(demo: Path) -> None:
+def test_what_is_left_out_is_said_and_the_rest_reported(demo: Path, luq: Luq) -> None:
     next((demo / "runs").glob("*/result.json")).write_text('{"schema": 3, "key": "half')
-    results.write_failure(
-        demo, "k", {"name": "luq_k9", "sweep": "demo", "error": "DataError", "message": "no images"}
-    )
+    runs_folder.write_failure(demo, Failure("k", "luq_k9", "demo", "DataError", "no images"))
     done = luq("demo", "--outputs", str(demo))
     assert done.returncode == 0
     assert "left out" in done.stdout
@@ -148,3 +159,45 @@ def test_what_is_left_out_is_said_and_the_rest_reported(demo: Path) -> None:
         assert "Left out or failed" in text
         assert "luq_k9" in text
         assert "cannot be read" in text
+
+
+def test_two_plans_of_one_tier_are_two_rows_of_the_report(demo: Path, luq: Luq) -> None:
+    settings = {"allocation.name": "uniform", "quantizer.propagation": "exact"}
+    for tokens, score in ((2000, 78.0), (4000, 77.0)):
+        changes = {**settings, "calibration.tokens": tokens}
+        run = record(f"gptq4 {tokens}", ["gptq4"] * LAYERS, score, **changes)
+        runs_folder.write(demo, run)
+    done = luq("demo", "--outputs", str(demo))
+    assert done.returncode == 0, done.stderr
+    text = (demo / "report" / "demo" / "report.md").read_text()
+    for tokens in (1000, 2000, 4000):
+        assert f"| gptq4, calibration.tokens={tokens} |" in text
+
+
+def test_a_record_of_schema_3_is_reported(tmp_path: Path, luq: Luq) -> None:
+    golden = Path(__file__).parent.parent / "golden" / "records" / "schema_3.json"
+    file = runs_folder.record_file(tmp_path, json.loads(golden.read_text())["key"])
+    file.parent.mkdir(parents=True)
+    file.write_text(golden.read_text())
+    done = luq("--outputs", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "report" / "all" / "report.md").read_text()
+    assert "smallest plan within 10 %" in text
+    assert "pocket_llava" in text
+
+
+def test_a_mirror_of_the_report_gets_plain_rows(demo: Path, monkeypatch, luq: Luq) -> None:
+    """What the tracker is given: flat rows and numbers."""
+    calls = []
+
+    class Tracker:
+        def track_report(self, *arguments: object) -> None:
+            calls.append(arguments)
+
+    monkeypatch.setattr(command, "make_tracker", lambda config, outputs: Tracker())
+    assert luq("demo", "--outputs", str(demo), "--tracking", "wandb_offline").returncode == 0
+    ((title, summary, rows, images),) = calls
+    assert title == "demo"
+    assert summary["pocket_test/runs"] == len(rows) == 24
+    json.dumps([summary, rows], allow_nan=False)
+    assert images["pareto"].exists()

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from analysis import frame, wandb_records
+from analysis.loading import load
 from luq.config import TrackingConfig
 from luq.errors import DataError
-from pipelines import results
+from pipelines import runs_folder
+from pipelines.record import RunRecord, to_json
 from pipelines.tracking import WandbTracker
 from tests.analysis.synthetic import ladder, mixed
 
@@ -20,19 +22,21 @@ class Api:
     """As much of wandb.Api as is used, over the files of offline runs."""
 
     def __init__(self, runs: dict[str, Path | None], groups: dict[str, str]):
-        self.held, self.groups, self.asked = runs, groups, []
+        self.files = runs
+        self.groups = groups
+        self.downloads: list[str] = []
 
     def runs(self, project: str, filters: dict[str, Any]) -> list[SimpleNamespace]:
-        wanted = filters.get("group", {}).get("$in")
-        chosen = [key for key in self.held if wanted is None or self.groups[key] in wanted]
+        groups = filters.get("group", {}).get("$in")
+        chosen = [key for key in self.files if groups is None or self.groups[key] in groups]
         return [self._run(key) for key in chosen]
 
     def _run(self, key: str) -> SimpleNamespace:
         def file(name: str) -> SimpleNamespace:
             def download(root: str, replace: bool) -> Any:
-                self.asked.append(key)
+                self.downloads.append(key)
                 assert name == "result.json"
-                source = self.held[key]
+                source = self.files[key]
                 if source is None:
                     raise FileNotFoundError(key)
                 return source.open()
@@ -50,52 +54,54 @@ class Api:
 
 
 @pytest.fixture
-def tracked(tmp_path: Path) -> tuple[Api, list[dict]]:
+def tracked(tmp_path: Path) -> tuple[Api, list[RunRecord]]:
     runs = [mixed(2, 60.0, sweep="order"), ladder(sweep="card")[2]]
     files = {}
     for run in runs:
-        WandbTracker(TrackingConfig("wandb_offline"), tmp_path / "wandb").track(run)
-        (files[run["key"]],) = (tmp_path / "wandb" / "wandb").glob(
-            f"offline-run-*-{run['key']}/files/result.json"
+        WandbTracker(TrackingConfig("wandb_offline"), tmp_path / "wandb").track(to_json(run))
+        (files[run.key],) = (tmp_path / "wandb" / "wandb").glob(
+            f"offline-run-*-{run.key}/files/result.json"
         )
-    return Api(files, {r["key"]: r["sweep"] for r in runs}), runs
+    return Api(files, {r.key: r.sweep for r in runs}), runs
 
 
-def test_the_frame_is_that_of_the_records(tracked: tuple[Api, list[dict]], tmp_path: Path) -> None:
+def test_the_frame_is_that_of_the_records(
+    tracked: tuple[Api, list[RunRecord]], tmp_path: Path
+) -> None:
     api, runs = tracked
     outputs = wandb_records.fetch("team/luq", tmp_path / "records", [], api)
-    (study,) = frame.studies(frame.load(outputs))
+    (study,) = frame.studies(load(outputs))
     for run in runs:
-        results.write(tmp_path / "direct", run)
-    (direct,) = frame.studies(frame.load(tmp_path / "direct"))
+        runs_folder.write(tmp_path / "direct", run)
+    (direct,) = frame.studies(load(tmp_path / "direct"))
     named = direct.scores.assign(name=direct.scores["key"].map(lambda k: f"run {k}"))
     assert list(study.scores.columns) == list(direct.scores.columns)
-    kept = [c for c in study.scores.columns if c not in ("name", "label")]
-    assert study.scores[kept].sort_values(["key", "benchmark"]).reset_index(drop=True).equals(
-        named[kept].sort_values(["key", "benchmark"]).reset_index(drop=True)
+    columns = [c for c in study.scores.columns if c not in ("name", "label")]
+    assert study.scores[columns].sort_values(["key", "benchmark"]).reset_index(drop=True).equals(
+        named[columns].sort_values(["key", "benchmark"]).reset_index(drop=True)
     )  # fmt: skip
-    assert frame.load(outputs, ["order"]).records[0]["key"] == runs[0]["key"]
+    assert load(outputs, ["order"]).records[0].key == runs[0].key
 
 
 def test_records_are_fetched_once_and_by_group(
-    tracked: tuple[Api, list[dict]], tmp_path: Path
+    tracked: tuple[Api, list[RunRecord]], tmp_path: Path
 ) -> None:
     api, runs = tracked
     wandb_records.fetch("team/luq", tmp_path / "records", ["order"], api)
-    assert api.asked == [runs[0]["key"]]
+    assert api.downloads == [runs[0].key]
     wandb_records.fetch("team/luq", tmp_path / "records", [], api)
-    assert api.asked == [runs[0]["key"], runs[1]["key"]]
+    assert api.downloads == [runs[0].key, runs[1].key]
 
 
 def test_a_run_without_its_record_keeps_nobody_away(
-    tracked: tuple[Api, list[dict]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tracked: tuple[Api, list[RunRecord]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     api, runs = tracked
-    api.held["old"], api.groups["old"] = None, "order"
+    api.files["old"], api.groups["old"] = None, "order"
     with caplog.at_level(logging.WARNING):
         outputs = wandb_records.fetch("team/luq", tmp_path / "records", [], api)
     assert "run old" in caplog.text
-    assert len(frame.load(outputs).records) == len(runs)
+    assert len(load(outputs).records) == len(runs)
 
 
 def test_a_project_that_cannot_be_reached(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from pipelines.calibrating import Calibration
+from pipelines.evaluation import Evaluator
 
 from luq.config import BillmTier, GptqTier, RunConfig
 from luq.config.building import build, plain
@@ -12,9 +14,7 @@ from luq.errors import ConfigError
 from luq.models.vlm import VLM
 from luq.questions.sources import Questions
 from luq.store.store import Store
-from pipelines.calibrating import Calibration
 from pipelines.console import Silent
-from pipelines.evaluation import Evaluator
 from pipelines.schema import CONF, check_choices, register, to_config
 
 CHOICES = sorted(

@@ -15,8 +15,8 @@ from luq.config import BillmTier, Float16Tier, RtnTier
 from luq.errors import ModelError
 from luq.export import folder as save
 from luq.formats.layer_file import read_layer, write_layer
-from luq.models.checkpoint import POCKET
 from luq.models.vlm import VLM
+from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 from luq.quantization.walk import install
 

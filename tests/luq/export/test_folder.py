@@ -19,8 +19,9 @@ from luq.config.building import build
 from luq.errors import ModelError
 from luq.export import folder as save
 from luq.formats.layer_file import read_layer, write_layer
-from luq.models.checkpoint import POCKET, check_files
+from luq.models.checkpoint import check_files
 from luq.models.vlm import VLM
+from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 from luq.quantization.walk import install
 from tests.conftest import correlated

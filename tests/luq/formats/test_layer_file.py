@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from luq.errors import StoreError
 from luq.formats.layer_file import FILE, layer_size, read_layer, stored_bytes, write_layer
 from luq.formats.packing import pack_bits
-from luq.models.vlm import LINEARS
+from luq.models.families import LINEARS
 from tests.luq.formats.weights import row_columns
 
 Tensors = dict[str, torch.Tensor]

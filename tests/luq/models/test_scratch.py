@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet
 from luq.config import CalibrationConfig
 from luq.models.scratch import Scratch
 from luq.models.vlm import VLM
-from luq.quantization.walk import first_inputs, forward, hessians
+from luq.quantization.layer import hessians
+from luq.quantization.states import first_inputs, pass_through
+from tests.conftest import pocket_samples
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.uint8])
@@ -30,7 +31,7 @@ def test_tensors_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
 
 @pytest.fixture
 def calibration(vlm: VLM) -> CalibrationSet:
-    return build(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=1024))
+    return pocket_samples(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=1024))
 
 
 @pytest.mark.parametrize("gigabytes", [0.0, 3e-4], ids=["all on disk", "some on disk"])
@@ -52,6 +53,6 @@ def test_a_walk_on_disk_is_the_walk_in_memory(
         groups = (("self_attn.q_proj",),)
         one, two = hessians(layer, memory, groups), hessians(layer, disk, groups)
         assert torch.equal(one["self_attn.q_proj"], two["self_attn.q_proj"])
-        forward(layer, memory, keep=True)
-        forward(layer, disk, keep=True)
+        pass_through(layer, memory)
+        pass_through(layer, disk)
         assert all(torch.equal(a.hidden, b.hidden) for a, b in zip(memory, disk, strict=True))

@@ -9,9 +9,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from luq.config import ModelConfig
 from luq.errors import ConfigError, ModelError
-from luq.models.checkpoint import POCKET, fingerprint, outline, resolve_path
+from luq.models.checkpoint import checkpoint, fingerprint, resolve_path
+from luq.models.families import LINEARS
 from luq.models.processors import load_processor
-from luq.models.vlm import LINEARS, VLM, find_layers, load_vlm
+from luq.models.vlm import VLM, find_layers, load_vlm
+from luq.pocket.shipped import WEIGHTS as POCKET
 
 
 def config(path: str) -> ModelConfig:
@@ -112,8 +114,9 @@ def test_a_checkpoint_of_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:
     cached = shutil.copytree(
         POCKET / "pocket_llava", tmp_path / "models--a--b" / "snapshots" / "0123abc"
     )
-    assert outline(config(str(cached))) == (fingerprint(cached), 10, "0123abc")
-    assert outline(config("pocket:pocket_llava")).commit is None
+    known = checkpoint(config(str(cached)))
+    assert (known.digest, known.layers, known.commit) == (fingerprint(cached), 10, "0123abc")
+    assert checkpoint(config("pocket:pocket_llava")).commit is None
 
 
 def test_fingerprint_sees_a_changed_weight(tmp_path: Path) -> None:

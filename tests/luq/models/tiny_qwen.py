@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from luq.models.checkpoint import POCKET
+from luq.pocket.shipped import WEIGHTS as POCKET
 
 SPECIAL = [
     "<|vision_start|>",

@@ -8,7 +8,7 @@ import torch
 from accelerate import init_empty_weights
 from safetensors.torch import save_file
 
-from luq.models.checkpoint import POCKET
+from luq.pocket.shipped import WEIGHTS as POCKET
 from tests.luq.models import tiny_qwen
 
 SHAPES = {  # hidden, intermediate, heads, heads of keys and values, vocabulary, whether the head is the embeddings

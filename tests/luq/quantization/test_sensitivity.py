@@ -3,15 +3,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from luq.allocation.plans import Allocation
-from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet
-from luq.config import CalibrationConfig, Float16Tier, QuantizerConfig, RtnTier
+from luq.config import CalibrationConfig, Float16Tier, RtnTier
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.models.vlm import LINEARS, VLM
+from luq.models.families import LINEARS
+from luq.models.vlm import VLM
+from luq.quantization.layer import runtime_modules
 from luq.quantization.sensitivity import delta_losses, next_token_loss, output_errors
-from luq.quantization.walk import Walk, install
-from luq.store.store import Store
+from luq.quantization.walk import install
+from tests.conftest import pocket_samples
+from tests.luq.quantization.packing_by_hand import pack
 
 TIERS = {
     "float16": Float16Tier(),
@@ -23,18 +24,18 @@ TIERS = {
 
 @pytest.fixture(scope="module")
 def calibration(vlm: VLM) -> CalibrationSet:
-    return build(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=512))
+    return pocket_samples(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=512))
 
 
 @pytest.fixture(scope="module")
 def packed(
     vlm: VLM, calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list[Path]]:
-    config = QuantizerConfig("rtn2", "rtn4", "float", TIERS)
-    walk = Walk(
-        vlm, lambda: calibration, calibration.hash, config, Store(tmp_path_factory.mktemp("store"))
-    )
-    return {tier: walk.quantize(Allocation((tier,) * len(vlm.layers))) for tier in TIERS}
+    root = tmp_path_factory.mktemp("packed")
+    count = len(vlm.layers)
+    return {
+        name: pack(vlm, calibration, root / name, [tier] * count) for name, tier in TIERS.items()
+    }
 
 
 def layers(folders: list[Path]) -> list[PackedLayer]:
@@ -79,9 +80,9 @@ def test_output_error_is_that_of_the_layer_alone(
 
     vlm.restore()
     outputs.append(output())
-    from luq.quantization.walk import modules
-
-    vlm.install(last, modules(vlm, last, read_layer(packed["rtn2"][last]), "rtn2", cache=False))
+    vlm.install(
+        last, runtime_modules(vlm, last, read_layer(packed["rtn2"][last]), "rtn2", cache=False)
+    )
     outputs.append(output())
     vlm.restore()
     wrong = sum(float((q - y).square().sum()) for y, q in zip(*outputs, strict=True))
@@ -104,29 +105,26 @@ def test_delta_loss_bounds_the_first_order_change(
     tokens = sum(int((~s.image_mask[1:]).sum()) for s in calibration.samples)
     vlm.restore()
     before = loss()
-    tiers = ["float16"] * len(vlm.layers)
     for layer in (0, len(vlm.layers) - 1):
-        mixed = [packed["rtn8" if i == layer else "float16"][i] for i in range(len(tiers))]
-        install(
-            vlm, Allocation(tuple("rtn8" if i == layer else t for i, t in enumerate(tiers))), mixed
-        )
+        mixed = list(packed["float16"])
+        mixed[layer] = packed["rtn8"][layer]
+        install(vlm, mixed)
         assert abs(loss() - before) / tokens < found[layer] * 1.05 + 1e-4
         vlm.restore()
 
 
 def test_only_what_differs_is_swapped(vlm: VLM, packed: dict[str, list[Path]]) -> None:
     count = len(vlm.layers)
-    low, high = (Allocation((tier,) * count) for tier in ("rtn2", "rtn4"))
-    assert install(vlm, high, packed["rtn4"]) == count
-    assert install(vlm, high, packed["rtn4"]) == 0
+    assert install(vlm, packed["rtn4"]) == count
+    assert install(vlm, packed["rtn4"]) == 0
     before = [vlm.layers[i].get_submodule(LINEARS[0]) for i in range(count)]
     mixed = [packed["rtn2" if i in (2, 5) else "rtn4"][i] for i in range(count)]
-    assert install(vlm, high.replace({2: "rtn2", 5: "rtn2"}), mixed) == 2
+    assert install(vlm, mixed) == 2
     after = [vlm.layers[i].get_submodule(LINEARS[0]) for i in range(count)]
     assert [a is b for a, b in zip(before, after, strict=True)] == [
         i not in (2, 5) for i in range(count)
     ]
-    assert install(vlm, low, packed["rtn2"]) == count - 2
+    assert install(vlm, packed["rtn2"]) == count - 2
     vlm.restore()
     assert all(
         vlm.layers[i].get_submodule(name) is vlm.originals[i][name]

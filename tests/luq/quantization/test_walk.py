@@ -1,23 +1,36 @@
+"""A walk through a model: what each layer receives, and what stands in the model afterwards."""
+
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from luq.allocation.plans import Allocation
-from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet
-from luq.config import BillmTier, CalibrationConfig, Float16Tier, GptqTier, QuantizerConfig, RtnTier
-from luq.errors import DataError, StoreError
+from luq.config import (
+    BillmTier,
+    CalibrationConfig,
+    Float16Tier,
+    GptqTier,
+    ModelConfig,
+    RtnTier,
+    TierConfig,
+)
+from luq.errors import DataError, ModelError, StoreError
 from luq.formats.known import FORMATS
 from luq.formats.layer_file import FILE, layer_size, read_layer
 from luq.formats.linear import PackedLinear
-from luq.formats.memory import measure
-from luq.models.vlm import LINEARS, VLM
-from luq.quantization.walk import Walk, first_inputs, hessians, install, quantize_layer
-from luq.store.store import Store
+from luq.formats.memory import linear_weights, peak_bytes, rest_ledger
+from luq.formats.sizes import memory
+from luq.models.families import LINEARS
+from luq.models.vlm import VLM, load_vlm
+from luq.quantization.layer import hessians, quantize_layer
+from luq.quantization.states import first_inputs, layer_output
+from luq.quantization.walk import Walk, assert_installed, install
+from tests.conftest import pocket_samples
+from tests.luq.quantization.packing_by_hand import pack
 
-TIERS = {
+TIERS: dict[str, TierConfig] = {
     "float16": Float16Tier(),
     "gptq4": GptqTier(bits=4, act_order=True, static_groups=True),
     "gptq2": GptqTier(bits=2),
@@ -29,16 +42,7 @@ TIERS = {
 
 @pytest.fixture(scope="module")
 def calibration(vlm: VLM) -> CalibrationSet:
-    return build(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=1024))
-
-
-def walk(vlm: VLM, calibration: CalibrationSet, root: Path, propagation: str = "exact") -> Walk:
-    config = QuantizerConfig("billm", "gptq4", propagation, TIERS)
-    return Walk(vlm, lambda: calibration, calibration.hash, config, Store(root))
-
-
-def every(tier: str, layers: int) -> Allocation:
-    return Allocation((tier,) * layers)
+    return pocket_samples(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=1024))
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -46,131 +50,118 @@ def test_ledger_and_files_agree_to_the_byte(
     vlm: VLM, calibration: CalibrationSet, tmp_path: Path, tier: str
 ) -> None:
     count = len(vlm.layers)
-    folders = walk(vlm, calibration, tmp_path, "float").quantize(every(tier, count))
-    sizes = [layer_size(f, read_layer(f)) for f in folders]
-    assert all(
-        sum(s.ledger.values()) == s.bytes == (f / FILE).stat().st_size
-        for s, f in zip(sizes, folders, strict=True)
-    )
-    memory = measure(vlm, sizes)
-    assert memory.stored_bytes == sum((f / FILE).stat().st_size for f in folders)
-    assert memory.stored_bits == 8 * memory.stored_bytes / memory.weights
-    assert memory.checkpoint_bytes == sum(memory.ledger.values())
-    linears = sum(w.numel() for i in range(count) for w in vlm.original(i).values())
-    total = sum(p.numel() for p in vlm.model.parameters())
-    assert memory.weights == linears
-    assert memory.rest_bytes == 2 * (total - linears)
+    folders = pack(vlm, calibration, tmp_path, [TIERS[tier]] * count)
+    sizes = [layer_size(folder, read_layer(folder)) for folder in folders]
+    for size, folder in zip(sizes, folders, strict=True):
+        assert sum(size.ledger.values()) == size.bytes == (folder / FILE).stat().st_size
+    measured = memory(sizes, rest_ledger(vlm), peak_bytes())
+    assert measured.stored_bytes == sum((folder / FILE).stat().st_size for folder in folders)
+    assert measured.stored_bits == 8 * measured.stored_bytes / measured.weights
+    assert measured.checkpoint_bytes == sum(measured.ledger.values())
+    total = sum(parameter.numel() for parameter in vlm.model.parameters())
+    assert measured.weights == linear_weights(vlm)
+    assert measured.rest_bytes == 2 * (total - linear_weights(vlm))
     assert 0 < sizes[0].ledger["header"] < 4000
 
 
+@torch.no_grad()
 def test_float16_answers_like_the_model_itself(
     vlm: VLM, calibration: CalibrationSet, tmp_path: Path
 ) -> None:
-    allocation = every("float16", len(vlm.layers))
-    folders = walk(vlm, calibration, tmp_path).quantize(allocation)
+    folders = pack(vlm, calibration, tmp_path, [TIERS["float16"]] * len(vlm.layers))
     ids = torch.arange(5, 45).unsqueeze(0)
-    with torch.no_grad():
-        before = vlm.model(input_ids=ids).logits
-        install(vlm, allocation, folders)
-        try:
-            after = vlm.model(input_ids=ids).logits
-        finally:
-            vlm.restore()
-        again = vlm.model(input_ids=ids).logits
+    before = vlm.model(input_ids=ids).logits
+    install(vlm, folders)
+    try:
+        after = vlm.model(input_ids=ids).logits
+    finally:
+        vlm.restore()
+    again = vlm.model(input_ids=ids).logits
     assert torch.allclose(before, after, atol=1e-4)
     assert torch.equal(before, again)
 
 
+@torch.no_grad()
 def test_installed_layers_compute_with_the_files(
     vlm: VLM, calibration: CalibrationSet, tmp_path: Path
 ) -> None:
-    allocation = Allocation(("gptq2", *["gptq4"] * (len(vlm.layers) - 1)))
-    folders = walk(vlm, calibration, tmp_path).quantize(allocation)
-    install(vlm, allocation, folders)
+    tiers = [TIERS["gptq2"], *[TIERS["rtn4"]] * (len(vlm.layers) - 1)]
+    folders = pack(vlm, calibration, tmp_path, tiers)
+    assert install(vlm, folders) == len(folders)
+    assert install(vlm, folders) == 0, "what stands is not read again"
     try:
+        assert_installed(vlm, folders)
         for index, folder in enumerate(folders):
             packed = read_layer(folder)
             for name in LINEARS:
                 module = vlm.layers[index].get_submodule(name)
                 assert isinstance(module, PackedLinear)
-                assert module.tier == allocation.tiers[index]
-                x = torch.eye(module.in_features)
-                with torch.no_grad():
-                    assert torch.equal(module(x).T, packed[name].dequantize())
+                assert module.tier == folder.name
+                unit_vectors = torch.eye(module.in_features)
+                assert torch.equal(module(unit_vectors).T, packed[name].dequantize())
     finally:
         vlm.restore()
 
 
-def test_exact_shares_prefixes_and_high_shares_everything(
+def test_what_stands_is_checked_against_the_files(
     vlm: VLM, calibration: CalibrationSet, tmp_path: Path
 ) -> None:
-    count = len(vlm.layers)
-    first = every("gptq4", count)
-    second = Allocation((*["gptq4"] * (count - 2), "billm", "gptq4"))
-    exact = walk(vlm, calibration, tmp_path)
-    a, b = exact.keys(first), exact.keys(second)
-    assert a[: count - 2] == b[: count - 2]
-    assert a[-1] != b[-1]  # its inputs come from another layer
-    for propagation in ("high", "float"):
-        shared = walk(vlm, calibration, tmp_path, propagation)
-        assert shared.keys(first)[-1] == shared.keys(second)[-1]
-    assert walk(vlm, calibration, tmp_path, "high").keys(first) != walk(
-        vlm, calibration, tmp_path, "float"
-    ).keys(first)
+    folders = pack(vlm, calibration, tmp_path, [TIERS["rtn4"]] * len(vlm.layers))
+    with pytest.raises(ModelError, match="layer 0 should be"):
+        assert_installed(vlm, folders)
+    install(vlm, folders)
+    try:
+        vlm.layers[3].self_attn.k_proj.scales[0, 0] *= 2
+        with pytest.raises(ModelError, match=r"scales of layer 3 self_attn\.k_proj in memory"):
+            assert_installed(vlm, folders)
+    finally:
+        vlm.restore()
 
 
 def test_exact_equals_quantizing_by_hand(
     vlm: VLM, calibration: CalibrationSet, tmp_path: Path
 ) -> None:
-    """Layer 1 of a walk is what one gets by installing layer 0 and quantizing layer 1 on the model's own inputs."""
-    count = len(vlm.layers)
-    folders = walk(vlm, calibration, tmp_path).quantize(every("gptq2", count))
+    """Layer 1 is what one gets by installing layer 0 and quantizing on the model's own inputs."""
+    tier = TIERS["gptq2"]
+    folders = pack(vlm, calibration, tmp_path, [tier, tier], exact=True)
     states = first_inputs(vlm, calibration)
-    install(vlm, Allocation(("gptq2",)), folders[:1])
+    install(vlm, folders[:1])
     try:
         for state in states:
-            with torch.no_grad():
-                out = vlm.layers[0](state.hidden, **state.arguments)
-            state.hidden = out[0] if isinstance(out, tuple) else out
+            state.hidden = layer_output(vlm.layers[0], state)
     finally:
         vlm.restore()
-    by_hand = quantize_layer(vlm, 1, TIERS["gptq2"], states)
+    by_hand = quantize_layer(vlm, 1, tier, states)
     stored = read_layer(folders[1])
     for name in LINEARS:
-        assert all(
-            torch.equal(by_hand[name].buffers[b], stored[name].buffers[b])
-            for b in by_hand[name].buffers
-        )
+        for buffer, content in by_hand[name].buffers.items():
+            assert torch.equal(content, stored[name].buffers[buffer])
 
 
-def test_a_second_walk_reads_everything_from_the_store(
+def test_a_walk_that_has_passed_a_layer_starts_again(
     vlm: VLM, calibration: CalibrationSet, tmp_path: Path
 ) -> None:
-    allocation = every("gptq2", len(vlm.layers))
-    walk(vlm, calibration, tmp_path).quantize(allocation)
-    second = walk(vlm, calibration, tmp_path)
-    second.calibration = lambda: pytest.fail("the calibration set is not needed")
-    second.quantize(allocation)
-    assert second.store.made == []
-    assert len(second.store.found) == len(vlm.layers)
+    folders = pack(vlm, calibration, tmp_path, [TIERS["rtn4"]] * 3)
+    walk = Walk(vlm, calibration)
+    fresh = [state.hidden.clone() for state in Walk(vlm, calibration).inputs(1, [])]
+    walk.inputs(3, folders)
+    again = [state.hidden for state in walk.inputs(1, [])]
+    assert all(torch.equal(a, b) for a, b in zip(fresh, again, strict=True))
+    packed = [state.hidden.clone() for state in walk.inputs(1, folders)]
+    assert not any(torch.equal(a, b) for a, b in zip(fresh, packed, strict=True))
 
 
-def test_an_interrupted_walk_continues_with_the_same_bytes(
+@torch.no_grad()
+def test_a_walk_goes_through_sixteen_bit_layers_whatever_stands_in_the_model(
     vlm: VLM, calibration: CalibrationSet, tmp_path: Path
 ) -> None:
-    allocation = every("gptq2", len(vlm.layers))
-
-    def stop(what: str) -> None:
-        if what.startswith("layer 3"):
-            raise KeyboardInterrupt
-
-    broken = walk(vlm, calibration, tmp_path / "a")
-    with pytest.raises(KeyboardInterrupt):
-        broken.quantize(allocation, stop)
-    resumed = walk(vlm, calibration, tmp_path / "a").quantize(allocation)
-    whole = walk(vlm, calibration, tmp_path / "b").quantize(allocation)
-    for one, other in zip(resumed, whole, strict=True):
-        assert (one / FILE).read_bytes() == (other / FILE).read_bytes()
+    folders = pack(vlm, calibration, tmp_path, [TIERS["rtn4"]] * len(vlm.layers))
+    walk = Walk(vlm, calibration)
+    walk.inputs(1, [])
+    install(vlm, folders)
+    states = [state.hidden.clone() for state in walk.inputs(2, [])]
+    expected = [state.hidden for state in Walk(vlm, calibration).inputs(2, [])]
+    assert all(torch.equal(a, b) for a, b in zip(states, expected, strict=True))
 
 
 def test_a_bad_activation_names_the_layer(vlm: VLM, calibration: CalibrationSet) -> None:
@@ -196,8 +187,8 @@ def test_image_tokens_count_as_the_weighting_says(vlm: VLM, weighting: str, fact
     config = CalibrationConfig(
         name="multimodal", alpha=0.5, tokens=1024, weighting=weighting, image_factor=factor
     )
-    made = build(vlm, config)
-    plain = build(vlm, replace(config, weighting="count", image_factor=1.0))
+    made = pocket_samples(vlm, config)
+    plain = pocket_samples(vlm, replace(config, weighting="count", image_factor=1.0))
     assert (made.hash == plain.hash) == (weighting == "count"), "other layers come of it"
     mask = made.image_mask()
     weight = {"balance": float((~mask).sum() / mask.sum()), "factor": factor, "count": 1.0}[
@@ -233,16 +224,14 @@ def test_a_file_without_metadata_and_an_unknown_format_are_named(tmp_path: Path)
 def test_cuda_packs_and_answers_like_the_cpu(
     vlm: VLM, calibration: CalibrationSet, tmp_path: Path
 ) -> None:
-    from luq.config import ModelConfig
-    from luq.models.vlm import load_vlm
-
-    cuda = load_vlm(ModelConfig(name="pocket_llava", path="pocket:pocket_llava", device="cuda"))
-    allocation = Allocation(("billm", *["gptq4"] * (len(vlm.layers) - 1)))
-    folders = walk(cuda, calibration, tmp_path).quantize(allocation)
+    config = ModelConfig(name="pocket_llava", path="pocket:pocket_llava", device="cuda")
+    cuda = load_vlm(config)
+    tiers = [TIERS["billm"], *[TIERS["gptq4"]] * (len(vlm.layers) - 1)]
+    folders = pack(cuda, calibration, tmp_path, tiers)
     ids = torch.arange(5, 45).unsqueeze(0)
     answers = []
     for model in (vlm, cuda):
-        install(model, allocation, folders)
+        install(model, folders)
         try:
             with torch.no_grad():
                 answers.append(model.model(input_ids=ids.to(model.device)).logits.float().cpu())

@@ -26,29 +26,31 @@ from luq.store import keys
 def test_keys_depend_on_everything_but_the_volatile() -> None:
     one = CalibrationConfig("text", 0.0)
     assert (
-        keys.key(one) == keys.key(CalibrationConfig("text", 0.0)) != keys.key(replace(one, seed=1))
+        keys.digest(one)
+        == keys.digest(CalibrationConfig("text", 0.0))
+        != keys.digest(replace(one, seed=1))
     )
-    assert keys.key({"a": 1, "b": 2}) == keys.key({"b": 2, "a": 1})
-    assert keys.key(1, 2) != keys.key(12)
-    assert keys.key("1") != keys.key(1)
+    assert keys.digest({"a": 1, "b": 2}) == keys.digest({"b": 2, "a": 1})
+    assert keys.digest(1, 2) != keys.digest(12)
+    assert keys.digest("1") != keys.digest(1)
     evaluation = EvaluationConfig("pocket", ["mme"])
-    assert keys.key(evaluation) == keys.key(replace(evaluation, batch_size=1))
-    assert keys.key({"x": 1, "paths": PathsConfig("a")}) == keys.key(
+    assert keys.digest(evaluation) == keys.digest(replace(evaluation, batch_size=1))
+    assert keys.digest({"x": 1, "paths": PathsConfig("a")}) == keys.digest(
         {"x": 1, "paths": PathsConfig("b")}
     )
-    assert keys.key({"tracking": TrackingConfig("none")}) == keys.key({})
-    assert len(keys.key("x")) == 16
+    assert keys.digest({"tracking": TrackingConfig("none")}) == keys.digest({})
+    assert len(keys.digest("x")) == 16
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes"])
 def test_only_plain_data_has_a_key(value: object) -> None:
     with pytest.raises(TypeError):
-        keys.key(value)
+        keys.digest(value)
 
 
 def test_not_a_number_has_no_key() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        keys.key(float("nan"))
+        keys.digest(float("nan"))
 
 
 BAD = {

@@ -1,0 +1,135 @@
+"""The calibration set as an artefact, and its samples."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from luq.config import CalibrationConfig
+from luq.errors import DataError
+from luq.models.checkpoint import Checkpoint
+from luq.plugins import plugin
+from luq.questions import prompts
+from luq.questions.sources import QuestionTable, calibration_table
+from luq.questions.text import TextSource, text_source
+from luq.store.artefact import Artefact, Tools
+from luq.store.store import write_json
+
+if TYPE_CHECKING:
+    from luq.calibration.mixing import AskedQuestion
+    from luq.calibration.samples import CalibrationSet
+
+
+@dataclass(frozen=True)
+class GeneratedQuestions:
+    """Questions that a plug-in makes as they are needed."""
+
+    plugin: str
+    version: int
+    prompts: int  # version of the prompts' wording
+
+
+@dataclass(frozen=True)
+class CalibrationSummary:
+    """What a calibration set is: the hash of its content, its tokens, its share of multimodal ones.
+
+    `sources` names the passage or question of every sample.
+    """
+
+    hash: str
+    tokens: int
+    alpha: float
+    sources: list[str]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration(Artefact[CalibrationSummary]):
+    """The tokens that a model sees while it is profiled and quantized.
+
+    The store has their summary; the samples themselves are made again by every process that needs
+    them (`samples_of`), which is quicker than to read their pixels.
+    """
+
+    stage: ClassVar[str] = "calibration"
+    version: ClassVar[int] = 1
+    checkpoint: Checkpoint
+    settings: CalibrationConfig
+    questions: tuple[QuestionTable, ...] | GeneratedQuestions | None
+    text: TextSource | None
+
+    @property
+    def description(self) -> str:
+        return "the calibration set"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        samples = samples_of(self, tools)
+        sources = [sample.source for sample in samples.samples]
+        summary = CalibrationSummary(samples.hash, samples.tokens, samples.alpha, sources)
+        write_json(folder / "calibration.json", asdict(summary))
+
+    def read(self, folder: Path) -> CalibrationSummary:
+        content = (folder / "calibration.json").read_text(encoding="utf-8")
+        return CalibrationSummary(**json.loads(content))
+
+
+def calibration(checkpoint: Checkpoint, settings: CalibrationConfig, cache: Path) -> Calibration:
+    """The calibration set that a config asks for.
+
+    Raises:
+        DataError: a source of questions or text cannot be read.
+    """
+    questions: tuple[QuestionTable, ...] | GeneratedQuestions | None = None
+    shipped = plugin(settings.source)
+    if settings.alpha > 0 and shipped is not None:
+        questions = GeneratedQuestions(settings.source, shipped.version, prompts.VERSION)
+    elif settings.alpha > 0:
+        questions = tuple(
+            calibration_table(benchmark, settings.source, cache)
+            for benchmark in settings.benchmarks
+        )
+    text = text_source(settings.text, "calibration") if settings.alpha < 1 else None
+    return Calibration(checkpoint, settings, questions, text)
+
+
+def samples_of(calibration: Calibration, tools: Tools) -> "CalibrationSet":
+    """The samples of a calibration set, made once and held.
+
+    Raises:
+        DataError: they are not those that the store's artefacts were made with.
+    """
+    from luq.calibration.mixing import build
+    from luq.calibration.samples import CalibrationSet
+    from luq.models.vlm import loaded
+
+    def make() -> CalibrationSet:
+        vlm = loaded(tools, calibration.checkpoint)
+        questions = _asked(calibration, tools)
+        samples = build(vlm, calibration.settings, questions, calibration.text)
+        if tools.store.has(calibration):
+            expected = tools.store.get(calibration).hash
+            if samples.hash != expected:
+                raise DataError(
+                    f"the calibration set has another content ({samples.hash}) than when it was "
+                    f"first made ({expected}): an installed package prepares images or text "
+                    f"differently. Delete {tools.store.folder(calibration)} and run again"
+                )
+        return samples
+
+    return tools.hold(CalibrationSet, calibration, make)
+
+
+def _asked(calibration: Calibration, tools: Tools) -> Iterator["AskedQuestion"]:
+    from luq.calibration.mixing import generated_questions, training_questions
+
+    settings = calibration.settings
+    if isinstance(calibration.questions, GeneratedQuestions):
+        shipped = plugin(calibration.questions.plugin)
+        if shipped is not None:
+            return generated_questions(
+                shipped.calibration_questions(settings.benchmarks, settings.seed)
+            )
+    if not isinstance(calibration.questions, tuple):
+        return iter(())
+    tables = {table.benchmark: table.open(tools) for table in calibration.questions}
+    return training_questions(settings.seed, tables)

@@ -1,0 +1,190 @@
+"""What packed layers answer, and how far their probabilities moved, as artefacts."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luq.config.checks import VOLATILE
+from luq.evaluation.predictions import FidelityRow, Row, read_rows, write_rows
+from luq.models.checkpoint import Checkpoint
+from luq.quantization.artefacts import PackedLayer
+from luq.questions.sources import QuestionTable
+from luq.questions.subsets import Subset, choose
+from luq.questions.text import TextSource
+from luq.store.artefact import Artefact, Tools
+from luq.store.store import write_json
+
+if TYPE_CHECKING:
+    from luq.evaluation.lm import LoadedVLM
+    from luq.models.vlm import VLM
+
+ANSWERS = "answers.jsonl"
+REFERENCE = "reference.safetensors"
+FIDELITY = "fidelity.jsonl"
+LOSSES = "losses.json"
+Layers = tuple[PackedLayer, ...]
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How questions are put, where that can change an answer: in which company."""
+
+    batch_size: int = 32  # padding changes last bits
+    strict: bool = field(default=False, metadata=VOLATILE)  # the first bad row is an error
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Answers(Artefact[list[Row]]):
+    """What a model with these packed layers says to the questions of one benchmark."""
+
+    stage: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = 1
+    checkpoint: Checkpoint
+    layers: Layers
+    table: QuestionTable
+    subset: Subset
+    batching: Batching = Batching()
+
+    @property
+    def description(self) -> str:
+        return f"the answers to {self.table.benchmark}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.evaluation import ask
+        from luq.evaluation.predictions import Predictions
+
+        questions = self.table.open(tools)
+        ids = choose(questions, self.subset)
+        under_way = Predictions(tools.store.resumable(self, "partial.jsonl"))
+        if under_way.reused:
+            tools.progress.note(
+                f"{under_way.reused} of {len(ids)} answers to {self.table.benchmark} are kept from "
+                "before the interruption"
+            )
+        lm = installed_lm(self.checkpoint, self.layers, self.batching, tools)
+        with tools.progress.bar(self.table.benchmark, len(ids)) as advance:
+            rows = ask.ask(
+                lm, questions, ids, under_way, self.batching.strict, lambda n: advance("", n)
+            )
+        write_rows(folder / ANSWERS, ask.with_docs(questions, rows))
+
+    def read(self, folder: Path) -> list[Row]:
+        return read_rows(folder / ANSWERS)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ReferenceProbabilities(Artefact[Path]):
+    """What the 16-bit model thinks of the reference answers' tokens; its value is a file."""
+
+    stage: ClassVar[str] = "reference"
+    version: ClassVar[int] = 1
+    checkpoint: Checkpoint
+    layers: Layers
+    table: QuestionTable
+    subset: Subset
+    batching: Batching = Batching()
+
+    @property
+    def description(self) -> str:
+        return f"the 16-bit model's probabilities of {self.table.benchmark}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.evaluation import fidelity
+
+        questions = self.table.open(tools)
+        ids = choose(questions, self.subset)
+        lm = installed_lm(self.checkpoint, self.layers, self.batching, tools)
+        with tools.progress.bar(self.table.benchmark, len(ids)) as advance:
+            logs = fidelity.log_probabilities(
+                lm, questions, ids, self.batching.strict, lambda n: advance("", n)
+            )
+            fidelity.write_reference(folder / REFERENCE, logs)
+
+    def read(self, folder: Path) -> Path:
+        return folder / REFERENCE
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fidelity(Artefact[list[FidelityRow]]):
+    """How far packed layers moved the probabilities of the reference answers from 16 bit."""
+
+    stage: ClassVar[str] = "fidelity"
+    version: ClassVar[int] = 1
+    layers: Layers
+    reference: ReferenceProbabilities
+
+    @property
+    def description(self) -> str:
+        return f"the fidelity on {self.reference.table.benchmark}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.evaluation import fidelity
+
+        reference = self.reference
+        reference_file = tools.store.get(reference)
+        questions = reference.table.open(tools)
+        ids = choose(questions, reference.subset)
+        lm = installed_lm(reference.checkpoint, self.layers, reference.batching, tools)
+        with tools.progress.bar(reference.table.benchmark, len(ids)) as advance:
+            logs = fidelity.log_probabilities(
+                lm, questions, ids, reference.batching.strict, lambda n: advance("", n)
+            )
+            expected = fidelity.read_reference(reference_file)
+            write_rows(folder / FIDELITY, fidelity.measure(logs, expected))
+
+    def read(self, folder: Path) -> list[FidelityRow]:
+        rows: list[Any] = read_rows(folder / FIDELITY)
+        return rows
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TextLosses(Artefact[list[float]]):
+    """Mean negative log-likelihood (nats per token) of sequences of held-out text."""
+
+    stage: ClassVar[str] = "perplexity"
+    version: ClassVar[int] = 1
+    checkpoint: Checkpoint
+    layers: Layers
+    text: TextSource
+    tokens: int  # at most so many in all
+    length: int  # of a sequence
+
+    @property
+    def description(self) -> str:
+        return "the perplexity"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.evaluation.perplexity import text_losses, text_tokens
+
+        vlm = installed(self.checkpoint, self.layers, tools)
+        sequences = text_tokens(vlm.processor.tokenizer, self.text, self.tokens, self.length)
+        write_json(folder / LOSSES, text_losses(vlm, sequences))
+
+    def read(self, folder: Path) -> list[float]:
+        losses: list[float] = json.loads((folder / LOSSES).read_text(encoding="utf-8"))
+        return losses
+
+
+def installed(checkpoint: Checkpoint, layers: Layers, tools: Tools) -> "VLM":
+    """The loaded model with these packed layers in it, checked bit for bit against their files."""
+    from luq.models.vlm import loaded
+    from luq.quantization.walk import assert_installed, install
+
+    vlm = loaded(tools, checkpoint)
+    folders = [tools.store.get(layer).folder for layer in layers]
+    if install(vlm, folders):
+        assert_installed(vlm, folders)
+    return vlm
+
+
+def installed_lm(
+    checkpoint: Checkpoint, layers: Layers, batching: Batching, tools: Tools
+) -> "LoadedVLM":
+    """The lm-eval model around the loaded model with these packed layers in it."""
+    from luq.evaluation.ask import make_lm
+    from luq.evaluation.lm import LoadedVLM
+
+    vlm = installed(checkpoint, layers, tools)
+    key: Any = (checkpoint, batching.batch_size, id(vlm))
+    return tools.hold(LoadedVLM, key, lambda: make_lm(vlm, batching.batch_size))

@@ -1,0 +1,93 @@
+"""What luq.json of an exported folder says. Needs no torch."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from luq.config.building import build
+from luq.errors import ConfigError, ModelError
+from luq.formats.sizes import Memory
+
+FORMAT_VERSION = 1
+NATIVE_LAYOUT = "luq"  # the folder's own layout, beside those of other libraries
+ABOUT = "luq.json"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ExportedRun:
+    """What luq.json says of the run that packed the model. Bits are those of `memory`."""
+
+    key: str
+    name: str
+    command: str  # that makes the model again
+    allocation: str
+    tiers: list[str]
+    model_fingerprint: str
+    model_commit: str | None  # of the hub's repository; None for a folder
+    system_prompt: str  # with which it was scored
+    scores: dict[str, float]  # benchmark -> percent of the maximum
+    mean_score: float
+    mean_retention: float | None
+    memory: Memory
+    versions: dict[str, str]  # package -> version
+    git_sha: str | None
+
+
+@dataclass(frozen=True)
+class ExportedFolder:
+    """What luq.json says of a folder: `ledger` is bytes per tensor class and sums to the files."""
+
+    layout: str
+    ledger: dict[str, int]
+    file_bytes: int
+    run: ExportedRun | None = None
+
+
+def about_json(about: ExportedFolder) -> dict[str, Any]:
+    """luq.json: one flat table."""
+    content: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "layout": about.layout,
+        "ledger": about.ledger,
+        "file_bytes": about.file_bytes,
+    }
+    if about.run is not None:
+        content |= asdict(about.run)
+    return content
+
+
+def read_about(folder: Path) -> ExportedFolder:
+    """What luq.json of an exported folder says.
+
+    Raises:
+        ModelError: It is no exported folder, a newer version wrote it, or the file is damaged.
+    """
+    file = folder / ABOUT
+    if not file.exists():
+        raise ModelError(f"{folder} was not exported by LUQ: {ABOUT} is missing")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} is damaged ({error}): export the folder again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is damaged (no JSON object): export the folder again")
+    version = content.get("format_version", 0)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ModelError(
+            f"{file} has format version {version}, this version reads {FORMAT_VERSION}: update luq"
+        )
+    run = _built(ExportedRun, content, file) if "key" in content else None
+    # Folders without a layout's name were written when there was but one.
+    values = {"layout": NATIVE_LAYOUT, **content, "run": None}
+    about = _built(ExportedFolder, values, file)
+    return replace(about, run=run)
+
+
+def _built(kind: type[T], values: dict[str, Any], file: Path) -> T:
+    """The dataclass `kind` from a table of a file, whose other entries are left out."""
+    try:
+        return build(kind, values, strict=False)
+    except (ConfigError, TypeError) as error:  # a TypeError: an entry is missing
+        raise ModelError(f"{file} is damaged ({error}): export the folder again") from error

@@ -1,0 +1,159 @@
+"""The model card of an exported folder: README.md, with the head that the hub reads."""
+
+import re
+from dataclasses import dataclass
+
+import yaml
+
+from luq import __version__
+
+PAPER = "https://arxiv.org/abs/2509.23729"
+CARD = """---
+{head}---
+# {title}
+
+{base} with its decoder's linears packed by [LUQ]({paper}), layer by layer: {allocation}.
+{nominal_bits:.2f} nominal and {stored_bits:.3f} stored bits per weight of the decoder's linears.
+
+```python
+{requirement}
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("DIR")
+processor = AutoProcessor.from_pretrained("DIR")
+```
+
+Made with luq {version}: {command}, calibrated on {calibration}.
+
+## Where the bytes are
+
+{ledger}
+
+## Scores
+
+{split} split; ±: standard error. Retention: share of the same model's own 16-bit score.
+
+{scores}
+"""
+REQUIREMENTS = {  # by layout: what has to be there before transformers can load it
+    "luq": "import luq  # pip install luq",
+    "compressed-tensors": "# pip install compressed-tensors",
+}
+# What Markdown would take for markup. Underscores inside a word are none.
+MARKUP = re.compile(r"[\\`*\[\]<>|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+LINE_BREAK = re.compile(r"\s*[\r\n]+\s*")
+BACKTICKS = re.compile(r"`+")
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One benchmark of the card. Scores are percent of the maximum, retention is a share."""
+
+    benchmark: str
+    n: int
+    float_score: float  # of the same model in 16 bit
+    score: float
+    stderr: float
+    retention: float | None
+    is_collapsed: bool
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says of a packed model."""
+
+    base: str  # the 16-bit model
+    title: str
+    allocation: str
+    nominal_bits: float
+    stored_bits: float
+    command: str  # that makes the model again
+    calibration: str  # name of the calibration set
+    calibration_tokens: int
+    split: str  # whose questions the scores are of
+    scores: list[ScoreRow]
+    float_mean_score: float
+    mean_score: float
+    mean_retention: float | None
+
+
+def render(facts: CardFacts, layout: str, ledger: dict[str, int]) -> str:
+    """The text of a card.
+
+    Args:
+        facts: What it says. Names in it may hold anything: they are escaped.
+        layout: Name of the layout in which the folder is written.
+        ledger: Bytes per tensor class of the folder's weight files.
+    """
+    return CARD.format(
+        head=_head(facts.base),
+        title=escape(facts.title),
+        base=escape(facts.base),
+        paper=PAPER,
+        allocation=code(facts.allocation),
+        nominal_bits=facts.nominal_bits,
+        stored_bits=facts.stored_bits,
+        requirement=REQUIREMENTS[layout],
+        version=__version__,
+        command=code(facts.command),
+        calibration=code(f"{facts.calibration}, {facts.calibration_tokens} tokens"),
+        ledger=ledger_table(ledger),
+        split=escape(facts.split),
+        scores=_score_table(facts),
+    )
+
+
+def _head(base: str) -> str:
+    """The card's YAML. It is dumped, not formatted: a name may hold colons, quotes or a `#`."""
+    entries = {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "base_model": base,
+        "tags": ["luq", "quantized", "vision-language"],
+    }
+    head: str = yaml.safe_dump(
+        entries, sort_keys=False, default_flow_style=None, allow_unicode=True, width=float("inf")
+    )
+    return head
+
+
+def escape(text: str) -> str:
+    """Text for a line or a table cell of Markdown, where it means nothing but itself."""
+    line = LINE_BREAK.sub(" ", text)
+    return MARKUP.sub(lambda match: "\\" + match[0], line)
+
+
+def code(text: str) -> str:
+    """A code span of Markdown, fenced by more backticks than the text holds in a row."""
+    line = LINE_BREAK.sub(" ", text)
+    runs = [len(run) for run in BACKTICKS.findall(line)]
+    fence = "`" * (max(runs, default=0) + 1)
+    padding = " " if runs else ""
+    return f"{fence}{padding}{line}{padding}{fence}"
+
+
+def ledger_table(ledger: dict[str, int]) -> str:
+    """A Markdown table of bytes per class, largest first, and their sum: the weight files."""
+    rows = ["| part | bytes |", "|---|---:|"]
+    for part, size in sorted(ledger.items(), key=lambda item: -item[1]):
+        rows.append(f"| {escape(part)} | {size:,} |")
+    rows.append(f"| **weight files** | **{sum(ledger.values()):,}** |")
+    return "\n".join(rows)
+
+
+def _score_table(facts: CardFacts) -> str:
+    rows = ["| benchmark | n | 16-bit | this model | retention % |", "|---|---:|---:|---:|---:|"]
+    for row in facts.scores:
+        name = escape(row.benchmark) + (" (collapsed)" if row.is_collapsed else "")
+        score = f"{row.score:.1f} ± {row.stderr:.1f}"
+        retention = _percent(row.retention)
+        rows.append(f"| {name} | {row.n} | {row.float_score:.1f} | {score} | {retention} |")
+    rows.append(
+        f"| **mean** | | {facts.float_mean_score:.1f} | {facts.mean_score:.1f} "
+        f"| {_percent(facts.mean_retention)} |"
+    )
+    return "\n".join(rows)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"

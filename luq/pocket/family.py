@@ -1,0 +1,40 @@
+"""What the training needs of a family of models; the modules `llava` and `qwen` are families."""
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from luq.pocket import llava, qwen
+from luq.pocket.drawing import Scene
+from luq.pocket.stream import Chat
+
+
+class Family(Protocol):
+    """A module that builds one family's model and says how its parts are reached.
+
+    A model is `Any` here, since transformers gives the parts of its models no types.
+    """
+
+    CHAT: Chat
+    PLACES: bool  # the tower can name the row and the column of a cell
+    WIDTH: int  # of the tower's features
+
+    def make_tokenizer(self) -> PreTrainedTokenizerFast: ...
+
+    def make_processor(self, tokenizer: PreTrainedTokenizerFast) -> Any: ...
+
+    def build(self, tokenizer: PreTrainedTokenizerFast, layers: int, vision_layers: int) -> Any: ...
+
+    def tower(self, model: Any) -> nn.Module: ...
+
+    def features(self, model: Any, scenes: list[Scene]) -> Tensor: ...
+
+    def project(self, model: Any, patches: Tensor) -> Tensor: ...
+
+    def positions(self, model: Any, ids: Tensor, images: int) -> Tensor | None: ...
+
+    def target(self, scenes: list[Scene]) -> Tensor | None: ...
+
+
+FAMILIES: dict[str, Family] = {"pocket_llava": llava, "pocket_qwen": qwen}

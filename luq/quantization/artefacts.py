@@ -1,0 +1,156 @@
+"""Packed layers and what they cost, as artefacts."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from luq.calibration.artefacts import Calibration, samples_of
+from luq.config import TierConfig
+from luq.config.checks import VOLATILE
+from luq.formats.sizes import LayerSize
+from luq.models.checkpoint import Checkpoint
+from luq.store.artefact import Artefact, Tools
+from luq.store.store import write_json
+
+if TYPE_CHECKING:
+    from luq.formats.layer_file import PackedLayer as Weights
+    from luq.quantization.walk import Walk
+
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class LayerFolder:
+    """A packed layer where it lies."""
+
+    folder: Path
+
+    @property
+    def bytes(self) -> int:
+        """Size of the layer's file."""
+        return (self.folder / "layer.safetensors").stat().st_size
+
+    def read(self) -> "Weights":
+        """The packed weights, by linear."""
+        from luq.formats.layer_file import read_layer
+
+        return read_layer(self.folder)
+
+    def size(self) -> LayerSize:
+        """What the file holds, by tensor class."""
+        from luq.formats.layer_file import layer_size
+
+        return layer_size(self.folder, self.read())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PackedLayer(Artefact[LayerFolder]):
+    """The linears of one decoder layer in one tier.
+
+    `before` are the packed layers that the calibration samples went through on their way to this
+    one; layers that are not among them were 16-bit. A tier that needs no data has neither.
+    """
+
+    stage: ClassVar[str] = "layers"
+    version: ClassVar[int] = 3
+    checkpoint: Checkpoint
+    index: int
+    tier: TierConfig
+    calibration: Calibration | None = None
+    before: "tuple[PackedLayer, ...]" = ()
+    name: str = field(default="", metadata=VOLATILE)  # of the tier, for people
+
+    @property
+    def description(self) -> str:
+        return f"layer {self.index} in {self.name or self.tier.method}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.formats.layer_file import write_layer
+        from luq.models.vlm import loaded
+        from luq.quantization.layer import quantize_layer
+
+        states = None
+        if self.calibration is not None:
+            vlm = loaded(tools, self.calibration.checkpoint)
+            before = [tools.store.get(layer).folder for layer in self.before]
+            states = walk_of(self.calibration, tools).inputs(self.index, before)
+        else:
+            vlm = loaded(tools, self.checkpoint)
+        write_layer(folder, quantize_layer(vlm, self.index, self.tier, states))
+
+    def read(self, folder: Path) -> LayerFolder:
+        return LayerFolder(folder)
+
+
+def walk_of(calibration: Calibration, tools: Tools) -> "Walk":
+    """The walk of a calibration set through its model, held from layer to layer.
+
+    To lose it changes no byte: its states are then made again.
+    """
+    from luq.models.vlm import loaded
+    from luq.quantization.walk import Walk
+
+    def start() -> Walk:
+        vlm = loaded(tools, calibration.checkpoint)
+        return Walk(vlm, samples_of(calibration, tools), tools.store.root)
+
+    return tools.hold(Walk, calibration, start)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OutputErrors(Artefact[list[float]]):
+    """Per layer the relative error of its output when it alone is packed, all others 16-bit."""
+
+    stage: ClassVar[str] = "scores"
+    version: ClassVar[int] = 1
+    calibration: Calibration
+    layers: tuple[PackedLayer, ...]
+
+    @property
+    def description(self) -> str:
+        return f"the output_error scores of {self.layers[0].name}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.models.vlm import loaded
+        from luq.quantization.sensitivity import output_errors
+
+        vlm = loaded(tools, self.calibration.checkpoint)
+        samples = samples_of(self.calibration, tools)
+        packed = (tools.store.get(layer).read() for layer in self.layers)
+        errors = output_errors(vlm, samples, packed, tools.store.root)
+        write_json(folder / SCORES, errors)
+
+    def read(self, folder: Path) -> list[float]:
+        return _read_scores(folder)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DeltaLosses(Artefact[list[float]]):
+    """Per layer the summed |gradient x quantization error| of the calibration loss."""
+
+    stage: ClassVar[str] = "scores"
+    version: ClassVar[int] = 1
+    calibration: Calibration
+    layers: tuple[PackedLayer, ...]
+
+    @property
+    def description(self) -> str:
+        return f"the delta_loss scores of {self.layers[0].name}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.models.vlm import loaded
+        from luq.quantization.sensitivity import delta_losses
+
+        vlm = loaded(tools, self.calibration.checkpoint)
+        samples = samples_of(self.calibration, tools)
+        packed = (tools.store.get(layer).read() for layer in self.layers)
+        write_json(folder / SCORES, delta_losses(vlm, samples, packed))
+
+    def read(self, folder: Path) -> list[float]:
+        return _read_scores(folder)
+
+
+def _read_scores(folder: Path) -> list[float]:
+    scores: list[float] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    return scores

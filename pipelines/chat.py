@@ -1,0 +1,79 @@
+"""`luq chat`: ask an exported folder about an image."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from luq.config import ModelConfig
+from luq.errors import DataError
+from luq.export.about import read_about
+from luq.models import devices
+from luq.models.checkpoint import compute_dtype
+from luq.models.processors import load_processor
+from pipelines import console
+
+ANSWER_TOKENS = 128  # at most
+
+
+def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:
+    """Model and processor of a folder, in the type that runs are scored in."""
+    from transformers import AutoModelForImageTextToText
+
+    device = devices.resolve(device)
+    dtype = getattr(torch, compute_dtype(folder, device))
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    config = ModelConfig(folder.name, str(folder))
+    processor = load_processor(folder, model.config.model_type, config)
+    return model.to(device).eval(), processor
+
+
+def answer(
+    model: Any,
+    processor: Any,
+    image: Path,
+    question: str,
+    tokens: int = ANSWER_TOKENS,
+    system: str = "",
+) -> str:
+    """What a model says of an image, greedily.
+
+    Args:
+        model: as `load` gives it.
+        processor: as `load` gives it.
+        image: a picture's file.
+        question: what is asked of it.
+        tokens: of the answer, at most.
+        system: the system prompt that the run was scored with.
+
+    Raises:
+        DataError: the file is no picture.
+    """
+    try:
+        picture = Image.open(image).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{image} cannot be opened as an image ({error})") from error
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    if system:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(images=[picture], text=[prompt], return_tensors="pt")
+    inputs = inputs.to(model.device, model.dtype)
+    with torch.no_grad():
+        output = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+    new_tokens = output[:, inputs["input_ids"].shape[1] :]
+    return str(processor.batch_decode(new_tokens, skip_special_tokens=True)[0]).strip()
+
+
+def chat(folder: Path, image: Path, question: str | None) -> None:
+    """One answer, or question after question until an empty line."""
+    run = read_about(folder).run
+    system = "" if run is None else run.system_prompt
+    model, processor = load(folder)
+    if question:
+        console.out.print(answer(model, processor, image, question, system=system), markup=False)
+        return
+    while asked := console.out.input("[bold]?[/bold] ").strip():
+        console.out.print(answer(model, processor, image, asked, system=system), markup=False)

@@ -1,0 +1,59 @@
+"""What each stage of a run took, and whether the store had all of it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from luq.store.store import Store
+from pipelines import console
+
+ALWAYS_DONE = "load"  # a stage that no store can save
+
+
+class StageClock:
+    """Times stages, and tells people: the progress of a store's work.
+
+    A stage inside a stage counts for itself alone, so that the seconds add up.
+    """
+
+    def __init__(self, display: console.Display):
+        self.display = display
+        self.seconds: dict[str, float] = {}
+        self.cached: dict[str, bool] = {}
+        self.store: Store | None = None
+        self._inner_seconds = [0.0]  # what the stages inside each running stage took
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        begin = time.perf_counter()
+        made_before = self._made()
+        self._inner_seconds.append(0.0)
+        try:
+            yield
+        finally:
+            all_seconds = time.perf_counter() - begin
+            own_seconds = all_seconds - self._inner_seconds.pop()
+            self._inner_seconds[-1] += all_seconds
+        self._note(name, own_seconds, self._made() - made_before)
+
+    def _note(self, name: str, seconds: float, made: int) -> None:
+        is_first = name not in self.seconds
+        from_store = made == 0 and name != ALWAYS_DONE
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.cached[name] = self.cached.get(name, True) and from_store
+        if made or is_first:
+            self.display.stage(name, seconds, from_store, made)
+
+    def _made(self) -> int:
+        return 0 if self.store is None else len(self.store.made)
+
+    @contextmanager
+    def bar(self, name: str, total: int) -> Iterator[console.Advance]:
+        """A bar of `total` steps."""
+        with self.display.bar(name, total) as advance:
+            yield advance
+
+    def note(self, text: str) -> None:
+        """One line that people should see."""
+        self.display.note(text)

@@ -1,0 +1,199 @@
+"""One run, whole: from a config to its record. Reads from top to bottom as the arrow line does."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from luq.allocation.plans import Chosen
+from luq.config import RunConfig
+from luq.evaluation import scorers
+from luq.evaluation.artefacts import Answers, Fidelity, Layers, TextLosses
+from luq.evaluation.measures import perplexity, summarise_fidelity
+from luq.formats.sizes import LayerSize, memory
+from luq.questions import prompts
+from luq.store.artefact import Holdings
+from luq.store.keys import digest
+from luq.store.store import Store
+from pipelines import console
+from pipelines.allocate import LayerScores, allocate
+from pipelines.clock import StageClock
+from pipelines.graph import Graph
+from pipelines.record import (
+    ArtefactKeys,
+    BenchmarkFidelity,
+    CalibrationSummary,
+    Interval,
+    Perplexity,
+    RunRecord,
+)
+from pipelines.scores import Scored, score_part, scored
+from pipelines.version import git_sha
+
+# The last loaded model, so that the jobs of a multirun that use the same one load it once.
+HOLDINGS = Holdings()
+
+
+class RunIdentity(NamedTuple):
+    """How people call a run: its name in its sweep, and the command that gives it again."""
+
+    name: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A run's graph, the store that makes its artefacts, and the clock that times them."""
+
+    graph: Graph
+    store: Store
+    clock: StageClock
+
+    def quantize(self, layers: Layers, stage: str) -> list[LayerSize]:
+        """Make packed layers where they are missing; their sizes."""
+        sizes: list[LayerSize] = []
+        with self.clock.stage(stage), self.clock.bar(stage, len(layers)) as advance:
+            for layer in layers:
+                sizes.append(self.store.get(layer).size())
+                advance(layer.description, 1)
+        return sizes
+
+    def evaluate(self, answers: dict[str, Answers], stage: str) -> dict[str, Scored]:
+        """Ask the benchmarks; their scores."""
+        scores: dict[str, Scored] = {}
+        with self.clock.stage(stage):
+            for benchmark, artefact in answers.items():
+                scores[benchmark] = scored(benchmark, self.store.get(artefact), artefact.key)
+        return scores
+
+    def measure(self, artefacts: dict[str, Fidelity]) -> dict[str, BenchmarkFidelity]:
+        """How far probabilities moved, by benchmark."""
+        measured: dict[str, BenchmarkFidelity] = {}
+        for artefact in artefacts.values():  # the 16-bit model first: it is installed once
+            self.store.get(artefact.reference)
+        for benchmark, artefact in artefacts.items():
+            summary = summarise_fidelity(self.store.get(artefact))
+            measured[benchmark] = BenchmarkFidelity(
+                n=summary.n,
+                kl=_interval(summary.kl),
+                agreement=_interval(summary.agreement),
+                loglik=_interval(summary.loglik),
+                key=artefact.key,
+            )
+        return measured
+
+    def perplexity(self, losses: TextLosses | None) -> Perplexity | None:
+        """Perplexity on held-out text; None if the config asks for none."""
+        if losses is None:
+            return None
+        return Perplexity(*perplexity(self.store.get(losses), losses.length))
+
+
+def workbench(config: RunConfig) -> Workbench:
+    """What a run is made with."""
+    clock = StageClock(console.Display())
+    store = Store(Path(config.paths.outputs) / "store", clock, HOLDINGS)
+    clock.store = store
+    graph = Graph(config, store.root)
+    store.about = graph.checkpoint.digest
+    return Workbench(graph, store, clock)
+
+
+def choose(bench: Workbench) -> Chosen:
+    """Calibrate, profile, allocate."""
+    graph, store, clock = bench.graph, bench.store, bench.clock
+    with clock.stage("calibrate"):
+        store.get(graph.calibration)
+    with clock.stage("profile"):
+        store.get(graph.profile)
+    with clock.stage("allocate"):
+        chosen = allocate(graph, store.get)
+    console.out.print(f"  allocation       {chosen.allocation}")
+    return chosen
+
+
+def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
+    """The whole chain; returns the record."""
+    from luq.formats.memory import peak_bytes, reset_peak
+    from luq.models import devices
+    from luq.quantization.walk import Walk
+
+    started = time.time()
+    reset_peak()
+    graph, store, clock = bench.graph, bench.store, bench.clock
+    config = graph.config
+    chosen = choose(bench)
+    layers = graph.layers(chosen.allocation)
+    sizes = bench.quantize(layers, "quantize")
+    bench.quantize(graph.float_layers, "quantize 16-bit")
+    store.tools.release(Walk)
+    rest = store.get(graph.rest)
+    answers = graph.answers(layers, graph.questions)
+    float_answers = graph.answers(graph.float_layers, graph.questions)
+    float_scores = bench.evaluate(float_answers, "evaluate 16-bit")
+    scores = bench.evaluate(answers, "evaluate")
+    with clock.stage("fidelity"):
+        fidelity = bench.measure(graph.fidelity(layers, graph.questions))
+        measured_perplexity = bench.perplexity(graph.text_losses(layers))
+    layer_scores = LayerScores(graph, store.get)
+    calibration = store.get(graph.calibration)
+    seconds = dict(clock.seconds)
+    low, high = config.quantizer.low, config.quantizer.high
+    tiers = list(chosen.allocation.tiers)
+    return RunRecord(
+        key=graph.key,
+        name=identity.name,
+        command=identity.command,
+        sweep=config.group,
+        config=config,
+        versions=store.used_versions(),
+        git_sha=git_sha(),
+        model_fingerprint=graph.checkpoint.digest,
+        model_commit=graph.checkpoint.commit,
+        device=devices.resolve(config.model.device),
+        split=config.evaluation.split,
+        subset=_asked_rows(bench, answers),
+        prompt_version=prompts.VERSION,
+        scorer_version=scorers.VERSION,
+        calibration=CalibrationSummary(calibration.hash, calibration.tokens, calibration.alpha),
+        profile=store.get(graph.profile),
+        order=layer_scores.order(),
+        allocation=str(chosen.allocation),
+        tiers=tiers,
+        plan=chosen.report,
+        layer_scores=layer_scores.recorded(),
+        k=tiers.count(low) if low != high else len(tiers),
+        memory=memory(sizes, rest.ledger, peak_bytes()),
+        **score_part(scores, float_scores)._asdict(),
+        fidelity=fidelity,
+        perplexity=measured_perplexity,
+        artefacts=ArtefactKeys(
+            calibration=graph.calibration.key,
+            profile=graph.profile.key,
+            layers=_keys(layers),
+            float_layers=_keys(graph.float_layers),
+            answers={name: artefact.key for name, artefact in answers.items()},
+            float_answers={name: artefact.key for name, artefact in float_answers.items()},
+            used=store.used(),
+        ),
+        seconds=seconds,
+        cached=dict(clock.cached),
+        wall_seconds=sum(seconds.values()),
+        finished=started + sum(seconds.values()),
+    )
+
+
+def _interval(values: tuple[float, float, float] | None) -> Interval | None:
+    return None if values is None else Interval(*values)
+
+
+def _keys(layers: Layers) -> list[str]:
+    return [layer.key for layer in layers]
+
+
+def _asked_rows(bench: Workbench, answers: dict[str, Answers]) -> dict[str, str]:
+    """Digest of the rows that were asked, by benchmark."""
+    rows: dict[str, str] = {}
+    for benchmark, artefact in answers.items():
+        rows[benchmark] = digest([row["id"] for row in bench.store.get(artefact)])
+    return rows

@@ -1,0 +1,195 @@
+"""The records on disk: outputs/runs/KEY/result.json, which sweeps they belong to, what failed.
+
+outputs/runs/KEY/result.json      one finished run
+outputs/sweeps/SWEEP/KEY.json     that the run counts among those of a sweep, and its name there
+outputs/failed/KEY.json           why the run of a config failed last
+"""
+
+import glob
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from luq.config.building import build
+from luq.errors import ConfigError, StoreError, unknown
+from luq.store.store import write_json
+from pipelines.record import RunRecord, from_json, to_json
+
+FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the run of a config failed last. `key`: of the config."""
+
+    key: str
+    name: str
+    sweep: str
+    error: str  # the exception's class
+    message: str
+    traceback: str = ""
+
+    @property
+    def log(self) -> str:
+        """The run's log file, from the outputs folder on."""
+        return f"logs/{self.key}.log"
+
+
+class _Place(NamedTuple):
+    """A record's file, and the note that counts it among the runs of a sweep, if one was asked."""
+
+    file: Path
+    note: Path | None
+
+
+def write(outputs: Path, record: RunRecord) -> Path:
+    """Write a record under its key, and note it in its sweep; returns the file."""
+    file = record_file(outputs, record.key)
+    write_json(file, to_json(record))
+    note(outputs, record.sweep, record.key, record.name)
+    return file
+
+
+def record_file(outputs: Path, key: str) -> Path:
+    """Where the record of a key stands, or would stand."""
+    return outputs / "runs" / key / FILE
+
+
+def note(outputs: Path, sweep: str, key: str, name: str) -> None:
+    """Count a record among the runs of a sweep, under a name."""
+    write_json(outputs / "sweeps" / sweep / f"{key}.json", {"run": key, "name": name})
+
+
+def read(file: Path) -> RunRecord:
+    """One record.
+
+    Raises:
+        StoreError: it names the file that cannot be read, or that another version wrote.
+    """
+    try:
+        return from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        message = f"{file} cannot be read ({error}): delete it and run again, or update"
+        raise StoreError(message) from error
+
+
+def iterate(
+    outputs: Path,
+    sweep: str | None = None,
+    problems: list[str] | None = None,
+    skip: Collection[str] = (),
+) -> Iterator[RunRecord]:
+    """All records by key, or those of one sweep under the names they have in it.
+
+    Args:
+        outputs: the folder that holds `runs` and `sweeps`.
+        sweep: None for all records.
+        problems: takes a line for each record that cannot be read, and the others go on.
+        skip: keys of records that are not read.
+
+    Raises:
+        StoreError: a record cannot be read, and there is no list of problems.
+    """
+    for place in _places(outputs, sweep):
+        if place.file.parent.name in skip:
+            continue
+        if place.note is not None and not place.file.exists():
+            if problems is not None:
+                problems.append(
+                    f"{place.file} is missing, and {place.note} counts on it: start the sweep again"
+                )
+            continue
+        try:
+            record = read(place.file)
+            if place.note is not None:
+                record = replace(record, name=_noted_name(place.note), sweep=place.note.parent.name)
+        except StoreError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+            continue
+        yield record
+
+
+def find(outputs: Path, name: str) -> RunRecord:
+    """The record of SWEEP/NAME, or whose key begins with `name`.
+
+    Raises:
+        ConfigError: there is none, or more than one; it says the nearest names.
+    """
+    sweep, _, run = name.partition("/")
+    if run:
+        records = {record.name: record for record in iterate(outputs, sweep)}
+        if run not in records:
+            raise unknown(f"run of sweep {sweep!r}", run, records)
+        return records[run]
+    files = sorted((outputs / "runs").glob(f"{glob.escape(name)}*/{FILE}"))
+    if len(files) != 1:
+        raise ConfigError(
+            f"{len(files)} runs in {outputs} have a key that begins with {name!r}: "
+            "give SWEEP/NAME or a longer key"
+        )
+    return read(files[0])
+
+
+def write_failure(outputs: Path, failure: Failure) -> None:
+    """Note why the run of a config failed; the next success of the same config clears it."""
+    write_json(_failure_file(outputs, failure.key), asdict(failure))
+
+
+def clear_failure(outputs: Path, key: str) -> None:
+    """Forget that the run of a config failed."""
+    _failure_file(outputs, key).unlink(missing_ok=True)
+
+
+def failure(outputs: Path, key: str) -> Failure | None:
+    """Why the run of a config failed last; None if it did not."""
+    file = _failure_file(outputs, key)
+    return _read_failure(file) if file.exists() else None
+
+
+def failures(
+    outputs: Path, sweep: str | None = None, problems: list[str] | None = None
+) -> list[Failure]:
+    """What failed last and did not succeed since, of a sweep or of all; `problems` as `iterate`."""
+    entries = []
+    for file in sorted((outputs / "failed").glob("*.json")):
+        try:
+            entries.append(_read_failure(file))
+        except StoreError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return [entry for entry in entries if sweep is None or entry.sweep == sweep]
+
+
+def _places(outputs: Path, sweep: str | None) -> list[_Place]:
+    if sweep is None:
+        files = sorted((outputs / "runs").glob(f"*/{FILE}"))
+        return [_Place(file, None) for file in files]
+    notes = sorted((outputs / "sweeps" / sweep).glob("*.json"))
+    return [_Place(record_file(outputs, file.stem), file) for file in notes]
+
+
+def _noted_name(file: Path) -> str:
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{file} cannot be read ({error}): delete it and start the sweep again"
+        raise StoreError(message) from error
+
+
+def _failure_file(outputs: Path, key: str) -> Path:
+    return outputs / "failed" / f"{key}.json"
+
+
+def _read_failure(file: Path) -> Failure:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it holds no failure")
+        return build(Failure, data | {"key": file.stem}, "failure", strict=False)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read ({error}): delete it") from error

@@ -1,0 +1,59 @@
+"""What a record says of the scores, from kept answers: when a run ends, and in `luq rescore`."""
+
+from typing import NamedTuple
+
+from luq.evaluation.answers import summarise
+from luq.evaluation.collapse import collapsed
+from luq.evaluation.predictions import Row
+from luq.evaluation.scorers.summary import Summary, mean
+from pipelines.record import BenchmarkScore
+
+
+class Scored(NamedTuple):
+    """One benchmark of one allocation."""
+
+    summary: Summary
+    collapsed: str  # why the model is none any more; empty if it is one
+    errors: int  # rows that could not be asked
+    key: str  # of the answers
+
+
+class ScorePart(NamedTuple):
+    """What a record says of the scores."""
+
+    scores: dict[str, BenchmarkScore]
+    mean_score: float
+    float_mean_score: float
+    mean_retention: float | None
+
+
+def scored(benchmark: str, rows: list[Row], key: str) -> Scored:
+    """The score of kept answers."""
+    errors = sum("error" in row for row in rows)
+    return Scored(summarise(benchmark, rows), collapsed(rows), errors, key)
+
+
+def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> ScorePart:
+    """What a record says of the scores, beside those of the 16-bit model."""
+    by_benchmark = {name: _benchmark(item, reference[name]) for name, item in scores.items()}
+    # In one order, since a mean's last bit depends on it, and a record that is read is sorted.
+    ordered = [by_benchmark[name] for name in sorted(by_benchmark)]
+    score = mean([item.score for item in ordered])
+    float_score = mean([item.float_score for item in ordered])
+    retention = score / float_score if float_score else None
+    return ScorePart(by_benchmark, score, float_score, retention)
+
+
+def _benchmark(item: Scored, reference: Scored) -> BenchmarkScore:
+    score = item.summary.score
+    float_score = reference.summary.score
+    return BenchmarkScore(
+        score=score,
+        stderr=item.summary.stderr,
+        n=item.summary.n,
+        metrics=item.summary.metrics,
+        collapsed=item.collapsed,
+        errors=item.errors,
+        float_score=float_score,
+        retention=score / float_score if float_score else None,
+    )

@@ -1,0 +1,143 @@
+"""Training sequences, the two families, and what a folder of a training may be used for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.progress import Progress
+
+from luq.errors import ConfigError
+from luq.models.vlm import VLM
+from luq.pocket import llava, qwen, train
+from luq.pocket.drawing import GRID
+from luq.pocket.family import FAMILIES
+from luq.pocket.shipped import WEIGHTS
+from luq.pocket.stream import IMAGE_TOKENS, Stream
+from luq.pocket.tokenizer import load_tokenizer
+from luq.pocket.train import TrainConfig
+from luq.pocket.world import make_scene
+
+TINY = TrainConfig(layers=1, vision_layers=1, vision_steps=0, steps=1, batch=1, length=96)
+
+
+def test_training_sequences_teach_answers_only(vlm: VLM) -> None:
+    tokenizer = vlm.processor.tokenizer
+    stream = Stream(tokenizer, llava.CHAT, 8, 192, 0)
+    batch = stream.batch(3, 0.1)
+    assert np.array_equal(batch.ids, stream.batch(3, 0.1).ids)
+    assert batch.ids.shape == batch.weight.shape == (8, 192)
+    is_image = batch.ids == tokenizer.convert_tokens_to_ids("<image>")
+    assert int(is_image.sum()) == IMAGE_TOKENS * len(batch.scenes)
+    assert not batch.weight[is_image].any()
+    assert not batch.weight[batch.ids == tokenizer.convert_tokens_to_ids("USER:")].any()
+
+
+def test_pocket_qwen_cuts_text_as_pocket_llava_does(vlm: VLM) -> None:
+    tokenizer = qwen.make_tokenizer()
+    llava_tokenizer = vlm.processor.tokenizer
+    text = "What is the job of Anna? It returns a list of users"
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
+    assert pieces == llava_tokenizer.convert_ids_to_tokens(llava_tokenizer(text).input_ids)
+    chat = tokenizer("<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n").input_ids
+    roles = [tokenizer.convert_ids_to_tokens(chat[i]) for i in (2, -2)]
+    assert roles == ["user", "assistant"]
+
+
+def test_pocket_qwen_starts_as_pocket_llava_on_text(vlm: VLM) -> None:
+    """Its decoder is pocket_llava's, and its tokens keep their rows wherever they now stand."""
+    tokenizer = qwen.make_tokenizer()
+    llava_tokenizer = vlm.processor.tokenizer
+    model = qwen.build(tokenizer, layers=10, vision_layers=4)
+    text = "What is the job of Anna? It returns a list of users"
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    llava_ids = llava_tokenizer(text, return_tensors="pt").input_ids
+    common = llava_tokenizer.convert_tokens_to_ids("USER:")  # ids below it mean the same in both
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[..., :common]
+        llava_logits = vlm.model(input_ids=llava_ids).logits[..., :common]
+    assert torch.allclose(logits, llava_logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_training_sees_what_the_processor_makes(name: str) -> None:
+    """Pixels and ids of a training sequence are those of the chat template and the processor."""
+    family = FAMILIES[name]
+    tokenizer = family.make_tokenizer()
+    processor = family.make_processor(tokenizer)
+    scene = make_scene(np.random.default_rng(0), "objects")
+    content = [{"type": "image"}, {"type": "text", "text": "How many?"}]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    encoded = processor(images=[scene.image()], text=[prompt], return_tensors="pt")
+    pixels = qwen.to_patches([scene]) if name == "pocket_qwen" else llava.to_pixels([scene])
+    assert torch.equal(encoded["pixel_values"], pixels)
+    stream = Stream(tokenizer, family.CHAT, 8, 192, 0)
+    ids, _ = stream.conversation(scene, [("How many?", "3"), ("Why?", "so")])
+    prompt_length = encoded["input_ids"].shape[1]
+    assert ids[:prompt_length].tolist() == encoded["input_ids"][0].tolist()
+    assert (ids == stream.image_token).sum() == IMAGE_TOKENS
+
+
+def test_pocket_qwen_counts_rows_and_columns_of_cells() -> None:
+    tokenizer = qwen.make_tokenizer()
+    model = qwen.build(tokenizer, layers=1, vision_layers=4)
+    stream = Stream(tokenizer, qwen.CHAT, 8, 192, 0)
+    scene = make_scene(np.random.default_rng(0), "objects")
+    ids, _ = stream.conversation(scene, [("How many?", "3")])
+    batch = torch.from_numpy(ids)[None]
+    positions = qwen.positions(model, batch, 1)
+    assert positions is not None
+    time, rows, columns = positions[:, 0, (batch == stream.image_token)[0]]
+    numbers = [int(time[0]) + i for i in range(GRID)]
+    assert rows.view(GRID, GRID)[:, 0].tolist() == numbers
+    assert columns.view(GRID, GRID)[0].tolist() == numbers
+
+
+def trained(folder: Path, **settings: object) -> Path:
+    """Train for one step in `folder`, from the shipped tokenizer, which saves learning one."""
+    config = TrainConfig(**{**vars(TINY), **settings})
+    with Progress(disable=True) as progress:
+        return train.train(folder, config, progress)
+
+
+@pytest.fixture(autouse=True)
+def _shipped_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_tokenizer(WEIGHTS / "pocket_llava")
+    monkeypatch.setattr(llava, "make_tokenizer", lambda: tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("seed", 7), ("batch", 2), ("model", "pocket_qwen")]
+)
+def test_a_finished_folder_takes_no_other_training(
+    tmp_path: Path, setting: str, value: object
+) -> None:
+    checkpoint = trained(tmp_path)
+    card = (checkpoint / train.CARD).read_bytes()
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match=f"and {setting}={value} is asked for"):
+        trained(tmp_path, **{setting: value})
+    assert (checkpoint / train.CARD).read_bytes() == card
+    assert (checkpoint / "model.safetensors").read_bytes() == weights
+
+
+def test_a_folder_of_before_there_were_settings_is_known_by_its_card(tmp_path: Path) -> None:
+    trained(tmp_path)
+    (tmp_path / train.SETTINGS).unlink()
+    with pytest.raises(ConfigError, match="seed=0, and seed=7 is asked for"):
+        trained(tmp_path, seed=7)
+
+
+def test_an_unfinished_folder_takes_no_other_training(tmp_path: Path) -> None:
+    checkpoint = trained(tmp_path)
+    (checkpoint / train.CARD).unlink()
+    with pytest.raises(ConfigError, match="train in another folder"):
+        trained(tmp_path, seed=7)
+
+
+def test_a_training_may_be_made_longer(tmp_path: Path) -> None:
+    trained(tmp_path)
+    trained(tmp_path, steps=2)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2

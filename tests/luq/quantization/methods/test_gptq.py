@@ -68,6 +68,7 @@ CASES = {
     "act-order": {"act_order": True, "static_groups": True},
     "static groups": {"static_groups": True},
     "clip search": {"bits": 2, "clip_steps": 10, "act_order": True},
+    "clip search on the way": {"bits": 2, "clip_steps": 10},
     "groups across blocks": {"group_size": 64, "block": 48},
     "small blocks": {"block": 16},
 }
@@ -243,3 +244,11 @@ def test_16_bit_weights_are_what_was_given_rounded_to_fp16() -> None:
     weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     packed = make_quantizer(Float16Tier()).quantize(weight, None)
     assert torch.equal(packed.dequantize(), weight.half().float())
+
+
+def test_ternary_weights_of_one_sign_have_a_grid_around_zero() -> None:
+    weight = torch.rand(8, 32, generator=torch.Generator().manual_seed(0)) + 0.2
+    packed = Ternary(TernaryTier(group_size=32)).quantize(weight, torch.eye(32))
+    largest = weight.amax(1, keepdim=True).half().float()
+    expected = torch.where(weight > largest / 2, largest, 0.0)
+    assert torch.equal(packed.dequantize(), expected)

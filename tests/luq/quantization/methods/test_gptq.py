@@ -7,9 +7,11 @@ from torch import Tensor
 
 from luq.config import Float16Tier, GptqTier, RtnTier, TernaryTier
 from luq.errors import ConfigError, DataError
+from luq.quantization.feedback import sweep
 from luq.quantization.grid import fit
+from luq.quantization.hessian import factorize
 from luq.quantization.methods import make_quantizer
-from luq.quantization.methods.gptq import Gptq
+from luq.quantization.methods.gptq import Gptq, RefittingRounding
 from luq.quantization.methods.rtn import Rtn
 from luq.quantization.methods.ternary import Ternary
 from tests.conftest import correlated, loss
@@ -252,3 +254,15 @@ def test_ternary_weights_of_one_sign_have_a_grid_around_zero() -> None:
     largest = weight.amax(1, keepdim=True).half().float()
     expected = torch.where(weight > largest / 2, largest, 0.0)
     assert torch.equal(packed.dequantize(), expected)
+
+
+def test_grids_fitted_on_the_way_leave_the_first_grid_as_it_is() -> None:
+    weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+    grid = fit(weight, 4, 16, symmetric=False)
+    scale = grid.scale.clone()
+    group = torch.arange(32) // 16
+    rounding = RefittingRounding(grid, group, False, torch.ones(32), clip_steps=0)
+    sweep(weight, factorize(correlated(100, 32), 0.01).upper, 32, rounding)
+    assert torch.equal(grid.scale, scale)
+    assert torch.equal(rounding.grid.scale[:, 0], scale[:, 0])
+    assert not torch.equal(rounding.grid.scale[:, 1], scale[:, 1])

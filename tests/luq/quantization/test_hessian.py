@@ -98,10 +98,10 @@ def test_the_damping_is_doubled_until_the_factor_exists() -> None:
 
 
 def test_dead_columns_get_a_diagonal_of_one_and_are_marked_in_the_order_of_the_sweep() -> None:
-    hessian = torch.diag(torch.tensor([4.0, 0.0, 9.0]))
+    hessian = torch.diag(torch.tensor([0.0, 4.0, 9.0]))
     factor = factorize(hessian, 0.0, torch.tensor([2, 1, 0]))
-    assert factor.dead.tolist() == [False, True, False]
-    expected = torch.diag(torch.tensor([1 / 3, 1.0, 1 / 2]))
+    assert factor.dead.tolist() == [False, False, True]
+    expected = torch.diag(torch.tensor([1 / 3, 1 / 2, 1.0]))
     assert torch.allclose(factor.upper, expected)
 
 

@@ -48,7 +48,7 @@ def outputs_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(
     cls=Commands,
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 @click.version_option(__version__, message="luq %(version)s")
 def luq() -> None:

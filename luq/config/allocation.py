@@ -12,7 +12,7 @@ ERRORS = ("output_error", "kl", "delta_loss")  # of one layer in one tier
 
 @dataclass(frozen=True)
 class AllocationConfig:
-    """Which layers get which tier. Fields that a plan does not name are not its own."""
+    """Which layers get which tier. The comments say to which plans a field belongs."""
 
     name: str = "count"
     # count: number of low-tier layers

@@ -23,8 +23,8 @@ from luq.config import GptqTier, QuantizerConfig, RtnTier, TrellisTier
 from luq.config.building import build
 from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import write_layer
-from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.models.families import LINEARS
+from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -1,247 +1,341 @@
-"""The `luq` command."""
+"""The `luq` command. Commands are imported when they are called: `luq --help` needs none of them."""
 
-import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from luq.errors import ConfigError, LuqError
+import click
 
-HYDRA = {
-    "run": "the whole chain: calibrate, profile, allocate, quantize, evaluate, record",
-    "profile": "up to the layers' activation entropies",
-    "quantize": "up to the packed layers",
-    "evaluate": "the same chain as run: what the store has is not made again",
-}
-SWEEPS = {
-    "sweep": "a named sweep: runs what is missing or failed (`luq sweep` lists them, --plan says what one will cost)",
-    "status": "which runs of a named sweep are done, running, failed or missing",
-}
-OTHERS = ("report", "compare", "rescore", "export", "info", "chat", "pocket")
-REPORT = "one HTML file over sweeps (or all runs), the same in Markdown, figures, CSV and parquet"
-EPILOG = """\
+from luq import __version__
+from luq.errors import LuqError, unknown
+
+OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}  # -m and +x=y are Hydra's
+EPILOG = """\b
 run, profile, quantize and evaluate take Hydra overrides, and -m for every combination:
   luq run allocation=count allocation.k=4
   luq run -m allocation.k=0,2,4,6 calibration=text,multimodal
-  luq run allocation=threshold allocation.quantile=0.5 quantizer.propagation=high
 sweep and status take a name and Hydra overrides:
   luq sweep pareto --plan
-  luq sweep pareto model=pocket_llava seed=0,1 hydra/launcher=joblib hydra.launcher.n_jobs=2
-tab completion: eval "$(luq -sc install=bash)"
+  luq sweep pareto model=pocket_llava seed=0,1 hydra/launcher=joblib
+tab completion: eval "$(luq completion bash)"
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "luq", description="Layerwise ultra-low-bit quantization of multimodal LLMs.", epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in (HYDRA | SWEEPS).items():
-        commands.add_parser(name, help=text, add_help=False)
-    commands.add_parser("report", help=REPORT, add_help=False)
-    compare = commands.add_parser(
-        "compare", help="two runs question by question: `luq compare SWEEP/NAME SWEEP/NAME`"
-    )
-    compare.add_argument(
-        "a", help="SWEEP/NAME, or the beginning of a run's key; with --axis a sweep"
-    )
-    compare.add_argument("b", nargs="?")
-    compare.add_argument(
-        "--axis",
-        help="a row per value of it: order, calibration, weighting, propagation, quantizer, profile.clusters, ...",
-    )
-    compare.add_argument("--base", help="the value that the others are compared with")
-    rescore = commands.add_parser(
-        "rescore", help="score kept answers again, after a scorer changed; nothing is generated"
-    )
-    rescore.add_argument("sweep", nargs="?", help="only this sweep's runs")
-    exported = commands.add_parser(
-        "export", help="a run's packed model as a Hugging Face folder: `luq export demo/luq_k4 DIR`"
-    )
-    exported.add_argument("run", help="SWEEP/NAME, or the beginning of a run's key")
-    exported.add_argument("folder", type=Path)
-    exported.add_argument(
-        "--format",
-        choices=("luq", "compressed-tensors"),
-        default="luq",
-        help="layout (default: luq)",
-    )
-    for command in (compare, rescore, exported):
-        command.add_argument(
-            "--outputs", type=Path, default=Path(os.environ.get("LUQ_OUTPUTS", "outputs"))
-        )
-    commands.add_parser("info", help="ledger, allocation and scores of such a folder").add_argument(
-        "folder", type=Path
-    )
-    chat = commands.add_parser(
-        "chat", help="ask such a folder about an image; without --question, question after question"
-    )
-    chat.add_argument("folder", type=Path)
-    chat.add_argument("--image", type=Path, required=True)
-    chat.add_argument("--question")
-    pocket = commands.add_parser(
-        "pocket", help="the pocket testbed: `luq pocket data DIR`, `luq pocket train DIR`"
-    )
-    kinds = pocket.add_subparsers(dest="kind", metavar="KIND", required=True)
-    data = kinds.add_parser("data", help="write the nine miniature benchmarks as parquet files")
-    data.add_argument("folder", type=Path)
-    data.add_argument("--split", choices=("report", "selection"), default="report")
-    train = kinds.add_parser("train", help="train a pocket model, or continue the training in DIR")
-    train.add_argument("folder", type=Path)
-    train.add_argument(
-        "--model",
-        default=None,
-        help="pocket_llava (default) or pocket_qwen, which starts from pocket_llava's decoder",
-    )
-    train.add_argument("--steps", type=int, default=None, help="language steps")
-    train.add_argument("--vision-steps", type=int, default=None, dest="vision_steps")
-    train.add_argument("--seed", type=int, default=None)
-    train.add_argument(
-        "--start",
-        default=None,
-        metavar="CHECKPOINT",
-        help="go on from the weights of a finished checkpoint",
-    )
-    train.add_argument(
-        "--focus",
-        default=None,
-        help="abilities to train one after the other first: letters,places,...",
-    )
-    train.add_argument(
-        "--decay",
-        type=float,
-        default=None,
-        help="last share of the steps, in which the rate falls to zero",
-    )
-    return parser
+class Commands(click.Group):
+    """A group whose unknown commands are answered with the nearest ones."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown("command", args[0], self.commands)
+        return super().resolve_command(context, args)
 
 
-def _pocket(arguments: argparse.Namespace) -> None:
-    from pipelines.console import out
-
-    if arguments.kind == "data":
-        from luq.pocket.benchmarks import write
-
-        for name, rows in write(arguments.folder, arguments.split).items():
-            out.print(f"{arguments.folder / name}.parquet  {rows} rows")
-        return
-    from rich.progress import Progress
-
-    from luq.pocket.train import TrainConfig, train
-
-    logging.getLogger("luq").setLevel(logging.INFO)
-    settings = ("model", "steps", "vision_steps", "seed", "start", "focus", "decay")
-    given = {k: v for k, v in vars(arguments).items() if k in settings and v is not None}
-    with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
-        out.print(f"checkpoint: {train(arguments.folder, TrainConfig(**given), progress)}")
+def outputs_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--outputs: where records and artefacts are."""
+    return click.option(
+        "--outputs",
+        type=click.Path(path_type=Path),
+        default=lambda: Path(os.environ.get("LUQ_OUTPUTS", "outputs")),
+        help="Where records and artefacts are (LUQ_OUTPUTS, or outputs).",
+    )(command)
 
 
-def _complete(arguments: list[str]) -> None:
-    """Tab completion: `eval "$(luq -sc install=bash)"`. Hydra completes overrides; commands and names of sweeps are ours."""
-    from pipelines import grid, run
-
-    line = os.environ.get("COMP_LINE", "")
-    words = line.split()
-    if "query" in arguments[-1] and words:
-        last = "" if line.endswith(" ") else words.pop()
-        if len(words) < 2 or (len(words) == 2 and words[1] in SWEEPS):
-            known = (
-                (
-                    *HYDRA,
-                    *SWEEPS,
-                    "report",
-                    "compare",
-                    "rescore",
-                    "export",
-                    "info",
-                    "chat",
-                    "pocket",
-                )
-                if len(words) < 2
-                else grid.names()
-            )
-            sys.stdout.write("\n".join(name for name in known if name.startswith(last)) + "\n")
-            return
-        short = " ".join([words[0], *words[3 if words[1] in SWEEPS else 2 :], last])
-        os.environ |= {"COMP_LINE": short, "COMP_POINT": str(len(short))}
-    sys.argv = ["luq", *arguments]
-    run.main()
+@click.group(
+    cls=Commands,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="luq %(version)s")
+def luq() -> None:
+    """Layerwise ultra-low-bit quantization of multimodal LLMs."""
 
 
-def _plain(arguments: argparse.Namespace) -> None:
-    """The commands that take no Hydra overrides."""
-    if arguments.command == "pocket":
-        _pocket(arguments)
-        return
-    if arguments.command == "compare":
-        from analysis import terminal
+def _hydra(stage: str, overrides: Sequence[str]) -> int:
+    from pipelines.hydra_jobs import run_jobs
 
-        if arguments.axis:
-            terminal.compare_axis(arguments.outputs, arguments.a, arguments.axis, arguments.base)
-        elif arguments.b is None:
-            raise ConfigError("luq compare needs two runs, or one sweep and --axis")
-        else:
-            terminal.compare_runs(arguments.outputs, arguments.a, arguments.b)
-        return
-    if arguments.command in ("export", "info", "chat"):
-        from pipelines import checkpoints
-
-        if arguments.command == "export":
-            checkpoints.export_run(
-                arguments.outputs, arguments.run, arguments.folder, arguments.format
-            )
-        elif arguments.command == "info":
-            checkpoints.info(arguments.folder)
-        else:
-            checkpoints.chat(arguments.folder, arguments.image, arguments.question)
-        return
-    from pipelines import records
-
-    records.rescore(arguments.outputs, arguments.sweep)
+    return run_jobs(stage, overrides)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; LuqErrors are shown as one line and exit code 1."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+@luq.command(context_settings=OVERRIDES)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def run(overrides: tuple[str, ...]) -> int:
+    """The whole chain: calibrate, profile, allocate, quantize, evaluate, record."""
+    return _hydra("run", overrides)
+
+
+@luq.command(context_settings=OVERRIDES)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def evaluate(overrides: tuple[str, ...]) -> int:
+    """The same chain as run: what the store has is not made again."""
+    return _hydra("evaluate", overrides)
+
+
+@luq.command(context_settings=OVERRIDES)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def profile(overrides: tuple[str, ...]) -> int:
+    """Up to the layers' activation entropies."""
+    return _hydra("profile", overrides)
+
+
+@luq.command(context_settings=OVERRIDES)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def quantize(overrides: tuple[str, ...]) -> int:
+    """Up to the packed layers."""
+    return _hydra("quantize", overrides)
+
+
+@luq.command(context_settings=OVERRIDES)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [OVERRIDE ...]")
+@click.option("--plan", is_flag=True, help="Only say what it will cost.")
+def sweep(words: tuple[str, ...], plan: bool) -> int:
+    """A named sweep: run what is missing or failed. Without a name: list them."""
     from pipelines import console
 
+    chosen = _sweep(words)
+    if chosen is None:
+        return 0
+    console.log_warnings()
+    if plan:
+        from pipelines.cost import show_plan
+
+        show_plan(chosen)
+        return 0
+    return 0 if chosen.run() else 1
+
+
+@luq.command(context_settings=OVERRIDES)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [OVERRIDE ...]")
+def status(words: tuple[str, ...]) -> int:
+    """Which runs of a named sweep are done, running, failed or missing."""
+    from pipelines.sweep import show_status
+
+    chosen = _sweep(words)
+    if chosen is not None:
+        show_status(chosen)
+    return 0
+
+
+def _sweep(words: tuple[str, ...]) -> Any:
+    """The sweep that the words name; None, after a list of all, if they name none."""
+    from pipelines import grid
+
+    if not words or "=" in words[0] or words[0].startswith("-"):
+        grid.show_names()
+        return None
+    from pipelines.sweep import Sweep
+
+    return Sweep(grid.read(words[0]), list(words[1:]))
+
+
+@luq.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def report(arguments: tuple[str, ...]) -> int:
+    """One HTML file over sweeps (or all runs), the same in Markdown, figures and tables."""
+    from analysis.__main__ import main as report_main
+
+    return report_main(list(arguments))
+
+
+@luq.command()
+@click.argument("a")
+@click.argument("b", required=False)
+@click.option("--axis", help="A row per value of it: order, calibration, profile.clusters, ...")
+@click.option("--base", help="The value that the others are compared with.")
+@outputs_option
+def compare(a: str, b: str | None, axis: str | None, base: str | None, outputs: Path) -> None:
+    """Two runs question by question: `luq compare SWEEP/NAME SWEEP/NAME`; or a sweep's axis.
+
+    A and B are SWEEP/NAME, or the beginning of a run's key; with --axis A is a sweep.
+    """
+    from analysis import terminal
+    from luq.errors import ConfigError
+
+    if axis:
+        terminal.compare_axis(outputs, a, axis, base)
+    elif b is None:
+        raise ConfigError("luq compare needs two runs, or one sweep and --axis")
+    else:
+        terminal.compare_runs(outputs, a, b)
+
+
+@luq.command()
+@click.argument("sweep", required=False)
+@outputs_option
+def rescore(sweep: str | None, outputs: Path) -> None:
+    """Score kept answers again, after a scorer changed; nothing is generated."""
+    from pipelines import rescore as rescoring
+
+    rescoring.rescore(outputs, sweep)
+
+
+@luq.command()
+@click.argument("run")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["luq", "compressed-tensors"]),
+    default="luq",
+    show_default=True,
+    help="How packed linears stand in the folder.",
+)
+@outputs_option
+def export(run: str, folder: Path, layout: str, outputs: Path) -> None:
+    """A run's packed model as a Hugging Face folder: `luq export demo/luq_k4 DIR`."""
+    from pipelines import checkpoints
+
+    checkpoints.export_run(outputs, run, folder, layout)
+
+
+@luq.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def info(folder: Path) -> None:
+    """Ledger, allocation and scores of an exported folder."""
+    from pipelines import checkpoints
+
+    checkpoints.info(folder)
+
+
+@luq.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--image", type=click.Path(path_type=Path), required=True, help="A picture's file.")
+@click.option("--question", help="Without it: question after question, until an empty line.")
+def chat(folder: Path, image: Path, question: str | None) -> None:
+    """Ask an exported folder about an image."""
+    from pipelines import chat as chatting
+
+    chatting.chat(folder, image, question)
+
+
+@luq.group()
+def store() -> None:
+    """What is kept in the store: sizes, what no record needs, damage."""
+
+
+@store.command()
+@outputs_option
+def du(outputs: Path) -> None:
+    """Bytes by stage and by sweep."""
+    from pipelines import store_commands
+
+    store_commands.show_usage(outputs)
+
+
+@store.command()
+@click.option("--sweep", help="What only this sweep's records need, instead of what none needs.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@outputs_option
+def clean(sweep: str | None, yes: bool, outputs: Path) -> int:
+    """Delete artefacts that no record needs: says what, and asks."""
+    from pipelines import store_commands
+
+    return store_commands.clean(outputs, sweep, yes)
+
+
+@store.command()
+@outputs_option
+def verify(outputs: Path) -> int:
+    """Compare every file with its manifest; name what is damaged."""
+    from pipelines import store_commands
+
+    return store_commands.verify(outputs)
+
+
+@luq.group()
+def pocket() -> None:
+    """The pocket testbed: its questions, and the training of its models."""
+
+
+@pocket.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["report", "selection"]), default="report")
+def data(folder: Path, split: str) -> None:
+    """Write the nine miniature benchmarks as parquet files."""
+    from luq.pocket.benchmarks import write
+    from pipelines.console import out
+
+    for name, rows in write(folder, split).items():
+        out.print(f"{folder / name}.parquet  {rows} rows", markup=False)
+
+
+@pocket.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--model", help="pocket_llava (default) or pocket_qwen, which starts from its decoder."
+)
+@click.option("--steps", type=int, help="Language steps.")
+@click.option("--vision-steps", type=int, help="Steps of the tower alone, before.")
+@click.option("--seed", type=int, help="Of everything; a folder belongs to one training.")
+@click.option("--start", metavar="CHECKPOINT", help="Go on from a finished checkpoint's weights.")
+@click.option("--focus", help="Abilities to train one after the other first: letters,places,...")
+@click.option("--decay", type=float, help="Last share of the steps, in which the rate falls to 0.")
+def train(folder: Path, **options: Any) -> None:
+    """Train a pocket model, or continue the training in FOLDER."""
+    from rich.progress import Progress
+
+    from luq.pocket.train import TrainConfig
+    from luq.pocket.train import train as train_model
+    from pipelines.console import out
+
+    logging.getLogger("luq").setLevel(logging.INFO)
+    settings = {name: value for name, value in options.items() if value is not None}
+    with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
+        checkpoint = train_model(folder, TrainConfig(**settings), progress)
+    out.print(f"checkpoint: {checkpoint}", markup=False)
+
+
+@luq.command()
+@click.argument("shell", type=click.Choice(["bash"]), default="bash")
+def completion(shell: str) -> None:
+    """The script for tab completion: eval "$(luq completion bash)"."""
+    from pipelines import completion as completing
+
+    click.echo(completing.SCRIPT)
+
+
+@luq.command(hidden=True, context_settings=OVERRIDES, add_help_option=False)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def complete(words: tuple[str, ...]) -> None:
+    """What can follow the words of a command line; the last of them is being typed."""
+    from pipelines import completion as completing
+
+    for word in completing.candidates(list(words), list(luq.commands)):
+        click.echo(word)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a LuqError is one line and exit code 1.
+
+    Args:
+        argv: its words; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments and arguments[0] == "-sc":
-            _complete(arguments)
-            return
-        if arguments and arguments[0] in HYDRA:
-            from pipelines import run, schema
-
-            schema.check_choices(arguments[1:])
-            sys.argv = [f"luq {arguments[0]}", *arguments[1:]]
-            run.main(arguments[0])
-            return
-        if arguments and arguments[0] in SWEEPS:
-            from pipelines import sweep
-
-            sweep.main(arguments[0], arguments[1:])
-            return
-        if arguments and arguments[0] == "report":
-            from analysis.__main__ import main as report
-
-            code = report(arguments[1:])
-            if code:
-                sys.exit(code)
-            return
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        _plain(_parser().parse_args(arguments))
+        code = luq.main(arguments, prog_name="luq", standalone_mode=False)
     except LuqError as error:
-        console.fail(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.fail(
-            "interrupted: what was finished is kept, the same command continues from there"
-        )
-        sys.exit(130)
+        _fail(str(error))
+        return 1
+    except click.exceptions.Exit as finished:
+        return finished.exit_code
+    except click.ClickException as error:
+        _fail(error.format_message())
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted: what was finished is kept, the same command continues from there")
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> None:
+    from pipelines import console
+
+    console.fail(message)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,7 +17,7 @@ from luq.config import EvaluationConfig, RunConfig, TierConfig
 from luq.errors import ConfigError, DataError
 from luq.evaluation.artefacts import (
     Answers,
-    Asking,
+    Batching,
     Fidelity,
     Layers,
     ReferenceProbabilities,
@@ -40,7 +40,7 @@ class QuestionSet:
     tables: dict[str, QuestionTable]
     subset: Subset
     fidelity: Subset | None  # for KL and likelihoods; None: not measured
-    asking: Asking
+    batching: Batching
 
 
 class Graph:
@@ -162,7 +162,7 @@ class Graph:
             counts = [n for n in (config.fidelity, config.samples) if n is not None]
             fidelity = subset(config.split, min(counts, default=None), config.seed)
         asked = subset(config.split, config.samples, config.seed)
-        return QuestionSet(tables, asked, fidelity, Asking(config.batch_size, config.strict))
+        return QuestionSet(tables, asked, fidelity, Batching(config.batch_size, config.strict))
 
     def selection_set(self, samples: int | None) -> QuestionSet:
         """Questions of the selection split: those by which a plan chooses, never the report's."""
@@ -177,7 +177,7 @@ class Graph:
     def answers(self, layers: Layers, questions: QuestionSet) -> dict[str, Answers]:
         """What packed layers say, by benchmark."""
         return {
-            name: Answers(self.checkpoint, layers, table, questions.subset, questions.asking)
+            name: Answers(self.checkpoint, layers, table, questions.subset, questions.batching)
             for name, table in questions.tables.items()
         }
 
@@ -188,7 +188,7 @@ class Graph:
             return measured
         for name, table in questions.tables.items():
             reference = ReferenceProbabilities(
-                self.checkpoint, self.float_layers, table, questions.fidelity, questions.asking
+                self.checkpoint, self.float_layers, table, questions.fidelity, questions.batching
             )
             measured[name] = Fidelity(layers, reference)
         return measured

@@ -12,8 +12,10 @@ import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from rich.table import Table
 
 from luq.errors import ConfigError, unknown
+from pipelines import console
 from pipelines.schema import CONF, check_choices, register
 
 FOLDER = CONF / "sweep"
@@ -38,6 +40,18 @@ def read(name: str) -> Definition:
         raise unknown("sweep", name, names())
     told = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     return Definition(name, told["about"], told.get("base", []), told["grid"])
+
+
+def show_names() -> None:
+    """List the named sweeps."""
+    table = Table(title="named sweeps", title_justify="left")
+    table.add_column("name")
+    table.add_column("what it asks")
+    for name in names():
+        table.add_row(name, read(name).about)
+    console.out.print(table)
+    usage = "luq sweep NAME [--plan] [override ...]; luq status NAME [override ...]"
+    console.out.print(usage, markup=False)
 
 
 @dataclass

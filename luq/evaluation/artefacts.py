@@ -27,7 +27,7 @@ Layers = tuple[PackedLayer, ...]
 
 
 @dataclass(frozen=True)
-class Asking:
+class Batching:
     """How questions are put, where that can change an answer: in which company."""
 
     batch_size: int = 32  # padding changes last bits
@@ -44,7 +44,7 @@ class Answers(Artefact[list[Row]]):
     layers: Layers
     table: QuestionTable
     subset: Subset
-    asking: Asking = Asking()
+    batching: Batching = Batching()
 
     @property
     def description(self) -> str:
@@ -62,10 +62,10 @@ class Answers(Artefact[list[Row]]):
                 f"{under_way.reused} of {len(ids)} answers to {self.table.benchmark} are kept from "
                 "before the interruption"
             )
-        lm = installed_lm(self.checkpoint, self.layers, self.asking, tools)
+        lm = installed_lm(self.checkpoint, self.layers, self.batching, tools)
         with tools.progress.bar(self.table.benchmark, len(ids)) as advance:
             rows = ask.ask(
-                lm, questions, ids, under_way, self.asking.strict, lambda n: advance("", n)
+                lm, questions, ids, under_way, self.batching.strict, lambda n: advance("", n)
             )
         write_rows(folder / ANSWERS, ask.with_docs(questions, rows))
 
@@ -83,7 +83,7 @@ class ReferenceProbabilities(Artefact[Path]):
     layers: Layers
     table: QuestionTable
     subset: Subset
-    asking: Asking = Asking()
+    batching: Batching = Batching()
 
     @property
     def description(self) -> str:
@@ -94,10 +94,10 @@ class ReferenceProbabilities(Artefact[Path]):
 
         questions = self.table.open(tools)
         ids = choose(questions, self.subset)
-        lm = installed_lm(self.checkpoint, self.layers, self.asking, tools)
+        lm = installed_lm(self.checkpoint, self.layers, self.batching, tools)
         with tools.progress.bar(self.table.benchmark, len(ids)) as advance:
             logs = fidelity.log_probabilities(
-                lm, questions, ids, self.asking.strict, lambda n: advance("", n)
+                lm, questions, ids, self.batching.strict, lambda n: advance("", n)
             )
             fidelity.write_reference(folder / REFERENCE, logs)
 
@@ -125,10 +125,10 @@ class Fidelity(Artefact[list[FidelityRow]]):
         reference_file = tools.store.get(reference)
         questions = reference.table.open(tools)
         ids = choose(questions, reference.subset)
-        lm = installed_lm(reference.checkpoint, self.layers, reference.asking, tools)
+        lm = installed_lm(reference.checkpoint, self.layers, reference.batching, tools)
         with tools.progress.bar(reference.table.benchmark, len(ids)) as advance:
             logs = fidelity.log_probabilities(
-                lm, questions, ids, reference.asking.strict, lambda n: advance("", n)
+                lm, questions, ids, reference.batching.strict, lambda n: advance("", n)
             )
             expected = fidelity.read_reference(reference_file)
             write_rows(folder / FIDELITY, fidelity.measure(logs, expected))
@@ -179,12 +179,12 @@ def installed(checkpoint: Checkpoint, layers: Layers, tools: Tools) -> "VLM":
 
 
 def installed_lm(
-    checkpoint: Checkpoint, layers: Layers, asking: Asking, tools: Tools
+    checkpoint: Checkpoint, layers: Layers, batching: Batching, tools: Tools
 ) -> "LoadedVLM":
     """The lm-eval model around the loaded model with these packed layers in it."""
     from luq.evaluation.ask import make_lm
     from luq.evaluation.lm import LoadedVLM
 
     vlm = installed(checkpoint, layers, tools)
-    key: Any = (checkpoint, asking.batch_size, id(vlm))
-    return tools.hold(LoadedVLM, key, lambda: make_lm(vlm, asking.batch_size))
+    key: Any = (checkpoint, batching.batch_size, id(vlm))
+    return tools.hold(LoadedVLM, key, lambda: make_lm(vlm, batching.batch_size))

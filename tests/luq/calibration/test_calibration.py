@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,13 +7,18 @@ from datasets import Dataset, Features
 from datasets import Image as DatasetImage
 from PIL import Image
 
-from luq.calibration.mixing import build, identity, read_questions
-from luq.calibration.samples import inputs_of
-from luq.config import CalibrationConfig
+from luq.calibration.artefacts import calibration, samples_of
+from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.config import CalibrationConfig, ModelConfig
 from luq.errors import DataError
+from luq.models.checkpoint import checkpoint
 from luq.models.vlm import VLM
 from luq.questions import text
 from luq.questions.sources import spec
+from luq.store.store import Store
+from tests.conftest import pocket_samples
+
+POCKET = checkpoint(ModelConfig("pocket_llava", "pocket:pocket_llava", device="cpu"))
 
 
 def config(alpha: float, **given: object) -> CalibrationConfig:
@@ -21,23 +27,23 @@ def config(alpha: float, **given: object) -> CalibrationConfig:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5, 0.9, 1.0])
 def test_alpha_is_met_in_tokens(vlm: VLM, alpha: float) -> None:
-    made = build(vlm, config(alpha))
+    made = pocket_samples(vlm, config(alpha))
     assert made.alpha == pytest.approx(alpha, abs=64 / 4096)
     assert made.tokens == pytest.approx(4096, abs=64)
 
 
 def test_same_seed_same_set_and_another_seed_another(vlm: VLM) -> None:
     first, second, other = (
-        build(vlm, config(0.5)),
-        build(vlm, config(0.5)),
-        build(vlm, config(0.5, seed=1)),
+        pocket_samples(vlm, config(0.5)),
+        pocket_samples(vlm, config(0.5)),
+        pocket_samples(vlm, config(0.5, seed=1)),
     )
     assert first.hash == second.hash != other.hash
     assert [s.source for s in first.samples] == [s.source for s in second.samples]
 
 
 def test_samples_know_their_image_tokens_and_their_source(vlm: VLM) -> None:
-    made = build(vlm, config(0.5, benchmarks=["chartqa", "docvqa"]))
+    made = pocket_samples(vlm, config(0.5, benchmarks=["chartqa", "docvqa"]))
     pictures = [s for s in made.samples if s.multimodal]
     assert {s.source.split(":")[0] for s in pictures} == {"chartqa", "docvqa"}
     assert all(int(s.image_mask.sum()) == 36 for s in pictures)
@@ -48,7 +54,7 @@ def test_samples_know_their_image_tokens_and_their_source(vlm: VLM) -> None:
 
 
 def test_batches_cover_all_tokens_without_padding(vlm: VLM) -> None:
-    made = build(vlm, config(0.5))
+    made = pocket_samples(vlm, config(0.5))
     batches = list(made.batches())
     assert sum(s.tokens for batch in batches for s in batch) == made.tokens
     for batch in batches:
@@ -70,7 +76,7 @@ def test_every_benchmark_can_feed_calibration(vlm: VLM) -> None:
         "docvqa",
         "mathvista",
     ]
-    made = build(vlm, config(1.0, benchmarks=names))
+    made = pocket_samples(vlm, config(1.0, benchmarks=names))
     assert {s.source.split(":")[0] for s in made.samples} == set(names)
 
 
@@ -106,9 +112,16 @@ def real_config(folder: Path, alpha: float, **given: object) -> CalibrationConfi
     return config(alpha, **settings)
 
 
+def real_samples(vlm: VLM, settings: CalibrationConfig, folder: Path) -> CalibrationSet:
+    """The samples of a config, through its artefact."""
+    store = Store(folder / "cache")
+    store.tools.hold(VLM, (POCKET.digest, POCKET.config), lambda: vlm, alone=True)
+    return samples_of(calibration(POCKET, settings, store.root), store.tools)
+
+
 def test_real_questions_and_passages(vlm: VLM, real: Path, tmp_path: Path) -> None:
     settings = real_config(real, 0.5)
-    made = build(vlm, settings, read_questions(settings, tmp_path / "cache"))
+    made = real_samples(vlm, settings, tmp_path)
     assert made.alpha == pytest.approx(0.5, abs=0.06)
     pictures = [s for s in made.samples if s.multimodal]
     assert all(s.source.startswith("textvqa:") and int(s.image_mask.sum()) == 36 for s in pictures)
@@ -116,8 +129,8 @@ def test_real_questions_and_passages(vlm: VLM, real: Path, tmp_path: Path) -> No
     words = [s for s in made.samples if not s.multimodal]
     assert all(s.source.startswith("book.txt:") for s in words)
     assert len({s.source for s in made.samples}) == len(made.samples)
-    again = build(vlm, settings, read_questions(settings, tmp_path / "cache"))
-    other = build(vlm, real_config(real, 0.5, seed=1), read_questions(settings, tmp_path / "cache"))
+    again = real_samples(vlm, settings, tmp_path)
+    other = real_samples(vlm, real_config(real, 0.5, seed=1), tmp_path)
     assert made.hash == again.hash != other.hash
 
 
@@ -125,12 +138,12 @@ def test_sources_that_are_too_small_are_named(vlm: VLM, real: Path, tmp_path: Pa
     for alpha, tokens, told in ((1.0, 4000, "tokens of questions, but"), (0.0, 40000, "too short")):
         settings = real_config(real, alpha, tokens=tokens)
         with pytest.raises(DataError, match=told):
-            build(vlm, settings, read_questions(settings, tmp_path / "cache"))
+            real_samples(vlm, settings, tmp_path)
     settings = real_config(real, 0.0, sample_tokens=30000, tokens=30000)
     with pytest.raises(DataError, match="fewer than one sample"):
-        build(vlm, settings)
+        real_samples(vlm, settings, tmp_path)
     with pytest.raises(DataError, match="neither 'pocket', 'wikitext' nor a text file"):
-        build(vlm, real_config(real, 0.0, text=str(real / "nothing.txt")))
+        real_samples(vlm, real_config(real, 0.0, text=str(real / "nothing.txt")), tmp_path)
 
 
 def test_a_picture_that_does_not_decode_is_left_out(
@@ -147,27 +160,45 @@ def test_a_picture_that_does_not_decode_is_left_out(
     )
     Dataset.from_list(table, features=features).to_parquet(real / "textvqa.parquet")
     settings = real_config(real, 1.0, tokens=500)
-    made = build(vlm, settings, read_questions(settings, tmp_path / "cache"))
+    made = real_samples(vlm, settings, tmp_path)
     assert "textvqa:3" not in {s.source for s in made.samples}
     assert made.tokens == pytest.approx(500, abs=40)
 
 
-def test_what_the_set_is_made_from_is_in_its_identity(real: Path, tmp_path: Path) -> None:
+def test_what_the_set_is_made_from_is_in_its_key(real: Path, tmp_path: Path) -> None:
     settings = real_config(real, 0.5)
-    before = identity(settings, read_questions(settings, tmp_path / "cache"))
+    before = calibration(POCKET, settings, tmp_path / "cache")
     (real / "book.txt").write_text("Another book. " * 900)
-    after = identity(settings, read_questions(settings, tmp_path / "cache"))
-    assert before[0] == after[0]
-    assert before[1] != after[1]
-    assert identity(config(0.5), None) == []
+    after = calibration(POCKET, settings, tmp_path / "cache")
+    assert before.questions == after.questions
+    assert before.text != after.text
+    assert before != after
+    moved = tmp_path / "moved"
+    shutil.copytree(real, moved, ignore=shutil.ignore_patterns("cache", "moved"))
+    assert calibration(POCKET, real_config(moved, 0.5), tmp_path / "cache") == after
 
 
 def test_only_benchmarks_with_a_training_split_calibrate_from_the_hub(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="mme has no training split on the hub"):
-        read_questions(config(0.5, source="hub", benchmarks=["mme"]), tmp_path)
-    assert read_questions(config(0.0, source="hub"), tmp_path) is None
+        calibration(POCKET, config(0.5, source="hub", benchmarks=["mme"]), tmp_path)
+    assert calibration(POCKET, config(0.0, source="hub"), tmp_path).questions is None
 
 
-def test_calibration_and_report_never_share_a_text(tmp_path: Path) -> None:
-    assert text.SPLITS["calibration"] != text.SPLITS["report"]
+def test_samples_that_are_not_those_of_the_store_are_refused(vlm: VLM, tmp_path: Path) -> None:
+    settings = config(0.0, tokens=512)
+    artefact = calibration(POCKET, settings, tmp_path)
+    store = Store(tmp_path)
+    store.tools.hold(VLM, (POCKET.digest, POCKET.config), lambda: vlm, alone=True)
+    summary = store.get(artefact)
+    assert summary.tokens == 512
+    assert store.get(artefact).hash == samples_of(artefact, store.tools).hash
+    file = store.folder(artefact) / "calibration.json"
+    file.write_text(file.read_text().replace(summary.hash, "0" * 16))
+    store.tools.release(CalibrationSet)
+    with pytest.raises(DataError, match="the calibration set has another content"):
+        samples_of(artefact, store.tools)
+
+
+def test_calibration_and_report_never_share_a_text() -> None:
+    assert text.WIKITEXT_SPLITS["calibration"] != text.WIKITEXT_SPLITS["report"]
     assert spec("textvqa").calibration not in (None, spec("textvqa").split)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,16 @@ from luq.evaluation.predictions import Predictions
 from luq.models.vlm import VLM
 from luq.questions import sources as data
 from luq.questions import subsets
+from luq.questions.sources import Questions, evaluation_table
+from luq.questions.subsets import Subset
+from luq.store.store import Store
 from tests.conftest import BENCHMARKS
 from tests.luq.questions.clones import ROWS, clone, picture
+
+
+def opened(name: str, config: EvaluationConfig, cache: Path) -> Questions:
+    """The questions of a benchmark."""
+    return evaluation_table(name, config, cache).open(Store(cache).tools)
 
 
 def config(folder: Path | str, **more) -> EvaluationConfig:
@@ -23,8 +32,8 @@ def config(folder: Path | str, **more) -> EvaluationConfig:
 def test_the_real_layouts_run_through_lm_eval(lm, tmp_path: Path, name: str) -> None:
     """A clone of the dataset repository, as it lies on the hub: configurations, splits, columns, grey and RGBA pictures."""
     clone(tmp_path, data.spec(name).data)
-    questions = data.load(name, config(tmp_path), tmp_path / "cache")
-    ids = subsets.choose(questions, config(tmp_path))
+    questions = opened(name, config(tmp_path), tmp_path / "cache")
+    ids = subsets.choose(questions, Subset("all"))
     rows = harness.ask(lm, questions, ids, Predictions(tmp_path / "kept.jsonl"), strict=True)
     assert [row["id"] for row in rows] == list(range(len(ROWS[data.spec(name).data])))
     summary = answers.summarise(name, harness.with_docs(questions, rows))
@@ -35,7 +44,7 @@ def test_the_real_layouts_run_through_lm_eval(lm, tmp_path: Path, name: str) -> 
 
 def test_gqa_finds_its_images_in_the_second_table(tmp_path: Path) -> None:
     clone(tmp_path, "gqa")
-    questions = data.load("gqa", config(tmp_path), tmp_path / "cache")
+    questions = opened("gqa", config(tmp_path), tmp_path / "cache")
     assert list(questions.image_rows) == [0, 1, 0, 1]
     assert len(questions.images) == 2, "images are not copied per question"
     assert questions.image(0).convert("RGB").size == (90, 60)
@@ -51,7 +60,7 @@ def test_a_lost_image_and_a_broken_one_name_their_row(tmp_path: Path) -> None:
         }
     ]
     Dataset.from_list(rows).to_parquet(tmp_path / "chartqa.parquet")
-    questions = data.load("chartqa", config(tmp_path), tmp_path / "cache")
+    questions = opened("chartqa", config(tmp_path), tmp_path / "cache")
     with pytest.raises(DataError, match="chartqa row 0: the image does not decode"):
         questions.image(0).convert("RGB")
     lost = data.LazyImage(questions.images, -1, "gqa row 7")
@@ -64,7 +73,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         tmp_path / "chartqa.parquet"
     )
     with pytest.raises(DataError, match=r"questions of chartqa .* lack the column answer, type"):
-        data.load("chartqa", config(tmp_path), tmp_path / "cache")
+        opened("chartqa", config(tmp_path), tmp_path / "cache")
 
 
 def test_missing_data_names_what_would_do(tmp_path: Path) -> None:
@@ -72,7 +81,7 @@ def test_missing_data_names_what_would_do(tmp_path: Path) -> None:
         DataError,
         match=r"gqa\.parquet is missing: give a parquet file, .* clone of lmms-lab-encoder/GQA",
     ):
-        data.load("gqa", config(tmp_path), tmp_path / "cache")
+        opened("gqa", config(tmp_path), tmp_path / "cache")
 
 
 def test_the_organisation_is_one_value_with_the_old_name_as_fallback(
@@ -80,19 +89,19 @@ def test_the_organisation_is_one_value_with_the_old_name_as_fallback(
 ) -> None:
     tried = []
 
-    def refuse(path: str, *args) -> None:
-        tried.append(path)
+    def refuse(location: data.Location, *args) -> None:
+        tried.append(location.path)
         raise ConnectionError("offline")
 
     monkeypatch.setattr(data, "_read", refuse)
     with pytest.raises(
         DataError, match=r"cannot be read .*offline.*: connect to the hub, or set evaluation.data"
     ):
-        data.load("pope", config("hub"), tmp_path)
+        opened("pope", config("hub"), tmp_path)
     with pytest.raises(DataError):
-        data.load("pope", config("hub", organisation="mine"), tmp_path)
+        opened("pope", config("hub", organisation="mine"), tmp_path)
     with pytest.raises(DataError):
-        data.load("mathvista", config("hub"), tmp_path)
+        opened("mathvista", config("hub"), tmp_path)
     assert tried == [
         "lmms-lab-encoder/POPE",
         "lmms-lab/POPE",
@@ -108,21 +117,34 @@ def test_one_benchmark_can_have_its_own_file(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Dataset.from_list([row]).to_parquet(tmp_path / name / "chartqa.parquet")
     file = str(tmp_path / "b" / "chartqa.parquet")
-    own = data.load(
-        "chartqa", config(tmp_path / "a", sources={"chartqa": file}), tmp_path / "cache"
-    )
-    assert own.docs[0]["answer"] == "2"
-    other = data.load("chartqa", config(tmp_path / "a"), tmp_path / "cache")
-    assert own.identity != other.identity
+    cache = tmp_path / "cache"
+    own = evaluation_table("chartqa", config(tmp_path / "a", sources={"chartqa": file}), cache)
+    assert own.open(Store(cache).tools).docs[0]["answer"] == "2"
+    assert own != evaluation_table("chartqa", config(tmp_path / "a"), cache)
 
 
-def test_identity_is_the_content_not_the_place(tmp_path: Path) -> None:
-    clone(tmp_path / "one", "gqa")
-    clone(tmp_path / "two", "gqa")
-    one, two = (
-        data.load("gqa", config(tmp_path / n), tmp_path / "cache").identity for n in ("one", "two")
-    )
-    assert one == two
+def test_a_table_is_its_content_and_not_its_place(tmp_path: Path) -> None:
+    tables = []
+    for place in ("one", "two"):
+        clone(tmp_path / place, "gqa")
+        tables.append(evaluation_table("gqa", config(tmp_path / place), tmp_path / "cache"))
+    assert tables[0] == tables[1]
+
+
+def test_a_longer_answer_limit_is_another_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task's YAML decides what is generated: stop strings, answer length, prompts."""
+    before = evaluation_table("gqa", EvaluationConfig("t", ["gqa"]), tmp_path)
+    tasks = tmp_path / "tasks"
+    shutil.copytree(data.TASKS, tasks)
+    shared = (tasks / "_shared.yaml").read_text()
+    (tasks / "_shared.yaml").write_text(shared.replace("max_gen_toks: 16", "max_gen_toks: 17"))
+    monkeypatch.setattr(data, "TASKS", tasks)
+    data.task_digest.cache_clear()
+    after = evaluation_table("gqa", EvaluationConfig("t", ["gqa"]), tmp_path)
+    data.task_digest.cache_clear()
+    assert before != after
 
 
 def bad_rows(folder: Path) -> Path:
@@ -140,7 +162,7 @@ def bad_rows(folder: Path) -> Path:
 
 
 def test_bad_rows_are_counted_as_errors_and_never_dropped(lm, tmp_path: Path) -> None:
-    questions = data.load("chartqa", config(bad_rows(tmp_path)), tmp_path / "cache")
+    questions = opened("chartqa", config(bad_rows(tmp_path)), tmp_path / "cache")
     rows = harness.ask(lm, questions, [0, 1, 2, 3, 4], Predictions(tmp_path / "kept.jsonl"))
     assert [row["id"] for row in rows] == [0, 1, 2, 3, 4]
     assert ["error" in row for row in rows] == [False, True, True, True, False]
@@ -157,7 +179,7 @@ def test_bad_rows_are_counted_as_errors_and_never_dropped(lm, tmp_path: Path) ->
     [(1, "row 1: .*does not decode"), (2, "row 2: the answer is"), (3, "row 3: a prompt of")],
 )
 def test_strict_stops_at_a_bad_row(lm, tmp_path: Path, row: int, match: str) -> None:
-    questions = data.load("chartqa", config(bad_rows(tmp_path)), tmp_path / "cache")
+    questions = opened("chartqa", config(bad_rows(tmp_path)), tmp_path / "cache")
     with pytest.raises(DataError, match=match):
         harness.ask(lm, questions, [0, row], Predictions(tmp_path / "kept.jsonl"), strict=True)
 

@@ -5,17 +5,16 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from luq.config import EvaluationConfig
 from luq.pocket import benchmarks
 from luq.questions import subsets
 from luq.questions.sources import Questions
-from tests.conftest import BENCHMARKS
+from luq.questions.subsets import Subset
 
-REAL = EvaluationConfig("test", BENCHMARKS, data="/somewhere", split="all")
-POCKET = EvaluationConfig("test", BENCHMARKS)
+REAL = Subset("all")
+POCKET = Subset()
 
 
-def questions(name: str, rows: list[dict[str, Any]]) -> Questions:
+def questions(name: str, rows: list[dict[str, Any]], has_splits: bool = False) -> Questions:
     plain = [
         {
             k: v
@@ -24,16 +23,16 @@ def questions(name: str, rows: list[dict[str, Any]]) -> Questions:
         }
         for row in rows
     ]
-    return Questions(name, Dataset.from_list(plain), None, range(len(rows)), "")
+    return Questions(name, Dataset.from_list(plain), None, range(len(rows)), has_splits)
 
 
 @pytest.fixture(scope="module")
 def pairs() -> Questions:
-    return questions("mme", benchmarks.build("mme", "selection", bases=56))
+    return questions("mme", benchmarks.build("mme", "selection", bases=56), True)
 
 
 def test_pairs_and_rotations_stay_whole(pairs: Questions) -> None:
-    rotations = questions("mmbench", benchmarks.build("mmbench", "selection", bases=30))
+    rotations = questions("mmbench", benchmarks.build("mmbench", "selection", bases=30), True)
     for asked in (pairs, rotations):
         chosen = subsets.choose(asked, replace(POCKET, samples=14))
         units = {subsets.unit_of(asked.benchmark, i, asked.docs[i]) for i in chosen}
@@ -85,3 +84,8 @@ def test_selection_and_report_share_no_unit_of_a_real_dataset() -> None:
     few = set(subsets.choose(asked, replace(REAL, split="report", samples=50)))
     assert len(few) == 100
     assert few <= report
+
+
+def test_a_seed_chooses_nothing_where_all_are_asked() -> None:
+    assert subsets.subset("report", None, 3) == subsets.subset("report", None, 0)
+    assert subsets.subset("report", 5, 3) != subsets.subset("report", 5, 0)

@@ -1,3 +1,5 @@
+"""The store: made once, found again, never torn, damage named."""
+
 import json
 import os
 import signal
@@ -9,79 +11,138 @@ from pathlib import Path
 import pytest
 
 from luq.errors import StoreError
-from luq.store.store import MANIFEST, Store, write_json
-
-
-def build(text: str = "hello"):
-    def write(folder: Path) -> None:
-        (folder / "a.txt").write_text(text)
-
-    return write
-
-
-def never(folder: Path) -> None:
-    raise AssertionError("must not be built again")
+from luq.store.store import JOURNAL, MANIFEST, NotMade, Store, write_json
+from luq.store.versions import versions
+from tests.luq.store.notes import Note
 
 
 def test_made_once_then_found(tmp_path: Path) -> None:
+    note = Note("hello")
     store = Store(tmp_path)
-    folder = store.get("stage", "key", build())
-    assert (folder / "a.txt").read_text() == "hello"
-    assert store.made == ["stage/key"]
-    again = Store(tmp_path)
-    assert again.get("stage", "key", never) == folder
-    assert (again.made, again.found) == ([], ["stage/key"])
-    store.get("stage", "key", never)
-    assert store.found == []  # what this process made is not counted as found
+    assert not store.has(note)
+    assert store.get(note) == "hello"
+    assert (store.made, store.found) == ([note.label], [])
+    assert store.get(note) == "hello"
+    assert store.found == [], "what this process made is not counted as found"
+    later = Store(tmp_path)
+    assert later.get(note) == "hello"
+    assert (later.made, later.found) == ([], [note.label])
+
+
+def test_what_is_needed_is_made_first(tmp_path: Path) -> None:
+    question = Note("how?")
+    store = Store(tmp_path)
+    assert store.get(Note("so", (question,))) == "how? so"
+    assert store.used() == sorted([question.label, Note("so", (question,)).label])
+
+
+def test_a_peek_makes_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(NotMade):
+        store.peek(Note("hello"))
+    assert list(store.labels()) == []
+    store.get(Note("hello"))
+    assert store.peek(Note("hello")) == "hello"
+
+
+def test_a_manifest_says_what_made_it(tmp_path: Path) -> None:
+    question = Note("how?")
+    answer = Note("so", (question,))
+    store = Store(tmp_path)
+    store.get(answer)
+    manifest = store.manifest("note", answer.key)
+    assert manifest["needs"] == [question.label]
+    assert manifest["versions"] == versions()
+    assert manifest["identity"] == answer.identity()
+    assert store.used_versions()["torch"] == versions()["torch"]
+
+
+def test_versions_that_differ_are_joined(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.get(Note("a"))
+    file = store.folder(Note("a")) / MANIFEST
+    manifest = json.loads(file.read_text())
+    manifest["versions"]["torch"] = "1.0"
+    file.write_text(json.dumps(manifest))
+    later = Store(tmp_path)
+    later.get(Note("a"))
+    later.get(Note("b"))
+    assert later.used_versions()["torch"] == f"1.0, {versions()['torch']}"
 
 
 @pytest.mark.parametrize("damage", ["changed", "shorter", "gone"])
 def test_damage_is_named_with_its_remedy(tmp_path: Path, damage: str) -> None:
+    note = Note("hello")
     store = Store(tmp_path)
-    file = store.get("stage", "key", build()) / "a.txt"
-    {
-        "changed": lambda: file.write_text("jello"),
-        "shorter": lambda: file.write_text("h"),
-        "gone": file.unlink,
-    }[damage]()
-    with pytest.raises(StoreError, match=r"a\.txt .*delete .*stage/key and run again"):
-        store.get("stage", "key", never)
+    store.get(note)
+    file = store.folder(note) / "a.txt"
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_text({"changed": "jello", "shorter": "h"}[damage])
+    with pytest.raises(StoreError, match=r"a\.txt .*delete .*note/.* and run again"):
+        Store(tmp_path).get(note)
 
 
-def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", '{"files": 3}'])
+def test_a_broken_manifest_is_named(tmp_path: Path, content: str) -> None:
     store = Store(tmp_path)
-    folder = store.get("stage", "key", build())
-    (folder / MANIFEST).write_text("{")
+    store.get(Note("hello"))
+    (store.folder(Note("hello")) / MANIFEST).write_text(content)
     with pytest.raises(StoreError, match="cannot be read"):
-        store.get("stage", "key", never)
+        Store(tmp_path).get(Note("hello"))
 
 
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
-    def fails(folder: Path) -> None:
-        (folder / "a.txt").write_text("half")
-        raise RuntimeError("stop")
-
     store = Store(tmp_path)
     with pytest.raises(RuntimeError):
-        store.get("stage", "key", fails)
-    assert not store.has("stage", "key")
-    assert [p.name for p in (tmp_path / "stage").iterdir() if not p.name.endswith(".lock")] == []
+        store.get(Note("fails"))
+    assert not store.has(Note("fails"))
+    assert list((tmp_path / "note").iterdir()) == []
+
+
+def test_what_a_killed_process_should_find_again_goes_when_all_is_made(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    note = Note("hello")
+    partial = store.resumable(note, "partial.jsonl")
+    partial.parent.mkdir(parents=True)
+    partial.write_text("half")
+    store.get(note)
+    assert not partial.exists()
+
+
+def test_a_removed_artefact_is_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    note = Note("hello")
+    store.get(note)
+    assert list(store.labels()) == [("note", note.key)]
+    store.remove("note", note.key)
+    assert list(store.labels()) == []
+    assert Store(tmp_path).get(note) == "hello"
+
+
+def test_torn_lines_of_the_journal_are_left_out(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.get(Note("hello"))
+    with (tmp_path / JOURNAL).open("a") as journal:
+        journal.write('{"stage": "no')
+    entries = store.built()
+    assert [(entry.stage, entry.key) for entry in entries] == [("note", Note("hello").key)]
+    assert entries[0].bytes == len("hello")
 
 
 SLOW = """
-import sys, time
+import sys
 from pathlib import Path
 from luq.store.store import Store
-def build(folder):
-    (folder / "a.txt").write_text("half")
-    Path(sys.argv[1], "started").touch()
-    time.sleep(float(sys.argv[2]))
-    (folder / "a.txt").write_text("whole")
-Store(Path(sys.argv[1])).get("stage", "key", build)
+from tests.luq.store.notes import Note
+root = Path(sys.argv[1])
+Store(root).get(Note("whole", sleep=float(sys.argv[2]), started=root / "started"))
 """
 
 
-def started(folder: Path, seconds: float) -> subprocess.Popen:
+def started(folder: Path, seconds: float) -> subprocess.Popen[bytes]:
+    """Another process that is at the making of a note."""
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder), str(seconds)])
     for _ in range(400):
         if (folder / "started").exists():
@@ -95,17 +156,17 @@ def test_killed_while_writing_leaves_no_artefact(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     store = Store(tmp_path)
-    assert not store.has("stage", "key")
-    folder = store.get("stage", "key", build("mine"))
-    assert (folder / "a.txt").read_text() == "mine"
+    assert not store.has(Note("whole"))
+    assert store.get(Note("whole")) == "whole"
+    assert [folder.name for folder in (tmp_path / "note").iterdir()] == [Note("whole").key]
 
 
 def test_two_processes_make_a_key_once(tmp_path: Path) -> None:
     process = started(tmp_path, 1.0)
     store = Store(tmp_path)
-    folder = store.get("stage", "key", never)
+    assert store.get(Note("whole")) == "whole"
+    assert store.made == []
     assert process.wait() == 0
-    assert (folder / "a.txt").read_text() == "whole"
 
 
 def test_json_is_replaced_whole(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Jobs through Hydra: `luq run`, `profile`, `quantize` and `evaluate` with overrides and `-m`."""
+
+from collections.abc import Sequence
+
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from pipelines import console, run
+from pipelines.schema import CONF, check_choices, register
+
+
+def run_jobs(stage: str, overrides: Sequence[str]) -> int:
+    """Compose the config and run one stage for every job.
+
+    What `hydra.main` does, but with the words that are given instead of those of the process.
+
+    Returns:
+        The exit code: 0 if all jobs succeeded.
+    """
+    check_choices(list(overrides))
+    console.log_warnings()
+    register()
+    failures = run.Failures()
+
+    def job(composed: DictConfig) -> None:
+        run.job(stage, composed, failures=failures)
+
+    parser = get_args_parser()
+    try:
+        _run_hydra(
+            args=parser.parse_args(list(overrides)),
+            args_parser=parser,
+            task_function=job,
+            config_path=str(CONF),
+            config_name="run",
+        )
+    except SystemExit as finished:
+        return finished.code if isinstance(finished.code, int) else 1
+    finally:
+        GlobalHydra.instance().clear()
+    return 1 if failures.names else 0

@@ -51,13 +51,12 @@ def normalize(text: str, kind: str, precision: float | None) -> str:
 
 def process(doc: Doc, results: list[str]) -> Values:
     """1 if the answer is right, else 0."""
-    expected = str(doc["answer"])
     if doc["question_type"] == "multi_choice":
-        return {"score": float(extract_choice(results[0], choices(doc)) == expected)}
+        return {"score": float(extract_choice(results[0], choices(doc)) == str(doc["answer"]))}
     kind = str(doc["answer_type"])
     precision: float | None = doc["precision"]
     answer = normalize(results[0], kind, precision)
-    is_right = answer != "" and answer == normalize(expected, kind, precision)
+    is_right = answer != "" and answer == normalize(str(doc["answer"]), kind, precision)
     return {"score": float(is_right)}
 
 

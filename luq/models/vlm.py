@@ -4,8 +4,6 @@ Works for any Hugging Face VLM whose decoder layers stand at a known path; addin
 in `LAYERS`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from luq.models import devices
 from luq.models.checkpoint import Checkpoint, checkpoint
 from luq.models.families import LAYERS, LINEARS
 from luq.models.processors import load_processor
+from luq.models.quiet import quiet
 from luq.store.artefact import Tools
 
 
@@ -106,19 +105,6 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers warns that torchvision is missing, which nothing here needs."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-
-
 def streamed(folder: Path, device: str) -> dict[str, str]:
     """A device map that leaves the decoder's layers on disk, in the shards where they are, and puts the rest on a device.
 
@@ -163,7 +149,7 @@ def load(source: Checkpoint) -> VLM:
     model.eval().requires_grad_(False)
     layers = find_layers(model)
     originals = [{name: layer.get_submodule(name) for name in LINEARS} for layer in layers]
-    with _quiet():
+    with quiet():
         processor = load_processor(source.folder, model.config.model_type, config)
     return VLM(config, model, processor, layers, originals)
 

@@ -114,7 +114,9 @@ def streamed(folder: Path, device: str) -> dict[str, str]:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     with init_empty_weights():
-        skeleton: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+        skeleton: Any = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # theirs
+            AutoConfig.from_pretrained(folder)
+        )
     find_layers(skeleton)
     target, places = LAYERS[skeleton.config.model_type], dict[str, str]()
 

@@ -1,4 +1,7 @@
-"""The `luq` command. Commands are imported when they are called: `luq --help` needs none of them."""
+"""The `luq` command.
+
+Commands are imported when they are called: `luq --help` needs none of them.
+"""
 
 import logging
 import os

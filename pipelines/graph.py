@@ -2,7 +2,8 @@
 
 Every arrow is an artefact in the store. This file only connects them: what an artefact is stands
 beside the code that makes it. An allocation is a result, and packed layers depend on its value, so
-the graph has two phases: `allocate` (in `pipelines.allocate`) resolves it, `layers` and what follows
+the graph has two phases: `allocate` (in `pipelines.allocate`) resolves it, `layers` and what
+follows
 are then known.
 """
 
@@ -170,8 +171,8 @@ class Graph:
         config = self.config.evaluation
         if config.split != "report":
             raise ConfigError(
-                f"evaluation.split={config.split}: a plan that chooses on the selection split needs "
-                "'report' there"
+                f"evaluation.split={config.split}: a plan that chooses on the selection split "
+                "needs 'report' there"
             )
         return self.question_set(replace(config, split="selection", samples=samples, fidelity=None))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from luq.errors import DataError
+from luq.evaluation.lm import LoadedVLM
 from luq.evaluation.predictions import Predictions, Row
 from luq.models.quiet import quiet
 from luq.models.vlm import VLM
@@ -15,15 +16,11 @@ from luq.questions.sources import Questions, task_config
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
-    from luq.evaluation.lm import LoadedVLM
-
 _ROW = "luq_row"  # the column of row ids that is added for lm-eval
 
 
 def make_lm(vlm: VLM, batch_size: int) -> "LoadedVLM":
     """An lm-eval model around the loaded VLM and its processor."""
-    from luq.evaluation.lm import LoadedVLM
-
     with quiet():
         return LoadedVLM(vlm, batch_size)
 

@@ -1,6 +1,8 @@
-"""A vision-language model as the pipeline sees it: decoder layers, their linears, and which tokens are image.
+"""A vision-language model as the pipeline sees it: decoder layers, their linears, and which tokens
+are image.
 
-Works for any Hugging Face VLM whose decoder layers stand at a known path; adding a family is one line
+Works for any Hugging Face VLM whose decoder layers stand at a known path; adding a family is one
+line
 in `LAYERS`.
 """
 
@@ -23,7 +25,10 @@ from luq.store.artefact import Tools
 
 @dataclass
 class VLM:
-    """A loaded model. `originals` keeps the 16-bit linears of every layer, so that any tier can be undone."""
+    """A loaded model.
+
+    `originals` keeps the 16-bit linears of every layer, so that any tier can be undone.
+    """
 
     config: ModelConfig
     model: Any
@@ -49,7 +54,9 @@ class VLM:
         return torch.eq(input_ids, token)
 
     def original(self, layer: int) -> dict[str, Tensor]:
-        """The 16-bit weights [out, in] of one layer's linears, by name; read from disk where the model is streamed."""
+        """The 16-bit weights [out, in] of one layer's linears, by name; read from disk where the
+        model is streamed.
+        """
         return {name: self._tensors(linear)[0] for name, linear in self.originals[layer].items()}
 
     def bias(self, layer: int, name: str) -> Tensor | None:
@@ -68,7 +75,9 @@ class VLM:
             return linear.weight.detach(), None if bias is None else bias.detach()
 
     def install(self, layer: int, modules: dict[str, nn.Module] | None, key: str = "") -> None:
-        """Put modules in place of a layer's linears; None puts the 16-bit ones back. `key` is their artefact's."""
+        """Put modules in place of a layer's linears; None puts the 16-bit ones back. `key` is
+        their artefact's.
+        """
         for name, module in (modules or self.originals[layer]).items():
             parent, _, attribute = name.rpartition(".")
             setattr(self.layers[layer].get_submodule(parent), attribute, module)
@@ -106,9 +115,11 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def streamed(folder: Path, device: str) -> dict[str, str]:
-    """A device map that leaves the decoder's layers on disk, in the shards where they are, and puts the rest on a device.
+    """A device map that leaves the decoder's layers on disk, in the shards where they are, and
+    puts the rest on a device.
 
-    On a CPU the rest stays on disk too, the blocks of a tower one by one: it is mapped when it is used and let go afterwards.
+    On a CPU the rest stays on disk too, the blocks of a tower one by one: it is mapped when it is
+    used and let go afterwards.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText

@@ -1,4 +1,6 @@
-"""Plans that measure before they choose, through the command that people type; and which GPU a job takes."""
+"""Plans that measure before they choose, through the command that people type; and which GPU a job
+takes.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

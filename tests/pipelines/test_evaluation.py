@@ -1,4 +1,6 @@
-"""What a user does with an evaluation: kill it, go on, score it again, compare two, and meet bad data."""
+"""What a user does with an evaluation: kill it, go on, score it again, compare two, and meet bad
+data.
+"""
 
 import json
 import os

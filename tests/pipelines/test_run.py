@@ -166,7 +166,9 @@ def test_damage_is_named(sweep: Done, outputs: Path, tmp_path: Path) -> None:
 
 
 def test_interrupted_and_continued(tmp_path: Path) -> None:
-    """Ctrl-C in the middle, then kill -9, then the whole run: it ends well, and no torn artefact is read."""
+    """Ctrl-C in the middle, then kill -9, then the whole run: it ends well, and no torn artefact
+    is read.
+    """
     command = [
         sys.executable,
         "-m",

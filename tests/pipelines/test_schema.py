@@ -142,7 +142,9 @@ def test_unknown_choices_come_with_the_nearest(override: str, match: str) -> Non
 
 
 def test_schema_and_yaml_agree(tmp_path: Path) -> None:
-    """No setting of a dataclass is missing in the composed config, and none is there twice under another name."""
+    """No setting of a dataclass is missing in the composed config, and none is there twice under
+    another name.
+    """
     values = OmegaConf.to_container(composed(), resolve=True)
     assert isinstance(values, dict)
     assert set(values) - {"experiment"} == set(RunConfig.__dataclass_fields__)

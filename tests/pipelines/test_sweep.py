@@ -29,7 +29,8 @@ SMALL = [
 FOUR = ["order", *SMALL, "order=random", "order.seed=0,1", "allocation.k=6,3"]
 
 
-# sums depend on the number of threads in the last bit, and joblib gives each of its processes its share of the cores
+# sums depend on the number of threads in the last bit, and joblib gives each of its processes its
+# share of the cores
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -207,7 +208,9 @@ def test_the_plan_says_what_is_left(four: tuple[Path, Done]) -> None:
 
 
 def test_kills_change_nothing(four: tuple[Path, Done], tmp_path: Path) -> None:
-    """kill -9 at random moments, and again and again: the same records, byte for byte, and no temporary file."""
+    """kill -9 at random moments, and again and again: the same records, byte for byte, and no
+    temporary file.
+    """
     moments = random.Random(4)
     for _ in range(4):
         process = subprocess.Popen(

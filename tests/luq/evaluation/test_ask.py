@@ -68,7 +68,9 @@ def test_answers_do_not_depend_on_the_batch_size(
 
 
 def test_answered_questions_are_not_asked_again(vlm: VLM, folder: Path, tmp_path: Path) -> None:
-    """Half of the batches are there: only the others are generated, and the rows are those of an unbroken run."""
+    """Half of the batches are there: only the others are generated, and the rows are those of an
+    unbroken run.
+    """
     lm, questions = harness.make_lm(vlm, 4), load("textvqa", folder)
     ids, file = list(range(16)), tmp_path / "kept.jsonl"
     whole = harness.ask(lm, questions, ids, Predictions(file))

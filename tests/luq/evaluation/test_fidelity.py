@@ -67,7 +67,9 @@ def test_the_reference_survives_its_file(tmp_path: Path) -> None:
 def test_one_forward_pass_gives_what_the_model_would_say(
     lm, folder: Path, tmp_path: Path, name: str
 ) -> None:
-    """Where the reference is the model's own answer, every token of it is the first choice; batches do not matter."""
+    """Where the reference is the model's own answer, every token of it is the first choice;
+    batches do not matter.
+    """
     questions = data.load(name, CONFIG, tmp_path, folder)
     ids = list(range(12))
     found = {

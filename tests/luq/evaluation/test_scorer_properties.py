@@ -58,7 +58,9 @@ def test_chartqa_allows_five_percent(value: int, off: float) -> None:
 
 @pytest.mark.parametrize("pick", [0, 1, 2])
 def test_a_rotation_does_not_change_the_accuracy_of_one_who_answers_by_content(pick: int) -> None:
-    """A reader who always names the same option is right or wrong in every rotation; the circular score is the vanilla one."""
+    """A reader who always names the same option is right or wrong in every rotation; the circular
+    score is the vanilla one.
+    """
     rows = benchmarks.build("mmbench", "selection", bases=12)
     chosen = {}
     for row in rows:

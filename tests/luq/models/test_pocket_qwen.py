@@ -1,4 +1,6 @@
-"""The shipped Qwen2.5-VL of pocket size: it is one, it knows its world, and the whole pipeline runs on it."""
+"""The shipped Qwen2.5-VL of pocket size: it is one, it knows its world, and the whole pipeline
+runs on it.
+"""
 
 from pathlib import Path
 

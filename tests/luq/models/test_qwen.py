@@ -1,4 +1,6 @@
-"""Qwen2.5-VL with random weights through every stage: what is peculiar to it is M-RoPE, image grids and its processor."""
+"""Qwen2.5-VL with random weights through every stage: what is peculiar to it is M-RoPE, image
+grids and its processor.
+"""
 
 import json
 from pathlib import Path
@@ -73,7 +75,9 @@ def test_pixel_limits_bound_the_tokens(folder: Path) -> None:
 
 @torch.no_grad()
 def test_layer_by_layer_is_the_model(qwen: VLM, calibration: CalibrationSet) -> None:
-    """The captured rotary positions are those of text and image grid: the walk's outputs are the model's own, bit for bit."""
+    """The captured rotary positions are those of text and image grid: the walk's outputs are the
+    model's own, bit for bit.
+    """
     wanted: list[list[torch.Tensor]] = [[] for _ in qwen.layers]
     hooks = [
         layer.register_forward_hook(

@@ -1,4 +1,6 @@
-"""True tensor shapes, one decoder layer and two blocks of the tower, on the real checkpoints' path and with their configs."""
+"""True tensor shapes, one decoder layer and two blocks of the tower, on the real checkpoints' path
+and with their configs.
+"""
 
 import json
 from pathlib import Path
@@ -9,7 +11,9 @@ from pipelines import runs_folder
 from tests.luq.models.true_shapes import write
 from tests.pipelines.command import luq
 
-CASES = {  # model -> hidden, width of keys and values, intermediate, vocabulary, whether it has a head of its own, overrides
+# model -> hidden, width of keys and values, intermediate, vocabulary, whether it has a head of its
+# own, overrides
+CASES = {
     "qwen2_5_vl_3b": (2048, 256, 11008, 151936, False, ["model.max_pixels=12544"]),
     "llava_1_5_7b": (
         4096,

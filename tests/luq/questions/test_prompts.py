@@ -106,14 +106,21 @@ def test_a_task_for_lm_eval_asks_and_scores_as_luq_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "gqa"])
-def test_the_task_runs_in_plain_lm_eval(tmp_path: Path, name: str) -> None:
-    """As with `lm_eval --include_path luq/questions/tasks --tasks luq_NAME`."""
+def test_the_task_runs_in_plain_lm_eval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As with `lm_eval --include_path luq/questions/tasks`, but on a dataset from this disk."""
     from lm_eval.tasks import TaskManager
 
-    folder = clone(tmp_path, spec(name).data)
-    manager = TaskManager(include_path=str(TASKS), include_defaults=False)
-    loaded = manager.load([{"task": f"luq_{name}", "dataset_path": str(folder)}])
-    task = loaded["tasks"][f"luq_{name}"]
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    dataset = clone(tmp_path / "datasets", spec(name).data)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "local.yaml").write_text(
+        f"include: {TASKS / name}.yaml\ntask: local\ndataset_path: {dataset}\n"
+    )
+    manager = TaskManager(include_path=[TASKS, tmp_path / "tasks"], include_defaults=False)
+    assert f"luq_{name}" in manager.all_tasks
+    task = manager.load(["local"])["tasks"]["local"]
     docs = list(task.test_docs())
     assert len(docs) == len(ROWS[spec(name).data])
     for doc in docs:

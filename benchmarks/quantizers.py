@@ -22,7 +22,7 @@ from rich.table import Table
 from luq.config import GptqTier, QuantizerConfig
 from luq.config.building import build
 from luq.formats.kernels import searches
-from luq.quantization.lloyd import Levels
+from luq.quantization.lloyd import SortedRows
 from luq.quantization.methods import billm, make_quantizer
 from tests.luq.quantization.test_lloyd import loop
 
@@ -58,7 +58,7 @@ def loops(n: int) -> Table:
         "81 splits (faithful)": (
             lambda: searches.billm_errors(weight.square(), thresholds), lambda: billm.split_errors(weight.square(), thresholds),
         ),
-        "four values, 12 turns (fitted)": (lambda: Levels(weight).fit(importance, False), lambda: loop(weight, importance, 12)),
+        "four values, 12 turns (fitted)": (lambda: SortedRows(weight).fit(importance, False), lambda: loop(weight, importance, 12)),
     }  # fmt: skip
     shown = Table(
         title=f"4096 x 128, {torch.get_num_threads()} threads, n = {n}", title_justify="left"

@@ -63,6 +63,7 @@ class Graph:
         _check_columns(self.tiers, self.checkpoint.folder)
         self.calibration: Calibration = calibration(self.checkpoint, config.calibration, cache)
         self.questions = self.question_set(config.evaluation)
+        self.text = self._text()
         _check_leak(self.calibration, self.questions)
 
     @cached_property
@@ -193,8 +194,7 @@ class Graph:
             measured[name] = Fidelity(layers, reference)
         return measured
 
-    @cached_property
-    def text(self) -> TextSource | None:
+    def _text(self) -> TextSource | None:
         """Held-out text for perplexity; None if the config asks for none."""
         config = self.config.evaluation
         return text_source(config.text, "report") if config.text_tokens else None

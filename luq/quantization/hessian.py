@@ -1,124 +1,194 @@
-"""The Hessian of a linear's output error, H = 2 X^T X / tokens, and its preparation for GPTQ.
+"""The Hessian of a linear's output error, and its preparation for error feedback.
 
-Every token counts the same (the reference implementation counts sequences), unless weights say otherwise. fp32 [in, in].
+| symbol | in the code | meaning |
+|---|---|---|
+| X | `inputs` | inputs of a linear [tokens, in] |
+| H | `hessian` | 2 X^T X / tokens [in, in]: the error of Q for W is tr((Q - W) H (Q - W)^T) / 2 |
+| U | `upper` | upper triangle with U^T U = (H + damping * mean(diag H) I)^-1 |
+
+GPTQ (Frantar et al., ICLR 2023), section 3.3 and algorithm 1, where U is Cholesky(H^-1)^T. Every
+token counts the same (the reference code counts sequences), unless weights say otherwise.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from luq.errors import DataError
 
 T = TypeVar("T")
 
+STRIP = 1024  # rows that are copied or compared at a time: a Hessian may take over a gigabyte
+LARGEST_DAMPING = 1.0  # beyond it, the diagonal says more than the calibration set
+FIRST_DAMPING = 1e-4  # the least that a damping is raised to; from there on it doubles
+# How far an entry and its mirror image may be apart: sums of the same products in another order.
+RELATIVE_ASYMMETRY = 1e-3  # of the entry
+LARGEST_ASYMMETRY = 1e-5  # of the largest entry
+
 
 class HessianSum:
-    """Accumulates 2 X^T X over batches of inputs and divides by the tokens seen, or by their weights."""
+    """Sums 2 X^T X over batches of inputs, for the mean over their tokens.
 
-    def __init__(self, columns: int, device: torch.device | str = "cpu"):
+    Args:
+        columns: of the inputs.
+        device: where it sums.
+    """
+
+    def __init__(self, columns: int, device: torch.device | str = "cpu") -> None:
         self.total = torch.zeros(columns, columns, device=device)
-        self.tokens = 0.0
+        self.tokens = 0.0  # or the sum of their weights
 
-    def add(self, inputs: Tensor, weights: Tensor | None = None) -> None:
-        """Add inputs [..., in], each token as often as `weights` [tokens] says."""
+    def add(
+        self, inputs: Float[Tensor, "*tokens in"], weights: Float[Tensor, " n"] | None = None
+    ) -> None:
+        """Add inputs, each token as often as its weight says; None: once."""
         rows = inputs.reshape(-1, inputs.shape[-1]).float()
         if weights is not None:
             rows = rows * weights.to(rows).sqrt()[:, None]
         self.total.addmm_(rows.T, rows, alpha=2.0)
         self.tokens += rows.shape[0] if weights is None else float(weights.sum())
 
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "in in"]:
         """The Hessian; the sum is used up."""
         return self.total.div_(self.tokens or 1)
 
 
-def check(hessian: Tensor, columns: int, where: str = "") -> None:
-    """Raise a DataError that names the layer if the Hessian cannot be one."""
-    place = f" of {where}" if where else ""
+def checked(hessian: Tensor | None, columns: int) -> Float[Tensor, "in in"]:
+    """A Hessian that a quantizer can work with.
+
+    Args:
+        hessian: what should be one.
+        columns: of the weight.
+
+    Raises:
+        DataError: there is none, its shape is not the weight's, or it is not finite and symmetric.
+    """
+    if hessian is None:
+        raise DataError("there is no Hessian: this tier needs a calibration set")
     if hessian.shape != (columns, columns):
         raise DataError(
-            f"the Hessian{place} is {tuple(hessian.shape)}, the weight has {columns} columns"
+            f"the Hessian is {tuple(hessian.shape)}, the weight has {columns} columns: it belongs "
+            "to another linear"
         )
     strips = [slice(start, start + STRIP) for start in range(0, columns, STRIP)]
-    if not all(bool(torch.isfinite(hessian[strip]).all()) for strip in strips):
-        raise DataError(
-            f"the Hessian{place} holds NaN or infinity: look for bad activations in the calibration set"
-        )
-    largest = max((float(hessian[strip].abs().max()) for strip in strips), default=0.0)
-    if not all(
-        torch.allclose(hessian[s], hessian[:, s].T, rtol=1e-3, atol=1e-5 * largest) for s in strips
-    ):
-        raise DataError(f"the Hessian{place} is not symmetric")
+    largest = 0.0
+    for strip in strips:
+        if not bool(torch.isfinite(hessian[strip]).all()):
+            raise DataError(
+                "the Hessian holds NaN or infinity: look for bad activations in the calibration set"
+            )
+        largest = max(largest, float(hessian[strip].abs().max()))
+    slack = LARGEST_ASYMMETRY * largest
+    for strip in strips:
+        mirrored = hessian[:, strip].T
+        if not torch.allclose(hessian[strip], mirrored, rtol=RELATIVE_ASYMMETRY, atol=slack):
+            raise DataError("the Hessian is not symmetric: it must be a sum of X^T X")
+    return hessian
 
 
-STRIP = 1024  # rows of a Hessian that are copied or compared at a time
+def without_dead_columns(
+    weight: Float[Tensor, "out in"], hessian: Float[Tensor, "in in"]
+) -> Float[Tensor, "out in"]:
+    """A copy of the weight with zeros in the columns that no token ever used (H_jj = 0)."""
+    return torch.where(torch.diagonal(hessian) <= 0, 0.0, weight)
 
 
 @dataclass(frozen=True)
 class Factor:
-    """`upper`: U with U^T U = (H + damping)^-1 [in, in]; `dead`: columns no token ever used [in]."""
+    """What error feedback needs of a Hessian.
 
-    upper: Tensor
-    dead: Tensor
+    `upper` is U, `dead` marks columns that no token ever used, both in the order of the sweep;
+    `damping` is what was needed for U to exist.
+    """
+
+    upper: Float[Tensor, "in in"]
+    dead: Bool[Tensor, " in"]
     damping: float
 
 
-def factorize(hessian: Tensor, damping: float, order: Tensor | None = None) -> Factor:
-    """Upper Cholesky factor of the inverse damped Hessian; the damping is raised until it exists.
+def factorize(
+    hessian: Float[Tensor, "in in"], damping: float, order: Int64[Tensor, " in"] | None = None
+) -> Factor:
+    """U of a damped Hessian; the damping is raised until U exists.
 
-    `damping` is a share of the mean diagonal (GPTQ's percdamp). Dead columns get a diagonal of one. `order` [in]: of the columns
-    in the factor. Of a wide layer each matrix is over a gigabyte: there is only one beside the Hessian.
+    Args:
+        hessian: H; left as it is. Columns that no token used get a diagonal of one.
+        damping: share of the mean diagonal that is added to the diagonal (GPTQ's percdamp).
+        order: of the columns in U; None: as in H.
+
+    Raises:
+        DataError: no damping up to 1 helps.
     """
-    size = len(hessian)
-    order = torch.arange(size, device=hessian.device) if order is None else order
+    if order is None:
+        order = torch.arange(len(hessian), device=hessian.device)
     dead = (torch.diagonal(hessian) <= 0)[order]
-    # of the columns in reverse, H = L L^T: back in order, L is an upper triangle A with H = A A^T, and its inverse is the factor
-    back = order.flip(0)
-    while damping <= 1.0:
-        work = torch.empty_like(
-            hessian
-        ).T  # column by column, as LAPACK wants it, which then works in place
-        for start in range(0, size, STRIP):
-            work[start : start + STRIP] = hessian[back[start : start + STRIP]][:, back]
-        diagonal = torch.diagonal(work)
-        diagonal[dead.flip(0)] = 1.0
-        diagonal.add_(damping * float(diagonal.mean()))
-        info = torch.empty((), dtype=torch.int32, device=work.device)
-        torch.linalg.cholesky_ex(work, out=(work, info))
-        if int(info) == 0:
-            invert(work)
-            _turn(work)
-            if bool(torch.isfinite(work.sum())):
-                return Factor(work, dead, damping)
-        del work, diagonal
-        damping = max(2 * damping, 1e-4)
+    while damping <= LARGEST_DAMPING:
+        upper = _damped_factor(hessian, damping, order, dead)
+        if upper is not None:
+            return Factor(upper, dead, damping)
+        damping = max(2 * damping, FIRST_DAMPING)
     raise DataError(
-        "the Hessian cannot be inverted even with damping 1.0: the calibration set has too few tokens"
+        "the Hessian cannot be inverted even with damping 1.0: the calibration set has too few "
+        "tokens"
     )
 
 
-def invert(lower: Tensor) -> None:
-    """Invert a lower triangle [n, n] in place, from its last block of columns to its first.
+def _damped_factor(
+    hessian: Float[Tensor, "in in"],
+    damping: float,
+    order: Int64[Tensor, " in"],
+    dead: Bool[Tensor, " in"],
+) -> Float[Tensor, "in in"] | None:
+    """U for one damping; None if it does not exist. There is only one matrix beside the Hessian.
 
-    A block's part below the diagonal becomes -(the inverse below and right of it) x (the part) x (the inverse of its triangle).
+    Let J reverse the columns. With J H J = L L^T, A = J L J is an upper triangle and H = A A^T, so
+    U = A^-1 = J L^-1 J has U^T U = H^-1: one Cholesky factor and one inverse of a triangle, where
+    GPTQ's reference code takes two factors and a full inverse.
+    """
+    size = len(hessian)
+    reversed_order = order.flip(0)
+    # column by column in memory, as LAPACK wants it, which then works in place
+    work = torch.empty_like(hessian).T
+    for start in range(0, size, STRIP):
+        strip = reversed_order[start : start + STRIP]
+        work[start : start + STRIP] = hessian[strip][:, reversed_order]
+    diagonal = torch.diagonal(work)
+    diagonal[dead.flip(0)] = 1.0
+    diagonal.add_(damping * float(diagonal.mean()))
+    failed = torch.empty((), dtype=torch.int32, device=work.device)
+    torch.linalg.cholesky_ex(work, out=(work, failed))
+    if int(failed) != 0:
+        return None
+    _invert(work)
+    _reverse(work)
+    # the sum is finite only if all entries are, and needs no second matrix
+    return work if bool(torch.isfinite(work.sum())) else None
+
+
+def _invert(lower: Float[Tensor, "n n"]) -> None:
+    """Invert a lower triangle in place, from its last block of columns to its first.
+
+    With [[A, 0], [C, D]] for a block A of the diagonal and what is right of and below it, the
+    inverse is [[A^-1, 0], [-D^-1 C A^-1, D^-1]], and D^-1 is there already.
     """
     size = len(lower)
     for start in reversed(range(0, size, STRIP)):
         end = min(start + STRIP, size)
-        eye = torch.eye(end - start, device=lower.device, dtype=lower.dtype)
-        lower[start:end, start:end] = torch.linalg.solve_triangular(
-            lower[start:end, start:end], eye, upper=False
-        )
+        identity = torch.eye(end - start, device=lower.device, dtype=lower.dtype)
+        triangle = lower[start:end, start:end]
+        inverse = torch.linalg.solve_triangular(triangle, identity, upper=False)
+        lower[start:end, start:end] = inverse
         below = -(lower[end:, start:end] @ lower[start:end, start:end])
         for row in range(end, size, STRIP):
-            last = min(row + STRIP, size)
-            lower[row:last, start:end] = lower[row:last, end:last] @ below[: last - end]
+            stop = min(row + STRIP, size)
+            lower[row:stop, start:end] = lower[row:stop, end:stop] @ below[: stop - end]
 
 
-def _turn(matrix: Tensor) -> None:
+def _reverse(matrix: Float[Tensor, "n n"]) -> None:
     """Reverse rows and columns in place."""
     size = len(matrix)
     for start in range(0, size // 2, STRIP):
@@ -130,25 +200,31 @@ def _turn(matrix: Tensor) -> None:
         matrix[size // 2] = matrix[size // 2].flip(0)
 
 
-class Shared:
-    """What was last made of a Hessian: linears that share an input come one after another and share it."""
+class HessianCache(Generic[T]):
+    """A cache of one entry, keyed by the identity of a Hessian.
+
+    Linears that share an input come one after another with the very same Hessian, and share what
+    is made of it.
+    """
 
     def __init__(self) -> None:
-        self.hessian: Tensor | None = None
-        self.made: Any = None
+        self._hessian: Tensor | None = None
+        self._entry: T | None = None
 
-    def of(self, hessian: Tensor, make: Callable[[], T]) -> T:
-        """`make()`, unless it was made of this very Hessian before; what was made of another is let go first."""
-        if self.hessian is not hessian:
-            self.hessian = self.made = None
-            self.made = make()
-            self.hessian = hessian
-        found: T = self.made
-        return found
+    def get(self, hessian: Tensor, make: Callable[[], T]) -> T:
+        """The entry of this Hessian, made unless it is there."""
+        if self._entry is None or self._hessian is not hessian:
+            # the old entry goes before the new one comes: each may take gigabytes
+            self._hessian = None
+            self._entry = None
+            self._entry = make()
+            self._hessian = hessian
+        return self._entry
 
 
-def effective_rank(hessian: Tensor) -> float:
-    """exp of the spectral entropy of H: how many directions the inputs really use, in [1, in]."""
-    values = torch.linalg.eigvalsh(hessian.double()).clamp_min(0)
-    p = values / values.sum()
-    return float(torch.exp(-(p * torch.log(p.clamp_min(1e-30))).sum()))
+def effective_rank(hessian: Float[Tensor, "n n"]) -> float:
+    """How many directions the inputs really use, in [1, in]: exp of the spectral entropy of H."""
+    eigenvalues = torch.linalg.eigvalsh(hessian.double()).clamp_min(0)
+    share = eigenvalues / eigenvalues.sum()
+    # the clamp makes 0 log 0 zero
+    return float(torch.exp(-(share * torch.log(share.clamp_min(1e-30))).sum()))

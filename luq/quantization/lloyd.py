@@ -1,79 +1,123 @@
-"""Four values for each row of a block of columns, as good as they can be under the columns' importance.
+"""Four values for each row of a block of columns, as good as they can be under their importance.
 
-Lloyd's turns on sorted rows: a cluster's weight and sum are differences of prefix sums, so a turn looks at no weight again.
+Lloyd's algorithm (k-means in one dimension) on sorted rows: a cluster is a run of neighbours, so
+its mass and total are differences of prefix sums, and a turn looks at no weight again.
+
+| symbol | in the code | meaning |
+|---|---|---|
+| w_j | `values` | weights of a row, rising |
+| h_j | `importance` | what the squared error of column j counts |
+| v_k | `levels` | the four values, rising |
+| n_k | `mass` | sum of h_j over the weights nearest to v_k |
+| t_k | `total` | sum of h_j w_j over them |
 """
 
+from typing import NamedTuple
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
-TURNS = 12
-START = (
-    -1.5,
-    -0.45,
-    0.45,
-    1.5,
-)  # in standard deviations: nearly the best four values of a Gaussian
+TURNS = 12  # on Gaussian rows of 128 more turns lower the error by less than 0.03 %
+# In standard deviations; the best four values of a normal distribution are +-0.453 and +-1.510
+# (Max, Quantizing for minimum distortion, 1960).
+START = (-1.5, -0.45, 0.45, 1.5)
+TINY = 1e-30  # avoids 0 / 0 where nothing has any importance
 
 
-class Levels:
-    """Rows [out, n] sorted once, from which four values are fitted for any choice of their columns."""
+class Fit(NamedTuple):
+    """Four values for each row, rising, and each row's error sum_j h_j (w_j - nearest value)^2."""
 
-    def __init__(self, weight: Tensor):
+    levels: Float[Tensor, "out 4"]
+    error: Float[Tensor, " out"]
+
+
+class SortedRows:
+    """Rows sorted once, from which four values are fitted for any choice of their columns.
+
+    Args:
+        weight: one block of columns [out, n].
+    """
+
+    def __init__(self, weight: Float[Tensor, "out n"]) -> None:
         self.values, self.order = weight.sort(1)
 
-    def fit(self, importance: Tensor, paired: bool, turns: int = TURNS) -> tuple[Tensor, Tensor]:
-        """The values [out, 4], rising, and each row's error [out]; columns of importance [n] zero are left out.
+    def fit(self, importance: Float[Tensor, " n"], paired: bool, turns: int = TURNS) -> Fit:
+        """Fit four values to every row: a local minimum of its error.
 
-        They are a local minimum of sum_j importance_j (w_j - nearest value)^2; `paired`: of the form c - u, c - v, c + v, c + u,
-        which is what two binary orders can say.
+        Args:
+            importance: of the columns; those of importance zero are left out.
+            paired: only values c - u, c - v, c + v, c + u, which two binary terms can say.
+            turns: of Lloyd's algorithm.
         """
-        share = importance.double()[self.order]
-        values = self.values.double()
-        parts = [share, share * values, share * values.square()]
-        sums = torch.stack(
-            [torch.nn.functional.pad(p.cumsum(1), (1, 0)) for p in parts]
-        )  # [3, out, n + 1]
-        whole = sums[0, :, -1:].clamp_min(1e-30)
-        mean = sums[1, :, -1:] / whole
-        deviation = (sums[2, :, -1:] / whole - mean.square()).clamp_min(0).sqrt()
-        levels = mean + deviation * torch.tensor(START, device=mean.device, dtype=mean.dtype)
+        h = importance.double()[self.order]
+        w = self.values.double()
+        # prefix sums of h, h w and h w^2 [out, n + 1]
+        masses = _prefix_sums(h)
+        totals = _prefix_sums(h * w)
+        squares = _prefix_sums(h * w.square())
+        mass_of_row = masses[:, -1:].clamp_min(TINY)
+        mean = totals[:, -1:] / mass_of_row
+        variance = squares[:, -1:] / mass_of_row - mean.square()
+        start = torch.tensor(START, device=mean.device, dtype=mean.dtype)
+        levels = mean + variance.clamp_min(0).sqrt() * start
+        sums = torch.stack([masses, totals])
         for _ in range(turns):
-            weight, total = _clusters(self.values, sums[:2], levels)
-            levels = (
-                _pair(levels, weight, total)
-                if paired
-                else torch.where(weight > 0, total / weight, levels).sort(1).values
-            )
-        weight, total = _clusters(self.values, sums[:2], levels)
-        error = sums[2, :, -1] + (weight * levels.square() - 2 * total * levels).sum(1)
-        return levels.float(), error.clamp_min(0)
+            mass, total = _clusters(self.values, sums, levels)
+            if paired:
+                levels = _best_pairs(levels, mass, total)
+            else:
+                # v_k = t_k / n_k; a value that is nearest to nothing stays
+                levels = torch.where(mass > 0, total / mass, levels).sort(1).values
+        mass, total = _clusters(self.values, sums, levels)
+        # sum_j h_j (w_j - v)^2 = sum h w^2 + sum_k (n_k v_k^2 - 2 t_k v_k)
+        error = squares[:, -1] + (mass * levels.square() - 2 * total * levels).sum(1)
+        return Fit(levels.float(), error.clamp_min(0))
 
 
-def _clusters(values: Tensor, sums: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Importance and weighted sum [out, 4] of what lies nearest to each of the levels."""
+def _prefix_sums(x: Float[Tensor, "out n"]) -> Float[Tensor, "out n+1"]:
+    """Sums of the first 0, 1, .. n numbers of each row."""
+    return pad(x.cumsum(1), (1, 0))
+
+
+def _clusters(
+    values: Float[Tensor, "out n"],
+    sums: Float[Tensor, "2 out n+1"],
+    levels: Float[Tensor, "out 4"],
+) -> tuple[Float[Tensor, "out 4"], Float[Tensor, "out 4"]]:
+    """n_k and t_k of the weights that are nearest to each level, from prefix sums of h and h w."""
+    # clusters end midway between levels
     middle = ((levels[:, 1:] + levels[:, :-1]) / 2).to(values.dtype)
-    cuts = torch.searchsorted(values, middle)
-    edges = torch.nn.functional.pad(
-        torch.nn.functional.pad(cuts, (1, 0)), (0, 1), value=values.shape[1]
-    )
-    weight, total = sums.gather(2, edges.expand(2, -1, -1)).diff(dim=2)
-    return weight, total
+    ends = torch.searchsorted(values, middle)
+    edges = pad(pad(ends, (1, 0)), (0, 1), value=values.shape[1])
+    mass, total = sums.gather(2, edges.expand(2, -1, -1)).diff(dim=2)
+    return mass, total
 
 
-def _pair(levels: Tensor, weight: Tensor, total: Tensor) -> Tensor:
-    """Least squares for u, v and then c, given the clusters [out, 4]."""
+def _best_pairs(
+    levels: Float[Tensor, "out 4"], mass: Float[Tensor, "out 4"], total: Float[Tensor, "out 4"]
+) -> Float[Tensor, "out 4"]:
+    """c - u, c - v, c + v, c + u by least squares for the clusters.
+
+    u and v are the best ones for the old c, and then c for them.
+    """
     centre = (levels[:, :1] + levels[:, 3:]) / 2
-    away = total - weight * centre
-    outer, inner = (
-        (away[:, b] - away[:, a]) / (weight[:, a] + weight[:, b]).clamp_min(1e-30)
-        for a, b in ((0, 3), (1, 2))
-    )
-    outer, inner = (
-        torch.maximum(outer, inner).clamp_min(0),
-        torch.minimum(outer, inner).clamp_min(0),
-    )
+    # the sums of the clusters of w - c; a distance from c is a mean over two clusters
+    centred = total - mass * centre
+    u = _distance(centred, mass, 0, 3)
+    v = _distance(centred, mass, 1, 2)
+    outer = torch.maximum(u, v).clamp_min(0)
+    inner = torch.minimum(u, v).clamp_min(0)
     offset = torch.stack([-outer, -inner, inner, outer], 1)
-    centre = (total - weight * offset).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(
-        1e-30
-    )
+    mass_of_row = mass.sum(1, keepdim=True).clamp_min(TINY)
+    centre = (total - mass * offset).sum(1, keepdim=True) / mass_of_row
     return centre + offset
+
+
+def _distance(
+    centred: Float[Tensor, "out 4"], mass: Float[Tensor, "out 4"], low: int, high: int
+) -> Float[Tensor, " out"]:
+    """The best distance from the centre of the levels `low` below it and `high` above it."""
+    both_masses = (mass[:, low] + mass[:, high]).clamp_min(TINY)
+    return (centred[:, high] - centred[:, low]) / both_masses

@@ -2,19 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from pipelines.calibrating import Calibration
-from pipelines.evaluation import Evaluator
 
 from luq.config import BillmTier, GptqTier, RunConfig
 from luq.config.building import build, plain
 from luq.errors import ConfigError
-from luq.models.vlm import VLM
-from luq.questions.sources import Questions
-from luq.store.store import Store
-from pipelines.console import Silent
 from pipelines.schema import CONF, check_choices, register, to_config
 
 CHOICES = sorted(
@@ -67,28 +60,6 @@ quantizer.propagation=float evaluation=pocket evaluation.samples=5 tracking=wand
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_every_promised_override_works(override: str) -> None:
     assert isinstance(to_config(composed(override)), RunConfig)
-
-
-def test_how_a_model_is_asked_is_part_of_the_keys(tmp_path: Path) -> None:
-    """Another prompt or other images are another calibration set and other answers; where a model runs is not."""
-    seen: dict[str, set[str]] = {"calibration": set(), "answers": set()}
-    asked = (
-        "seed=0",
-        "model.system_prompt=Hello",
-        "model.do_pad=true",
-        "model.max_pixels=9999",
-        "model.min_pixels=99",
-    )
-    for override in (*asked, "model.device=cpu"):
-        config = to_config(composed("evaluation.benchmarks=[gqa]", override))
-        vlm = VLM(config.model, None, None, torch.nn.ModuleList(), "fingerprint")
-        seen["calibration"].add(
-            Calibration(config, Store(tmp_path), "fingerprint", lambda vlm=vlm: vlm).key
-        )
-        evaluator = Evaluator(vlm, config.evaluation, Store(tmp_path), Silent(), lambda: tmp_path)
-        evaluator.__dict__["questions"] = {"gqa": Questions("gqa", [], [], [], "identity")}
-        seen["answers"].add(evaluator._key("evaluation", [], "gqa", [1, 2]))
-    assert {name: len(found) for name, found in seen.items()} == dict.fromkeys(seen, len(asked))
 
 
 def test_an_override_reaches_its_tier_and_no_other() -> None:

@@ -4,6 +4,7 @@ A method takes a weight and the Hessian of its inputs and gives a packed weight.
 deterministic: what is not in the packed buffers does not exist.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from luq.config import (
@@ -27,8 +28,8 @@ from luq.quantization.methods.trellis import Trellis
 
 __all__ = ["QUANTIZERS", "Quantizer", "make_quantizer"]
 
-# Each class is made of a tier of the class beside it.
-QUANTIZERS: dict[type[TierConfig], Any] = {
+# Any: each class is made of a tier of the class beside it, which a dict's type cannot say.
+QUANTIZERS: dict[type[TierConfig], Callable[[Any], Quantizer]] = {
     Float16Tier: Float16,
     RtnTier: Rtn,
     GptqTier: Gptq,
@@ -41,5 +42,4 @@ QUANTIZERS: dict[type[TierConfig], Any] = {
 
 def make_quantizer(tier: TierConfig) -> Quantizer:
     """The quantizer of a tier."""
-    quantizer: Quantizer = QUANTIZERS[type(tier)](tier)
-    return quantizer
+    return QUANTIZERS[type(tier)](tier)

@@ -1,107 +1,267 @@
-"""BiLLM (Huang et al., ICML 2024): binarization with salient columns in two orders and two groups of the others. Pure.
+"""BiLLM (Huang et al., ICML 2024): binarization, with salient columns in two terms.
 
-`faithful` follows the released code. Per block of 128 columns, on compensated weights, it searches the salient columns and a
-split by magnitude on the saliency matrix w^2 / diag(U)^2, takes the remainder in two orders, of which one is stored, and feeds
-errors only to later blocks. Otherwise what is stored decides. A flag per weight and two binary orders allow any four values per
-row and block, so these are fitted to the weights under the Hessian's diagonal (Lloyd); as many columns are salient as give the
-least error when so stored; the numbers are quantized to 8 bits; GPTQ's sweep feeds errors on within a block.
+| symbol | in the code | meaning |
+|---|---|---|
+| W | `weight` | one block of columns [out, n], compensated for the errors before it |
+| S | `saliency` | W^2 / diag(U)^2, elementwise |
+| U | `factor.upper` | upper triangle with U^T U = (H + damping)^-1 |
+| B | `sign` | signs of a binary term |
+| mu, alpha | `mean`, `scale` | of a binary term mu + alpha B, per row |
+
+`faithful` follows the released code. In each block of 128 columns it searches the salient columns
+and a split of the other weights by magnitude, both on S where the paper says W; it takes what is
+not salient in two terms there, of which one is stored; and it feeds errors only to later blocks.
+
+Otherwise what is stored decides. A flag and a sign, or two signs, name any of four values per row
+and block, so four values are fitted to the weights under the Hessian's diagonal (Lloyd's
+algorithm). As many columns are salient as give the least error when so stored, the numbers are
+quantized to 8 bits, and GPTQ's sweep feeds errors on within a block, too.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from luq.config import BillmTier
+from luq.config.quantizer.base import columns_per_group
 from luq.formats.binary import BinaryWeight
 from luq.formats.kernels import searches
 from luq.formats.packing import pack_bits
 from luq.quantization import hessian as hessians
 from luq.quantization.feedback import Ahead, sweep
-from luq.quantization.grid import group_size
-from luq.quantization.lloyd import TURNS, Levels
+from luq.quantization.hessian import Factor, HessianCache
+from luq.quantization.lloyd import TURNS, SortedRows
 
-CANDIDATES = 50  # salient columns tried per block, faithful: 1 .. 49
-SPLITS = 81  # thresholds tried: the 10th to the 90th percentile
-COUNTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # of salient columns tried, not faithful
-SAMPLE, TRIAL = 512, 4  # rows and turns with which they are tried
+# The released code's: salient columns that are tried per block, 1 to 49, and thresholds of the
+# split, the 10th to the 90th percentile of magnitudes.
+CANDIDATES = 50
+SPLITS = 81
+FIRST_SPLIT = 0.1
+LAST_SPLIT = 0.9
+
+# Numbers of salient columns that are tried where values are fitted: dense where a column more
+# changes much. They are tried on a sample of the rows and with few turns: the choice hardly
+# differs, and the time is that of one fit of all rows.
+COUNTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+SAMPLE_ROWS = 512
+SAMPLE_TURNS = 4
+
+# Added to the importance of every column, whose mean is one: in a block that no token used, values
+# are then fitted to the weights as they are, and next to used columns it is lost in rounding.
+LEAST_IMPORTANCE = 1e-6
+TINY = 1e-30  # avoids 0 / 0 where no token was seen
 
 
-@dataclass(frozen=True)
-class Order:
-    """One binary order over the weights of `mask`: mean + scale * sign; mean, scale [out]."""
+class Billm:
+    """The paper's ultra-low tier: nominally 1.08 bits, 2.5 stored, or 3.0 if faithful."""
 
-    mean: Tensor
-    scale: Tensor
-    sign: Tensor
-    value: Tensor
+    def __init__(self, tier: BillmTier) -> None:
+        self.tier = tier
+        self.factors: HessianCache[Factor] = HessianCache()
+
+    def quantize(self, weight: Float[Tensor, "out in"], hessian: Tensor | None) -> BinaryWeight:
+        """As in `Quantizer`."""
+        columns = weight.shape[1]
+        hessian = hessians.checked(hessian, columns)
+        size = columns_per_group(columns, min(self.tier.block, columns))
+        target = hessians.without_dead_columns(weight, hessian)
+        if self.tier.faithful:
+            return self._faithful(target, hessian, size)
+        return self._fitted(target, hessian, size)
+
+    def _faithful(
+        self, weight: Float[Tensor, "out in"], hessian: Float[Tensor, "in in"], size: int
+    ) -> BinaryWeight:
+        """As the released code does it. Works in `weight`."""
+        damping = self.tier.damping
+        factor = self.factors.get(hessian, lambda: hessians.factorize(hessian, damping))
+        upper = factor.upper
+        diagonal = torch.diagonal(upper)
+        blocks = []
+        for start in range(0, weight.shape[1], size):
+            end = start + size
+            part = weight[:, start:end]
+            saliency = part.square() / diagonal[start:end].square()
+            block = binarize_block(part, saliency)
+            # only later blocks make up for the errors
+            error = (part - block.value) / diagonal[start:end]
+            weight[:, end:] -= error @ upper[start:end, end:]
+            blocks.append(block)
+        masks = Masks(
+            signs=torch.cat([block.signs for block in blocks], 1),
+            residual_signs=torch.cat([block.residual_signs for block in blocks], 1),
+            flags=torch.cat([block.flags for block in blocks], 1),
+            salient=torch.cat([block.salient for block in blocks]),
+        )
+        numbers = torch.stack([block.numbers for block in blocks], 1)
+        return _pack(masks, {"scales": numbers.half()}, size, factor.damping)
+
+    def _fitted(
+        self, weight: Float[Tensor, "out in"], hessian: Float[Tensor, "in in"], size: int
+    ) -> BinaryWeight:
+        """With four values fitted to each row and block."""
+        columns = weight.shape[1]
+        damping = self.tier.damping
+        importance = torch.diagonal(hessian).clamp_min(0)
+        importance = importance / importance.mean().clamp_min(TINY) + LEAST_IMPORTANCE
+        blocks = []
+        for start in range(0, columns, size):
+            part = slice(start, start + size)
+            blocks.append(four_values(weight[:, part], importance[part]))
+        salient = torch.cat([block.salient for block in blocks])
+        buffers = BinaryWeight.quantize_numbers(torch.stack([block.numbers for block in blocks], 1))
+        order = torch.arange(columns, device=weight.device)
+        if self.tier.act_order:
+            order = torch.argsort(importance, descending=True, stable=True)
+        factor = self.factors.get(hessian, lambda: hessians.factorize(hessian, damping, order))
+        values = _stored_values(BinaryWeight.decode_numbers(buffers))
+        rounding = NearestValue(values, salient, order, size)
+        codes = torch.empty_like(weight)
+        codes[:, order] = sweep(weight[:, order], factor.upper, self.tier.block, rounding)
+        high_bit = codes >= 2
+        low_bit = codes % 2 > 0
+        masks = Masks(
+            signs=torch.where(salient, high_bit, low_bit),
+            residual_signs=low_bit,
+            flags=high_bit,
+            salient=salient,
+        )
+        return _pack(masks, buffers, size, factor.damping)
 
 
-def binarize(weight: Tensor, mask: Tensor, stored: bool = False) -> Order:
-    """Closed-form binarization of weight [out, n] where mask [out, n]; zero elsewhere (BiLLM, equations 2-3).
+# What both ways store
 
-    With `stored` the mean and the scale are rounded to the fp16 they will be written in.
+
+class Masks(NamedTuple):
+    """The bits of a weight. Residual signs count in salient columns, flags in the others."""
+
+    signs: Bool[Tensor, "out in"]
+    residual_signs: Bool[Tensor, "out in"]
+    flags: Bool[Tensor, "out in"]
+    salient: Bool[Tensor, " in"]
+
+
+def _pack(masks: Masks, numbers: dict[str, Tensor], block: int, damping: float) -> BinaryWeight:
+    """The packed weight; `numbers` are the buffers that hold means and scales."""
+    rows, columns = masks.signs.shape
+    buffers = {
+        "signs": pack_bits(masks.signs),
+        "salient": pack_bits(masks.salient),
+        "residual_signs": pack_bits(masks.residual_signs[:, masks.salient]),
+        "flags": pack_bits(masks.flags[:, ~masks.salient]),
+        **numbers,
+    }
+    return BinaryWeight(buffers, (rows, columns), block=block, damping=damping)
+
+
+# As the released code does it
+
+
+class BinaryTerm(NamedTuple):
+    """mu + alpha B over the weights of a mask, and zero elsewhere."""
+
+    mean: Float[Tensor, " out"]
+    scale: Float[Tensor, " out"]
+    sign: Bool[Tensor, "out n"]
+    value: Float[Tensor, "out n"]
+
+
+def binarize(
+    weight: Float[Tensor, "out n"], mask: Bool[Tensor, "out n"], stored: bool = False
+) -> BinaryTerm:
+    """The binary term with the least squared error, in closed form (BiLLM, equations 2-3).
+
+    mu is the mean of the weights, B the signs of W - mu, alpha the mean of |W - mu|.
+
+    Args:
+        weight: W.
+        mask: the weights that count.
+        stored: round mu and alpha to the fp16 that they are written in.
     """
     count = mask.sum(1).clamp_min(1)
     mean = (weight * mask).sum(1) / count
-    mean = mean.half().float() if stored else mean
+    if stored:
+        mean = mean.half().float()
     centred = (weight - mean[:, None]) * mask
     scale = centred.abs().sum(1) / count
-    scale = scale.half().float() if stored else scale
+    if stored:
+        scale = scale.half().float()
     sign = centred >= 0
     value = (mean[:, None] + scale[:, None] * (sign.float() * 2 - 1)) * mask
-    return Order(mean, scale, sign, value)
+    return BinaryTerm(mean, scale, sign, value)
 
 
-def _twice(weight: Tensor, mask: Tensor, stored: bool = False) -> tuple[Order, Order]:
+def binarize_twice(
+    weight: Float[Tensor, "out n"], mask: Bool[Tensor, "out n"], stored: bool = False
+) -> tuple[BinaryTerm, BinaryTerm]:
+    """A binary term of the weights, and one of what it leaves."""
     first = binarize(weight, mask, stored)
-    return first, binarize(weight - first.value, mask, stored)
+    second = binarize(weight - first.value, mask, stored)
+    return first, second
 
 
-def salient_columns(saliency: Tensor) -> Tensor:
-    """Boolean [n]: the top columns by summed saliency [out, n], as many as give it the least squared error."""
+def salient_columns(saliency: Float[Tensor, "out n"]) -> Bool[Tensor, " n"]:
+    """The columns of the largest summed saliency, as many as give S the least squared error."""
+    columns = saliency.shape[1]
     ranked = torch.argsort(saliency.abs().sum(0), descending=True, stable=True)
-    most = min(CANDIDATES, saliency.shape[1]) - 1
-    chosen = torch.zeros(saliency.shape[1], dtype=torch.bool, device=saliency.device)
-    if most:
-        ordered = saliency[:, ranked]
-        errors = searches.billm_errors(ordered, most)
-        errors = salient_errors(ordered, most) if errors is None else errors
-        chosen[ranked[: int(errors.argmin()) + 1]] = True
-    return chosen
+    most = min(CANDIDATES, columns) - 1
+    salient = torch.zeros(columns, dtype=torch.bool, device=saliency.device)
+    if most == 0:
+        return salient
+    ordered = saliency[:, ranked]
+    errors = searches.billm_errors(ordered, most)
+    if errors is None:
+        errors = salient_errors(ordered, most)
+    # the first error is that of one salient column
+    count = int(errors.argmin()) + 1
+    salient[ranked[:count]] = True
+    return salient
 
 
-def salient_errors(ordered: Tensor, most: int) -> Tensor:
-    """Squared error [most] with the first 1 .. most columns, and with the rest, in two orders."""
+def salient_errors(ordered: Float[Tensor, "out n"], most: int) -> Float[Tensor, " most"]:
+    """Squared error with the first 1 .. most columns as the salient ones, all in two terms."""
+    place = torch.arange(ordered.shape[1], device=ordered.device)
     errors = []
-    for k in range(1, most + 1):
-        salient = (torch.arange(ordered.shape[1], device=ordered.device) < k).expand_as(ordered)
-        value = sum(
-            (o.value for mask in (salient, ~salient) for o in _twice(ordered, mask)),
-            torch.zeros_like(ordered),
-        )
+    for count in range(1, most + 1):
+        salient = (place < count).expand_as(ordered)
+        value = torch.zeros_like(ordered)
+        for mask in (salient, ~salient):
+            first, second = binarize_twice(ordered, mask)
+            value = value + first.value + second.value
         errors.append((ordered - value).square().sum(dtype=torch.double))
     return torch.stack(errors)
 
 
-def sparse_group(saliency: Tensor, others: Tensor) -> Tensor:
-    """Boolean [out, n]: which of the weights of the non-salient columns (`others` [n]) lie in the outer, sparse group."""
-    target = saliency[:, others]
-    found = torch.zeros_like(saliency, dtype=torch.bool)
+def sparse_group(
+    saliency: Float[Tensor, "out n"], plain: Bool[Tensor, " n"]
+) -> Bool[Tensor, "out n"]:
+    """Which weights of the columns that are not salient (`plain`) lie in the outer, sparse group.
+
+    It holds the largest of them, above the threshold with the least squared error of S (BiLLM's
+    bell-shaped split).
+    """
+    target = saliency[:, plain]
+    sparse = torch.zeros_like(saliency, dtype=torch.bool)
     if target.numel() == 0:
-        return found
+        return sparse
     magnitude = target.abs()
     ranked = magnitude.flatten().sort().values
-    shares = torch.linspace(0.1, 0.9, SPLITS, device=saliency.device)
+    shares = torch.linspace(FIRST_SPLIT, LAST_SPLIT, SPLITS, device=saliency.device)
     thresholds = ranked[(shares * (len(ranked) - 1)).long()]
     errors = searches.billm_errors(target, thresholds)
-    errors = split_errors(target, thresholds) if errors is None else errors
-    found[:, others] = magnitude > thresholds[int(errors.argmin())]
-    return found
+    if errors is None:
+        errors = split_errors(target, thresholds)
+    sparse[:, plain] = magnitude > thresholds[int(errors.argmin())]
+    return sparse
 
 
-def split_errors(target: Tensor, thresholds: Tensor) -> Tensor:
-    """Squared error of binarizing the weights above each threshold, and the others, for themselves."""
+def split_errors(
+    target: Float[Tensor, "out n"], thresholds: Float[Tensor, " tried"]
+) -> Float[Tensor, " tried"]:
+    """Squared error of binarizing the weights above each threshold, and the others, separately."""
     errors = []
     for threshold in thresholds:
         sparse = target.abs() > threshold
@@ -112,165 +272,176 @@ def split_errors(target: Tensor, thresholds: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Block:
-    """What one block stores; `value` [out, n] is what the stored parts mean."""
+    """What one block stores, and the values that it means.
 
-    signs: Tensor
-    residual: Tensor
-    salient: Tensor
-    flags: Tensor
-    scales: Tensor
-    value: Tensor
+    `numbers` are (mean, scale) of the concentrated, the sparse, the salient and the residual part.
+    """
+
+    signs: Bool[Tensor, "out n"]
+    residual_signs: Bool[Tensor, "out n"]
+    flags: Bool[Tensor, "out n"]
+    salient: Bool[Tensor, " n"]
+    numbers: Float[Tensor, "out 8"]
+    value: Float[Tensor, "out n"]
 
 
-def binarize_block(weight: Tensor, saliency: Tensor) -> Block:
-    """Binarize one block of compensated weights [out, n]."""
+def binarize_block(weight: Float[Tensor, "out n"], saliency: Float[Tensor, "out n"]) -> Block:
+    """Binarize one block of compensated weights, with the masks that its saliency gives."""
     columns = salient_columns(saliency)
     salient = columns.expand_as(weight)
     sparse = sparse_group(saliency, ~columns)
     inner = binarize(weight, ~salient & ~sparse, stored=True)
     outer = binarize(weight, sparse, stored=True)
-    first, second = _twice(weight, salient, stored=True)
-    signs = torch.where(salient, first.sign, torch.where(sparse, outer.sign, inner.sign))
-    parts = (inner, outer, first, second)
-    scales = torch.stack([x for p in parts for x in (p.mean, p.scale)], 1)
-    value = sum((p.value for p in parts), torch.zeros_like(weight))
-    return Block(signs, second.sign, columns, sparse, scales, value)
+    first, second = binarize_twice(weight, salient, stored=True)
+    plain_sign = torch.where(sparse, outer.sign, inner.sign)
+    numbers = []
+    value = torch.zeros_like(weight)
+    for term in (inner, outer, first, second):
+        numbers += [term.mean, term.scale]
+        value = value + term.value
+    return Block(
+        signs=torch.where(salient, first.sign, plain_sign),
+        residual_signs=second.sign,
+        flags=sparse,
+        salient=columns,
+        numbers=torch.stack(numbers, 1),
+        value=value,
+    )
 
 
-def four_values(weight: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
-    """Salient columns [n] and (mean, scale) of the four parts [out, 8] for weight [out, n] under importance [n].
+# With fitted values
 
-    The most important columns, by their weights' squares, are salient if that makes the error of the block smaller.
+
+class FittedBlock(NamedTuple):
+    """Salient columns, and (mean, scale) of the four parts, as in `Block`."""
+
+    salient: Bool[Tensor, " n"]
+    numbers: Float[Tensor, "out 8"]
+
+
+class Choice(NamedTuple):
+    """Four values of the columns that are not salient and of the salient ones; the whole error."""
+
+    plain: Float[Tensor, "out 4"]
+    double: Float[Tensor, "out 4"]
+    error: Float[Tensor, ""]
+
+
+def four_values(weight: Float[Tensor, "out n"], importance: Float[Tensor, " n"]) -> FittedBlock:
+    """Fit the values of one block to its weights.
+
+    The columns with the largest sum_i importance_j w_ij^2 are salient, as many as give the block
+    the least error.
+
+    Args:
+        weight: W.
+        importance: what the squared error of a column counts.
     """
-    ranked = torch.argsort((weight.square() * importance).sum(0), descending=True, stable=True)
-    sample, rows = Levels(weight[:: -(-len(weight) // SAMPLE)]), Levels(weight)
-    tried = [k for k in COUNTS if k < len(ranked)]
-
-    def parts(k: int, levels: Levels, turns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Salient columns, and the values of the others and of them, if they are the first k; and the whole error."""
-        salient = torch.zeros(len(ranked), dtype=torch.bool, device=weight.device)
-        salient[ranked[:k]] = True
-        (plain, error), (double, other) = (
-            levels.fit(importance * ~salient, False, turns),
-            levels.fit(importance * salient, True, turns),
-        )
-        return salient, plain, double, error.sum() + other.sum()
-
-    errors = torch.stack([parts(k, sample, TRIAL)[3] for k in tried])
-    salient, plain, double, _ = parts(tried[int(errors.argmin())], rows, TURNS)
-    (a, b, c, d), (low, less, more, high) = plain.unbind(1), double.unbind(1)
-    numbers = [
-        b + c,
-        c - b,
-        a + d,
-        d - a,
-        low + high,
-        (high - low + more - less) / 2,
-        0 * low,
-        (high - low - more + less) / 2,
-    ]
-    return salient, torch.stack(numbers, 1) / 2
+    columns = weight.shape[1]
+    energy = (weight.square() * importance).sum(0)
+    ranked = torch.argsort(energy, descending=True, stable=True)
+    stride = -(-len(weight) // SAMPLE_ROWS)
+    sample = SortedRows(weight[::stride])
+    counts = [count for count in COUNTS if count < columns]
+    errors = []
+    for count in counts:
+        salient = _first_of(ranked, count)
+        errors.append(_fit_choice(sample, salient, importance, SAMPLE_TURNS).error)
+    best_count = counts[int(torch.stack(errors).argmin())]
+    salient = _first_of(ranked, best_count)
+    choice = _fit_choice(SortedRows(weight), salient, importance, TURNS)
+    return FittedBlock(salient, numbers_of(choice.plain, choice.double))
 
 
-class Billm:
-    """The paper's ultra-low tier: nominally 1.08 bits, 2.5 stored, or 3.0 if faithful."""
-
-    data_free = False
-
-    def __init__(self, tier: BillmTier):
-        self.tier, self.shared = tier, hessians.Shared()
-
-    def quantize(self, weight: Tensor, hessian: Tensor) -> BinaryWeight:
-        """weight [out, in], hessian [in, in], both fp32 -> packed binary weight."""
-        columns = weight.shape[1]
-        hessians.check(hessian, columns)
-        size = group_size(columns, min(self.tier.block, columns))
-        w = weight.clone()
-        w[:, torch.diagonal(hessian) <= 0] = 0
-        return (self._faithful if self.tier.faithful else self._fitted)(w, hessian, size)
-
-    def _faithful(self, w: Tensor, hessian: Tensor, size: int) -> BinaryWeight:
-        factor = self.shared.of(hessian, lambda: hessians.factorize(hessian, self.tier.damping))
-        diagonal, blocks = torch.diagonal(factor.upper), []
-        for start in range(0, w.shape[1], size):
-            part = slice(start, start + size)
-            block = binarize_block(w[:, part], w[:, part].square() / diagonal[part].square())
-            error = (w[:, part] - block.value) / diagonal[part]
-            w[:, start + size :] -= error @ factor.upper[part, start + size :]
-            blocks.append(block)
-        signs, residual, flags = (
-            torch.cat([getattr(b, name) for b in blocks], 1)
-            for name in ("signs", "residual", "flags")
-        )
-        scales = {"scales": torch.stack([b.scales for b in blocks], 1).half()}
-        return _pack(
-            signs,
-            residual,
-            flags,
-            torch.cat([b.salient for b in blocks]),
-            scales,
-            size,
-            factor.damping,
-        )
-
-    def _fitted(self, w: Tensor, hessian: Tensor, size: int) -> BinaryWeight:
-        columns, importance = w.shape[1], torch.diagonal(hessian).clamp_min(0)
-        importance = importance / importance.mean().clamp_min(1e-30) + 1e-6
-        blocks = [
-            four_values(w[:, i : i + size], importance[i : i + size])
-            for i in range(0, columns, size)
-        ]
-        salient, scales = (
-            torch.cat([b[0] for b in blocks]),
-            BinaryWeight.quantize_numbers(torch.stack([b[1] for b in blocks], 1)),
-        )
-        # fp32 [block, out, salient or not, four values], by the very sums of BinaryWeight.dequantize
-        mean, scale = (
-            BinaryWeight.decode_numbers(scales).transpose(0, 1).unflatten(2, (4, 2)).unbind(3)
-        )
-        sign = torch.tensor([-1.0, 1.0], device=w.device)
-        once = mean[..., None] + scale[..., None] * sign
-        twice = once[:, :, 2, :, None] + scale[:, :, 3, None, None] * sign
-        values = torch.stack([once[:, :, :2].flatten(2), twice.flatten(2)], 2)
-        order = torch.arange(columns, device=w.device)
-        if self.tier.act_order:
-            order = torch.argsort(importance, descending=True, stable=True)
-        factor = self.shared.of(
-            hessian, lambda: hessians.factorize(hessian, self.tier.damping, order)
-        )
-
-        def nearest(i: int, column: Tensor, _: Ahead) -> tuple[Tensor, Tensor]:
-            at = int(order[i])
-            known = values[at // size, :, int(salient[at])]
-            code = (column[:, None] - known).abs().argmin(1)
-            return code, known.gather(1, code[:, None])[:, 0]
-
-        codes = torch.empty_like(w)
-        codes[:, order] = sweep(w[:, order], factor.upper, self.tier.block, nearest)
-        high, low = (
-            codes >= 2,
-            codes % 2 > 0,
-        )  # salient: sign and residual sign; others: flag and sign
-        return _pack(
-            torch.where(salient, high, low), low, high, salient, scales, size, factor.damping
-        )
+def _first_of(ranked: Int64[Tensor, " n"], count: int) -> Bool[Tensor, " n"]:
+    """A mask of the first columns of a ranking."""
+    mask = torch.zeros(len(ranked), dtype=torch.bool, device=ranked.device)
+    mask[ranked[:count]] = True
+    return mask
 
 
-def _pack(
-    signs: Tensor,
-    residual: Tensor,
-    flags: Tensor,
-    salient: Tensor,
-    scales: dict[str, Tensor],
-    size: int,
-    damping: float,
-) -> BinaryWeight:
-    """signs, residual, flags [out, in], salient [in]: booleans."""
-    buffers = {
-        "signs": pack_bits(signs),
-        "salient": pack_bits(salient),
-        "residual_signs": pack_bits(residual[:, salient]),
-        "flags": pack_bits(flags[:, ~salient]),
-        **scales,
-    }
-    return BinaryWeight(buffers, (signs.shape[0], signs.shape[1]), block=size, damping=damping)
+def _fit_choice(
+    rows: SortedRows, salient: Bool[Tensor, " n"], importance: Float[Tensor, " n"], turns: int
+) -> Choice:
+    """Values for one choice of salient columns. Two signs only say values that are two pairs."""
+    plain = rows.fit(importance * ~salient, paired=False, turns=turns)
+    double = rows.fit(importance * salient, paired=True, turns=turns)
+    return Choice(plain.levels, double.levels, plain.error.sum() + double.error.sum())
+
+
+def numbers_of(plain: Float[Tensor, "out 4"], double: Float[Tensor, "out 4"]) -> Tensor:
+    """(mean, scale) of the four parts [out, 8] that say these values.
+
+    Args:
+        plain: a < b < c < d of columns that are not salient. Two share a flag: b and c are the
+            concentrated part, a and d the sparse one. A pair p < q is mean - scale, mean + scale.
+        double: v0 < v1 < v2 < v3 of salient columns: centre +- first +- second, with
+            first >= second >= 0.
+    """
+    a, b, c, d = plain.unbind(1)
+    inner_mean, inner_scale = _pair(b, c)
+    outer_mean, outer_scale = _pair(a, d)
+    v0, v1, v2, v3 = double.unbind(1)
+    centre = (v0 + v3) / 2
+    first = (v3 - v0 + v2 - v1) / 2 / 2
+    second = (v3 - v0 - v2 + v1) / 2 / 2
+    residual_mean = torch.zeros_like(centre)
+    parts = (inner_mean, inner_scale, outer_mean, outer_scale, centre, first, residual_mean, second)
+    return torch.stack(parts, 1)
+
+
+def _pair(
+    p: Float[Tensor, " out"], q: Float[Tensor, " out"]
+) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
+    """Mean and scale of p = mean - scale and q = mean + scale."""
+    return (p + q) / 2, (q - p) / 2
+
+
+def _stored_values(numbers: Float[Tensor, "out blocks 8"]) -> Float[Tensor, "blocks out 2 4"]:
+    """The four values of each row and block: of columns that are not salient, and of salient ones.
+
+    By the very sums of `BinaryWeight.dequantize`. The index of a value is its code: 2 * flag + sign
+    in columns that are not salient, 2 * sign + residual sign in salient ones.
+    """
+    by_block = numbers.transpose(0, 1)
+    mean = by_block[:, :, 0::2, None]  # [blocks, out, part, 1]
+    scale = by_block[:, :, 1::2, None]
+    sign = torch.tensor([-1.0, 1.0], device=numbers.device)
+    terms = mean + scale * sign  # [blocks, out, part, sign]
+    plain = terms[:, :, :2].flatten(2)
+    residual = scale[:, :, 3, None] * sign
+    double = (terms[:, :, 2, :, None] + residual).flatten(2)
+    return torch.stack([plain, double], 2)
+
+
+class NearestValue:
+    """Rounds columns to the nearest of the four values of their row and block.
+
+    Args:
+        values: for each block, row and kind of column (salient or not).
+        salient: which columns are salient.
+        order: which column comes when in the sweep.
+        size: columns of a block.
+    """
+
+    def __init__(
+        self,
+        values: Float[Tensor, "blocks out 2 4"],
+        salient: Bool[Tensor, " in"],
+        order: Int64[Tensor, " in"],
+        size: int,
+    ) -> None:
+        self.values = values
+        self.salient = salient
+        self.order = order
+        self.size = size
+
+    def round(
+        self, index: int, column: Float[Tensor, " out"], ahead: Ahead
+    ) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
+        """As in `Rounding`; a code is the index of a value."""
+        j = int(self.order[index])
+        values = self.values[j // self.size, :, int(self.salient[j])]
+        code = (column[:, None] - values).abs().argmin(1)
+        nearest = values.gather(1, code[:, None])[:, 0]
+        return code.to(column), nearest

@@ -1,108 +1,155 @@
-"""GPTQ (Frantar et al., ICLR 2023) and round-to-nearest: weight, Hessian -> IntegerWeight or TernaryWeight. Pure.
+"""GPTQ (Frantar et al., ICLR 2023) on integer grids.
 
-Options: symmetric or asymmetric grids, any group size that divides the columns or one group per row,
-act-order with static groups (no index is stored), clip search, 2, 3, 4 or 8 bits, blocks of lazy updates.
+Columns are rounded one after the other, and the columns to come make up for each error (algorithm
+1; see `luq.quantization.feedback`). Beyond the paper: symmetric or asymmetric grids, any group size
+that divides the columns or one group per row, act-order with static groups (no index is stored), a
+clip search, and passes of coordinate descent over the codes.
 """
 
+from typing import NamedTuple
+
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from luq.config import GptqTier
-from luq.formats.base import PackedWeight
+from luq.config import GptqTier, TernaryTier
+from luq.config.quantizer.base import columns_per_group
 from luq.formats.integer import IntegerWeight
-from luq.formats.packing import pack_codes
 from luq.quantization import hessian as hessians
 from luq.quantization.feedback import Ahead, descend, sweep
-from luq.quantization.grid import Grid, fit, group_size
-
-
-def _pack(codes: Tensor, grid: Grid, symmetric: bool, damping: float) -> IntegerWeight:
-    bits = (grid.levels - 1).bit_length()
-    buffers = {"codes": pack_codes(codes, bits), "scales": grid.scale.half()}
-    if not symmetric:
-        buffers["zeros"] = pack_codes(grid.zero, bits)
-    return IntegerWeight(buffers, (codes.shape[0], codes.shape[1]), damping=damping)
+from luq.quantization.grid import Grid, fit, nearest_codes, pack_on_grid, values_of
+from luq.quantization.hessian import Factor, HessianCache
 
 
 class Gptq:
-    """Round column by column, and let the columns to come make up for each error."""
+    """Integers on a grid, with error feedback."""
 
-    data_free = False
+    def __init__(self, tier: GptqTier) -> None:
+        self.tier = tier
+        self.factors: HessianCache[Factor] = HessianCache()
 
-    def __init__(self, tier: GptqTier):
-        self.tier, self.shared = tier, hessians.Shared()
-
-    def quantize(self, weight: Tensor, hessian: Tensor) -> PackedWeight:
-        """weight [out, in], hessian [in, in], both fp32 -> packed integers.
-
-        Raises DataError for a Hessian that is not one and ConfigError for a group size that does not divide.
-        """
-        codes, grid, damping = self._codes(weight, hessian, 2**self.tier.bits, self.tier.symmetric)
-        return _pack(codes, grid, self.tier.symmetric, damping)
-
-    def _codes(
-        self, weight: Tensor, hessian: Tensor, levels: int, symmetric: bool
-    ) -> tuple[Tensor, Grid, float]:
-        """Codes [out, in] on a grid of `levels` values, the grid, and the damping that was needed."""
-        tier, columns = self.tier, weight.shape[1]
-        hessians.check(hessian, columns)
-        size = group_size(columns, tier.group_size)
-        w = weight.clone()
-        w[:, torch.diagonal(hessian) <= 0] = 0
-        importance = torch.diagonal(hessian).clamp_min(0)
-        order = torch.arange(columns, device=w.device)
-        if tier.act_order:
-            order = torch.argsort(importance, descending=True, stable=True)
-        factor = self.shared.of(hessian, lambda: hessians.factorize(hessian, tier.damping, order))
-        grid = fit(w, levels, size, symmetric, importance, tier.clip_steps)
-        group = (torch.arange(columns, device=w.device) // size)[order]
-        dynamic = not tier.act_order and not tier.static_groups
-        codes, grid = _columns(
-            w[:, order],
-            factor.upper,
-            grid,
-            group,
-            size if dynamic else 0,
-            tier,
-            symmetric,
-            importance,
-        )
-        original = torch.empty_like(codes)
-        original[:, order] = codes
-        for _ in range(tier.descent):
-            descend(w, hessian, original, grid, size, tier.block)
-        return original, grid, factor.damping
+    def quantize(self, weight: Float[Tensor, "out in"], hessian: Tensor | None) -> IntegerWeight:
+        """As in `Quantizer`."""
+        tier = self.tier
+        coded = codes_on_grid(weight, hessian, tier, 2**tier.bits, tier.symmetric, self.factors)
+        return pack_on_grid(coded.codes, coded.grid, tier.symmetric, coded.damping)
 
 
-def _columns(
-    w: Tensor,
-    upper: Tensor,
-    grid: Grid,
-    group: Tensor,
-    refit: int,
-    tier: GptqTier,
+class Coded(NamedTuple):
+    """Codes, what they mean, and the damping that the Hessian needed."""
+
+    codes: Float[Tensor, "out in"]
+    grid: Grid
+    damping: float
+
+
+def codes_on_grid(
+    weight: Float[Tensor, "out in"],
+    hessian: Tensor | None,
+    tier: GptqTier | TernaryTier,
+    levels: int,
     symmetric: bool,
-    importance: Tensor,
-) -> tuple[Tensor, Grid]:
-    """The sweep on a grid: codes [out, in] and the grid.
+    factors: HessianCache[Factor],
+) -> Coded:
+    """GPTQ's codes for a weight, on a grid per row and group of columns.
 
-    With refit > 0 each group's grid is fitted anew, to the compensated weights, when the sweep reaches it.
+    Args:
+        weight: W [out, in], fp32.
+        hessian: H [in, in], fp32.
+        tier: group size, order of columns, clip search, descent, block and damping.
+        levels: codes of a grid.
+        symmetric: whether the middle code is zero.
+        factors: the last Hessian's factor.
+
+    Raises:
+        DataError: the Hessian is none.
+        ConfigError: the group size does not divide the columns.
     """
-    scale, zero = grid.scale.clone(), grid.zero.clone()
+    columns = weight.shape[1]
+    hessian = hessians.checked(hessian, columns)
+    size = columns_per_group(columns, tier.group_size)
+    target = hessians.without_dead_columns(weight, hessian)
+    importance = torch.diagonal(hessian).clamp_min(0)
+    order = torch.arange(columns, device=weight.device)
+    if tier.act_order:
+        order = torch.argsort(importance, descending=True, stable=True)
+    damping = tier.damping
+    factor = factors.get(hessian, lambda: hessians.factorize(hessian, damping, order))
+    grid = fit(target, levels, size, symmetric, importance, tier.clip_steps)
+    group = (torch.arange(columns, device=weight.device) // size)[order]
+    rounding = GridRounding(grid, group)
+    if not tier.act_order and not tier.static_groups:
+        rounding = RefittingRounding(grid, group, symmetric, importance, tier.clip_steps)
+    swept = sweep(target[:, order], factor.upper, tier.block, rounding)
+    codes = torch.empty_like(swept)
+    codes[:, order] = swept
+    grid = rounding.grid
+    for _ in range(tier.descent):
+        descend(target, hessian, codes, grid, size, tier.block)
+    return Coded(codes, grid, factor.damping)
 
-    def nearest(i: int, column: Tensor, ahead: Ahead) -> tuple[Tensor, Tensor]:
-        g = int(group[i])
-        if refit and i % refit == 0:
-            new = fit(
-                ahead(refit),
-                grid.levels,
-                refit,
-                symmetric,
-                importance[i : i + refit],
-                tier.clip_steps,
-            )
-            scale[:, g], zero[:, g] = new.scale[:, 0], new.zero[:, 0]
-        code = torch.clamp(torch.round(column / scale[:, g]) + zero[:, g], 0, grid.levels - 1)
-        return code, (code - zero[:, g]) * scale[:, g]
 
-    return sweep(w, upper, tier.block, nearest), Grid(scale, zero, grid.levels)
+class GridRounding:
+    """Rounds columns to a grid.
+
+    Args:
+        grid: of all groups.
+        group: in which group each column of the sweep lies.
+    """
+
+    def __init__(self, grid: Grid, group: Int64[Tensor, " in"]) -> None:
+        self.grid = grid
+        self.group = group
+
+    def round(
+        self, index: int, column: Float[Tensor, " out"], ahead: Ahead
+    ) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
+        """As in `Rounding`."""
+        group = int(self.group[index])
+        scale = self.grid.scale[:, group]
+        zero = self.grid.zero[:, group]
+        codes = nearest_codes(column, scale, zero, self.grid.levels)
+        return codes, values_of(codes, scale, zero)
+
+
+class RefittingRounding(GridRounding):
+    """Rounds columns to a grid that is fitted anew, group by group, when the sweep reaches a group.
+
+    The grid is then that of the compensated weights (GPTQ, section 4, "additional tricks"). Groups
+    must come in their own order.
+
+    Args:
+        grid: as it is before the sweep; left as it is.
+        group: in which group each column lies.
+        symmetric: whether the middle code is zero.
+        importance: of columns, for the clip search.
+        clip_steps: of the clip search.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        group: Int64[Tensor, " in"],
+        symmetric: bool,
+        importance: Float[Tensor, " in"],
+        clip_steps: int,
+    ) -> None:
+        super().__init__(Grid(grid.scale.clone(), grid.zero.clone(), grid.levels), group)
+        self.symmetric = symmetric
+        self.importance = importance
+        self.clip_steps = clip_steps
+        self.group_size = len(group) // grid.scale.shape[1]
+
+    def round(
+        self, index: int, column: Float[Tensor, " out"], ahead: Ahead
+    ) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
+        """As in `Rounding`."""
+        size = self.group_size
+        if index % size == 0:
+            importance = self.importance[index : index + size]
+            levels = self.grid.levels
+            new = fit(ahead(size), levels, size, self.symmetric, importance, self.clip_steps)
+            group = index // size
+            self.grid.scale[:, group] = new.scale[:, 0]
+            self.grid.zero[:, group] = new.zero[:, 0]
+        return super().round(index, column, ahead)

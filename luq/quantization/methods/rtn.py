@@ -1,25 +1,29 @@
-"""Round to nearest: no calibration."""
+"""Round to nearest on an integer grid: no calibration data."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from luq.config import RtnTier
+from luq.config.quantizer.base import columns_per_group
 from luq.formats.integer import IntegerWeight
-from luq.quantization.grid import fit, group_size
-from luq.quantization.methods.gptq import _pack
+from luq.quantization.grid import fit, pack_on_grid
 
 
 class Rtn:
-    """Round to nearest: no calibration."""
+    """Gives every weight the nearest code of its group's grid."""
 
-    data_free = True
-
-    def __init__(self, tier: RtnTier):
+    def __init__(self, tier: RtnTier) -> None:
         self.tier = tier
 
-    def quantize(self, weight: Tensor, hessian: Tensor | None = None) -> IntegerWeight:
-        """weight [out, in] fp32 -> packed integers; the Hessian is not used."""
-        size = group_size(weight.shape[1], self.tier.group_size)
-        grid = fit(weight, 2**self.tier.bits, size, self.tier.symmetric, steps=self.tier.clip_steps)
-        group = torch.arange(weight.shape[1], device=weight.device) // size
-        return _pack(grid.encode(weight, group), grid, self.tier.symmetric, 0.0)
+    def quantize(
+        self, weight: Float[Tensor, "out in"], hessian: Tensor | None = None
+    ) -> IntegerWeight:
+        """As in `Quantizer`; the Hessian is not used."""
+        tier = self.tier
+        columns = weight.shape[1]
+        size = columns_per_group(columns, tier.group_size)
+        grid = fit(weight, 2**tier.bits, size, tier.symmetric, steps=tier.clip_steps)
+        group = torch.arange(columns, device=weight.device) // size
+        codes = grid.encode(weight, group)
+        return pack_on_grid(codes, grid, tier.symmetric, damping=0.0)

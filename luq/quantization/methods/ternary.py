@@ -1,17 +1,27 @@
-"""Ternary codes with GPTQ's error feedback."""
+"""Ternary codes: GPTQ on a grid of three values."""
 
+from jaxtyping import Float
 from torch import Tensor
 
+from luq.config import TernaryTier
 from luq.formats.packing import pack_trits
 from luq.formats.ternary import TernaryWeight
-from luq.quantization.methods.gptq import Gptq
+from luq.quantization.hessian import Factor, HessianCache
+from luq.quantization.methods.gptq import codes_on_grid
+
+LEVELS = 3  # -1, 0 and 1
 
 
-class Ternary(Gptq):
-    """-1, 0 and 1 times a scale per row and group, with GPTQ's error feedback: five weights in a byte."""
+class Ternary:
+    """-1, 0 and 1 times a scale per row and group, with GPTQ's feedback: five weights in a byte."""
 
-    def quantize(self, weight: Tensor, hessian: Tensor) -> TernaryWeight:
-        """As GPTQ's, on a grid of three values."""
-        codes, grid, damping = self._codes(weight, hessian, 3, symmetric=True)
-        buffers = {"codes": pack_trits(codes), "scales": grid.scale.half()}
-        return TernaryWeight(buffers, (weight.shape[0], weight.shape[1]), damping=damping)
+    def __init__(self, tier: TernaryTier) -> None:
+        self.tier = tier
+        self.factors: HessianCache[Factor] = HessianCache()
+
+    def quantize(self, weight: Float[Tensor, "out in"], hessian: Tensor | None) -> TernaryWeight:
+        """As in `Quantizer`."""
+        rows, columns = weight.shape
+        coded = codes_on_grid(weight, hessian, self.tier, LEVELS, True, self.factors)
+        buffers = {"codes": pack_trits(coded.codes), "scales": coded.grid.scale.half()}
+        return TernaryWeight(buffers, (rows, columns), damping=coded.damping)

@@ -1,12 +1,24 @@
 """Trellis-coded quantization: 1 to 4 bits a weight and a scale per strip of rows, nothing else.
 
-Weight and Hessian are rotated, so that weights look Gaussian. In each strip of 16 rows the codes of all columns are one stream
-of bits; the number that a weight stands for is an entry of a fixed table of 2^window Gaussian values, at the last `window` bits
-of the stream. Tiles of 16 x 16 weights are searched by Viterbi's algorithm one after the other, each from where the one before it
-ended, and GPTQ's error feedback runs between them.
+| symbol | in the code | meaning |
+|---|---|---|
+| T | `target` | the weight, rotated on both sides and filled up to whole tiles |
+| H | `metric` | the Hessian, rotated and filled up likewise |
+| U | `upper` | upper triangle with U^T U = (H + damping)^-1 |
+| V | `values` | table entries that the codes stand for |
+| s | `scale` | of a strip |
+
+Weight and Hessian are rotated, so that weights look Gaussian. In each strip of 16 rows the codes of
+all columns are one stream of bits; the number that a weight stands for is an entry of a fixed table
+of 2^window Gaussian values, at the last `window` bits of the stream. Tiles of 16 x 16 weights are
+searched by Viterbi's algorithm one after the other, each from where the one before it ended, and
+GPTQ's error feedback runs between them.
 """
 
+from typing import NamedTuple
+
 import torch
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from luq.config import TrellisTier
@@ -22,157 +34,241 @@ from luq.formats.trellis import (
     to_tiles,
 )
 from luq.quantization import hessian as hessians
+from luq.quantization.hessian import Factor, HessianCache
 
 SEED = 1  # of the rotations
-GAIN = {
-    1: 0.88,
-    2: 1.02,
-    3: 1.05,
-    4: 1.07,
-}  # spread of the table against that of Gaussian weights with the least error
-TRIED = (1.0, 0.9, 1.1)  # factors on it: feedback changes what is to be coded
+# The scale of the table over the standard deviation of the weights, by bits. Found by trying gains
+# on Gaussian weights without feedback (window 12), not published: each gives an error within half a
+# percent of the least one.
+GAIN = {1: 0.88, 2: 1.02, 3: 1.05, 4: 1.07}
+# Factors on it that are tried for each weight, for feedback changes what is to be coded. Not
+# published; the steps are about as wide as the minimum over the gain is flat.
+TRIED = (1.0, 0.9, 1.1)
+SAMPLE = 32  # strips with which they are tried, and that are worked on at a time
 BLOCK = 512  # columns whose feedback reaches all later ones at once
-SAMPLE = 32  # strips at most with which they are tried
+# Least and largest spread of a strip: with GAIN and TRIED, scales stay normal fp16 numbers.
+LEAST_SPREAD = 2.0**-14
+LARGEST_SPREAD = 2.0**15
 
 
-def _pad(x: Tensor, rows: int, columns: int) -> Tensor:
-    return torch.nn.functional.pad(x, (0, -columns % TILE, 0, -rows % TILE))
+class Rotated(NamedTuple):
+    """A Hessian as the rotated weight meets it, and its factor."""
 
-
-def search(values: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
-    """Best codes uint8 [sequences, length] of values [sequences, length] from states int32 [sequences], and the last states."""
-    found = searches.trellis(values, table(window), states, bits, window)
-    return search_slowly(values, states, bits, window) if found is None else found
-
-
-def search_slowly(values: Tensor, states: Tensor, bits: int, window: int) -> tuple[Tensor, Tensor]:
-    """The same in torch: slower, and what the compiled search is compared with."""
-    numbers, fan, stems = table(window).to(values.device), 1 << bits, 1 << (window - bits)
-    cost = torch.full((len(values), fan * stems), 1e30, device=values.device)
-    cost[torch.arange(len(values)), states.long()] = 0
-    choices = []
-    for t in range(values.shape[1]):
-        least, best = cost.view(-1, fan, stems).min(1)
-        choices.append(best.to(torch.uint8))
-        away = values[:, t, None] - numbers
-        cost = least.repeat_interleave(fan, 1) + away * away
-    at = cost.argmin(1)
-    last, codes = at.int(), []
-    for best in reversed(choices):
-        codes.append((at & (fan - 1)).to(torch.uint8))
-        stem = at >> bits
-        at = stem | best.gather(1, stem[:, None])[:, 0].long() << (window - bits)
-    return torch.stack(codes[::-1], 1), last
+    metric: Float[Tensor, "columns columns"]
+    factor: Factor
 
 
 class Trellis:
     """Rotate, search tile by tile with feedback, scale under the Hessian."""
 
-    data_free = False
+    def __init__(self, tier: TrellisTier) -> None:
+        self.tier = tier
+        self.rotated: HessianCache[Rotated] = HessianCache()
 
-    def __init__(self, tier: TrellisTier):
-        self.tier, self.shared = tier, hessians.Shared()
-
-    def quantize(self, weight: Tensor, hessian: Tensor) -> TrellisWeight:
-        """weight [out, in], hessian [in, in], both fp32 -> packed. Raises DataError for a Hessian that is not one."""
-        (rows, columns), bits, window = weight.shape, self.tier.bits, self.tier.window
-        hessians.check(hessian, columns)
-        dead = torch.diagonal(hessian) <= 0
-        target = torch.where(dead, 0.0, weight)
+    def quantize(self, weight: Float[Tensor, "out in"], hessian: Tensor | None) -> TrellisWeight:
+        """As in `Quantizer`."""
+        rows, columns = weight.shape
+        bits = self.tier.bits
+        window = self.tier.window
+        checked = hessians.checked(hessian, columns)
+        target = hessians.without_dead_columns(weight, checked)
         rotate_(target, SEED)
         rotate_(target.T, SEED + 1)
-        if rows % TILE or columns % TILE:
-            target = _pad(target, rows, columns)
-        metric, factor = self.shared.of(hessian, lambda: self._metric(hessian))
-        real = torch.full((len(target) // TILE,), TILE * columns)
-        real[-1] -= (len(target) - rows) * columns
-        energy = target.view(len(real), -1).square().sum(1)
-        spread = (energy / real.to(energy)).sqrt().clamp(2.0**-14, 2.0**15)
-
-        def encoded(strips: slice, tried: float) -> tuple[float, Tensor, Tensor]:
-            """Error (without what no code can change), codes and scales of some strips, which know nothing of each other."""
-            part = target.view(len(spread), TILE, -1)[strips].flatten(0, 1)
-            scale = spread[strips] * GAIN[bits] * tried
-            codes, values = _encode(part, factor.upper, scale, bits, window)
-            scale, error = _rescale(part, values, metric, scale)
-            return error, codes, scale
-
-        some = slice(None, None, -(-len(spread) // SAMPLE))
-        best, tried = min(((encoded(some, t), t) for t in TRIED), key=lambda found: found[0][0])
-        _, codes, scale = best if len(best[2]) == len(spread) else encoded(slice(None), tried)
+        target = _padded(target, rows, columns)
+        metric, factor = self.rotated.get(checked, lambda: self._rotate(checked))
+        encoder = Encoder(target, metric, factor.upper, _spreads(target, rows, columns), self.tier)
+        # strips know nothing of each other: of many, some choose the spread
+        stride = -(-encoder.strips // SAMPLE)
+        encoded = encoder.best(slice(None, None, stride))
+        if stride > 1:
+            encoded = encoder.encode(slice(None), encoded.factor)
         buffers = {
-            "codes": pack_stream(codes.cpu(), bits).to(weight.device),
-            "scales": scale.half(),
+            "codes": pack_stream(encoded.codes.cpu(), bits).to(weight.device),
+            "scales": encoded.scale.half(),
         }
         return TrellisWeight(
             buffers, (rows, columns), bits=bits, window=window, seed=SEED, damping=factor.damping
         )
 
-    def _metric(self, hessian: Tensor) -> tuple[Tensor, hessians.Factor]:
-        """The Hessian of rotated and padded inputs, and its factor."""
+    def _rotate(self, hessian: Float[Tensor, "in in"]) -> Rotated:
+        """The Hessian of rotated inputs. Columns that fill up tiles have its mean diagonal."""
         columns = len(hessian)
         metric = hessian.clone()
         rotate_(metric, SEED)
         rotate_(metric.T, SEED)
-        if columns % TILE:
-            metric = _pad(metric, columns, columns)
-            torch.diagonal(metric)[columns:] = torch.diagonal(metric)[:columns].mean()
-        return metric, hessians.factorize(metric, self.tier.damping)
+        metric = _padded(metric, columns, columns)
+        diagonal = torch.diagonal(metric)
+        if len(metric) > columns:
+            diagonal[columns:] = diagonal[:columns].mean()
+        return Rotated(metric, hessians.factorize(metric, self.tier.damping))
 
 
-def _encode(
-    target: Tensor, upper: Tensor, scale: Tensor, bits: int, window: int
-) -> tuple[Tensor, Tensor]:
-    """Codes [strips, weights] and unscaled values [rows, columns], tile by tile with feedback, which blocks pass on at once."""
-    work, values = target.clone(), torch.empty_like(target)
-    numbers, width = table(window).to(target.device), target.shape[1]
+def _padded(x: Float[Tensor, "rows columns"], rows: int, columns: int) -> Tensor:
+    """Filled up with zeros to whole tiles."""
+    if rows % TILE == 0 and columns % TILE == 0:
+        return x
+    return torch.nn.functional.pad(x, (0, -columns % TILE, 0, -rows % TILE))
+
+
+def _spreads(
+    target: Float[Tensor, "rows columns"], rows: int, columns: int
+) -> Float[Tensor, " strips"]:
+    """Standard deviation of each strip's weights, without those that fill it up."""
+    strips = len(target) // TILE
+    counts = torch.full((strips,), TILE * columns)
+    counts[-1] -= (len(target) - rows) * columns
+    energy = target.view(strips, -1).square().sum(1)
+    return (energy / counts.to(energy)).sqrt().clamp(LEAST_SPREAD, LARGEST_SPREAD)
+
+
+class Encoded(NamedTuple):
+    """Codes and scales of some strips, and what came of them.
+
+    `error` is tr(D H D^T) of D = sV - T, without its part tr(T H T^T) that no code can change;
+    `factor` is the factor on the gain.
+    """
+
+    error: float
+    codes: UInt8[Tensor, "strips weights"]
+    scale: Float[Tensor, " strips"]
+    factor: float
+
+
+class Encoder:
+    """Finds codes and scales for the strips of one weight.
+
+    Args:
+        target: T, whole tiles.
+        metric: H.
+        upper: U.
+        spread: standard deviation of each strip.
+        tier: bits and window.
+    """
+
+    def __init__(
+        self,
+        target: Float[Tensor, "rows columns"],
+        metric: Float[Tensor, "columns columns"],
+        upper: Float[Tensor, "columns columns"],
+        spread: Float[Tensor, " strips"],
+        tier: TrellisTier,
+    ) -> None:
+        self.target = target
+        self.metric = metric
+        self.upper = upper
+        self.spread = spread
+        self.tier = tier
+
+    @property
+    def strips(self) -> int:
+        return len(self.spread)
+
+    def best(self, strips: slice) -> Encoded:
+        """Some strips with the factor on the gain that gives them the least error."""
+        tried = [self.encode(strips, factor) for factor in TRIED]
+        return min(tried, key=lambda encoded: encoded.error)
+
+    def encode(self, strips: slice, factor: float) -> Encoded:
+        """Some strips with one factor on the gain."""
+        target = self.target.view(self.strips, TILE, -1)[strips].flatten(0, 1)
+        scale = self.spread[strips] * GAIN[self.tier.bits] * factor
+        codes, values = encode_tiles(target, self.upper, scale, self.tier.bits, self.tier.window)
+        scale, error = best_scales(target, values, self.metric, scale)
+        return Encoded(error, codes, scale, factor)
+
+
+def search(
+    values: Float[Tensor, "sequences length"],
+    states: Int[Tensor, " sequences"],
+    bits: int,
+    window: int,
+) -> tuple[UInt8[Tensor, "sequences length"], Int[Tensor, " sequences"]]:
+    """The codes of least squared error for each sequence from its state, and the last states."""
+    numbers = table(window)
+    compiled = searches.trellis(values, numbers, states, bits, window)
+    if compiled is not None:
+        return compiled
+    return searches.viterbi(values, numbers, states, bits, window)
+
+
+def encode_tiles(
+    target: Float[Tensor, "rows columns"],
+    upper: Float[Tensor, "columns columns"],
+    scale: Float[Tensor, " strips"],
+    bits: int,
+    window: int,
+) -> tuple[UInt8[Tensor, "strips weights"], Float[Tensor, "rows columns"]]:
+    """Code tile by tile with error feedback: GPTQ's algorithm 1 with tiles in place of columns.
+
+    Args:
+        target: T.
+        upper: U.
+        scale: s, with which the table is searched.
+        bits: of a code.
+        window: bits of a state.
+
+    Returns:
+        Codes in the order of the stream, and the table's values V for them.
+    """
+    work = target.clone()  # T, compensated for the errors of the tiles before
+    values = torch.empty_like(target)
+    numbers = table(window).to(target.device)
+    columns = target.shape[1]
+    row_scale = scale.repeat_interleave(TILE)[:, None]
     states = torch.zeros(len(scale), dtype=torch.int32, device=target.device)
-    parts = []
-    for begin in range(0, width, BLOCK):
-        stop = min(begin + BLOCK, width)
-        steps = torch.empty(len(work), stop - begin, device=work.device)
+    code_parts = []
+    for begin in range(0, columns, BLOCK):
+        stop = min(begin + BLOCK, columns)
+        errors = torch.empty(len(work), stop - begin, device=work.device)
         for start in range(begin, stop, TILE):
             end = start + TILE
             tile = to_tiles(work[:, start:end].contiguous())
-            ahead = work[
-                ::TILE, end : end + TILE
-            ]  # before this tile's feedback: the tile should end where that can go on
-            if end == stop:  # and the next block lacks this one's
-                ahead = (
-                    ahead - steps[::TILE, : start - begin] @ upper[begin:start, end : end + TILE]
-                )
-            codes, _ = search(torch.cat([tile, ahead], 1) / scale[:, None], states, bits, window)
+            # The first row of the next tile is searched too, and its codes are dropped: so the
+            # tile ends where the stream can go on well. This tile's feedback is not in it.
+            lookahead = work[::TILE, end : end + TILE]
+            if end == stop:
+                # the next block lacks the feedback of this one
+                factors = upper[begin:start, end : end + TILE]
+                lookahead = lookahead - errors[::TILE, : start - begin] @ factors
+            sequence = torch.cat([tile, lookahead], 1) / scale[:, None]
+            codes, _ = search(sequence, states, bits, window)
             codes = codes[:, : TILE**2]
-            passed = states_of(codes, states, bits, window)
-            states = passed[:, -1]
-            found = from_tiles(numbers[passed])
-            parts.append(codes)
-            values[:, start:end] = found
-            error = work[:, start:end] - found * scale.repeat_interleave(TILE)[:, None]
-            step = torch.linalg.solve_triangular(
-                upper[start:end, start:end], error, upper=True, left=False
-            )
-            steps[:, start - begin : end - begin] = step
-            work[:, end:stop] -= step @ upper[start:end, end:stop]
-        work[:, stop:] -= steps @ upper[begin:stop, stop:]
-    return torch.cat(parts, 1), values
+            path = states_of(codes, states, bits, window)
+            states = path[:, -1]
+            code_parts.append(codes)
+            tile_values = from_tiles(numbers[path])
+            values[:, start:end] = tile_values
+            # E = (T - sV) U_tile^-1, for the triangle of U at this tile
+            difference = work[:, start:end] - tile_values * row_scale
+            triangle = upper[start:end, start:end]
+            error = torch.linalg.solve_triangular(triangle, difference, upper=True, left=False)
+            errors[:, start - begin : end - begin] = error
+            work[:, end:stop] -= error @ upper[start:end, end:stop]
+        work[:, stop:] -= errors @ upper[begin:stop, stop:]
+    return torch.cat(code_parts, 1), values
 
 
-def _rescale(target: Tensor, values: Tensor, metric: Tensor, scale: Tensor) -> tuple[Tensor, float]:
-    """Per strip the scale with the least error under the Hessian for these codes, as it is stored; and the error with it.
+def best_scales(
+    target: Float[Tensor, "rows columns"],
+    values: Float[Tensor, "rows columns"],
+    metric: Float[Tensor, "columns columns"],
+    scale: Float[Tensor, " strips"],
+) -> tuple[Float[Tensor, " strips"], float]:
+    """The scale of each strip with the least error for its codes, as it is stored; and the error.
 
-    tr((T - sV) H (T - sV)^T) without its first part, tr(T H T^T).
+    tr((T - sV) H (T - sV)^T) has its minimum at s = tr(V H T^T) / tr(V H V^T). Of the error the
+    part tr(T H T^T) is left out. A strip of nothing keeps its `scale`.
     """
-    above, below = torch.empty_like(scale), torch.empty_like(scale)
-    for part in _parts(len(scale)):
-        rows = slice(TILE * part.start, TILE * part.stop)
+    cross = torch.empty_like(scale)  # tr(V H T^T)
+    square = torch.empty_like(scale)  # tr(V H V^T)
+    strips = len(scale)
+    # some strips at a time: a wide weight should not be copied as a whole
+    for start in range(0, strips, SAMPLE):
+        stop = min(start + SAMPLE, strips)
+        rows = slice(TILE * start, TILE * stop)
         weighted = values[rows] @ metric
-        for sums, other in ((above, target), (below, values)):
-            sums[part] = (weighted * other[rows]).view(part.stop - part.start, -1).sum(1)
-    scale = torch.where(below > 0, above / below, scale).half().float()
-    return scale, float((scale.double() * (scale * below - 2 * above)).sum())
-
-
-def _parts(strips: int) -> list[slice]:
-    """Some strips at a time: a wide weight has many bytes, and no copy of it should be made for nothing."""
-    return [slice(start, min(start + SAMPLE, strips)) for start in range(0, strips, SAMPLE)]
+        cross[start:stop] = (weighted * target[rows]).view(stop - start, -1).sum(1)
+        square[start:stop] = (weighted * values[rows]).view(stop - start, -1).sum(1)
+    scale = torch.where(square > 0, cross / square, scale).half().float()
+    error = (scale.double() * (scale * square - 2 * cross)).sum()
+    return scale, float(error)

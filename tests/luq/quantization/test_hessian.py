@@ -1,11 +1,22 @@
+import gc
 import math
+import weakref
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from luq.config import TIERS
+from luq.errors import DataError
 from luq.quantization import hessian as hessians
-from luq.quantization.hessian import HessianSum, effective_rank, factorize
+from luq.quantization.hessian import (
+    HessianCache,
+    HessianSum,
+    checked,
+    effective_rank,
+    factorize,
+    without_dead_columns,
+)
 from luq.quantization.methods import make_quantizer
 from tests.conftest import correlated
 
@@ -19,6 +30,120 @@ def test_every_token_counts_the_same_whatever_the_batches() -> None:
     mean = whole.mean()
     assert torch.allclose(mean, parts.mean(), atol=1e-5)
     assert torch.allclose(mean, 2 * inputs.T @ inputs / 60, atol=1e-5)
+
+
+def test_a_token_of_weight_two_counts_as_two_tokens() -> None:
+    inputs = torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
+    weighted, repeated = HessianSum(8), HessianSum(8)
+    weighted.add(inputs.view(2, 5, 8), torch.tensor([2.0, 1, 1, 1, 0, 0, 3, 1, 1, 1]))
+    order = [0, 0, 1, 2, 3, 6, 6, 6, 7, 8, 9]
+    repeated.add(inputs[order])
+    assert torch.allclose(weighted.mean(), repeated.mean(), atol=1e-5)
+
+
+def test_without_tokens_the_hessian_is_zero() -> None:
+    assert not bool(HessianSum(3).mean().any())
+
+
+def test_what_cannot_be_a_hessian_is_said() -> None:
+    hessian = correlated(100, 16)
+    assert checked(hessian, 16) is hessian
+    with pytest.raises(DataError, match="needs a calibration set"):
+        checked(None, 16)
+    with pytest.raises(DataError, match=r"is \(16, 16\), the weight has 8 columns"):
+        checked(hessian, 8)
+    for bad in (float("nan"), float("inf")):
+        broken = hessian.clone()
+        broken[15, 3] = bad
+        with pytest.raises(DataError, match="NaN or infinity"):
+            checked(broken, 16)
+
+
+@pytest.mark.parametrize("strip", [3, 1024])
+def test_entries_may_differ_from_their_mirror_images_by_rounding_only(
+    strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hessians, "STRIP", strip)
+    hessian = torch.eye(16) * 100 + 1
+    hessian[9, 2] = 1.0005
+    checked(hessian, 16)
+    hessian[9, 2] = 1.005
+    with pytest.raises(DataError, match="not symmetric"):
+        checked(hessian, 16)
+    # beside an entry of a hundred and one, a thousandth is rounding
+    hessian[9, 2] = 0.0005
+    hessian[2, 9] = 0.0
+    checked(hessian, 16)
+
+
+def test_columns_that_no_token_used_become_zero_in_a_copy() -> None:
+    weight = torch.ones(2, 4)
+    hessian = torch.diag(torch.tensor([1.0, 0.0, 1e-9, 0.0]))
+    assert without_dead_columns(weight, hessian).tolist() == [[1, 0, 1, 0]] * 2
+    assert bool(weight.all())
+
+
+def test_the_damping_is_doubled_until_the_factor_exists() -> None:
+    indefinite = torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0]))
+    # eigenvalues 1 +- x of the first two columns: positive from a damping of x - 1 on
+    for x, needed in ((1.005, 0.0064), (1.05, 0.0512), (0.9, 0.0)):
+        indefinite[0, 1] = x
+        indefinite[1, 0] = x
+        assert factorize(indefinite, 0.0).damping == pytest.approx(needed)
+    indefinite[0, 1] = indefinite[1, 0] = 1.9
+    assert factorize(indefinite, 0.5).damping == 1.0
+    indefinite[0, 1] = indefinite[1, 0] = 2.1
+    with pytest.raises(DataError, match="too few tokens"):
+        factorize(indefinite, 0.01)
+
+
+def test_dead_columns_get_a_diagonal_of_one_and_are_marked_in_the_order_of_the_sweep() -> None:
+    hessian = torch.diag(torch.tensor([4.0, 0.0, 9.0]))
+    factor = factorize(hessian, 0.0, torch.tensor([2, 1, 0]))
+    assert factor.dead.tolist() == [False, True, False]
+    expected = torch.diag(torch.tensor([1 / 3, 1.0, 1 / 2]))
+    assert torch.allclose(factor.upper, expected)
+
+
+def test_the_cache_keeps_the_entry_of_the_last_hessian_only() -> None:
+    cache: HessianCache[list[int]] = HessianCache()
+    first, second = torch.eye(2), torch.eye(2)
+    entry = cache.get(first, lambda: [1])
+    assert cache.get(first, lambda: [2]) is entry
+    assert cache.get(second, lambda: [3]) == [3]
+    assert cache.get(first, lambda: [4]) == [4]
+
+
+def test_the_cache_lets_the_old_entry_go_before_it_makes_the_new_one() -> None:
+    class Entry:
+        pass
+
+    cache: HessianCache[Entry] = HessianCache()
+    entry = weakref.ref(cache.get(torch.eye(2), Entry))
+
+    def make() -> Entry:
+        gc.collect()
+        assert entry() is None
+        return Entry()
+
+    cache.get(torch.eye(2), make)
+
+
+@pytest.mark.parametrize("method", ["gptq", "ternary", "billm", "arb_rc", "trellis"])
+def test_the_unit_of_the_hessian_does_not_matter(method: str) -> None:
+    """All of a Hessian times a power of two gives the same bytes."""
+    weight = torch.randn(24, 128, generator=torch.Generator().manual_seed(0))
+    hessian = correlated(400, 128)
+    kind = TIERS[method]
+    tiers = [kind()]
+    if any(entry.name == "act_order" for entry in fields(kind)):
+        tiers.append(replace(kind(), act_order=True))
+    for tier in tiers:
+        packed = make_quantizer(tier).quantize(weight, hessian)
+        for factor in (2.0**-20, 2.0**20):
+            scaled = make_quantizer(tier).quantize(weight, hessian * factor)
+            for name, buffer in packed.buffers.items():
+                assert torch.equal(buffer, scaled.buffers[name]), name
 
 
 def test_factor_is_the_inverse() -> None:

@@ -3,13 +3,13 @@ from itertools import combinations
 import pytest
 import torch
 
-from luq.quantization.lloyd import Levels
+from luq.quantization.lloyd import SortedRows
 
 
 def loop(
     weight: torch.Tensor, importance: torch.Tensor, turns: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lloyd's turns as they are written in books: every weight is asked for the nearest value in every turn."""
+    """Lloyd's turns as in books: every weight looks for its nearest value in every turn."""
     kept = importance > 0
     weight, importance = weight[:, kept].double(), importance[kept].double()
     mean = (weight * importance).sum(1, keepdim=True) / importance.sum()
@@ -40,7 +40,7 @@ def case(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("columns", [8, 33, 128])
 def test_prefix_sums_give_what_a_loop_over_weights_gives(columns: int) -> None:
     weight, importance = case(20, columns)
-    found, error = Levels(weight).fit(importance, paired=False, turns=6)
+    found, error = SortedRows(weight).fit(importance, paired=False, turns=6)
     wanted, least = loop(weight, importance, 6)
     assert torch.allclose(found.double(), wanted, atol=1e-5)
     assert torch.allclose(error, least, atol=1e-6)
@@ -58,33 +58,33 @@ def test_close_to_the_best_of_all_partitions() -> None:
     for cuts in combinations(range(1, 40), 3):
         count, total, squares = sums[:, :, [0, *cuts, 40]].diff(dim=2)
         best = torch.minimum(best, (squares - total.square() / count.clamp_min(1e-30)).sum(1))
-    _, found = Levels(weight).fit(importance, paired=False)
+    _, found = SortedRows(weight).fit(importance, paired=False)
     assert bool((found >= best - 1e-9).all())
     assert float(found.sum()) < 1.15 * float(best.sum())
 
 
 def test_pairs_are_what_two_binary_orders_say_and_turns_help() -> None:
     weight, importance = case(50, 96)
-    levels = Levels(weight)
-    found, error = levels.fit(importance, paired=True)
+    rows = SortedRows(weight)
+    found, error = rows.fit(importance, paired=True)
     low, less, more, high = found.unbind(1)
     assert torch.allclose(low + high, less + more, atol=1e-5)
     assert bool((found.diff(dim=1) >= 0).all())
     near = (weight[:, :, None] - found[:, None]).square().amin(2)
     assert torch.allclose(error.float(), (near * importance).sum(1), atol=1e-4)
-    assert float(error.sum()) < float(levels.fit(importance, paired=True, turns=1)[1].sum())
-    assert float(levels.fit(importance, paired=False)[1].sum()) <= float(error.sum()), (
+    assert float(error.sum()) < float(rows.fit(importance, paired=True, turns=1)[1].sum())
+    assert float(rows.fit(importance, paired=False)[1].sum()) <= float(error.sum()), (
         "four free values are no worse"
     )
 
 
 def test_nothing_to_fit() -> None:
-    found, error = Levels(torch.zeros(3, 4)).fit(torch.ones(4), paired=False)
+    found, error = SortedRows(torch.zeros(3, 4)).fit(torch.ones(4), paired=False)
     assert not bool(found.any() or error.any())
-    found, error = Levels(torch.randn(3, 4, generator=torch.Generator().manual_seed(0))).fit(
+    found, error = SortedRows(torch.randn(3, 4, generator=torch.Generator().manual_seed(0))).fit(
         torch.zeros(4), paired=True
     )
     assert not bool(found.any() or error.any())
-    constant, error = Levels(torch.full((2, 9), 0.3)).fit(torch.ones(9), paired=True)
+    constant, error = SortedRows(torch.full((2, 9), 0.3)).fit(torch.ones(9), paired=True)
     assert torch.allclose(constant, torch.full((2, 4), 0.3))
     assert float(error.sum()) == pytest.approx(0, abs=1e-6)

@@ -7,7 +7,9 @@ from luq.config import BillmTier
 from luq.formats.binary import BinaryWeight
 from luq.formats.kernels import searches
 from luq.formats.known import restore
+from luq.formats.packing import unpack_bits
 from luq.quantization import hessian as hessians
+from luq.quantization.lloyd import SortedRows
 from luq.quantization.methods import billm
 from luq.quantization.methods.billm import (
     Billm,
@@ -188,3 +190,146 @@ def test_without_kernels_the_error_is_the_same(monkeypatch: pytest.MonkeyPatch) 
     looped = Billm(tier()).quantize(weight, hessian)
     one, two = (loss(weight, p.dequantize(), hessian) for p in (compiled, looped))
     assert one == pytest.approx(two, rel=1e-3), "ties apart, the same candidates win"
+
+
+def slow_value(weight: torch.Tensor, mask: torch.Tensor, terms: int) -> torch.Tensor:
+    """Mean and mean deviation of the masked weights of each row, once or twice, by loops."""
+    value = torch.zeros_like(weight)
+    for _ in range(terms):
+        for row in range(len(weight)):
+            chosen = mask[row]
+            if not bool(chosen.any()):
+                continue
+            left = (weight - value)[row, chosen]
+            deviation = left - left.mean()
+            sign = torch.where(deviation >= 0, 1.0, -1.0)
+            value[row, chosen] += left.mean() + deviation.abs().mean() * sign
+    return value
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("columns", [2, 16, 64])
+def test_as_many_columns_are_salient_as_give_the_least_error(
+    columns: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 to 49 columns, or all but one: each count is tried in a loop."""
+    if not compiled:
+        monkeypatch.setattr(searches, "billm_errors", lambda *_: None)
+    counts = set()
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        scale = torch.logspace(0, 1.5 * seed / 5, columns)
+        saliency = (torch.randn(6, columns, generator=generator) * scale).square()
+        ranked = saliency.sum(0).argsort(descending=True)
+        errors = []
+        for count in range(1, min(50, columns)):
+            salient = torch.zeros(columns, dtype=torch.bool)
+            salient[ranked[:count]] = True
+            mask = salient.expand_as(saliency)
+            value = slow_value(saliency, mask, 2) + slow_value(saliency, ~mask, 2)
+            errors.append(float((saliency - value).square().sum()))
+        best = errors.index(min(errors)) + 1
+        chosen = salient_columns(saliency)
+        assert set(chosen.nonzero()[:, 0].tolist()) == set(ranked[:best].tolist())
+        counts.add(best)
+    assert columns == 2 or len(counts) > 2
+
+
+def test_a_block_of_one_column_has_no_salient_one() -> None:
+    assert not bool(salient_columns(torch.ones(3, 1)).any())
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_split_is_the_percentile_with_the_least_error(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """81 percentiles of the magnitudes of the columns that are not salient, from 10 to 90 %."""
+    if not compiled:
+        monkeypatch.setattr(searches, "billm_errors", lambda *_: None)
+    for exponent in (0.25, 1.0, 3.0):
+        generator = torch.Generator().manual_seed(0)
+        saliency = torch.randn(4, 32, generator=generator).abs() ** exponent
+        plain = torch.ones(32, dtype=torch.bool)
+        plain[[3, 20]] = False
+        target = saliency[:, plain]
+        ranked = target.flatten().sort().values
+        errors = {}
+        for percent in range(10, 91):
+            threshold = float(ranked[int(percent / 100 * (target.numel() - 1) + 1e-4)])
+            sparse = target > threshold
+            value = slow_value(target, sparse, 1) + slow_value(target, ~sparse, 1)
+            errors[threshold] = float((target - value).square().sum())
+        best = min(errors, key=errors.__getitem__)
+        sparse = billm.sparse_group(saliency, plain)
+        assert torch.equal(sparse[:, plain], target > best)
+        assert not bool(sparse[:, ~plain].any())
+
+
+def test_without_columns_to_split_there_is_no_sparse_group() -> None:
+    assert not bool(billm.sparse_group(torch.ones(3, 2), torch.zeros(2, dtype=torch.bool)).any())
+
+
+def test_the_numbers_of_a_block_say_the_fitted_values() -> None:
+    plain = torch.tensor([[-3.0, -1.0, 0.5, 4.0]])
+    double = torch.tensor([[-5.0, -1.0, 3.0, 7.0]])
+    numbers = billm.numbers_of(plain, double)
+    assert numbers.tolist() == [[-0.25, 0.75, 0.5, 3.5, 1.0, 4.0, 0.0, 2.0]]
+    values = billm._stored_values(numbers[:, None])
+    assert values[0, 0, 0].tolist() == [-1.0, 0.5, -3.0, 4.0]
+    assert values[0, 0, 1].tolist() == [-5.0, -1.0, 3.0, 7.0]
+
+
+@pytest.mark.parametrize("rows", [20, 1100])
+def test_as_many_columns_are_salient_as_give_the_fitted_block_the_least_error(rows: int) -> None:
+    """All counts are tried with the rows and turns that the search takes: every third of 1100."""
+    counts = set()
+    for exponent in (0.0, 0.5, 1.0):
+        generator = torch.Generator().manual_seed(7)
+        weight = torch.randn(rows, 64, generator=generator) * torch.logspace(0, exponent, 64)
+        importance = torch.rand(64, generator=generator) + 0.1
+        ranked = (weight.square() * importance).sum(0).argsort(descending=True)
+        sample = SortedRows(weight[:: 3 if rows == 1100 else 1])
+        errors = {}
+        for count in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48):
+            salient = torch.zeros(64, dtype=torch.bool)
+            salient[ranked[:count]] = True
+            plain_fit = sample.fit(importance * ~salient, paired=False, turns=4)
+            double_fit = sample.fit(importance * salient, paired=True, turns=4)
+            errors[count] = float(plain_fit.error.sum() + double_fit.error.sum())
+        best = min(errors, key=errors.__getitem__)
+        block = four_values(weight, importance)
+        assert set(block.salient.nonzero()[:, 0].tolist()) == set(ranked[:best].tolist())
+        counts.add(best)
+        rows_fit = SortedRows(weight)
+        plain = rows_fit.fit(importance * ~block.salient, paired=False).levels
+        double = rows_fit.fit(importance * block.salient, paired=True).levels
+        assert torch.equal(block.numbers, billm.numbers_of(plain, double))
+    assert len(counts) > 1
+
+
+def test_each_fitted_weight_has_the_nearest_value_of_its_row_and_block() -> None:
+    """Without feedback (independent inputs) no other of the four values is nearer."""
+    weight, _ = case(4, 24, 96)
+    packed = Billm(BillmTier(block=32)).quantize(weight, torch.eye(96))
+    values = packed.dequantize()
+    distance = (weight - values).abs()
+    numbers = packed.numbers()
+    stored = billm._stored_values(numbers)
+    salient = unpack_bits(packed.buffers["salient"], (96,))
+    for j in range(96):
+        possible = stored[j // 32, :, int(salient[j])]
+        nearest = (weight[:, j, None] - possible).abs().amin(1)
+        assert torch.allclose(distance[:, j], nearest, atol=1e-6)
+
+
+def test_columns_that_no_token_used_are_still_given_values() -> None:
+    """Values of a block of dead columns are zero, and no other block is touched."""
+    weight, hessian = case(3, 32, 64)
+    hessian[:32] = 0
+    hessian[:, :32] = 0
+    packed = Billm(BillmTier(block=32)).quantize(weight, hessian)
+    assert not bool(packed.dequantize()[:, :32].any())
+    alone = Billm(BillmTier(block=32)).quantize(
+        weight[:, 32:].contiguous(), hessian[32:, 32:].contiguous()
+    )
+    assert torch.allclose(packed.dequantize()[:, 32:], alone.dequantize(), atol=0.05)

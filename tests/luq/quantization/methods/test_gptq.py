@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from luq.config import GptqTier, RtnTier, TernaryTier
+from luq.config import Float16Tier, GptqTier, RtnTier, TernaryTier
 from luq.errors import ConfigError, DataError
 from luq.quantization.grid import fit
+from luq.quantization.methods import make_quantizer
 from luq.quantization.methods.gptq import Gptq
 from luq.quantization.methods.rtn import Rtn
 from luq.quantization.methods.ternary import Ternary
@@ -19,7 +20,7 @@ def tier(**parameters: Any) -> GptqTier:
 
 
 def reference(weight: Tensor, hessian: Tensor, config: GptqTier) -> Tensor:
-    """GPTQ in float64, one column after the other, each update applied to all later columns at once."""
+    """GPTQ in float64, one column after the other, each update on all later columns at once."""
     w, h = weight.double().clone(), hessian.double().clone()
     columns = w.shape[1]
     dead = h.diagonal() <= 0
@@ -80,7 +81,8 @@ def test_matches_the_column_by_column_reference(given: dict) -> None:
     hessian = correlated(400, columns, seed=2)
     mine = Gptq(config).quantize(weight, hessian).dequantize()
     slow = reference(weight, hessian, config)
-    # a rounding tie that falls the other way in fp32 changes a row from there on: almost all rows must be equal
+    # a rounding tie that falls the other way in fp32 changes a row from there on: almost all rows
+    # must be equal
     same = (mine - slow).abs().amax(1) < 1e-4
     assert same.float().mean() >= 0.9
     assert loss(weight, mine, hessian) == pytest.approx(loss(weight, slow, hessian), rel=0.03)
@@ -161,7 +163,7 @@ def test_singular_hessian_raises_the_damping_and_records_it() -> None:
 
 
 def test_ternary_is_gptq_on_three_values() -> None:
-    """Every weight is -1, 0 or 1 times its group's scale, five to a byte, and feedback and clipping pay."""
+    """Every weight is -1, 0 or 1 times its group's scale; feedback and clipping pay."""
     weight, hessian = (
         torch.randn(48, 96, generator=torch.Generator().manual_seed(0)),
         correlated(400, 96),
@@ -186,27 +188,58 @@ def test_ternary_is_gptq_on_three_values() -> None:
     )
 
 
-@pytest.mark.parametrize("method", [Gptq, Ternary])
+@pytest.mark.parametrize("method", [GptqTier(bits=2), TernaryTier()])
 @pytest.mark.parametrize("columns", [96, 150])
-def test_descent_never_raises_the_error_and_comes_to_rest(method: type[Gptq], columns: int) -> None:
+def test_descent_never_raises_the_error_and_comes_to_rest(
+    method: GptqTier | TernaryTier, columns: int
+) -> None:
     weight, hessian = (
         torch.randn(40, columns, generator=torch.Generator().manual_seed(0)),
         correlated(600, columns),
     )
     hessian[3], hessian[:, 3] = 0, 0
     weight[:, 3] = 0
-    config = tier(
-        bits=2, group_size=columns // 3, act_order=True, static_groups=True, clip_steps=10, block=64
+    config = replace(
+        method,
+        group_size=columns // 3,
+        act_order=True,
+        static_groups=True,
+        clip_steps=10,
+        block=64,
     )
     errors = [
         loss(
             weight,
-            method(replace(config, descent=n)).quantize(weight, hessian).dequantize(),
+            make_quantizer(replace(config, descent=n)).quantize(weight, hessian).dequantize(),
             hessian,
         )
         for n in (0, 1, 2, 8, 9)
     ]
     assert errors[0] > errors[1] >= errors[2] >= errors[3]
     assert errors[3] == pytest.approx(errors[4], rel=1e-3)
-    slow = method(replace(config, descent=0)).quantize(weight, hessian)
+    slow = make_quantizer(replace(config, descent=0)).quantize(weight, hessian)
     assert errors[1] < loss(weight, slow.dequantize(), hessian)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_round_to_nearest_takes_its_grid_from_the_tier(symmetric: bool) -> None:
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)) ** 3
+    tier = RtnTier(bits=3, group_size=16, symmetric=symmetric, clip_steps=8)
+    packed = Rtn(tier).quantize(weight)
+    grid = fit(weight, 8, 16, symmetric, steps=8)
+    assert torch.equal(packed.buffers["scales"].float(), grid.scale)
+    assert ("zeros" in packed.buffers) is not symmetric
+    group = torch.arange(64) // 16
+    assert torch.equal(packed.dequantize(), grid.decode(grid.encode(weight, group), group))
+    assert packed.meta["damping"] == 0
+
+
+def test_a_tier_that_needs_data_says_so_without_a_hessian() -> None:
+    with pytest.raises(DataError, match="needs a calibration set"):
+        Gptq(tier()).quantize(torch.randn(4, 64), None)
+
+
+def test_16_bit_weights_are_what_was_given_rounded_to_fp16() -> None:
+    weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    packed = make_quantizer(Float16Tier()).quantize(weight, None)
+    assert torch.equal(packed.dequantize(), weight.half().float())

@@ -1,4 +1,4 @@
-"""Trellis codes: the search is the best one, the format is what its documentation says, and the error is near the theory's."""
+"""Trellis codes: the search is the best one, the format is as documented, the error near theory."""
 
 import itertools
 
@@ -7,11 +7,12 @@ import torch
 
 from luq.config import GptqTier, TrellisTier
 from luq.formats.incoherence import block_of, hadamard, rotate_, signs, unrotate
+from luq.formats.kernels import searches
 from luq.formats.trellis import TrellisWeight, table
 from luq.quantization.methods import trellis
 from luq.quantization.methods.gptq import Gptq
 from luq.quantization.methods.trellis import Trellis, search
-from tests.conftest import correlated
+from tests.conftest import correlated, loss
 
 
 @pytest.mark.parametrize("size", [1, 3, 12, 128, 384, 1000, 4096])
@@ -55,8 +56,10 @@ def test_the_search_finds_the_best_of_all_paths(bits: int, window: int, length: 
     values = torch.randn(6, length, generator=generator)
     states = torch.randint(0, 2**window, (6,), generator=generator, dtype=torch.int32)
     numbers, mask = table(window), 2**window - 1
-    for find in (search, trellis.search_slowly):
-        codes, last = find(values, states, bits, window)
+    for codes, last in (
+        search(values, states, bits, window),
+        searches.viterbi(values, numbers, states, bits, window),
+    ):
         for i in range(6):
             least = float("inf")
             for path in itertools.product(range(2**bits), repeat=length):
@@ -76,7 +79,7 @@ def test_the_compiled_search_is_torchs(bits: int, window: int) -> None:
     states = torch.arange(7, dtype=torch.int32)
     one, two = (
         search(values, states, bits, window),
-        trellis.search_slowly(values, states, bits, window),
+        searches.viterbi(values, table(window), states, bits, window),
     )
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
@@ -156,7 +159,10 @@ def test_feedback_lowers_the_error_under_the_hessian() -> None:
         (32, 64, lambda w: w[5, 7].fill_(1000.0)),
         (16, 32, lambda w: w.zero_()),
     ],
-    ids=["one row", "one column", "odd", "not of tiles", "zero rows", "constant", "outlier", "zeros"],
+    ids=[
+        "one row", "one column", "odd", "not of tiles",
+        "zero rows", "constant", "outlier", "zeros",
+    ],
 )  # fmt: skip
 def test_odd_cases(bits: int, rows: int, columns: int, spoil) -> None:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
@@ -174,7 +180,7 @@ def test_odd_cases(bits: int, rows: int, columns: int, spoil) -> None:
 @pytest.mark.parametrize("bits", [1, 2])
 @pytest.mark.parametrize("rank", [0, 1, 4])
 def test_a_singular_hessian_does_not_run_away(bits: int, rank: int) -> None:
-    """Few tokens, or none: the feedback must not make the error larger than that of no weight at all."""
+    """Few tokens, or none: with feedback the error stays below that of no weight at all."""
     weight, tokens = (
         torch.randn(48, 64, generator=torch.Generator().manual_seed(0)),
         correlated(100, 64)[:rank],
@@ -187,7 +193,7 @@ def test_a_singular_hessian_does_not_run_away(bits: int, rank: int) -> None:
 
 
 def test_a_spread_tried_on_some_strips_is_encoded_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many strips some choose the spread: the codes are those of that spread, and the error hardly differs."""
+    """Of many strips some choose the spread, and the error hardly differs."""
     weight, hessian = (
         torch.randn(16 * 12, 64, generator=torch.Generator().manual_seed(0)),
         correlated(400, 64),
@@ -213,3 +219,99 @@ def test_feedback_by_blocks_is_feedback_tile_by_tile(monkeypatch: pytest.MonkeyP
         assert objective(weight, parts, hessian) == pytest.approx(
             objective(weight, whole, hessian), rel=0.02
         )
+
+
+def strips(rows: int, columns: int, seed: int) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_strips_scale_has_the_least_error_for_its_codes() -> None:
+    target, values, metric = strips(48, 32, 0), strips(48, 32, 1), correlated(200, 32)
+    values = target + 0.5 * values
+    values[16:32] = 0
+    start = torch.tensor([3.0, 5.0, 7.0])
+    scale, error = trellis.best_scales(target, values, metric, start)
+    assert float(scale[1]) == 5.0, "a strip of nothing keeps its scale"
+    assert torch.equal(scale, scale.half().float())
+
+    def whole(scales: torch.Tensor) -> float:
+        return loss(target, values * scales.repeat_interleave(16)[:, None], metric)
+
+    nothing = loss(target, torch.zeros_like(target), metric)
+    assert error == pytest.approx(whole(scale) - nothing, rel=1e-4)
+    for strip in (0, 2):
+        for factor in (0.98, 1.02):
+            other = scale.clone()
+            other[strip] *= factor
+            assert whole(other) > whole(scale)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_spread_with_the_least_error_is_taken(seed: int) -> None:
+    weight, hessian = strips(32, 64, seed), correlated(300, 64, seed=seed)
+    errors = {}
+    for factor in (0.9, 1.0, 1.1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trellis, "TRIED", (factor,))
+            packed = Trellis(TrellisTier(bits=1)).quantize(weight, hessian)
+        errors[factor] = objective(weight, packed, hessian)
+    best = Trellis(TrellisTier(bits=1)).quantize(weight, hessian)
+    assert objective(weight, best, hessian) == pytest.approx(min(errors.values()), rel=1e-6)
+    assert min(errors.values()) < 0.999 * max(errors.values())
+
+
+def test_the_spread_of_a_strip_is_that_of_its_own_weights() -> None:
+    """Rows and columns that fill it up do not count."""
+    target = strips(20, 40, 0) * 3
+    padded = torch.nn.functional.pad(target, (0, 8, 0, 12))
+    spread = trellis._spreads(padded, 20, 40)
+    assert float(spread[0]) == pytest.approx(float(target[:16].square().mean().sqrt()))
+    assert float(spread[1]) == pytest.approx(float(target[16:].square().mean().sqrt()))
+
+
+@pytest.mark.parametrize("exponent", [-12, 12])
+def test_large_and_small_weights_have_the_same_codes(exponent: int) -> None:
+    weight, hessian = strips(32, 48, 0), correlated(200, 48)
+    packed = Trellis(TrellisTier(bits=2, window=8)).quantize(weight, hessian)
+    scaled = Trellis(TrellisTier(bits=2, window=8)).quantize(weight * 2.0**exponent, hessian)
+    assert torch.equal(scaled.buffers["codes"], packed.buffers["codes"])
+    ratio = scaled.buffers["scales"].float() / packed.buffers["scales"].float()
+    assert torch.allclose(ratio, torch.full_like(ratio, 2.0**exponent), rtol=2e-3)
+
+
+@pytest.mark.parametrize("gain", [0.85, 1.2])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_no_other_gain_is_much_better_on_gaussian_weights(
+    bits: int, gain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = strips(128, 128, 3)
+    error = objective(weight, Trellis(TrellisTier(bits=bits)).quantize(weight, EYE), EYE)
+    monkeypatch.setattr(trellis, "TRIED", (1.0,))
+    monkeypatch.setitem(trellis.GAIN, bits, trellis.GAIN[bits] * gain)
+    changed = objective(weight, Trellis(TrellisTier(bits=bits)).quantize(weight, EYE), EYE)
+    assert error < 0.99 * changed
+
+
+EYE = torch.eye(128)
+
+
+def test_columns_that_fill_up_tiles_count_as_much_as_the_others_do() -> None:
+    hessian = correlated(200, 20)
+    metric, factor = Trellis(TrellisTier())._rotate(hessian)
+    diagonal = torch.diagonal(metric)
+    assert metric.shape == (32, 32)
+    assert torch.allclose(diagonal[20:], torch.diagonal(hessian).mean())
+    assert not bool((metric - torch.diag(diagonal))[20:].any())
+    assert factor.upper.shape == (32, 32)
+
+
+def test_a_weight_of_33_strips_is_encoded_as_a_whole() -> None:
+    """Of more than 32 strips every second chooses the spread."""
+    weight, hessian = strips(16 * 33, 16, 0), correlated(100, 16)
+    packed = Trellis(TrellisTier(bits=2, window=6)).quantize(weight, hessian)
+    assert packed.buffers["codes"].shape[0] == 33
+    assert objective(weight, packed, hessian) < 0.3 * objective_of_nothing(weight, hessian)
+
+
+def objective_of_nothing(weight: torch.Tensor, hessian: torch.Tensor) -> float:
+    return loss(weight, torch.zeros_like(weight), hessian)

@@ -172,7 +172,12 @@ def test_garbage_is_collected_as_before_after_an_evaluation(
 def test_libraries_are_quiet_only_for_a_while() -> None:
     loggers = [logging.getLogger(name) for name in LIBRARIES]
     levels = [logger.level for logger in loggers]
-    with pytest.raises(RuntimeError), quiet():
-        assert all(logger.level == logging.ERROR for logger in loggers)
-        raise RuntimeError
+
+    def fail_quietly() -> None:
+        with quiet():
+            assert all(logger.level == logging.ERROR for logger in loggers)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_quietly()
     assert [logger.level for logger in loggers] == levels

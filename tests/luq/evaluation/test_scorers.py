@@ -236,6 +236,7 @@ def test_chartqa_relaxed(prediction: str, target: str, is_right: bool) -> None:
 
 def test_chartqa_strips_an_answer_and_reads_numbers() -> None:
     assert chartqa.process({"answer": 14}, [" 14\n"]) == {"score": 1}
+    assert chartqa.process({"answer": "Yes"}, [" yes\n"]) == {"score": 1}
 
 
 def chartqa_items(texts: dict[str, str]) -> list[Item]:

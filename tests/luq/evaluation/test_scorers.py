@@ -264,6 +264,7 @@ def test_chartqa_leaves_out_a_half_without_questions() -> None:
         ("Helo", ["hello"], 0.8),
         ("hexxx", ["hello"], 0),
         ("abxx", ["abcd"], 0.5),
+        ("hello", ["hello", "hellx"], 1),
         ("$1,200", ["1,200", "$1200"], 0.8333),
         ("HELLO", ["hello"], 1),
         ("  a \n b ", ["a b"], 1),
@@ -346,6 +347,7 @@ LIST = {"question_type": "free_form", "answer_type": "list", "precision": None}
         (CHOICE | {"answer": "4", "choices": "['3', '4']"}, "4", 1),
         (CHOICE | {"answer": "A", "choices": ["B", "A"]}, "A", 1),
         (CHOICE | {"answer": "red"}, "B", 0),
+        (CHOICE | {"answer": "red"}, "Bred", 1),
         (CHOICE | {"answer": "a", "choices": ["a", "Bxx"]}, "C", 1),
     ],
 )

@@ -310,6 +310,11 @@ def test_mmbench_wants_every_rotation_right() -> None:
     assert summary.metrics["vanilla"] == pytest.approx(200 / 3), "rotations in any order"
 
 
+def test_mmbench_bases_are_told_apart_up_to_a_million() -> None:
+    items: list[Item] = [({"index": 5}, {"score": 1}), ({"index": 900_005}, {"score": 0})]
+    assert mmbench.summarise(items).units == [1, 0]
+
+
 CHOICE = {"question_type": "multi_choice", "answer": "blue", "choices": ["red", "blue"]}
 INTEGER = {"question_type": "free_form", "answer_type": "integer", "precision": None}
 FLOAT = {"question_type": "free_form", "answer_type": "float", "precision": 2}

@@ -27,7 +27,7 @@ check: install  ## format, lint, types, architecture
 	$(BIN)/pytest tests/test_architecture.py
 
 test: install  ## all tests, on CPU, without network
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 demo: install  ## LUQ next to 16- to 2-bit versions of a pocket model: one table, one report (MODEL=pocket_qwen for the other)
 	$(BIN)/luq sweep demo model=$(MODEL) group=$(DEMO)

@@ -7,7 +7,7 @@ BIN = .venv/bin
 MODEL ?= pocket_llava
 DEMO = $(if $(filter pocket_llava,$(MODEL)),demo,demo_$(MODEL))
 
-.PHONY: help install check test demo clean
+.PHONY: help install check test demo docs clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,11 +27,14 @@ check: install  ## format, lint, types, architecture
 	$(BIN)/pytest tests/test_architecture.py
 
 test: install  ## all tests, on CPU, without network
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 demo: install  ## LUQ next to 16- to 2-bit versions of a pocket model: one table, one report (MODEL=pocket_qwen for the other)
 	$(BIN)/luq sweep demo model=$(MODEL) group=$(DEMO)
 	$(BIN)/luq report $(DEMO)
 
+docs: install  ## the pages of docs/ and the API reference, into site/
+	$(BIN)/mkdocs build --strict -q
+
 clean:  ## remove everything that was made
-	rm -rf .venv outputs .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv outputs site .mypy_cache .ruff_cache .pytest_cache *.egg-info

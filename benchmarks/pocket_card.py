@@ -10,14 +10,13 @@ import os
 import sys
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from pipelines.results import Record
 from rich.console import Console
 
-from luq import registry
 from luq.calibration.mixing import build
 from luq.config import CalibrationConfig, ModelConfig
+from luq.evaluation.scorers import SCORERS
 from luq.models.families import GROUPS
 from luq.models.vlm import load_vlm
 from luq.pocket import benchmarks
@@ -36,11 +35,10 @@ out = Console(highlight=False, width=120)
 def best_constant_answer(benchmark: str) -> tuple[float, str]:
     """Score in percent of the best constant answer on the report split, and that answer."""
     rows = benchmarks.build(benchmark, "report")
-    scorer: Any = registry.load("benchmark", benchmark)
-    process = getattr(scorer, benchmark, None) or scorer.process
+    scorer = SCORERS[benchmark]
     candidates = []
     for answer in sorted({TARGETS[benchmark](row) for row in rows}):
-        results_of_rows = [(row, process(row, [answer])) for row in rows]
+        results_of_rows = [(row, scorer.process(row, [answer])) for row in rows]
         candidates.append((scorer.summarise(results_of_rows).score, answer))
     return max(candidates)
 

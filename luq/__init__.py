@@ -1,6 +1,7 @@
 """LUQ: layerwise ultra-low-bit quantization of multimodal LLMs.
 
-After `import luq`, transformers loads folders that LUQ exported: `AutoModelForImageTextToText.from_pretrained(DIR)`.
+After `import luq`, transformers loads folders that LUQ exported:
+`AutoModelForImageTextToText.from_pretrained(DIR)`.
 """
 
 import sys
@@ -31,7 +32,9 @@ class _Register(Loader):
 
 
 class _WhenNeeded(MetaPathFinder):
-    """Waits for transformers: to import it (and torch) here would make everything that imports luq wait for it."""
+    """Waits for transformers: to import it (and torch) here would make everything that imports luq
+    wait for it.
+    """
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != _QUANTIZERS:

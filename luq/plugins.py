@@ -1,6 +1,7 @@
 """What brings models, questions and texts of its own: the one place that knows a plug-in's name.
 
-A plug-in's name stands where a source is asked for (`evaluation.data=NAME`, `calibration.text=NAME`)
+A plug-in's name stands where a source is asked for (`evaluation.data=NAME`,
+`calibration.text=NAME`)
 and before the colon of a model's path (`model.path=NAME:MODEL`).
 """
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeVar
 
-from luq.evaluation.measures import mean_divergence
-
 from luq.allocation import plans
 from luq.allocation.orders import ORDERS, Correlation, correlations
 from luq.allocation.plans import Allocation, Chosen, Selection
 from luq.errors import ConfigError
 from luq.evaluation import answers
 from luq.evaluation.artefacts import Layers
+from luq.evaluation.measures import mean_divergence
 from luq.evaluation.scorers.summary import mean
 from luq.formats.artefacts import RestSizes
 from luq.profiling.entropies import LayerEntropy

@@ -1,4 +1,7 @@
-"""The `luq` command. Commands are imported when they are called: `luq --help` needs none of them."""
+"""The `luq` command.
+
+Commands are imported when they are called: `luq --help` needs none of them.
+"""
 
 import logging
 import os
@@ -14,7 +17,7 @@ from luq.errors import LuqError, unknown
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}  # -m and +x=y are Hydra's
 EPILOG = """\b
-run, profile, quantize and evaluate take Hydra overrides, and -m for every combination:
+run, profile, quantize and evaluate take Hydra overrides, and -m for all combinations:
   luq run allocation=count allocation.k=4
   luq run -m allocation.k=0,2,4,6 calibration=text,multimodal
 sweep and status take a name and Hydra overrides:
@@ -48,7 +51,7 @@ def outputs_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(
     cls=Commands,
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 @click.version_option(__version__, message="luq %(version)s")
 def luq() -> None:

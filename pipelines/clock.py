@@ -21,7 +21,9 @@ class StageClock:
         self.seconds: dict[str, float] = {}
         self.cached: dict[str, bool] = {}
         self.store: Store | None = None
-        self._inner_seconds = [0.0]  # what the stages inside each running stage took
+        # What the stages inside each running stage took and made.
+        self._inner_seconds = [0.0]
+        self._inner_made = [0]
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -29,13 +31,17 @@ class StageClock:
         begin = time.perf_counter()
         made_before = self._made()
         self._inner_seconds.append(0.0)
+        self._inner_made.append(0)
         try:
             yield
         finally:
             all_seconds = time.perf_counter() - begin
             own_seconds = all_seconds - self._inner_seconds.pop()
             self._inner_seconds[-1] += all_seconds
-        self._note(name, own_seconds, self._made() - made_before)
+            all_made = self._made() - made_before
+            own_made = all_made - self._inner_made.pop()
+            self._inner_made[-1] += all_made
+        self._note(name, own_seconds, own_made)
 
     def _note(self, name: str, seconds: float, made: int) -> None:
         is_first = name not in self.seconds

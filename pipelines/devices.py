@@ -1,4 +1,4 @@
-"""One GPU per job: processes of one machine that run jobs at the same time take different devices."""
+"""One GPU per job: processes of one machine that run at the same time take different ones."""
 
 import os
 import tempfile

@@ -10,7 +10,10 @@ from luq.config import RunConfig
 from luq.evaluation import scorers
 from luq.evaluation.artefacts import Answers, Fidelity, Layers, TextLosses
 from luq.evaluation.measures import perplexity, summarise_fidelity
+from luq.formats.memory import peak_bytes, reset_peak
 from luq.formats.sizes import LayerSize, memory
+from luq.models import devices
+from luq.quantization.artefacts import end_walk
 from luq.questions import prompts
 from luq.store.artefact import Holdings
 from luq.store.keys import digest
@@ -114,10 +117,6 @@ def choose(bench: Workbench) -> Chosen:
 
 def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     """The whole chain; returns the record."""
-    from luq.formats.memory import peak_bytes, reset_peak
-    from luq.models import devices
-    from luq.quantization.walk import Walk
-
     started = time.time()
     reset_peak()
     graph, store, clock = bench.graph, bench.store, bench.clock
@@ -126,7 +125,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     layers = graph.layers(chosen.allocation)
     sizes = bench.quantize(layers, "quantize")
     bench.quantize(graph.float_layers, "quantize 16-bit")
-    store.tools.release(Walk)
+    end_walk(store.tools)
     rest = store.get(graph.rest)
     answers = graph.answers(layers, graph.questions)
     float_answers = graph.answers(graph.float_layers, graph.questions)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines import console
+from pipelines import checkpoints, console
 from pipelines.record import RunRecord
 from pipelines.tracking import make_tracker
 
@@ -12,8 +12,6 @@ def follow(record: RunRecord, outputs: Path) -> None:
     make_tracker(record.config.tracking, outputs).track(record)
     if not record.config.checkpoint:
         return
-    from pipelines import checkpoints
-
     target = outputs / "checkpoints" / record.key
     if not target.exists():
         checkpoints.export(outputs, record, target)

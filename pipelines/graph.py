@@ -2,7 +2,8 @@
 
 Every arrow is an artefact in the store. This file only connects them: what an artefact is stands
 beside the code that makes it. An allocation is a result, and packed layers depend on its value, so
-the graph has two phases: `allocate` (in `pipelines.allocate`) resolves it, `layers` and what follows
+the graph has two phases: `allocate` (in `pipelines.allocate`) resolves it, `layers` and what
+follows
 are then known.
 """
 
@@ -63,6 +64,7 @@ class Graph:
         _check_columns(self.tiers, self.checkpoint.folder)
         self.calibration: Calibration = calibration(self.checkpoint, config.calibration, cache)
         self.questions = self.question_set(config.evaluation)
+        self.text = self._text()
         _check_leak(self.calibration, self.questions)
 
     @cached_property
@@ -169,8 +171,8 @@ class Graph:
         config = self.config.evaluation
         if config.split != "report":
             raise ConfigError(
-                f"evaluation.split={config.split}: a plan that chooses on the selection split needs "
-                "'report' there"
+                f"evaluation.split={config.split}: a plan that chooses on the selection split "
+                "needs 'report' there"
             )
         return self.question_set(replace(config, split="selection", samples=samples, fidelity=None))
 
@@ -193,8 +195,7 @@ class Graph:
             measured[name] = Fidelity(layers, reference)
         return measured
 
-    @cached_property
-    def text(self) -> TextSource | None:
+    def _text(self) -> TextSource | None:
         """Held-out text for perplexity; None if the config asks for none."""
         config = self.config.evaluation
         return text_source(config.text, "report") if config.text_tokens else None

@@ -1,7 +1,9 @@
 """The grid of a named sweep: its file and the command line -> the overrides of every run.
 
-conf/sweep/NAME.yaml holds `about` (one line), `base` (overrides that all runs share) and `grid`: a list of parts, each a
-table of key -> values in Hydra's grammar (`2,4,6`, `range(0,11,2)`), whose combinations are the runs.
+conf/sweep/NAME.yaml holds `about` (one line), `base` (overrides that all runs share) and `grid`: a
+list of parts, each a
+table of key -> values in Hydra's grammar (`2,4,6`, `range(0,11,2)`), whose combinations are the
+runs.
 """
 
 from dataclasses import dataclass, field
@@ -56,7 +58,10 @@ def show_names() -> None:
 
 @dataclass
 class Grid:
-    """A definition with the overrides of a command line. `luq sweep pareto seed=0,1 hydra/launcher=joblib`."""
+    """A definition with the overrides of a command line.
+
+    `luq sweep pareto seed=0,1 hydra/launcher=joblib`.
+    """
 
     definition: Definition
     overrides: list[str]
@@ -81,14 +86,17 @@ class Grid:
 
     @property
     def task(self) -> list[str]:
-        """The overrides for the runs: all but those for Hydra itself (`hydra/launcher=ray`, `+hydra.launcher.x=2`)."""
+        """The overrides for the runs: all but those for Hydra itself (`hydra/launcher=ray`,
+        `+hydra.launcher.x=2`).
+        """
         return [o for o in self.overrides if not o.lstrip("+~").startswith("hydra")]
 
     def _parts(self) -> list[dict[str, str]]:
         """The parts of the grid after the command line.
 
-        For an axis of some parts: the choices of a config group (`order=entropy`) keep only those runs that have them,
-        values (`allocation.k=2,4`) replace the file's in the parts that have the axis.
+        For an axis of some parts: the choices of a config group (`order=entropy`) keep only those
+        runs that have them; values (`allocation.k=2,4`) replace the file's in the parts that have
+        the axis.
         """
         parts = [dict(part) for part in self.definition.grid]
         for key, value in self.given.items():

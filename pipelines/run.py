@@ -1,4 +1,5 @@
-"""The commands that take Hydra overrides: run, profile, quantize, evaluate. One job of a (multi)run.
+"""The commands that take Hydra overrides: run, profile, quantize, evaluate. One job of a
+(multi)run.
 
 Errors of a job are shown and recorded, and the next job goes on.
 """
@@ -19,10 +20,13 @@ from luq.config import RunConfig
 from luq.config.building import plain
 from luq.errors import LuqError
 from luq.evaluation import scorers
+from luq.formats.memory import peak_bytes
+from luq.formats.sizes import memory
 from luq.questions import prompts
 from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console, devices, runs_folder
+from pipelines.allocate import LayerScores
 from pipelines.execute import (
     RunIdentity,
     choose,
@@ -40,7 +44,7 @@ UNREPEATED = (*UNNAMED, "model.device", "evaluation.batch_size")  # and that its
 
 
 def config_key(config: RunConfig) -> str:
-    """Of a run's settings, whatever the checkpoint and the questions: names its lock and its log."""
+    """Of a run's settings alone, whatever the checkpoint: names its lock and its log."""
     settings = plain(config)
     return digest("config", {k: v for k, v in settings.items() if k not in ELSEWHERE})
 
@@ -74,8 +78,6 @@ def run(config: RunConfig, name: str) -> None:
 
 def profile(config: RunConfig, name: str) -> None:
     """Only calibrate and profile; print the entropies and what orders make of them."""
-    from pipelines.allocate import LayerScores
-
     bench = workbench(config)
     with bench.clock.stage("calibrate"):
         bench.store.get(bench.graph.calibration)
@@ -88,9 +90,6 @@ def profile(config: RunConfig, name: str) -> None:
 
 def quantize(config: RunConfig, name: str) -> None:
     """Up to the packed layers; print where they are and what they weigh."""
-    from luq.formats.memory import peak_bytes
-    from luq.formats.sizes import memory
-
     bench = workbench(config)
     layers = bench.graph.layers(choose(bench).allocation)
     sizes = bench.quantize(layers, "quantize")

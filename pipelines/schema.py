@@ -61,7 +61,8 @@ def check_choices(overrides: list[str]) -> None:
         group, equals, value = override.lstrip("+").partition("=")
         if group == "sweep" and equals:
             raise ConfigError(
-                f"sweep={value}: start a named sweep with `luq sweep {value}`, group runs with group={value}"
+                f"sweep={value}: start a named sweep with `luq sweep {value}`, group runs with "
+                f"group={value}"
             )
         folder = CONF / group
         if not equals or "." in group or not folder.is_dir():

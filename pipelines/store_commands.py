@@ -19,7 +19,7 @@ NOBODY = "(no record)"
 
 @dataclass
 class Contents:
-    """The artefacts of a store by STAGE/KEY, their bytes, and the sweeps whose records need them."""
+    """A store's artefacts by STAGE/KEY: their bytes, and the sweeps whose records need them."""
 
     bytes: dict[str, int] = field(default_factory=dict)
     sweeps: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))

@@ -1,4 +1,7 @@
-"""Trackers mirror a finished record. The JSON record is the truth; a tracker can never fail a run."""
+"""Trackers mirror a finished record.
+
+The JSON record is the truth; a tracker can never fail a run.
+"""
 
 import json
 import logging
@@ -65,7 +68,9 @@ class WandbTracker:
         rows: list[dict[str, Any]],
         images: dict[str, Path],
     ) -> None:
-        """A run of its own for a whole sweep: its numbers, all runs as one table with a Pareto panel, the figures as images."""
+        """A run of its own for a whole sweep: its numbers, all runs as one table with a Pareto
+        panel, the figures as images.
+        """
         self._safely(lambda: self._track_report(name, summary, rows, images))
 
     def _safely(self, act: Callable[[], None]) -> None:

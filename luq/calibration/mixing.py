@@ -1,4 +1,7 @@
-"""Text and multimodal samples mixed at any alpha, counted in tokens. Deterministic from the seed."""
+"""Text and multimodal samples mixed at any alpha, counted in tokens.
+
+Deterministic from the seed.
+"""
 
 import logging
 from collections.abc import Iterator

@@ -10,7 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sample:
-    """One sequence. input_ids and image_mask are [tokens]; `extra` holds what else the model's forward takes."""
+    """One sequence.
+
+    input_ids and image_mask are [tokens]; `extra` holds what else the model's forward takes.
+    """
 
     source: str  # which passage or question
     input_ids: Tensor
@@ -28,7 +31,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Samples in a fixed order; `hash` covers tokens, masks, pixels and the weight of image tokens."""
+    """Samples in a fixed order; `hash` covers tokens, masks, pixels and the weight of image
+    tokens.
+    """
 
     samples: list[Sample]
     hash: str
@@ -38,7 +43,9 @@ class CalibrationSet:
     def of(
         cls, samples: list[Sample], weighting: str = "count", image_factor: float = 1.0
     ) -> "CalibrationSet":
-        """`weighting`: count, balance (image tokens weigh together as much as text tokens), or factor (`image_factor` each)."""
+        """`weighting`: count, balance (image tokens weigh together as much as text tokens), or
+        factor (`image_factor` each).
+        """
         digest, images = hashlib.sha256(), sum(int(s.image_mask.sum()) for s in samples)
         weight = image_factor
         if weighting == "balance" and images:
@@ -65,13 +72,15 @@ class CalibrationSet:
         return torch.cat([s.image_mask for batch in self.batches() for s in batch])
 
     def weights(self, batch: list[Sample]) -> Tensor | None:
-        """What the tokens of a batch count in a Hessian [tokens of all samples]; None: all alike."""
+        """What a batch's tokens count in a Hessian [tokens of all samples]; None: all alike."""
         if self.image_weight == 1:
             return None
         return torch.where(torch.cat([s.image_mask for s in batch]), self.image_weight, 1.0)
 
     def batches(self, tokens: int = 2048) -> Iterator[list[Sample]]:
-        """Samples of equal length and kind together, at most `tokens` a batch, so that nothing is ever padded."""
+        """Samples of equal length and kind together, at most `tokens` a batch, so that nothing is
+        ever padded.
+        """
         by_shape: dict[tuple[int, bool], list[Sample]] = {}
         for sample in self.samples:
             by_shape.setdefault((sample.tokens, sample.multimodal), []).append(sample)

@@ -1,6 +1,7 @@
 """Every setting as frozen dataclasses, checked when they are made; nothing here knows Hydra.
 
-A wrong value is a ConfigError that names the key, the value and the allowed range, before any work starts.
+A wrong value is a ConfigError that names the key, the value and the allowed range, before any work
+starts.
 """
 
 from luq.config.allocation import ERRORS, AllocationConfig

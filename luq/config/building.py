@@ -107,7 +107,7 @@ def build(kind: type[T], values: Any, where: str = "", strict: bool = True) -> T
 
 
 def plain(value: Any) -> Any:
-    """The inverse of `build`: dataclasses and named tuples as JSON data, tiers with their method."""
+    """The inverse of `build`: JSON data of dataclasses and tuples, tiers with their method."""
     if is_dataclass(value) and not isinstance(value, type):
         content = {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
         return {"method": value.method, **content} if isinstance(value, TierConfig) else content

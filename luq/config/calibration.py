@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from luq import registry
 from luq.config.checks import VOLATILE, require
+from luq.config.evaluation import require_benchmark
 
 WEIGHTINGS = ("count", "balance", "factor")
 
@@ -13,21 +13,23 @@ class CalibrationConfig:
     """Which tokens the model sees while it is profiled and quantized."""
 
     name: str = field(metadata=VOLATILE)
-    alpha: float  # share of multimodal tokens, counted in tokens
-    tokens: int = 16384  # in all
-    sample_tokens: int = 128  # per text sample
+    # share of multimodal tokens, counted in tokens
+    alpha: float
+    # in all
+    tokens: int = 16384
+    # per text sample
+    sample_tokens: int = 128
     # Where questions come from: a plug-in, hub (the training split), or a folder as for
     # evaluation.data. What was read stands in keys, not where it was.
     source: str = field(default="pocket", metadata=VOLATILE)
     # Where passages come from: a plug-in, wikitext (the training split), or a text file.
     text: str = field(default="pocket", metadata=VOLATILE)
-    benchmarks: list[str] = field(
-        default_factory=lambda: ["textvqa"]
-    )  # whose questions make the multimodal samples
-    weighting: str = "count"  # of tokens in the Hessians: all alike, balance (image and text tokens half each), or factor
-    image_factor: float = (
-        1.0  # with weighting=factor: what an image token counts against a text token
-    )
+    # whose questions make the multimodal samples
+    benchmarks: list[str] = field(default_factory=lambda: ["textvqa"])
+    # Of tokens in the Hessians: count (all alike), balance (image and text tokens half each) or
+    # factor (an image token counts `image_factor` times as much as a text token).
+    weighting: str = "count"
+    image_factor: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -38,9 +40,8 @@ class CalibrationConfig:
             f"one of {', '.join(WEIGHTINGS)}",
         )
         require(self.image_factor > 0, "calibration.image_factor", self.image_factor, "above 0")
-        factor = self.weighting == "factor" or self.image_factor == 1
         require(
-            factor,
+            self.weighting == "factor" or self.image_factor == 1,
             "calibration.image_factor",
             self.image_factor,
             "1, unless calibration.weighting=factor",
@@ -60,4 +61,4 @@ class CalibrationConfig:
             "not empty",
         )
         for name in self.benchmarks:
-            registry.check("benchmark", name)
+            require_benchmark(name)

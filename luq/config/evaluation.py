@@ -2,10 +2,29 @@
 
 from dataclasses import dataclass, field
 
-from luq import registry
 from luq.config.checks import require
+from luq.errors import unknown
 
+# Each has a task in luq/questions/tasks and a scorer in luq/evaluation/scorers.
+BENCHMARKS = (
+    "mme",
+    "mmbench",
+    "textvqa",
+    "textvqa_ocr",
+    "vqav2",
+    "gqa",
+    "pope",
+    "chartqa",
+    "docvqa",
+    "mathvista",
+)
 SPLITS = ("report", "selection", "all")
+
+
+def require_benchmark(name: str) -> None:
+    """A ConfigError unless there is a benchmark of this name."""
+    if name not in BENCHMARKS:
+        raise unknown("benchmark", name, BENCHMARKS)
 
 
 @dataclass(frozen=True)
@@ -14,25 +33,34 @@ class EvaluationConfig:
 
     name: str
     benchmarks: list[str]
-    data: str = "pocket"  # "pocket", "hub", or a folder of <benchmark>.parquet or <benchmark>/
-    sources: dict[str, str] = field(
-        default_factory=dict
-    )  # benchmark -> a file or folder (or hub) for it alone
-    organisation: str = "lmms-lab-encoder"  # whose copies of the datasets on the hub are read
-    fallback: str = "lmms-lab"  # their old name
-    split: str = "report"  # report, selection (for choosing a plan) or all
-    samples: int | None = None  # units per benchmark; null: all
+    # Where questions come from: a plug-in (pocket), hub, or a folder that holds
+    # <benchmark>.parquet or <benchmark>/ for each.
+    data: str = "pocket"
+    # benchmark -> a source for it alone: a file, or anything that `data` may be
+    sources: dict[str, str] = field(default_factory=dict)
+    # Whose copies of the datasets on the hub are read, and under which name if there are none.
+    organisation: str = "lmms-lab-encoder"
+    fallback: str = "lmms-lab"
+    # report, selection (for choosing a plan) or all
+    split: str = "report"
+    # units per benchmark; None for all
+    samples: int | None = None
     batch_size: int = 32
-    strict: bool = False  # the first bad row stops the evaluation, instead of counting as wrong
-    fidelity: int | None = 0  # units per benchmark for KL and likelihoods; null: as many as samples
-    text: str = "pocket"  # held-out text for perplexity: "pocket", "wikitext" or a text file
-    text_tokens: int = 0  # how much of it; 0: no perplexity
-    text_length: int = 2048  # tokens per sequence
+    # The first bad row stops the evaluation, instead of counting as wrong.
+    strict: bool = False
+    # units per benchmark for KL and likelihoods; None for as many as `samples`
+    fidelity: int | None = 0
+    # Held-out text for perplexity: a plug-in (pocket), wikitext, or a text file.
+    text: str = "pocket"
+    # how much of it; 0 for no perplexity
+    text_tokens: int = 0
+    # tokens per sequence
+    text_length: int = 2048
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in (*self.benchmarks, *self.sources):
-            registry.check("benchmark", name)
+            require_benchmark(name)
         require(
             self.samples is None or self.samples >= 1,
             "evaluation.samples",
@@ -46,10 +74,7 @@ class EvaluationConfig:
             "0 or more, or null for all",
         )
         require(self.split in SPLITS, "evaluation.split", self.split, f"one of {', '.join(SPLITS)}")
-        for name, least in (("text_tokens", 0), ("text_length", 2), ("batch_size", 1)):
-            require(
-                getattr(self, name) >= least,
-                f"evaluation.{name}",
-                getattr(self, name),
-                f"at least {least}",
-            )
+        require(self.text_tokens >= 0, "evaluation.text_tokens", self.text_tokens, "at least 0")
+        # One token predicts the next, so a sequence needs two.
+        require(self.text_length >= 2, "evaluation.text_length", self.text_length, "at least 2")
+        require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "at least 1")

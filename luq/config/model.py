@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from luq import registry
 from luq.config.checks import require
+from luq.config.evaluation import require_benchmark
 
 
 @dataclass(frozen=True)
@@ -11,30 +11,33 @@ class ModelConfig:
     """A Hugging Face vision-language checkpoint and how it is asked."""
 
     name: str
-    path: str  # hub id or local folder; "pocket:NAME" is one that ships with the project
+    # hub id or local folder; "pocket:NAME" is one that ships with the project
+    path: str
     revision: str | None = None
-    device: str = "auto"  # auto: cuda if there is one
+    # auto: cuda if there is one
+    device: str = "auto"
     system_prompt: str = ""
     benchmarks: list[str] = field(default_factory=list)
-    data: str = "hub"  # where its questions usually come from: see EvaluationConfig.data
-    text: str = "wikitext"  # and its held-out text
+    # Where its questions and its held-out text usually come from: see EvaluationConfig.
+    data: str = "hub"
+    text: str = "wikitext"
     text_length: int = 2048
-    calibration_tokens: int = 128 * 2048  # the paper's
-    do_pad: bool | None = (
-        None  # LLaVA: pad an image to a square, as the original does, or crop it; None: the folder's way
-    )
-    min_pixels: int | None = (
-        None  # of an image, for families that take any size; None: the folder's
-    )
+    # the paper's
+    calibration_tokens: int = 128 * 2048
+    # LLaVA: pad an image to a square, as the original does, or crop it; None for the folder's way
+    do_pad: bool | None = None
+    # of an image, for families that take any size; None for the folder's
+    min_pixels: int | None = None
     max_pixels: int | None = None
-    activations_gb: float = (
-        4.0  # of calibration activations kept in memory; the others wait on disk
-    )
-    stream: bool = False  # leave the decoder's layers on disk and read each when it is needed, in the checkpoint's own dtype
+    # of calibration activations that stay in memory; the others wait on disk
+    activations_gb: float = 4.0
+    # Leave the decoder's layers on disk and read each when it is needed, in the checkpoint's own
+    # dtype.
+    stream: bool = False
 
     def __post_init__(self) -> None:
         for name in self.benchmarks:
-            registry.check("benchmark", name)
+            require_benchmark(name)
         for limit in ("min_pixels", "max_pixels"):
             value = getattr(self, limit)
             require(value is None or value > 0, f"model.{limit}", value, "above 0")
@@ -46,5 +49,8 @@ class ModelConfig:
 
     @property
     def asking(self) -> tuple[str | bool | int | None, ...]:
-        """How a question and its image become tokens and pixels, beside the folder's files: part of the keys of all that asks."""
+        """How a question and its image become tokens and pixels, beside the folder's files.
+
+        It is part of the keys of all that asks.
+        """
         return self.system_prompt, *self.image

@@ -2,10 +2,31 @@
 
 from dataclasses import dataclass
 
-from luq import registry
 from luq.config.checks import require
+from luq.errors import unknown
 
+# Each is a function in luq/allocation/orders.py.
+ORDERS = (
+    "entropy",
+    "entropy_reverse",
+    "depth",
+    "depth_reverse",
+    "random",
+    "variance",
+    "lim",
+    "zd",
+    "kurtosis",
+    "output_error",
+    "kl",
+    "delta_loss",
+)
 MODALITIES = ("all", "image", "text")
+
+
+def require_order(name: str) -> None:
+    """A ConfigError unless there is an order of this name."""
+    if name not in ORDERS:
+        raise unknown("order", name, ORDERS)
 
 
 @dataclass(frozen=True)
@@ -13,11 +34,13 @@ class OrderConfig:
     """A ranking of layers, most compressible first."""
 
     name: str = "entropy"
-    modality: str = "all"  # whose tokens entropy, variance and lim are over
-    seed: int = 0  # of a random order
+    # whose tokens entropy, variance and lim are over
+    modality: str = "all"
+    # of a random order
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        registry.check("order", self.name)
+        require_order(self.name)
         require(
             self.modality in MODALITIES,
             "order.modality",

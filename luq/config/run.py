@@ -14,6 +14,9 @@ from luq.config.quantizer import QuantizerConfig
 from luq.config.tracking import TrackingConfig
 from luq.errors import unknown
 
+# Texts with a part for calibration and another one for the report.
+SPLIT_TEXTS = ("pocket", "wikitext")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -30,16 +33,13 @@ class RunConfig:
     paths: PathsConfig
     seed: int = 0
     group: str = "default"
-    checkpoint: bool = False  # also write the packed model as a Hugging Face folder
+    # also write the packed model as a Hugging Face folder
+    checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        same = self.calibration.text == self.evaluation.text and self.calibration.text not in (
-            "pocket",
-            "wikitext",
-        )
-        require(
-            not same, "calibration.text", self.calibration.text, "another file than evaluation.text"
-        )
+        text = self.calibration.text
+        is_other_text = text in SPLIT_TEXTS or text != self.evaluation.text
+        require(is_other_text, "calibration.text", text, "another file than evaluation.text")
         for name in self.allocation.tiers:
             if name not in self.quantizer.tiers:
                 raise unknown("tier in allocation.tiers", name, self.quantizer.tiers)

@@ -1,10 +1,9 @@
 """Kept answers: scored again, and question by question. Needs no model, no torch, no dataset."""
 
-from luq import registry
-from luq.evaluation import scorers
 from luq.evaluation.compare import Units
 from luq.evaluation.predictions import Row
-from luq.evaluation.scorers.summary import Summary
+from luq.evaluation.scorers import SCORERS
+from luq.evaluation.scorers.summary import Item, Summary
 from luq.questions.subsets import unit_of
 
 # the files of the artefacts of the stages `evaluation` and `fidelity`
@@ -19,16 +18,14 @@ def summarise(benchmark: str, rows: list[Row]) -> Summary:
         benchmark: its name.
         rows: answers {id, text, doc}. A row with an `error` instead of a text counts as wrong.
     """
-    process = scorers.process_of(benchmark)
-    items = []
+    scorer = SCORERS[benchmark]
+    items: list[Item] = []
     for row in rows:
-        if "error" in row:
-            values = {"score": 0.0, "yes": 0.0}
-        else:
-            values = process(row["doc"], [row["text"]])
+        values = {"score": 0.0, "yes": 0.0}
+        if "error" not in row:
+            values = scorer.process(row["doc"], [row["text"]])
         items.append((row["doc"], values))
-    summary: Summary = registry.load("benchmark", benchmark).summarise(items)
-    return summary
+    return scorer.summarise(items)
 
 
 def units(benchmark: str, rows: list[Row]) -> Units:

@@ -1,61 +1,26 @@
 """lm-eval on the model in memory: the packed weights that were stored are the ones that answer."""
 
-import contextlib
-import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from luq.allocation.plans import Allocation
-from luq.errors import DataError, ModelError
+from luq.errors import DataError
+from luq.evaluation.lm import LoadedVLM
 from luq.evaluation.predictions import Predictions, Row
-from luq.formats.layer_file import read_layer
-from luq.formats.linear import installed_tiers
-from luq.models.families import LINEARS
+from luq.models.quiet import quiet
 from luq.models.vlm import VLM
 from luq.questions.prompts import PROMPTS, TARGETS, Doc
 from luq.questions.sources import Questions, task_config
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+
+_ROW = "luq_row"  # the column of row ids that is added for lm-eval
 
 
-def assert_installed(vlm: VLM, allocation: Allocation, folders: list[Path]) -> None:
-    """A ModelError unless the linears of every layer are in the tier that the allocation says, bit for bit as stored."""
-    for index, (tier, folder) in enumerate(zip(allocation.tiers, folders, strict=True)):
-        found = installed_tiers(vlm.layers[index], LINEARS)
-        if found != {tier}:
-            raise ModelError(
-                f"layer {index} should be in tier {tier}, but its linears are in {found}"
-            )
-        for name, weight in read_layer(folder).items():
-            buffers = dict(vlm.layers[index].get_submodule(name).named_buffers(recurse=False))
-            for buffer, stored in weight.buffers.items():
-                if not torch.equal(buffers[buffer].cpu(), stored):
-                    raise ModelError(
-                        f"{buffer} of layer {index} {name} in memory is not what {folder} holds: start again"
-                    )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Libraries log a lot while they are asked: let only errors out."""
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def make_lm(vlm: VLM, batch_size: int) -> Any:
+def make_lm(vlm: VLM, batch_size: int) -> "LoadedVLM":
     """An lm-eval model around the loaded VLM and its processor."""
-    from luq.evaluation.lm import LoadedVLM
-
     with quiet():
         return LoadedVLM(vlm, batch_size)
 
@@ -72,57 +37,76 @@ def problem(benchmark: str, doc: Doc) -> str:
     return ""
 
 
-def sound(questions: Questions, ids: list[int], strict: bool) -> tuple[list[int], list[Row]]:
-    """The ids that can be asked, and rows {id, error} for the others; strict: a DataError for the first of them."""
-    good, bad = [], []
+class Checked(NamedTuple):
+    """Rows by whether they can be asked."""
+
+    good: list[int]  # ids
+    bad: list[Row]  # {id, error}
+
+
+def check(questions: Questions, ids: list[int], strict: bool) -> Checked:
+    """The rows that can be asked and those that cannot.
+
+    Raises:
+        DataError: a row cannot be asked, and `strict` is set.
+    """
+    good: list[int] = []
+    bad: list[Row] = []
     for id_, doc in zip(ids, questions.docs.select(ids), strict=True):
-        wrong = problem(questions.benchmark, doc)
-        if wrong and strict:
-            raise DataError(f"{questions.benchmark} row {id_}: {wrong}")
-        if wrong:
-            bad.append({"id": id_, "error": wrong})
-        else:
+        reason = problem(questions.benchmark, doc)
+        if not reason:
             good.append(id_)
-    return good, bad
+        elif strict:
+            raise DataError(f"{questions.benchmark} row {id_}: {reason}")
+        else:
+            bad.append({"id": id_, "error": reason})
+    return Checked(good, bad)
 
 
-def _task(questions: Questions, ids: list[int]) -> Any:
+def _task(questions: Questions, ids: list[int]) -> "ConfigurableTask":
     """The benchmark's own lm-eval task, over these rows and their images on disk."""
     from lm_eval.api.task import ConfigurableTask
 
-    asked = questions.docs.select(ids).add_column("luq_row", ids)
-    return ConfigurableTask(
-        config={
-            **task_config(questions.benchmark),
-            "custom_dataset": lambda **kwargs: {"test": asked},
-            "test_split": "test",
-            "process_docs": None,
-            "doc_to_image": lambda doc: [questions.image(doc["luq_row"])],
-        }
-    )
+    docs = questions.docs.select(ids).add_column(_ROW, ids)
+    config: dict[str, Any] = {
+        **task_config(questions.benchmark),
+        "custom_dataset": lambda **kwargs: {"test": docs},
+        "test_split": "test",
+        "process_docs": None,
+        "doc_to_image": lambda doc: [questions.image(doc[_ROW])],
+    }
+    return ConfigurableTask(config=config)
 
 
 def ask(
-    lm: Any,
+    lm: "LoadedVLM",
     questions: Questions,
     ids: list[int],
-    kept: Predictions,
+    predictions: Predictions,
     strict: bool = False,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Row]:
-    """Ask the model of `make_lm` these questions through lm-eval; rows {id, text} or {id, error}, in the data's order.
+    """Ask a model questions through lm-eval.
 
-    Answers are added to `kept` batch by batch, and those that it has are not asked again. `advance` takes how many more
-    questions are done.
+    Args:
+        lm: from `make_lm`.
+        questions: of one benchmark.
+        ids: rows that are asked.
+        predictions: where answers are added batch by batch; those in it are not asked again.
+        strict: the first row that cannot be asked is a DataError, instead of a row {id, error}.
+        advance: is told how many more questions are done.
+
+    Returns:
+        Rows {id, text} or {id, error}, in the order of `ids`.
     """
     from lm_eval.evaluator import evaluate
 
-    good, bad = sound(questions, ids, strict)
+    good, bad = check(questions, ids, strict)
     if bad:
-        kept.append([row for row in bad if row["id"] not in kept.rows])
+        predictions.append([row for row in bad if row["id"] not in predictions.rows])
         advance(len(bad))
-    if any(id_ not in kept.rows for id_ in good):
-        lm.keep(kept, good, strict, advance)
+    if any(id_ not in predictions.rows for id_ in good):
+        lm.begin(predictions, good, strict, advance)
         with quiet(), torch.no_grad():
             evaluate(
                 lm,
@@ -132,10 +116,10 @@ def ask(
                 apply_chat_template=True,
                 system_instruction=lm.vlm.config.system_prompt or None,
             )
-    return [kept.rows[id_] for id_ in ids]
+    return [predictions.rows[id_] for id_ in ids]
 
 
 def with_docs(questions: Questions, rows: list[Row]) -> list[Row]:
-    """The rows with the columns that their scores need, so that they can be scored again without the dataset."""
+    """The rows with the columns that their scores need: they are scored again without a dataset."""
     docs = questions.docs.select([row["id"] for row in rows])
     return [row | {"doc": doc} for row, doc in zip(rows, docs, strict=True)]

@@ -1,24 +1,37 @@
-"""Whether a model is none any more: one answer to everything, or gibberish."""
+"""Whether a model still is one: it is not if it answers everything alike, or with gibberish."""
 
 import re
 
 from luq.evaluation.predictions import Row
 
+FEWEST_ANSWERS = 20  # of fewer, equal answers say nothing
+GIBBERISH_SHARE = 0.5  # more gibberish than this is no model
+# More equal answers than this are no model. Answers of yes/no benchmarks are about half equal.
+EQUAL_SHARE = 0.95
+_WORD_CHARACTER = re.compile(r"\w")
+_REPEATED_CHARACTER = re.compile(r"(.)\1{5,}")  # six times or more
+_REPEATED_WORDS = 4
 
-def _gibberish(text: str) -> bool:
-    """Nothing said, no letter or digit, or one word or character over and over."""
-    words = text.split()
-    if not re.search(r"\w", text) or (len(words) >= 4 and len(set(words)) == 1):
+
+def _is_gibberish(text: str) -> bool:
+    """Whether nothing is said, or one word or one character over and over."""
+    if not _WORD_CHARACTER.search(text):
         return True
-    return bool(re.search(r"(.)\1{5,}", text))
+    words = text.split()
+    if len(words) >= _REPEATED_WORDS and len(set(words)) == 1:
+        return True
+    return _REPEATED_CHARACTER.search(text) is not None
 
 
 def collapsed(rows: list[Row]) -> str:
-    """Why a model is none any more: one answer makes up more than 95 % of all, or most are gibberish. Empty if it is one."""
+    """Why the model of these answers is none any more; empty if it is one."""
     texts = [row["text"].strip().lower() for row in rows if "text" in row]
-    if len(texts) < 20:
+    if len(texts) < FEWEST_ANSWERS:
         return ""
-    most = max(set(texts), key=texts.count)
-    if sum(map(_gibberish, texts)) > 0.5 * len(texts):
+    gibberish = sum(_is_gibberish(text) for text in texts)
+    if gibberish > GIBBERISH_SHARE * len(texts):
         return "most answers are gibberish"
-    return f"{most!r} to nearly every question" if texts.count(most) > 0.95 * len(texts) else ""
+    most_frequent = max(set(texts), key=texts.count)
+    if texts.count(most_frequent) > EQUAL_SHARE * len(texts):
+        return f"{most_frequent!r} to nearly every question"
+    return ""

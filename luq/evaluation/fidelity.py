@@ -1,66 +1,123 @@
 """Fidelity: what the answers' probabilities say where the answers themselves are too coarse.
 
-Teacher-forced on the reference answers, one forward pass per batch: KL divergence to the 16-bit model's distribution,
-agreement of the most likely token, and the log-likelihood of the reference answer. And perplexity on held-out text.
+Teacher-forced on the reference answers, one forward pass per batch: KL divergence to the 16-bit
+model's distribution, agreement of the most likely token, and the log-likelihood of the reference
+answer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from luq.errors import DataError
-from luq.evaluation.ask import quiet, sound
+from luq.evaluation.ask import check
 from luq.evaluation.predictions import FidelityRow
+from luq.models.quiet import quiet
+from luq.questions.lm_eval_hooks import IMAGE
 from luq.questions.prompts import PROMPTS, TARGETS, Doc
 from luq.questions.sources import Questions
 
-TOP = 256  # tokens of the 16-bit distribution that are kept; KL counts the others as one
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from luq.evaluation.lm import LoadedVLM
+
+TOP = 256  # tokens of the 16-bit distribution that are stored; KL counts the others as one
+LEAST_PROBABILITY = 1e-12  # of the tokens that are not stored, so that its logarithm is finite
 
 
 class Forced(NamedTuple):
-    """One question with its reference answer: the whole text, and how many of its tokens are the answer's."""
+    """One question with its reference answer."""
 
     id: int
-    text: str
-    image: Any
-    answer: list[int]
+    text: str  # the whole chat
+    image: "Image"
+    answer: list[int]  # the last tokens of `text`
 
 
-def forced(lm: Any, questions: Questions, id_: int, doc: Doc, system: str) -> Forced:
-    """The chat with the reference answer, written as the model's own template writes it, end of turn included."""
-    turns = [("system", system)] if system else []
-    turns.append(("user", "<image>" + PROMPTS[questions.benchmark](doc)))
-    answer, end = TARGETS[questions.benchmark](doc), lm.tokenizer.eos_token
+class AnswerLogs(NamedTuple):
+    """Log-probabilities of every token at the n places of one question's reference answer."""
 
-    def chat(*more: tuple[str, str]) -> str:
-        made: str = lm.apply_chat_template(
-            [{"role": r, "content": c} for r, c in (*turns, *more)], add_generation_prompt=not more
-        )
-        return made
-
-    prompt = chat()
-    whole = chat(("assistant", answer)).rstrip() + end
-    if not whole.startswith(prompt):
-        whole = f"{prompt} {answer}{end}"
-    before, after = (
-        lm.tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, whole)
-    )
-    return Forced(id_, whole, questions.image(id_).convert("RGB"), after[len(before) :])
+    id: int
+    tokens: Tensor  # of the answer [n]
+    logs: Tensor  # [n, vocabulary]
 
 
-def _batches(lm: Any, questions: Questions, ids: list[int], strict: bool) -> Iterator[list[Forced]]:
-    """Questions of similar length together; one whose image does not decode is left out (its score says so)."""
-    docs = dict(zip(ids, questions.docs.select(ids), strict=True))
-    order = sorted(ids, key=lambda i: (-len(PROMPTS[questions.benchmark](docs[i])), i))
-    for start in range(0, len(order), lm.batch_size):
-        batch = []
-        for id_ in order[start : start + lm.batch_size]:
+class TopLogs(NamedTuple):
+    """The 16-bit model's most likely tokens at the n places of a reference answer."""
+
+    tokens: Tensor  # [n, TOP]
+    logs: Tensor  # their log-probabilities [n, TOP]
+
+
+class Turn(NamedTuple):
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+def _chat(lm: "LoadedVLM", turns: list[Turn], answered: bool) -> str:
+    """A chat as the model's template writes it; unless it is answered, up to where an answer is."""
+    # lm-eval changes the messages that it is given, so they are made for each call.
+    messages = [turn._asdict() for turn in turns]
+    chat: str = lm.apply_chat_template(messages, add_generation_prompt=not answered)
+    return chat
+
+
+def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: str) -> Forced:
+    """The chat with the reference answer as the model's own template writes it.
+
+    Args:
+        lm: from `ask.make_lm`.
+        questions: of one benchmark.
+        id_: the question's row.
+        doc: the row.
+        system: the system prompt; empty for none.
+
+    Returns:
+        The chat with its end of turn.
+
+    Raises:
+        DataError: the image does not decode.
+    """
+    turns: list[Turn] = []
+    if system:
+        turns.append(Turn("system", system))
+    turns.append(Turn("user", IMAGE + PROMPTS[questions.benchmark](doc)))
+    answer = TARGETS[questions.benchmark](doc)
+    end = lm.tokenizer.eos_token
+    prompt = _chat(lm, turns, answered=False)
+    chat = _chat(lm, [*turns, Turn("assistant", answer)], answered=True).rstrip() + end
+    if not chat.startswith(prompt):
+        # The template writes past turns otherwise than the one under way.
+        chat = f"{prompt} {answer}{end}"
+    prompt_tokens: list[int] = lm.tokenizer(prompt, add_special_tokens=False).input_ids
+    chat_tokens: list[int] = lm.tokenizer(chat, add_special_tokens=False).input_ids
+    image = questions.image(id_).convert("RGB")
+    return Forced(id_, chat, image, chat_tokens[len(prompt_tokens) :])
+
+
+def _batches(
+    lm: "LoadedVLM", questions: Questions, ids: list[int], strict: bool
+) -> Iterator[list[Forced]]:
+    """Questions of similar length together.
+
+    One whose image does not decode is left out, unless `strict`: its score says so.
+    """
+    docs: dict[int, Doc] = dict(zip(ids, questions.docs.select(ids), strict=True))
+    prompt = PROMPTS[questions.benchmark]
+    ordered = sorted(ids, key=lambda id_: (-len(prompt(docs[id_])), id_))
+    system = lm.vlm.config.system_prompt
+    for start in range(0, len(ordered), lm.batch_size):
+        batch: list[Forced] = []
+        for id_ in ordered[start : start + lm.batch_size]:
             try:
-                batch.append(forced(lm, questions, id_, docs[id_], lm.vlm.config.system_prompt))
+                batch.append(forced(lm, questions, id_, docs[id_], system))
             except DataError:
                 if strict:
                     raise
@@ -69,87 +126,112 @@ def _batches(lm: Any, questions: Questions, ids: list[int], strict: bool) -> Ite
 
 
 def log_probabilities(
-    lm: Any, questions: Questions, ids: list[int], strict: bool, advance: Callable[[int], None]
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(id, answer tokens [n], log-probabilities of every token at the n places that predict them [n, vocabulary]).
+    lm: "LoadedVLM",
+    questions: Questions,
+    ids: list[int],
+    strict: bool,
+    advance: Callable[[int], None],
+) -> Iterator[AnswerLogs]:
+    """Log-probabilities of the questions' reference answers.
 
-    `lm` is a model of `harness.make_lm`.
+    Args:
+        lm: from `ask.make_lm`.
+        questions: of one benchmark.
+        ids: their rows.
+        strict: the first bad row is a DataError, instead of left out.
+        advance: is told how many more questions are done.
     """
-    good, _ = sound(questions, ids, strict)
+    good, _ = check(questions, ids, strict)
     with quiet(), torch.no_grad():
         for batch in _batches(lm, questions, good, strict):
-            encoded = lm.tok_batch_multimodal_encode(
-                [f.text for f in batch], [[f.image] for f in batch]
-            )
-            longest = max(len(f.answer) for f in batch)
+            texts = [question.text for question in batch]
+            images = [[question.image] for question in batch]
+            encoded = lm.tok_batch_multimodal_encode(texts, images)
+            longest = max(len(question.answer) for question in batch)
+            # A token's probabilities stand one place before it.
             logits = lm.vlm.model(**encoded, logits_to_keep=longest + 1).logits
-            for row, question in zip(logits, batch, strict=True):
+            for logits_of_question, question in zip(logits, batch, strict=True):
                 n = len(question.answer)
-                yield (
-                    question.id,
-                    torch.tensor(question.answer),
-                    row[-n - 1 : -1].float().log_softmax(-1).cpu(),
-                )
+                logs = logits_of_question[-n - 1 : -1].float().log_softmax(-1).cpu()
+                yield AnswerLogs(question.id, torch.tensor(question.answer), logs)
             advance(len(batch))
 
 
-def write_reference(file: Path, answers: Iterator[tuple[int, Tensor, Tensor]]) -> None:
-    """Keep the 16-bit model's TOP most likely tokens at every answer token."""
-    ids, counts, tops, values = [], [], [], []
-    for id_, tokens, logs in answers:
-        top = logs.topk(min(TOP, logs.shape[-1]), dim=-1)
-        ids.append(id_)
-        counts.append(len(tokens))
+def write_reference(file: Path, answers: Iterable[AnswerLogs]) -> None:
+    """Store the 16-bit model's TOP most likely tokens at every answer token.
+
+    Args:
+        file: is written: `ids` [questions], `counts` of answer tokens [questions], and for all
+            answer tokens in turn `top` and `log` [tokens, TOP].
+        answers: of the 16-bit model.
+    """
+    ids: list[int] = []
+    counts: list[int] = []
+    # Empty tensors first, so that there is something to join if there is no answer.
+    tops = [torch.zeros(0, TOP, dtype=torch.int32)]
+    logs = [torch.zeros(0, TOP)]
+    for answer in answers:
+        top = answer.logs.topk(min(TOP, answer.logs.shape[-1]), dim=-1)
+        ids.append(answer.id)
+        counts.append(len(answer.tokens))
         tops.append(top.indices.int())
-        values.append(top.values)
-    empty = torch.zeros(0, TOP)
+        logs.append(top.values)
     tensors = {
         "ids": torch.tensor(ids, dtype=torch.int64),
         "counts": torch.tensor(counts, dtype=torch.int64),
+        "top": torch.cat(tops),
+        "log": torch.cat(logs),
     }
-    save_file(
-        tensors | {"top": torch.cat([empty.int(), *tops]), "log": torch.cat([empty, *values])}, file
-    )
+    save_file(tensors, file)
 
 
-def read_reference(file: Path) -> dict[int, tuple[Tensor, Tensor]]:
-    """id -> (tokens [n, TOP], their log-probabilities [n, TOP]) of the 16-bit model."""
-    kept = load_file(file)
-    parts = zip(
-        *(kept[name].split(kept["counts"].tolist()) for name in ("top", "log")), strict=True
-    )
-    return dict(zip(kept["ids"].tolist(), ((top.long(), log) for top, log in parts), strict=True))
+def read_reference(file: Path) -> dict[int, TopLogs]:
+    """Question id -> the 16-bit model's most likely tokens."""
+    tensors = load_file(file)
+    reference: dict[int, TopLogs] = {}
+    start = 0
+    for id_, count in zip(tensors["ids"].tolist(), tensors["counts"].tolist(), strict=True):
+        tokens = tensors["top"][start : start + count].long()
+        reference[id_] = TopLogs(tokens, tensors["log"][start : start + count])
+        start += count
+    return reference
 
 
-def divergence(top: Tensor, reference: Tensor, logs: Tensor) -> Tensor:
-    """KL(16-bit || model) in nats per token [n], over the TOP tokens of the 16-bit model and the rest as one.
+def divergence(reference: TopLogs, logs: Tensor) -> Tensor:
+    """KL(16-bit || model), over the TOP tokens of the 16-bit model and the others as one.
 
-    `top` and `reference` are [n, TOP], `logs` [n, vocabulary]. A lower bound of the whole KL, and close to it where the
-    rest is unlikely.
+    A lower bound of the KL over all tokens, and close to it where the others are unlikely.
+
+    Args:
+        reference: of the 16-bit model.
+        logs: log-probabilities of the model [n, vocabulary].
+
+    Returns:
+        Nats per token [n].
     """
-    p, q = reference.double(), logs.double().gather(-1, top)
+    p = reference.logs.double()
+    q = logs.double().gather(-1, reference.tokens)
     kl = (p.exp() * (p - q)).sum(-1)
-    rest_p, rest_q = ((1 - x.exp().sum(-1)).clamp_min(1e-12) for x in (p, q))
-    return (kl + rest_p * (rest_p / rest_q).log()).clamp_min(0)
+    others_p = (1 - p.exp().sum(-1)).clamp_min(LEAST_PROBABILITY)
+    others_q = (1 - q.exp().sum(-1)).clamp_min(LEAST_PROBABILITY)
+    return (kl + others_p * (others_p / others_q).log()).clamp_min(0)
 
 
-def measure(
-    answers: Iterator[tuple[int, Tensor, Tensor]], reference: dict[int, tuple[Tensor, Tensor]]
-) -> list[FidelityRow]:
+def measure(answers: Iterable[AnswerLogs], reference: dict[int, TopLogs]) -> list[FidelityRow]:
     """How far the probabilities of each question's reference answer moved, by question id.
 
     Args:
-        answers: id, answer tokens [n], log-probabilities [n, vocabulary] of packed layers.
-        reference: id -> what `read_reference` gives of the 16-bit model.
+        answers: of packed layers.
+        reference: question id -> what `read_reference` gives of the 16-bit model.
     """
     rows: list[FidelityRow] = []
     for question, tokens, logs in answers:
-        top, reference_logs = reference[question]
-        same_first_choice = logs.argmax(-1) == top[:, 0]
+        top = reference[question]
+        same_first_choice = logs.argmax(-1) == top.tokens[:, 0]
         row = FidelityRow(
             id=question,
             tokens=len(tokens),
-            kl=float(divergence(top, reference_logs, logs).mean()),
+            kl=float(divergence(top, logs).mean()),
             agreement=float(same_first_choice.double().mean()),
             loglik=float(logs.gather(-1, tokens[:, None]).sum()),
         )

@@ -3,14 +3,18 @@
 import contextlib
 import gc
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.hf_vlms import HFMultimodalLM
+from PIL import Image
 
 from luq.errors import DataError
-from luq.evaluation.predictions import Predictions
+from luq.evaluation.predictions import Predictions, Row
 from luq.models.vlm import VLM
+
+# Of models whose configuration names no context length.
+DEFAULT_CONTEXT = 2048
 
 
 class TooLongError(DataError):
@@ -24,12 +28,15 @@ class TooLongError(DataError):
 def context_length(model: Any) -> int:
     """Positions that the language model was made for."""
     text = model.config.get_text_config()
-    return int(getattr(text, "max_position_embeddings", 2048))
+    return int(getattr(text, "max_position_embeddings", DEFAULT_CONTEXT))
 
 
 @contextlib.contextmanager
-def frozen() -> Iterator[None]:
-    """lm-eval collects garbage after every batch, which costs more than a small model's answers: only what is new counts."""
+def _frozen_garbage() -> Iterator[None]:
+    """What is in memory now is not searched for garbage.
+
+    lm-eval collects garbage after every batch, which costs more than a small model's answers.
+    """
     gc.freeze()
     try:
         yield
@@ -37,12 +44,37 @@ def frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-class LoadedVLM(HFMultimodalLM):
-    """Answers batch by batch and keeps every batch, so that an interrupted evaluation goes on where it stopped.
+class _Session(NamedTuple):
+    """One evaluation: where its answers go, and what they belong to."""
 
-    Batches are cut from all questions, longest first, whatever was answered before: what is asked again after an
-    interruption is asked in the same company, and gives the same answers.
+    predictions: Predictions
+    ids: list[int]  # the row of lm-eval's question `doc_id` is ids[doc_id]
+    strict: bool
+    advance: Callable[[int], None]
+
+
+class _Question(NamedTuple):
+    """A request whose image is decoded."""
+
+    request: Instance
+    image: Image.Image
+
+    def instance(self) -> Instance:
+        """The request as lm-eval answers it."""
+        request = self.request
+        context, limits, visual = request.args
+        arguments = (context, limits, {**visual, "visual": [self.image]})
+        return Instance("generate_until", request.doc, arguments, request.idx, request.metadata)
+
+
+class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
+    """Answers batch by batch and stores every batch, so that an interrupted evaluation can go on.
+
+    Batches are cut from all questions, longest first, whatever was answered before. So a question
+    that is asked after an interruption is in the same batch, and gets the same answer.
     """
+
+    _session: _Session  # set by `begin`
 
     def __init__(self, vlm: VLM, batch_size: int):
         self.vlm = vlm
@@ -53,91 +85,106 @@ class LoadedVLM(HFMultimodalLM):
             convert_img_format=True,
         )
         self._device = vlm.device  # of a streamed model transformers says "meta"
-        self._kept: Predictions | None = None
-        self._ids: list[int] = []
-        self._strict = False
-        self._advance: Callable[[int], None] = lambda n: None
 
     def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
-        self.processor, self.tokenizer = self.vlm.processor, self.vlm.processor.tokenizer
+        self.processor = self.vlm.processor
+        self.tokenizer = self.vlm.processor.tokenizer
 
-    def keep(
-        self, kept: Predictions, ids: list[int], strict: bool, advance: Callable[[int], None]
+    def begin(
+        self,
+        predictions: Predictions,
+        ids: list[int],
+        strict: bool,
+        advance: Callable[[int], None],
     ) -> None:
-        """Where answers go; `ids[doc_id]` is a question's row. Strict: the first bad row is an error, and not a count."""
-        self._kept, self._ids, self._strict, self._advance = kept, ids, strict, advance
+        """Begin an evaluation, before lm-eval is asked to evaluate.
+
+        Args:
+            predictions: where answers are added.
+            ids: the row of each of lm-eval's questions.
+            strict: the first bad row is an error, instead of a row {id, error}.
+            advance: is told how many more questions are done.
+        """
+        self._session = _Session(predictions, ids, strict, advance)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        kept = self._kept
-        assert kept is not None, "call keep first"
-        length = {id(r): len(self.tok_encode(r.args[0])) for r in requests}
-        order = sorted(requests, key=lambda r: (-length[id(r)], r.args[0], r.doc_id))
-        with frozen():
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                missing = [r for r in batch if self._row(r) not in kept.rows]
+        """The answers to all requests; lm-eval calls this."""
+        predictions = self._session.predictions
+        lengths = {id(request): len(self.tok_encode(request.args[0])) for request in requests}
+
+        def longest_first(request: Instance) -> tuple[int, str, int | None]:
+            return -lengths[id(request)], request.args[0], request.doc_id
+
+        ordered = sorted(requests, key=longest_first)
+        with _frozen_garbage():
+            for start in range(0, len(ordered), self.batch_size):
+                batch = ordered[start : start + self.batch_size]
+                missing = [r for r in batch if self._row_id(r) not in predictions.rows]
                 if missing:
-                    kept.append(self._answer(missing))
-                self._advance(len(batch))
-        return [kept.rows[self._row(r)].get("text", "") for r in requests]
+                    predictions.append(self._answer(missing))
+                self._session.advance(len(batch))
+        return [predictions.rows[self._row_id(r)].get("text", "") for r in requests]
 
-    def _row(self, request: Instance) -> int:
-        assert request.doc_id is not None
-        return self._ids[request.doc_id]
+    def _row_id(self, request: Instance) -> int:
+        doc_id: int = request.doc_id
+        return self._session.ids[doc_id]
 
-    def _answer(self, batch: list[Instance]) -> list[dict[str, Any]]:
-        """Rows {id, text}, or {id, error} for a question whose image or length does not do."""
-        rows, ready = [], []
+    def _answer(self, batch: list[Instance]) -> list[Row]:
+        """Rows {id, text}, or {id, error} for an image that does not decode and a long prompt."""
+        rows: list[Row] = []
+        questions: list[_Question] = []
         for request in batch:
-            context, limits, more = request.args
+            _, _, visual = request.args
             try:
-                images = [image.convert("RGB") for image in more["visual"]]
+                questions.append(_Question(request, visual["visual"][0].convert("RGB")))
             except DataError as error:
                 rows.append(self._failed(request, error))
-                continue
-            ready.append((request, (context, limits, {**more, "visual": images})))
-        while ready:
-            asked = [
-                Instance("generate_until", r.doc, arguments, r.idx, r.metadata)
-                for r, arguments in ready
-            ]
+        while questions:
+            instances = [question.instance() for question in questions]
             try:
-                texts = super().generate_until(asked, disable_tqdm=True)
+                texts = super().generate_until(instances, disable_tqdm=True)
             except TooLongError as error:
-                long = [pair for pair in ready if id(pair[1][2]["visual"][0]) in error.images]
-                rows += [self._failed(r, error) for r, _ in long]
-                ready = [pair for pair in ready if pair not in long]
+                # Ask the others again, without those that are too long.
+                fitting: list[_Question] = []
+                for question in questions:
+                    if id(question.image) in error.images:
+                        rows.append(self._failed(question.request, error))
+                    else:
+                        fitting.append(question)
+                questions = fitting
                 continue
-            rows += [
-                {"id": self._row(r), "text": text}
-                for (r, _), text in zip(ready, texts, strict=True)
-            ]
+            for question, text in zip(questions, texts, strict=True):
+                rows.append({"id": self._row_id(question.request), "text": text})
             break
         return rows
 
-    def _failed(self, request: Instance, error: DataError) -> dict[str, Any]:
-        if self._strict:
-            raise DataError(f"row {self._row(request)}: {error}") from error
-        return {"id": self._row(request), "error": str(error)}
+    def _failed(self, request: Instance, error: DataError) -> Row:
+        row_id = self._row_id(request)
+        if self._session.strict:
+            raise DataError(f"row {row_id}: {error}") from error
+        return {"id": row_id, "error": str(error)}
 
     def tok_batch_multimodal_encode(
         self,
         strings: list[str],
-        images: list[list],
+        images: list[list[Image.Image]],
         padding_side: str = "left",
         left_truncate_len: int | None = None,
         truncation: bool = False,
     ) -> Any:
-        """As lm-eval's, but nothing is ever cut: cutting takes image tokens away from their image."""
+        """As lm-eval's, but nothing is ever cut: that would part image tokens from their image.
+
+        Raises:
+            TooLongError: a prompt is longer than `left_truncate_len` tokens.
+        """
         encoded = super().tok_batch_multimodal_encode(
             strings, images, padding_side, None, truncation
         )
-        tokens = encoded["attention_mask"].sum(1).tolist()
-        if left_truncate_len and max(tokens) > left_truncate_len:
-            long = {
-                id(shown[0])
-                for shown, n in zip(images, tokens, strict=True)
-                if n > left_truncate_len
-            }
-            raise TooLongError(max(tokens), left_truncate_len, long)
+        lengths = encoded["attention_mask"].sum(1).tolist()
+        if left_truncate_len and max(lengths) > left_truncate_len:
+            too_long: set[int] = set()
+            for images_of_prompt, length in zip(images, lengths, strict=True):
+                if length > left_truncate_len:
+                    too_long.add(id(images_of_prompt[0]))
+            raise TooLongError(max(lengths), left_truncate_len, too_long)
         return encoded

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -19,23 +19,33 @@ class FidelityRow(TypedDict):
     loglik: float  # nats
 
 
-def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+
+
+def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as lines of JSON."""
+    file.write_text(_lines(rows), encoding="utf-8")
 
 
 def read_rows(file: Path) -> list[Row]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """The rows of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 class Predictions:
-    """The rows {id, text or error} of one evaluation that is under way, by question id."""
+    """The rows {id, text or error} of one evaluation that is under way, by question id.
+
+    `reused` of them were there when the file was opened.
+    """
 
     def __init__(self, file: Path):
-        """Take up what an earlier process left; a line that it did not finish is cut off."""
-        self.file, self.rows = file, dict[int, Row]()
+        """Read what an earlier process left. A line that it did not finish is cut off."""
+        self.file = file
+        self.rows: dict[int, Row] = {}
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-        kept = 0
+        finished_bytes = 0
         for line in file.read_bytes().splitlines(keepends=True):
             try:
                 row = json.loads(line)
@@ -44,13 +54,14 @@ class Predictions:
             if not line.endswith(b"\n"):
                 break
             self.rows[row["id"]] = row
-            kept += len(line)
-        os.truncate(file, kept)
+            finished_bytes += len(line)
+        os.truncate(file, finished_bytes)
         self.reused = len(self.rows)
 
     def append(self, rows: list[Row]) -> None:
-        """Add the rows of one batch in a single write, and see it on the disk."""
+        """Add the rows of one batch in a single write, and wait until they are on the disk."""
         with self.file.open("ab", buffering=0) as handle:
-            handle.write("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
+            handle.write(_lines(rows).encode())
             os.fsync(handle.fileno())
-        self.rows |= {row["id"]: row for row in rows}
+        for row in rows:
+            self.rows[row["id"]] = row

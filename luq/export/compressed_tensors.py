@@ -1,8 +1,10 @@
-"""Integer tiers in the `pack-quantized` layout of compressed-tensors, which transformers and vLLM read without LUQ.
+"""Integer tiers in the `pack-quantized` layout of compressed-tensors, which transformers and vLLM
+read without LUQ.
 
-A linear becomes weight_packed (int32, codes in a row one after the other, lowest bit first), weight_scale [out, groups],
-weight_zero_point (packed down the columns) and weight_shape. The numbers are those of the packed weight; the bytes are not
-quite, so the folder has a ledger of its own. Tiers of other formats have no such layout.
+A linear becomes weight_packed (int32, codes in a row one after the other, lowest bit first),
+weight_scale [out, groups], weight_zero_point (packed down the columns) and weight_shape. The
+numbers are those of the packed weight; the bytes are not quite, so the folder has a ledger of its
+own. Tiers of other formats have no such layout.
 """
 
 from collections.abc import Sequence
@@ -48,7 +50,9 @@ def tensors(weight: PackedWeight) -> Tensors:
 
 
 class Grid(NamedTuple):
-    """What compressed-tensors must be told of a linear; `size` is columns per group, 0 for a whole row whatever its length."""
+    """What compressed-tensors must be told of a linear; `size` is columns per group, 0 for a whole
+    row whatever its length.
+    """
 
     bits: int
     size: int
@@ -73,8 +77,8 @@ def _grids(packed: PackedLayer, where: str) -> dict[str, Grid | None]:
             found[name.rpartition(".")[2]] = None
         else:
             raise ModelError(
-                f"{where}, a {weight.format} format, for which compressed-tensors has none: only integer tiers can be exported "
-                "so, leave --format out"
+                f"{where}, a {weight.format} format, for which compressed-tensors has none: only "
+                "integer tiers can be exported so, leave --format out"
             )
     if (
         len({grid.size for grid in found.values() if grid}) > 1
@@ -84,9 +88,11 @@ def _grids(packed: PackedLayer, where: str) -> dict[str, Grid | None]:
 
 
 def config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
-    """The `quantization_config`: one group of linears per grid; a ModelError for what transformers could not load.
+    """The `quantization_config`: one group of linears per grid; a ModelError for what transformers
+    could not load.
 
-    Zero points are loaded only by way of `dequantize`, which knows one grid and multiplies in the scales' fp16 (transformers
+    Zero points are loaded only by way of `dequantize`, which knows one grid and multiplies in the
+    scales' fp16 (transformers
     5.23, compressed-tensors 0.20).
     """
     found: dict[Grid | None, dict[str, list[int]]] = {}
@@ -103,8 +109,8 @@ def config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
             f"{g.bits} bit{'' if g.symmetric else ' with zero points'}" for g in grids
         )
         raise ModelError(
-            f"the run mixes {widths}: transformers loads mixed widths of this format only without zero points. Run with "
-            "quantizer.tiers.<tier>.symmetric=true, or leave --format out"
+            f"the run mixes {widths}: transformers loads mixed widths of this format only without "
+            "zero points. Run with quantizer.tiers.<tier>.symmetric=true, or leave --format out"
         )
     groups = {
         f"group_{n}": {"targets": _patterns(linears), "weights": grid.arguments()}
@@ -124,7 +130,9 @@ def config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
 
 
 def _patterns(linears: dict[str, list[int]]) -> list[str]:
-    """Patterns for linears of some decoder layers, whatever the prefix; those of a vision tower's layers do not match."""
+    """Patterns for linears of some decoder layers, whatever the prefix; those of a vision tower's
+    layers do not match.
+    """
     by_layers: dict[str, list[str]] = {}
     for name, indices in linears.items():
         by_layers.setdefault("|".join(map(str, indices)), []).append(name)

@@ -12,7 +12,7 @@ from luq.store.store import write_json
 
 @dataclass(frozen=True)
 class RestSizes:
-    """Bytes of everything that is not a decoder linear, by part, and how many weights those have."""
+    """Bytes of all that is not a decoder linear, by part, and the decoder linears' weights."""
 
     ledger: dict[str, int]
     linear_weights: int

@@ -3,11 +3,13 @@
 import contextlib
 import resource
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
+from luq.models.devices import has_cuda
 from luq.models.families import part_of
-from luq.models.vlm import VLM
+
+if TYPE_CHECKING:
+    from luq.models.vlm import VLM
 
 KIB = 1024
 BYTES_16_BIT = 2
@@ -16,7 +18,9 @@ RESET_PEAK = "5"  # what proc(5) takes for "set VmHWM to the current value"
 
 def reset_peak() -> None:
     """Start the peak anew, so that a job of a sweep does not report that of the one before it."""
-    if torch.cuda.is_available():
+    if has_cuda():
+        import torch
+
         torch.cuda.reset_peak_memory_stats()
         return
     # Linux only: without this file the peak is that of the process since its start
@@ -26,7 +30,9 @@ def reset_peak() -> None:
 
 def peak_bytes() -> int:
     """The peak memory since the last reset: allocated on CUDA, resident on CPU."""
-    if torch.cuda.is_available():
+    if has_cuda():
+        import torch
+
         return int(torch.cuda.max_memory_allocated())
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -35,7 +41,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
 
 
-def rest_ledger(vlm: VLM) -> dict[str, int]:
+def rest_ledger(vlm: "VLM") -> dict[str, int]:
     """16-bit bytes of everything that is not a decoder linear, by part; tied weights count once."""
     in_linears: set[int] = set()
     for layer in vlm.originals:
@@ -52,7 +58,7 @@ def rest_ledger(vlm: VLM) -> dict[str, int]:
     return parts
 
 
-def linear_weights(vlm: VLM) -> int:
+def linear_weights(vlm: "VLM") -> int:
     """Weights of the decoder linears."""
     count = 0
     for layer in range(len(vlm.layers)):

@@ -89,7 +89,9 @@ def checkpoint(config: ModelConfig, download: bool = True) -> Checkpoint:
 
 
 def resolve_path(config: ModelConfig, download: bool = True) -> Path:
-    """The local folder of a checkpoint: a plug-in's, given, or fetched from the hub (or its cache)."""
+    """The local folder of a checkpoint: a plug-in's, given, or fetched from the hub (or its
+    cache).
+    """
     source, colon, name = config.path.partition(":")
     shipped = plugin(source) if colon else None
     if shipped is not None:

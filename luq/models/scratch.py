@@ -20,7 +20,9 @@ class Slot(NamedTuple):
 
 
 class Scratch:
-    """A nameless file in `folder` (the system's folder for temporary files, which may be memory, if that is None)."""
+    """A nameless file in `folder` (the system's folder for temporary files, which may be memory,
+    if that is None).
+    """
 
     def __init__(self, folder: Path | None = None):
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as this object

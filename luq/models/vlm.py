@@ -1,11 +1,11 @@
-"""A vision-language model as the pipeline sees it: decoder layers, their linears, and which tokens are image.
+"""A vision-language model as the pipeline sees it: decoder layers, their linears, and which tokens
+are image.
 
-Works for any Hugging Face VLM whose decoder layers stand at a known path; adding a family is one line
+Works for any Hugging Face VLM whose decoder layers stand at a known path; adding a family is one
+line
 in `LAYERS`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,16 @@ from luq.models import devices
 from luq.models.checkpoint import Checkpoint, checkpoint
 from luq.models.families import LAYERS, LINEARS
 from luq.models.processors import load_processor
+from luq.models.quiet import quiet
 from luq.store.artefact import Tools
 
 
 @dataclass
 class VLM:
-    """A loaded model. `originals` keeps the 16-bit linears of every layer, so that any tier can be undone."""
+    """A loaded model.
+
+    `originals` keeps the 16-bit linears of every layer, so that any tier can be undone.
+    """
 
     config: ModelConfig
     model: Any
@@ -50,7 +54,9 @@ class VLM:
         return torch.eq(input_ids, token)
 
     def original(self, layer: int) -> dict[str, Tensor]:
-        """The 16-bit weights [out, in] of one layer's linears, by name; read from disk where the model is streamed."""
+        """The 16-bit weights [out, in] of one layer's linears, by name; read from disk where the
+        model is streamed.
+        """
         return {name: self._tensors(linear)[0] for name, linear in self.originals[layer].items()}
 
     def bias(self, layer: int, name: str) -> Tensor | None:
@@ -69,7 +75,9 @@ class VLM:
             return linear.weight.detach(), None if bias is None else bias.detach()
 
     def install(self, layer: int, modules: dict[str, nn.Module] | None, key: str = "") -> None:
-        """Put modules in place of a layer's linears; None puts the 16-bit ones back. `key` is their artefact's."""
+        """Put modules in place of a layer's linears; None puts the 16-bit ones back. `key` is
+        their artefact's.
+        """
         for name, module in (modules or self.originals[layer]).items():
             parent, _, attribute = name.rpartition(".")
             setattr(self.layers[layer].get_submodule(parent), attribute, module)
@@ -106,29 +114,20 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers warns that torchvision is missing, which nothing here needs."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-
-
 def streamed(folder: Path, device: str) -> dict[str, str]:
-    """A device map that leaves the decoder's layers on disk, in the shards where they are, and puts the rest on a device.
+    """A device map that leaves the decoder's layers on disk, in the shards where they are, and
+    puts the rest on a device.
 
-    On a CPU the rest stays on disk too, the blocks of a tower one by one: it is mapped when it is used and let go afterwards.
+    On a CPU the rest stays on disk too, the blocks of a tower one by one: it is mapped when it is
+    used and let go afterwards.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     with init_empty_weights():
-        skeleton: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+        skeleton: Any = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # theirs
+            AutoConfig.from_pretrained(folder)
+        )
     find_layers(skeleton)
     target, places = LAYERS[skeleton.config.model_type], dict[str, str]()
 
@@ -163,7 +162,7 @@ def load(source: Checkpoint) -> VLM:
     model.eval().requires_grad_(False)
     layers = find_layers(model)
     originals = [{name: layer.get_submodule(name) for name in LINEARS} for layer in layers]
-    with _quiet():
+    with quiet():
         processor = load_processor(source.folder, model.config.model_type, config)
     return VLM(config, model, processor, layers, originals)
 

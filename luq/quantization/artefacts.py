@@ -98,6 +98,13 @@ def walk_of(calibration: Calibration, tools: Tools) -> "Walk":
     return tools.hold(Walk, calibration, start)
 
 
+def end_walk(tools: Tools) -> None:
+    """Let the hidden states go: no layer is left to be made."""
+    from luq.quantization.walk import Walk
+
+    tools.release(Walk)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class OutputErrors(Artefact[list[float]]):
     """Per layer the relative error of its output when it alone is packed, all others 16-bit."""

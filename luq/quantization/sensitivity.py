@@ -66,7 +66,7 @@ def _differentiable(weights: list[nn.Parameter]) -> Iterator[None]:
 
 
 def next_token_loss(vlm: VLM, samples: CalibrationSet) -> Iterator[Tensor]:
-    """Per batch the summed cross-entropy (nats) of the next token; image tokens are not predicted."""
+    """Per batch the summed cross-entropy (nats) of the next token, image tokens left out."""
     for batch in samples.batches():
         inputs = inputs_of(batch, vlm.device)
         logits = vlm.model(**inputs, use_cache=False).logits[:, :-1].float()
@@ -78,7 +78,8 @@ def next_token_loss(vlm: VLM, samples: CalibrationSet) -> Iterator[Tensor]:
 
 
 def delta_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer]) -> list[float]:
-    """Per layer the sum over its weights of |gradient of the calibration loss x quantization error|.
+    """Per layer the sum over its weights of |gradient of the calibration loss x quantization
+    error|.
 
     The loss is the mean next-token cross-entropy over the text tokens, the errors are those of the
     weights that are really stored.

@@ -1,23 +1,32 @@
-"""What the task YAMLs call: prompts, references and images. With them the tasks run in plain lm-eval too:
-`lm_eval --include_path luq/evaluation/tasks --tasks luq_chartqa` (but for GQA, whose images are a table of their own).
+"""What the task YAMLs call beside the functions of `prompts`: images, and prompts with an image.
+
+With them the tasks also run in plain lm-eval (but for GQA, whose images are a table of their own):
+
+    lm_eval --include_path luq/questions/tasks --tasks luq_chartqa ...
+
+A function is named after the one of `prompts` that it adds the image to.
 """
 
-from collections.abc import Callable
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from luq.questions.prompts import PROMPTS, TARGETS, Doc
+from luq.questions import prompts
+from luq.questions.prompts import Doc
 
-COLUMNS = ("image", "decoded_image")
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IMAGE = "<image>"  # lm-eval's place for an image in a prompt
+IMAGE_COLUMNS = ("image", "decoded_image")
 
 
-def undecoded(dataset: Any) -> Any:
+def undecoded(dataset: "Dataset") -> "Dataset":
     """The dataset with its image column as encoded bytes."""
     from datasets import Image as ImageFeature
 
-    column = next(c for c in COLUMNS if c in dataset.column_names)
+    column = next(name for name in IMAGE_COLUMNS if name in dataset.column_names)
     return dataset.cast_column(column, ImageFeature(decode=False))
 
 
@@ -27,16 +36,29 @@ def images(doc: Doc) -> list[Image.Image]:
     return [Image.open(BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"])]
 
 
-def _asker(benchmark: str) -> Callable[[Doc], str]:
-    return lambda doc: "<image>" + PROMPTS[benchmark](doc)
+def mme(doc: Doc) -> str:
+    return IMAGE + prompts.mme(doc)
 
 
-mme, mmbench, textvqa, textvqa_ocr, vqav2, gqa, pope, chartqa, docvqa, mathvista = (
-    _asker(name) for name in PROMPTS
-)
-mme_target, mmbench_target, textvqa_target, textvqa_ocr_target, vqav2_target = (
-    TARGETS[n] for n in list(PROMPTS)[:5]
-)
-gqa_target, pope_target, chartqa_target, docvqa_target, mathvista_target = (
-    TARGETS[n] for n in list(PROMPTS)[5:]
-)
+def short(doc: Doc) -> str:
+    return IMAGE + prompts.short(doc)
+
+
+def textvqa(doc: Doc) -> str:
+    return IMAGE + prompts.textvqa(doc)
+
+
+def textvqa_ocr(doc: Doc) -> str:
+    return IMAGE + prompts.textvqa_ocr(doc)
+
+
+def chartqa(doc: Doc) -> str:
+    return IMAGE + prompts.chartqa(doc)
+
+
+def mmbench(doc: Doc) -> str:
+    return IMAGE + prompts.mmbench(doc)
+
+
+def mathvista(doc: Doc) -> str:
+    return IMAGE + prompts.mathvista(doc)

@@ -1,7 +1,6 @@
-"""The wording of every benchmark: row -> prompt, row -> reference answer. Pure; used by the task YAMLs.
+"""The wording of every benchmark: row -> prompt, row -> reference answer.
 
-Prompts follow LLaVA-1.5's and lmms-eval's short-answer protocol. `VERSION` enters every evaluation key:
-raise it when a prompt changes.
+Pure functions. Prompts follow LLaVA-1.5's and lmms-eval's short-answer protocol.
 """
 
 import ast
@@ -10,99 +9,137 @@ from collections.abc import Callable
 from typing import Any
 
 Doc = dict[str, Any]
-VERSION = 1
+VERSION = 1  # enters every evaluation key: raise it when a prompt changes
 SHORT = "\nAnswer the question using a single word or phrase."
 WORD = "\nAnswer the question with a single word."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 INTEGER = "\nAnswer the question with a single integer number."
+LIST = "\nAnswer the question with a Python list."
 DECIMALS = {1: "one decimal place", 2: "two decimal places"}
 LETTERS = "ABCDEFGHIJ"
+# MMBench's options are columns of these names. A missing option is None or a text `nan`.
+OPTION_COLUMNS = "ABCDE"
+MISSING = "nan"
+
+
+def _question(doc: Doc) -> str:
+    question: str = doc["question"]
+    return question
 
 
 def mme(doc: Doc) -> str:
-    return doc["question"].replace(" Please answer yes or no.", "").strip() + SHORT
+    """The question without MME's own request for a format."""
+    return _question(doc).replace(" Please answer yes or no.", "").strip() + SHORT
 
 
 def short(doc: Doc) -> str:
-    return doc["question"] + SHORT
+    """The question, to be answered in a word or phrase: VQAv2, GQA, POPE and DocVQA."""
+    return _question(doc) + SHORT
 
 
 def textvqa(doc: Doc) -> str:
-    return doc["question"].capitalize() + SHORT
+    """The question with a capital; TextVQA's are in small letters."""
+    return _question(doc).capitalize() + SHORT
 
 
 def textvqa_ocr(doc: Doc) -> str:
-    return (
-        doc["question"].capitalize()
-        + "\nReference OCR token: "
-        + ", ".join(doc["ocr_tokens"])
-        + SHORT
-    )
+    """TextVQA's question with the words that an OCR system read in the image."""
+    question = _question(doc).capitalize()
+    return question + "\nReference OCR token: " + ", ".join(doc["ocr_tokens"]) + SHORT
 
 
 def chartqa(doc: Doc) -> str:
-    return doc["question"] + WORD
+    """The question, to be answered in a word."""
+    return _question(doc) + WORD
 
 
 def options(doc: Doc) -> dict[str, str]:
-    """MMBench's options that are there (a missing one is the string `nan` or None)."""
-    found = {letter: doc.get(letter) for letter in "ABCDE"}
-    return {k: str(v) for k, v in found.items() if v is not None and str(v) != "nan"}
+    """Letter -> text of MMBench's options, without those that are missing."""
+    texts: dict[str, str] = {}
+    for letter in OPTION_COLUMNS:
+        option = doc.get(letter)
+        if option is not None and str(option) != MISSING:
+            texts[letter] = str(option)
+    return texts
 
 
 def mmbench(doc: Doc) -> str:
-    hint = "" if doc.get("hint") in (None, "nan", "") else f"{doc['hint']}\n"
+    """The hint if there is one, the question and its lettered options."""
+    hint = "" if doc.get("hint") in (None, MISSING, "") else f"{doc['hint']}\n"
     lines = "".join(f"\n{letter}. {text}" for letter, text in options(doc).items())
-    return hint + doc["question"] + lines + LETTER
+    return hint + _question(doc) + lines + LETTER
 
 
 def choices(doc: Doc) -> list[str]:
-    """MathVista's choices as a list (some releases store them as text)."""
+    """MathVista's choices; empty if there are none. Some releases store the list as text."""
     raw = doc.get("choices")
     if isinstance(raw, str):
         raw = ast.literal_eval(raw) if raw.startswith("[") else None
-    return [str(c) for c in raw] if raw else []
+    return [str(choice) for choice in raw] if raw else []
 
 
 def mathvista(doc: Doc) -> str:
+    """The question, and in which form its answer is expected."""
     if doc["question_type"] == "multi_choice":
-        lines = "".join(f"\n({LETTERS[i]}) {c}" for i, c in enumerate(choices(doc)))
-        return doc["question"] + "\nChoices:" + lines + LETTER
+        lines = "".join(f"\n({LETTERS[i]}) {text}" for i, text in enumerate(choices(doc)))
+        return _question(doc) + "\nChoices:" + lines + LETTER
     if doc["answer_type"] == "integer":
-        return doc["question"] + INTEGER
+        return _question(doc) + INTEGER
     if doc["answer_type"] == "float":
-        places = DECIMALS.get(
-            int(doc["precision"] or 1), f"{int(doc['precision'] or 1)} decimal places"
-        )
-        return (
-            doc["question"] + f"\nAnswer the question with a floating-point number with {places}."
-        )
-    return doc["question"] + "\nAnswer the question with a Python list."
+        count = int(doc["precision"] or 1)
+        places = DECIMALS.get(count, f"{count} decimal places")
+        instruction = f"\nAnswer the question with a floating-point number with {places}."
+        return _question(doc) + instruction
+    return _question(doc) + LIST
 
 
 def mathvista_target(doc: Doc) -> str:
+    """The letter of the right choice, or the answer."""
     if doc["question_type"] == "multi_choice":
         return LETTERS[choices(doc).index(str(doc["answer"]))]
     return str(doc["answer"])
 
 
 def usual_answer(doc: Doc) -> str:
-    """The answer, or the most frequent of several (TextVQA and DocVQA: strings; VQAv2: records)."""
+    """The answer, or the most frequent of several.
+
+    Several answers are strings (TextVQA, DocVQA) or records (VQAv2).
+    """
     if "answers" not in doc:
         return str(doc["answer"])
-    answers = [str(a["answer"] if isinstance(a, dict) else a) for a in doc["answers"]]
-    return Counter(answers).most_common(1)[0][0]
+    counts: Counter[str] = Counter()
+    for answer in doc["answers"]:
+        counts[str(answer["answer"] if isinstance(answer, dict) else answer)] += 1
+    return counts.most_common(1)[0][0]
 
 
 def yes_or_no(doc: Doc) -> str:
-    """POPE's answers are in small letters; models say Yes and No."""
+    """POPE's answer as models write it, Yes or No; it is stored in small letters."""
     return str(doc["answer"]).strip().capitalize()
 
 
+# The task YAMLs name the same functions, for plain lm-eval; a test compares them.
 PROMPTS: dict[str, Callable[[Doc], str]] = {
-    "mme": mme, "mmbench": mmbench, "textvqa": textvqa, "textvqa_ocr": textvqa_ocr, "vqav2": short, "gqa": short, "pope": short,
-    "chartqa": chartqa, "docvqa": short, "mathvista": mathvista,
-}  # fmt: skip
+    "mme": mme,
+    "mmbench": mmbench,
+    "textvqa": textvqa,
+    "textvqa_ocr": textvqa_ocr,
+    "vqav2": short,
+    "gqa": short,
+    "pope": short,
+    "chartqa": chartqa,
+    "docvqa": short,
+    "mathvista": mathvista,
+}
 TARGETS: dict[str, Callable[[Doc], str]] = {
-    **dict.fromkeys(PROMPTS, usual_answer), "pope": yes_or_no, "mathvista": mathvista_target,
-}  # fmt: skip
+    "mme": usual_answer,
+    "mmbench": usual_answer,
+    "textvqa": usual_answer,
+    "textvqa_ocr": usual_answer,
+    "vqav2": usual_answer,
+    "gqa": usual_answer,
+    "pope": yes_or_no,
+    "chartqa": usual_answer,
+    "docvqa": usual_answer,
+    "mathvista": mathvista_target,
+}

@@ -1,6 +1,8 @@
-"""Which questions are asked: whole units, in proportion to their strata, the same for a seed everywhere.
+"""Which questions are asked: whole units, in proportion to their strata, the same for a seed
+everywhere.
 
-A *unit* is what is independent: a question, an MME pair, an MMBench base question with its rotations.
+A *unit* is what is independent: a question, an MME pair, an MMBench base question with its
+rotations.
 """
 
 import hashlib
@@ -19,7 +21,9 @@ SAMPLING = 19  # tells this use of a seed from the project's others
 
 
 class Kind(NamedTuple):
-    """How a benchmark's rows belong together: columns -> name of the unit, and the columns that make strata."""
+    """How a benchmark's rows belong together: columns -> name of the unit, and the columns that
+    make strata.
+    """
 
     columns: tuple[str, ...] = ()
     unit: Callable[..., str] | None = None

@@ -84,6 +84,7 @@ def windows(
     starts = generator.permutation(len(ids) // length) * length
     if not len(starts):
         raise DataError(
-            f"calibration.text={source.name} holds {len(ids)} tokens: fewer than one sample of {length}"
+            f"calibration.text={source.name} holds {len(ids)} tokens: fewer than one sample of "
+            f"{length}"
         )
     return [(int(start), ids[start : start + length]) for start in starts]

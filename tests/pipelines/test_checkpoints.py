@@ -1,9 +1,6 @@
 """What a user does with a packed model: write it with the run or later, look into it, ask it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,10 @@ import pytest
 from luq.evaluation.answers import ANSWERS
 from luq.evaluation.predictions import read_rows
 from luq.questions.prompts import PROMPTS
-from pipelines import results
+from pipelines import runs_folder
+from pipelines.record import RunRecord, to_json
+from tests.pipelines.command import Done
+from tests.pipelines.command import luq as command_luq
 
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2", "evaluation.samples=12",
@@ -20,40 +20,33 @@ SMALL = [
 ]  # fmt: skip
 
 
-def luq(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=600, check=False, env=environment
-    )
+def luq(*arguments: str) -> Done:
+    return command_luq(*arguments, width=160)
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, results.Record]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunRecord]:
     outputs = tmp_path_factory.mktemp("checkpoints")
     done = luq("run", *SMALL, "checkpoint=true", f"paths.outputs={outputs}")
     assert done.returncode == 0, done.stderr
-    (record,) = results.iterate(outputs)
+    (record,) = runs_folder.iterate(outputs)
     assert f"checkpoints/{record['key']}" in done.stdout.replace("\n", "")
     return outputs, record
 
 
 def test_the_folder_answers_what_the_run_scored(
-    ran: tuple[Path, results.Record], tmp_path: Path
+    ran: tuple[Path, RunRecord], tmp_path: Path
 ) -> None:
-    from luq.config import EvaluationConfig
-    from luq.questions import sources as data
-    from pipelines.checkpoints import answer, load
+    from luq.questions.sources import evaluation_table
+    from luq.store.store import Store
+    from pipelines.chat import answer, load
 
     outputs, record = ran
-    model, processor = load(outputs / "checkpoints" / record["key"], "cpu")
+    model, processor = load(outputs / "checkpoints" / record.key, "cpu")
     assert processor.image_processor.do_pad, "images are prepared as the run prepared them"
-    config = EvaluationConfig(**record["config"]["evaluation"])
-    (pocket,) = (outputs / "store" / "pocket").iterdir()
-    questions = data.load("gqa", config, tmp_path / "cache", pocket)
-    rows = read_rows(
-        outputs / "store" / "evaluation" / record["artefacts"]["evaluate"]["gqa"] / ANSWERS
-    )
+    store = Store(outputs / "store")
+    questions = evaluation_table("gqa", record.config.evaluation, store.root).open(store.tools)
+    rows = read_rows(outputs / "store" / "evaluation" / record.artefacts.answers["gqa"] / ANSWERS)
     assert len(rows) == 12
     for row in rows:
         questions.image(row["id"]).convert("RGB").save(tmp_path / "image.png")
@@ -61,27 +54,27 @@ def test_the_folder_answers_what_the_run_scored(
         assert answer(model, processor, tmp_path / "image.png", asked, 16) == row["text"].strip()
 
 
-def test_export_info_and_chat(ran: tuple[Path, results.Record], tmp_path: Path) -> None:
+def test_export_info_and_chat(ran: tuple[Path, RunRecord], tmp_path: Path) -> None:
     from PIL import Image
 
     outputs, record = ran
     name = f"small/{record['name']}"
     done = luq("export", name, str(tmp_path / "model"), "--outputs", str(outputs))
     assert done.returncode == 0, done.stderr
-    first = outputs / "checkpoints" / record["key"]
+    first = outputs / "checkpoints" / record.key
     for file in ("model.safetensors", "config.json", "README.md"):
         assert (tmp_path / "model" / file).read_bytes() == (first / file).read_bytes()
     told = luq("info", str(first))
     assert told.returncode == 0, told.stderr
     for piece in (
-        record["allocation"],
+        record.allocation,
         "sum of the ledger",
         f"{record['memory']['stored_bits']:.3f} bits",
         "luq run",
     ):
         assert piece in told.stdout
     card = (first / "README.md").read_text()
-    assert record["command"] in card
+    assert record.command in card
     assert "| gqa | 12 |" in card
     Image.new("RGB", (48, 48), "white").save(tmp_path / "white.png")
     said = luq(
@@ -100,11 +93,11 @@ def test_export_info_and_chat(ran: tuple[Path, results.Record], tmp_path: Path) 
     assert "cannot be opened as an image" in said.stderr
 
 
-def test_bad_input(ran: tuple[Path, results.Record], tmp_path: Path) -> None:
+def test_bad_input(ran: tuple[Path, RunRecord], tmp_path: Path) -> None:
     outputs, record = ran
     for arguments, piece in (
         (("export", "small/nobody", str(tmp_path / "x")), "unknown run of sweep 'small'"),
-        (("export", record["key"], str(outputs)), "exists"),
+        (("export", record.key, str(outputs)), "exists"),
     ):
         done = luq(*arguments, "--outputs", str(outputs))
         assert done.returncode == 1
@@ -117,10 +110,10 @@ def test_bad_input(ran: tuple[Path, results.Record], tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "already quantized (luq)" in done.stderr.replace("\n", " ")
-    file = outputs / "runs" / record["key"] / results.FILE
+    file = outputs / "runs" / record.key / runs_folder.FILE
     kept = file.read_text()
-    file.write_text(json.dumps(record | {"model_fingerprint": "other"}))
-    done = luq("export", record["key"], str(tmp_path / "x"), "--outputs", str(outputs))
+    file.write_text(json.dumps(to_json(record) | {"model_fingerprint": "other"}))
+    done = luq("export", record.key, str(tmp_path / "x"), "--outputs", str(outputs))
     file.write_text(kept)
     assert done.returncode == 1
     assert "is not the checkpoint that the run" in done.stderr

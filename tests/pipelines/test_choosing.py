@@ -1,7 +1,7 @@
-"""Plans that measure before they choose, through the command that people type; and which GPU a job takes."""
+"""Plans that measure before they choose, through the command that people type; and which GPU a job
+takes.
+"""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from luq.formats.memory import peak_bytes, reset_peak
-from pipelines import devices, results
+from pipelines import devices, runs_folder
+from pipelines.record import RunRecord
+from tests.pipelines.command import luq_to
 
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2", "profile.samples=2",
@@ -24,20 +26,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("choosing")
 
 
-def run(outputs: Path, group: str, *arguments: str) -> results.Record:
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.cli",
-        "run",
-        *SMALL,
-        *arguments,
-        f"group={group}",
-        f"paths.outputs={outputs}",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+def run(outputs: Path, group: str, *arguments: str) -> RunRecord:
+    done = luq_to(outputs, "run", *SMALL, *arguments, f"group={group}")
     assert done.returncode == 0, done.stdout + done.stderr
-    return next(iter(results.iterate(outputs, group)))
+    return next(iter(runs_folder.iterate(outputs, group)))
 
 
 @pytest.mark.parametrize("propagation", ["high", "exact"])
@@ -46,21 +38,13 @@ def test_a_budget_is_kept_by_the_files(outputs: Path, propagation: str) -> None:
         outputs, f"budget-{propagation}", "allocation=budget", "allocation.bits=3.5", f"quantizer.propagation={propagation}",
         "order=lim",
     )  # fmt: skip
-    assert record["memory"]["stored_bits"] <= 3.5
-    assert (
-        record["plan"]["bytes"]
-        == record["memory"]["stored_bytes"]
-        <= record["plan"]["budget_bytes"]
-    )
-    one_more = (
-        record["memory"]["stored_bytes"] + (4.24 - 2.22) * record["memory"]["weights"] / 10 / 8
-    )
-    assert one_more > record["plan"]["budget_bytes"], (
-        "one more layer in the high tier would not fit"
-    )
-    low = {i for i, tier in enumerate(record["tiers"]) if tier == "gptq2"}
-    assert low == set(record["order"][: record["k"]])
-    assert list(record["layer_scores"]) == ["lim"]
+    assert record.memory.stored_bits <= 3.5
+    assert record.plan.bytes == record.memory.stored_bytes <= record.plan.budget_bytes
+    one_more = record.memory.stored_bytes + (4.24 - 2.22) * record.memory.weights / 10 / 8
+    assert one_more > record.plan.budget_bytes, "one more layer in the high tier would not fit"
+    low = {i for i, tier in enumerate(record.tiers) if tier == "gptq2"}
+    assert low == set(record.order[: record.k])
+    assert list(record.layer_scores) == ["lim"]
 
 
 def test_bytes_of_the_whole_checkpoint_and_several_tiers(outputs: Path) -> None:
@@ -73,24 +57,24 @@ def test_bytes_of_the_whole_checkpoint_and_several_tiers(outputs: Path) -> None:
         tiers,
         "quantizer.propagation=high",
     )
-    assert record["memory"]["checkpoint_bytes"] <= 3_100_000
-    assert set(record["tiers"]) <= {"gptq2", "gptq3", "gptq4"}
-    assert record["plan"]["error"] > 0
+    assert record.memory.checkpoint_bytes <= 3_100_000
+    assert set(record.tiers) <= {"gptq2", "gptq3", "gptq4"}
+    assert record.plan.error > 0
 
 
 def test_quality_looks_at_every_k_of_the_selection_split(outputs: Path) -> None:
     record = run(
         outputs, "quality", "allocation=quality", "allocation.drop=5", "quantizer.propagation=high"
     )
-    points = record["plan"]["points"]
-    assert [p["k"] for p in points] == list(range(11))
-    assert all(p["n"] == 8 for p in points)
-    fine = [p["k"] for p in points if p["score"] >= points[0]["score"] - 5]
-    assert record["k"] == max(fine)
-    assert record["split"] == "report"
+    points = record.plan.points
+    assert [p.k for p in points] == list(range(11))
+    assert all(p.n == 8 for p in points)
+    fine = [p.k for p in points if p.score >= points[0].score - 5]
+    assert record.k == max(fine)
+    assert record.split == "report"
     asked = {
         key
-        for keys in (record["artefacts"]["evaluate"], record["artefacts"]["evaluate 16-bit"])
+        for keys in (record.artefacts.answers, record.artefacts.float_answers)
         for key in keys.values()
     }
     made = {
@@ -104,24 +88,15 @@ def test_search_starts_from_errors_and_swaps(outputs: Path) -> None:
         outputs, "search", "allocation=search", "allocation.bits=3.5", "allocation.error=kl", "allocation.swaps=2",
         "quantizer.propagation=high",
     )  # fmt: skip
-    plan = record["plan"]
-    assert record["memory"]["stored_bits"] <= 3.5
-    assert len(plan["swaps"]) == 2
-    assert plan["kl"] == min([plan["kl_before_swaps"], *(s["kl"] for s in plan["swaps"])])
-    assert all(s["allocation"] != record["allocation"] or s["kept"] for s in plan["swaps"])
+    plan = record.plan
+    assert record.memory.stored_bits <= 3.5
+    assert len(plan.swaps) == 2
+    assert plan.kl == min([plan.kl_before_swaps, *(s.kl for s in plan.swaps)])
+    assert all(s.allocation != record.allocation or s.kept for s in plan.swaps)
 
 
 def test_the_profile_shows_every_order_and_how_alike_they_are(outputs: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.cli",
-        "profile",
-        *SMALL,
-        "profile=all_orders",
-        f"paths.outputs={outputs}",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = luq_to(outputs, "profile", *SMALL, "profile=all_orders")
     assert done.returncode == 0, done.stderr
     for name in (
         "entropy:image",
@@ -141,7 +116,7 @@ def test_the_profile_shows_every_order_and_how_alike_they_are(outputs: Path) -> 
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices, "device_count", lambda: 2)
     monkeypatch.setattr(devices, "LOCKS", tmp_path)
     return
 

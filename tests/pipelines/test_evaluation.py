@@ -1,4 +1,6 @@
-"""What a user does with an evaluation: kill it, go on, score it again, compare two, and meet bad data."""
+"""What a user does with an evaluation: kill it, go on, score it again, compare two, and meet bad
+data.
+"""
 
 import json
 import os
@@ -13,9 +15,13 @@ import pytest
 from datasets import Dataset
 
 from luq.evaluation import scorers
-from pipelines import results
+from pipelines import runs_folder
+from pipelines.record import RunRecord
 from tests.luq.questions.clones import picture
-from tests.pipelines.test_run import SMALL, luq
+from tests.pipelines.command import Done
+from tests.pipelines.command import luq as command_luq
+from tests.pipelines.command import luq_to as luq
+from tests.pipelines.test_run import SMALL
 
 ASKED = [*SMALL[:4], "tracking=none", "evaluation.samples=16", "evaluation.batch_size=4", "evaluation.fidelity=4",
          "evaluation.text_tokens=1024", "model.benchmarks=[textvqa,gqa,mme]"]  # fmt: skip
@@ -30,10 +36,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return outputs
 
 
-def answers(outputs: Path, record: dict, stage: str = "evaluate") -> dict[str, bytes]:
+def answers(outputs: Path, record: RunRecord, is_float: bool = False) -> dict[str, bytes]:
     files = {
         b: outputs / "store" / "evaluation" / key / "answers.jsonl"
-        for b, key in record["artefacts"][stage].items()
+        for b, key in record.artefacts[stage].items()
     }
     return {benchmark: file.read_bytes() for benchmark, file in files.items()}
 
@@ -82,35 +88,31 @@ def test_killed_and_started_again_gives_the_same_bytes_and_asks_nothing_twice(
         assert f"{len(before)} of " in done.stdout
         assert "kept from before the interruption" in done.stdout
     assert not partials(outputs)
-    (record,) = results.iterate(outputs)
-    expected = next(r for r in results.iterate(finished, "two") if r["k"] == 6)
-    for stage in ("evaluate", "evaluate 16-bit"):
+    (record,) = runs_folder.iterate(outputs)
+    expected = next(r for r in runs_folder.iterate(finished, "two") if r.k == 6)
+    for stage in (False, True):
         assert answers(outputs, record, stage) == answers(finished, expected, stage)
-    assert record["scores"] == expected["scores"]
-    assert record["fidelity"] == expected["fidelity"]
+    assert record.scores == expected.scores
+    assert record.fidelity == expected.fidelity
 
 
 def test_the_record_says_what_was_asked_and_how_sure_it_is(finished: Path) -> None:
-    for record in results.iterate(finished, "two"):
-        assert set(record["subset"]) == {"textvqa", "gqa", "mme"}
-        assert record["prompt_version"] >= 1
-        assert record["scorer_version"] == scorers.VERSION
+    for record in runs_folder.iterate(finished, "two"):
+        assert set(record.subset) == {"textvqa", "gqa", "mme"}
+        assert record.prompt_version >= 1
+        assert record.scorer_version == scorers.VERSION
         rows = [json.loads(line) for line in answers(finished, record)["mme"].splitlines()]
         assert len(rows) == 32
         assert {"id", "text", "doc"} <= set(rows[0])
-        for measured in record["fidelity"].values():
-            assert measured["n"] >= 4
+        for measured in record.fidelity.values():
+            assert measured.n >= 4
             for name in ("kl", "agreement", "loglik"):
-                mean, low, high = measured[name]
+                mean, low, high = getattr(measured, name)
                 assert low <= mean <= high
-        assert (
-            record["perplexity"]["low"]
-            <= record["perplexity"]["value"]
-            <= record["perplexity"]["high"]
-        )
-    high, low = sorted(results.iterate(finished, "two"), key=lambda r: r["k"])
-    assert high["fidelity"]["textvqa"]["kl"][0] < low["fidelity"]["textvqa"]["kl"][0]
-    assert high["perplexity"]["value"] < low["perplexity"]["value"]
+        assert record.perplexity.low <= record.perplexity.value <= record.perplexity.high
+    high, low = sorted(runs_folder.iterate(finished, "two"), key=lambda r: r.k)
+    assert high.fidelity["textvqa"].kl.mean < low.fidelity["textvqa"].kl.mean
+    assert high.perplexity.value < low.perplexity.value
 
 
 def test_rescore_changes_nothing_when_nothing_changed(finished: Path) -> None:
@@ -136,7 +138,7 @@ def test_compare_pairs_two_runs(finished: Path) -> None:
     assert done.returncode == 1
     assert "unknown run of sweep 'two'" in done.stderr
     assert "[textvqa,gqa,mme]" in done.stderr, "names are shown as they are"
-    names = {r["k"]: r["name"] for r in results.iterate(finished, "two")}
+    names = {r.k: r.name for r in runs_folder.iterate(finished, "two")}
     done = luq_plain(finished, "compare", f"two/{names[0]}", f"two/{names[6]}")
     assert done.returncode == 0, done.stderr
     for word in ("interval", "textvqa", "mean of all", "verdict", f"A: two/{names[0]}"):
@@ -144,12 +146,8 @@ def test_compare_pairs_two_runs(finished: Path) -> None:
     assert luq_plain(finished, "compare", "zzz", "two").returncode == 1
 
 
-def luq_plain(outputs: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pipelines.cli", *arguments, "--outputs", str(outputs)]
-    environment = {**os.environ, "COLUMNS": "160"}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=environment
-    )
+def luq_plain(outputs: Path, *arguments: str) -> Done:
+    return command_luq(*arguments, "--outputs", str(outputs), width=160)
 
 
 def test_bad_rows_stand_in_the_record_and_strict_stops(finished: Path, tmp_path: Path) -> None:
@@ -167,10 +165,10 @@ def test_bad_rows_stand_in_the_record_and_strict_stops(finished: Path, tmp_path:
     done = luq(outputs, "run", "allocation.k=6", *data)
     assert done.returncode == 0, done.stderr
     assert "chartqa: 2 rows were errors and count as wrong" in done.stdout
-    (record,) = (r for r in results.iterate(outputs) if "chartqa" in r["scores"])
-    assert record["scores"]["chartqa"]["errors"] == 2
-    assert record["scores"]["chartqa"]["n"] == 4
-    assert record["fidelity"]["chartqa"]["n"] == 2
+    (record,) = (r for r in runs_folder.iterate(outputs) if "chartqa" in r.scores)
+    assert record.scores["chartqa"].errors == 2
+    assert record.scores["chartqa"].n == 4
+    assert record.fidelity["chartqa"].n == 2
     strict = luq(outputs, "run", "allocation.k=5", "evaluation.strict=true", *data)
     assert strict.returncode == 1
     assert "chartqa row 2: the answer is empty" in strict.stderr

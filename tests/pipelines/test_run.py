@@ -1,15 +1,19 @@
 """The whole chain on the pocket model, through the command that people type."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from luq.formats.layer_file import FILE
-from pipelines import results
+from pipelines import runs_folder
+from tests.pipelines.command import Done
+from tests.pipelines.command import luq_to as luq
 
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2",
@@ -17,13 +21,8 @@ SMALL = [
 ]  # fmt: skip
 
 
-def luq(outputs: Path, *arguments: str, timeout: int = 600) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pipelines.cli", *arguments, f"paths.outputs={outputs}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-
-
 @pytest.fixture(scope="module")
-def sweep(outputs: Path) -> subprocess.CompletedProcess:
+def sweep(outputs: Path) -> Done:
     """Four runs in one multirun; the other tests of this file look at what it left."""
     return luq(
         outputs,
@@ -36,55 +35,45 @@ def sweep(outputs: Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_multirun_leaves_a_record_per_run(
-    sweep: subprocess.CompletedProcess, outputs: Path
-) -> None:
+def test_a_multirun_leaves_a_record_per_run(sweep: Done, outputs: Path) -> None:
     assert sweep.returncode == 0, sweep.stdout + sweep.stderr
-    records = list(results.iterate(outputs, "test"))
+    records = list(runs_folder.iterate(outputs, "test"))
     assert len(records) == 4
-    assert {(r["k"], r["config"]["calibration"]["name"]) for r in records} == {
+    assert {(r.k, r.config.calibration.name) for r in records} == {
         (k, c) for k in (0, 3) for c in ("text", "multimodal")
     }
     for record in records:
-        assert set(record["scores"]) == set(record["config"]["evaluation"]["benchmarks"])
-        assert all(s["n"] == 4 for s in record["scores"].values())
-        assert record["tiers"].count("billm") == record["k"]
-        assert record["split"] == "report"
-        assert record["order"][:3] == sorted(record["order"][:3], key=record["order"].index)
-        assert {"load", "calibrate", "profile", "quantize", "evaluate"} <= set(record["seconds"])
-        modalities = {e["modality"] for e in record["profile"]}
+        assert set(record.scores) == set(record.config.evaluation.benchmarks)
+        assert all(s.n == 4 for s in record.scores.values())
+        assert record.tiers.count("billm") == record.k
+        assert record.split == "report"
+        assert record.order[:3] == sorted(record.order[:3], key=record.order.index)
+        assert {"load", "calibrate", "profile", "quantize", "evaluate"} <= set(record.seconds)
+        modalities = {e.modality for e in record.profile}
         assert modalities == (
             {"all", "text"}
-            if record["config"]["calibration"]["name"] == "text"
+            if record.config.calibration.name == "text"
             else {"all", "image", "text"}
         )
 
 
-def test_the_k_layers_of_lowest_entropy_went_low(
-    sweep: subprocess.CompletedProcess, outputs: Path
-) -> None:
-    for record in results.iterate(outputs, "test"):
-        entropy = {e["layer"]: e["mean"] for e in record["profile"] if e["modality"] == "all"}
-        lowest = sorted(entropy, key=lambda layer: entropy[layer])[: record["k"]]
-        assert {i for i, t in enumerate(record["tiers"]) if t == "billm"} == set(lowest)
+def test_the_k_layers_of_lowest_entropy_went_low(sweep: Done, outputs: Path) -> None:
+    for record in runs_folder.iterate(outputs, "test"):
+        entropy = {e.layer: e.mean for e in record.profile if e.modality == "all"}
+        lowest = sorted(entropy, key=lambda layer: entropy[layer])[: record.k]
+        assert {i for i, t in enumerate(record.tiers) if t == "billm"} == set(lowest)
 
 
-def test_stored_bits_equal_the_files_to_the_byte(
-    sweep: subprocess.CompletedProcess, outputs: Path
-) -> None:
-    for record in results.iterate(outputs, "test"):
-        files = [
-            outputs / "store" / "layers" / key / FILE for key in record["artefacts"]["quantize"]
-        ]
+def test_stored_bits_equal_the_files_to_the_byte(sweep: Done, outputs: Path) -> None:
+    for record in runs_folder.iterate(outputs, "test"):
+        files = [outputs / "store" / "layers" / key / FILE for key in record.artefacts.layers]
         total = sum(f.stat().st_size for f in files)
-        assert record["memory"]["stored_bytes"] == total
-        assert record["memory"]["stored_bits"] == 8 * total / record["memory"]["weights"]
-        assert sum(record["memory"]["ledger"].values()) == record["memory"]["checkpoint_bytes"]
+        assert record.memory.stored_bytes == total
+        assert record.memory.stored_bits == 8 * total / record.memory.weights
+        assert sum(record.memory.ledger.values()) == record.memory.checkpoint_bytes
 
 
-def test_wandb_itself_reads_the_offline_runs(
-    sweep: subprocess.CompletedProcess, outputs: Path
-) -> None:
+def test_wandb_itself_reads_the_offline_runs(sweep: Done, outputs: Path) -> None:
     folders = sorted((outputs / "wandb" / "wandb").glob("offline-run-*"))
     assert len(folders) == 4
     program = str(Path(sys.executable).parent / "wandb")
@@ -96,24 +85,20 @@ def test_wandb_itself_reads_the_offline_runs(
     assert "score" in text
 
 
-def test_the_second_time_everything_comes_from_the_store(
-    sweep: subprocess.CompletedProcess, outputs: Path
-) -> None:
+def test_the_second_time_everything_comes_from_the_store(sweep: Done, outputs: Path) -> None:
     again = luq(outputs, "run", "allocation.k=3", *SMALL)
     assert again.returncode == 0, again.stderr
     assert " 0 made" in again.stdout
     assert "from the store" in again.stdout
 
 
-def test_the_table_says_what_was_measured(sweep: subprocess.CompletedProcess) -> None:
+def test_the_table_says_what_was_measured(sweep: Done) -> None:
     for word in ("16-bit", "retention", "nominal", "stored", "textvqa", "Record:"):
         assert word in sweep.stdout
     assert "%|" not in sweep.stderr, "a library's progress bar leaked"
 
 
-def test_single_stages_share_the_artefacts(
-    sweep: subprocess.CompletedProcess, outputs: Path
-) -> None:
+def test_single_stages_share_the_artefacts(sweep: Done, outputs: Path) -> None:
     profiled = luq(outputs, "profile", *SMALL)
     assert profiled.returncode == 0, profiled.stderr
     assert "Activation entropy, bits" in profiled.stdout
@@ -128,7 +113,7 @@ def test_a_failed_job_does_not_stop_the_others(outputs: Path) -> None:
     done = luq(outputs, "run", "-m", "group=failing", "allocation.k=99,3", "tracking=none", *SMALL)
     assert done.returncode == 1
     assert "allocation.k=99 is not possible: pocket_llava has 10 decoder layers" in done.stderr
-    assert len(list(results.iterate(outputs, "failing"))) == 1
+    assert len(list(runs_folder.iterate(outputs, "failing"))) == 1
     notes = [json.loads(f.read_text()) for f in (outputs / "failed").glob("*.json")]
     assert [n["error"] for n in notes] == ["ConfigError"]
 
@@ -164,16 +149,16 @@ def test_errors_are_one_line_and_exit_one(outputs: Path, overrides: list[str], m
     assert "Traceback" not in done.stderr
 
 
-def test_damage_is_named(sweep: subprocess.CompletedProcess, outputs: Path, tmp_path: Path) -> None:
+def test_damage_is_named(sweep: Done, outputs: Path, tmp_path: Path) -> None:
     import shutil
 
     copy = shutil.copytree(outputs, tmp_path / "copy")
     record = next(
         r
-        for r in results.iterate(copy, "test")
-        if r["k"] == 3 and r["config"]["calibration"]["name"] == "multimodal"
+        for r in runs_folder.iterate(copy, "test")
+        if r.k == 3 and r.config.calibration.name == "multimodal"
     )
-    file = copy / "store" / "layers" / record["artefacts"]["quantize"][0] / FILE
+    file = copy / "store" / "layers" / record.artefacts.layers[0] / FILE
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     done = luq(copy, "run", "allocation.k=3", "tracking=none", *SMALL)
     assert done.returncode == 1
@@ -181,10 +166,9 @@ def test_damage_is_named(sweep: subprocess.CompletedProcess, outputs: Path, tmp_
 
 
 def test_interrupted_and_continued(tmp_path: Path) -> None:
-    """Ctrl-C in the middle, then kill -9, then the whole run: it ends well, and no torn artefact is read."""
-    import signal
-    import time
-
+    """Ctrl-C in the middle, then kill -9, then the whole run: it ends well, and no torn artefact
+    is read.
+    """
     command = [
         sys.executable,
         "-m",
@@ -251,9 +235,9 @@ def test_calibration_on_real_files_and_never_on_what_is_asked(tmp_path: Path) ->
     assert "give the same textvqa_ocr" in same.stderr, "another prompt, the same questions"
     done = luq(tmp_path / "o", "run", *given, f"calibration.source={tmp_path / 'train'}")
     assert done.returncode == 0, done.stderr
-    (record,) = results.iterate(tmp_path / "o")
-    assert record["config"]["calibration"]["source"] == str(tmp_path / "train")
-    assert record["calibration"]["tokens"] == pytest.approx(1024, abs=64)
+    (record,) = runs_folder.iterate(tmp_path / "o")
+    assert record.config.calibration.source == str(tmp_path / "train")
+    assert record.calibration.tokens == pytest.approx(1024, abs=64)
     text = luq(tmp_path / "o", "run", *given, f"evaluation.text={tmp_path / 'book.txt'}")
     assert text.returncode == 1
     assert "another file than evaluation.text" in text.stderr

@@ -8,7 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 from luq.config import BillmTier, GptqTier, RunConfig
 from luq.config.building import build, plain
 from luq.errors import ConfigError
-from pipelines.graph import Graph
 from pipelines.schema import CONF, check_choices, register, to_config
 
 CHOICES = sorted(
@@ -61,29 +60,6 @@ quantizer.propagation=float evaluation=pocket evaluation.samples=5 tracking=wand
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_every_promised_override_works(override: str) -> None:
     assert isinstance(to_config(composed(override)), RunConfig)
-
-
-def test_how_a_model_is_asked_is_part_of_the_keys(tmp_path: Path) -> None:
-    """Another prompt or other images are another calibration set and other answers.
-
-    Where a model runs is neither.
-    """
-    calibrations = set()
-    answers = set()
-    asked = (
-        "seed=0",
-        "model.system_prompt=Hello",
-        "model.do_pad=true",
-        "model.max_pixels=9999",
-        "model.min_pixels=99",
-    )
-    for override in (*asked, "model.device=cpu"):
-        config = to_config(composed("evaluation.benchmarks=[gqa]", override))
-        graph = Graph(config, tmp_path, download=False)
-        calibrations.add(graph.calibration.key)
-        answers.add(graph.answers((), graph.questions)["gqa"].key)
-    assert len(calibrations) == len(asked)
-    assert len(answers) == len(asked)
 
 
 def test_an_override_reaches_its_tier_and_no_other() -> None:
@@ -166,7 +142,9 @@ def test_unknown_choices_come_with_the_nearest(override: str, match: str) -> Non
 
 
 def test_schema_and_yaml_agree(tmp_path: Path) -> None:
-    """No setting of a dataclass is missing in the composed config, and none is there twice under another name."""
+    """No setting of a dataclass is missing in the composed config, and none is there twice under
+    another name.
+    """
     values = OmegaConf.to_container(composed(), resolve=True)
     assert isinstance(values, dict)
     assert set(values) - {"experiment"} == set(RunConfig.__dataclass_fields__)

@@ -40,7 +40,7 @@ def check_group_size(group_size: int) -> None:
 
 
 def columns_per_group(columns: int, group_size: int) -> int:
-    """Columns per group; 0 means one group per row. A ConfigError for a size that does not divide."""
+    """Columns per group; 0: one group per row. A ConfigError for a size that does not divide."""
     size = group_size or columns
     if columns % size:
         raise ConfigError(

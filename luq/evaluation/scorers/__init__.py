@@ -1,17 +1,37 @@
-"""Pure scorers: `process(doc, [text]) -> {metric: value}` and `summarise(items) -> Summary`."""
+"""The scorer of every benchmark. Scorers are pure: they see a question and a text, no model."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-from luq import registry
+from luq.evaluation.scorers import chartqa, docvqa, exact, mathvista, mmbench, mme, pope, vqa
+from luq.evaluation.scorers.summary import Doc, Item, Summary, Values
 
-VERSION = 2  # stands in every record; raise it when a scorer changes, and `luq rescore` brings old records up to date
+# Stands in every record. Raise it when a scorer changes: `luq rescore` then scores old answers
+# again.
+VERSION = 2
 
 
-def process_of(benchmark: str) -> Callable[[dict[str, Any], list[str]], dict[str, Any]]:
-    """The function that scores one answer; a module that serves several benchmarks has one under each name."""
-    module = registry.load("benchmark", benchmark)
-    found: Callable[[dict[str, Any], list[str]], dict[str, Any]] = (
-        getattr(module, benchmark, None) or module.process
-    )
-    return found
+@dataclass(frozen=True)
+class Scorer:
+    """How one benchmark is scored.
+
+    `process` scores the answer to one question; `summarise` makes the benchmark's score of them.
+    `process` takes a list of one text, as lm-eval calls it.
+    """
+
+    process: Callable[[Doc, list[str]], Values]
+    summarise: Callable[[list[Item]], Summary]
+
+
+SCORERS: dict[str, Scorer] = {
+    "mme": Scorer(mme.process, mme.summarise),
+    "mmbench": Scorer(mmbench.process, mmbench.summarise),
+    "textvqa": Scorer(vqa.textvqa, vqa.summarise),
+    "textvqa_ocr": Scorer(vqa.textvqa, vqa.summarise),
+    "vqav2": Scorer(vqa.vqav2, vqa.summarise),
+    "gqa": Scorer(exact.process, exact.summarise),
+    "pope": Scorer(pope.process, pope.summarise),
+    "chartqa": Scorer(chartqa.process, chartqa.summarise),
+    "docvqa": Scorer(docvqa.process, docvqa.summarise),
+    "mathvista": Scorer(mathvista.process, mathvista.summarise),
+}

@@ -1,34 +1,45 @@
-"""ChartQA: relaxed accuracy. Numbers may be 5 % off; everything else must match, ignoring case."""
+"""ChartQA: relaxed accuracy.
 
-from luq.evaluation.scorers.summary import Doc, Item, Summary, mean, of_units
+Numbers may be 5 % off; everything else must match, ignoring case (arXiv 2203.10244).
+"""
+
+from luq.evaluation.scorers.summary import Doc, Item, Summary, Values, mean, of_units, scores
+
+TOLERANCE = 0.05  # of the number in the reference answer
+HALVES = ("human", "augmented")  # how the types of questions begin
 
 
 def number(text: str) -> float | None:
-    """A float, percentages as shares; None if it is no number."""
+    """A number, percentages as shares; None if the text is none."""
     try:
-        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+        if text.endswith("%"):
+            return float(text.rstrip("%")) / 100
+        return float(text)
     except ValueError:
         return None
 
 
-def relaxed(prediction: str, target: str, tolerance: float = 0.05) -> bool:
-    said, true = number(prediction), number(target)
-    if said is not None and true:
-        return abs(said - true) / abs(true) <= tolerance
+def relaxed(prediction: str, target: str) -> bool:
+    """Whether an answer is right within the tolerance."""
+    predicted = number(prediction)
+    expected = number(target)
+    # A reference of 0 has no relative tolerance and is compared as text.
+    if predicted is not None and expected:
+        return abs(predicted - expected) / abs(expected) <= TOLERANCE
     return prediction.lower() == target.lower()
 
 
-def process(doc: Doc, results: list[str]) -> dict[str, float]:
+def process(doc: Doc, results: list[str]) -> Values:
+    """1 if the answer is right within the tolerance, else 0."""
     return {"score": float(relaxed(results[0].strip(), str(doc["answer"])))}
 
 
 def summarise(items: list[Item]) -> Summary:
-    units = [float(values["score"]) for _, values in items]
+    """Score: relaxed accuracy; the metrics also have that of each half of the questions."""
+    units = scores(items)
     metrics = {"relaxed_accuracy": 100 * mean(units)}
-    for kind in ("human", "augmented"):
-        part = [
-            float(values["score"]) for doc, values in items if str(doc["type"]).startswith(kind)
-        ]
-        if part:
-            metrics[kind] = 100 * mean(part)
+    for half in HALVES:
+        items_of_half = [item for item in items if str(item[0]["type"]).startswith(half)]
+        if items_of_half:
+            metrics[half] = 100 * mean(scores(items_of_half))
     return of_units(units, metrics)

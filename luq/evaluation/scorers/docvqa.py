@@ -1,24 +1,30 @@
-"""DocVQA: ANLS, average normalized Levenshtein similarity over the best of the answers, cut at 0.5."""
+"""DocVQA: ANLS, the average normalized Levenshtein similarity (arXiv 1905.13648)."""
 
-from luq.evaluation.scorers.summary import Doc, by_question, levenshtein
+from luq.evaluation.scorers.summary import Doc, Values, by_question, levenshtein
+
+THRESHOLD = 0.5  # a similarity below it counts as 0
 
 
-def anls(prediction: str, answers: list[str], threshold: float = 0.5) -> float:
-    """In [0, 1]. Compared without case and repeated space; lengths are those of the strings as given."""
+def _clean(text: str) -> str:
+    """The text without case and repeated space."""
+    return " ".join(text.strip().lower().split())
 
-    def clean(text: str) -> str:
-        return " ".join(text.strip().lower().split())
 
+def anls(prediction: str, answers: list[str]) -> float:
+    """Similarity in [0, 1] to the nearest of the answers."""
     best = 0.0
     for answer in answers:
-        longest = max(len(answer), len(prediction))
-        distance = levenshtein(clean(answer), clean(prediction)) / longest if longest else 0.0
+        # As in the official script, the distance is that of the cleaned texts and the length that
+        # of the texts before cleaning.
+        length = max(len(answer), len(prediction))
+        distance = levenshtein(_clean(answer), _clean(prediction)) / length if length else 0.0
         best = max(best, 1 - distance)
-    return best if best >= threshold else 0.0
+    return best if best >= THRESHOLD else 0.0
 
 
-def process(doc: Doc, results: list[str]) -> dict[str, float]:
-    return {"score": anls(results[0], [str(a) for a in doc["answers"]])}
+def process(doc: Doc, results: list[str]) -> Values:
+    """The answer's similarity to the nearest reference answer."""
+    return {"score": anls(results[0], [str(answer) for answer in doc["answers"]])}
 
 
 summarise = by_question("anls")

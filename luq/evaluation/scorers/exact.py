@@ -2,16 +2,18 @@
 
 import string
 
-from luq.evaluation.scorers.summary import Doc, by_question
+from luq.evaluation.scorers.summary import Doc, Values, by_question
 
-_DROP = str.maketrans("", "", string.punctuation)
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    return text.translate(_DROP).lower().strip()
+    """The text as it is compared."""
+    return text.translate(_WITHOUT_PUNCTUATION).lower().strip()
 
 
-def process(doc: Doc, results: list[str]) -> dict[str, float]:
+def process(doc: Doc, results: list[str]) -> Values:
+    """1 if the answer is the reference answer, else 0."""
     return {"score": float(normalize(results[0]) == normalize(str(doc["answer"])))}
 
 

@@ -1,33 +1,59 @@
-"""MMBench without a judge: a letter is read from the answer; circular accuracy wants every rotation right."""
+"""MMBench without a judge: a letter is read from the answer.
 
-from luq.evaluation.scorers.summary import Doc, Item, Summary, grouped, mean, of_units
+A base question comes in several rotations of its options. Circular accuracy wants all of them
+right (arXiv 2307.06281).
+"""
+
+from luq.evaluation.scorers.summary import (
+    Doc,
+    Item,
+    Summary,
+    Values,
+    grouped,
+    mean,
+    of_units,
+    scores,
+)
 from luq.questions.prompts import options
 
-_DECORATION = str.maketrans({c: " " for c in ".()[],:;!*#{}"})
+ROTATION = 1_000_000  # a question's `index` is its base's plus a multiple of this per rotation
+_DECORATION_AS_SPACE = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_FEW_WORDS = 3  # in a longer answer, "A" may be the article and not a letter
 
 
 def infer(text: str, choices: dict[str, str]) -> str:
-    """The letter that an answer names, by itself or through exactly one option's text; empty if none."""
-    words = text.translate(_DECORATION).split()
+    """The letter that an answer names, by itself or through its option's text.
+
+    Args:
+        text: the answer.
+        choices: letter -> the option's text.
+
+    Returns:
+        The letter; empty if the answer names none or more than one.
+    """
+    words = text.translate(_DECORATION_AS_SPACE).split()
     letters = [letter for letter in choices if letter in words]
-    article = "A" in words and len(words) > 3  # then "A" may be a word and not a letter
-    if len(letters) == 1 and not article:
+    may_be_article = "A" in words and len(words) > _FEW_WORDS
+    if len(letters) == 1 and not may_be_article:
         return letters[0]
     answer = text.lower()
     named = [letter for letter, option in choices.items() if option.lower() in answer]
     return named[0] if len(named) == 1 else ""
 
 
-def process(doc: Doc, results: list[str]) -> dict[str, float]:
+def process(doc: Doc, results: list[str]) -> Values:
+    """1 if the answer names the right option, else 0."""
     return {"score": float(infer(results[0], options(doc)) == doc["answer"])}
 
 
+def _index(item: Item) -> int:
+    return int(item[0]["index"])
+
+
 def summarise(items: list[Item]) -> Summary:
-    """Score: circular accuracy over base questions (`index` modulo 10^6). Vanilla counts the first rotation."""
-    bases = grouped(items, lambda d: int(d["index"]) % 1_000_000)
-    units = [float(all(v["score"] for _, v in group)) for group in bases.values()]
-    first = [
-        float(min(group, key=lambda item: int(item[0]["index"]))[1]["score"])
-        for group in bases.values()
-    ]
-    return of_units(units, {"circular": 100 * mean(units), "vanilla": 100 * mean(first)})
+    """Score: circular accuracy over base questions. Vanilla counts only the first rotation."""
+    bases = grouped(items, lambda doc: int(doc["index"]) % ROTATION)
+    units = [float(all(scores(rotations))) for rotations in bases.values()]
+    first_rotations = [min(rotations, key=_index) for rotations in bases.values()]
+    metrics = {"circular": 100 * mean(units), "vanilla": 100 * mean(scores(first_rotations))}
+    return of_units(units, metrics)

@@ -1,48 +1,70 @@
-"""MME: yes/no pairs; a category scores accuracy + pair accuracy, at most 200 (perception 2000, cognition 800)."""
+"""MME: yes/no questions in pairs, two for each image (arXiv 2306.13394).
 
-from luq.evaluation.scorers.summary import Doc, Item, Summary, grouped, mean, of_strata
+A category scores accuracy + pair accuracy, at most 200: perception 2000, cognition 800.
+"""
+
+from luq.evaluation.scorers.summary import (
+    Doc,
+    Item,
+    Summary,
+    Values,
+    grouped,
+    mean,
+    of_strata,
+    scores,
+)
 
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+_HEAD = 4  # characters in which the official script looks for yes and no
 
 
 def parse(text: str) -> str:
-    """`yes`, `no` or `other`, from the first four characters as the official script reads them."""
+    """`yes`, `no` or `other`, as the official script reads an answer."""
     answer = text.lower().strip().replace(".", "")
     if answer in ("yes", "no"):
         return answer
     if len(answer) == 1:
         return {"y": "yes", "n": "no"}.get(answer, "other")
-    head = answer[:4]
-    return "yes" if "yes" in head else "no" if "no" in head else "other"
+    head = answer[:_HEAD]
+    if "yes" in head:
+        return "yes"
+    return "no" if "no" in head else "other"
 
 
-def process(doc: Doc, results: list[str]) -> dict[str, float]:
-    said = parse(results[0])
-    return {"score": float(said == doc["answer"].lower().strip()), "yes": float(said == "yes")}
+def process(doc: Doc, results: list[str]) -> Values:
+    """1 if the answer is right, else 0; and 1 if it is yes."""
+    answer = parse(results[0])
+    expected = doc["answer"].lower().strip()
+    return {"score": float(answer == expected), "yes": float(answer == "yes")}
 
 
 def category_score(items: list[Item]) -> float:
     """100 * share of right answers + 100 * share of images whose questions are all right."""
-    pairs = [
-        [v["score"] for _, v in group]
-        for group in grouped(items, lambda d: d["question_id"]).values()
-    ]
-    return 100 * mean([s for p in pairs for s in p]) + 100 * mean([float(all(p)) for p in pairs])
+    pairs = grouped(items, lambda doc: doc["question_id"])
+    accuracy = 100 * mean([score for pair in pairs.values() for score in scores(pair)])
+    pair_accuracy = 100 * mean([float(all(scores(pair))) for pair in pairs.values()])
+    return accuracy + pair_accuracy
 
 
 def summarise(items: list[Item]) -> Summary:
-    """Score: the mean category score in percent of 200; units are pairs. Perception and cognition are sums."""
-    categories = {
-        str(name): category_score(group)
-        for name, group in grouped(items, lambda d: d["category"]).items()
+    """Score: the mean category score in percent of 200; units are pairs.
+
+    Perception and cognition are sums over their categories.
+    """
+    by_category: dict[str, float] = {}
+    for category, group in grouped(items, lambda doc: doc["category"]).items():
+        by_category[str(category)] = category_score(group)
+    sums = {
+        "perception": sum(v for name, v in by_category.items() if name not in COGNITION),
+        "cognition": sum(v for name, v in by_category.items() if name in COGNITION),
     }
-    metrics = {
-        "perception": sum(v for c, v in categories.items() if c not in COGNITION),
-        "cognition": sum(v for c, v in categories.items() if c in COGNITION),
-    }
-    pairs = grouped(items, lambda d: (d["category"], d["question_id"]))
-    units = [
-        (mean([v["score"] for _, v in p]) + float(all(v["score"] for _, v in p))) / 2
-        for p in pairs.values()
-    ]
-    return of_strata(units, [p[0][0]["category"] for p in pairs.values()], metrics | categories)
+    pairs = grouped(items, lambda doc: (doc["category"], doc["question_id"]))
+    units = [_pair_score(pair) for pair in pairs.values()]
+    strata = [pair[0][0]["category"] for pair in pairs.values()]
+    return of_strata(units, strata, sums | by_category)
+
+
+def _pair_score(pair: list[Item]) -> float:
+    """What an image adds to its category, in [0, 1]: accuracy and pair accuracy count alike."""
+    pair_scores = scores(pair)
+    return (mean(pair_scores) + float(all(pair_scores))) / 2

@@ -1,33 +1,62 @@
-"""POPE: does the model see objects that are not there? Accuracy, F1 per category, and how often it says yes."""
+"""POPE: does the model see objects that are not there? (arXiv 2305.10355)
 
-from luq.evaluation.scorers.summary import Doc, Item, Summary, grouped, mean, of_units
+Accuracy, F1 per category of questions, and how often the model says yes.
+"""
+
+from luq.evaluation.scorers.summary import (
+    Doc,
+    Item,
+    Summary,
+    Values,
+    grouped,
+    mean,
+    of_units,
+    scores,
+)
+
+NEGATIONS = frozenset(("No", "not", "no"))
 
 
 def parse(text: str) -> str:
-    """First sentence; `no` if No, not or no is one of its words, else `yes` (LLaVA's evaluation)."""
-    words = text.strip().split(".")[0].replace(",", "").split(" ")
-    return "no" if {"No", "not", "no"} & set(words) else "yes"
+    """`no` if the first sentence has a word of negation, else `yes` (LLaVA's evaluation)."""
+    sentence = text.strip().split(".")[0]
+    words = sentence.replace(",", "").split(" ")
+    return "yes" if NEGATIONS.isdisjoint(words) else "no"
 
 
-def process(doc: Doc, results: list[str]) -> dict[str, float]:
-    said = parse(results[0])
-    return {"score": float(said == doc["answer"].lower().strip()), "yes": float(said == "yes")}
+def _expected(doc: Doc) -> str:
+    answer: str = doc["answer"].lower().strip()
+    return answer
+
+
+def process(doc: Doc, results: list[str]) -> Values:
+    """1 if the answer is right, else 0; and 1 if it is yes."""
+    answer = parse(results[0])
+    return {"score": float(answer == _expected(doc)), "yes": float(answer == "yes")}
 
 
 def f1(items: list[Item]) -> float:
     """F1 of the answer yes, in [0, 1]."""
-    truth = [(doc["answer"].lower().strip() == "yes", bool(values["yes"])) for doc, values in items]
-    hit = sum(t and s for t, s in truth)
-    wrong = sum(t != s for t, s in truth)
-    return 2 * hit / (2 * hit + wrong) if hit else 0.0
+    hits = 0
+    mistakes = 0
+    for doc, values in items:
+        is_yes = _expected(doc) == "yes"
+        says_yes = bool(values["yes"])
+        hits += is_yes and says_yes
+        mistakes += is_yes != says_yes
+    return 2 * hits / (2 * hits + mistakes) if hits else 0.0
 
 
 def summarise(items: list[Item]) -> Summary:
-    """Score: accuracy. The yes-ratio is of the predictions: near 0 or 1 it betrays a collapsed model."""
-    categories = grouped(items, lambda d: d["category"])
-    metrics = {f"f1_{name}": 100 * f1(group) for name, group in categories.items()}
+    """Score: accuracy. F1 is the mean over the categories.
+
+    The yes-ratio is of the answers: near 0 or 1 it betrays a collapsed model.
+    """
+    metrics: dict[str, float] = {}
+    for category, group in grouped(items, lambda doc: doc["category"]).items():
+        metrics[f"f1_{category}"] = 100 * f1(group)
     metrics["f1"] = mean(list(metrics.values()))
-    units = [float(values["score"]) for _, values in items]
+    units = scores(items)
     metrics["accuracy"] = 100 * mean(units)
-    metrics["yes_ratio"] = mean([float(bool(values["yes"])) for _, values in items])
+    metrics["yes_ratio"] = mean([values["yes"] for _, values in items])
     return of_units(units, metrics)

@@ -1,6 +1,7 @@
 """From scored questions to one number with its standard error.
 
-A *unit* is what is independent: a question, an MME pair, an MMBench base question with its rotations.
+A *unit* is what is independent: a question, an MME pair, an MMBench base question with its
+rotations.
 """
 
 import math
@@ -8,13 +9,16 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 Doc = dict[str, Any]
-Item = tuple[Doc, dict[str, Any]]  # a question and what `process` returned for it
+Values = dict[str, float]
+Item = tuple[Doc, Values]  # a question, and what `process` returned for its answer
 
 
 class Summary(NamedTuple):
-    """`score` in percent of the maximum, over n units, with its standard error; `metrics` by their usual names.
+    """The score of one benchmark.
 
-    `units` are the values in [0, 1] in order of first appearance, and `weights` their shares of the score.
+    `score` and `stderr` are in percent of the maximum, `metrics` go by their usual names. `units`
+    are the n units' values in [0, 1], in order of first appearance; `weights` are their shares of
+    the score.
     """
 
     score: float
@@ -26,61 +30,82 @@ class Summary(NamedTuple):
 
 
 def mean(values: list[float]) -> float:
+    """The mean; 0 for no value."""
     return sum(values) / len(values) if values else 0.0
 
 
 def standard_error(values: list[float]) -> float:
     """Standard error of the mean; 0 for fewer than two values."""
-    if len(values) < 2:
+    n = len(values)
+    if n < 2:
         return 0.0
     centre = mean(values)
-    return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1) / len(values))
+    variance = sum((value - centre) ** 2 for value in values) / (n - 1)
+    return math.sqrt(variance / n)
+
+
+def scores(items: list[Item]) -> list[float]:
+    """The score of every answer."""
+    return [values["score"] for _, values in items]
 
 
 def of_units(units: list[float], metrics: dict[str, float]) -> Summary:
     """Summary of unit values in [0, 1] that count alike."""
     n = len(units)
-    return Summary(100 * mean(units), 100 * standard_error(units), n, metrics, units, [1 / n] * n)
+    weights = [1 / n] * n
+    return Summary(100 * mean(units), 100 * standard_error(units), n, metrics, units, weights)
 
 
 def of_strata(units: list[float], strata: list[Hashable], metrics: dict[str, float]) -> Summary:
-    """Summary of unit values in [0, 1] whose strata count alike, whatever their sizes."""
+    """Summary of unit values in [0, 1] whose strata count alike, whatever their sizes.
+
+    Args:
+        units: the values.
+        strata: the stratum of each unit.
+        metrics: the benchmark's usual numbers.
+    """
     groups: dict[Hashable, list[float]] = {}
     for unit, stratum in zip(units, strata, strict=True):
         groups.setdefault(stratum, []).append(unit)
+    sizes = [len(group) for group in groups.values()]
     score = mean([mean(group) for group in groups.values()])
-    if min(map(len, groups.values()), default=0) > 1:
-        error = math.sqrt(sum(standard_error(group) ** 2 for group in groups.values())) / len(
-            groups
-        )
-    else:  # a stratum of one has no spread of its own
+    if min(sizes, default=0) > 1:
+        # The strata are independent, so the variances of their means add up.
+        variance = sum(standard_error(group) ** 2 for group in groups.values())
+        error = math.sqrt(variance) / len(groups)
+    else:
+        # A stratum of one unit has no spread of its own: take that of all units.
         error = standard_error(units)
     weights = [1 / len(groups) / len(groups[stratum]) for stratum in strata]
     return Summary(100 * score, 100 * error, len(units), metrics, units, weights)
 
 
-def by_question(name: str) -> Callable[[list[Item]], Summary]:
-    """The plain case: every question is a unit; the metric is called `name`."""
+def by_question(metric: str) -> Callable[[list[Item]], Summary]:
+    """The summary of the plain case: every question is a unit, and their mean is the metric."""
 
     def summarise(items: list[Item]) -> Summary:
-        units = [float(values["score"]) for _, values in items]
-        return of_units(units, {name: 100 * mean(units)})
+        units = scores(items)
+        return of_units(units, {metric: 100 * mean(units)})
 
     return summarise
 
 
 def grouped(items: list[Item], key: Callable[[Doc], Hashable]) -> dict[Hashable, list[Item]]:
+    """The items of every key, in order of first appearance."""
     groups: dict[Hashable, list[Item]] = {}
-    for doc, values in items:
-        groups.setdefault(key(doc), []).append((doc, values))
+    for item in items:
+        groups.setdefault(key(item[0]), []).append(item)
     return groups
 
 
-def levenshtein(a: str, b: str) -> int:
-    """Edit distance."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        last, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
-    return row[-1]
+def levenshtein(source: str, target: str) -> int:
+    """Edit distance: insertions, deletions and substitutions of one character cost 1 each."""
+    # previous[j] is the distance of the source so far to the first j characters of the target.
+    previous = list(range(len(target) + 1))
+    for i, character in enumerate(source, 1):
+        current = [i]
+        for j, target_character in enumerate(target, 1):
+            substituted = previous[j - 1] + (character != target_character)
+            current.append(min(previous[j] + 1, current[j - 1] + 1, substituted))
+        previous = current
+    return previous[-1]

@@ -1,31 +1,36 @@
-"""VQA soft accuracy over ten annotators, for TextVQA and VQAv2."""
+"""VQA soft accuracy over ten annotators, for TextVQA and VQAv2 (arXiv 1505.00468)."""
 
 from luq.evaluation.normalize import normalize
-from luq.evaluation.scorers.summary import Doc, by_question
+from luq.evaluation.scorers.summary import Doc, Values, by_question
+
+ENOUGH = 3  # annotators who agree make an answer right
 
 
 def soft_accuracy(prediction: str, answers: list[str]) -> float:
-    """Mean over annotators of min(1, matches among the others / 3): 0, .3, .6, .9, 1 for 0..4 matches of ten."""
-    n, matches = len(answers), sum(a == prediction for a in answers)
-    agreeing, others = min(1.0, (matches - 1) / 3), min(1.0, matches / 3)
-    return (matches * agreeing + (n - matches) * others) / n
+    """Mean over annotators of min(1, matches among the other annotators / 3).
+
+    Of ten annotators 0, 1, 2, 3 and 4 or more matches give 0, 0.3, 0.6, 0.9 and 1.
+    """
+    n = len(answers)
+    matches = sum(answer == prediction for answer in answers)
+    # An annotator who gave this answer is not among its own others.
+    if_left_out_agrees = min(1.0, (matches - 1) / ENOUGH)
+    if_left_out_differs = min(1.0, matches / ENOUGH)
+    return (matches * if_left_out_agrees + (n - matches) * if_left_out_differs) / n
 
 
-def textvqa(doc: Doc, results: list[str]) -> dict[str, float]:
-    said = normalize(results[0], tokenize=True)
-    return {
-        "score": soft_accuracy(said, [normalize(str(a), tokenize=True) for a in doc["answers"]])
-    }
+def textvqa(doc: Doc, results: list[str]) -> Values:
+    """Soft accuracy against answers that are strings."""
+    prediction = normalize(results[0], tokenize=True)
+    answers = [normalize(str(answer), tokenize=True) for answer in doc["answers"]]
+    return {"score": soft_accuracy(prediction, answers)}
 
 
-def vqav2(doc: Doc, results: list[str]) -> dict[str, float]:
-    said = normalize(results[0], tokenize=False)
-    return {
-        "score": soft_accuracy(
-            said, [normalize(a["answer"], tokenize=False) for a in doc["answers"]]
-        )
-    }
+def vqav2(doc: Doc, results: list[str]) -> Values:
+    """Soft accuracy against answers that are records."""
+    prediction = normalize(results[0], tokenize=False)
+    answers = [normalize(record["answer"], tokenize=False) for record in doc["answers"]]
+    return {"score": soft_accuracy(prediction, answers)}
 
 
-textvqa_ocr = textvqa
 summarise = by_question("vqa_accuracy")

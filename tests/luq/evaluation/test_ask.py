@@ -1,141 +1,183 @@
-import json
-from dataclasses import replace
+"""Asking a model in memory through lm-eval, and going on after an interruption."""
+
+import gc
+import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from luq.allocation.plans import Allocation
-from luq.config import EvaluationConfig, QuantizerConfig, RtnTier
-from luq.errors import ModelError
-from luq.evaluation import answers, collapse
-from luq.evaluation import ask as harness
-from luq.evaluation.predictions import Predictions, read_rows, write_rows
+from luq.errors import DataError
+from luq.evaluation import answers
+from luq.evaluation.ask import ask, check, make_lm, problem, with_docs
+from luq.evaluation.lm import LoadedVLM, context_length
+from luq.evaluation.predictions import Predictions, Row, read_rows, write_rows
+from luq.models.quiet import LIBRARIES, quiet
 from luq.models.vlm import VLM
-from luq.pocket import benchmarks
-from luq.quantization.walk import Walk, install
-from luq.questions import sources as data
-from luq.questions import subsets
-from luq.store.store import Store
+from luq.questions.subsets import Subset, choose
 from tests.conftest import BENCHMARKS
-
-CONFIG = EvaluationConfig("pocket", BENCHMARKS, samples=4)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("data")
-    benchmarks.write(made, "selection")
-    return made
-
-
-@pytest.fixture(scope="module")
-def lm(vlm: VLM):
-    return harness.make_lm(vlm, 32)
-
-
-def load(name: str, folder: Path) -> data.Questions:
-    return data.load(name, CONFIG, folder / "cache", folder)
+from tests.luq.evaluation.conftest import OpenQuestions
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_pocket_benchmark_is_asked_and_scored_through_lm_eval(
-    lm, folder: Path, tmp_path: Path, name: str
+    lm: LoadedVLM, open_questions: OpenQuestions, tmp_path: Path, name: str
 ) -> None:
-    questions = load(name, folder)
-    ids = subsets.choose(questions, CONFIG)
-    rows = harness.ask(lm, questions, ids, Predictions(tmp_path / "kept.jsonl"), strict=True)
-    assert rows == harness.ask(
-        lm, questions, ids, Predictions(tmp_path / "again.jsonl"), strict=True
-    )
+    questions = open_questions(name)
+    ids = choose(questions, Subset("all", 4))
+    rows = ask(lm, questions, ids, Predictions(tmp_path / "first.jsonl"), strict=True)
+    assert rows == ask(lm, questions, ids, Predictions(tmp_path / "second.jsonl"), strict=True)
     assert [row["id"] for row in rows] == ids
-    scored = harness.with_docs(questions, rows)
+    scored = with_docs(questions, rows)
     assert all("image" not in row["doc"] and "decoded_image" not in row["doc"] for row in scored)
     summary = answers.summarise(name, scored)
     assert 0 <= summary.score <= 100
-    assert summary.n == 4 == len(answers.units(name, scored))
+    assert summary.n == len(answers.units(name, scored)) == 4
     write_rows(tmp_path / "rows.jsonl", scored)
     assert answers.summarise(name, read_rows(tmp_path / "rows.jsonl")) == summary
 
 
 def test_answers_do_not_depend_on_the_batch_size(
-    vlm: VLM, lm, folder: Path, tmp_path: Path
+    vlm: VLM, lm: LoadedVLM, open_questions: OpenQuestions, tmp_path: Path
 ) -> None:
-    questions = load("gqa", folder)
-    one = harness.ask(
-        harness.make_lm(vlm, 1), questions, list(range(6)), Predictions(tmp_path / "one.jsonl")
-    )
-    assert one == harness.ask(lm, questions, list(range(6)), Predictions(tmp_path / "all.jsonl"))
+    questions = open_questions("gqa")
+    ids = list(range(6))
+    alone = ask(make_lm(vlm, 1), questions, ids, Predictions(tmp_path / "alone.jsonl"))
+    assert alone == ask(lm, questions, ids, Predictions(tmp_path / "together.jsonl"))
 
 
-def test_answered_questions_are_not_asked_again(vlm: VLM, folder: Path, tmp_path: Path) -> None:
-    """Half of the batches are there: only the others are generated, and the rows are those of an unbroken run."""
-    lm, questions = harness.make_lm(vlm, 4), load("textvqa", folder)
-    ids, file = list(range(16)), tmp_path / "kept.jsonl"
-    whole = harness.ask(lm, questions, ids, Predictions(file))
+def test_answered_questions_are_not_asked_again(
+    vlm: VLM, open_questions: OpenQuestions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the batches are there: the rows are those of an unbroken run."""
+    lm = make_lm(vlm, 4)
+    questions = open_questions("textvqa")
+    ids = list(range(16))
+    file = tmp_path / "predictions.jsonl"
+    unbroken = ask(lm, questions, ids, Predictions(file))
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:8]) + lines[8][:5])
-    kept, seen = Predictions(file), []
-    assert kept.reused == 8
-    assert harness.ask(lm, questions, ids, kept, advance=seen.append) == whole
+    predictions = Predictions(file)
+    assert predictions.reused == 8
+    steps: list[int] = []
+    assert ask(lm, questions, ids, predictions, advance=steps.append) == unbroken
+    assert sum(steps) == 16, "progress counts what was there too"
     assert file.read_text() == "".join(lines)
-    kept, generated = Predictions(file), []
-    lm._answer = generated.append
-    assert harness.ask(lm, questions, ids, kept) == whole
-    assert not generated
-    assert sum(seen) == 16
+    monkeypatch.setattr(lm, "_answer", lambda batch: pytest.fail("nothing is left to ask"))
+    assert ask(lm, questions, ids, Predictions(file)) == unbroken
 
 
-def test_a_torn_line_is_cut_off_and_whole_ones_stay(tmp_path: Path) -> None:
-    file = tmp_path / "p.jsonl"
-    kept = Predictions(file)
-    kept.append([{"id": 3, "text": "a"}, {"id": 1, "text": "é\n"}])
-    good = file.read_bytes()
-    for torn in (b'{"id": 5, "te', b'{"id": 5, "text": "x"}', b"\x00\x00"):
-        file.write_bytes(good + torn)
-        again = Predictions(file)
-        assert list(again.rows) == [3, 1]
-        assert file.read_bytes() == good
-    assert json.loads(good.splitlines()[1])["text"] == "é\n"
+def test_a_line_that_was_not_finished_is_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.jsonl"
+    Predictions(file).append([{"id": 3, "text": "a"}, {"id": 1, "text": "é\n"}])
+    finished = file.read_bytes()
+    for unfinished in (b'{"id": 5, "te', b'{"id": 5, "text": "x"}', b"\x00\x00"):
+        file.write_bytes(finished + unfinished)
+        predictions = Predictions(file)
+        assert list(predictions.rows) == [3, 1]
+        assert predictions.reused == 2
+        assert file.read_bytes() == finished
+    assert Predictions(file).rows[1]["text"] == "é\n"
 
 
-def test_more_samples_keep_the_answers_of_fewer(folder: Path) -> None:
-    questions = load("gqa", folder)
-    few, more = (subsets.choose(questions, replace(CONFIG, samples=n)) for n in (10, 20))
-    assert set(few) < set(more)
+def test_rows_survive_their_file(tmp_path: Path) -> None:
+    rows: list[Row] = [{"text": "\u2028é\n", "id": 1}, {"id": 2, "error": "x"}]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+    assert (tmp_path / "rows.jsonl").read_text().startswith('{"id": 1, "text": ')
 
 
-def test_what_stands_is_checked_before_scoring(vlm: VLM, tmp_path: Path) -> None:
-    """The tier of every layer, and every bit of its buffers against the stored file."""
-    count = len(vlm.layers)
-    config = QuantizerConfig("rtn4", "rtn4", "float", {"rtn4": RtnTier()})
-    plan = Allocation(("rtn4",) * count)
-    folders = Walk(vlm, lambda: pytest.fail("data free"), "", config, Store(tmp_path)).quantize(
-        plan
+GOOD = {"question": "Is it?", "answer": "3", "type": "human_test"}
+
+
+@pytest.mark.parametrize(
+    ("doc", "reason"),
+    [
+        (GOOD, ""),
+        (GOOD | {"answer": " "}, "the answer is empty"),
+        ({"question": "Is it?"}, "no reference answer can be read (KeyError: 'answer')"),
+        (GOOD | {"question": None}, "no reference answer can be read (TypeError"),
+    ],
+)
+def test_a_row_that_cannot_be_scored_says_why(doc: dict[str, Any], reason: str) -> None:
+    said = problem("chartqa", doc)
+    assert said.startswith(reason)
+    assert bool(said) == bool(reason)
+
+
+def test_a_multiple_choice_answer_that_is_no_choice_cannot_be_scored() -> None:
+    doc = {"question": "?", "question_type": "multi_choice", "choices": ["1", "2"], "answer": "3"}
+    assert "ValueError" in problem("mathvista", doc)
+
+
+def test_good_rows_are_told_from_bad_ones(
+    open_questions: OpenQuestions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = open_questions("gqa")
+    third = questions.docs[2]["question"]
+    monkeypatch.setattr(
+        "luq.evaluation.ask.problem",
+        lambda benchmark, doc: "bad" if doc["question"] == third else "",
     )
-    with pytest.raises(ModelError, match="layer 0 should be in tier rtn4"):
-        harness.assert_installed(vlm, plan, folders)
-    install(vlm, plan, folders)
-    try:
-        harness.assert_installed(vlm, plan, folders)
-        vlm.layers[3].get_submodule("mlp.up_proj").codes[1, 7] ^= 1
-        with pytest.raises(
-            ModelError, match=r"codes of layer 3 mlp\.up_proj in memory is not what .* holds"
-        ):
-            harness.assert_installed(vlm, plan, folders)
-    finally:
-        vlm.restore()
+    good, bad = check(questions, [1, 2, 4], strict=False)
+    assert (good, bad) == ([1, 4], [{"id": 2, "error": "bad"}])
+    with pytest.raises(DataError, match="gqa row 2: bad"):
+        check(questions, [1, 2, 4], strict=True)
 
 
-def test_collapse_is_seen() -> None:
-    def rows(*texts: str) -> list[dict]:
-        return [{"text": t} for t in texts]
+def test_an_error_counts_as_wrong_and_stays_in_the_score() -> None:
+    doc = {"question": "?", "answer": "yes", "category": "random"}
+    rows: list[Row] = [
+        {"id": 0, "text": "Yes", "doc": doc},
+        {"id": 1, "error": "the image does not decode", "doc": doc},
+    ]
+    summary = answers.summarise("pope", rows)
+    assert (summary.score, summary.n, summary.units) == (50, 2, [1, 0])
+    assert summary.metrics["yes_ratio"] == 0.5
+    assert answers.units("pope", rows) == {"0": (1, 0.5), "1": (0, 0.5)}
 
-    assert "'yes' to nearly every question" in collapse.collapsed(rows(*["Yes"] * 40))
-    assert "gibberish" in collapse.collapsed(rows(*[""] * 25, *[str(i) for i in range(15)]))
-    assert "gibberish" in collapse.collapsed(
-        rows(*["!!!!", "the the the the", "aaaaaaaa", "--"] * 8, *[str(i) for i in range(9)])
-    )
-    assert not collapse.collapsed(rows(*["Yes", "No"] * 20))
-    assert not collapse.collapsed(rows(*[f"{i} red" for i in range(30)]))
-    assert not collapse.collapsed(rows("Yes", "Yes")), "too few to say"
-    assert not collapse.collapsed([{"error": "x"}] * 40)
+
+def test_units_go_by_the_names_of_their_pairs() -> None:
+    def row(id_: int, image: str, text: str) -> Row:
+        doc = {"question_id": image, "category": "count", "answer": "Yes"}
+        return {"id": id_, "text": text, "doc": doc}
+
+    rows = [row(0, "b", "yes"), row(1, "a", "yes"), row(2, "b", "no"), row(3, "a", "yes")]
+    assert answers.units("mme", rows) == {"count/b": (0.25, 0.5), "count/a": (1, 0.5)}
+
+
+def test_the_context_is_the_models_own_or_the_usual_one() -> None:
+    class Config:
+        def __init__(self, **values: int) -> None:
+            self.__dict__.update(values)
+
+        def get_text_config(self) -> "Config":
+            return self
+
+    class Model:
+        def __init__(self, config: Config) -> None:
+            self.config = config
+
+    assert context_length(Model(Config(max_position_embeddings=512))) == 512
+    assert context_length(Model(Config())) == 2048
+
+
+def test_garbage_is_collected_as_before_after_an_evaluation(
+    lm: LoadedVLM, open_questions: OpenQuestions, tmp_path: Path
+) -> None:
+    ask(lm, open_questions("gqa"), [0], Predictions(tmp_path / "predictions.jsonl"))
+    assert gc.get_freeze_count() == 0
+
+
+def test_libraries_are_quiet_only_for_a_while() -> None:
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    levels = [logger.level for logger in loggers]
+
+    def fail_quietly() -> None:
+        with quiet():
+            assert all(logger.level == logging.ERROR for logger in loggers)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_quietly()
+    assert [logger.level for logger in loggers] == levels

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luq import registry
-from luq.evaluation import collapse, scorers
+from luq.evaluation.collapse import collapsed
 from luq.evaluation.normalize import normalize
-from luq.evaluation.scorers import chartqa, docvqa, mmbench, pope, vqa
-from luq.evaluation.scorers.summary import levenshtein, of_strata, of_units, standard_error
+from luq.evaluation.scorers import SCORERS, chartqa, docvqa, mmbench, pope, vqa
+from luq.evaluation.scorers.summary import Item, levenshtein, of_strata, of_units, standard_error
 from luq.pocket import benchmarks
+from luq.questions.prompts import TARGETS
 from tests.conftest import BENCHMARKS
 
 texts = st.text(max_size=20)
@@ -21,10 +21,9 @@ def test_the_order_of_the_annotators_does_not_matter(answers: list[str], said: s
     shuffled = list(answers)
     seed.shuffle(shuffled)
     assert vqa.textvqa({"answers": answers}, [said]) == vqa.textvqa({"answers": shuffled}, [said])
-    as_records = [[{"answer": a} for a in some] for some in (answers, shuffled)]
-    one, two = (vqa.vqav2({"answers": some}, [said]) for some in as_records)
-    assert one == two
-    assert 0 <= one["score"] <= 1
+    score = vqa.vqav2({"answers": [{"answer": answer} for answer in answers]}, [said])
+    assert score == vqa.vqav2({"answers": [{"answer": answer} for answer in shuffled]}, [said])
+    assert 0 <= score["score"] <= 1
 
 
 @given(said=texts, answers=st.lists(texts, min_size=1, max_size=4))
@@ -45,9 +44,9 @@ def test_edit_distance_is_a_distance(a: str, b: str, c: str) -> None:
 @given(text=st.text(alphabet="abc ,.?!'-12", max_size=20))
 def test_normalizing_never_adds_space_or_articles(text: str) -> None:
     for tokenize in (True, False):
-        found = normalize(text, tokenize)
-        assert found == " ".join(found.split())
-        assert not {"a", "an", "the"} & set(found.split())
+        normalized = normalize(text, tokenize)
+        assert normalized == " ".join(normalized.split())
+        assert not {"a", "an", "the"} & set(normalized.split())
 
 
 @given(value=st.integers(1, 10**6), off=st.floats(-0.049, 0.049))
@@ -58,7 +57,7 @@ def test_chartqa_allows_five_percent(value: int, off: float) -> None:
 
 @pytest.mark.parametrize("pick", [0, 1, 2])
 def test_a_rotation_does_not_change_the_accuracy_of_one_who_answers_by_content(pick: int) -> None:
-    """A reader who always names the same option is right or wrong in every rotation; the circular score is the vanilla one."""
+    """Who names the same option in all rotations has the circular score as vanilla score."""
     rows = benchmarks.build("mmbench", "selection", bases=12)
     chosen = {}
     for row in rows:
@@ -83,34 +82,32 @@ def test_a_model_that_always_says_yes_is_seen() -> None:
     rows = benchmarks.build("pope", "selection", bases=60)
     summary = pope.summarise([(row, pope.process(row, ["Yes"])) for row in rows])
     assert summary.metrics["yes_ratio"] == 1
-    assert collapse.collapsed([{"text": "Yes"} for _ in rows])
+    assert collapsed([{"text": "Yes"} for _ in rows])
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_scores_are_the_weighted_units_and_the_reference_is_right(name: str) -> None:
-    from luq.questions.prompts import TARGETS
-
     rows = benchmarks.build(name, "selection", bases=28)
-    process = scorers.process_of(name)
-    summarise = registry.load("benchmark", name).summarise
-    best = summarise([(row, process(row, [TARGETS[name](row)])) for row in rows])
+    scorer = SCORERS[name]
+    right: list[Item] = []
+    mixed: list[Item] = []
+    for i, row in enumerate(rows):
+        target = TARGETS[name](row)
+        right.append((row, scorer.process(row, [target])))
+        mixed.append((row, scorer.process(row, [target if i // 4 % 3 else "?"])))
+    best = scorer.summarise(right)
     assert best.score == pytest.approx(100), "who gives the reference answers gets everything"
-    mixed = summarise(
-        [
-            (row, process(row, [TARGETS[name](row) if i // 4 % 3 else "?"]))
-            for i, row in enumerate(rows)
-        ]
-    )
-    assert mixed.score == pytest.approx(
-        100 * sum(u * w for u, w in zip(mixed.units, mixed.weights, strict=True))
-    )
-    assert 0 < mixed.stderr < 25
+    summary = scorer.summarise(mixed)
+    weighted = sum(u * w for u, w in zip(summary.units, summary.weights, strict=True))
+    assert summary.score == pytest.approx(100 * weighted)
+    assert 0 < summary.stderr < 25
 
 
 @given(values=st.lists(st.floats(0, 1), min_size=2, max_size=30))
 def test_strata_of_equal_size_give_the_plain_mean(values: list[float]) -> None:
-    twice, names = values + values, ["a"] * len(values) + ["b"] * len(values)
-    plain, strata = of_units(twice, {}), of_strata(twice, list(names), {})
+    n = len(values)
+    plain = of_units(values * 2, {})
+    strata = of_strata(values * 2, [*"a" * n, *"b" * n], {})
     assert strata.score == pytest.approx(plain.score)
     assert strata.weights == pytest.approx(plain.weights)
     assert strata.stderr == pytest.approx(100 * standard_error(values) / 2**0.5)

@@ -1,4 +1,6 @@
-"""Integer tiers in compressed-tensors' layout: plain transformers reads them, without LUQ, and says the same."""
+"""Integer tiers in compressed-tensors' layout: plain transformers reads them, without LUQ, and
+says the same.
+"""
 
 import json
 import subprocess

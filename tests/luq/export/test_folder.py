@@ -1,4 +1,6 @@
-"""Every tier in one folder: loaded by a fresh process bit for bit, and saying what the model in memory says."""
+"""Every tier in one folder: loaded by a fresh process bit for bit, and saying what the model in
+memory says.
+"""
 
 import json
 import shutil

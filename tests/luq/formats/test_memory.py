@@ -1,7 +1,8 @@
 """The rest of a model is everything that is not a decoder linear, in 16 bits, counted once."""
 
-from luq.formats.memory import measure, rest_ledger
+from luq.formats.memory import peak_bytes, rest_ledger
 from luq.formats.sizes import LayerSize
+from luq.formats.sizes import memory as memory_of
 from luq.models.vlm import VLM
 
 
@@ -19,7 +20,7 @@ def test_an_allocation_is_the_sum_of_its_layers(vlm: VLM) -> None:
         LayerSize(100, 60, 4.0, {"codes": 50, "header": 10}),
         LayerSize(300, 70, 2.0, {"codes": 40, "scales": 25, "header": 5}),
     ]
-    memory = measure(vlm, layers)
+    memory = memory_of(layers, rest_ledger(vlm), peak_bytes())
     rest = sum(rest_ledger(vlm).values())
     assert (memory.weights, memory.stored_bytes, memory.rest_bytes) == (400, 130, rest)
     assert memory.nominal_bits == 2.5

@@ -1,13 +1,13 @@
-"""The shipped Qwen2.5-VL of pocket size: it is one, it knows its world, and the whole pipeline runs on it."""
+"""The shipped Qwen2.5-VL of pocket size: it is one, it knows its world, and the whole pipeline
+runs on it.
+"""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from luq.config import ModelConfig
 from luq.models.vlm import load_vlm
-from pipelines import results
+from pipelines import runs_folder
+from tests.pipelines.command import luq
 
 
 def test_it_is_a_qwen2_5_vl_with_everything_peculiar_to_it() -> None:
@@ -32,17 +32,10 @@ def test_a_run_on_it(tmp_path: Path) -> None:
         "calibration.tokens=4096", "profile.tokens=256", "profile.clusters=10", "profile.seeds=1", "tracking=none",
         f"paths.outputs={tmp_path}",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "pipelines.cli", "run", *given]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = luq("run", *given)
     assert done.returncode == 0, done.stderr
-    (record,) = results.iterate(tmp_path)
-    assert record["float_mean_score"] > 60
-    assert record["mean_score"] > 45
-    assert record["memory"]["stored_bits"] < 2.1
-    assert record["scores"]["textvqa"]["float_score"] > 80, "it reads"
+    (record,) = runs_folder.iterate(tmp_path)
+    assert record.float_mean_score > 60
+    assert record.mean_score > 45
+    assert record.memory.stored_bits < 2.1
+    assert record.scores["textvqa"].float_score > 80, "it reads"

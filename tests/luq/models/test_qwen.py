@@ -1,23 +1,24 @@
-"""Qwen2.5-VL with random weights through every stage: what is peculiar to it is M-RoPE, image grids and its processor."""
+"""Qwen2.5-VL with random weights through every stage: what is peculiar to it is M-RoPE, image
+grids and its processor.
+"""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.config import CalibrationConfig, ModelConfig, RtnTier
 from luq.formats.layer_file import FILE, write_layer
 from luq.models.vlm import VLM, load_vlm
-from luq.quantization.walk import first_inputs, forward, quantize_layer
-from pipelines import results
+from luq.quantization.layer import quantize_layer
+from luq.quantization.states import first_inputs, pass_through
+from pipelines import runs_folder
+from tests.conftest import pocket_samples
 from tests.luq.models.tiny_qwen import write
+from tests.pipelines.command import luq
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def qwen(folder: Path) -> VLM:
 
 @pytest.fixture(scope="module")
 def calibration(qwen: VLM) -> CalibrationSet:
-    return build(
+    return pocket_samples(
         qwen,
         CalibrationConfig(
             name="multimodal", alpha=0.5, tokens=1024, benchmarks=["chartqa", "docvqa"]
@@ -74,7 +75,9 @@ def test_pixel_limits_bound_the_tokens(folder: Path) -> None:
 
 @torch.no_grad()
 def test_layer_by_layer_is_the_model(qwen: VLM, calibration: CalibrationSet) -> None:
-    """The captured rotary positions are those of text and image grid: the walk's outputs are the model's own, bit for bit."""
+    """The captured rotary positions are those of text and image grid: the walk's outputs are the
+    model's own, bit for bit.
+    """
     wanted: list[list[torch.Tensor]] = [[] for _ in qwen.layers]
     hooks = [
         layer.register_forward_hook(
@@ -88,7 +91,7 @@ def test_layer_by_layer_is_the_model(qwen: VLM, calibration: CalibrationSet) -> 
         hook.remove()
     states = first_inputs(qwen, calibration)
     for i, layer in enumerate(qwen.layers):
-        forward(layer, states, keep=True)
+        pass_through(layer, states)
         assert all(torch.equal(s.hidden, w) for s, w in zip(states, wanted[i], strict=True))
 
 
@@ -102,7 +105,7 @@ def test_the_whole_chain_to_a_folder_that_answers(
 ) -> None:
     from PIL import Image
 
-    from pipelines.checkpoints import answer, load
+    from pipelines.chat import answer, load
 
     if tied:
         folder = write(tmp_path / "tied", tied=True)
@@ -114,26 +117,19 @@ def test_the_whole_chain_to_a_folder_that_answers(
         "profile.tokens=256", "profile.clusters=10", "evaluation.samples=4", "evaluation.fidelity=2", "tracking=none",
         "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa,docvqa]", "checkpoint=true", f"paths.outputs={tmp_path}",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "pipelines.cli", "run", *given]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = luq("run", *given)
     assert done.returncode == 0, done.stderr
-    (record,) = results.iterate(tmp_path)
-    assert record["allocation"].count("billm") == 1
-    assert {e["modality"] for e in record["profile"]} == {"all", "image", "text"}
-    assert sum(record["memory"]["ledger"].values()) == record["memory"]["checkpoint_bytes"]
-    assert {"vision", "projector"} <= set(record["memory"]["ledger"])
-    exported = tmp_path / "checkpoints" / record["key"]
+    (record,) = runs_folder.iterate(tmp_path)
+    assert record.allocation.count("billm") == 1
+    assert {e.modality for e in record.profile} == {"all", "image", "text"}
+    assert sum(record.memory.ledger.values()) == record.memory.checkpoint_bytes
+    assert {"vision", "projector"} <= set(record.memory.ledger)
+    exported = tmp_path / "checkpoints" / record.key
     told = json.loads((exported / "luq.json").read_text())
     assert told["file_bytes"] == sum(f.stat().st_size for f in exported.glob("*.safetensors"))
     assert ("head" in told["ledger"]) == (not tied), "tied weights are stored once"
     for part in ("codes", "scales", "masks", "vision", "projector", "embeddings", "norms"):
-        assert told["ledger"][part] >= record["memory"]["ledger"][part], part
+        assert told["ledger"][part] >= record.memory.ledger[part], part
     Image.new("RGB", (500, 300), "red").save(tmp_path / "red.png")
     model, processor = load(exported, "cpu")
     grid = processor.image_processor(
@@ -177,7 +173,7 @@ def test_a_streamed_model_leaves_its_layers_on_disk(streamed: tuple[VLM, VLM]) -
 @torch.no_grad()
 def test_streamed_layers_walk_like_the_streamed_model(streamed: tuple[VLM, VLM]) -> None:
     vlm, _ = streamed
-    samples = build(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=512))
+    samples = pocket_samples(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=512))
     wanted: list[torch.Tensor] = []
     hook = vlm.layers[-1].register_forward_hook(
         lambda m, a, out: wanted.append(out[0] if isinstance(out, tuple) else out)
@@ -187,7 +183,7 @@ def test_streamed_layers_walk_like_the_streamed_model(streamed: tuple[VLM, VLM])
     hook.remove()
     states = first_inputs(vlm, samples)
     for layer in vlm.layers:
-        forward(layer, states, keep=True)
+        pass_through(layer, states)
     assert all(torch.equal(s.hidden, w) for s, w in zip(states, wanted, strict=True))
 
 

@@ -1,17 +1,19 @@
-"""True tensor shapes, one decoder layer and two blocks of the tower, on the real checkpoints' path and with their configs."""
+"""True tensor shapes, one decoder layer and two blocks of the tower, on the real checkpoints' path
+and with their configs.
+"""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines import results
+from pipelines import runs_folder
 from tests.luq.models.true_shapes import write
+from tests.pipelines.command import luq
 
-CASES = {  # model -> hidden, width of keys and values, intermediate, vocabulary, whether it has a head of its own, overrides
+# model -> hidden, width of keys and values, intermediate, vocabulary, whether it has a head of its
+# own, overrides
+CASES = {
     "qwen2_5_vl_3b": (2048, 256, 11008, 151936, False, ["model.max_pixels=12544"]),
     "llava_1_5_7b": (
         4096,
@@ -36,27 +38,18 @@ def test_a_layer_of_the_real_shapes_takes_the_whole_path(model: str, tmp_path: P
         "evaluation.samples=1", "evaluation.fidelity=0", "evaluation.text_tokens=0", "checkpoint=true", "tracking=none",
         f"paths.outputs={tmp_path / 'out'}", *more,
     ]  # fmt: skip
-    command = [sys.executable, "-m", "pipelines.cli", "run", *given]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = luq("run", *given)
     assert done.returncode == 0, done.stderr
-    (record,) = results.iterate(tmp_path / "out")
+    (record,) = runs_folder.iterate(tmp_path / "out")
     weights = 2 * hidden * (hidden + narrow) + 3 * hidden * wide
-    assert record["memory"]["weights"] == weights
-    assert record["memory"]["stored_bits"] == 8 * record["memory"]["stored_bytes"] / weights
-    assert 4.15 < record["memory"]["stored_bits"] < 4.17, (
-        "4 bits, an fp16 scale and a 4-bit zero per 128"
-    )
-    exported = tmp_path / "out" / "checkpoints" / record["key"]
+    assert record.memory.weights == weights
+    assert record.memory.stored_bits == 8 * record.memory.stored_bytes / weights
+    assert 4.15 < record.memory.stored_bits < 4.17, "4 bits, an fp16 scale and a 4-bit zero per 128"
+    exported = tmp_path / "out" / "checkpoints" / record.key
     told = json.loads((exported / "luq.json").read_text())
     assert ("head" in told["ledger"]) == head, "the 3B model's head is its embeddings"
     assert told["ledger"]["embeddings"] == vocabulary * hidden * 2
-    assert 0 <= told["file_bytes"] - record["memory"]["checkpoint_bytes"] < 1e5, "headers"
+    assert 0 <= told["file_bytes"] - record.memory.checkpoint_bytes < 1e5, "headers"
     if model.startswith("llava"):
         assert told["system_prompt"].startswith("A chat between")
         assert json.loads((exported / "processor_config.json").read_text())["image_processor"][

@@ -1,4 +1,6 @@
-"""A Qwen2.5-VL of a few layers with random weights: M-RoPE, merged patches, window attention, the hub's file layout."""
+"""A Qwen2.5-VL of a few layers with random weights: M-RoPE, merged patches, window attention, the
+hub's file layout.
+"""
 
 from pathlib import Path
 
@@ -34,7 +36,8 @@ def write(
     narrow: int = 2,
     tied: bool = False,
 ) -> Path:
-    """Write the checkpoint: `hidden`, `wide` and the heads are those of the decoder; `narrow` heads for keys and values.
+    """Write the checkpoint: `hidden`, `wide` and the heads are those of the decoder; `narrow`
+    heads for keys and values.
 
     `tied`: the head is the embeddings, as in the 3B model.
     """

@@ -1,4 +1,6 @@
-"""Checkpoints with random weights and the tensor shapes of the real models, a few decoder layers of them, written by shards."""
+"""Checkpoints with random weights and the tensor shapes of the real models, a few decoder layers
+of them, written by shards.
+"""
 
 import json
 import shutil
@@ -11,7 +13,9 @@ from safetensors.torch import save_file
 from luq.pocket.shipped import WEIGHTS as POCKET
 from tests.luq.models import tiny_qwen
 
-SHAPES = {  # hidden, intermediate, heads, heads of keys and values, vocabulary, whether the head is the embeddings
+# hidden, intermediate, heads, heads of keys and values, vocabulary, whether the head is the
+# embeddings
+SHAPES = {
     "llava_1_5_7b": (4096, 11008, 32, 32, 32064, False),
     "qwen2_5_vl_3b": (2048, 11008, 16, 2, 151936, True),
     "qwen2_5_vl_7b": (3584, 18944, 28, 4, 152064, False),
@@ -25,9 +29,11 @@ HUB = (  # how LLaVA's tensors are named on the hub
 
 
 def write(folder: Path, model: str, layers: int, blocks: int | None = None) -> int:
-    """Write `layers` decoder layers and `blocks` of the vision tower (None: all); returns the bytes of the weights.
+    """Write `layers` decoder layers and `blocks` of the vision tower (None: all); returns the
+    bytes of the weights.
 
-    One shard per decoder layer and one for the rest, in the real checkpoint's type and under its names. Tokenizer and processor
+    One shard per decoder layer and one for the rest, in the real checkpoint's type and under its
+    names. Tokenizer and processor
     are those of small models.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText

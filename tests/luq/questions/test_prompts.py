@@ -1,16 +1,40 @@
-import pytest
+"""The wording of every benchmark, and that the tasks for lm-eval say the same."""
 
-from luq.questions.prompts import PROMPTS, TARGETS
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from PIL import Image
+
+from luq.config.evaluation import BENCHMARKS
+from luq.evaluation.scorers import SCORERS
+from luq.questions import lm_eval_hooks
+from luq.questions.prompts import PROMPTS, TARGETS, Doc, choices, options
+from luq.questions.sources import TASKS, spec, task_config
+from tests.luq.questions.clones import ROWS, clone, picture
 
 SHORT = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+LETTERED = {"question": "What is it?", "hint": "Look.", "A": "cat", "B": "dog", "C": "nan"}
+CHOICE = {"question": "How many?", "question_type": "multi_choice", "choices": ["3", "4"]}
+FREE = {"question": "How many?", "question_type": "free_form"}
+FLOAT = FREE | {"answer_type": "float"}
+FLOAT_PROMPT = "How many?\nAnswer the question with a floating-point number with "
 
 
 @pytest.mark.parametrize(
-    ("name", "doc", "expected"),
+    ("name", "doc", "prompt"),
     [
         ("mme", {"question": "Is it red? Please answer yes or no."}, "Is it red?" + SHORT),
         ("pope", {"question": "Is there a dog?"}, "Is there a dog?" + SHORT),
-        ("textvqa", {"question": "What does the SIGN say?"}, "What does the sign say?" + SHORT),
+        ("vqav2", {"question": "What is it?"}, "What is it?" + SHORT),
+        ("textvqa", {"question": "what does the SIGN say?"}, "What does the sign say?" + SHORT),
+        (
+            "textvqa_ocr",
+            {"question": "what is it?", "ocr_tokens": ["STOP", "here"]},
+            "What is it?\nReference OCR token: STOP, here" + SHORT,
+        ),
         (
             "chartqa",
             {"question": "How high?"},
@@ -18,50 +42,102 @@ SHORT = "\nAnswer the question using a single word or phrase."
         ),
         (
             "mmbench",
-            {
-                "question": "What is it?",
-                "hint": "Look.",
-                "A": "cat",
-                "B": "dog",
-                "C": "nan",
-                "D": None,
-            },
-            "Look.\nWhat is it?\nA. cat\nB. dog\nAnswer with the option's letter from the given choices directly.",
+            LETTERED | {"D": None},
+            "Look.\nWhat is it?\nA. cat\nB. dog" + LETTER,
         ),
+        ("mmbench", LETTERED | {"hint": "nan"}, "What is it?\nA. cat\nB. dog" + LETTER),
+        ("mmbench", LETTERED | {"hint": None}, "What is it?\nA. cat\nB. dog" + LETTER),
+        ("mmbench", LETTERED | {"hint": ""}, "What is it?\nA. cat\nB. dog" + LETTER),
+        ("mathvista", CHOICE, "How many?\nChoices:\n(A) 3\n(B) 4" + LETTER),
         (
             "mathvista",
-            {"question": "How many?", "question_type": "multi_choice", "choices": ["3", "4"]},
-            "How many?\nChoices:\n(A) 3\n(B) 4\nAnswer with the option's letter from the given choices directly.",
-        ),
-        (
-            "mathvista",
-            {
-                "question": "How many?",
-                "question_type": "free_form",
-                "answer_type": "float",
-                "precision": 2.0,
-            },
-            "How many?\nAnswer the question with a floating-point number with two decimal places.",
-        ),
-        (
-            "mathvista",
-            {"question": "How many?", "question_type": "free_form", "answer_type": "integer"},
+            FREE | {"answer_type": "integer"},
             "How many?\nAnswer the question with a single integer number.",
         ),
+        (
+            "mathvista",
+            FREE | {"answer_type": "list"},
+            "How many?\nAnswer the question with a Python list.",
+        ),
+        ("mathvista", FLOAT | {"precision": 1.0}, FLOAT_PROMPT + "one decimal place."),
+        ("mathvista", FLOAT | {"precision": None}, FLOAT_PROMPT + "one decimal place."),
+        ("mathvista", FLOAT | {"precision": 2.0}, FLOAT_PROMPT + "two decimal places."),
+        ("mathvista", FLOAT | {"precision": 3.0}, FLOAT_PROMPT + "3 decimal places."),
     ],
 )
-def test_wording(name: str, doc: dict, expected: str) -> None:
-    assert PROMPTS[name](doc) == expected
+def test_wording(name: str, doc: Doc, prompt: str) -> None:
+    assert PROMPTS[name](doc) == prompt
 
 
-def test_references() -> None:
-    assert TARGETS["vqav2"]({"answers": [{"answer": "cat"}]}) == "cat"
-    assert TARGETS["docvqa"]({"answers": ["a", "b"]}) == "a"
-    assert TARGETS["textvqa"]({"answers": ["a", "b", "b"]}) == "b", "the most frequent"
-    assert TARGETS["pope"]({"answer": "yes"}) == "Yes"
-    assert (
-        TARGETS["mathvista"](
-            {"question_type": "multi_choice", "choices": ["3", "4"], "answer": "4"}
-        )
-        == "B"
+@pytest.mark.parametrize(
+    ("name", "doc", "target"),
+    [
+        ("vqav2", {"answers": [{"answer": "cat"}]}, "cat"),
+        ("docvqa", {"answers": ["a", "b"]}, "a"),
+        ("textvqa", {"answers": ["a", "b", "b"]}, "b"),
+        ("gqa", {"answer": 5}, "5"),
+        ("pope", {"answer": " yes"}, "Yes"),
+        ("mathvista", CHOICE | {"answer": "4"}, "B"),
+        ("mathvista", FREE | {"answer": 7}, "7"),
+    ],
+)
+def test_references(name: str, doc: Doc, target: str) -> None:
+    assert TARGETS[name](doc) == target
+
+
+def test_choices_are_a_list_or_its_text() -> None:
+    assert choices({"choices": [3, 4]}) == choices({"choices": "['3', '4']"}) == ["3", "4"]
+    assert choices({"choices": None}) == choices({"choices": ""}) == choices({}) == []
+
+
+def test_only_options_that_are_there_count() -> None:
+    doc = {"A": "x", "B": "nan", "C": None, "D": float("nan"), "E": 5, "F": "y"}
+    assert options(doc) == {"A": "x", "E": "5"}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_task_for_lm_eval_asks_and_scores_as_luq_does(name: str) -> None:
+    """What the task's YAML names is what the tables hold."""
+    task = task_config(name)
+    for row in ROWS[spec(name).data]:
+        assert task["doc_to_text"](row) == "<image>" + PROMPTS[name](row)
+    assert task["doc_to_target"] is TARGETS[name]
+    assert task["process_results"] is SCORERS[name].process
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "gqa"])
+def test_the_task_runs_in_plain_lm_eval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As with `lm_eval --include_path luq/questions/tasks`, but on a dataset from this disk."""
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    dataset = clone(tmp_path / "datasets", spec(name).data)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "local.yaml").write_text(
+        f"include: {TASKS / name}.yaml\ntask: local\ndataset_path: {dataset}\n"
     )
+    manager = TaskManager(include_path=[TASKS, tmp_path / "tasks"], include_defaults=False)
+    assert f"luq_{name}" in manager.all_tasks
+    task = manager.load(["local"])["tasks"]["local"]
+    docs = list(task.test_docs())
+    assert len(docs) == len(ROWS[spec(name).data])
+    for doc in docs:
+        assert task.doc_to_text(doc) == "<image>" + PROMPTS[name](doc)
+        assert task.doc_to_target(doc) == TARGETS[name](doc)
+        assert task.process_results(doc, [TARGETS[name](doc)])["score"] == 1
+        (image,) = task.doc_to_image(doc)
+        assert image.size == (90, 60)
+
+
+def test_plain_lm_eval_gets_images_that_are_not_decoded_yet(tmp_path: Path) -> None:
+    file = tmp_path / "image.png"
+    file.write_bytes(picture(0)["bytes"])
+    for column in ("image", "decoded_image"):
+        rows = [{column: picture(0), "question": "?"}, {column: {"bytes": None, "path": str(file)}}]
+        table = lm_eval_hooks.undecoded(Dataset.from_list(rows))
+        for doc in table:
+            (image,) = lm_eval_hooks.images(doc)
+            assert image.size == (90, 60)
+            assert image.tobytes() == Image.open(BytesIO(picture(0)["bytes"])).tobytes()

@@ -30,7 +30,9 @@ def config(folder: Path | str, **more) -> EvaluationConfig:
 
 @pytest.mark.parametrize("name", [*BENCHMARKS, "textvqa_ocr"])
 def test_the_real_layouts_run_through_lm_eval(lm, tmp_path: Path, name: str) -> None:
-    """A clone of the dataset repository, as it lies on the hub: configurations, splits, columns, grey and RGBA pictures."""
+    """A clone of the dataset repository, as it lies on the hub: configurations, splits, columns,
+    grey and RGBA pictures.
+    """
     clone(tmp_path, data.spec(name).data)
     questions = opened(name, config(tmp_path), tmp_path / "cache")
     ids = subsets.choose(questions, Subset("all"))

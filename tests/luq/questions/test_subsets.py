@@ -47,7 +47,9 @@ def test_pairs_and_rotations_stay_whole(pairs: Questions) -> None:
 
 
 def test_every_stratum_gets_its_share() -> None:
-    """Strata of 60, 30 and 10 %: the subset looks like the whole, so its score estimates the whole's."""
+    """Strata of 60, 30 and 10 %: the subset looks like the whole, so its score estimates the
+    whole's.
+    """
     kinds = ["other"] * 600 + ["yes/no"] * 300 + ["number"] * 100
     asked = questions("vqav2", [{"answer_type": kind} for kind in kinds])
     for n in (10, 50, 333):

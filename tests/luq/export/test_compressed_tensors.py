@@ -1,6 +1,4 @@
-"""Integer tiers in compressed-tensors' layout: plain transformers reads them, without LUQ, and
-says the same.
-"""
+"""Integer tiers in compressed-tensors' layout: plain transformers says the same, without LUQ."""
 
 import json
 import subprocess
@@ -13,13 +11,13 @@ import pytest
 import torch
 
 from luq.allocation.plans import Allocation
-from luq.config import BillmTier, Float16Tier, RtnTier
+from luq.config import TierConfig
 from luq.errors import ModelError
-from luq.export import folder as save
+from luq.export.folder import SINGLE, PackedModel, export, read_about
 from luq.formats.layer_file import read_layer, write_layer
+from luq.models.checkpoint import POCKET
 from luq.models.vlm import VLM
-from luq.pocket.shipped import WEIGHTS as POCKET
-from luq.quantization.methods import make_quantizer
+from luq.quantization.methods.float16 import make_quantizer
 from luq.quantization.walk import install
 
 interchange = pytest.importorskip(
@@ -31,15 +29,15 @@ pytest.importorskip(
 
 SOURCE = POCKET / "pocket_llava"
 TIERS = {
-    "rtn2": RtnTier(bits=2, group_size=64, symmetric=True),
-    "rtn3": RtnTier(bits=3, group_size=128, symmetric=True),
-    "rtn4": RtnTier(bits=4, group_size=32, symmetric=True),
-    "rtn8": RtnTier(bits=8, group_size=128, symmetric=True),
-    "rtn3 by row": RtnTier(bits=3, group_size=0, symmetric=True),
-    "float16": Float16Tier(),
-    "rtn4 zeros": RtnTier(bits=4),
-    "rtn3 zeros by row": RtnTier(bits=3, group_size=0),
-    "billm": BillmTier(),
+    "rtn2": TierConfig("rtn", bits=2, group_size=64, symmetric=True),
+    "rtn3": TierConfig("rtn", bits=3, group_size=128, symmetric=True),
+    "rtn4": TierConfig("rtn", bits=4, group_size=32, symmetric=True),
+    "rtn8": TierConfig("rtn", bits=8, group_size=128, symmetric=True),
+    "rtn3 by row": TierConfig("rtn", bits=3, group_size=0, symmetric=True),
+    "float16": TierConfig("float16"),
+    "rtn4 zeros": TierConfig("rtn", bits=4),
+    "rtn3 zeros by row": TierConfig("rtn", bits=3, group_size=0),
+    "billm": TierConfig("billm"),
 }
 PLANS = {
     "mixed": (
@@ -67,10 +65,14 @@ model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], dtype=torch.flo
 ids = torch.tensor([json.loads(sys.argv[2])])
 with torch.no_grad():
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-said = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
-weights = {n: m.weight.detach().clone() for n, m in model.model.language_model.layers.named_modules() if n.endswith("_proj")}
+mask = torch.ones_like(ids)
+tokens = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=16, do_sample=False)
+weights = {}
+for name, module in model.model.language_model.layers.named_modules():
+    if name.endswith("_proj"):
+        weights[name] = module.weight.detach().clone()
 save_file(weights, sys.argv[3])
-print(json.dumps({"logits": logits[0, -1].tolist(), "tokens": said[0].tolist()}))
+print(json.dumps({"logits": logits[0, -1].tolist(), "tokens": tokens[0].tolist()}))
 """
 
 
@@ -103,15 +105,12 @@ def test_plain_transformers_says_the_same(vlm: VLM, pack, tmp_path: Path, name: 
 
     plan = PLANS[name]
     packed = pack(plan)
-    target = save.export(
-        SOURCE, packed, plan, tmp_path / "model", {}, "{ledger}", interchange.COMPRESSED_TENSORS
-    )
-    about = save.about(target)
-    assert (
-        about["file_bytes"]
-        == sum(about["ledger"].values())
-        == (target / save.SINGLE).stat().st_size
-    )
+    model = PackedModel(SOURCE, packed, plan)
+    target = export(model, tmp_path / "model", layout=interchange.COMPRESSED_TENSORS)
+    about = read_about(target)
+    assert about.layout == "compressed-tensors"
+    file_bytes = (target / SINGLE).stat().st_size
+    assert about.file_bytes == sum(about.ledger.values()) == file_bytes
     asked = [1, 40, 41, 42, 43, 44]
     command = [
         sys.executable,
@@ -171,11 +170,10 @@ def test_three_bits_are_three_bits(pack) -> None:
     ],
 )
 def test_what_transformers_could_not_load_is_refused_and_leaves_nothing(
-    pack, tmp_path: Path, plan, told: str
+    pack, tmp_path: Path, plan, message: str
 ) -> None:
     plan = (*plan, *["rtn4"] * 8) if "rtn4" in plan else (*plan, *["rtn4 zeros"] * 8)
-    with pytest.raises(ModelError, match=told):
-        save.export(
-            SOURCE, pack(plan), plan, tmp_path / "out", {}, "", interchange.COMPRESSED_TENSORS
-        )
+    model = PackedModel(SOURCE, pack(plan), plan)
+    with pytest.raises(ModelError, match=message):
+        export(model, tmp_path / "out", layout=interchange.COMPRESSED_TENSORS)
     assert not (tmp_path / "out").exists()

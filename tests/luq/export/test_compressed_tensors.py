@@ -15,9 +15,9 @@ from luq.config import TierConfig
 from luq.errors import ModelError
 from luq.export.folder import SINGLE, PackedModel, export, read_about
 from luq.formats.layer_file import read_layer, write_layer
-from luq.models.checkpoint import POCKET
 from luq.models.vlm import VLM
-from luq.quantization.methods.float16 import make_quantizer
+from luq.pocket.shipped import WEIGHTS as POCKET
+from luq.quantization.methods import make_quantizer
 from luq.quantization.walk import install
 
 interchange = pytest.importorskip(

@@ -13,7 +13,8 @@ import torch
 from luq.allocation.plans import Allocation
 from luq.config import TierConfig
 from luq.errors import ModelError
-from luq.export.folder import PackedModel, export, read_about
+from luq.export.about import read_about
+from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import read_layer, write_layer
 from luq.models.checkpoint import SINGLE
 from luq.models.vlm import VLM

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from luq.allocation.plans import Allocation
-from luq.config import TierConfig
+from luq.config import BillmTier, Float16Tier, RtnTier
 from luq.errors import ModelError
 from luq.export.about import read_about
 from luq.export.folder import PackedModel, export
@@ -31,15 +31,15 @@ pytest.importorskip(
 
 SOURCE = POCKET / "pocket_llava"
 TIERS = {
-    "rtn2": TierConfig("rtn", bits=2, group_size=64, symmetric=True),
-    "rtn3": TierConfig("rtn", bits=3, group_size=128, symmetric=True),
-    "rtn4": TierConfig("rtn", bits=4, group_size=32, symmetric=True),
-    "rtn8": TierConfig("rtn", bits=8, group_size=128, symmetric=True),
-    "rtn3 by row": TierConfig("rtn", bits=3, group_size=0, symmetric=True),
-    "float16": TierConfig("float16"),
-    "rtn4 zeros": TierConfig("rtn", bits=4),
-    "rtn3 zeros by row": TierConfig("rtn", bits=3, group_size=0),
-    "billm": TierConfig("billm"),
+    "rtn2": RtnTier(bits=2, group_size=64, symmetric=True),
+    "rtn3": RtnTier(bits=3, group_size=128, symmetric=True),
+    "rtn4": RtnTier(bits=4, group_size=32, symmetric=True),
+    "rtn8": RtnTier(bits=8, group_size=128, symmetric=True),
+    "rtn3 by row": RtnTier(bits=3, group_size=0, symmetric=True),
+    "float16": Float16Tier(),
+    "rtn4 zeros": RtnTier(bits=4),
+    "rtn3 zeros by row": RtnTier(bits=3, group_size=0),
+    "billm": BillmTier(),
 }
 PLANS = {
     "mixed": (

@@ -158,6 +158,29 @@ def test_the_ledger_is_the_file(exported: Path) -> None:
     assert f"**{about.file_bytes:,}**" in (exported / "README.md").read_text()
 
 
+def test_the_ledger_counts_each_tensor_in_its_own_type(exported: Path, packed: list[Path]) -> None:
+    """What is left for the header is what safetensors writes: eight bytes and the JSON's length."""
+    ledger = read_about(exported).ledger
+    with (exported / SINGLE).open("rb") as file:
+        assert ledger["header"] == 8 + int.from_bytes(file.read(8), "little")
+    codes = 0
+    for folder in packed:
+        for weight in read_layer(folder).values():
+            codes += weight.ledger().get("codes", 0)
+    assert ledger["codes"] == codes
+
+
+def test_buffers_stand_under_their_linear_s_name(exported: Path) -> None:
+    with safe_open(exported / SINGLE, "pt") as file:
+        names = set(file.keys())
+    assert "language_model.model.layers.2.self_attn.q_proj.codes" in names
+    assert "language_model.model.layers.2.self_attn.q_proj.weight" not in names
+
+
+def test_one_weight_file_has_no_index(exported: Path) -> None:
+    assert not (exported / INDEX).exists()
+
+
 def test_everything_else_is_copied_as_it_stands(exported: Path) -> None:
     with (
         safe_open(SOURCE / SINGLE, "pt") as before,

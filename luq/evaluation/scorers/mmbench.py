@@ -14,9 +14,8 @@ from luq.evaluation.scorers.summary import (
     of_units,
     scores,
 )
-from luq.questions.prompts import options
+from luq.questions.prompts import MMBENCH_ROTATION, options
 
-ROTATION = 1_000_000  # a question's `index` is its base's plus a multiple of this per rotation
 _DECORATION_AS_SPACE = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _FEW_WORDS = 3  # in a longer answer, "A" may be the article and not a letter
 
@@ -52,7 +51,7 @@ def _index(item: Item) -> int:
 
 def summarise(items: list[Item]) -> Summary:
     """Score: circular accuracy over base questions. Vanilla counts only the first rotation."""
-    bases = grouped(items, lambda doc: int(doc["index"]) % ROTATION)
+    bases = grouped(items, lambda doc: int(doc["index"]) % MMBENCH_ROTATION)
     units = [float(all(scores(rotations))) for rotations in bases.values()]
     first_rotations = [min(rotations, key=_index) for rotations in bases.values()]
     metrics = {"circular": 100 * mean(units), "vanilla": 100 * mean(scores(first_rotations))}

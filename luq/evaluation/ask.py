@@ -7,7 +7,7 @@ import torch
 
 from luq.errors import DataError
 from luq.evaluation.lm import LoadedVLM
-from luq.evaluation.predictions import Predictions, Row
+from luq.evaluation.predictions import AnswerRow, Predictions
 from luq.models.quiet import quiet
 from luq.models.vlm import VLM
 from luq.questions.prompts import PROMPTS, TARGETS, Doc
@@ -41,7 +41,7 @@ class Checked(NamedTuple):
     """Rows by whether they can be asked."""
 
     good: list[int]  # ids
-    bad: list[Row]  # {id, error}
+    bad: list[AnswerRow]  # {id, error}
 
 
 def check(questions: Questions, ids: list[int], strict: bool) -> Checked:
@@ -51,7 +51,7 @@ def check(questions: Questions, ids: list[int], strict: bool) -> Checked:
         DataError: a row cannot be asked, and `strict` is set.
     """
     good: list[int] = []
-    bad: list[Row] = []
+    bad: list[AnswerRow] = []
     for id_, doc in zip(ids, questions.docs.select(ids), strict=True):
         reason = problem(questions.benchmark, doc)
         if not reason:
@@ -85,7 +85,7 @@ def ask(
     predictions: Predictions,
     strict: bool = False,
     advance: Callable[[int], None] = lambda n: None,
-) -> list[Row]:
+) -> list[AnswerRow]:
     """Ask a model questions through lm-eval.
 
     Args:
@@ -119,7 +119,7 @@ def ask(
     return [predictions.rows[id_] for id_ in ids]
 
 
-def with_docs(questions: Questions, rows: list[Row]) -> list[Row]:
+def with_docs(questions: Questions, rows: list[AnswerRow]) -> list[AnswerRow]:
     """The rows with the columns that their scores need: they are scored again without a dataset."""
     docs = questions.docs.select([row["id"] for row in rows])
     return [row | {"doc": doc} for row, doc in zip(rows, docs, strict=True)]

@@ -3,12 +3,12 @@
 import pytest
 
 from luq.evaluation.collapse import collapsed
-from luq.evaluation.predictions import Row
+from luq.evaluation.predictions import AnswerRow
 
 NUMBERS = [str(i) for i in range(20)]
 
 
-def rows(*texts: str) -> list[Row]:
+def rows(*texts: str) -> list[AnswerRow]:
     return [{"text": text} for text in texts]
 
 

@@ -146,7 +146,8 @@ def _difference(name: str, shared: _Shared, sample: Array, scale: float) -> Diff
 
 def _of_the_mean(differences: list[Difference], samples: list[Array], scale: float) -> Difference:
     """The difference of the mean over benchmarks, each of which weighs the same."""
-    # A benchmark's resamples are independent of another's: their means are resamples of the mean.
+    # Resamples of benchmarks count as independent, so their means are resamples of the mean. Those
+    # of one size are drawn with the same counts, which matters little: their units are unrelated.
     low, high = np.quantile(np.mean(samples, axis=0), EDGES)
     return Difference(
         MEAN,

@@ -43,7 +43,7 @@ def normalize(text: str, kind: str, precision: float | None) -> str:
     numbers = _NUMBER.findall(text)
     if not numbers:
         return ""
-    value = float(numbers[-1].replace(",", "").rstrip("."))
+    value = float(numbers[-1].replace(",", ""))
     if kind == "integer":
         return str(int(value))
     return str(round(value, int(precision or 1)))

@@ -113,6 +113,20 @@ def test_a_few_questions_are_half_of_each_of_two_equal_strata(
         assert Counter(row % 2 for row in chosen) == {0: 3, 1: 3}
 
 
+@pytest.mark.parametrize(
+    ("kinds", "kind"),
+    [
+        (["other", "yes/no", "number", "other", "other"], "other"),  # the largest
+        (["yes/no", "other"], "other"),  # of equal ones the first by name
+    ],
+)
+def test_a_single_question_is_of_the_largest_stratum(kinds: list[str], kind: str) -> None:
+    table = questions("vqav2", [{"answer_type": kind} for kind in kinds * 10])
+    for seed in range(8):
+        (row,) = subsets.choose(table, replace(ALL, samples=1, seed=seed))
+        assert table.docs[row]["answer_type"] == kind
+
+
 def test_the_same_questions_on_every_machine_and_in_every_version() -> None:
     """Answers are kept by seed and number of samples: another choice would make them stale."""
     kinds = ["other", "yes/no", "number"]
@@ -140,6 +154,7 @@ def test_all_is_all(pairs: Questions) -> None:
     every_row = list(range(112))
     assert subsets.choose(pairs, REPORT) == every_row
     assert subsets.choose(pairs, replace(REPORT, samples=56)) == every_row
+    assert subsets.choose(pairs, replace(REPORT, samples=57)) == every_row
     assert subsets.choose(pairs, replace(REPORT, samples=10**6)) == every_row
     assert len(subsets.choose(pairs, replace(REPORT, samples=55))) == 110
 

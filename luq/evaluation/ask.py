@@ -1,7 +1,7 @@
 """lm-eval on the model in memory: the packed weights that were stored are the ones that answer."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -68,13 +68,14 @@ def _task(questions: Questions, ids: list[int]) -> "ConfigurableTask":
     from lm_eval.api.task import ConfigurableTask
 
     docs = questions.docs.select(ids).add_column(_ROW, ids)
-    config: dict[str, Any] = {
-        **task_config(questions.benchmark),
-        "custom_dataset": lambda **kwargs: {"test": docs},
-        "test_split": "test",
-        "process_docs": None,
-        "doc_to_image": lambda doc: [questions.image(doc[_ROW])],
-    }
+    config = task_config(questions.benchmark)
+    # The rows are here: lm-eval downloads nothing.
+    config["custom_dataset"] = lambda **kwargs: {"test": docs}
+    config["test_split"] = "test"
+    # The task's own functions expect an image column. Ours opens images one by one, when they are
+    # asked.
+    config["process_docs"] = None
+    config["doc_to_image"] = lambda doc: [questions.image(doc[_ROW])]
     return ConfigurableTask(config=config)
 
 
@@ -106,12 +107,14 @@ def ask(
         predictions.append([row for row in bad if row["id"] not in predictions.rows])
         advance(len(bad))
     if any(id_ not in predictions.rows for id_ in good):
+        # All good rows go to lm-eval, the answered ones too: batches are cut from all of them, so
+        # that a question has the same company after an interruption.
         lm.begin(predictions, good, strict, advance)
         with quiet(), torch.no_grad():
             evaluate(
                 lm,
                 {f"luq_{questions.benchmark}": _task(questions, good)},
-                bootstrap_iters=0,
+                bootstrap_iters=0,  # intervals are our own, by unit
                 log_samples=False,
                 apply_chat_template=True,
                 system_instruction=lm.vlm.config.system_prompt or None,

@@ -221,6 +221,7 @@ def divergence(reference: TopLogs, logs: Tensor) -> Tensor:
     kl = (p.exp() * (p - q)).sum(-1)
     others_p = (1 - p.exp().sum(-1)).clamp_min(LEAST_PROBABILITY)
     others_q = (1 - q.exp().sum(-1)).clamp_min(LEAST_PROBABILITY)
+    # Rounding can leave a little less than 0.
     return (kl + others_p * (others_p / others_q).log()).clamp_min(0)
 
 

@@ -68,6 +68,8 @@ class Predictions:
         self.rows: dict[int, AnswerRow] = {}
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
+        # A killed process leaves at most one unfinished line, the last: what follows a line that
+        # cannot be read is dropped, and asked again.
         finished_bytes = 0
         for line in file.read_bytes().splitlines(keepends=True):
             try:

@@ -56,6 +56,7 @@ def process(doc: Doc, results: list[str]) -> Values:
     kind = str(doc["answer_type"])
     precision: float | None = doc["precision"]
     answer = normalize(results[0], kind, precision)
+    # An empty text is never right: it is what an answer without a number becomes.
     is_right = answer != "" and answer == normalize(str(doc["answer"]), kind, precision)
     return {"score": float(is_right)}
 

@@ -35,6 +35,7 @@ def infer(text: str, choices: dict[str, str]) -> str:
     may_be_article = "A" in words and len(words) > _FEW_WORDS
     if len(letters) == 1 and not may_be_article:
         return letters[0]
+    # No letter, or one that may be an article: the text of exactly one option must be in it.
     answer = text.lower()
     named = [letter for letter, option in choices.items() if option.lower() in answer]
     return named[0] if len(named) == 1 else ""

@@ -146,9 +146,10 @@ def _difference(name: str, shared: _Shared, sample: Array, scale: float) -> Diff
 
 def _of_the_mean(differences: list[Difference], samples: list[Array], scale: float) -> Difference:
     """The difference of the mean over benchmarks, each of which weighs the same."""
-    # If resamples of benchmarks are independent, their means are resamples of the mean. Those of one
-    # size are drawn with the same counts (`_counts`): independent only if the n-th units of the
-    # benchmarks have nothing to do with each other. Other counts would move published intervals.
+    # If resamples of benchmarks are independent, their means are resamples of the mean. Those of
+    # one size are drawn with the same counts (`_counts`): independent only if the n-th units of
+    # the benchmarks have nothing to do with each other. Other counts would move published
+    # intervals.
     low, high = np.quantile(np.mean(samples, axis=0), EDGES)
     return Difference(
         MEAN,

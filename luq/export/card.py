@@ -112,7 +112,7 @@ def _head(base: str) -> str:
         "tags": ["luq", "quantized", "vision-language"],
     }
     head: str = yaml.safe_dump(
-        entries, sort_keys=False, default_flow_style=None, allow_unicode=True, width=float("inf")
+        entries, sort_keys=False, default_flow_style=None, width=float("inf")
     )
     return head
 

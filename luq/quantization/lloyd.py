@@ -107,6 +107,7 @@ def _best_pairs(
     centred = total - mass * centre
     u = _distance(centred, mass, 0, 3)
     v = _distance(centred, mass, 1, 2)
+    # both are positive, rounding apart: clusters 0 and 1 lie below the centre, 2 and 3 above it
     outer = torch.maximum(u, v).clamp_min(0)
     inner = torch.minimum(u, v).clamp_min(0)
     offset = torch.stack([-outer, -inner, inner, outer], 1)

@@ -1,5 +1,6 @@
 """Folders of records, with answers where a test compares questions."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from analysis import frame
 from analysis.loading import load
 from luq.evaluation.answers import ANSWERS, FIDELITY
 from luq.evaluation.predictions import AnswerRow, write_rows
-from luq.store.store import Store
+from luq.store.store import MANIFEST, Store, write_json
 from pipelines import runs_folder
 from pipelines.record import RunRecord
 from tests.analysis.synthetic import ladder, mixed, record
@@ -22,12 +23,13 @@ Keep = Callable[..., RunRecord]
 def _keep(
     store: Store, stage: str, key: str, file: str, rows: Iterable[Mapping[str, object]]
 ) -> None:
-    """Put rows into the store."""
-
-    def build(folder: Path) -> None:
-        write_rows(folder / file, rows)
-
-    store.get(stage, key, build)
+    """Put rows into the store, as an artefact does."""
+    folder = store.path(stage, key)
+    folder.mkdir(parents=True)
+    write_rows(folder / file, rows)
+    content = (folder / file).read_bytes()
+    entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_json(folder / MANIFEST, {"stage": stage, "key": key, "files": {file: entry}})
 
 
 def _answers(marks: str) -> list[AnswerRow]:

@@ -28,7 +28,7 @@ from luq.quantization import hessian as hessians
 from luq.quantization.feedback import Ahead, sweep
 from luq.quantization.hessian import Factor, HessianCache
 
-SALIENT_SHARE = 1 / 16  # of a block's columns have a second sign: the paper's nominal 1.06 bits
+SALIENT_SHARE = 1 / 16  # of a block's columns have a second sign: nominally 1.06 bits; not tuned
 TURNS = 15  # of refinement, as published
 # Sums of squares below these are sums of nothing: they avoid 0 / 0.
 TINY = 1e-30

@@ -49,8 +49,8 @@ COUNTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 SAMPLE_ROWS = 512
 SAMPLE_TURNS = 4
 
-# Added to the importance of every column, whose mean is one: in a block that no token used, values
-# are then fitted to the weights as they are, and next to used columns it is lost in rounding.
+# Added to the importance of every column, whose mean is one: large weights of a column that hardly
+# any token used then still count. Small enough to be lost beside other columns; not published.
 LEAST_IMPORTANCE = 1e-6
 TINY = 1e-30  # avoids 0 / 0 where no token was seen
 

@@ -1,6 +1,4 @@
-"""Integer tiers in compressed-tensors' layout: plain transformers reads them, without LUQ, and
-says the same.
-"""
+"""Integer tiers in compressed-tensors' layout: plain transformers says the same, without LUQ."""
 
 import json
 import subprocess
@@ -12,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from luq.allocation.plans import Allocation
 from luq.config import BillmTier, Float16Tier, RtnTier
 from luq.errors import ModelError
-from luq.export import folder as save
+from luq.export.about import read_about
+from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import read_layer, write_layer
+from luq.models.checkpoint import SINGLE
 from luq.models.vlm import VLM
 from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
@@ -67,10 +66,14 @@ model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], dtype=torch.flo
 ids = torch.tensor([json.loads(sys.argv[2])])
 with torch.no_grad():
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-said = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
-weights = {n: m.weight.detach().clone() for n, m in model.model.language_model.layers.named_modules() if n.endswith("_proj")}
+mask = torch.ones_like(ids)
+tokens = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=16, do_sample=False)
+weights = {}
+for name, module in model.model.language_model.layers.named_modules():
+    if name.endswith("_proj"):
+        weights[name] = module.weight.detach().clone()
 save_file(weights, sys.argv[3])
-print(json.dumps({"logits": logits[0, -1].tolist(), "tokens": said[0].tolist()}))
+print(json.dumps({"logits": logits[0, -1].tolist(), "tokens": tokens[0].tolist()}))
 """
 
 
@@ -103,15 +106,12 @@ def test_plain_transformers_says_the_same(vlm: VLM, pack, tmp_path: Path, name: 
 
     plan = PLANS[name]
     packed = pack(plan)
-    target = save.export(
-        SOURCE, packed, plan, tmp_path / "model", {}, "{ledger}", interchange.COMPRESSED_TENSORS
-    )
-    about = save.about(target)
-    assert (
-        about["file_bytes"]
-        == sum(about["ledger"].values())
-        == (target / save.SINGLE).stat().st_size
-    )
+    model = PackedModel(SOURCE, packed, plan)
+    target = export(model, tmp_path / "model", layout=interchange.COMPRESSED_TENSORS)
+    about = read_about(target)
+    assert about.layout == "compressed-tensors"
+    file_bytes = (target / SINGLE).stat().st_size
+    assert about.file_bytes == sum(about.ledger.values()) == file_bytes
     asked = [1, 40, 41, 42, 43, 44]
     command = [
         sys.executable,
@@ -129,7 +129,7 @@ def test_plain_transformers_says_the_same(vlm: VLM, pack, tmp_path: Path, name: 
         for linear, weight in read_layer(folder).items():
             wanted = weight.dequantize(torch.float32 if name == "mixed" else torch.float16).float()
             assert torch.equal(found[f"{index}.{linear}"], wanted), (index, linear, plan[index])
-    install(vlm, Allocation(plan), packed)
+    install(vlm, packed)
     try:
         ids = torch.tensor([asked])
         with torch.no_grad():
@@ -160,7 +160,7 @@ def test_three_bits_are_three_bits(pack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "told"),
+    ("plan", "message"),
     [
         (("rtn4", "billm"), "layer 1 is stored in billm, a binary format"),
         (("rtn4", "rtn4 zeros"), "mixes 4 bit, 4 bit with zero points"),
@@ -171,11 +171,10 @@ def test_three_bits_are_three_bits(pack) -> None:
     ],
 )
 def test_what_transformers_could_not_load_is_refused_and_leaves_nothing(
-    pack, tmp_path: Path, plan, told: str
+    pack, tmp_path: Path, plan, message: str
 ) -> None:
     plan = (*plan, *["rtn4"] * 8) if "rtn4" in plan else (*plan, *["rtn4 zeros"] * 8)
-    with pytest.raises(ModelError, match=told):
-        save.export(
-            SOURCE, pack(plan), plan, tmp_path / "out", {}, "", interchange.COMPRESSED_TENSORS
-        )
+    model = PackedModel(SOURCE, pack(plan), plan)
+    with pytest.raises(ModelError, match=message):
+        export(model, tmp_path / "out", layout=interchange.COMPRESSED_TENSORS)
     assert not (tmp_path / "out").exists()

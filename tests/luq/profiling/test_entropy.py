@@ -1,72 +1,120 @@
+"""Entropies of cluster frequencies, at equal numbers of vectors."""
+
 import logging
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from luq.calibration.mixing import build
-from luq.config import CalibrationConfig, ProfileConfig
-from luq.models.vlm import VLM
-from luq.profiling.capture import choose_tokens, layer_outputs
 from luq.profiling.entropy import cluster, entropy_bits, profile_entropy
 
 
-def test_entropy_in_bits() -> None:
-    assert entropy_bits(np.zeros(50, int)) == 0
-    assert entropy_bits(np.arange(64)) == 6
-    assert entropy_bits(np.array([0, 0, 1, 2])) == 1.5
+@pytest.mark.parametrize(
+    ("labels", "bits"),
+    [
+        (np.zeros(50, int), 0),
+        (np.arange(64), 6),
+        (np.array([0, 0, 1, 2]), 1.5),
+        (np.array([5, 5, 7, 7]), 1),  # labels in between that nothing has
+    ],
+)
+def test_entropy_is_in_bits(labels: np.ndarray, bits: float) -> None:
+    assert entropy_bits(labels) == bits
+
+
+def test_an_entropy_of_nothing_is_no_negative_zero() -> None:
+    assert math.copysign(1, entropy_bits(np.zeros(5, int))) == 1
 
 
 def blobs(centres: int, n: int, seed: int = 0) -> torch.Tensor:
+    """n vectors in turn around some centres that lie far apart."""
     generator = torch.Generator().manual_seed(seed)
-    where = torch.randn(centres, 8, generator=generator) * 30
-    return where[torch.arange(n) % centres] + torch.randn(n, 8, generator=generator) * 0.01
+    positions = torch.randn(centres, 8, generator=generator) * 30
+    noise = torch.randn(n, 8, generator=generator) * 0.01
+    return positions[torch.arange(n) % centres] + noise
 
 
 def test_well_separated_blobs_give_their_number() -> None:
     assert entropy_bits(cluster(blobs(8, 800).numpy(), 8, 0)) == pytest.approx(3, abs=0.35)
-    assert (
-        len(set(cluster(np.ones((20, 3)), 5, 0))) == 1
-    )  # never more clusters than different vectors
 
 
-def test_spread_out_outputs_have_more_entropy_and_modalities_the_same_count() -> None:
-    outputs = [
-        {"image": blobs(2, 900), "text": blobs(30, 600)},
-        {"image": blobs(30, 900), "text": blobs(2, 600)},
-    ]
-    table = profile_entropy(outputs, ProfileConfig(clusters=40, tokens=1024, seeds=3))
-    value = {(e.layer, e.modality): e for e in table}
-    assert value[0, "image"].mean < value[0, "text"].mean
-    assert value[1, "image"].mean > value[1, "text"].mean
-    assert {e.tokens for e in table} == {480}
-    assert all(0 <= e.mean <= math.log2(40) for e in table)
-    assert table == profile_entropy(outputs, ProfileConfig(clusters=40, tokens=1024, seeds=3))
+def test_there_are_never_more_clusters_than_different_vectors() -> None:
+    assert len(set(cluster(np.ones((20, 3)), 5, 0))) == 1
 
 
-def test_few_tokens_give_fewer_clusters_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_clusters_depend_on_the_seed_and_on_nothing_else() -> None:
+    vectors = np.random.default_rng(0).normal(size=(300, 4))
+    assert np.array_equal(cluster(vectors, 10, 1), cluster(vectors, 10, 1))
+    assert not np.array_equal(cluster(vectors, 10, 1), cluster(vectors, 10, 2))
+
+
+OUTPUTS = [
+    {"image": blobs(2, 900), "text": blobs(30, 600)},
+    {"image": blobs(30, 900), "text": blobs(2, 600)},
+]
+
+
+def test_spread_out_outputs_have_more_entropy_and_all_modalities_the_same_count() -> None:
+    table = profile_entropy(OUTPUTS, clusters=40, seeds=3)
+    by_layer = {(entry.layer, entry.modality): entry for entry in table}
+    assert list(by_layer) == [(0, "image"), (0, "text"), (1, "image"), (1, "text")]
+    assert by_layer[0, "image"].mean < by_layer[0, "text"].mean
+    assert by_layer[1, "image"].mean > by_layer[1, "text"].mean
+    assert {entry.tokens for entry in table} == {480}, "0.8 of the fewer vectors"
+    assert all(0 <= entry.mean <= math.log2(40) for entry in table)
+    assert table == profile_entropy(OUTPUTS, clusters=40, seeds=3)
+
+
+def test_each_repetition_has_a_subsample_and_a_start_of_its_own() -> None:
+    vectors = torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
+    (once,) = profile_entropy([{"all": vectors}], clusters=20, seeds=1)
+    (repeated,) = profile_entropy([{"all": vectors}], clusters=20, seeds=4)
+    (other,) = profile_entropy([{"all": vectors}], clusters=20, seeds=1, seed=1)
+    assert once.spread == 0
+    assert repeated.spread > 0
+    assert other.mean != once.mean
+
+
+def test_an_estimate_is_that_of_its_subsample() -> None:
+    vectors = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+    (entry,) = profile_entropy([{"all": vectors}], clusters=5, seeds=2, seed=7)
+    estimates = []
+    for repetition in range(2):
+        rows = np.random.default_rng([7, repetition, 13]).permutation(100)[:80]
+        estimates.append(entropy_bits(cluster(vectors.numpy()[rows], 5, 7 + repetition)))
+    assert entry.mean == np.mean(estimates)
+    assert entry.spread == np.std(estimates)
+
+
+def test_every_k_means_advances_the_progress() -> None:
+    steps: list[int] = []
+    profile_entropy(OUTPUTS, 10, 2, advance=lambda: steps.append(1))
+    assert len(steps) == 2 * 2 * 2
+
+
+def test_few_vectors_give_fewer_clusters_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        table = profile_entropy([{"all": blobs(30, 200)}], ProfileConfig(clusters=100, seeds=1))
-    assert table[0].clusters == 32
-    assert "too few for K=100" in caplog.text
+        table = profile_entropy([{"all": blobs(30, 200)}], clusters=100, seeds=1)
+    assert table[0].clusters == 32, "160 vectors, five in each"
+    assert "160 vectors are too few for K=100 clusters: using K=32" in caplog.text
 
 
-def test_reservoirs_are_bounded_and_hold_the_chosen_rows(vlm: VLM) -> None:
-    calibration = build(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=2048))
-    outputs = layer_outputs(vlm, calibration, tokens=100, seed=0)
-    assert len(outputs) == len(vlm.layers)
-    assert {name: tuple(rows.shape) for name, rows in outputs[0].items()} == dict.fromkeys(
-        ("all", "image", "text"), (100, 128)
-    )
-    everything = layer_outputs(vlm, calibration, tokens=10**6, seed=0)
-    mask = calibration.image_mask()
-    assert len(everything[0]["image"]) == int(mask.sum())
-    chosen = choose_tokens(mask, 100, 0)
-    for layer in (0, len(vlm.layers) - 1):
-        assert torch.equal(outputs[layer]["text"], everything[layer]["all"][chosen["text"]])
-        assert torch.equal(everything[layer]["image"], everything[layer]["all"][mask])
+def test_enough_vectors_give_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        (entry,) = profile_entropy([{"all": blobs(30, 200)}], clusters=32, seeds=1)
+    assert entry.clusters == 32
+    assert caplog.text == ""
 
 
-def test_text_only_calibration_has_no_image_entropy() -> None:
-    assert "image" not in choose_tokens(torch.zeros(50, dtype=torch.bool), 10, 0)
+def test_a_single_vector_is_no_error() -> None:
+    (entry,) = profile_entropy([{"all": torch.ones(1, 4)}], clusters=10, seeds=1)
+    assert (entry.mean, entry.clusters) == (0, 2)
+
+
+def test_sklearn_is_imported_only_to_cluster() -> None:
+    code = "import sys, luq.profiling.entropy; sys.exit('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -64,16 +64,22 @@ def test_entries_may_differ_from_their_mirror_images_by_rounding_only(
     strip: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hessians, "STRIP", strip)
-    hessian = torch.eye(16) * 100 + 1
+    hessian = torch.eye(16) * 10 + 1
     hessian[9, 2] = 1.0005
     checked(hessian, 16)
     hessian[9, 2] = 1.005
     with pytest.raises(DataError, match="not symmetric"):
         checked(hessian, 16)
-    # beside an entry of a hundred and one, a thousandth is rounding
+
+
+def test_beside_a_large_entry_small_ones_may_differ() -> None:
+    """By a hundred thousandth of the largest one."""
+    hessian = torch.eye(16) * 100
     hessian[9, 2] = 0.0005
-    hessian[2, 9] = 0.0
     checked(hessian, 16)
+    hessian[9, 2] = 0.005
+    with pytest.raises(DataError, match="not symmetric"):
+        checked(hessian, 16)
 
 
 def test_columns_that_no_token_used_become_zero_in_a_copy() -> None:
@@ -98,10 +104,10 @@ def test_the_damping_is_doubled_until_the_factor_exists() -> None:
 
 
 def test_dead_columns_get_a_diagonal_of_one_and_are_marked_in_the_order_of_the_sweep() -> None:
-    hessian = torch.diag(torch.tensor([4.0, 0.0, 9.0]))
+    hessian = torch.diag(torch.tensor([0.0, 4.0, 9.0]))
     factor = factorize(hessian, 0.0, torch.tensor([2, 1, 0]))
-    assert factor.dead.tolist() == [False, True, False]
-    expected = torch.diag(torch.tensor([1 / 3, 1.0, 1 / 2]))
+    assert factor.dead.tolist() == [False, False, True]
+    expected = torch.diag(torch.tensor([1 / 3, 1 / 2, 1.0]))
     assert torch.allclose(factor.upper, expected)
 
 

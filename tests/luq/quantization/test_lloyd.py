@@ -88,3 +88,43 @@ def test_nothing_to_fit() -> None:
     constant, error = SortedRows(torch.full((2, 9), 0.3)).fit(torch.ones(9), paired=True)
     assert torch.allclose(constant, torch.full((2, 4), 0.3))
     assert float(error.sum()) == pytest.approx(0, abs=1e-6)
+
+
+def slow_pairs(weight: torch.Tensor, importance: torch.Tensor, turns: int) -> torch.Tensor:
+    """Turns for c - u, c - v, c + v, c + u, row by row: u and v for the old c, then c."""
+    rows = []
+    for w in weight.double():
+        h = importance.double()
+        mean = (h * w).sum() / h.sum()
+        deviation = ((h * (w - mean).square()).sum() / h.sum()).sqrt()
+        levels = mean + deviation * torch.tensor([-1.5, -0.45, 0.45, 1.5], dtype=torch.double)
+        for _ in range(turns):
+            nearest = (w[:, None] - levels).abs().argmin(1)
+            centre = (levels[0] + levels[3]) / 2
+            distances = []
+            for low, high in ((0, 3), (1, 2)):
+                pair = (nearest == low) | (nearest == high)
+                distances.append((h * (w - centre).abs())[pair].sum() / h[pair].sum())
+            u, v = max(distances), min(distances)
+            offsets = torch.stack([-u, -v, v, u])
+            levels = offsets + (h * (w - offsets[nearest])).sum() / h.sum()
+        rows.append(levels)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 7])
+def test_pairs_are_fitted_as_a_loop_over_weights_fits_them(turns: int) -> None:
+    weight, importance = case(20, 96)
+    weight = weight.exp()  # skewed: the centre moves
+    importance = importance + 0.01
+    fitted = SortedRows(weight).fit(importance, paired=True, turns=turns)
+    assert torch.allclose(fitted.levels.double(), slow_pairs(weight, importance, turns), rtol=1e-4)
+
+
+def test_rows_of_one_number_are_exact_whatever_the_rounding() -> None:
+    """Their variance may come out below zero."""
+    numbers = torch.linspace(0.1, 3.0, 200)[:, None]
+    fitted = SortedRows(numbers.expand(200, 33).contiguous()).fit(
+        torch.linspace(0.1, 1.0, 33), paired=False
+    )
+    assert torch.allclose(fitted.levels, numbers.expand(200, 4), atol=1e-5)

@@ -185,3 +185,39 @@ def test_two_signs_of_a_salient_column_are_the_nearest_of_its_four_values() -> N
         nearest = (weight[:, j, None] - near).abs().amin(1)
         distance = (weight[:, j] - packed.dequantize()[:, j]).abs()
         assert torch.allclose(distance, nearest, atol=1e-6)
+
+
+def test_column_scales_fit_into_fp16_where_the_column_that_matters_is_tiny() -> None:
+    """Row scales follow the tiny column, and the scales of the others would be a million."""
+    weight = gaussian(24, 32)
+    weight[:, 5] *= 1e-6
+    importance = torch.ones(32)
+    importance[5] = 1e13
+    packed = ArbRc(ArbRcTier(damping=0.0)).quantize(weight, torch.diag(importance))
+    assert bool(torch.isfinite(packed.dequantize()).all())
+    others = torch.arange(32) != 5
+    error = (packed.dequantize() - weight)[:, others].square().sum()
+    assert float(error) < 0.6 * float(weight[:, others].square().sum())
+
+
+def test_the_sign_of_zero_is_plus() -> None:
+    weight = gaussian(8, 16)
+    weight[2, 3] = 0.0
+    weight[2, 4] = -0.0
+    packed = ArbRc(ArbRcTier()).quantize(weight, torch.eye(16))
+    signs = unpack_bits(packed.buffers["signs"], (8, 16))
+    assert torch.equal(signs, weight >= 0)
+
+
+def test_the_hessian_says_what_the_error_of_a_column_counts() -> None:
+    """With independent inputs 1 / U_jj^2 is the damped diagonal of the Hessian."""
+    weight = gaussian(24, 32)
+    importance = torch.rand(32, generator=torch.Generator().manual_seed(1)) ** 2 + 0.01
+    packed = ArbRc(ArbRcTier()).quantize(weight, torch.diag(importance))
+    salient = unpack_bits(packed.buffers["salient"], (32,))
+    damped = importance + 0.01 * importance.mean()
+    scales = arb.binarize(weight, damped, salient)
+    stored = packed.buffers["row_scales"][:, 0].float()
+    assert torch.allclose(stored[:, 0], scales.row * scales.column.mean(), rtol=2e-3)
+    residual = scales.residual_row * scales.residual_column.mean()
+    assert torch.allclose(stored[:, 1], residual, rtol=2e-3)

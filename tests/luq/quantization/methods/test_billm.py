@@ -235,6 +235,31 @@ def test_as_many_columns_are_salient_as_give_the_least_error(
     assert columns == 2 or len(counts) > 2
 
 
+@pytest.mark.parametrize("count", [41, 49])
+def test_up_to_49_columns_can_be_salient(count: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    saliency = torch.randn(6, 64, generator=generator).abs() * 0.05
+    saliency[:, :count] += 3
+    assert salient_columns(saliency).tolist() == [True] * count + [False] * (64 - count)
+    saliency += 3 * (torch.arange(64) == 49)
+    assert int(salient_columns(saliency).sum()) <= 49
+
+
+def test_the_sign_of_zero_is_plus() -> None:
+    term = binarize(torch.tensor([[-1.0, 0.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool))
+    assert term.sign.tolist() == [[False, True, True]]
+
+
+def test_a_column_that_hardly_any_token_used_counts_a_little() -> None:
+    """Its weights are so large that it is salient, though the Hessian says next to nothing."""
+    weight, _ = case(3, 32, 64)
+    weight[:, 5] *= 1e4
+    importance = torch.ones(64)
+    importance[5] = 1e-12
+    packed = Billm(BillmTier(block=64)).quantize(weight, torch.diag(importance))
+    assert bool(unpack_bits(packed.buffers["salient"], (64,))[5])
+
+
 def test_a_block_of_one_column_has_no_salient_one() -> None:
     assert not bool(salient_columns(torch.ones(3, 1)).any())
 
@@ -246,10 +271,10 @@ def test_the_split_is_the_percentile_with_the_least_error(
     """81 percentiles of the magnitudes of the columns that are not salient, from 10 to 90 %."""
     if not compiled:
         monkeypatch.setattr(searches, "billm_errors", lambda *_: None)
-    for exponent in (0.25, 1.0, 3.0):
+    for exponent in (0.25, 0.5, 1.0, 1.5, 2.0, 3.0):
         generator = torch.Generator().manual_seed(0)
-        saliency = torch.randn(4, 32, generator=generator).abs() ** exponent
-        plain = torch.ones(32, dtype=torch.bool)
+        saliency = torch.randn(8, 64, generator=generator).abs() ** exponent
+        plain = torch.ones(64, dtype=torch.bool)
         plain[[3, 20]] = False
         target = saliency[:, plain]
         ranked = target.flatten().sort().values
@@ -283,8 +308,9 @@ def test_the_numbers_of_a_block_say_the_fitted_values() -> None:
 def test_as_many_columns_are_salient_as_give_the_fitted_block_the_least_error(rows: int) -> None:
     """All counts are tried with the rows and turns that the search takes: every third of 1100."""
     counts = set()
-    for exponent in (0.0, 0.5, 1.0):
-        generator = torch.Generator().manual_seed(7)
+    # seeds 16 and 41: another number of turns in the search gives another count
+    for seed, exponent in ((7, 0.0), (7, 0.5), (7, 1.0), (16, 0.0), (41, 0.5)):
+        generator = torch.Generator().manual_seed(seed)
         weight = torch.randn(rows, 64, generator=generator) * torch.logspace(0, exponent, 64)
         importance = torch.rand(64, generator=generator) + 0.1
         ranked = (weight.square() * importance).sum(0).argsort(descending=True)

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from luq.config import Float16Tier, GptqTier, RtnTier, TernaryTier
 from luq.errors import ConfigError, DataError
+from luq.quantization.feedback import sweep
 from luq.quantization.grid import fit
+from luq.quantization.hessian import factorize
 from luq.quantization.methods import make_quantizer
-from luq.quantization.methods.gptq import Gptq
+from luq.quantization.methods.gptq import Gptq, RefittingRounding
 from luq.quantization.methods.rtn import Rtn
 from luq.quantization.methods.ternary import Ternary
 from tests.conftest import correlated, loss
@@ -68,6 +70,7 @@ CASES = {
     "act-order": {"act_order": True, "static_groups": True},
     "static groups": {"static_groups": True},
     "clip search": {"bits": 2, "clip_steps": 10, "act_order": True},
+    "clip search on the way": {"bits": 2, "clip_steps": 10},
     "groups across blocks": {"group_size": 64, "block": 48},
     "small blocks": {"block": 16},
 }
@@ -243,3 +246,23 @@ def test_16_bit_weights_are_what_was_given_rounded_to_fp16() -> None:
     weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     packed = make_quantizer(Float16Tier()).quantize(weight, None)
     assert torch.equal(packed.dequantize(), weight.half().float())
+
+
+def test_ternary_weights_of_one_sign_have_a_grid_around_zero() -> None:
+    weight = torch.rand(8, 32, generator=torch.Generator().manual_seed(0)) + 0.2
+    packed = Ternary(TernaryTier(group_size=32)).quantize(weight, torch.eye(32))
+    largest = weight.amax(1, keepdim=True).half().float()
+    expected = torch.where(weight > largest / 2, largest, 0.0)
+    assert torch.equal(packed.dequantize(), expected)
+
+
+def test_grids_fitted_on_the_way_leave_the_first_grid_as_it_is() -> None:
+    weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+    grid = fit(weight, 4, 16, symmetric=False)
+    scale = grid.scale.clone()
+    group = torch.arange(32) // 16
+    rounding = RefittingRounding(grid, group, False, torch.ones(32), clip_steps=0)
+    sweep(weight, factorize(correlated(100, 32), 0.01).upper, 32, rounding)
+    assert torch.equal(grid.scale, scale)
+    assert torch.equal(rounding.grid.scale[:, 0], scale[:, 0])
+    assert not torch.equal(rounding.grid.scale[:, 1], scale[:, 1])

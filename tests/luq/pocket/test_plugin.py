@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luq.errors import ConfigError
-from luq.pocket import plugin, text
+from luq.pocket import benchmarks, plugin, text
 from luq.questions.prompts import PROMPTS
 from tests.conftest import BENCHMARKS
 

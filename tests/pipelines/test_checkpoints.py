@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luq.evaluation.answers import ANSWERS
-from luq.evaluation.predictions import read_rows
+from luq.evaluation.predictions import read_answers
 from luq.questions.prompts import PROMPTS
 from pipelines import runs_folder
 from pipelines.record import RunRecord, to_json
@@ -46,7 +46,9 @@ def test_the_folder_answers_what_the_run_scored(
     assert processor.image_processor.do_pad, "images are prepared as the run prepared them"
     store = Store(outputs / "store")
     questions = evaluation_table("gqa", record.config.evaluation, store.root).open(store.tools)
-    rows = read_rows(outputs / "store" / "evaluation" / record.artefacts.answers["gqa"] / ANSWERS)
+    rows = read_answers(
+        outputs / "store" / "evaluation" / record.artefacts.answers["gqa"] / ANSWERS
+    )
     assert len(rows) == 12
     for row in rows:
         questions.image(row["id"]).convert("RGB").save(tmp_path / "image.png")

@@ -30,7 +30,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunRecord]:
     done = luq("run", *SMALL, "checkpoint=true", f"paths.outputs={outputs}")
     assert done.returncode == 0, done.stderr
     (record,) = runs_folder.iterate(outputs)
-    assert f"checkpoints/{record['key']}" in done.stdout.replace("\n", "")
+    assert f"checkpoints/{record.key}" in done.stdout.replace("\n", "")
     return outputs, record
 
 
@@ -107,7 +107,7 @@ def test_bad_input(ran: tuple[Path, RunRecord], tmp_path: Path) -> None:
     done = luq(
         "run",
         *SMALL,
-        f"model.path={outputs / 'checkpoints' / record['key']}",
+        f"model.path={outputs / 'checkpoints' / record.key}",
         f"paths.outputs={outputs}",
     )
     assert done.returncode == 1

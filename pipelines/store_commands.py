@@ -115,6 +115,7 @@ def clean(outputs: Path, sweep: str | None, yes: bool) -> int:
     Returns:
         0 if it was done, 1 if the answer was no.
     """
+    _check_idle(Store(outputs / "store"))
     found = contents(outputs)
     labels = found.only_of(sweep) if sweep else found.unneeded()
     whose = f"that only the sweep {sweep!r} needs" if sweep else "that no record needs"
@@ -136,6 +137,14 @@ def clean(outputs: Path, sweep: str | None, yes: bool) -> int:
     freed = sum(found.bytes[label] for label in labels)
     console.out.print(f"{len(labels)} artefacts deleted, {human(freed)} freed")
     return 0
+
+
+def _check_idle(store: Store) -> None:
+    """A StoreError while a run is under way: no record says yet what it needs."""
+    for name in store.busy("run-"):
+        raise StoreError(
+            f"a run is under way ({store.root / '.locks' / name}): clean when it has ended"
+        )
 
 
 def verify(outputs: Path) -> int:

@@ -207,6 +207,17 @@ class Store:
                 log.warning("waiting for another process that makes %s", what)
         return lock
 
+    def busy(self, prefix: str) -> list[str]:
+        """The lock files of names that begin so and that a process holds."""
+        names: list[str] = []
+        for file in sorted(self._locks.glob(f"{prefix}*.lock")):
+            try:
+                with FileLock(file).acquire(timeout=0):
+                    continue
+            except Timeout:
+                names.append(file.name)
+        return names
+
     def _build(self, artefact: Artefact[Any]) -> None:
         """Under the lock: remove what an earlier process left half done, then make the artefact."""
         target = self.folder(artefact)

@@ -4,13 +4,13 @@ import math
 from itertools import pairwise
 
 import pandas as pd
-from scipy.stats import kendalltau
 
 from analysis import paper
 from analysis.charts import LABELLED, Forest, Lines, Rule, Tick, TopAxis
 from analysis.compare import Comparison
 from analysis.frame import Study
 from analysis.pareto import COLLAPSED, ParetoInfo, Z
+from luq.allocation.orders import kendall
 from luq.evaluation.compare import MEAN
 from pipelines.units import axis_unit
 
@@ -274,7 +274,7 @@ def stability_chart(study: Study) -> Lines | None:
     series = "entropy over all tokens"
     rows = []
     for smaller, larger in pairwise(sorted(entropies)):
-        tau = float(kendalltau(entropies[smaller], entropies[larger]).statistic)
+        tau = kendall(entropies[smaller], entropies[larger])
         # tau is NaN where all layers of a ranking tie
         distance = (1 - tau) / 2 if math.isfinite(tau) else math.nan
         rows.append({"series": series, "x": larger, "y": distance})

@@ -3,12 +3,12 @@
 from collections import Counter
 
 import pandas as pd
-from scipy.stats import kendalltau
 
 from analysis.charts import Heat, Lines
 from analysis.frame import Study
 from analysis.loading import is_mixed
 from analysis.settings import calibration_label, order_label
+from luq.allocation.orders import kendall
 from pipelines.record import RunRecord
 
 MODALITIES = {"all": "all tokens", "image": "image tokens", "text": "text tokens"}
@@ -131,7 +131,7 @@ def correlation_chart(study: Study) -> Heat | None:
     rows = []
     for name, places in ranked.items():
         for other, other_places in ranked.items():
-            tau = float(kendalltau(places, other_places).statistic)
+            tau = kendall(places, other_places)
             rows.append({"row": name, "column": other, "value": tau, "text": f"{tau:.2f}"})
     layers = len(next(iter(ranked.values())))
     return Heat(

@@ -17,7 +17,7 @@ from luq.errors import LuqError, unknown
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}  # -m and +x=y are Hydra's
 EPILOG = """\b
-run, profile, quantize and evaluate take Hydra overrides, and -m for all combinations:
+run, profile, quantize and evaluate take Hydra overrides, -m for combinations:
   luq run allocation=count allocation.k=4
   luq run -m allocation.k=0,2,4,6 calibration=text,multimodal
 sweep and status take a name and Hydra overrides:
@@ -217,7 +217,7 @@ def chat(folder: Path, image: Path, question: str | None) -> None:
 
 @luq.group()
 def store() -> None:
-    """What is kept in the store: sizes, what no record needs, damage."""
+    """What the store holds: sizes, what no record needs, damage."""
 
 
 @store.command()
@@ -275,7 +275,11 @@ def data(folder: Path, split: str) -> None:
 @click.option("--vision-steps", type=int, help="Steps of the tower alone, before.")
 @click.option("--seed", type=int, help="Of everything; a folder belongs to one training.")
 @click.option("--start", metavar="CHECKPOINT", help="Go on from a finished checkpoint's weights.")
-@click.option("--focus", help="Abilities to train one after the other first: letters,places,...")
+@click.option(
+    "--focus",
+    help="Abilities to train one after the other first: letters,places,...; "
+    "a folder belongs to one training.",
+)
 @click.option("--decay", type=float, help="Last share of the steps, in which the rate falls to 0.")
 def train(folder: Path, **options: Any) -> None:
     """Train a pocket model, or continue the training in FOLDER."""
@@ -285,6 +289,7 @@ def train(folder: Path, **options: Any) -> None:
     from luq.pocket.train import train as train_model
     from pipelines.console import out
 
+    logging.basicConfig(format="%(message)s")  # losses, and the tower's accuracy
     logging.getLogger("luq").setLevel(logging.INFO)
     settings = {name: value for name, value in options.items() if value is not None}
     with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
@@ -307,7 +312,7 @@ def complete(words: tuple[str, ...]) -> None:
     """What can follow the words of a command line; the last of them is being typed."""
     from pipelines import completion as completing
 
-    for word in completing.candidates(list(words), list(luq.commands)):
+    for word in completing.candidates(list(words), luq):
         click.echo(word)
 
 
@@ -318,6 +323,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its words; those of the process by default.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["-sc", "install=bash"]:  # Hydra's way to say it, in people's start-up files
+        arguments = ["completion", "bash"]
     try:
         code = luq.main(arguments, prog_name="luq", standalone_mode=False)
     except LuqError as error:
@@ -325,6 +332,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except click.exceptions.Exit as finished:
         return finished.exit_code
+    except SystemExit as finished:  # argparse, in `luq report`
+        return finished.code if isinstance(finished.code, int) else 1
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.ClickException as error:
         _fail(error.format_message())
         return 2

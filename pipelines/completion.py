@@ -3,57 +3,87 @@
 Reads folders and dataclasses only, so that a person does not wait.
 """
 
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
 
+import click
+
 from luq.config import RunConfig
 
 CONF = Path(__file__).parent.parent / "conf"
-TAKES_OVERRIDES = ("run", "profile", "quantize", "evaluate")
-TAKES_SWEEP = ("sweep", "status", "report")
+TAKES_OVERRIDES = ("run", "profile", "quantize", "evaluate", "sweep", "status")
+TAKES_SWEEP = ("sweep", "status", "rescore")
+TAKES_SWEEPS = ("report",)
 TAKES_RUN = ("compare", "export")
 SCRIPT = """\
 _luq() {
-    local line="${COMP_LINE:0:COMP_POINT}" words
-    read -ra words <<< "$line"
-    [[ "$line" == *" " ]] && words+=("")
-    local IFS=$'\\n'
-    COMPREPLY=($(luq complete -- "${words[@]:1}" 2>/dev/null))
+    local line="${COMP_LINE:0:COMP_POINT}" words word
+    read -a words <<< "$line"  # without -r: "\\ " is a space within a word
+    [[ "$line" == *" " && "$line" != *"\\\\ " ]] && words+=("")
+    local last="${words[-1]}" replies=()
+    COMPREPLY=()
+    mapfile -t replies < <(luq complete -- "${words[@]:1}" 2>/dev/null)
+    for word in "${replies[@]}"; do
+        # bash takes a "=" for the end of a word: what stands before it must not be repeated
+        [[ "$last" == *=* ]] && word="${word#"${last%"${last##*=}"}"}"
+        [[ "$word" == *" "* ]] && printf -v word %q "$word"
+        COMPREPLY+=("$word")
+    done
     [[ ${#COMPREPLY[@]} == 1 && "${COMPREPLY[0]}" == *= ]] && compopt -o nospace
-    # bash takes a "=" for the end of a word: what stands before it must not be repeated
-    local last="${words[-1]}"
-    [[ "$last" == *=* ]] && COMPREPLY=("${COMPREPLY[@]#"${last%"${last##*=}"}"}")
+    return 0
 }
 complete -o default -F _luq luq"""
 
 
-def candidates(words: list[str], commands: list[str]) -> list[str]:
-    """What the last word can become, given the words before it."""
+def candidates(words: list[str], luq: click.Group) -> list[str]:
+    """What the last word can become.
+
+    Args:
+        words: the words after `luq`; the last one is being typed, and may be empty.
+        luq: the command with its subcommands.
+
+    Returns:
+        Candidates for the last word, in order.
+    """
     typed = words[-1] if words else ""
     before = words[:-1]
-    if not before:
-        return sorted(name for name in commands if name.startswith(typed) and name != "complete")
-    return sorted({word for word in _after(before, typed) if word.startswith(typed)})
+    command: click.Command = luq
+    while before and isinstance(command, click.Group):
+        if before[0] not in command.commands:
+            return []
+        command = command.commands[before.pop(0)]
+    return sorted({word for word in _words(command, before, typed) if word.startswith(typed)})
 
 
-def _after(before: list[str], typed: str) -> Iterator[str]:
-    command = before[0]
-    if command in TAKES_SWEEP and (len(before) == 1 or command == "report"):
-        yield from (file.stem for file in (CONF / "sweep").glob("*.yaml"))
-    elif command in TAKES_OVERRIDES or command in TAKES_SWEEP:
+def _words(command: click.Command, before: list[str], typed: str) -> Iterator[str]:
+    """What can stand after a command and the words `before`."""
+    if isinstance(command, click.Group):
+        yield from (name for name, entry in command.commands.items() if not entry.hidden)
+    elif before and before[-1] == "--sweep":
+        yield from _sweeps()
+    elif typed.startswith("-"):
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                yield from parameter.opts
+    elif command.name in TAKES_SWEEPS or (command.name in TAKES_SWEEP and not before):
+        yield from _sweeps()
+    elif command.name in TAKES_OVERRIDES:
         yield from overrides(typed)
-    elif command in TAKES_RUN:
-        yield from _runs(Path("outputs"))
+    elif command.name in TAKES_RUN:
+        yield from _runs(Path(os.environ.get("LUQ_OUTPUTS", "outputs")))
 
 
 def overrides(typed: str) -> Iterator[str]:
-    """`group=choice` and `dotted.setting=`."""
-    group, equals, _ = typed.partition("=")
+    """`group=choice`, also after other choices (`order=depth,entropy`), and `dotted.setting=`."""
+    group, equals, value = typed.partition("=")
     if equals:
+        earlier, comma, _ = value.rpartition(",")
         for file in (CONF / group).glob("*.yaml"):
-            yield f"{group}={file.stem}"
+            yield f"{group}={earlier}{comma}{file.stem}"
         return
     for folder in CONF.iterdir():
         if folder.is_dir() and folder.name != "sweep":
@@ -71,10 +101,12 @@ def _settings(kind: type, prefix: str) -> Iterator[str]:
             yield f"{prefix}{entry.name}="
 
 
+def _sweeps() -> Iterator[str]:
+    return (file.stem for file in (CONF / "sweep").glob("*.yaml"))
+
+
 def _runs(outputs: Path) -> Iterator[str]:
     """SWEEP/NAME of finished runs."""
-    import json
-
     for note in (outputs / "sweeps").glob("*/*.json"):
         try:
             name = json.loads(note.read_text(encoding="utf-8"))["name"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -26,7 +27,9 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
     def job(composed: DictConfig) -> None:
         run.job(stage, composed, failures=failures)
 
+    version.setbase(None)  # the behaviour of the installed version, as `hydra.main` is told to use
     parser = get_args_parser()
+    parser.prog = f"luq {stage}"
     try:
         _run_hydra(
             args=parser.parse_args(list(overrides)),

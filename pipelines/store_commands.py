@@ -1,5 +1,6 @@
 """`luq store`: what is kept, what no record needs, and what is damaged."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from luq.errors import StoreError
+from luq.errors import StoreError, unknown
 from luq.store.store import Store
 from pipelines import console, runs_folder
 from pipelines.units import human
@@ -23,15 +24,45 @@ class Contents:
 
     bytes: dict[str, int] = field(default_factory=dict)
     sweeps: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    known_sweeps: set[str] = field(default_factory=set)
+    leftovers: dict[str, int] = field(default_factory=dict)  # bytes of what was not finished
     problems: list[str] = field(default_factory=list)
 
-    def unneeded(self) -> list[str]:
-        """What no record needs."""
-        return [label for label in self.bytes if not self.sweeps.get(label)]
+    def removable(self, sweep: str | None) -> list[str]:
+        """What the records of one sweep need and those of no other; without one, what none needs.
 
-    def only_of(self, sweep: str) -> list[str]:
-        """What the records of one sweep need, and those of no other."""
+        Raises:
+            ConfigError: the sweep has no records.
+        """
+        if sweep is None:
+            return [label for label in self.bytes if not self.sweeps.get(label)]
+        if sweep not in self.known_sweeps:
+            raise unknown("sweep with records", sweep, self.known_sweeps)
         return [label for label in self.bytes if self.sweeps.get(label) == {sweep}]
+
+
+def _existing_store(outputs: Path) -> Store:
+    """The store of an outputs folder; a StoreError if there is none, instead of a new one."""
+    root = outputs / "store"
+    if not root.is_dir():
+        raise StoreError(
+            f"{root} does not exist: nothing was made there yet, or --outputs is another folder"
+        )
+    return Store(root)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; what another process deletes counts nothing."""
+    files = [path] if path.is_file() else []
+    for folder, _, names in os.walk(path):
+        files += [Path(folder) / name for name in names]
+    total = 0
+    for file in files:
+        try:
+            total += file.lstat().st_size
+        except FileNotFoundError:
+            continue
+    return total
 
 
 def contents(outputs: Path) -> Contents:
@@ -40,22 +71,35 @@ def contents(outputs: Path) -> Contents:
     Raises:
         StoreError: a record cannot be read: what it needs is not known.
     """
-    store = Store(outputs / "store")
-    found = Contents()
+    store = _existing_store(outputs)
+    held = Contents()
     needs: dict[str, list[str]] = {}
     for stage, key in store.labels():
         label = f"{stage}/{key}"
-        folder = store.path(stage, key)
-        found.bytes[label] = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        held.bytes[label] = _size(store.path(stage, key))
         try:
-            needs[label] = list(store.manifest(stage, key).get("needs", []))
+            needs[label] = _needs(store, stage, key)
         except StoreError as error:
             needs[label] = []
-            found.problems.append(str(error))
-    for sweep, labels in _needed_by_sweep(outputs).items():
+            held.problems.append(str(error))
+    for stage, key in store.leftovers():
+        sizes = [_size(path) for path in store.remains(stage, key)]
+        held.leftovers[f"{stage}/{key}"] = sum(sizes)
+    by_sweep = _needed_by_sweep(outputs)
+    held.known_sweeps = set(by_sweep)
+    for sweep, labels in by_sweep.items():
         for label in _closure(labels, needs):
-            found.sweeps[label].add(sweep)
-    return found
+            held.sweeps[label].add(sweep)
+    return held
+
+
+def _needs(store: Store, stage: str, key: str) -> list[str]:
+    """STAGE/KEY of what an artefact was made from. Manifests of old stores do not say it."""
+    needs = store.manifest(stage, key).get("needs", [])
+    if not isinstance(needs, list) or not all(isinstance(need, str) for need in needs):
+        folder = store.path(stage, key)
+        raise StoreError(f"{folder}: its manifest does not list what it needs: delete it")
+    return needs
 
 
 def _needed_by_sweep(outputs: Path) -> dict[str, set[str]]:
@@ -94,48 +138,66 @@ def _table(title: str, first: str, sizes: dict[str, list[int]]) -> Table:
 
 def show_usage(outputs: Path) -> None:
     """`luq store du`: bytes by stage, and by sweep (what several share counts for each)."""
-    found = contents(outputs)
-    by_stage: dict[str, list[int]] = defaultdict(list)
+    held = contents(outputs)
     by_sweep: dict[str, list[int]] = defaultdict(list)
-    for label, size in found.bytes.items():
-        by_stage[label.partition("/")[0]].append(size)
-        for sweep in found.sweeps.get(label) or {NOBODY}:
+    for label, size in held.bytes.items():
+        for sweep in held.sweeps.get(label) or {NOBODY}:
             by_sweep[sweep].append(size)
+    by_stage = _by_stage(held.bytes)
     console.out.print(_table("by stage", "stage", by_stage))
     console.out.print(_table("by sweep; what several need counts for each", "sweep", by_sweep))
-    total = sum(found.bytes.values())
-    console.out.print(f"{len(found.bytes)} artefacts, {human(total)}")
-    for problem in found.problems:
-        console.out.print(problem, markup=False)
+    total = sum(held.bytes.values())
+    console.out.print(f"{len(held.bytes)} artefacts, {human(total)}")
+    if held.leftovers:
+        total = sum(held.leftovers.values())
+        console.out.print(f"{len(held.leftovers)} unfinished, {human(total)}")
+    _show_problems(held)
+
+
+def _by_stage(sizes: dict[str, int]) -> dict[str, list[int]]:
+    by_stage: dict[str, list[int]] = defaultdict(list)
+    for label, size in sizes.items():
+        by_stage[label.partition("/")[0]].append(size)
+    return by_stage
+
+
+def _show_problems(held: Contents) -> None:
+    for problem in held.problems:
+        console.out.print(f"[yellow]damaged[/yellow] {escape(problem)}", soft_wrap=True)
 
 
 def clean(outputs: Path, sweep: str | None, yes: bool) -> int:
     """`luq store clean`: delete what no record needs, or what one sweep alone needs.
 
+    Without a sweep, what killed processes left unfinished goes too.
+
     Returns:
         0 if it was done, 1 if the answer was no.
     """
+    held = contents(outputs)
     _check_idle(Store(outputs / "store"))
-    found = contents(outputs)
-    labels = found.only_of(sweep) if sweep else found.unneeded()
+    _show_problems(held)
+    labels = held.removable(sweep)
+    leftovers = {} if sweep else held.leftovers
     whose = f"that only the sweep {sweep!r} needs" if sweep else "that no record needs"
-    if not labels:
+    if not labels and not leftovers:
         console.out.print(f"there is nothing {whose}", markup=False)
         return 0
-    by_stage: dict[str, list[int]] = defaultdict(list)
-    for label in labels:
-        by_stage[label.partition("/")[0]].append(found.bytes[label])
-    console.out.print(_table(f"artefacts {escape(whose)}", "stage", by_stage))
+    if labels:
+        sizes = {label: held.bytes[label] for label in labels}
+        console.out.print(_table(f"artefacts {escape(whose)}", "stage", _by_stage(sizes)))
+    if leftovers:
+        title = "unfinished; what a process is making stays"
+        console.out.print(_table(title, "stage", _by_stage(leftovers)))
     if sweep:
         console.out.print("its records stay; what is deleted is made again when it is asked for")
-    if not yes and not click.confirm("delete them?"):
-        return 1
-    store = Store(outputs / "store")
-    for label in labels:
-        stage, _, key = label.partition("/")
-        store.remove(stage, key)
-    freed = sum(found.bytes[label] for label in labels)
-    console.out.print(f"{len(labels)} artefacts deleted, {human(freed)} freed")
+    if not yes:
+        if not click.confirm("delete them?"):
+            return 1
+        # A run may have finished while the question stood there: what it needs now stays.
+        still = contents(outputs)
+        labels = [label for label in labels if label in still.removable(sweep)]
+    _delete(outputs, {label: held.bytes[label] for label in labels}, leftovers)
     return 0
 
 
@@ -147,21 +209,42 @@ def _check_idle(store: Store) -> None:
         )
 
 
+def _delete(outputs: Path, artefacts: dict[str, int], leftovers: dict[str, int]) -> None:
+    """Delete, and say what was freed and what is in use; both tables say bytes by STAGE/KEY."""
+    store = _existing_store(outputs)
+    freed = 0
+    count = 0
+    in_use = 0
+    steps = [(label, size, store.remove) for label, size in artefacts.items()]
+    steps += [(label, size, store.remove_leftover) for label, size in leftovers.items()]
+    for label, size, remove in steps:
+        stage, _, key = label.partition("/")
+        if remove(stage, key):
+            count += 1
+            freed += size
+        else:
+            in_use += 1
+    console.out.print(f"{count} deleted, {human(freed)} freed")
+    if in_use:
+        console.out.print(f"{in_use} left alone: a process is making them")
+
+
 def verify(outputs: Path) -> int:
     """`luq store verify`: compare every file with its manifest.
 
     Returns:
         0 if nothing is damaged, else 1.
     """
-    store = Store(outputs / "store")
+    store = _existing_store(outputs)
+    labels = list(store.labels())
     damaged = 0
-    count = 0
-    for stage, key in store.labels():
-        count += 1
-        try:
-            store.verify(stage, key)
-        except StoreError as error:
-            damaged += 1
-            console.out.print(f"[red]damaged[/red] {escape(str(error))}", soft_wrap=True)
-    console.out.print(f"{count} artefacts verified, {damaged} damaged")
+    with console.Display().bar("verify", len(labels)) as advance:
+        for stage, key in labels:
+            try:
+                store.verify(stage, key)
+            except StoreError as error:
+                damaged += 1
+                console.out.print(f"[red]damaged[/red] {escape(str(error))}", soft_wrap=True)
+            advance(stage, 1)
+    console.out.print(f"{len(labels)} artefacts verified, {damaged} damaged")
     return 1 if damaged else 0

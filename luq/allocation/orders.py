@@ -5,7 +5,7 @@ only for what the order needs; the number of layers; and a seed. Ties go to the 
 a score is stands where it is computed: `luq.profiling` and `luq.quantization.sensitivity`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -105,6 +105,13 @@ class Correlation(NamedTuple):
     b: str
     kendall: float
     spearman: float
+
+
+def kendall(places: Sequence[float], other_places: Sequence[float]) -> float:
+    """Kendall's tau between two rankings: 1 the same, 0 unrelated, -1 reversed."""
+    from scipy import stats  # late: `luq status` and `--help` must not wait for it
+
+    return float(stats.kendalltau(places, other_places).statistic)
 
 
 def correlations(orders: dict[str, list[int]]) -> list[Correlation]:

@@ -8,6 +8,7 @@ killed. A file lock keeps two processes from making the same one. Knows nothing 
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -21,12 +22,16 @@ from filelock import FileLock, Timeout
 from luq.errors import StoreError
 from luq.store.artefact import Artefact, Holdings, Progress, Tools
 from luq.store.digests import sha256_of
+from luq.store.keys import LENGTH
 from luq.store.versions import versions
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 MANIFEST = "manifest.json"
 JOURNAL = "built.jsonl"
+# KEY, or what stands beside it while it is made: .KEY.tmpXXXX, .KEY.partial.jsonl. Other folders in
+# the root, such as the cache of `datasets`, have other names.
+ENTRY = re.compile(rf"([0-9a-f]{{{LENGTH}}})|\.([0-9a-f]{{{LENGTH}}})\..+")
 
 
 class NotMade(Exception):
@@ -163,6 +168,9 @@ class Store:
             content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if not isinstance(content["files"], dict):
                 raise ValueError("it lists no files")
+            for name, entry in content["files"].items():
+                if not {"bytes", "sha256"} <= set(entry):
+                    raise ValueError(f"it lacks bytes and sha256 of {name}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             message = f"{folder / MANIFEST} cannot be read ({error}): delete {folder} and run again"
             raise StoreError(message) from error
@@ -175,7 +183,12 @@ class Store:
             file = folder / name
             if not file.exists():
                 raise StoreError(f"{file} is missing: delete {folder} and run again")
-            if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+            try:
+                is_whole = file.stat().st_size == entry["bytes"]
+                is_whole = is_whole and sha256_of(file) == entry["sha256"]
+            except OSError as error:
+                raise StoreError(f"{file} cannot be read ({error})") from error
+            if not is_whole:
                 message = f"{file} does not match its manifest: delete {folder} and run again"
                 raise StoreError(message)
         return folder
@@ -186,12 +199,53 @@ class Store:
             if not manifest.parent.name.startswith("."):
                 yield manifest.parent.parent.name, manifest.parent.name
 
-    def remove(self, stage: str, key: str) -> None:
-        """Delete an artefact: its manifest first, so that nobody takes the rest for whole."""
-        with self.lock(f"{stage}-{key}", f"{stage}/{key}"):
-            folder = self.path(stage, key)
-            (folder / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
+    def remove(self, stage: str, key: str) -> bool:
+        """Delete an artefact: its manifest first, so that nobody takes the rest for whole.
+
+        Returns:
+            False if it was left alone, since a process is making it.
+        """
+        try:
+            with self.lock(f"{stage}-{key}", "").acquire(timeout=0):
+                folder = self.path(stage, key)
+                (folder / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+        except Timeout:
+            return False
+        return True
+
+    def leftovers(self) -> Iterator[tuple[str, str]]:
+        """(stage, key) of what is no artefact yet: half made by a process that was killed, or that
+        is at work."""
+        names: set[tuple[str, str]] = set()
+        for entry in self.root.glob("*/*"):
+            match = ENTRY.fullmatch(entry.name)
+            if match and not entry.parent.name.startswith("."):
+                names.add((entry.parent.name, match[1] or match[2]))
+        for stage, key in sorted(names):
+            if self.remains(stage, key):
+                yield stage, key
+
+    def remains(self, stage: str, key: str) -> list[Path]:
+        """The files and folders of a leftover. What is complete is none of them."""
+        folder = self.path(stage, key)
+        remains = sorted(folder.parent.glob(f".{key}.*"))
+        if folder.exists() and not (folder / MANIFEST).exists():
+            remains.append(folder)
+        return remains
+
+    def remove_leftover(self, stage: str, key: str) -> bool:
+        """Delete what a killed process left; false if a process is at work on it."""
+        try:
+            with self.lock(f"{stage}-{key}", "").acquire(timeout=0):
+                for path in self.remains(stage, key):
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink(missing_ok=True)
+        except Timeout:
+            return False
+        return True
 
     def lock(self, name: str, what: str) -> FileLock:
         """The lock of a name.

@@ -1,5 +1,8 @@
 """The command line: what people type, what it answers, and how little it takes to answer."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +12,19 @@ import pytest
 
 from luq import __version__
 from luq.pocket.shipped import WEIGHTS
+from pipelines import cli, run
 from pipelines.completion import candidates
 from tests.conftest import BENCHMARKS
 from tests.pipelines.command import luq
 
-COMMANDS = ["compare", "export", "report", "run", "status", "store", "sweep"]
+COMMANDS = sorted(name for name, command in cli.luq.commands.items() if not command.hidden)
+HEAVY = ("torch", "transformers", "sklearn", "scipy", "datasets", "lm_eval", "wandb")
 
 
 def test_help_names_every_command() -> None:
     shown = luq("--help", width=100)
     assert shown.returncode == 0
-    for word in ("run", "profile", "quantize", "evaluate", "pocket", "allocation.k=0,2,4,6"):
+    for word in (*COMMANDS, "allocation.k=0,2,4,6"):
         assert word in shown.stdout
     assert max(len(line) for line in luq("--help").stdout.splitlines()) <= 80
 
@@ -65,20 +70,24 @@ def test_named_sweeps_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["--help", "run --help", "status card", "store du", "complete -- run order=e", "sweep"]
-)
+    "words",
+    [
+        "--help", "status card", "store du", "store verify", "sweep", "completion bash",
+        "complete -- run order=e", *(f"{name} --help" for name in COMMANDS), "pocket train --help",
+    ],
+)  # fmt: skip
 def test_a_quick_command_imports_nothing_heavy(words: str, tmp_path: Path) -> None:
-    heavy = ("torch", "transformers", "sklearn", "scipy", "datasets", "lm_eval", "wandb")
+    (tmp_path / "store").mkdir()
     code = (
         "import sys; from pipelines.cli import main; code = main(sys.argv[1:]); "
-        f"loaded = [m for m in {heavy} if m in sys.modules]; sys.exit(str(loaded) if loaded else code)"
+        f"loaded = [m for m in {HEAVY} if m in sys.modules]; sys.exit(str(loaded) if loaded else code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *words.split()],
         capture_output=True,
         text=True,
         check=False,
-        env={**__import__("os").environ, "LUQ_OUTPUTS": str(tmp_path)},
+        env={**os.environ, "LUQ_OUTPUTS": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
 
@@ -87,6 +96,14 @@ def test_a_quick_command_imports_nothing_heavy(words: str, tmp_path: Path) -> No
     ("line", "expected"),
     [
         ("luq s", {"status", "store", "sweep"}),
+        ("luq store ", {"clean", "du", "verify"}),
+        ("luq pocket t", {"train"}),
+        ("luq store clean --y", {"--yes"}),
+        ("luq store clean --sweep mod", {"modality", "models"}),
+        ("luq report pareto the", set()),
+        ("luq report pareto thr", {"thresholds"}),
+        ("luq sweep pareto order=depth,kl", {"order=depth,kl"}),
+        ("luq rnu mod", set()),
         ("luq sweep p", {"pareto", "propagation", "paper_llava", "paper_qwen"}),
         ("luq run order=ent", {"order=entropy", "order=entropy_reverse"}),
         ("luq run calib", {"calibration=", *(f"calibration.{name}=" for name in (
@@ -100,9 +117,97 @@ def test_a_quick_command_imports_nothing_heavy(words: str, tmp_path: Path) -> No
 )  # fmt: skip
 def test_tab_completion(line: str, expected: set[str]) -> None:
     words = line.split(" ")[1:]
-    assert set(candidates(words, COMMANDS)) == expected
+    assert set(candidates(words, cli.luq)) == expected
     shown = luq("complete", "--", *words).stdout.split()
     assert set(shown) == expected
+
+
+@pytest.fixture
+def finished_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes of two finished runs of a sweep, one with a name of two words."""
+    for key, name in (("1", "luq_k4"), ("2", "order=depth allocation.k=4")):
+        note = tmp_path / "sweeps" / "demo" / f"{key}.json"
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"run": key, "name": name}))
+    monkeypatch.setenv("LUQ_OUTPUTS", str(tmp_path))
+
+
+@pytest.mark.usefixtures("finished_runs")
+@pytest.mark.parametrize("command", ["compare", "export"])
+def test_tab_completes_the_names_of_runs(command: str) -> None:
+    assert candidates([command, "demo/l"], cli.luq) == ["demo/luq_k4"]
+    assert len(candidates([command, ""], cli.luq)) == 2
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.usefixtures("finished_runs")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("luq sw", ["sweep"]),
+        ("luq run order=entropy_", ["entropy_reverse"]),  # bash has "order=" already
+        ("luq compare demo/l", ["demo/luq_k4"]),
+        ("luq compare demo/luq_k4 demo/o", [r"demo/order=depth\ allocation.k=4"]),
+        (r"luq compare demo/order=depth\ a", [r"depth\ allocation.k=4"]),
+        ("luq info ", []),  # files, which bash knows
+    ],
+)
+def test_the_script_completes_in_bash(line: str, expected: list[str]) -> None:
+    script = """
+    luq() { "$PYTHON" -m pipelines.cli "$@"; }
+    eval "$(luq completion bash)"
+    COMP_LINE="$1" COMP_POINT="${#1}"
+    _luq 2>/dev/null
+    printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", line],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHON": sys.executable},
+    )
+    assert done.stdout.split("\n")[:-1] == (expected or [""])
+
+
+def test_hydras_old_words_for_completion_print_the_script() -> None:
+    assert luq("-sc", "install=bash") == luq("completion", "bash")
+
+
+@pytest.mark.parametrize("words", [[], ["store"], ["pocket"]])
+def test_a_group_without_a_command_shows_its_help(words: list[str]) -> None:
+    shown = luq(*words)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("Usage: luq")
+
+
+def test_help_of_a_command_with_a_parser_of_its_own_ends_with_a_code() -> None:
+    shown = luq("report", "--help")
+    assert shown.returncode == 0
+    assert "--wandb" in shown.stdout
+    assert luq("report", "--unknown").returncode == 2
+
+
+def test_jobs_are_composed_as_the_installed_hydra_composes() -> None:
+    """Not as version 1.1 did, which is what Hydra assumes where nobody says it."""
+    code = "import sys; from pipelines.cli import main; sys.exit(main(['run', '--cfg', 'hydra']))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "version_base: '1.3'" in shown.stdout
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "job", interrupted)
+    done = luq("run", f"paths.outputs={tmp_path}", width=200)
+    assert done.returncode == 130
+    assert "the same command continues from there" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["a=1"], ["+hydra.x=["]])
+def test_what_hydra_refuses_is_an_exit_code(words: list[str]) -> None:
+    assert luq("run", *words).returncode == 1
 
 
 def test_pocket_data_writes_nine_parquet_files(tmp_path: Path) -> None:

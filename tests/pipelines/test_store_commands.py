@@ -95,3 +95,106 @@ def test_damage_is_named(outputs: Path) -> None:
     assert done.returncode == 1
     assert MINE.key in done.stdout
     assert "4 artefacts verified, 1 damaged" in done.stdout
+
+
+def test_what_a_killed_process_left_is_cleaned_too(outputs: Path) -> None:
+    folder = outputs / "store" / "note"
+    (folder / f".{MINE.key}.tmpabc").mkdir()
+    (folder / f".{MINE.key}.tmpabc" / "a.txt").write_text("half")
+    (folder / ".0123456789abcdef.partial.jsonl").write_text("{}")
+    (folder / "fedcba9876543210").mkdir()  # its manifest was deleted, and then the process killed
+    foreign = outputs / "store" / "parquet" / "default-0123456789abcdef"  # `datasets` writes so
+    foreign.mkdir(parents=True)
+    assert "3 unfinished" in luq("store", "du", "--outputs", str(outputs)).stdout
+    luq("store", "clean", "--sweep", "two", "--yes", "--outputs", str(outputs))
+    assert (folder / f".{MINE.key}.tmpabc").exists(), "it is of no sweep"
+    luq("store", "clean", "--yes", "--outputs", str(outputs))
+    assert {path.name for path in folder.iterdir()} == {MINE.key, SHARED.key}
+    assert foreign.exists()
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_what_a_process_is_making_is_left_alone(outputs: Path, is_complete: bool) -> None:
+    store = Store(outputs / "store")
+    key = NOBODYS.key if is_complete else "0123456789abcdef"
+    name = key if is_complete else f".{key}.tmpabc"
+    folder = outputs / "store" / "note" / name
+    folder.mkdir(exist_ok=True)
+    with store.lock(f"note-{key}", "").acquire():
+        done = luq("store", "clean", "--yes", "--outputs", str(outputs))
+        assert done.returncode == 0
+        assert "1 left alone" in done.stdout
+        assert folder.exists()
+    luq("store", "clean", "--yes", "--outputs", str(outputs))
+    assert not folder.exists()
+
+
+def test_what_a_run_needs_that_finished_during_the_question_stays(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(question: str) -> bool:
+        runs_folder.write(outputs, record("c", "three", [NOBODYS.label]))
+        return True
+
+    monkeypatch.setattr("click.confirm", answer)
+    done = luq("store", "clean", "--outputs", str(outputs))
+    assert done.returncode == 0
+    assert "0 deleted" in done.stdout
+    assert NOBODYS.label in present(outputs)
+
+
+def test_a_run_counts_for_every_sweep_that_notes_it(outputs: Path) -> None:
+    runs_folder.note(outputs, "two", "a", "a")
+    luq("store", "clean", "--sweep", "one", "--yes", "--outputs", str(outputs))
+    assert MINE.label in present(outputs)
+
+
+def test_artefacts_of_another_version_go_unless_a_record_needs_them(outputs: Path) -> None:
+    folder = outputs / "store" / "old" / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    manifest = {"stage": "old", "key": folder.name, "files": {}}  # it does not say what it needs
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    runs_folder.write(outputs, record("a", "one", [MINE.label, f"old/{folder.name}"]))
+    luq("store", "clean", "--yes", "--outputs", str(outputs))
+    assert folder.exists()
+    runs_folder.write(outputs, record("a", "one", [MINE.label]))
+    luq("store", "clean", "--yes", "--outputs", str(outputs))
+    assert not folder.exists()
+
+
+def test_a_sweep_without_records_is_answered_with_the_nearest(outputs: Path) -> None:
+    done = luq("store", "clean", "--sweep", "onne", "--yes", "--outputs", str(outputs))
+    assert done.returncode == 1
+    assert "did you mean one" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["du", "clean", "verify"])
+def test_a_mistyped_outputs_folder_is_said_and_not_made(tmp_path: Path, command: str) -> None:
+    done = luq("store", command, "--outputs", str(tmp_path / "typo"))
+    assert done.returncode == 1
+    assert "does not exist" in done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"files": {"a.txt": 3}}', '{"files": {"a.txt": {}}}', '{"files": {}, "needs": 3}'],
+)
+def test_a_manifest_that_cannot_be_read_is_reported(outputs: Path, content: str) -> None:
+    (Store(outputs / "store").folder(MINE) / "manifest.json").write_text(content)
+    for command in (["du"], ["clean", "--yes"]):
+        done = luq("store", *command, "--outputs", str(outputs), width=300)
+        assert done.returncode == 0
+        assert MINE.key in done.stdout
+    assert MINE.label in present(outputs)
+
+
+def test_all_that_is_damaged_is_named(outputs: Path) -> None:
+    store = Store(outputs / "store")
+    (store.folder(MINE) / "a.txt").unlink()
+    (store.folder(THEIRS) / "manifest.json").write_text('{"files": {"a.txt": 3}}')
+    done = luq("store", "verify", "--outputs", str(outputs), width=300)
+    assert done.returncode == 1
+    assert MINE.key in done.stdout
+    assert THEIRS.key in done.stdout
+    assert "4 artefacts verified, 2 damaged" in done.stdout

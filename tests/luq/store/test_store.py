@@ -128,7 +128,7 @@ def test_a_removed_artefact_is_made_again(tmp_path: Path) -> None:
     note = Note("hello")
     store.get(note)
     assert list(store.labels()) == [("note", note.key)]
-    store.remove("note", note.key)
+    assert store.remove("note", note.key)
     assert list(store.labels()) == []
     assert Store(tmp_path).get(note) == "hello"
 

@@ -107,7 +107,9 @@ class Correlation(NamedTuple):
     spearman: float
 
 
-def kendall(places: Sequence[float], other_places: Sequence[float]) -> float:
+def kendall(
+    places: Sequence[float] | np.ndarray, other_places: Sequence[float] | np.ndarray
+) -> float:
     """Kendall's tau between two rankings: 1 the same, 0 unrelated, -1 reversed."""
     from scipy import stats  # late: `luq status` and `--help` must not wait for it
 
@@ -122,7 +124,7 @@ def correlations(orders: dict[str, list[int]]) -> list[Correlation]:
     ranks = {name: np.argsort(order) for name, order in orders.items()}
     pairs: list[Correlation] = []
     for a, b in combinations(orders, 2):
-        kendall = float(stats.kendalltau(ranks[a], ranks[b]).statistic)
+        tau = kendall(ranks[a], ranks[b])
         spearman = float(stats.spearmanr(ranks[a], ranks[b]).statistic)
-        pairs.append(Correlation(a, b, kendall, spearman))
+        pairs.append(Correlation(a, b, tau, spearman))
     return pairs

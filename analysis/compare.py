@@ -21,7 +21,7 @@ from analysis.settings import (
 from luq.errors import StoreError, unknown
 from luq.evaluation import answers
 from luq.evaluation.compare import MEAN, Difference, Units, average, paired
-from luq.evaluation.predictions import read_rows
+from luq.evaluation.predictions import read_answers, read_fidelity
 from luq.store import keys
 from luq.store.store import Store
 from pipelines.record import BenchmarkScore, RunRecord
@@ -89,7 +89,7 @@ class Reader:
         units: dict[str, Units] = {}
         try:
             for benchmark, key in answer_keys.items():
-                rows = read_rows(self.store.verify("evaluation", key) / answers.ANSWERS)
+                rows = read_answers(self.store.verify("evaluation", key) / answers.ANSWERS)
                 units[benchmark] = answers.units(benchmark, rows)
         except StoreError:
             return None
@@ -100,7 +100,7 @@ class Reader:
         units: dict[str, Units] = {}
         try:
             for benchmark, measured in self.records[key].fidelity.items():
-                rows = read_rows(self.store.verify("fidelity", measured.key) / answers.FIDELITY)
+                rows = read_fidelity(self.store.verify("fidelity", measured.key) / answers.FIDELITY)
                 units[benchmark] = {str(row["id"]): (row["kl"], 1.0) for row in rows}
         except StoreError:
             return None

@@ -90,13 +90,12 @@ class Peak(threading.Thread):
 def prepare(folder: Path) -> None:
     """Write the memory-mapped table, in a process of its own: converting parquet takes memory that no evaluation needs."""
     from luq.config import EvaluationConfig
-    from luq.questions import sources as data
+    from luq.questions.sources import evaluation_table
+    from luq.store.store import Store
 
-    data.load(
-        "docvqa",
-        EvaluationConfig("memory", ["docvqa"], data=str(folder), split="all"),
-        folder / "cache",
-    )
+    config = EvaluationConfig("memory", ["docvqa"], data=str(folder), split="all")
+    cache = folder / "cache"
+    evaluation_table("docvqa", config, cache).open(Store(cache).tools)
 
 
 def measure(folder: Path, answer: multiprocessing.Queue) -> None:
@@ -104,24 +103,23 @@ def measure(folder: Path, answer: multiprocessing.Queue) -> None:
     from luq.evaluation import ask as harness
     from luq.evaluation.predictions import Predictions
     from luq.models.vlm import load_vlm
-    from luq.questions import sources as data
-    from luq.questions import subsets
+    from luq.questions.sources import evaluation_table
+    from luq.questions.subsets import Subset, choose
+    from luq.store.store import Store
 
     config = EvaluationConfig("memory", ["docvqa"], data=str(folder), split="all")
     lm = harness.make_lm(
         load_vlm(ModelConfig("pocket_llava", "pocket:pocket_llava", device="cpu")), 32
     )
-    questions = data.load("docvqa", config, folder / "cache")
+    cache = folder / "cache"
+    questions = evaluation_table("docvqa", config, cache).open(Store(cache).tools)
+    ids = choose(questions, Subset("all"))
     peak = Peak()
     peak.start()
-    harness.ask(
-        lm, questions, subsets.choose(questions, config)[:64], Predictions(folder / "warm.jsonl")
-    )
+    harness.ask(lm, questions, ids[:64], Predictions(folder / "warm.jsonl"))
     few, peak, begun = peak.stop(), Peak(), time.perf_counter()
     peak.start()
-    harness.ask(
-        lm, questions, subsets.choose(questions, config), Predictions(folder / "kept.jsonl")
-    )
+    harness.ask(lm, questions, ids, Predictions(folder / "kept.jsonl"))
     answer.put((few, peak.stop(), time.perf_counter() - begun))
 
 

@@ -21,8 +21,10 @@ from luq.evaluation.predictions import Predictions
 from luq.models.vlm import VLM, load_vlm
 from luq.pocket import benchmarks
 from luq.questions import sources as data
-from luq.questions import subsets
 from luq.questions.prompts import PROMPTS
+from luq.questions.sources import evaluation_table
+from luq.questions.subsets import Subset, choose
+from luq.store.store import Store
 
 out = Console(highlight=False, width=160)
 BATCH, REPEATS = 32, 9
@@ -74,11 +76,9 @@ def main() -> None:
         benchmarks.write(folder, "report")
         for name in names:
             config = EvaluationConfig("overhead", [name])
-            questions = data.load(name, config, folder / "cache", folder)
-            ids, limit = (
-                subsets.choose(questions, config),
-                data.task_config(name)["generation_kwargs"]["max_gen_toks"],
-            )
+            questions = evaluation_table(name, config, folder).open(Store(folder).tools)
+            ids = choose(questions, Subset())
+            limit = data.task_config(name)["generation_kwargs"]["max_gen_toks"]
             same = sum(
                 a == b
                 for a, b in zip(

@@ -22,12 +22,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from luq.calibration.mixing import build
 from luq.config import CalibrationConfig, ModelConfig, QuantizerConfig, TierConfig, building
 from luq.models.families import GROUPS
 from luq.models.vlm import load_vlm
+from luq.quantization.layer import hessians
 from luq.quantization.methods import make_quantizer
-from luq.quantization.walk import first_inputs, forward, hessians
+from luq.quantization.states import first_inputs, pass_through
+from tests.conftest import pocket_samples
 
 CONF = Path(__file__).parent.parent / "conf"
 QUANTIZER = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
@@ -57,14 +58,14 @@ def gaussian() -> dict[str, np.ndarray]:
 def of_model(name: str) -> dict[str, np.ndarray]:
     """Tier -> (bits, error) of every linear."""
     vlm = load_vlm(ModelConfig(name, f"pocket:{name}", device="cpu"))
-    states = first_inputs(vlm, build(vlm, CalibrationConfig("multimodal", 0.5)))
+    states = first_inputs(vlm, pocket_samples(vlm, CalibrationConfig("multimodal", 0.5)))
     found: dict[str, list[tuple[float, float]]] = {n: [] for n in TIERS if n not in LEFT_OUT}
     for index, layer in enumerate(vlm.layers):
         made = hessians(layer, states, GROUPS)
         for linear, weight in vlm.original(index).items():
             for tier, values in found.items():
                 values.append(measure(TIERS[tier], weight.float(), made[linear]))
-        forward(layer, states, keep=True)
+        pass_through(layer, states)
     return {n: np.array(v) for n, v in found.items()}
 
 

@@ -91,8 +91,8 @@ def export(outputs: Path, record: RunRecord, target: Path, layout: str = NATIVE_
     source = resolve_path(config)
     if fingerprint(source) != record.model_fingerprint:
         raise ModelError(
-            f"{source} is not the checkpoint that the run {record.key} quantized: give it back, "
-            "or run again"
+            f"{source} is not the checkpoint that the run {record.key} quantized (or that run is "
+            "of a version that digested only the ends of files): give it back, or run again"
         )
     store = Store(outputs / "store")
     folders = [store.verify("layers", key) for key in record.artefacts.layers]

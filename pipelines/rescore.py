@@ -5,7 +5,7 @@ from pathlib import Path
 
 from luq.evaluation import scorers
 from luq.evaluation.answers import ANSWERS
-from luq.evaluation.predictions import read_rows
+from luq.evaluation.predictions import read_answers
 from luq.store.store import Store, write_json
 from pipelines import console, runs_folder
 from pipelines.record import RunRecord, to_json
@@ -46,6 +46,6 @@ def _rescored(store: Store, record: RunRecord) -> RunRecord:
 def _scores(store: Store, answers: dict[str, str]) -> dict[str, Scored]:
     scores: dict[str, Scored] = {}
     for benchmark, key in answers.items():
-        rows = read_rows(store.verify("evaluation", key) / ANSWERS)
+        rows = read_answers(store.verify("evaluation", key) / ANSWERS)
         scores[benchmark] = scored(benchmark, rows, key)
     return scores

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from luq.evaluation.answers import summarise
 from luq.evaluation.collapse import collapsed
-from luq.evaluation.predictions import Row
+from luq.evaluation.predictions import AnswerRow
 from luq.evaluation.scorers.summary import Summary, mean
 from pipelines.record import BenchmarkScore
 
@@ -27,7 +27,7 @@ class ScorePart(NamedTuple):
     mean_retention: float | None
 
 
-def scored(benchmark: str, rows: list[Row], key: str) -> Scored:
+def scored(benchmark: str, rows: list[AnswerRow], key: str) -> Scored:
     """The score of kept answers."""
     errors = sum("error" in row for row in rows)
     return Scored(summarise(benchmark, rows), collapsed(rows), errors, key)

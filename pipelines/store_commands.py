@@ -174,6 +174,7 @@ def clean(outputs: Path, sweep: str | None, yes: bool) -> int:
     Returns:
         0 if it was done, 1 if the answer was no.
     """
+    _check_idle(_existing_store(outputs))
     inventory = contents(outputs)
     _show_problems(inventory)
     labels = inventory.removable(sweep)
@@ -193,9 +194,10 @@ def clean(outputs: Path, sweep: str | None, yes: bool) -> int:
     if not yes:
         if not click.confirm("delete them?"):
             return 1
-        # A run may have finished while the question stood there: what it needs now stays.
-        current = contents(outputs)
-        labels = [label for label in labels if label in current.removable(sweep)]
+        # A run may have begun or finished while the question stood there.
+        _check_idle(_existing_store(outputs))
+        removable = set(contents(outputs).removable(sweep))
+        labels = [label for label in labels if label in removable]
     _delete(outputs, {label: inventory.bytes[label] for label in labels}, leftovers)
     return 0
 
@@ -218,6 +220,14 @@ def _delete(outputs: Path, artefacts: dict[str, int], leftovers: dict[str, int])
     console.out.print(f"{count} deleted, {human(freed)} freed")
     if in_use:
         console.out.print(f"{in_use} left alone: a process is making them")
+
+
+def _check_idle(store: Store) -> None:
+    """A StoreError while a run is under way: no record says yet what it needs."""
+    for name in store.busy("run-"):
+        raise StoreError(
+            f"a run is under way ({store.root / '.locks' / name}): clean when it has ended"
+        )
 
 
 def verify(outputs: Path) -> int:

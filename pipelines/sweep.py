@@ -177,11 +177,11 @@ class Sweep(Grid):
 
 
 def _launcher_error(error: HydraException) -> ConfigError:
-    first_line = str(error).splitlines()[0]
+    first_line = str(error).splitlines()[0].rstrip(".")
     if "hydra/launcher" not in first_line:
         return ConfigError(first_line)
     extras = "Launchers are extras: pip install 'luq[parallel]' or 'luq[slurm]'"
-    return ConfigError(f"{first_line.rstrip('.')}. {extras}")
+    return ConfigError(f"{first_line}. {extras}")
 
 
 def failure_lines(jobs: Sequence[AnyJob]) -> list[str]:

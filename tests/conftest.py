@@ -36,29 +36,9 @@ from luq.questions.text import text_source
 BENCHMARKS = ["mme", "mmbench", "textvqa", "vqav2", "gqa", "pope", "chartqa", "docvqa", "mathvista"]
 
 
-# Tests that still call functions as they were before the rebuild; each is to be adapted.
-TO_ADAPT = (
-    "tests/analysis/test_compare.py",
-    "tests/analysis/test_report.py",
-    "tests/analysis/test_findings.py",
-    "tests/luq/export/",
-    "tests/luq/profiling/",
-    "tests/luq/pocket/test_plugin.py",
-    "tests/luq/models/test_qwen.py",
-    "tests/pipelines/test_record.py",
-    "tests/pipelines/test_tracking.py",
-    "tests/pipelines/test_evaluation.py",
-    "tests/pipelines/test_sweep.py",
-    "tests/pipelines/test_run.py",
-    "tests/pipelines/test_choosing.py",
-)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU and network tests are skipped with the reason where there is neither."""
     for item in items:
-        if item.nodeid.startswith(TO_ADAPT):
-            item.add_marker(pytest.mark.skip(reason="to be adapted to the rebuilt interfaces"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
         if item.get_closest_marker("network") and not os.environ.get("LUQ_NETWORK_TESTS"):

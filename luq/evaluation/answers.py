@@ -1,7 +1,7 @@
 """Kept answers: scored again, and question by question. Needs no model, no torch, no dataset."""
 
 from luq.evaluation.compare import Units
-from luq.evaluation.predictions import Row
+from luq.evaluation.predictions import AnswerRow
 from luq.evaluation.scorers import SCORERS
 from luq.evaluation.scorers.summary import Item, Summary
 from luq.questions.subsets import unit_of
@@ -11,7 +11,7 @@ ANSWERS = "answers.jsonl"
 FIDELITY = "fidelity.jsonl"
 
 
-def summarise(benchmark: str, rows: list[Row]) -> Summary:
+def summarise(benchmark: str, rows: list[AnswerRow]) -> Summary:
     """The benchmark's official metrics and its score in percent.
 
     Args:
@@ -28,7 +28,7 @@ def summarise(benchmark: str, rows: list[Row]) -> Summary:
     return scorer.summarise(items)
 
 
-def units(benchmark: str, rows: list[Row]) -> Units:
+def units(benchmark: str, rows: list[AnswerRow]) -> Units:
     """Unit -> its value in [0, 1] and its weight, for comparisons question by question."""
     summary = summarise(benchmark, rows)
     # a summary's units stand in the order in which the rows first name them

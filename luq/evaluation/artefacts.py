@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luq.config.checks import VOLATILE
-from luq.evaluation.predictions import FidelityRow, Row, read_rows, write_rows
+from luq.evaluation.answers import ANSWERS, FIDELITY
+from luq.evaluation.predictions import (
+    AnswerRow,
+    FidelityRow,
+    read_answers,
+    read_fidelity,
+    write_rows,
+)
 from luq.models.checkpoint import Checkpoint
 from luq.quantization.artefacts import PackedLayer
 from luq.questions.sources import QuestionTable
@@ -19,9 +26,7 @@ if TYPE_CHECKING:
     from luq.evaluation.lm import LoadedVLM
     from luq.models.vlm import VLM
 
-ANSWERS = "answers.jsonl"
 REFERENCE = "reference.safetensors"
-FIDELITY = "fidelity.jsonl"
 LOSSES = "losses.json"
 Layers = tuple[PackedLayer, ...]
 
@@ -35,7 +40,7 @@ class Batching:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Answers(Artefact[list[Row]]):
+class Answers(Artefact[list[AnswerRow]]):
     """What a model with these packed layers says to the questions of one benchmark."""
 
     stage: ClassVar[str] = "evaluation"
@@ -69,8 +74,8 @@ class Answers(Artefact[list[Row]]):
             )
         write_rows(folder / ANSWERS, ask.with_docs(questions, rows))
 
-    def read(self, folder: Path) -> list[Row]:
-        return read_rows(folder / ANSWERS)
+    def read(self, folder: Path) -> list[AnswerRow]:
+        return read_answers(folder / ANSWERS)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -134,8 +139,7 @@ class Fidelity(Artefact[list[FidelityRow]]):
             write_rows(folder / FIDELITY, fidelity.measure(logs, expected))
 
     def read(self, folder: Path) -> list[FidelityRow]:
-        rows: list[Any] = read_rows(folder / FIDELITY)
-        return rows
+        return read_fidelity(folder / FIDELITY)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

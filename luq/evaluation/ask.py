@@ -1,13 +1,13 @@
 """lm-eval on the model in memory: the packed weights that were stored are the ones that answer."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from luq.errors import DataError
 from luq.evaluation.lm import LoadedVLM
-from luq.evaluation.predictions import Predictions, Row
+from luq.evaluation.predictions import AnswerRow, Predictions
 from luq.models.quiet import quiet
 from luq.models.vlm import VLM
 from luq.questions.prompts import PROMPTS, TARGETS, Doc
@@ -41,7 +41,7 @@ class Checked(NamedTuple):
     """Rows by whether they can be asked."""
 
     good: list[int]  # ids
-    bad: list[Row]  # {id, error}
+    bad: list[AnswerRow]  # {id, error}
 
 
 def check(questions: Questions, ids: list[int], strict: bool) -> Checked:
@@ -51,7 +51,7 @@ def check(questions: Questions, ids: list[int], strict: bool) -> Checked:
         DataError: a row cannot be asked, and `strict` is set.
     """
     good: list[int] = []
-    bad: list[Row] = []
+    bad: list[AnswerRow] = []
     for id_, doc in zip(ids, questions.docs.select(ids), strict=True):
         reason = problem(questions.benchmark, doc)
         if not reason:
@@ -68,13 +68,14 @@ def _task(questions: Questions, ids: list[int]) -> "ConfigurableTask":
     from lm_eval.api.task import ConfigurableTask
 
     docs = questions.docs.select(ids).add_column(_ROW, ids)
-    config: dict[str, Any] = {
-        **task_config(questions.benchmark),
-        "custom_dataset": lambda **kwargs: {"test": docs},
-        "test_split": "test",
-        "process_docs": None,
-        "doc_to_image": lambda doc: [questions.image(doc[_ROW])],
-    }
+    config = task_config(questions.benchmark)
+    # The rows are here: lm-eval downloads nothing.
+    config["custom_dataset"] = lambda **kwargs: {"test": docs}
+    config["test_split"] = "test"
+    # The task's own functions expect an image column. Ours opens images one by one, when they are
+    # asked.
+    config["process_docs"] = None
+    config["doc_to_image"] = lambda doc: [questions.image(doc[_ROW])]
     return ConfigurableTask(config=config)
 
 
@@ -85,7 +86,7 @@ def ask(
     predictions: Predictions,
     strict: bool = False,
     advance: Callable[[int], None] = lambda n: None,
-) -> list[Row]:
+) -> list[AnswerRow]:
     """Ask a model questions through lm-eval.
 
     Args:
@@ -106,12 +107,14 @@ def ask(
         predictions.append([row for row in bad if row["id"] not in predictions.rows])
         advance(len(bad))
     if any(id_ not in predictions.rows for id_ in good):
+        # All good rows go to lm-eval, the answered ones too: batches are cut from all of them, so
+        # that a question has the same company after an interruption.
         lm.begin(predictions, good, strict, advance)
         with quiet(), torch.no_grad():
             evaluate(
                 lm,
                 {f"luq_{questions.benchmark}": _task(questions, good)},
-                bootstrap_iters=0,
+                bootstrap_iters=0,  # intervals are our own, by unit
                 log_samples=False,
                 apply_chat_template=True,
                 system_instruction=lm.vlm.config.system_prompt or None,
@@ -119,7 +122,7 @@ def ask(
     return [predictions.rows[id_] for id_ in ids]
 
 
-def with_docs(questions: Questions, rows: list[Row]) -> list[Row]:
+def with_docs(questions: Questions, rows: list[AnswerRow]) -> list[AnswerRow]:
     """The rows with the columns that their scores need: they are scored again without a dataset."""
     docs = questions.docs.select([row["id"] for row in rows])
     return [row | {"doc": doc} for row, doc in zip(rows, docs, strict=True)]

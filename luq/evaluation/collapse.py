@@ -2,7 +2,7 @@
 
 import re
 
-from luq.evaluation.predictions import Row
+from luq.evaluation.predictions import AnswerRow
 
 FEWEST_ANSWERS = 20  # of fewer, equal answers say nothing
 GIBBERISH_SHARE = 0.5  # more gibberish than this is no model
@@ -23,7 +23,7 @@ def _is_gibberish(text: str) -> bool:
     return _REPEATED_CHARACTER.search(text) is not None
 
 
-def collapsed(rows: list[Row]) -> str:
+def collapsed(rows: list[AnswerRow]) -> str:
     """Why the model of these answers is none any more; empty if it is one."""
     texts = [row["text"].strip().lower() for row in rows if "text" in row]
     if len(texts) < FEWEST_ANSWERS:

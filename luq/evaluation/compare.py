@@ -15,7 +15,7 @@ Units = dict[str, tuple[float, float]]
 
 RESAMPLES = 2000
 EDGES = (0.025, 0.975)  # quantiles of a 95 % interval
-CHUNK = 4_000_000  # counts that are drawn and held at one time
+CHUNK = 4_000_000  # counts that are drawn and held at one time: 32 MB
 STREAM = 31  # of the seed's random numbers: another one would move every published interval
 MEAN = "mean"  # the name of the difference of the mean over benchmarks
 
@@ -91,38 +91,65 @@ def paired(
     differences: list[Difference] = []
     samples: list[Array] = []
     for benchmark in _in_all([a, b]):
-        shared = _in_all([a[benchmark], b[benchmark]])
-        if not shared:
+        shared = _shared(a[benchmark], b[benchmark])
+        if not len(shared.weights):
             continue
-        left = np.array([a[benchmark][unit][0] for unit in shared])
-        right = np.array([b[benchmark][unit][0] for unit in shared])
-        weights = np.array([a[benchmark][unit][1] for unit in shared])
-        change = right - left
-        sample = _resampled(change, weights, seed)
-        low, high = np.quantile(sample, EDGES)
+        sample = _resampled(shared.b - shared.a, shared.weights, seed)
         samples.append(sample)
-        differences.append(
-            Difference(
-                benchmark,
-                a=scale * float(np.average(left, weights=weights)),
-                b=scale * float(np.average(right, weights=weights)),
-                mean=scale * float(np.average(change, weights=weights)),
-                low=scale * float(low),
-                high=scale * float(high),
-                n=len(shared),
-                wins=int((change > 0).sum()),
-                ties=int((change == 0).sum()),
-                losses=int((change < 0).sum()),
-            )
-        )
+        differences.append(_difference(benchmark, shared, sample, scale))
     if len(differences) > 1:
         differences.append(_of_the_mean(differences, samples, scale))
     return differences
 
 
+class _Shared(NamedTuple):
+    """The n units that both sides have: their values, and their weights in A's score."""
+
+    a: Array  # [n]
+    b: Array  # [n]
+    weights: Array  # [n]
+
+
+def _shared(a: Units, b: Units) -> _Shared:
+    names = _in_all([a, b])
+    values_of_a = np.array([a[name][0] for name in names])
+    values_of_b = np.array([b[name][0] for name in names])
+    weights = np.array([a[name][1] for name in names])
+    return _Shared(values_of_a, values_of_b, weights)
+
+
+def _difference(name: str, shared: _Shared, sample: Array, scale: float) -> Difference:
+    """The difference of one benchmark.
+
+    Args:
+        name: of the benchmark.
+        shared: its units.
+        sample: resampled means of their changes [RESAMPLES].
+        scale: turns a unit's value into what is shown.
+    """
+    # Units are resampled as pairs: what makes a question hard for both sides cancels.
+    changes = shared.b - shared.a
+    low, high = np.quantile(sample, EDGES)
+    return Difference(
+        name,
+        a=scale * float(np.average(shared.a, weights=shared.weights)),
+        b=scale * float(np.average(shared.b, weights=shared.weights)),
+        mean=scale * float(np.average(changes, weights=shared.weights)),
+        low=scale * float(low),
+        high=scale * float(high),
+        n=len(changes),
+        wins=int((changes > 0).sum()),
+        ties=int((changes == 0).sum()),
+        losses=int((changes < 0).sum()),
+    )
+
+
 def _of_the_mean(differences: list[Difference], samples: list[Array], scale: float) -> Difference:
     """The difference of the mean over benchmarks, each of which weighs the same."""
-    # a benchmark's resamples are independent of another's, so their means are resamples of the mean
+    # If resamples of benchmarks are independent, their means are resamples of the mean. Those of
+    # one size are drawn with the same counts (`_counts`): independent only if the n-th units of
+    # the benchmarks have nothing to do with each other. Other counts would move published
+    # intervals.
     low, high = np.quantile(np.mean(samples, axis=0), EDGES)
     return Difference(
         MEAN,
@@ -145,19 +172,21 @@ def _in_all(tables: list[dict[str, Units]] | list[Units]) -> list[str]:
 
 @lru_cache(maxsize=32)
 def _counts(seed: int, n: int) -> npt.NDArray[np.int64]:
-    """How often each of n values is drawn, per resample: kept, since benchmarks have few sizes."""
+    """How often each of n values is drawn [RESAMPLES, n]. Benchmarks have few sizes: cached."""
     rng = np.random.default_rng([seed, STREAM])
     return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
 
 
 def _resampled(values: Array, weights: Array, seed: int) -> Array:
     """Weighted means of `RESAMPLES` samples of the values, drawn with replacement."""
+    # Drawing n values with replacement is drawing how often each comes: a multinomial, and the
+    # means of all samples are then one matrix product.
     n = len(values)
     if n * RESAMPLES <= CHUNK:
         return _weighted_means(_counts(seed, n), values, weights)
     rng = np.random.default_rng([seed, STREAM])
     step = max(1, CHUNK // n)
-    means = []
+    means: list[Array] = []
     for start in range(0, RESAMPLES, step):
         size = min(step, RESAMPLES - start)
         counts = rng.multinomial(n, np.full(n, 1 / n), size=size)
@@ -167,5 +196,6 @@ def _resampled(values: Array, weights: Array, seed: int) -> Array:
 
 def _weighted_means(counts: npt.NDArray[np.int64], values: Array, weights: Array) -> Array:
     """A weighted mean per row of counts, which say how often each value was drawn."""
+    # The weights of a sample do not add up to 1, so they are normalized in each.
     means: Array = (counts @ (weights * values)) / (counts @ weights)
     return means

@@ -54,18 +54,21 @@ class TopLogs(NamedTuple):
     logs: Tensor  # their log-probabilities [n, TOP]
 
 
-class Turn(NamedTuple):
+class Message(NamedTuple):
     """One message of a chat."""
 
     role: str
     content: str
 
 
-def _chat(lm: "LoadedVLM", turns: list[Turn], answered: bool) -> str:
-    """A chat as the model's template writes it; unless it is answered, up to where an answer is."""
-    # lm-eval changes the messages that it is given, so they are made for each call.
-    messages = [turn._asdict() for turn in turns]
-    chat: str = lm.apply_chat_template(messages, add_generation_prompt=not answered)
+def _chat(lm: "LoadedVLM", messages: list[Message], is_answered: bool) -> str:
+    """A chat as the model's template writes it.
+
+    Unless it is answered, it ends where the model's answer begins.
+    """
+    # lm-eval changes the dictionaries that it gets, so they are made for each call.
+    dictionaries = [message._asdict() for message in messages]
+    chat: str = lm.apply_chat_template(dictionaries, add_generation_prompt=not is_answered)
     return chat
 
 
@@ -85,17 +88,19 @@ def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: st
     Raises:
         DataError: the image does not decode.
     """
-    turns: list[Turn] = []
+    messages: list[Message] = []
     if system:
-        turns.append(Turn("system", system))
-    turns.append(Turn("user", IMAGE + PROMPTS[questions.benchmark](doc)))
+        messages.append(Message("system", system))
+    messages.append(Message("user", IMAGE + PROMPTS[questions.benchmark](doc)))
     answer = TARGETS[questions.benchmark](doc)
     end = lm.tokenizer.eos_token
-    prompt = _chat(lm, turns, answered=False)
-    chat = _chat(lm, [*turns, Turn("assistant", answer)], answered=True).rstrip() + end
+    prompt = _chat(lm, messages, is_answered=False)
+    answered = [*messages, Message("assistant", answer)]
+    chat = _chat(lm, answered, is_answered=True).rstrip() + end
     if not chat.startswith(prompt):
-        # The template writes past turns otherwise than the one under way.
+        # Some templates write past messages otherwise than the one that is being written.
         chat = f"{prompt} {answer}{end}"
+    # The answer's tokens are those that the chat has beyond the prompt.
     prompt_tokens: list[int] = lm.tokenizer(prompt, add_special_tokens=False).input_ids
     chat_tokens: list[int] = lm.tokenizer(chat, add_special_tokens=False).input_ids
     image = questions.image(id_).convert("RGB")
@@ -148,7 +153,8 @@ def log_probabilities(
             images = [[question.image] for question in batch]
             encoded = lm.tok_batch_multimodal_encode(texts, images)
             longest = max(len(question.answer) for question in batch)
-            # A token's probabilities stand one place before it.
+            # A token's probabilities stand one place before it. Batches are padded on the left, so
+            # answers stand at the end of all sequences.
             logits = lm.vlm.model(**encoded, logits_to_keep=longest + 1).logits
             for logits_of_question, question in zip(logits, batch, strict=True):
                 n = len(question.answer)
@@ -209,11 +215,13 @@ def divergence(reference: TopLogs, logs: Tensor) -> Tensor:
     Returns:
         Nats per token [n].
     """
-    p = reference.logs.double()
+    # KL = sum_i p_i (log p_i - log q_i) + p_others log(p_others / q_others), i over the TOP tokens
+    p = reference.logs.double()  # log p_i
     q = logs.double().gather(-1, reference.tokens)
     kl = (p.exp() * (p - q)).sum(-1)
     others_p = (1 - p.exp().sum(-1)).clamp_min(LEAST_PROBABILITY)
     others_q = (1 - q.exp().sum(-1)).clamp_min(LEAST_PROBABILITY)
+    # Rounding can leave a little less than 0.
     return (kl + others_p * (others_p / others_q).log()).clamp_min(0)
 
 

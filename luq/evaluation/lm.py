@@ -10,7 +10,7 @@ from lm_eval.models.hf_vlms import HFMultimodalLM
 from PIL import Image
 
 from luq.errors import DataError
-from luq.evaluation.predictions import Predictions, Row
+from luq.evaluation.predictions import AnswerRow, Predictions
 from luq.models.vlm import VLM
 
 # Of models whose configuration names no context length.
@@ -129,9 +129,9 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
         doc_id: int = request.doc_id
         return self._session.ids[doc_id]
 
-    def _answer(self, batch: list[Instance]) -> list[Row]:
+    def _answer(self, batch: list[Instance]) -> list[AnswerRow]:
         """Rows {id, text}, or {id, error} for an image that does not decode and a long prompt."""
-        rows: list[Row] = []
+        rows: list[AnswerRow] = []
         questions: list[_Question] = []
         for request in batch:
             _, _, visual = request.args
@@ -158,7 +158,7 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
             break
         return rows
 
-    def _failed(self, request: Instance, error: DataError) -> Row:
+    def _failed(self, request: Instance, error: DataError) -> AnswerRow:
         row_id = self._row_id(request)
         if self._session.strict:
             raise DataError(f"row {row_id}: {error}") from error

@@ -120,10 +120,10 @@ def normalize(text: str, tokenize: bool) -> str:
     """
     text = text.lower()
     if tokenize:
-        text = text.replace(",", "").replace("?", "").replace("'s", " 's").strip()
+        text = text.replace(",", "").replace("?", "").replace("'s", " 's")
     text = text.replace("\n", " ").replace("\t", " ").strip()
     words: list[str] = []
-    for word in _strip_punctuation(text).lower().split():
+    for word in _strip_punctuation(text).split():
         digits = NUMBERS.get(word, word)
         if digits not in ARTICLES:
             words.append(CONTRACTIONS.get(digits, digits))

@@ -9,7 +9,7 @@ from luq.errors import DataError
 from luq.models.vlm import VLM
 from luq.questions.text import TextSource
 
-BATCH_TOKENS = 2048  # at a time
+BATCH_TOKENS = 2048  # in one forward pass, or one sequence if that is longer
 
 
 def text_tokens(tokenizer: Any, source: TextSource, tokens: int, length: int) -> Tensor:
@@ -23,6 +23,7 @@ def text_tokens(tokenizer: Any, source: TextSource, tokens: int, length: int) ->
     if passages is None:
         ids = tokenizer(source.read()).input_ids
     else:
+        # Passages end where a text ended in training, so that none continues the one before it.
         for passage in tokenizer(passages).input_ids:
             ids += [*passage, tokenizer.eos_token_id]
     count = min(len(ids), tokens) // length
@@ -42,6 +43,7 @@ def text_losses(vlm: VLM, sequences: Tensor) -> list[float]:
         for start in range(0, len(sequences), size):
             batch = sequences[start : start + size].to(vlm.device)
             output = vlm.model(input_ids=batch, attention_mask=torch.ones_like(batch))
+            # The logits at a place are of the next token: the last has none to predict.
             logits = output.logits[:, :-1].float()
             loss = torch.nn.functional.cross_entropy(
                 logits.transpose(1, 2), batch[:, 1:], reduction="none"

@@ -1,12 +1,24 @@
-"""Answers as they come: an append-only file of JSON lines that survives any kill."""
+"""Rows of answers and of fidelity as JSON lines, and answers as they come.
+
+Answers under way stand in an append-only file that survives any kill.
+"""
 
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-Row = dict[str, Any]  # {id, text or error}, and with `doc` the columns that its score needs
+from luq.questions.prompts import Doc
+
+
+class AnswerRow(TypedDict):
+    """What a model said to one question, or why the question could not be asked."""
+
+    id: int  # the question's row
+    text: NotRequired[str]
+    error: NotRequired[str]  # stands instead of the text
+    doc: NotRequired[Doc]  # the columns that the score needs
 
 
 class FidelityRow(TypedDict):
@@ -28,9 +40,20 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     file.write_text(_lines(rows), encoding="utf-8")
 
 
-def read_rows(file: Path) -> list[Row]:
-    """The rows of a file of JSON lines."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+def read_answers(file: Path) -> list[AnswerRow]:
+    """The rows of a file of answers."""
+    rows: list[AnswerRow] = [json.loads(line) for line in _read_lines(file)]
+    return rows
+
+
+def read_fidelity(file: Path) -> list[FidelityRow]:
+    """The rows of a file of fidelity."""
+    rows: list[FidelityRow] = [json.loads(line) for line in _read_lines(file)]
+    return rows
+
+
+def _read_lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
 
 
 class Predictions:
@@ -42,9 +65,11 @@ class Predictions:
     def __init__(self, file: Path):
         """Read what an earlier process left. A line that it did not finish is cut off."""
         self.file = file
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, AnswerRow] = {}
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
+        # A killed process leaves at most one unfinished line, the last: what follows a line that
+        # cannot be read is dropped, and asked again.
         finished_bytes = 0
         for line in file.read_bytes().splitlines(keepends=True):
             try:
@@ -58,7 +83,7 @@ class Predictions:
         os.truncate(file, finished_bytes)
         self.reused = len(self.rows)
 
-    def append(self, rows: list[Row]) -> None:
+    def append(self, rows: list[AnswerRow]) -> None:
         """Add the rows of one batch in a single write, and wait until they are on the disk."""
         with self.file.open("ab", buffering=0) as handle:
             handle.write(_lines(rows).encode())

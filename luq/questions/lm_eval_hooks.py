@@ -14,12 +14,12 @@ from PIL import Image
 
 from luq.questions import prompts
 from luq.questions.prompts import Doc
+from luq.questions.sources import IMAGE_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 IMAGE = "<image>"  # lm-eval's place for an image in a prompt
-IMAGE_COLUMNS = ("image", "decoded_image")
 
 
 def undecoded(dataset: "Dataset") -> "Dataset":

@@ -20,6 +20,8 @@ LETTERS = "ABCDEFGHIJ"
 # MMBench's options are columns of these names. A missing option is None or a text `nan`.
 OPTION_COLUMNS = "ABCDE"
 MISSING = "nan"
+# A rotation has the `index` of its base question plus a multiple of this.
+MMBENCH_ROTATION = 1_000_000
 
 
 def _question(doc: Doc) -> str:

@@ -1,60 +1,61 @@
-"""Which questions are asked: whole units, in proportion to their strata, the same for a seed
-everywhere.
+"""Which questions are asked: whole units, in proportion to their strata.
 
 A *unit* is what is independent: a question, an MME pair, an MMBench base question with its
-rotations.
+rotations. A *stratum* is a kind of unit, such as a category. The same seed chooses the same units
+on every machine.
 """
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from luq.questions.prompts import MMBENCH_ROTATION, Doc
 from luq.questions.sources import Questions
 
-# Of real datasets, which have one split, every tenth unit is for selection and the others for
+# Of real datasets, which have one split, every tenth unit is for selection and the others are for
 # the report.
 SELECTION = 10
 SAMPLING = 19  # tells this use of a seed from the project's others
 
-
-class Kind(NamedTuple):
-    """How a benchmark's rows belong together: columns -> name of the unit, and the columns that
-    make strata.
-    """
-
-    columns: tuple[str, ...] = ()
-    unit: Callable[..., str] | None = None
-    strata: tuple[str, ...] = ()
+Stratum = tuple[str, ...]  # values of the columns that make strata
 
 
-KINDS = {
-    "mme": Kind(
-        ("category", "question_id"),
-        lambda category, question: f"{category}/{question}",
-        ("category",),
-    ),
-    "mmbench": Kind(("index",), lambda index: str(int(index) % 1_000_000), ("category",)),
-    "vqav2": Kind(strata=("answer_type",)),
-    "pope": Kind(strata=("category", "answer")),
-    "chartqa": Kind(strata=("type",)),
-    "mathvista": Kind(strata=("question_type", "answer_type")),
+def _mme_pair(doc: Doc) -> str:
+    """MME asks two questions about an image. Some images stand in several categories."""
+    return f"{doc['category']}/{doc['question_id']}"
+
+
+def _mmbench_base(doc: Doc) -> str:
+    """All rotations of a question have the index of the first, up to multiples of the step."""
+    return str(int(doc["index"]) % MMBENCH_ROTATION)
+
+
+class Grouping(NamedTuple):
+    """How a benchmark's rows belong together."""
+
+    unit: Callable[[Doc], str] | None = None  # the name of a row's unit; None: each row is one
+    unit_columns: tuple[str, ...] = ()  # that `unit` reads
+    strata: tuple[str, ...] = ()  # columns that make strata
+
+
+GROUPINGS = {
+    "mme": Grouping(_mme_pair, ("category", "question_id"), strata=("category",)),
+    "mmbench": Grouping(_mmbench_base, ("index",), strata=("category",)),
+    "vqav2": Grouping(strata=("answer_type",)),
+    "pope": Grouping(strata=("category", "answer")),
+    "chartqa": Grouping(strata=("type",)),
+    "mathvista": Grouping(strata=("question_type", "answer_type")),
 }
+_PLAIN = Grouping()  # of the other benchmarks: questions are independent, and all of one stratum
 
 
-def unit_of(benchmark: str, row: int, doc: dict[str, Any]) -> str:
+def unit_of(benchmark: str, row: int, doc: Doc) -> str:
     """The name of the unit that a row belongs to."""
-    kind = KINDS.get(benchmark, Kind())
-    return kind.unit(*(doc[c] for c in kind.columns)) if kind.unit else str(row)
-
-
-def _in_split(benchmark: str, unit: str, split: str) -> bool:
-    drawn = (
-        int.from_bytes(hashlib.sha256(f"{benchmark}:{unit}".encode()).digest()[:4]) % SELECTION == 0
-    )
-    return split == "all" or drawn == (split == "selection")
+    grouping = GROUPINGS.get(benchmark, _PLAIN)
+    return str(row) if grouping.unit is None else grouping.unit(doc)
 
 
 @dataclass(frozen=True)
@@ -74,53 +75,76 @@ def subset(split: str, samples: int | None, seed: int) -> Subset:
     return Subset(split, samples, 0 if samples is None else seed)
 
 
-def choose(questions: Questions, asked: Subset) -> list[int]:
-    """Row ids of the units that are asked, in the data's order.
+def choose(questions: Questions, subset: Subset) -> list[int]:
+    """The rows of the units that are asked, in the data's order.
 
-    Strata get their share of the units: the next unit always comes from the stratum that is
-    furthest behind, so that more samples extend fewer. A source with a table per split has only
-    questions of the split that was opened; of others the split is drawn by unit.
+    Args:
+        questions: of one benchmark. If its source has a table per split, this is the table of the
+            split that is asked; otherwise each unit's name decides its split.
+        subset: which of them are asked. Fewer samples are part of more, for the same seed.
+
+    Returns:
+        Row ids, ascending.
     """
-    kind = KINDS.get(questions.benchmark, Kind())
-    columns: dict[str, list[Any]] = {}
-    for name in dict.fromkeys((*kind.columns, *kind.strata)):
-        columns[name] = questions.docs.select_columns([name])[name]
-    units = _units(questions, kind, columns)
-    if not questions.has_splits:
-        units = {
-            name: rows
-            for name, rows in units.items()
-            if _in_split(questions.benchmark, name, asked.split)
-        }
-    if asked.samples is None or asked.samples >= len(units):
-        return sorted(row for rows in units.values() for row in rows)
-    names = list(units)
-    generator = np.random.default_rng([asked.seed, SAMPLING])
-    strata: dict[tuple[str, ...], list[list[int]]] = {}
-    for index in generator.permutation(len(names)):
-        rows = units[names[int(index)]]
-        stratum = tuple(str(columns[name][rows[0]]) for name in kind.strata)
-        strata.setdefault(stratum, []).append(rows)
-    chosen: list[int] = []
-    taken = dict.fromkeys(strata, 0)
-    for count in range(1, asked.samples + 1):
-
-        def arrears(stratum: tuple[str, ...], count: int = count) -> float:
-            """Units that a stratum's share of `count` has beyond those that were taken."""
-            return count * len(strata[stratum]) / len(units) - taken[stratum]
-
-        behind = max(sorted(strata), key=arrears)
-        chosen += strata[behind][taken[behind]]
-        taken[behind] += 1
-    return sorted(chosen)
+    docs = _grouping_columns(questions)
+    units: dict[str, list[int]] = {}  # name -> rows
+    for row, doc in enumerate(docs):
+        name = unit_of(questions.benchmark, row, doc)
+        if questions.has_splits or _is_in_split(questions.benchmark, name, subset.split):
+            units.setdefault(name, []).append(row)
+    groups = list(units.values())
+    if subset.samples is not None and subset.samples < len(groups):
+        columns = GROUPINGS.get(questions.benchmark, _PLAIN).strata
+        strata: dict[Stratum, list[list[int]]] = {}
+        generator = np.random.default_rng([subset.seed, SAMPLING])
+        for index in generator.permutation(len(groups)).tolist():
+            rows = groups[index]
+            # The rows of a unit are all of one stratum: ask the first.
+            stratum = tuple(str(docs[rows[0]][column]) for column in columns)
+            strata.setdefault(stratum, []).append(rows)
+        groups = _proportional(strata, subset.samples)
+    return sorted(row for rows in groups for row in rows)
 
 
-def _units(questions: Questions, kind: Kind, columns: dict[str, list[Any]]) -> dict[str, list[int]]:
-    """Name of each unit -> its rows."""
-    units: dict[str, list[int]] = {}
-    for row in range(len(questions.docs)):
-        name = str(row)
-        if kind.unit:
-            name = kind.unit(*(columns[column][row] for column in kind.columns))
-        units.setdefault(name, []).append(row)
-    return units
+def _grouping_columns(questions: Questions) -> list[Doc]:
+    """Of each row, the columns that say to which unit and stratum it belongs."""
+    grouping = GROUPINGS.get(questions.benchmark, _PLAIN)
+    columns = list(dict.fromkeys((*grouping.unit_columns, *grouping.strata)))
+    if not columns:
+        # `datasets` forgets how many rows a table without columns has.
+        return [{} for _ in range(len(questions.docs))]
+    docs: list[Doc] = questions.docs.select_columns(columns).to_list()
+    return docs
+
+
+def _is_in_split(benchmark: str, unit: str, split: str) -> bool:
+    """Whether a unit of a dataset with one split belongs to a split of ours."""
+    if split == "all":
+        return True
+    # A hash of the name: a unit keeps its split whatever other units a release has.
+    name_hash = hashlib.sha256(f"{benchmark}:{unit}".encode()).digest()
+    is_for_selection = int.from_bytes(name_hash[:4]) % SELECTION == 0
+    return is_for_selection == (split == "selection")
+
+
+def _proportional(strata: dict[Stratum, list[list[int]]], samples: int) -> list[list[int]]:
+    """The first units of each stratum, as many as its share of the samples.
+
+    The next unit always comes from the stratum that lags most behind its share, so that more
+    samples extend fewer.
+
+    Args:
+        strata: units, as lists of rows, in the sequence in which they are chosen.
+        samples: how many units are chosen in all; at most as many as there are.
+    """
+    population = sum(len(units) for units in strata.values())
+    chosen: list[list[int]] = []
+    counts = dict.fromkeys(sorted(strata), 0)  # units that were chosen; ties go to the first name
+    for size in range(1, samples + 1):
+        lags: dict[Stratum, float] = {}
+        for stratum, count in counts.items():
+            lags[stratum] = size * len(strata[stratum]) / population - count
+        last = max(lags, key=lags.__getitem__)
+        chosen.append(strata[last][counts[last]])
+        counts[last] += 1
+    return chosen

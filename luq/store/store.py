@@ -84,6 +84,7 @@ class Store:
         self.about = ""  # what is worked on (a model's digest), for the journal
         self.made: list[str] = []
         self.found: list[str] = []
+        self._asked: dict[str, Artefact[Any]] = {}
         self._verified: set[str] = set()
 
     def folder(self, artefact: Artefact[Any]) -> Path:
@@ -122,19 +123,33 @@ class Store:
         return self.root / artefact.stage / f".{artefact.key}.{name}"
 
     def used(self) -> list[str]:
-        """STAGE/KEY of what was made or found."""
-        return sorted({*self.made, *self.found})
+        """STAGE/KEY of what was asked for, and of all that it needs.
+
+        The same whether it was made or found: what is found does not ask for what it needs.
+        """
+        reached: set[str] = set()
+        waiting = list(self._asked.values())
+        while waiting:
+            artefact = waiting.pop()
+            if artefact.label not in reached:
+                reached.add(artefact.label)
+                waiting += artefact.needs()
+        return sorted(reached)
 
     def used_versions(self) -> dict[str, str]:
         """Package -> the version that made what was used; several are joined."""
         by_package: dict[str, set[str]] = {}
         for label in self.used():
-            for package, version in self.manifest(*label.split("/"))["versions"].items():
+            stage, _, key = label.partition("/")
+            if not (self.path(stage, key) / MANIFEST).exists():  # it was cleaned away
+                continue
+            for package, version in self.manifest(stage, key)["versions"].items():
                 by_package.setdefault(package, set()).add(version)
         return {package: ", ".join(sorted(all_)) for package, all_ in sorted(by_package.items())}
 
     def _checked(self, artefact: Artefact[Any]) -> Path:
         """The artefact's folder, after its files were compared with its manifest (once)."""
+        self._asked.setdefault(artefact.label, artefact)
         if artefact.label not in self._verified:
             self.verify(artefact.stage, artefact.key)
             self._verified.add(artefact.label)
@@ -245,6 +260,17 @@ class Store:
             if what:
                 log.warning("waiting for another process that makes %s", what)
         return lock
+
+    def busy(self, prefix: str) -> list[str]:
+        """The lock files of names that begin so and that a process holds."""
+        names: list[str] = []
+        for file in sorted(self._locks.glob(f"{prefix}*.lock")):
+            try:
+                with FileLock(file).acquire(timeout=0):
+                    continue
+            except Timeout:
+                names.append(file.name)
+        return names
 
     def _build(self, artefact: Artefact[Any]) -> None:
         """Under the lock: remove what an earlier process left half done, then make the artefact."""

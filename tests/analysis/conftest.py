@@ -1,6 +1,7 @@
 """Folders of records, with answers where a test compares questions."""
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 from analysis import frame
 from analysis.loading import load
 from luq.evaluation.answers import ANSWERS, FIDELITY
-from luq.evaluation.predictions import Row, write_rows
-from luq.store.store import Store
+from luq.evaluation.predictions import AnswerRow, write_rows
+from luq.store.store import MANIFEST, Store, write_json
 from pipelines import runs_folder
 from pipelines.record import RunRecord
 from tests.analysis.synthetic import ladder, mixed, record
@@ -19,17 +20,20 @@ from tests.analysis.synthetic import ladder, mixed, record
 Keep = Callable[..., RunRecord]
 
 
-def _keep(store: Store, stage: str, key: str, file: str, rows: list[Row]) -> None:
-    """Put rows into the store."""
+def _keep(
+    store: Store, stage: str, key: str, file: str, rows: Iterable[Mapping[str, object]]
+) -> None:
+    """Put rows into the store, as an artefact does."""
+    folder = store.path(stage, key)
+    folder.mkdir(parents=True)
+    write_rows(folder / file, rows)
+    content = (folder / file).read_bytes()
+    entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write_json(folder / MANIFEST, {"stage": stage, "key": key, "files": {file: entry}})
 
-    def build(folder: Path) -> None:
-        write_rows(folder / file, rows)
 
-    store.get(stage, key, build)
-
-
-def _answers(marks: str) -> list[Row]:
-    rows: list[Row] = []
+def _answers(marks: str) -> list[AnswerRow]:
+    rows: list[AnswerRow] = []
     for i, mark in enumerate(marks):
         text = "yes" if mark == "1" else "no"
         rows.append({"id": i, "text": text, "doc": {"answer": "yes"}})
@@ -43,7 +47,7 @@ def _keep_run(outputs: Path, run: RunRecord, right: str, original: str = "") -> 
     divergences = f"kl-{run.key}"
     _keep(store, "evaluation", answers, ANSWERS, _answers(right))
     _keep(store, "evaluation", float_answers, ANSWERS, _answers(original or "1" * len(right)))
-    measured: list[Row] = [{"id": i, "kl": 0.1 if m == "1" else 0.5} for i, m in enumerate(right)]
+    measured = [{"id": i, "kl": 0.1 if m == "1" else 0.5} for i, m in enumerate(right)]
     _keep(store, "fidelity", divergences, FIDELITY, measured)
     artefacts = replace(
         run.artefacts, answers={"gqa": answers}, float_answers={"gqa": float_answers}

@@ -13,7 +13,7 @@ from analysis.loading import load
 from luq.config import TrackingConfig
 from luq.errors import DataError
 from pipelines import runs_folder
-from pipelines.record import RunRecord, to_json
+from pipelines.record import RunRecord
 from pipelines.tracking import WandbTracker
 from tests.analysis.synthetic import ladder, mixed
 
@@ -58,7 +58,7 @@ def tracked(tmp_path: Path) -> tuple[Api, list[RunRecord]]:
     runs = [mixed(2, 60.0, sweep="order"), ladder(sweep="card")[2]]
     files = {}
     for run in runs:
-        WandbTracker(TrackingConfig("wandb_offline"), tmp_path / "wandb").track(to_json(run))
+        WandbTracker(TrackingConfig("wandb_offline"), tmp_path / "wandb").track(run)
         (files[run.key],) = (tmp_path / "wandb" / "wandb").glob(
             f"offline-run-*-{run.key}/files/result.json"
         )

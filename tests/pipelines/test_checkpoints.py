@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luq.evaluation.answers import ANSWERS
-from luq.evaluation.predictions import read_rows
+from luq.evaluation.predictions import read_answers
 from luq.questions.prompts import PROMPTS
 from pipelines import runs_folder
 from pipelines.record import RunRecord, to_json
@@ -30,7 +30,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunRecord]:
     done = luq("run", *SMALL, "checkpoint=true", f"paths.outputs={outputs}")
     assert done.returncode == 0, done.stderr
     (record,) = runs_folder.iterate(outputs)
-    assert f"checkpoints/{record['key']}" in done.stdout.replace("\n", "")
+    assert f"checkpoints/{record.key}" in done.stdout.replace("\n", "")
     return outputs, record
 
 
@@ -46,7 +46,9 @@ def test_the_folder_answers_what_the_run_scored(
     assert processor.image_processor.do_pad, "images are prepared as the run prepared them"
     store = Store(outputs / "store")
     questions = evaluation_table("gqa", record.config.evaluation, store.root).open(store.tools)
-    rows = read_rows(outputs / "store" / "evaluation" / record.artefacts.answers["gqa"] / ANSWERS)
+    rows = read_answers(
+        outputs / "store" / "evaluation" / record.artefacts.answers["gqa"] / ANSWERS
+    )
     assert len(rows) == 12
     for row in rows:
         questions.image(row["id"]).convert("RGB").save(tmp_path / "image.png")
@@ -105,7 +107,7 @@ def test_bad_input(ran: tuple[Path, RunRecord], tmp_path: Path) -> None:
     done = luq(
         "run",
         *SMALL,
-        f"model.path={outputs / 'checkpoints' / record['key']}",
+        f"model.path={outputs / 'checkpoints' / record.key}",
         f"paths.outputs={outputs}",
     )
     assert done.returncode == 1

@@ -37,11 +37,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answers(outputs: Path, record: RunRecord, is_float: bool = False) -> dict[str, bytes]:
-    files = {
-        b: outputs / "store" / "evaluation" / key / "answers.jsonl"
-        for b, key in record.artefacts[stage].items()
-    }
-    return {benchmark: file.read_bytes() for benchmark, file in files.items()}
+    keys = record.artefacts.float_answers if is_float else record.artefacts.answers
+    folder = outputs / "store" / "evaluation"
+    return {name: (folder / key / "answers.jsonl").read_bytes() for name, key in keys.items()}
 
 
 def partials(outputs: Path) -> list[Path]:
@@ -90,8 +88,8 @@ def test_killed_and_started_again_gives_the_same_bytes_and_asks_nothing_twice(
     assert not partials(outputs)
     (record,) = runs_folder.iterate(outputs)
     expected = next(r for r in runs_folder.iterate(finished, "two") if r.k == 6)
-    for stage in (False, True):
-        assert answers(outputs, record, stage) == answers(finished, expected, stage)
+    for is_float in (False, True):
+        assert answers(outputs, record, is_float) == answers(finished, expected, is_float)
     assert record.scores == expected.scores
     assert record.fidelity == expected.fidelity
 

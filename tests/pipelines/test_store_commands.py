@@ -79,6 +79,15 @@ def test_a_record_that_cannot_be_read_stops_the_cleaning(outputs: Path) -> None:
     assert NOBODYS.label in present(outputs)
 
 
+def test_nothing_is_cleaned_while_a_run_is_under_way(outputs: Path) -> None:
+    before = present(outputs)
+    with Store(outputs / "store").lock("run-x", "").acquire():
+        done = luq("store", "clean", "--yes", "--outputs", str(outputs))
+    assert done.returncode == 1
+    assert "a run is under way" in done.stderr
+    assert present(outputs) == before
+
+
 def test_damage_is_named(outputs: Path) -> None:
     assert luq("store", "verify", "--outputs", str(outputs)).returncode == 0
     (Store(outputs / "store").folder(MINE) / "a.txt").write_text("other")

@@ -12,6 +12,7 @@ HALVES = ("human", "augmented")  # how the types of questions begin
 def number(text: str) -> float | None:
     """A number, percentages as shares; None if the text is none."""
     try:
+        # As in the official script: 14 % is 0.14, and no other sign or separator is read.
         if text.endswith("%"):
             return float(text.rstrip("%")) / 100
         return float(text)

@@ -43,7 +43,7 @@ def normalize(text: str, kind: str, precision: float | None) -> str:
     numbers = _NUMBER.findall(text)
     if not numbers:
         return ""
-    value = float(numbers[-1].replace(",", "").rstrip("."))
+    value = float(numbers[-1].replace(",", ""))
     if kind == "integer":
         return str(int(value))
     return str(round(value, int(precision or 1)))
@@ -56,6 +56,7 @@ def process(doc: Doc, results: list[str]) -> Values:
     kind = str(doc["answer_type"])
     precision: float | None = doc["precision"]
     answer = normalize(results[0], kind, precision)
+    # An empty text is never right: it is what an answer without a number becomes.
     is_right = answer != "" and answer == normalize(str(doc["answer"]), kind, precision)
     return {"score": float(is_right)}
 

@@ -14,9 +14,8 @@ from luq.evaluation.scorers.summary import (
     of_units,
     scores,
 )
-from luq.questions.prompts import options
+from luq.questions.prompts import MMBENCH_ROTATION, options
 
-ROTATION = 1_000_000  # a question's `index` is its base's plus a multiple of this per rotation
 _DECORATION_AS_SPACE = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _FEW_WORDS = 3  # in a longer answer, "A" may be the article and not a letter
 
@@ -36,6 +35,7 @@ def infer(text: str, choices: dict[str, str]) -> str:
     may_be_article = "A" in words and len(words) > _FEW_WORDS
     if len(letters) == 1 and not may_be_article:
         return letters[0]
+    # No letter, or one that may be an article: the text of exactly one option must be in it.
     answer = text.lower()
     named = [letter for letter, option in choices.items() if option.lower() in answer]
     return named[0] if len(named) == 1 else ""
@@ -52,7 +52,7 @@ def _index(item: Item) -> int:
 
 def summarise(items: list[Item]) -> Summary:
     """Score: circular accuracy over base questions. Vanilla counts only the first rotation."""
-    bases = grouped(items, lambda doc: int(doc["index"]) % ROTATION)
+    bases = grouped(items, lambda doc: int(doc["index"]) % MMBENCH_ROTATION)
     units = [float(all(scores(rotations))) for rotations in bases.values()]
     first_rotations = [min(rotations, key=_index) for rotations in bases.values()]
     metrics = {"circular": 100 * mean(units), "vanilla": 100 * mean(scores(first_rotations))}

@@ -26,6 +26,7 @@ def parse(text: str) -> str:
     if len(answer) == 1:
         return {"y": "yes", "n": "no"}.get(answer, "other")
     head = answer[:_HEAD]
+    # Anywhere in it: "none" is a no.
     if "yes" in head:
         return "yes"
     return "no" if "no" in head else "other"

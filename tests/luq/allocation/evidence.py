@@ -21,6 +21,7 @@ class SyntheticEvidence:
     low: str = "low"
     high: str = "high"
     margin: int = 0
+    rest: int = REST_BYTES
     sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
     errors: dict[str, list[float]] = field(default_factory=lambda: dict(ERRORS))
     score_by_k: list[float] | None = None  # instead of 100 minus the errors
@@ -53,7 +54,7 @@ class SyntheticEvidence:
 
     def rest_bytes(self) -> int:
         self.questions["rest_bytes"] += 1
-        return REST_BYTES
+        return self.rest
 
     def weights(self) -> int:
         self.questions["weights"] += 1

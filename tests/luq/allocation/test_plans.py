@@ -115,8 +115,8 @@ def test_impossible_plans_say_so(config: dict[str, object], message: str) -> Non
 
 
 def test_the_smallest_checkpoint_is_given_in_megabytes() -> None:
-    evidence = SyntheticEvidence(sizes={"low": 10_000_000, "high": 30_000_000})
-    with pytest.raises(ConfigError, match=r"takes 50\.00 MB"):
+    evidence = SyntheticEvidence(sizes={"low": 10_000_000, "high": 30_000_000}, rest=7_250_000)
+    with pytest.raises(ConfigError, match=r"takes 57\.25 MB"):
         made(evidence, name="budget", bits=1.0)
 
 
@@ -317,14 +317,28 @@ def test_a_search_ends_when_no_exchange_is_new() -> None:
     assert uniform.allocation == prefix_of(0)
 
 
+class UnevenEvidence(SyntheticEvidence):
+    """The later a layer, the larger its file in the high tier."""
+
+    def size(self, layer: int, tier: str) -> int:
+        return super().size(layer, tier) + (layer if tier == "high" else 0)
+
+
+def test_a_swap_that_breaks_the_budget_is_not_tried() -> None:
+    """High are 0 and 4, in exactly the budget's 94 bytes: 4 for 0 stays, 3 and 4 take 97."""
+    evidence = UnevenEvidence()
+    made(evidence, name="search", bits=8 * 94 / WEIGHTS, swaps=100)
+    high = [layers_in(plan, "high") for plan in evidence.measured]
+    assert high[0] == {0, 4}
+    assert all(sum(layers) <= 4 for layers in high)
+    assert {0, 3} in high, "a smaller plan may be tried"
+    assert {2, 4} not in high
+    assert {3, 4} not in high
+
+
 def test_the_report_of_a_search_has_the_bytes_of_its_last_plan() -> None:
     """Sizes that differ by layer make another plan than the first one smaller."""
-
-    class Uneven(SyntheticEvidence):
-        def size(self, layer: int, tier: str) -> int:
-            return super().size(layer, tier) + (layer if tier == "high" else 0)
-
-    evidence = Uneven(true_errors=TRUE_ERRORS)
+    evidence = UnevenEvidence(true_errors=TRUE_ERRORS)
     chosen = made(evidence, name="search", bits=1.7, swaps=12)
     files = [evidence.size(layer, tier) for layer, tier in enumerate(chosen.allocation.tiers)]
     assert chosen.allocation != evidence.measured[0]

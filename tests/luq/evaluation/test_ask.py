@@ -11,7 +11,7 @@ from luq.errors import DataError
 from luq.evaluation import answers
 from luq.evaluation.ask import ask, check, make_lm, problem, with_docs
 from luq.evaluation.lm import LoadedVLM, context_length
-from luq.evaluation.predictions import Predictions, Row, read_rows, write_rows
+from luq.evaluation.predictions import AnswerRow, Predictions, read_answers, write_rows
 from luq.models.quiet import LIBRARIES, quiet
 from luq.models.vlm import VLM
 from luq.questions.subsets import Subset, choose
@@ -34,7 +34,7 @@ def test_every_pocket_benchmark_is_asked_and_scored_through_lm_eval(
     assert 0 <= summary.score <= 100
     assert summary.n == len(answers.units(name, scored)) == 4
     write_rows(tmp_path / "rows.jsonl", scored)
-    assert answers.summarise(name, read_rows(tmp_path / "rows.jsonl")) == summary
+    assert answers.summarise(name, read_answers(tmp_path / "rows.jsonl")) == summary
 
 
 def test_answers_do_not_depend_on_the_batch_size(
@@ -81,9 +81,9 @@ def test_a_line_that_was_not_finished_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_rows_survive_their_file(tmp_path: Path) -> None:
-    rows: list[Row] = [{"text": "\u2028é\n", "id": 1}, {"id": 2, "error": "x"}]
+    rows: list[AnswerRow] = [{"text": "\u2028é\n", "id": 1}, {"id": 2, "error": "x"}]
     write_rows(tmp_path / "rows.jsonl", rows)
-    assert read_rows(tmp_path / "rows.jsonl") == rows
+    assert read_answers(tmp_path / "rows.jsonl") == rows
     assert (tmp_path / "rows.jsonl").read_text().startswith('{"id": 1, "text": ')
 
 
@@ -127,7 +127,7 @@ def test_good_rows_are_told_from_bad_ones(
 
 def test_an_error_counts_as_wrong_and_stays_in_the_score() -> None:
     doc = {"question": "?", "answer": "yes", "category": "random"}
-    rows: list[Row] = [
+    rows: list[AnswerRow] = [
         {"id": 0, "text": "Yes", "doc": doc},
         {"id": 1, "error": "the image does not decode", "doc": doc},
     ]
@@ -138,7 +138,7 @@ def test_an_error_counts_as_wrong_and_stays_in_the_score() -> None:
 
 
 def test_units_go_by_the_names_of_their_pairs() -> None:
-    def row(id_: int, image: str, text: str) -> Row:
+    def row(id_: int, image: str, text: str) -> AnswerRow:
         doc = {"question_id": image, "category": "count", "answer": "Yes"}
         return {"id": id_, "text": text, "doc": doc}
 

@@ -3,13 +3,13 @@
 import pytest
 
 from luq.evaluation.collapse import collapsed
-from luq.evaluation.predictions import Row
+from luq.evaluation.predictions import AnswerRow
 
 NUMBERS = [str(i) for i in range(20)]
 
 
-def rows(*texts: str) -> list[Row]:
-    return [{"text": text} for text in texts]
+def rows(*texts: str) -> list[AnswerRow]:
+    return [{"id": i, "text": text} for i, text in enumerate(texts)]
 
 
 def test_one_answer_to_everything() -> None:
@@ -41,4 +41,5 @@ def test_a_model_that_is_one() -> None:
 def test_too_few_answers_say_nothing() -> None:
     assert not collapsed(rows(*["Yes"] * 19))
     assert collapsed(rows(*["Yes"] * 20))
-    assert not collapsed([{"error": "x"}] * 40)
+    errors: list[AnswerRow] = [{"id": i, "error": "x"} for i in range(40)]
+    assert not collapsed(errors)

@@ -13,7 +13,7 @@ from luq.evaluation.ask import ask, make_lm
 from luq.evaluation.fidelity import AnswerLogs, TopLogs
 from luq.evaluation.lm import LoadedVLM
 from luq.evaluation.perplexity import text_losses, text_tokens
-from luq.evaluation.predictions import Predictions
+from luq.evaluation.predictions import FidelityRow, Predictions
 from luq.models.vlm import VLM
 from luq.questions.prompts import TARGETS
 from luq.questions.text import text_source
@@ -99,14 +99,17 @@ def test_agreement_is_the_share_of_equal_first_choices() -> None:
 
 
 def test_the_summary_has_means_with_intervals() -> None:
-    rows = [
-        {"id": i, "tokens": 1, "kl": 0.1 * i, "agreement": 1.0, "loglik": -1.0} for i in range(5)
-    ]
+    rows: list[FidelityRow] = []
+    for i in range(5):
+        rows.append({"id": i, "tokens": 1, "kl": 0.1 * i, "agreement": 1.0, "loglik": -float(i)})
     summary = measures.summarise_fidelity(rows)
     assert summary.n == 5
     assert summary.kl is not None
     assert summary.kl[0] == pytest.approx(0.2)
+    assert summary.kl[1] < 0.2 < summary.kl[2]
     assert summary.agreement == (1, 1, 1)
+    assert summary.loglik is not None
+    assert summary.loglik[0] == pytest.approx(-2)
     assert measures.summarise_fidelity([]) == (0, None, None, None)
     assert measures.mean_divergence([rows, [], rows[:2]]) == pytest.approx((0.2 + 0.05) / 2)
 

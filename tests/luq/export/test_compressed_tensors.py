@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from luq.allocation.plans import Allocation
-from luq.config import TierConfig
+from luq.config import BillmTier, Float16Tier, RtnTier
 from luq.errors import ModelError
 from luq.export.about import read_about
 from luq.export.folder import PackedModel, export
@@ -31,15 +30,15 @@ pytest.importorskip(
 
 SOURCE = POCKET / "pocket_llava"
 TIERS = {
-    "rtn2": TierConfig("rtn", bits=2, group_size=64, symmetric=True),
-    "rtn3": TierConfig("rtn", bits=3, group_size=128, symmetric=True),
-    "rtn4": TierConfig("rtn", bits=4, group_size=32, symmetric=True),
-    "rtn8": TierConfig("rtn", bits=8, group_size=128, symmetric=True),
-    "rtn3 by row": TierConfig("rtn", bits=3, group_size=0, symmetric=True),
-    "float16": TierConfig("float16"),
-    "rtn4 zeros": TierConfig("rtn", bits=4),
-    "rtn3 zeros by row": TierConfig("rtn", bits=3, group_size=0),
-    "billm": TierConfig("billm"),
+    "rtn2": RtnTier(bits=2, group_size=64, symmetric=True),
+    "rtn3": RtnTier(bits=3, group_size=128, symmetric=True),
+    "rtn4": RtnTier(bits=4, group_size=32, symmetric=True),
+    "rtn8": RtnTier(bits=8, group_size=128, symmetric=True),
+    "rtn3 by row": RtnTier(bits=3, group_size=0, symmetric=True),
+    "float16": Float16Tier(),
+    "rtn4 zeros": RtnTier(bits=4),
+    "rtn3 zeros by row": RtnTier(bits=3, group_size=0),
+    "billm": BillmTier(),
 }
 PLANS = {
     "mixed": (
@@ -130,7 +129,7 @@ def test_plain_transformers_says_the_same(vlm: VLM, pack, tmp_path: Path, name: 
         for linear, weight in read_layer(folder).items():
             wanted = weight.dequantize(torch.float32 if name == "mixed" else torch.float16).float()
             assert torch.equal(found[f"{index}.{linear}"], wanted), (index, linear, plan[index])
-    install(vlm, Allocation(plan), packed)
+    install(vlm, packed)
     try:
         ids = torch.tensor([asked])
         with torch.no_grad():
@@ -161,7 +160,7 @@ def test_three_bits_are_three_bits(pack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "told"),
+    ("plan", "message"),
     [
         (("rtn4", "billm"), "layer 1 is stored in billm, a binary format"),
         (("rtn4", "rtn4 zeros"), "mixes 4 bit, 4 bit with zero points"),

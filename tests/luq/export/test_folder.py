@@ -16,8 +16,8 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from luq.allocation.plans import Allocation
-from luq.config import TierConfig
+from luq.config import QuantizerConfig
+from luq.config.building import build
 from luq.errors import ModelError
 from luq.export import folder as folders
 from luq.export.about import ABOUT, read_about
@@ -73,7 +73,9 @@ print(json.dumps({"buffers": buffers, "tokens": tokens[0].tolist(), "plain": pla
 def packed(vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One folder per decoder layer, each in another tier; the last layer's MLP in yet another."""
     settings_by_tier = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())["tiers"]
-    tiers = {name: TierConfig(**settings) for name, settings in settings_by_tier.items()}
+    tiers = build(
+        QuantizerConfig, {"low": "billm", "high": "gptq4", "tiers": settings_by_tier}
+    ).tiers
     root = tmp_path_factory.mktemp("layers")
     hessians: dict[int, torch.Tensor] = {}
     folders = []
@@ -123,7 +125,7 @@ def test_a_fresh_process_gets_the_same_bits_and_says_the_same(
                 ).hexdigest()
                 stored[f"{index}.{name}.{buffer}"] = [str(tensor.dtype), list(tensor.shape), digest]
     assert fresh["buffers"] == stored
-    install(vlm, Allocation(TIERS), packed)
+    install(vlm, packed)
     try:
         ids = torch.tensor([prompt])
         with torch.no_grad():
@@ -154,6 +156,29 @@ def test_the_ledger_is_the_file(exported: Path) -> None:
         "header",
     } <= set(about.ledger)
     assert f"**{about.file_bytes:,}**" in (exported / "README.md").read_text()
+
+
+def test_the_ledger_counts_each_tensor_in_its_own_type(exported: Path, packed: list[Path]) -> None:
+    """What is left for the header is what safetensors writes: eight bytes and the JSON's length."""
+    ledger = read_about(exported).ledger
+    with (exported / SINGLE).open("rb") as file:
+        assert ledger["header"] == 8 + int.from_bytes(file.read(8), "little")
+    codes = 0
+    for folder in packed:
+        for weight in read_layer(folder).values():
+            codes += weight.ledger().get("codes", 0)
+    assert ledger["codes"] == codes
+
+
+def test_buffers_stand_under_their_linear_s_name(exported: Path) -> None:
+    with safe_open(exported / SINGLE, "pt") as file:
+        names = set(file.keys())
+    assert "language_model.model.layers.2.self_attn.q_proj.codes" in names
+    assert "language_model.model.layers.2.self_attn.q_proj.weight" not in names
+
+
+def test_one_weight_file_has_no_index(exported: Path) -> None:
+    assert not (exported / INDEX).exists()
 
 
 def test_everything_else_is_copied_as_it_stands(exported: Path) -> None:

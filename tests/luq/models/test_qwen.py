@@ -203,16 +203,8 @@ def test_gradients_of_a_streamed_model_are_refused(folder: Path, tmp_path: Path)
         "calibration.tokens=512",
         f"paths.outputs={tmp_path}",
     ]
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.cli",
-        "quantize",
-        "calibration.sample_tokens=64",
-        "allocation.k=1",
-        *given,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = ["calibration.sample_tokens=64", "allocation.k=1", *given]
+    done = luq("quantize", *words)
     assert done.returncode == 1
     assert (
         "delta_loss needs the gradients of all layers at once: model.stream=false"

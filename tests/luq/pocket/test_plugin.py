@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luq.errors import ConfigError
-from luq.pocket import plugin, text
+from luq.pocket import benchmarks, plugin, text
 from luq.questions.prompts import PROMPTS
 from tests.conftest import BENCHMARKS
 
@@ -61,6 +61,6 @@ def test_training_text_is_not_offered() -> None:
 
 
 def test_questions_are_written_one_file_a_benchmark(tmp_path: Path) -> None:
-    sizes = plugin.write_questions(tmp_path / "new", "selection")
+    sizes = benchmarks.write(tmp_path / "new", "selection")
     assert set(sizes) == set(BENCHMARKS)
     assert {file.stem for file in (tmp_path / "new").glob("*.parquet")} == set(BENCHMARKS)

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet
 from luq.config import CalibrationConfig
 from luq.models.vlm import VLM
 from luq.profiling.capture import LayerOutputs, choose_tokens, hidden_states, layer_outputs
+from tests.conftest import pocket_samples
 
 
 @pytest.fixture(scope="module")
 def calibration(vlm: VLM) -> CalibrationSet:
-    return build(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=2048))
+    return pocket_samples(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=2048))
 
 
 def test_as_many_tokens_of_each_modality_are_drawn_as_asked_for() -> None:

@@ -4,17 +4,17 @@ import pytest
 import torch
 from scipy import stats
 
-from luq.calibration.mixing import build
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.config import CalibrationConfig
 from luq.models.vlm import VLM
 from luq.profiling import scores
 from luq.profiling.scores import forward_scores, weight_scores
+from tests.conftest import pocket_samples
 
 
 @pytest.fixture(scope="module")
 def calibration(vlm: VLM) -> CalibrationSet:
-    return build(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=1024))
+    return pocket_samples(vlm, CalibrationConfig(name="multimodal", alpha=0.5, tokens=1024))
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def test_variance_and_lim_against_the_hidden_states(vlm: VLM, calibration: Calib
 
 
 def test_a_modality_without_tokens_is_left_out(vlm: VLM) -> None:
-    text = build(vlm, CalibrationConfig(name="text", alpha=0.0, tokens=512))
+    text = pocket_samples(vlm, CalibrationConfig(name="text", alpha=0.0, tokens=512))
     assert set(forward_scores(vlm, text)) == {"all", "text"}
 
 

@@ -27,6 +27,7 @@ FLOAT_PROMPT = "How many?\nAnswer the question with a floating-point number with
     ("name", "doc", "prompt"),
     [
         ("mme", {"question": "Is it red? Please answer yes or no."}, "Is it red?" + SHORT),
+        ("mme", {"question": " Is it red? Please answer yes or no.\n"}, "Is it red?" + SHORT),
         ("pope", {"question": "Is there a dog?"}, "Is there a dog?" + SHORT),
         ("vqav2", {"question": "What is it?"}, "What is it?" + SHORT),
         ("textvqa", {"question": "what does the SIGN say?"}, "What does the sign say?" + SHORT),
@@ -79,6 +80,8 @@ def test_wording(name: str, doc: Doc, prompt: str) -> None:
         ("pope", {"answer": " yes"}, "Yes"),
         ("mathvista", CHOICE | {"answer": "4"}, "B"),
         ("mathvista", FREE | {"answer": 7}, "7"),
+        ("mathvista", CHOICE | {"answer": 4}, "B"),
+        ("mathvista", CHOICE | {"choices": list("abcdefghij"), "answer": "j"}, "J"),
     ],
 )
 def test_references(name: str, doc: Doc, target: str) -> None:
@@ -88,6 +91,7 @@ def test_references(name: str, doc: Doc, target: str) -> None:
 def test_choices_are_a_list_or_its_text() -> None:
     assert choices({"choices": [3, 4]}) == choices({"choices": "['3', '4']"}) == ["3", "4"]
     assert choices({"choices": None}) == choices({"choices": ""}) == choices({}) == []
+    assert choices({"choices": "none"}) == []
 
 
 def test_only_options_that_are_there_count() -> None:

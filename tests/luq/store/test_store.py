@@ -36,6 +36,18 @@ def test_what_is_needed_is_made_first(tmp_path: Path) -> None:
     assert store.used() == sorted([question.label, Note("so", (question,)).label])
 
 
+def test_what_was_used_is_the_same_whether_made_or_found(tmp_path: Path) -> None:
+    """A record must not depend on who came first."""
+    answer = Note("so", (Note("how?"),))
+    maker = Store(tmp_path)
+    maker.get(answer)
+    finder = Store(tmp_path)
+    finder.get(answer)
+    assert finder.found == [answer.label]
+    assert finder.used() == maker.used()
+    assert finder.used_versions() == maker.used_versions()
+
+
 def test_a_peek_makes_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(NotMade):

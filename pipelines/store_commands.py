@@ -72,25 +72,25 @@ def contents(outputs: Path) -> Contents:
         StoreError: a record cannot be read: what it needs is not known.
     """
     store = _existing_store(outputs)
-    held = Contents()
+    inventory = Contents()
     needs: dict[str, list[str]] = {}
     for stage, key in store.labels():
         label = f"{stage}/{key}"
-        held.bytes[label] = _size(store.path(stage, key))
+        inventory.bytes[label] = _size(store.path(stage, key))
         try:
             needs[label] = _needs(store, stage, key)
         except StoreError as error:
             needs[label] = []
-            held.problems.append(str(error))
+            inventory.problems.append(str(error))
     for stage, key in store.leftovers():
         sizes = [_size(path) for path in store.remains(stage, key)]
-        held.leftovers[f"{stage}/{key}"] = sum(sizes)
+        inventory.leftovers[f"{stage}/{key}"] = sum(sizes)
     by_sweep = _needed_by_sweep(outputs)
-    held.known_sweeps = set(by_sweep)
+    inventory.known_sweeps = set(by_sweep)
     for sweep, labels in by_sweep.items():
         for label in _closure(labels, needs):
-            held.sweeps[label].add(sweep)
-    return held
+            inventory.sweeps[label].add(sweep)
+    return inventory
 
 
 def _needs(store: Store, stage: str, key: str) -> list[str]:
@@ -138,20 +138,20 @@ def _table(title: str, first: str, sizes: dict[str, list[int]]) -> Table:
 
 def show_usage(outputs: Path) -> None:
     """`luq store du`: bytes by stage, and by sweep (what several share counts for each)."""
-    held = contents(outputs)
+    inventory = contents(outputs)
     by_sweep: dict[str, list[int]] = defaultdict(list)
-    for label, size in held.bytes.items():
-        for sweep in held.sweeps.get(label) or {NOBODY}:
+    for label, size in inventory.bytes.items():
+        for sweep in inventory.sweeps.get(label) or {NOBODY}:
             by_sweep[sweep].append(size)
-    by_stage = _by_stage(held.bytes)
+    by_stage = _by_stage(inventory.bytes)
     console.out.print(_table("by stage", "stage", by_stage))
     console.out.print(_table("by sweep; what several need counts for each", "sweep", by_sweep))
-    total = sum(held.bytes.values())
-    console.out.print(f"{len(held.bytes)} artefacts, {human(total)}")
-    if held.leftovers:
-        total = sum(held.leftovers.values())
-        console.out.print(f"{len(held.leftovers)} unfinished, {human(total)}")
-    _show_problems(held)
+    total = sum(inventory.bytes.values())
+    console.out.print(f"{len(inventory.bytes)} artefacts, {human(total)}")
+    if inventory.leftovers:
+        total = sum(inventory.leftovers.values())
+        console.out.print(f"{len(inventory.leftovers)} unfinished, {human(total)}")
+    _show_problems(inventory)
 
 
 def _by_stage(sizes: dict[str, int]) -> dict[str, list[int]]:
@@ -161,8 +161,8 @@ def _by_stage(sizes: dict[str, int]) -> dict[str, list[int]]:
     return by_stage
 
 
-def _show_problems(held: Contents) -> None:
-    for problem in held.problems:
+def _show_problems(inventory: Contents) -> None:
+    for problem in inventory.problems:
         console.out.print(f"[yellow]damaged[/yellow] {escape(problem)}", soft_wrap=True)
 
 
@@ -174,17 +174,17 @@ def clean(outputs: Path, sweep: str | None, yes: bool) -> int:
     Returns:
         0 if it was done, 1 if the answer was no.
     """
-    held = contents(outputs)
-    _check_idle(Store(outputs / "store"))
-    _show_problems(held)
-    labels = held.removable(sweep)
-    leftovers = {} if sweep else held.leftovers
+    _check_idle(_existing_store(outputs))
+    inventory = contents(outputs)
+    _show_problems(inventory)
+    labels = inventory.removable(sweep)
+    leftovers = {} if sweep else inventory.leftovers
     whose = f"that only the sweep {sweep!r} needs" if sweep else "that no record needs"
     if not labels and not leftovers:
         console.out.print(f"there is nothing {whose}", markup=False)
         return 0
     if labels:
-        sizes = {label: held.bytes[label] for label in labels}
+        sizes = {label: inventory.bytes[label] for label in labels}
         console.out.print(_table(f"artefacts {escape(whose)}", "stage", _by_stage(sizes)))
     if leftovers:
         title = "unfinished; what a process is making stays"
@@ -194,19 +194,12 @@ def clean(outputs: Path, sweep: str | None, yes: bool) -> int:
     if not yes:
         if not click.confirm("delete them?"):
             return 1
-        # A run may have finished while the question stood there: what it needs now stays.
-        still = contents(outputs)
-        labels = [label for label in labels if label in still.removable(sweep)]
-    _delete(outputs, {label: held.bytes[label] for label in labels}, leftovers)
+        # A run may have begun or finished while the question stood there.
+        _check_idle(_existing_store(outputs))
+        removable = set(contents(outputs).removable(sweep))
+        labels = [label for label in labels if label in removable]
+    _delete(outputs, {label: inventory.bytes[label] for label in labels}, leftovers)
     return 0
-
-
-def _check_idle(store: Store) -> None:
-    """A StoreError while a run is under way: no record says yet what it needs."""
-    for name in store.busy("run-"):
-        raise StoreError(
-            f"a run is under way ({store.root / '.locks' / name}): clean when it has ended"
-        )
 
 
 def _delete(outputs: Path, artefacts: dict[str, int], leftovers: dict[str, int]) -> None:
@@ -227,6 +220,14 @@ def _delete(outputs: Path, artefacts: dict[str, int], leftovers: dict[str, int])
     console.out.print(f"{count} deleted, {human(freed)} freed")
     if in_use:
         console.out.print(f"{in_use} left alone: a process is making them")
+
+
+def _check_idle(store: Store) -> None:
+    """A StoreError while a run is under way: no record says yet what it needs."""
+    for name in store.busy("run-"):
+        raise StoreError(
+            f"a run is under way ({store.root / '.locks' / name}): clean when it has ended"
+        )
 
 
 def verify(outputs: Path) -> int:

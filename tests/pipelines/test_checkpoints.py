@@ -60,7 +60,7 @@ def test_export_info_and_chat(ran: tuple[Path, RunRecord], tmp_path: Path) -> No
     from PIL import Image
 
     outputs, record = ran
-    name = f"small/{record['name']}"
+    name = f"small/{record.name}"
     done = luq("export", name, str(tmp_path / "model"), "--outputs", str(outputs))
     assert done.returncode == 0, done.stderr
     first = outputs / "checkpoints" / record.key
@@ -71,7 +71,7 @@ def test_export_info_and_chat(ran: tuple[Path, RunRecord], tmp_path: Path) -> No
     for piece in (
         record.allocation,
         "sum of the ledger",
-        f"{record['memory']['stored_bits']:.3f} bits",
+        f"{record.memory.stored_bits:.3f} bits",
         "luq run",
     ):
         assert piece in told.stdout

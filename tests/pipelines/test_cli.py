@@ -9,14 +9,20 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from omegaconf import DictConfig
 
 from luq import __version__
+from luq.config import RunConfig
 from luq.pocket.shipped import WEIGHTS
 from pipelines import cli, run
 from pipelines.completion import candidates
+from pipelines.schema import to_config
 from tests.conftest import BENCHMARKS
-from tests.pipelines.command import luq
+from tests.pipelines.command import luq, luq_to
 
+# `report` has the analysis's own parser, which needs pandas and scipy (and no torch: that is tested
+# with the architecture).
+QUICK = sorted(name for name in cli.luq.commands if name not in ("report", "complete"))
 COMMANDS = sorted(name for name, command in cli.luq.commands.items() if not command.hidden)
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "datasets", "lm_eval", "wandb")
 
@@ -73,7 +79,7 @@ def test_named_sweeps_are_listed() -> None:
     "words",
     [
         "--help", "status card", "store du", "store verify", "sweep", "completion bash",
-        "complete -- run order=e", *(f"{name} --help" for name in COMMANDS), "pocket train --help",
+        "complete -- run order=e", *(f"{name} --help" for name in QUICK), "pocket train --help",
     ],
 )  # fmt: skip
 def test_a_quick_command_imports_nothing_heavy(words: str, tmp_path: Path) -> None:
@@ -228,3 +234,46 @@ def test_pocket_training_resumes_where_it_stopped(tmp_path: Path) -> None:
     third = luq("pocket", "train", str(tmp_path / "more"), "--steps", "1", "--start", start)
     assert third.returncode == 0, third.stderr
     assert not (tmp_path / "more" / "vision.pt").exists()
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, RunConfig]]:
+    """The stage and the config of every job that a command starts; those with k=3 fail."""
+    started: list[tuple[str, RunConfig]] = []
+
+    def job(stage: str, composed: DictConfig, failures: run.Failures) -> None:
+        config = to_config(composed)
+        started.append((stage, config))
+        if config.allocation.k == 3:
+            failures.names.append("k=3")
+
+    monkeypatch.setattr(run, "job", job)
+    return started
+
+
+@pytest.mark.parametrize("command", ["run", "profile", "quantize", "evaluate"])
+def test_a_command_is_one_job_of_its_stage(
+    jobs: list[tuple[str, RunConfig]], command: str, tmp_path: Path
+) -> None:
+    assert luq_to(tmp_path, command, "allocation.k=2").returncode == 0
+    [(stage, config)] = jobs
+    assert stage == command
+    assert config.allocation.k == 2
+
+
+def test_a_multirun_is_a_job_for_every_combination(
+    jobs: list[tuple[str, RunConfig]], tmp_path: Path
+) -> None:
+    done = luq_to(tmp_path, "run", "-m", "allocation.k=0,2", "calibration=text,multimodal")
+    assert done.returncode == 0, done.stderr
+    combinations = {(config.allocation.k, config.calibration.name) for _, config in jobs}
+    assert combinations == {(0, "text"), (0, "multimodal"), (2, "text"), (2, "multimodal")}
+    assert {config.paths.outputs for _, config in jobs} == {str(tmp_path)}
+
+
+def test_a_failed_job_is_the_exit_code_after_the_others_ran(
+    jobs: list[tuple[str, RunConfig]], tmp_path: Path
+) -> None:
+    assert luq_to(tmp_path, "run", "-m", "allocation.k=3,2").returncode == 1
+    assert [config.allocation.k for _, config in jobs] == [3, 2]
+    assert luq_to(tmp_path, "run", "allocation.k=2").returncode == 0, "each command for itself"

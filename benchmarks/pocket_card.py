@@ -11,19 +11,20 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from pipelines.results import Record
+from pocket_calibration import pocket_samples
 from rich.console import Console
 
-from luq.calibration.mixing import build
 from luq.config import CalibrationConfig, ModelConfig
 from luq.evaluation.scorers import SCORERS
 from luq.models.families import GROUPS
 from luq.models.vlm import load_vlm
 from luq.pocket import benchmarks
 from luq.quantization.hessian import effective_rank
-from luq.quantization.walk import first_inputs, forward, hessians
+from luq.quantization.layer import hessians
+from luq.quantization.states import first_inputs, pass_through
 from luq.questions.prompts import TARGETS
-from pipelines import results
+from pipelines import runs_folder
+from pipelines.record import RunRecord
 
 SWEEP = "card"
 RUNS = ("float16", "gptq4", "gptq3", "gptq2", "billm_faithful")  # the table's columns, in order
@@ -49,46 +50,50 @@ def effective_ranks(model: str, alpha: float) -> dict[str, list[float]]:
     Linears of one group read the same input and so share their Hessian.
     """
     vlm = load_vlm(ModelConfig(model, f"pocket:{model}", device="cpu"))
-    states = first_inputs(vlm, build(vlm, CalibrationConfig("card", alpha)))
+    states = first_inputs(vlm, pocket_samples(vlm, CalibrationConfig("card", alpha)))
     ranks: dict[str, list[float]] = {group[0]: [] for group in GROUPS}
     for layer in vlm.layers:
         layer_hessians = hessians(layer, states, GROUPS)
         for linear in ranks:
             ranks[linear].append(effective_rank(layer_hessians[linear]))
-        forward(layer, states, keep=True)
+        pass_through(layer, states)
     return ranks
 
 
-def latest_runs(outputs: Path, model: str) -> dict[str, Record]:
+def latest_runs(outputs: Path, model: str) -> dict[str, RunRecord]:
     """Name of a run -> the latest of its records for a model."""
     records = []
-    for record in results.iterate(outputs, SWEEP):
-        if record["config"]["model"]["name"] == model:
+    for record in runs_folder.iterate(outputs, SWEEP):
+        if record.config.model.name == model:
             records.append(record)
-    records.sort(key=lambda record: record["finished"])
-    return {record["name"]: record for record in records}
+    records.sort(key=lambda record: record.finished)
+    return {record.name: record for record in records}
 
 
 def print_row(*cells: str) -> None:
     out.print(f"| {' | '.join(cells)} |")
 
 
-def print_scores(runs: dict[str, Record]) -> None:
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def print_scores(runs: dict[str, RunRecord]) -> None:
     """The table: a row per benchmark, a column per run, then means, retention and bits."""
     names = [name for name in RUNS if name in runs]
     columns = [runs[name] for name in names]
     print_row("benchmark", "best constant answer", *names)
     out.print("|---" * (2 + len(names)) + "|")
-    for benchmark in runs["float16"]["scores"]:
+    for benchmark in runs["float16"].scores:
         constant_score, answer = best_constant_answer(benchmark)
         cells = []
         for run in columns:
-            score = run["scores"][benchmark]
-            cells.append(f"{score['score']:.1f} ± {score['stderr']:.1f}")
+            score = run.scores[benchmark]
+            cells.append(f"{score.score:.1f} ± {score.stderr:.1f}")
         print_row(benchmark, f"{constant_score:.1f} ({answer})", *cells)
-    print_row("**mean**", "", *(f"**{run['mean_score']:.1f}**" for run in columns))
-    print_row("retention %", "", *(f"{100 * run['mean_retention']:.1f}" for run in columns))
-    print_row("stored bits", "", *(f"{run['memory']['stored_bits']:.3f}" for run in columns))
+    print_row("**mean**", "", *(f"**{run.mean_score:.1f}**" for run in columns))
+    print_row("retention %", "", *(_percent(run.mean_retention) for run in columns))
+    print_row("stored bits", "", *(f"{run.memory.stored_bits:.3f}" for run in columns))
 
 
 def print_ranks(model: str, alpha: float) -> None:

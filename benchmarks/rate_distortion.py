@@ -1,9 +1,11 @@
-"""Error against stored bits of every tier: on Gaussian weights, and on a pocket model's own weights with its own Hessians.
+"""Error against stored bits of every tier: on Gaussian weights, and on a pocket model's own.
 
-`python benchmarks/rate_distortion.py [--model pocket_llava] [--figure docs/rate_distortion.png]`. Gaussian: 512 x 512, the
-Hessian the identity, mean squared error. Model: every linear of every layer, the Hessians of the 16-bit model on its usual
-calibration set, the median over linears of tr(E H E^T) / tr(W H W^T) and of the error relative to the best scalar tier (gptqN,
-interpolated on a logarithmic scale at the same stored bits), with quartiles.
+`python benchmarks/rate_distortion.py [--model pocket_llava] [--figure docs/rate_distortion.png]`.
+
+Gaussian: 512 x 512, the Hessian the identity, mean squared error. Model: every linear of every
+layer, the Hessians of the 16-bit model on its usual calibration set, the median over linears of
+tr(E H E^T) / tr(W H W^T) and of the error relative to the best scalar tier (gptqN, interpolated on
+a logarithmic scale at the same stored bits), with quartiles.
 """
 
 import argparse
@@ -19,15 +21,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import yaml
+from pocket_calibration import pocket_samples
 from rich.console import Console
 from rich.table import Table
 
-from luq.calibration.mixing import build
 from luq.config import CalibrationConfig, ModelConfig, QuantizerConfig, TierConfig, building
 from luq.models.families import GROUPS
 from luq.models.vlm import load_vlm
+from luq.quantization.layer import hessians
 from luq.quantization.methods import make_quantizer
-from luq.quantization.walk import first_inputs, forward, hessians
+from luq.quantization.states import first_inputs, pass_through
 
 CONF = Path(__file__).parent.parent / "conf"
 QUANTIZER = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
@@ -37,7 +40,7 @@ SCALAR = ("gptq2", "gptq3", "gptq4", "gptq8")
 
 
 def measure(tier: TierConfig, weight: torch.Tensor, hessian: torch.Tensor) -> tuple[float, float]:
-    """Stored bits a weight, and the error under the Hessian relative to the weight's own size under it."""
+    """Stored bits a weight, and tr(E H E^T) / tr(W H W^T)."""
     packed = make_quantizer(tier).quantize(weight, hessian)
     error = weight - packed.dequantize()
     bits = 8 * sum(packed.ledger().values()) / weight.numel()
@@ -57,19 +60,22 @@ def gaussian() -> dict[str, np.ndarray]:
 def of_model(name: str) -> dict[str, np.ndarray]:
     """Tier -> (bits, error) of every linear."""
     vlm = load_vlm(ModelConfig(name, f"pocket:{name}", device="cpu"))
-    states = first_inputs(vlm, build(vlm, CalibrationConfig("multimodal", 0.5)))
+    states = first_inputs(vlm, pocket_samples(vlm, CalibrationConfig("multimodal", 0.5)))
     found: dict[str, list[tuple[float, float]]] = {n: [] for n in TIERS if n not in LEFT_OUT}
     for index, layer in enumerate(vlm.layers):
         made = hessians(layer, states, GROUPS)
         for linear, weight in vlm.original(index).items():
             for tier, values in found.items():
                 values.append(measure(TIERS[tier], weight.float(), made[linear]))
-        forward(layer, states, keep=True)
+        pass_through(layer, states)
     return {n: np.array(v) for n, v in found.items()}
 
 
 def against_scalar(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Error of every linear over the scalar tiers' at the same bits (beyond 2 and 8 bits: the line goes on, 6.02 dB a bit)."""
+    """Error of every linear over the scalar tiers' at the same bits.
+
+    Below their least bits the line goes on with 6.02 dB a bit.
+    """
     relative = {}
     for name, values in found.items():
         ratios = []

@@ -1,22 +1,30 @@
-"""What 24 plans cost when each distinct piece is made once: `python benchmarks/sweep_cost.py [sweep] [override ...]`
+"""What 24 plans cost when each distinct piece is made once.
 
-For the plans of a named sweep (default: pareto), in one run and each with a new store: (a) profile and quantization of all
-plans as `luq sweep` does it, (b) every layer once in every tier that occurs, (c) one profile and the layers of every plan on
-their own, as without a database. Model loading and evaluation are not counted. Prints a / b, which should be near 1, and c / a.
+`python benchmarks/sweep_cost.py [sweep] [override ...]`
+
+For the plans of a named sweep (default: pareto), in one run and each with a new store:
+(a) profile and quantization of all plans as `luq sweep` does it,
+(b) every layer once in every tier that occurs,
+(c) one profile and the layers of every plan on their own, as without a database.
+Model loading and evaluation are not counted. Prints a / b, which should be near 1, and c / a.
 """
 
 import shutil
 import sys
 import tempfile
-from dataclasses import replace
+import time
 from pathlib import Path
+from typing import NamedTuple
 
-from pipelines.stages import Stages
 from rich.console import Console
 
-from luq.allocation.plans import Allocation
-from luq.config import AllocationConfig, PathsConfig, RunConfig
-from pipelines.console import Silent
+from luq.config import RunConfig
+from luq.models.vlm import VLM, loaded
+from luq.quantization.artefacts import PackedLayer, end_walk
+from luq.store.artefact import Holdings, Silent
+from luq.store.store import Store
+from pipelines.allocate import allocate
+from pipelines.graph import Graph
 from pipelines.grid import read
 from pipelines.sweep import Sweep
 
@@ -24,40 +32,70 @@ out = Console(highlight=False, width=120)
 REPEATS = 1
 
 
-def stages_of(config: RunConfig, folder: str) -> Stages:
-    stages = Stages(replace(config, paths=PathsConfig(folder)), Silent())
-    stages.vlm  # noqa: B018 (loaded before the clock starts)
-    return stages
+class Cost(NamedTuple):
+    """Seconds, and how many layers were made in them."""
+
+    seconds: float
+    layers: int
 
 
-def spent(stages: Stages) -> float:
-    return sum(seconds for name, seconds in stages.seconds.items() if name != "load")
+class TimedPlan:
+    """One plan with its store; its model is loaded before any clock starts."""
+
+    def __init__(self, config: RunConfig, outputs: Path, holdings: Holdings):
+        self.store = Store(outputs / "store", Silent(), holdings)
+        self.graph = Graph(config, self.store.root)
+        loaded(self.store.tools, self.graph.checkpoint)
+
+    def profile(self) -> float:
+        """Seconds to calibrate and to profile."""
+        begin = time.perf_counter()
+        self.store.get(self.graph.calibration)
+        self.store.get(self.graph.profile)
+        return time.perf_counter() - begin
+
+    def quantize(self) -> float:
+        """Seconds to allocate and to make the plan's layers."""
+        begin = time.perf_counter()
+        chosen = allocate(self.graph, self.store.get)
+        for layer in self.graph.layers(chosen.allocation):
+            self.store.get(layer)
+        end_walk(self.store.tools)
+        return time.perf_counter() - begin
+
+    @property
+    def layers_made(self) -> int:
+        """How many layers its store made."""
+        return sum(label.startswith(f"{PackedLayer.stage}/") for label in self.store.made)
 
 
-def sweep(configs: list[RunConfig]) -> tuple[float, int]:
-    """Seconds of all plans with one store, and how many layers were made."""
-    seconds, made = 0.0, 0
+def sweep(configs: list[RunConfig]) -> Cost:
+    """All plans with one store."""
+    seconds = 0.0
+    layers = 0
+    holdings = Holdings()
     with tempfile.TemporaryDirectory() as folder:
         for config in configs:
-            stages = stages_of(config, folder)
-            stages.layers  # noqa: B018
-            seconds += spent(stages)
-            made += sum(label.startswith("layers/") for label in stages.store.made)
-    return seconds, made
+            plan = TimedPlan(config, Path(folder), holdings)
+            seconds += plan.profile()
+            seconds += plan.quantize()
+            layers += plan.layers_made
+    return Cost(seconds, layers)
 
 
-def once(configs: list[RunConfig]) -> tuple[float, int]:
-    """Seconds of quantizing every layer once per tier, and how many layers that are."""
-    tiers = list(dict.fromkeys(t for c in configs for t in _tiers(c)))
+def once(configs: list[RunConfig]) -> Cost:
+    """Every layer once per tier; calibration is not counted."""
+    tiers: dict[str, None] = {}
+    for config in configs:
+        tiers |= dict.fromkeys(_tiers(config))
     with tempfile.TemporaryDirectory() as folder:
-        stages = stages_of(replace(configs[0], allocation=AllocationConfig("uniform")), folder)
-        stages.calibration_info  # noqa: B018
-        before = spent(stages)
+        plan = TimedPlan(configs[0], Path(folder), Holdings())
+        plan.store.get(plan.graph.calibration)
+        begin = time.perf_counter()
         for tier in tiers:
-            stages.packed(Allocation((tier,) * stages.outline.layers), "float")
-        return spent(stages) - before, sum(
-            label.startswith("layers/") for label in stages.store.made
-        )
+            for layer in plan.graph.uniform(tier, "float"):
+                plan.store.get(layer)
+        return Cost(time.perf_counter() - begin, plan.layers_made)
 
 
 def _tiers(config: RunConfig) -> list[str]:
@@ -65,35 +103,49 @@ def _tiers(config: RunConfig) -> list[str]:
     return [high] if config.allocation.name == "uniform" else [config.quantizer.low, high]
 
 
-def alone(configs: list[RunConfig]) -> tuple[float, int]:
-    """Seconds of one profile and of quantizing every plan with a store of its own, and how many layers were made."""
-    seconds, made = 0.0, 0
+def alone(configs: list[RunConfig]) -> Cost:
+    """One profile, and every plan quantized with a store of its own."""
+    seconds = 0.0
+    layers = 0
     with tempfile.TemporaryDirectory() as base:
-        first = stages_of(configs[0], base)
-        first.profile  # noqa: B018
-        seconds += spent(first)
+        first = TimedPlan(configs[0], Path(base), Holdings())
+        seconds += first.profile()
         for config in configs:
             with tempfile.TemporaryDirectory() as folder:
                 shutil.copytree(Path(base) / "store", Path(folder) / "store")
-                stages = stages_of(config, folder)
-                stages.layers  # noqa: B018
-                seconds += spent(stages)
-                made += sum(label.startswith("layers/") for label in stages.store.made)
-    return seconds, made
+                plan = TimedPlan(config, Path(folder), _only_model(first))
+                seconds += plan.quantize()
+                layers += plan.layers_made
+    return Cost(seconds, layers)
+
+
+def _only_model(plan: TimedPlan) -> Holdings:
+    """Holdings with a plan's loaded model and nothing that was made with it."""
+    holdings = Holdings()
+    checkpoint = plan.graph.checkpoint
+    vlm = loaded(plan.store.tools, checkpoint)
+    holdings.hold(VLM, (checkpoint.digest, checkpoint.config), lambda: vlm)
+    return holdings
 
 
 def main() -> None:
-    name, overrides = (sys.argv[1:] or ["pareto"])[0], sys.argv[2:]
-    configs = [job.config for job in Sweep(read(name), overrides).jobs if job.config]
+    name = (sys.argv[1:] or ["pareto"])[0]
+    configs = [job.config for job in Sweep(read(name), sys.argv[2:]).possible]
     where = str(Path(__file__).name)
     for repeat in range(REPEATS):
-        (a, made_a), (b, made_b) = sweep(configs), once(configs)
+        a = sweep(configs)
+        b = once(configs)
         out.print(
-            f"{where} {repeat + 1}: {len(configs)} plans of {name}: (a) sweep {a:.1f} s, {made_a} layers made; "
-            f"(b) every layer once per tier {b:.1f} s, {made_b} layers; a / b = {a / b:.2f}"
+            f"{where} {repeat + 1}: {len(configs)} plans of {name}: "
+            f"(a) sweep {a.seconds:.1f} s, {a.layers} layers made; "
+            f"(b) every layer once per tier {b.seconds:.1f} s, {b.layers} layers; "
+            f"a / b = {a.seconds / b.seconds:.2f}"
         )
-    c, made_c = alone(configs)
-    out.print(f"(c) every plan on its own {c:.1f} s, {made_c} layers made; c / a = {c / a:.2f}")
+    c = alone(configs)
+    out.print(
+        f"(c) every plan on its own {c.seconds:.1f} s, {c.layers} layers made; "
+        f"c / a = {c.seconds / a.seconds:.2f}"
+    )
 
 
 if __name__ == "__main__":

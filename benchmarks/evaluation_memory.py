@@ -1,4 +1,6 @@
-"""Does the memory of an evaluation grow with the dataset? `python benchmarks/evaluation_memory.py [counts ...]`
+"""Does the memory of an evaluation grow with the dataset?
+
+`python benchmarks/evaluation_memory.py [counts ...]`
 
 Each count is a process of its own: a DocVQA parquet file of that many pages (1300 x 1700 pixels,
 noise in stripes, about 150 kB each as PNG), of which pocket_llava answers all questions through the

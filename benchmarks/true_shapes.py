@@ -1,4 +1,4 @@
-"""Stored bits of every tier on a decoder layer of the true 7B shapes, and plans projected from them.
+"""Stored bits of every tier on a decoder layer of true 7B shapes, and plans projected from them.
 
 `python benchmarks/true_shapes.py [--model llava|qwen] [--tiers billm gptq4 ...] [--quick]`.
 

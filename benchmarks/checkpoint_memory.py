@@ -1,9 +1,12 @@
-"""What packed folders take on disk, in memory after loading, and while they answer, beside the same model in 16 bit.
+"""What packed folders take on disk, in memory after loading, and while they answer.
 
-`python benchmarks/checkpoint_memory.py [--layers 2] [--tiers gptq4 trellis2] [--dtype float16]`. A LLaVA with random weights
-whose decoder layers have LLaVA-1.5-7B's shapes is written, its layers packed (gptqN by rounding to nearest, others under the
-identity: files of the same size, quickly made), exported, and each folder loaded in a process of its own, to read 32 tokens and
-say 8. Loading is judged against the interpreter with transformers' model code imported, which takes memory without any model.
+`python benchmarks/checkpoint_memory.py [--layers 2] [--tiers gptq4 trellis2] [--dtype float16]`.
+
+The same model in 16 bit stands beside them. A LLaVA with random weights whose decoder layers have
+LLaVA-1.5-7B's shapes is written, its layers packed (gptqN by rounding to nearest, others under the
+identity: files of the same size, quickly made), exported, and each folder loaded in a process of
+its own, to read 32 tokens and say 8. Loading is judged against the interpreter with transformers'
+model code imported, which takes memory without any model.
 """
 
 import argparse
@@ -47,16 +50,19 @@ def reset():
 torch.set_num_threads(1)
 told = {"interpreter": status("VmRSS")}
 reset()
-model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2])).eval()
+dtype = getattr(torch, sys.argv[2])
+model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], dtype=dtype).eval()
 told |= {"loading": status("VmHWM"), "loaded": status("VmRSS")}
-told["weights"] = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+tensors = [*model.parameters(), *model.buffers()]
+told["weights"] = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 reset()
 ids = torch.arange(40, 72)[None]
+asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "do_sample": False}
 with torch.no_grad():
     first = time.perf_counter()
-    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False)
+    model.generate(**asked, max_new_tokens=1)
     rest = time.perf_counter()
-    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), min_new_tokens=9, max_new_tokens=9, do_sample=False)
+    model.generate(**asked, min_new_tokens=9, max_new_tokens=9)
     told["token"] = (time.perf_counter() - rest - (rest - first)) / 8
 told["answering"] = status("VmHWM")
 print(json.dumps(told))
@@ -64,7 +70,10 @@ print(json.dumps(told))
 
 
 def source(folder: Path, layers: int) -> Path:
-    """A 16-bit LLaVA of the pocket model's vision tower and vocabulary, and true 7B decoder layers, with random weights."""
+    """A 16-bit LLaVA with random weights.
+
+    Its decoder layers have the true 7B shapes; vision tower and vocabulary are the pocket model's.
+    """
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     told = json.loads((POCKET / "pocket_llava" / "config.json").read_text())

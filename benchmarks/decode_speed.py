@@ -1,9 +1,12 @@
 """Decode speed of packed linears on this machine, each beside the same in 16 bit, in one run.
 
-`python benchmarks/decode_speed.py [--size 4096] [--rounds 15] [--threads N]`. First one linear, one token: the packed kernel,
-and torch on the 16-bit weight in the types that torch computes in. Then pocket_llava, generating one token after the other: every
-tier on all layers, loaded from an exported folder as a user loads it, beside the 16-bit folder. Ratios over 1: the packed one is
-faster. Rounds alternate between the contestants; shown are medians, and for ratios the 10th and 90th percentile of the rounds.
+`python benchmarks/decode_speed.py [--size 4096] [--rounds 15] [--threads N]`.
+
+First one linear, one token: the packed kernel, and torch on the 16-bit weight in the types that
+torch computes in. Then pocket_llava, generating one token after the other: every tier on all
+layers, loaded from an exported folder as a user loads it, beside the 16-bit folder. Ratios over 1:
+the packed one is faster. Rounds alternate between the contestants; shown are medians, and for
+ratios the 10th and 90th percentile of the rounds.
 """
 
 import argparse

@@ -1,9 +1,12 @@
-"""Does the memory of an evaluation grow with the dataset? `python benchmarks/evaluation_memory.py [counts ...]`
+"""Does the memory of an evaluation grow with the dataset?
 
-Each count is a process of its own: a DocVQA parquet file of that many pages (1300 x 1700 pixels, noise in stripes, about
-150 kB each as PNG), of which pocket_llava answers all questions through the evaluation's own path. Prints the file's size,
-and the peaks of two kinds of memory, sampled every 20 ms: what the process itself holds (anonymous pages), and the pages of
-mapped files, which the kernel drops when it needs the room, so that they count as resident and bind nothing.
+`python benchmarks/evaluation_memory.py [counts ...]`
+
+Each count is a process of its own: a DocVQA parquet file of that many pages (1300 x 1700 pixels,
+noise in stripes, about 150 kB each as PNG), of which pocket_llava answers all questions through the
+evaluation's own path. Prints the file's size, and the peaks of two kinds of memory, sampled every
+20 ms: what the process itself holds (anonymous pages), and the pages of mapped files, which the
+kernel drops when it needs the room, so that they count as resident and bind nothing.
 """
 
 import multiprocessing
@@ -13,12 +16,16 @@ import threading
 import time
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from luq.questions.sources import Questions
 
 out = Console(highlight=False, width=160)
 
@@ -88,38 +95,43 @@ class Peak(threading.Thread):
 
 
 def prepare(folder: Path) -> None:
-    """Write the memory-mapped table, in a process of its own: converting parquet takes memory that no evaluation needs."""
+    """Write the memory-mapped table, in a process of its own.
+
+    Converting parquet takes memory that no evaluation needs.
+    """
+    opened(folder)
+
+
+def opened(folder: Path) -> "Questions":
+    """The questions, from a table that is written if it is not there yet."""
     from luq.config import EvaluationConfig
     from luq.questions.sources import evaluation_table
     from luq.store.store import Store
 
     config = EvaluationConfig("memory", ["docvqa"], data=str(folder), split="all")
-    cache = folder / "cache"
-    evaluation_table("docvqa", config, cache).open(Store(cache).tools)
+    tools = Store(folder / "store").tools
+    return evaluation_table("docvqa", config, folder / "cache").open(tools)
 
 
 def measure(folder: Path, answer: multiprocessing.Queue) -> None:
-    from luq.config import EvaluationConfig, ModelConfig
-    from luq.evaluation import ask as harness
+    from luq.config import ModelConfig
+    from luq.evaluation.ask import ask, make_lm
     from luq.evaluation.predictions import Predictions
     from luq.models.vlm import load_vlm
-    from luq.questions.sources import evaluation_table
     from luq.questions.subsets import Subset, choose
-    from luq.store.store import Store
 
-    config = EvaluationConfig("memory", ["docvqa"], data=str(folder), split="all")
-    lm = harness.make_lm(
-        load_vlm(ModelConfig("pocket_llava", "pocket:pocket_llava", device="cpu")), 32
-    )
-    cache = folder / "cache"
-    questions = evaluation_table("docvqa", config, cache).open(Store(cache).tools)
-    ids = choose(questions, Subset("all"))
+    vlm = load_vlm(ModelConfig("pocket_llava", "pocket:pocket_llava", device="cpu"))
+    lm = make_lm(vlm, 32)
+    questions = opened(folder)
     peak = Peak()
     peak.start()
-    harness.ask(lm, questions, ids[:64], Predictions(folder / "warm.jsonl"))
-    few, peak, begun = peak.stop(), Peak(), time.perf_counter()
+    first_ids = choose(questions, Subset("all"))[:64]
+    ask(lm, questions, first_ids, Predictions(folder / "warm.jsonl"))
+    few = peak.stop()
+    peak = Peak()
+    begun = time.perf_counter()
     peak.start()
-    harness.ask(lm, questions, ids, Predictions(folder / "kept.jsonl"))
+    ask(lm, questions, choose(questions, Subset("all")), Predictions(folder / "kept.jsonl"))
     answer.put((few, peak.stop(), time.perf_counter() - begun))
 
 

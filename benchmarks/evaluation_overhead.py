@@ -1,8 +1,11 @@
-"""What the evaluation costs beside a bare `model.generate`: `python benchmarks/evaluation_overhead.py [benchmark ...]`.
+"""What the evaluation costs beside a bare `model.generate`.
 
-The same questions of pocket_llava, the same batches, the same limits, alternating in one run: our path (lm-eval, kept
-answers, checks of every row) against a loop that only prepares inputs, generates and decodes. Prints the ratio of the
-medians over the repetitions, and the least and the greatest ratio of one repetition.
+`python benchmarks/evaluation_overhead.py [benchmark ...]`
+
+The same questions of pocket_llava, the same batches, the same limits, alternating in one run: our
+path (lm-eval, kept answers, checks of every row) against a loop that only prepares inputs,
+generates and decodes. Prints the ratio of the medians over the repetitions, and the least and the
+greatest ratio of one repetition.
 """
 
 import sys
@@ -16,27 +19,25 @@ from rich.console import Console
 from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
 from luq.config import EvaluationConfig, ModelConfig
-from luq.evaluation import ask as harness
+from luq.evaluation.ask import ask, make_lm
 from luq.evaluation.predictions import Predictions
 from luq.models.vlm import VLM, load_vlm
-from luq.pocket import benchmarks
-from luq.questions import sources as data
 from luq.questions.prompts import PROMPTS
-from luq.questions.sources import evaluation_table
-from luq.questions.subsets import Subset, choose
+from luq.questions.sources import Questions, evaluation_table, task_config
+from luq.questions.subsets import choose, subset
 from luq.store.store import Store
 
 out = Console(highlight=False, width=160)
 BATCH, REPEATS = 32, 9
 
 
-def ours(lm, questions: data.Questions, ids: list[int], folder: Path) -> list[str]:
+def ours(lm, questions: Questions, ids: list[int], folder: Path) -> list[str]:
     file = folder / "kept.jsonl"
     file.unlink(missing_ok=True)
-    return [row["text"] for row in harness.ask(lm, questions, ids, Predictions(file))]
+    return [row["text"] for row in ask(lm, questions, ids, Predictions(file))]
 
 
-def bare(vlm: VLM, questions: data.Questions, ids: list[int], limit: int) -> list[str]:
+def bare(vlm: VLM, questions: Questions, ids: list[int], limit: int) -> list[str]:
     """Prepare, generate, decode, batch by batch, longest first."""
     texts: dict[int, str] = {}
     prompts = {}
@@ -69,16 +70,16 @@ def bare(vlm: VLM, questions: data.Questions, ids: list[int], limit: int) -> lis
 def main() -> None:
     names = sys.argv[1:] or ["textvqa", "gqa", "mmbench", "docvqa"]
     vlm = load_vlm(ModelConfig("pocket_llava", "pocket:pocket_llava", device="cpu"))
-    lm = harness.make_lm(vlm, BATCH)
+    lm = make_lm(vlm, BATCH)
     ratios = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        benchmarks.write(folder, "report")
+        tools = Store(folder / "store").tools
         for name in names:
             config = EvaluationConfig("overhead", [name])
-            questions = evaluation_table(name, config, folder).open(Store(folder).tools)
-            ids = choose(questions, Subset())
-            limit = data.task_config(name)["generation_kwargs"]["max_gen_toks"]
+            questions = evaluation_table(name, config, folder / "cache").open(tools)
+            ids = choose(questions, subset(config.split, config.samples, config.seed))
+            limit = task_config(name)["generation_kwargs"]["max_gen_toks"]
             same = sum(
                 a == b
                 for a, b in zip(
@@ -89,16 +90,18 @@ def main() -> None:
             for _ in range(REPEATS):
                 for which in took:
                     begun = time.perf_counter()
-                    ours(lm, questions, ids, folder) if which == "ours" else bare(
-                        vlm, questions, ids, limit
-                    )
+                    if which == "ours":
+                        ours(lm, questions, ids, folder)
+                    else:
+                        bare(vlm, questions, ids, limit)
                     took[which].append(1000 * (time.perf_counter() - begun) / len(ids))
             ratios.append(median(took["ours"]) / median(took["bare"]))
             pairs = [a / b for a, b in zip(took["ours"], took["bare"], strict=True)]
             out.print(
-                f"{name:<10} {len(ids)} questions, batches of {BATCH}: ours {median(took['ours']):.2f} ms, "
-                f"bare {median(took['bare']):.2f} ms per question (medians of {REPEATS}); ratio {ratios[-1]:.3f} "
-                f"[{min(pairs):.3f}, {max(pairs):.3f}]; "
+                f"{name:<10} {len(ids)} questions, batches of {BATCH}: "
+                f"ours {median(took['ours']):.2f} ms, "
+                f"bare {median(took['bare']):.2f} ms per question (medians of {REPEATS}); "
+                f"ratio {ratios[-1]:.3f} [{min(pairs):.3f}, {max(pairs):.3f}]; "
                 f"{same} answers the same"
             )
     out.print(f"ratio, mean over benchmarks: {sum(ratios) / len(ratios):.3f}")

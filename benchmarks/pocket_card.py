@@ -9,11 +9,9 @@ answer per benchmark; effective ranks are of the 16-bit model's calibration Hess
 import os
 import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from statistics import median
 
+from pocket_calibration import pocket_samples
 from rich.console import Console
 
 from luq.config import CalibrationConfig, ModelConfig
@@ -27,7 +25,6 @@ from luq.quantization.states import first_inputs, pass_through
 from luq.questions.prompts import TARGETS
 from pipelines import runs_folder
 from pipelines.record import RunRecord
-from tests.conftest import pocket_samples
 
 SWEEP = "card"
 RUNS = ("float16", "gptq4", "gptq3", "gptq2", "billm_faithful")  # the table's columns, in order
@@ -77,6 +74,10 @@ def print_row(*cells: str) -> None:
     out.print(f"| {' | '.join(cells)} |")
 
 
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
 def print_scores(runs: dict[str, RunRecord]) -> None:
     """The table: a row per benchmark, a column per run, then means, retention and bits."""
     names = [name for name in RUNS if name in runs]
@@ -91,7 +92,7 @@ def print_scores(runs: dict[str, RunRecord]) -> None:
             cells.append(f"{score.score:.1f} ± {score.stderr:.1f}")
         print_row(benchmark, f"{constant_score:.1f} ({answer})", *cells)
     print_row("**mean**", "", *(f"**{run.mean_score:.1f}**" for run in columns))
-    print_row("retention %", "", *(f"{100 * (run.mean_retention or 0):.1f}" for run in columns))
+    print_row("retention %", "", *(_percent(run.mean_retention) for run in columns))
     print_row("stored bits", "", *(f"{run.memory.stored_bits:.3f}" for run in columns))
 
 

@@ -1,9 +1,13 @@
 """Seconds and error of every tier on one linear, beside plain 4-bit GPTQ in the same run.
 
-`python benchmarks/quantizers.py [--sizes 1024x1024 4096x4096 4096x11008] [--tiers ...] [--threads N]`. Gaussian weights, and a
-Hessian of inputs with a falling spectrum, in which a few columns are large, as in real layers. Error: tr(E H E^T) / tr(W H W^T).
-The last column is what a Gaussian source needs at least for that error at that many stored bits, were all columns alike: 4^-bits.
-`--loops [N]`: instead, BiLLM's searches of one block of 4096 rows against plain loops over the same candidates, N rounds.
+`python benchmarks/quantizers.py [--sizes 1024x1024 4096x4096 4096x11008] [--tiers ...]
+[--threads N]`.
+
+Gaussian weights, and a Hessian of inputs with a falling spectrum, in which a few columns are large,
+as in real layers. Error: tr(E H E^T) / tr(W H W^T). The last column is what a Gaussian source needs
+at least for that error at that many stored bits, were all columns alike: 4^-bits. `--loops [N]`:
+instead, BiLLM's searches of one block of 4096 rows against plain loops over the same candidates, N
+rounds.
 """
 
 import argparse
@@ -44,7 +48,10 @@ def case(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loops(n: int) -> Table:
-    """What is searched, seconds of the search, and how many times longer the loop takes: median, least and most of n rounds."""
+    """What is searched, seconds of the search, and how many times longer the loop takes.
+
+    Of the times: median, least and most of n rounds.
+    """
     weight, importance = (
         torch.randn(4096, 128, generator=torch.Generator().manual_seed(0)),
         torch.logspace(0, -1, 128),
@@ -56,9 +63,13 @@ def loops(n: int) -> Table:
             lambda: searches.billm_errors(ranked, 49), lambda: billm.salient_errors(ranked, 49),
         ),
         "81 splits (faithful)": (
-            lambda: searches.billm_errors(weight.square(), thresholds), lambda: billm.split_errors(weight.square(), thresholds),
+            lambda: searches.billm_errors(weight.square(), thresholds),
+            lambda: billm.split_errors(weight.square(), thresholds),
         ),
-        "four values, 12 turns (fitted)": (lambda: SortedRows(weight).fit(importance, False), lambda: loop(weight, importance, 12)),
+        "four values, 12 turns (fitted)": (
+            lambda: SortedRows(weight).fit(importance, False),
+            lambda: loop(weight, importance, 12),
+        ),
     }  # fmt: skip
     shown = Table(
         title=f"4096 x 128, {torch.get_num_threads()} threads, n = {n}", title_justify="left"

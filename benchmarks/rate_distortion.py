@@ -1,9 +1,11 @@
-"""Error against stored bits of every tier: on Gaussian weights, and on a pocket model's own weights with its own Hessians.
+"""Error against stored bits of every tier: on Gaussian weights, and on a pocket model's own.
 
-`python benchmarks/rate_distortion.py [--model pocket_llava] [--figure docs/rate_distortion.png]`. Gaussian: 512 x 512, the
-Hessian the identity, mean squared error. Model: every linear of every layer, the Hessians of the 16-bit model on its usual
-calibration set, the median over linears of tr(E H E^T) / tr(W H W^T) and of the error relative to the best scalar tier (gptqN,
-interpolated on a logarithmic scale at the same stored bits), with quartiles.
+`python benchmarks/rate_distortion.py [--model pocket_llava] [--figure docs/rate_distortion.png]`.
+
+Gaussian: 512 x 512, the Hessian the identity, mean squared error. Model: every linear of every
+layer, the Hessians of the 16-bit model on its usual calibration set, the median over linears of
+tr(E H E^T) / tr(W H W^T) and of the error relative to the best scalar tier (gptqN, interpolated on
+a logarithmic scale at the same stored bits), with quartiles.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import yaml
+from pocket_calibration import pocket_samples
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +31,6 @@ from luq.models.vlm import load_vlm
 from luq.quantization.layer import hessians
 from luq.quantization.methods import make_quantizer
 from luq.quantization.states import first_inputs, pass_through
-from tests.conftest import pocket_samples
 
 CONF = Path(__file__).parent.parent / "conf"
 QUANTIZER = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
@@ -38,7 +40,7 @@ SCALAR = ("gptq2", "gptq3", "gptq4", "gptq8")
 
 
 def measure(tier: TierConfig, weight: torch.Tensor, hessian: torch.Tensor) -> tuple[float, float]:
-    """Stored bits a weight, and the error under the Hessian relative to the weight's own size under it."""
+    """Stored bits a weight, and tr(E H E^T) / tr(W H W^T)."""
     packed = make_quantizer(tier).quantize(weight, hessian)
     error = weight - packed.dequantize()
     bits = 8 * sum(packed.ledger().values()) / weight.numel()
@@ -70,7 +72,10 @@ def of_model(name: str) -> dict[str, np.ndarray]:
 
 
 def against_scalar(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Error of every linear over the scalar tiers' at the same bits (beyond 2 and 8 bits: the line goes on, 6.02 dB a bit)."""
+    """Error of every linear over the scalar tiers' at the same bits.
+
+    Below their least bits the line goes on with 6.02 dB a bit.
+    """
     relative = {}
     for name, values in found.items():
         ratios = []

@@ -1,9 +1,12 @@
-"""Peak memory of profiling and quantizing a checkpoint of Qwen2.5-VL-7B's shapes whose layers stay on disk.
+"""Peak memory of profiling and quantizing a checkpoint whose layers stay on disk.
 
-`python benchmarks/stream_memory.py [--layers 2 4 8] [--tier rtn4]`: for each number of decoder layers a checkpoint with random
-bfloat16 weights is written shard by shard (0.47 GB a layer and 3.5 GB beside them), then a process of its own runs
-`luq quantize` on it with model.stream=true and 16 x 512 calibration tokens: entropies of all layers, and all layers packed.
-The peak is that process's largest resident memory. It must not grow with the number of layers.
+`python benchmarks/stream_memory.py [--layers 2 4 8] [--tier rtn4]`
+
+For each number of decoder layers a checkpoint of Qwen2.5-VL-7B's shapes with random bfloat16
+weights is written shard by shard (0.47 GB a layer and 3.5 GB beside them), then a process of its
+own runs `luq quantize` on it with model.stream=true and 16 x 512 calibration tokens: entropies of
+all layers, and all layers packed. The peak is that process's largest resident memory. It must not
+grow with the number of layers.
 """
 
 import argparse
@@ -23,35 +26,45 @@ from tests.luq.models.true_shapes import write
 
 
 def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, int, float]:
-    """(peak resident bytes, the most that is not a mapped file, seconds) of `luq quantize` in a process of its own."""
-    given = [
-        f"model.path={folder}", "model.name=qwen_shapes", "model.stream=true", "model.max_pixels=12544", "tracking=none",
-        "calibration.tokens=8192", "calibration.sample_tokens=512", "profile.tokens=2048", "profile.clusters=50",
-        "profile.seeds=1", "allocation.k=1", f"quantizer.low={tier}", "quantizer.high=rtn4", "quantizer.propagation=float",
+    """`luq quantize` in a process of its own.
+
+    Returns:
+        Peak resident bytes, the most that is not a mapped file, seconds.
+    """
+    overrides = [
+        f"model.path={folder}",
+        "model.name=qwen_shapes",
+        "model.stream=true",
+        "model.max_pixels=12544",
+        "tracking=none",
+        "calibration.tokens=8192",
+        "calibration.sample_tokens=512",
+        "profile.tokens=2048",
+        "profile.clusters=50",
+        "profile.seeds=1",
+        "allocation.k=1",
+        f"quantizer.low={tier}",
+        "quantizer.high=rtn4",
+        "quantizer.propagation=float",
         f"paths.outputs={outputs}",
-    ]  # fmt: skip
-    begun = time.perf_counter()
-    command = [sys.executable, "-m", "pipelines.cli", "quantize", *given]
-    with tempfile.TemporaryFile("w+") as told:
-        process, peak = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told), 0
-        own = 0
-        while (
-            process.poll() is None
-        ):  # what wait4 reports would be this process's own peak, which a fork starts with
-            status = dict(
-                re.findall(
-                    r"(VmHWM|RssAnon):\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text()
-                )
-            )
-            peak, own = (
-                max(most, 1024 * int(status.get(n, 0)))
-                for most, n in ((peak, "VmHWM"), (own, "RssAnon"))
-            )
+    ]
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "pipelines.cli", "quantize", *overrides]
+    peak = 0
+    own = 0
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        # What wait4 reports would be this process's own peak, which a fork starts with.
+        while process.poll() is None:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            kilobytes = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+)", status))
+            peak = max(peak, 1024 * int(kilobytes.get("VmHWM", 0)))
+            own = max(own, 1024 * int(kilobytes.get("RssAnon", 0)))
             time.sleep(0.2)
         if process.returncode:
-            told.seek(0)
-            sys.exit(told.read())
-    return peak, own, time.perf_counter() - begun
+            errors.seek(0)
+            sys.exit(errors.read())
+    return peak, own, time.perf_counter() - begin
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
-"""Stored bits of every tier on a decoder layer of the true 7B shapes, and the paper's plans projected from them.
+"""Stored bits of every tier on a decoder layer of true 7B shapes, and plans projected from them.
 
-`python benchmarks/true_shapes.py [--model llava|qwen] [--tiers billm gptq4 ...] [--quick]`. Weights and activations are
-random (no real checkpoint is needed for sizes): each linear is really quantized and packed, the layer written, and the
-file measured. What stays 16-bit is counted from the shapes. Scores are not projected. `--quick`: GPTQ without clip search
-and descent, trellis codes with a window of 8 bits, which store as many bytes and are worse.
+`python benchmarks/true_shapes.py [--model llava|qwen] [--tiers billm gptq4 ...] [--quick]`.
+
+Weights and activations are random (no real checkpoint is needed for sizes): each linear is really
+quantized and packed, the layer written, and the file measured. What stays 16-bit is counted from
+the shapes. Scores are not projected. `--quick`: GPTQ without clip search and descent, trellis codes
+with a window of 8 bits, which store as many bytes and are worse.
 """
 
 import argparse
@@ -23,7 +25,9 @@ from luq.formats.layer_file import LayerSize, layer_size, write_layer
 from luq.quantization.methods import make_quantizer
 
 CONF = Path(__file__).parent.parent / "conf"
-MODELS = {  # hidden, width of k and v, intermediate, layers, the paper's k, 16-bit parameters beside the decoder's linears
+# Name, hidden, width of k and v, intermediate, layers, the paper's k, and the 16-bit parameters
+# beside the decoder's linears.
+MODELS = {
     "llava": ("LLaVA-1.5-7B", 4096, 4096, 11008, 32, 16, 587_000_000),
     "qwen": ("Qwen2.5-VL-7B", 3584, 512, 18944, 28, 12, 1_766_000_000),
 }
@@ -35,7 +39,21 @@ LUQ = (
     ("trellis2", "trellis3"),
     ("trellis1", "trellis3"),
 )
-TOKENS = 512  # activations behind each Hessian: fewer than columns, as damping has to cope with on real layers too
+# Activations behind each Hessian: fewer than columns, as damping has to cope with on real layers.
+TOKENS = 512
+DEFAULT_TIERS = [
+    "billm_faithful",
+    "billm",
+    "arb_rc",
+    "ternary",
+    "gptq2",
+    "gptq3",
+    "gptq4",
+    "trellis1",
+    "trellis2",
+    "trellis3",
+    "trellis4",
+]
 
 
 def shapes(hidden: int, narrow: int, wide: int) -> dict[str, tuple[int, int]]:
@@ -72,7 +90,7 @@ def main() -> None:
     parser.add_argument(
         "--tiers",
         nargs="+",
-        default="billm_faithful billm arb_rc ternary gptq2 gptq3 gptq4 trellis1 trellis2 trellis3 trellis4".split(),
+        default=DEFAULT_TIERS,
     )
     parser.add_argument("--quick", action="store_true")
     arguments, out = parser.parse_args(), Console(highlight=False, width=120)

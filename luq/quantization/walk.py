@@ -47,21 +47,25 @@ class Walk:
         self.vlm.restore()
         way = [folder.name for folder in before[:index]]
         way += [FLOAT] * (index - len(way))
-        if self._states is None or self._passed != way[: len(self._passed)]:
-            self._states = first_inputs(self.vlm, self.samples, self.folder)
+        states = self._states
+        if states is None or self._passed != way[: len(self._passed)]:
+            states = first_inputs(self.vlm, self.samples, self.folder)
             self._passed = []
+        # An error on the way leaves some batches ahead of others: such states are not kept.
+        self._states = None
         for layer in range(len(self._passed), index):
             packed = read_layer(before[layer]) if layer < len(before) else None
-            self._pass(layer, packed)
+            self._pass(layer, packed, states)
             self._passed.append(way[layer])
-        return self._states
+        self._states = states
+        return states
 
-    def _pass(self, index: int, packed: PackedLayer | None) -> None:
+    def _pass(self, index: int, packed: PackedLayer | None, states: list[State]) -> None:
         if packed is not None:
             modules = runtime_modules(self.vlm, index, packed, "passed", cache=True)
             self.vlm.install(index, modules)
         try:
-            pass_through(self.vlm.layers[index], self._states or [])
+            pass_through(self.vlm.layers[index], states)
         finally:
             self.vlm.install(index, None)
 

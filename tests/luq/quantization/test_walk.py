@@ -151,6 +151,32 @@ def test_a_walk_that_has_passed_a_layer_starts_again(
     assert not any(torch.equal(a, b) for a, b in zip(fresh, packed, strict=True))
 
 
+def test_states_that_an_error_left_half_way_are_not_used_again(
+    vlm: VLM, calibration: CalibrationSet
+) -> None:
+    """The next job of a multirun asks the same walk."""
+    expected = [state.hidden.clone() for state in Walk(vlm, calibration).inputs(3, [])]
+    walk = Walk(vlm, calibration)
+    walk.inputs(1, [])
+    calls = 0
+
+    def fail(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise torch.cuda.OutOfMemoryError
+
+    hook = vlm.layers[2].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            walk.inputs(3, [])
+    finally:
+        hook.remove()
+    again = [state.hidden for state in walk.inputs(3, [])]
+    assert len(again) > 1, "the error came between two batches"
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+
+
 @torch.no_grad()
 def test_a_walk_goes_through_sixteen_bit_layers_whatever_stands_in_the_model(
     vlm: VLM, calibration: CalibrationSet, tmp_path: Path

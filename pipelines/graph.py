@@ -3,8 +3,7 @@
 Every arrow is an artefact in the store. This file only connects them: what an artefact is stands
 beside the code that makes it. An allocation is a result, and packed layers depend on its value, so
 the graph has two phases: `allocate` (in `pipelines.allocate`) resolves it, `layers` and what
-follows
-are then known.
+follows are then known.
 """
 
 from collections.abc import Sequence

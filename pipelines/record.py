@@ -14,10 +14,10 @@ from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
 
 SCHEMA = 4
-# fields that differ between two runs that did the same
 # Settings that say where a run is written and mirrored, and on what it is computed.
 ELSEWHERE = ("paths", "tracking", "group", "checkpoint")
 MACHINE = (("model", "device"), ("model", "activations_gb"), ("evaluation", "batch_size"))
+# Fields that differ between two runs that did the same.
 PASSING = ("seconds", "cached", "wall_seconds", "finished", "git_sha", "versions", "device")
 
 

@@ -1,5 +1,4 @@
-"""The commands that take Hydra overrides: run, profile, quantize, evaluate. One job of a
-(multi)run.
+"""The commands that take Hydra overrides, each a job of a (multi)run.
 
 Errors of a job are shown and recorded, and the next job goes on.
 """
@@ -27,15 +26,10 @@ from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console, devices, runs_folder
 from pipelines.allocate import LayerScores
-from pipelines.execute import (
-    RunIdentity,
-    choose,
-    execute,
-    workbench,
-)
+from pipelines.execute import RunIdentity, choose, execute, workbench
 from pipelines.follow import follow
 from pipelines.graph import Graph
-from pipelines.record import ELSEWHERE, RunRecord
+from pipelines.record import ELSEWHERE, MACHINE, RunRecord
 from pipelines.schema import to_config
 
 log = logging.getLogger(__name__)
@@ -44,9 +38,17 @@ UNREPEATED = (*UNNAMED, "model.device", "evaluation.batch_size")  # and that its
 
 
 def config_key(config: RunConfig) -> str:
-    """Of a run's settings alone, whatever the checkpoint: names its lock and its log."""
+    """Of a run's settings alone, whatever the checkpoint: names its lock, its log and its failure.
+
+    Not of those that say where and on what it is computed: a job that was given the second GPU is
+    the same job.
+    """
     settings = plain(config)
-    return digest("config", {k: v for k, v in settings.items() if k not in ELSEWHERE})
+    for name in ELSEWHERE:
+        del settings[name]
+    for group, name in MACHINE:
+        del settings[group][name]
+    return digest("config", settings)
 
 
 def command() -> str:

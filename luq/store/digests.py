@@ -44,9 +44,14 @@ def _memory_file() -> Path | None:
 
 
 @lru_cache(maxsize=4)
-def _remembered(file: Path) -> dict[FileState, str]:
-    """What earlier processes remembered; lines that cannot be read are left out."""
+def _remembered(file: Path | None) -> dict[FileState, str]:
+    """What this process and (where there is a file) earlier ones know.
+
+    Lines that cannot be read are left out.
+    """
     digests: dict[FileState, str] = {}
+    if file is None:
+        return digests
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -92,14 +97,15 @@ def file_digest(file: Path) -> tuple[int, str]:
             status.st_ino,
         )
         memory = _memory_file()
-        known = {} if memory is None else _remembered(memory)
-        if state not in known:
-            known[state] = sha256_of(file)
-            settled = time.time() - max(state.mtime_ns, state.ctime_ns) / 1e9 > SETTLED_SECONDS
-            if memory is not None and settled:
-                _remember(memory, state, known[state])
-            elif not settled:
-                return state.size, known.pop(state)
-        return state.size, known[state]
+        known = _remembered(memory)
+        if state in known:
+            return state.size, known[state]
+        sha256 = sha256_of(file)
+        age_seconds = time.time() - max(state.mtime_ns, state.ctime_ns) / 1e9
+        if age_seconds > SETTLED_SECONDS:
+            known[state] = sha256
+            if memory is not None:
+                _remember(memory, state, sha256)
+        return state.size, sha256
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error})") from error

@@ -55,6 +55,19 @@ def test_a_settled_file_is_read_once(
     assert file_digest(file) == before
 
 
+def test_without_a_home_a_file_is_read_once_by_each_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "cache_folder", lambda: None)
+    monkeypatch.setattr(digests, "SETTLED_SECONDS", -1.0)
+    digests._remembered.cache_clear()
+    file = tmp_path / "a"
+    file.write_text("content")
+    before = file_digest(file)
+    monkeypatch.setattr(digests, "sha256_of", lambda file: pytest.fail("it is read again"))
+    assert file_digest(file) == before
+
+
 def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "a"
     file.write_text("content")

@@ -196,7 +196,10 @@ def count_layers(folder: Path) -> int:
 
 
 def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
-    """Shapes [out, in] of the linears of the first decoder layer, by name, from the headers."""
+    """Shapes [out, in] of the linears of the first decoder layer, by name, from the headers.
+
+    A tensor of another rank is left for the loading to report.
+    """
     from safetensors import safe_open
 
     shapes: dict[str, tuple[int, int]] = {}
@@ -205,17 +208,18 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 match = FIRST_LAYER.match(name)
                 if match and not TOWER.search(name):
-                    rows, columns = file.get_slice(name).get_shape()
-                    shapes[match[1]] = (rows, columns)
+                    shape = file.get_slice(name).get_shape()
+                    if len(shape) == 2:
+                        shapes[match[1]] = (shape[0], shape[1])
     return shapes
 
 
 def stored_dtype(folder: Path) -> str:
     """The floating type that a checkpoint says it is stored in, or that its first tensor has."""
     config = read_config(folder)
-    said = config.get("dtype") or config.get("torch_dtype")
-    if said:
-        return str(said)
+    said = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    if said in DTYPES.values():
+        return said
     from safetensors import safe_open
 
     with safe_open(folder / shards_of(folder)[0], framework="np") as file:

@@ -1,15 +1,23 @@
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from luq.config import ModelConfig
 from luq.errors import ConfigError, ModelError
-from luq.models.checkpoint import checkpoint, fingerprint, resolve_path
+from luq.models.checkpoint import (
+    checkpoint,
+    fingerprint,
+    linear_shapes,
+    resolve_path,
+    stored_dtype,
+)
 from luq.models.families import LINEARS
 from luq.models.processors import load_processor
 from luq.models.vlm import VLM, find_layers, load_vlm
@@ -42,6 +50,21 @@ def test_layers_linears_and_image_tokens(vlm: VLM) -> None:
     assert all(set(vlm.original(i)) == set(LINEARS) for i in range(len(vlm.layers)))
     token = vlm.model.config.image_token_index
     assert vlm.image_mask(torch.tensor([[1, token, 5]])).tolist() == [[False, True, False]]
+
+
+@pytest.mark.parametrize("said", ["auto", "int8", ["float32"], None, "torch.float16"])
+def test_a_type_that_is_none_is_read_from_the_weights(tmp_path: Path, said: object) -> None:
+    folder = shutil.copytree(POCKET / "pocket_llava", tmp_path / "m")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"dtype": said}))
+    assert stored_dtype(folder) == "float16"
+
+
+def test_a_tensor_that_is_no_matrix_has_no_columns_to_check(tmp_path: Path) -> None:
+    name = "language_model.model.layers.0.mlp.{}_proj.weight"
+    tensors = {name.format("up"): torch.zeros(4), name.format("down"): torch.zeros(4, 8)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert linear_shapes(tmp_path) == {"mlp.down_proj": (4, 8)}
 
 
 @pytest.mark.parametrize(

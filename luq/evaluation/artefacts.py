@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from luq.config.checks import VOLATILE
 from luq.evaluation.answers import ANSWERS, FIDELITY
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from luq.evaluation.lm import LoadedVLM
     from luq.models.vlm import VLM
 
+T = TypeVar("T")
 REFERENCE = "reference.safetensors"
 LOSSES = "losses.json"
 Layers = tuple[PackedLayer, ...]
@@ -40,16 +41,22 @@ class Batching:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Answers(Artefact[list[AnswerRow]]):
-    """What a model with these packed layers says to the questions of one benchmark."""
+class Asked(Artefact[T], abstract=True):
+    """What comes of asking a model with these packed layers the questions of one benchmark."""
 
-    stage: ClassVar[str] = "evaluation"
     version: ClassVar[int] = 1
     checkpoint: Checkpoint
     layers: Layers
     table: QuestionTable
     subset: Subset
     batching: Batching = Batching()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Answers(Asked[list[AnswerRow]]):
+    """What the model says."""
+
+    stage: ClassVar[str] = "evaluation"
 
     @property
     def description(self) -> str:
@@ -79,16 +86,10 @@ class Answers(Artefact[list[AnswerRow]]):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ReferenceProbabilities(Artefact[Path]):
+class ReferenceProbabilities(Asked[Path]):
     """What the 16-bit model thinks of the reference answers' tokens; its value is a file."""
 
     stage: ClassVar[str] = "reference"
-    version: ClassVar[int] = 1
-    checkpoint: Checkpoint
-    layers: Layers
-    table: QuestionTable
-    subset: Subset
-    batching: Batching = Batching()
 
     @property
     def description(self) -> str:
@@ -190,5 +191,5 @@ def installed_lm(
     from luq.evaluation.lm import LoadedVLM
 
     vlm = installed(checkpoint, layers, tools)
-    key: Any = (checkpoint, batching.batch_size, id(vlm))
+    key = (checkpoint, batching.batch_size)
     return tools.hold(LoadedVLM, key, lambda: make_lm(vlm, batching.batch_size))

@@ -2,8 +2,7 @@
 are image.
 
 Works for any Hugging Face VLM whose decoder layers stand at a known path; adding a family is one
-line
-in `LAYERS`.
+line in `LAYERS`.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +26,8 @@ from luq.store.artefact import Tools
 class VLM:
     """A loaded model.
 
-    `originals` keeps the 16-bit linears of every layer, so that any tier can be undone.
+    `originals` keeps the 16-bit linears of every layer, so that any tier can be undone. `standing`
+    says which layers have packed linears: layer -> key of the artefact.
     """
 
     config: ModelConfig
@@ -35,9 +35,7 @@ class VLM:
     processor: Any
     layers: nn.ModuleList
     originals: list[dict[str, Any]] = field(default_factory=list)
-    standing: dict[int, str] = field(
-        default_factory=dict
-    )  # layer -> key of the packed layer that is installed
+    standing: dict[int, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -62,9 +60,9 @@ class VLM:
     def bias(self, layer: int, name: str) -> Tensor | None:
         """The bias [out] of a linear, if it has one."""
         linear = self.originals[layer][name]
-        return (
-            None if linear.bias is None else self._tensors(linear)[1]
-        )  # a streamed weight is not read for nothing
+        if linear.bias is None:  # a streamed weight is not read for nothing
+            return None
+        return self._tensors(linear)[1]
 
     @staticmethod
     def _tensors(linear: Any) -> tuple[Tensor, Tensor | None]:

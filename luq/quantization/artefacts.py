@@ -1,6 +1,7 @@
 """Packed layers and what they cost, as artefacts."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -106,13 +107,27 @@ def end_walk(tools: Tools) -> None:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OutputErrors(Artefact[list[float]]):
-    """Per layer the relative error of its output when it alone is packed, all others 16-bit."""
+class MeasuredScores(Artefact[list[float]], abstract=True):
+    """A score per layer, measured with calibration samples and the weights that are stored."""
 
     stage: ClassVar[str] = "scores"
     version: ClassVar[int] = 1
     calibration: Calibration
     layers: tuple[PackedLayer, ...]
+
+    def read(self, folder: Path) -> list[float]:
+        scores: list[float] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        return scores
+
+    def packed(self, tools: Tools) -> "Iterator[Weights]":
+        """The packed weights layer by layer, read one at a time."""
+        for layer in self.layers:
+            yield tools.store.get(layer).read()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OutputErrors(MeasuredScores):
+    """Per layer the relative error of its output when it alone is packed, all others 16-bit."""
 
     @property
     def description(self) -> str:
@@ -124,22 +139,13 @@ class OutputErrors(Artefact[list[float]]):
 
         vlm = loaded(tools, self.calibration.checkpoint)
         samples = samples_of(self.calibration, tools)
-        packed = (tools.store.get(layer).read() for layer in self.layers)
-        errors = output_errors(vlm, samples, packed, tools.store.root)
+        errors = output_errors(vlm, samples, self.packed(tools), tools.store.root)
         write_json(folder / SCORES, errors)
-
-    def read(self, folder: Path) -> list[float]:
-        return _read_scores(folder)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DeltaLosses(Artefact[list[float]]):
+class DeltaLosses(MeasuredScores):
     """Per layer the summed |gradient x quantization error| of the calibration loss."""
-
-    stage: ClassVar[str] = "scores"
-    version: ClassVar[int] = 1
-    calibration: Calibration
-    layers: tuple[PackedLayer, ...]
 
     @property
     def description(self) -> str:
@@ -151,13 +157,4 @@ class DeltaLosses(Artefact[list[float]]):
 
         vlm = loaded(tools, self.calibration.checkpoint)
         samples = samples_of(self.calibration, tools)
-        packed = (tools.store.get(layer).read() for layer in self.layers)
-        write_json(folder / SCORES, delta_losses(vlm, samples, packed))
-
-    def read(self, folder: Path) -> list[float]:
-        return _read_scores(folder)
-
-
-def _read_scores(folder: Path) -> list[float]:
-    scores: list[float] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-    return scores
+        write_json(folder / SCORES, delta_losses(vlm, samples, self.packed(tools)))

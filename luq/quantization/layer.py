@@ -14,7 +14,7 @@ from luq.formats.linear import PackedLinear
 from luq.models.families import GROUPS
 from luq.models.vlm import VLM
 from luq.quantization.hessian import HessianSum
-from luq.quantization.methods import make_quantizer
+from luq.quantization.methods import Quantizer, make_quantizer
 from luq.quantization.states import State, layer_output
 
 Groups = tuple[tuple[str, ...], ...]  # linears that share an input, in the forward pass's order
@@ -120,9 +120,10 @@ def quantize_layer(
     return packed
 
 
-def _packed(quantizer: Any, weight: Tensor, hessian: Tensor | None, where: str) -> PackedWeight:
+def _packed(
+    quantizer: Quantizer, weight: Tensor, hessian: Hessian | None, where: str
+) -> PackedWeight:
     try:
-        packed: PackedWeight = quantizer.quantize(weight.float(), hessian)
+        return quantizer.quantize(weight.float(), hessian)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-    return packed

@@ -239,10 +239,7 @@ class Store:
         try:
             with self.lock(f"{stage}-{key}", "").acquire(timeout=0):
                 for path in self.remains(stage, key):
-                    if path.is_dir():
-                        shutil.rmtree(path, ignore_errors=True)
-                    else:
-                        path.unlink(missing_ok=True)
+                    _delete(path)
         except Timeout:
             return False
         return True
@@ -290,8 +287,8 @@ class Store:
             os.replace(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        for remains in target.parent.glob(f".{artefact.key}.*"):
-            remains.unlink(missing_ok=True)
+        for remains in self.remains(artefact.stage, artefact.key):
+            _delete(remains)
         entry = {
             "stage": artefact.stage,
             "key": artefact.key,
@@ -316,6 +313,14 @@ class Store:
             except (ValueError, TypeError):
                 continue
         return entries
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or a folder; what cannot be deleted stays, and is a leftover."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _listing(folder: Path) -> dict[str, dict[str, int | str]]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from importlib import import_module
+from inspect import isabstract
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,7 +143,7 @@ def artefact_classes() -> list[type[Artefact[Any]]]:
     for name in ARTEFACTS:
         for item in vars(import_module(name)).values():
             is_own = isinstance(item, type) and item.__module__ == name
-            if is_own and issubclass(item, Artefact):
+            if is_own and issubclass(item, Artefact) and not isabstract(item):
                 classes.append(item)
     return classes
 

@@ -49,7 +49,7 @@ class Graph:
     Args:
         config: the run.
         cache: the store's folder, where `datasets` may keep what it prepares.
-        download: whether a checkpoint that is not here may be fetched.
+        download: whether a checkpoint or questions that are not here may be fetched.
 
     Raises:
         LuqError: something that the run needs is missing, or a setting does not fit the checkpoint.
@@ -58,10 +58,13 @@ class Graph:
     def __init__(self, config: RunConfig, cache: Path, download: bool = True):
         self.config = config
         self.cache = cache
+        self.download = download
         self.checkpoint: Checkpoint = checkpoint(config.model, download)
         _check_layers(config, self.checkpoint.layers)
         _check_columns(self.tiers, self.checkpoint.folder)
-        self.calibration: Calibration = calibration(self.checkpoint, config.calibration, cache)
+        self.calibration: Calibration = calibration(
+            self.checkpoint, config.calibration, cache, download
+        )
         self.questions = self.question_set(config.evaluation)
         self.text = self._text()
         _check_leak(self.calibration, self.questions)
@@ -157,7 +160,10 @@ class Graph:
 
     def question_set(self, config: EvaluationConfig) -> QuestionSet:
         """The questions that an evaluation config asks."""
-        tables = {name: evaluation_table(name, config, self.cache) for name in config.benchmarks}
+        tables = {
+            name: evaluation_table(name, config, self.cache, self.download)
+            for name in config.benchmarks
+        }
         fidelity = None
         if config.fidelity != 0:
             counts = [n for n in (config.fidelity, config.samples) if n is not None]

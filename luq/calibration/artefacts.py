@@ -73,11 +73,13 @@ class Calibration(Artefact[CalibrationSummary]):
         return CalibrationSummary(**json.loads(content))
 
 
-def calibration(checkpoint: Checkpoint, settings: CalibrationConfig, cache: Path) -> Calibration:
+def calibration(
+    checkpoint: Checkpoint, settings: CalibrationConfig, cache: Path, download: bool = True
+) -> Calibration:
     """The calibration set that a config asks for.
 
     Raises:
-        DataError: a source of questions or text cannot be read.
+        DataError: a source of questions or text cannot be read, or (without download) is not here.
     """
     questions: tuple[QuestionTable, ...] | GeneratedQuestions | None = None
     shipped = plugin(settings.source)
@@ -85,7 +87,7 @@ def calibration(checkpoint: Checkpoint, settings: CalibrationConfig, cache: Path
         questions = GeneratedQuestions(settings.source, shipped.version, prompts.VERSION)
     elif settings.alpha > 0:
         questions = tuple(
-            calibration_table(benchmark, settings.source, cache)
+            calibration_table(benchmark, settings.source, cache, download)
             for benchmark in settings.benchmarks
         )
     text = text_source(settings.text, "calibration") if settings.alpha < 1 else None

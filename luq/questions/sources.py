@@ -166,7 +166,7 @@ class QuestionTable(Identified):
     prompts: int  # version of the prompts' wording
     locations: tuple[Location, ...] = field(default=(), metadata=VOLATILE)
     spec: Spec | None = field(default=None, metadata=VOLATILE)
-    cache: Path | None = field(default=None, metadata=VOLATILE)
+    cache: Path = field(default=Path(), metadata=VOLATILE)
 
     def open(self, tools: Tools) -> Questions:
         """The rows, opened once."""
@@ -181,28 +181,34 @@ class QuestionTable(Identified):
             with tools.progress.stage("data"):
                 file = tools.store.get(self.content) / f"{about.data}.parquet"
             locations = (Location("parquet", [str(file.resolve())]),)
-            questions = _read_questions(
-                self.benchmark, about, locations, tools.store.root
-            ).questions
+            questions = _read_questions(self.benchmark, about, locations, self.cache).questions
             return replace(questions, has_splits=True)
-        cache = self.cache or tools.store.root
-        return _read_questions(self.benchmark, about, self.locations, cache).questions
+        opened = _read_questions(self.benchmark, about, self.locations, self.cache)
+        if self.locations[0].files is None and opened.content != self.content:
+            raise DataError(
+                f"the questions of {self.benchmark} ({self.locations[0].path}) changed since this "
+                "run began: run it again"
+            )
+        return opened.questions
 
 
 class _OpenTables(dict[QuestionTable, Questions]):
     """The tables that are open."""
 
 
-def evaluation_table(benchmark: str, config: EvaluationConfig, cache: Path) -> QuestionTable:
+def evaluation_table(
+    benchmark: str, config: EvaluationConfig, cache: Path, download: bool = True
+) -> QuestionTable:
     """The questions that an evaluation asks of a benchmark.
 
     Args:
         benchmark: its name.
         config: where questions come from, and which split of a plug-in's.
         cache: folder in which `datasets` may keep what it prepares.
+        download: whether questions that are not there may be fetched from the hub.
 
     Raises:
-        DataError: they cannot be read.
+        DataError: they cannot be read, or (without download) are not there.
     """
     about = spec(benchmark)
     source = config.sources.get(benchmark) or config.sources.get(about.data) or config.data
@@ -211,14 +217,17 @@ def evaluation_table(benchmark: str, config: EvaluationConfig, cache: Path) -> Q
         split = "selection" if config.split == "selection" else "report"
         return _table(benchmark, about, shipped.questions(split), (), cache)
     locations = _locations(about, source, (config.organisation, config.fallback))
-    return _table(benchmark, about, _content(benchmark, about, locations, cache), locations, cache)
+    content = _content(benchmark, about, locations, cache, download)
+    return _table(benchmark, about, content, locations, cache)
 
 
-def calibration_table(benchmark: str, source: str, cache: Path) -> QuestionTable:
+def calibration_table(
+    benchmark: str, source: str, cache: Path, download: bool = True
+) -> QuestionTable:
     """A benchmark's questions for calibration: the training split on the hub, or a folder's.
 
     Raises:
-        DataError: there are none, or they cannot be read.
+        DataError: there are none, they cannot be read, or (without download) they are not here.
     """
     about = spec(benchmark)
     if about.calibration is None and source == HUB:
@@ -229,7 +238,8 @@ def calibration_table(benchmark: str, source: str, cache: Path) -> QuestionTable
     about = about._replace(split=about.calibration or "train")
     organisations = EvaluationConfig.organisation, EvaluationConfig.fallback
     locations = _locations(about, source, organisations)
-    return _table(benchmark, about, _content(benchmark, about, locations, cache), locations, cache)
+    content = _content(benchmark, about, locations, cache, download)
+    return _table(benchmark, about, content, locations, cache)
 
 
 def _table(
@@ -243,46 +253,61 @@ def _table(
     return QuestionTable(benchmark, content, task, prompts.VERSION, locations, about, cache)
 
 
-def _content(benchmark: str, about: Spec, locations: tuple[Location, ...], cache: Path) -> str:
-    """Digest of the files that hold the questions; only a repository has to be opened for it."""
+def _content(
+    benchmark: str, about: Spec, locations: tuple[Location, ...], cache: Path, download: bool
+) -> str:
+    """Digest of what holds the questions; only a repository has to be opened for it."""
     files = locations[0].files
     if files is not None:
         return digest("questions", [_file_identity(file) for file in files])
-    return _read_questions(benchmark, about, locations, cache).content
+    return _read_questions(benchmark, about, locations, cache, download).content
 
 
 def _file_identity(file: str) -> list[Any]:
-    """A local file by its content; a file on the hub by its address, which holds the commit."""
-    if "://" in file:
-        return [file]
     return [Path(file).name, *file_digest(Path(file))]
 
 
 class _Table(NamedTuple):
-    """A table of `datasets`, and the identities of the files it was read from."""
+    """A table of `datasets`, and the identities of what it was read from."""
 
     rows: Any
-    files: list[list[Any]]
+    identities: list[list[Any]]
 
 
-def _read(location: Location, name: str | None, split: str, cache: Path) -> _Table:
+def _read(location: Location, name: str | None, split: str, cache: Path, download: bool) -> _Table:
+    """A split of a dataset, which `datasets` prepares in `cache`."""
+    is_here = location.files is not None or Path(location.path).is_dir()
+    if not is_here:
+        builder = _hub_builder(location.path, name, cache, download)
+        builder.download_and_prepare()
+        # The hash of a repository's builder is the commit, also where it is read from the cache.
+        return _Table(builder.as_dataset(split=split), [[name, split, builder.hash]])
     from datasets import load_dataset_builder
 
-    options: dict[str, Any] = {}
     if location.files:
-        options["data_files"] = {split: location.files}
-    builder = load_dataset_builder(
-        location.path, None if location.files else name, cache_dir=str(cache), **options
-    )
+        files = {split: location.files}
+        builder = load_dataset_builder(location.path, cache_dir=str(cache), data_files=files)
+    else:
+        builder = load_dataset_builder(location.path, name, cache_dir=str(cache))
     builder.download_and_prepare()
-    by_split = builder.config.data_files or {}
-    files = by_split.get(split)
-    if not files:
-        files = []
-        for some in by_split.values():
-            files += some
-    rows = builder.as_dataset(split=split)
-    return _Table(rows, [_file_identity(str(file)) for file in files])
+    by_split = builder.config.data_files
+    read = by_split.get(split) or [file for some in by_split.values() for file in some]
+    identities = [_file_identity(str(file)) for file in read]
+    return _Table(builder.as_dataset(split=split), identities)
+
+
+def _hub_builder(path: str, name: str | None, cache: Path, download: bool) -> Any:
+    """The builder of a repository on the hub; without download, of its newest copy in `cache`.
+
+    Without a connection `datasets` itself turns to the cache.
+    """
+    from datasets import load_dataset_builder
+    from datasets.packaged_modules.cache.cache import Cache
+
+    if download:
+        return load_dataset_builder(path, name, cache_dir=str(cache))
+    dataset = path.rpartition("/")[2]
+    return Cache(str(cache), dataset, name, version="auto", hash="auto", repo_id=path)
 
 
 def _local(folder: Path, about: Spec) -> Location:
@@ -317,12 +342,12 @@ def _locations(about: Spec, source: str, organisations: tuple[str, str]) -> tupl
 
 
 def _first_readable(
-    locations: tuple[Location, ...], name: str | None, split: str, cache: Path
+    locations: tuple[Location, ...], name: str | None, split: str, cache: Path, download: bool
 ) -> _Table:
     failures: list[str] = []
     for location in locations:
         try:
-            return _read(location, name, split, cache)
+            return _read(location, name, split, cache, download)
         except Exception as error:  # noqa: BLE001 (datasets and the hub raise many kinds)
             reason = str(error).splitlines()[0] if str(error) else ""
             place = location.files[0] if location.files else location.path
@@ -339,15 +364,19 @@ class _Opened(NamedTuple):
 
 
 def _read_questions(
-    benchmark: str, about: Spec, locations: tuple[Location, ...], cache: Path
+    benchmark: str,
+    about: Spec,
+    locations: tuple[Location, ...],
+    cache: Path,
+    download: bool = True,
 ) -> _Opened:
     """Read a benchmark's table, find its images, and check its columns."""
     from datasets import Image as ImageFeature
 
     folder = cache / "datasets"
-    table = _first_readable(locations, about.name, about.split, folder)
+    table = _first_readable(locations, about.name, about.split, folder, download)
     names = table.rows.column_names
-    files = table.files
+    identities = table.identities
     image = next((column for column in IMAGE_COLUMNS if column in names), None)
     needed = list(about.columns)
     image_rows: Sequence[int]
@@ -357,9 +386,9 @@ def _read_questions(
         image_rows = range(len(images))
     else:
         of_images = about.images
-        more = _first_readable(locations, of_images["name"], of_images["split"], folder)
+        more = _first_readable(locations, of_images["name"], of_images["split"], folder, download)
         images = more.rows
-        files = files + more.files
+        identities = identities + more.identities
         image = "image"
         row_of_key = {key: row for row, key in enumerate(images.select_columns(["id"])["id"])}
         image_rows = [row_of_key.get(key, -1) for key in table.rows[of_images["key"]]]
@@ -373,4 +402,4 @@ def _read_questions(
     optional = [column for column in about.optional if column in names]
     docs = table.rows.select_columns([*about.columns, *optional])
     images = images.select_columns([image]).cast_column(image, ImageFeature(decode=False))
-    return _Opened(Questions(benchmark, docs, images, image_rows), digest("questions", files))
+    return _Opened(Questions(benchmark, docs, images, image_rows), digest("questions", identities))

@@ -3,6 +3,9 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from datasets.data_files import DataFilesDict
+from datasets.load import configure_builder_class
+from datasets.packaged_modules.parquet.parquet import Parquet, ParquetConfig
 
 from luq.config import EvaluationConfig
 from luq.errors import DataError
@@ -189,3 +192,63 @@ def test_strict_stops_at_a_bad_row(lm, tmp_path: Path, row: int, match: str) -> 
 @pytest.fixture(scope="module")
 def lm(vlm: VLM):
     return harness.make_lm(vlm, 4)
+
+
+COMMITS = ["a" * 40, "b" * 40]
+
+
+class Hub:
+    """Stands for the network: gives the builder that `datasets` makes of a repository of parquet
+    files at a commit.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = DataFilesDict({"test": [str(file) for file in files]})
+        self.commit = COMMITS[0]
+
+    def builder(self, path: str, name: str | None, cache: Path, download: bool) -> Parquet:
+        dataset = path.rpartition("/")[2]
+        configured = configure_builder_class(
+            Parquet,
+            builder_configs=[ParquetConfig(name="default", data_files=self.files)],
+            default_config_name="default",
+            dataset_name=dataset,
+        )
+        builder = configured(cache_dir=str(cache), dataset_name=dataset, hash=self.commit)
+        # A builder that is made for a repository takes none but the hub's own files.
+        builder.repo_id = path
+        builder._cache_dir = builder._output_dir = builder._build_cache_dir()
+        return builder
+
+
+def test_what_was_read_from_the_hub_is_the_same_without_a_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`luq status` and `--plan` fetch nothing, and a node without internet goes on."""
+    hub = Hub([*clone(tmp_path, "chartqa").rglob("*.parquet")])
+    settings = config("hub")
+    cache = tmp_path / "cache"
+    with pytest.raises(DataError, match="cannot be read"):
+        evaluation_table("chartqa", settings, cache, download=False)
+    with monkeypatch.context() as connected:
+        connected.setattr(data, "_hub_builder", hub.builder)
+        online = evaluation_table("chartqa", settings, cache)
+    shutil.rmtree(tmp_path / "chartqa")
+    assert evaluation_table("chartqa", settings, cache) == online
+    without_download = evaluation_table("chartqa", settings, cache, download=False)
+    assert without_download == online
+    questions = without_download.open(Store(cache).tools)
+    assert len(questions.docs) == len(ROWS["chartqa"])
+    assert questions.image(0).convert("RGB").size == (90, 60)
+
+
+def test_another_commit_of_a_repository_is_another_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub([*clone(tmp_path, "chartqa").rglob("*.parquet")])
+    monkeypatch.setattr(data, "_hub_builder", hub.builder)
+    first = evaluation_table("chartqa", config("hub"), tmp_path / "cache")
+    hub.commit = COMMITS[1]
+    assert evaluation_table("chartqa", config("hub"), tmp_path / "cache") != first
+    with pytest.raises(DataError, match="changed since this run began"):
+        first.open(Store(tmp_path / "cache").tools)

@@ -90,6 +90,8 @@ class Reader:
         try:
             for benchmark, key in answer_keys.items():
                 rows = read_answers(self.store.verify("evaluation", key) / answers.ANSWERS)
+                if all("error" in row for row in rows):
+                    continue  # nothing was asked: there is no score
                 units[benchmark] = answers.units(benchmark, rows)
         except StoreError:
             return None
@@ -100,7 +102,8 @@ class Reader:
         units: dict[str, Units] = {}
         try:
             for benchmark, measured in self.records[key].fidelity.items():
-                rows = read_fidelity(self.store.verify("fidelity", measured.key) / answers.FIDELITY)
+                file = self.store.verify("fidelity", measured.key) / answers.FIDELITY
+                rows = read_fidelity(file).measured
                 units[benchmark] = {str(row["id"]): (row["kl"], 1.0) for row in rows}
         except StoreError:
             return None
@@ -271,7 +274,7 @@ def unpaired(pairs: list[Pair]) -> list[Difference]:
     runs = [run for pair in pairs for run in (*pair.a, *pair.b)]
     differences = []
     for benchmark, first in runs[0].scores.items():
-        if all(benchmark in run.scores for run in runs):
+        if all(benchmark in run.scores and run.scores[benchmark].was_asked for run in runs):
             left = _over_settings([pair.a for pair in pairs], benchmark)
             right = _over_settings([pair.b for pair in pairs], benchmark)
             error = math.sqrt(left.variance + right.variance)

@@ -130,7 +130,7 @@ def _setting_columns(record: RunRecord) -> Row:
 
 def _score_columns(record: RunRecord) -> Row:
     """The scores of all benchmarks together. The errors of their mean add in squares."""
-    scores = record.scores.values()
+    scores = record.averaged
     # benchmarks are independent: the variances of their scores add
     variance = sum(score.stderr**2 for score in scores)
     return {
@@ -141,7 +141,7 @@ def _score_columns(record: RunRecord) -> Row:
         "n": sum(score.n for score in scores),
         "benchmarks": len(scores),
         "collapsed": sum(bool(score.collapsed) for score in scores),
-        "errors": sum(score.errors for score in scores),
+        "errors": sum(score.errors for score in record.scores.values()),
     }
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from luq.questions.sources import Questions
+    from luq.questions.tables import Questions
 
 out = Console(highlight=False, width=160)
 

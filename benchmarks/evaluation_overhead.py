@@ -23,8 +23,10 @@ from luq.evaluation.ask import ask, make_lm
 from luq.evaluation.predictions import Predictions
 from luq.models.vlm import VLM, load_vlm
 from luq.questions.prompts import PROMPTS
-from luq.questions.sources import Questions, evaluation_table, task_config
+from luq.questions.sources import evaluation_table
+from luq.questions.specs import task_config
 from luq.questions.subsets import choose, subset
+from luq.questions.tables import Questions
 from luq.store.store import Store
 
 out = Console(highlight=False, width=160)

@@ -12,9 +12,9 @@ from typing import Protocol, TypeVar
 from luq.allocation import plans
 from luq.allocation.orders import ORDERS, Correlation, correlations
 from luq.allocation.plans import Allocation, Chosen, Selection
-from luq.errors import ConfigError
+from luq.errors import ConfigError, DataError
 from luq.evaluation import answers
-from luq.evaluation.artefacts import Layers
+from luq.evaluation.artefacts import Fidelity, Layers
 from luq.evaluation.measures import mean_divergence
 from luq.evaluation.scorers.summary import mean
 from luq.formats.artefacts import RestSizes
@@ -118,7 +118,9 @@ class LayerScores:
             layers = list(graph.float_layers)
             layers[index] = layer
             measured = graph.fidelity(tuple(layers), questions)
-            divergences.append(mean_divergence([self.get(item) for item in measured.values()]))
+            divergences.append(
+                mean_divergence([self.get(item).measured for item in measured.values()])
+            )
         return divergences
 
     def order(self, name: str | None = None, modality: str | None = None) -> list[int]:
@@ -190,7 +192,11 @@ class RunEvidence:
             self.get(layer)
         summaries = []
         for name, item in self.graph.answers(layers, self._questions).items():
-            summaries.append(answers.summarise(name, self.get(item)))
+            rows = self.get(item)
+            if not all("error" in row for row in rows):  # else there is no score
+                summaries.append(answers.summarise(name, rows))
+        if not summaries:
+            raise DataError("no question of the selection split could be asked")
         variance = sum(summary.stderr**2 for summary in summaries)
         return Selection(
             mean([summary.score for summary in summaries]),
@@ -204,7 +210,7 @@ class RunEvidence:
         for layer in layers:
             self.get(layer)
         measured = self.graph.fidelity(layers, self._questions)
-        return mean_divergence([self.get(item) for item in measured.values()])
+        return _mean_divergence(measured, self.get)
 
     @cached_property
     def _rest(self) -> RestSizes:
@@ -217,6 +223,11 @@ class RunEvidence:
     def weights(self) -> int:
         """Weights of the decoder linears."""
         return self._rest.linear_weights
+
+
+def _mean_divergence(fidelity: dict[str, Fidelity], get: Get) -> float:
+    """Mean KL over benchmarks, nats per answer token."""
+    return mean_divergence([get(artefact).measured for artefact in fidelity.values()])
 
 
 def allocate(graph: Graph, get: Get) -> Chosen:

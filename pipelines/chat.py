@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from luq.config import ModelConfig
 from luq.errors import DataError
 from luq.export.about import read_about
 from luq.models import devices
+from luq.models.asking import greedy, plain_text
 from luq.models.checkpoint import compute_dtype
 from luq.models.processors import load_processor
+from luq.questions import pictures
 from pipelines import console
 
 ANSWER_TOKENS = 128  # at most
@@ -51,18 +52,23 @@ def answer(
         DataError: the file is no picture.
     """
     try:
-        picture = Image.open(image).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{image} cannot be opened as an image ({error})") from error
-    content = [{"type": "image"}, {"type": "text", "text": question}]
+        picture = pictures.decoded(image.read_bytes())
+    except OSError as error:
+        raise DataError(f"{image} cannot be read ({error})") from error
+    except DataError as error:
+        raise DataError(f"{image}: {error}") from error
+    content = [{"type": "image"}, {"type": "text", "text": plain_text(processor, question)}]
     messages = [{"role": "user", "content": content}]
     if system:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
-    inputs = processor(images=[picture], text=[prompt], return_tensors="pt")
+    try:
+        inputs = processor(images=[picture], text=[prompt], return_tensors="pt")
+    except ValueError as error:
+        raise DataError(f"{image}: the processor refuses it ({error})") from error
     inputs = inputs.to(model.device, model.dtype)
     with torch.no_grad():
-        output = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+        output = model.generate(**inputs, max_new_tokens=tokens, generation_config=greedy(model))
     new_tokens = output[:, inputs["input_ids"].shape[1] :]
     return str(processor.batch_decode(new_tokens, skip_special_tokens=True)[0]).strip()
 

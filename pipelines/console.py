@@ -168,8 +168,20 @@ def result_table(record: RunRecord) -> Table:
     float_mean = f"{record.float_mean_score:.1f}"
     mean = f"{record.mean_score:.1f}"
     retention = percent(record.mean_retention)
-    table.add_row("mean", float_mean, mean, "", "", retention, style="bold")
+    name = "mean"
+    if len(record.averaged) < len(record.scores):
+        name = f"mean of {len(record.averaged)}"
+    table.add_row(name, float_mean, mean, "", "", retention, style="bold")
     return table
+
+
+def error_line(record: RunRecord) -> str:
+    """How many of all rows behind the mean were errors; empty for none."""
+    errors = sum(score.errors for score in record.averaged)
+    rows = sum(score.rows for score in record.averaged)
+    if not errors:
+        return ""
+    return f"[red]![/red] mean: {errors} of {rows} rows were errors"
 
 
 def _score_cells(name: str, score: BenchmarkScore, fidelity: BenchmarkFidelity | None) -> list[str]:
@@ -182,6 +194,8 @@ def _score_cells(name: str, score: BenchmarkScore, fidelity: BenchmarkFidelity |
         str(score.n),
         percent(score.retention),
     ]
+    if not score.was_asked:
+        cells[1:4] = ["-", "-", "-"]
     if fidelity is None or fidelity.kl is None or fidelity.agreement is None:
         return [*cells, "", ""]
     return [*cells, f"{fidelity.kl.mean:.3f}", percent(fidelity.agreement.mean)]
@@ -194,10 +208,11 @@ def flags(record: RunRecord) -> list[str]:
         if score.collapsed:
             lines.append(f"[red]![/red] {name} collapsed: {escape(score.collapsed)}")
         if score.errors:
-            answers = record.artefacts.answers[name]
+            of_rows = f" of {score.rows}" if score.rows else ""
+            verdict = "count as wrong" if score.was_asked else "it is not in the mean"
             lines.append(
-                f"[red]![/red] {name}: {score.errors} rows were errors and count as wrong: "
-                f"store/evaluation/{answers}"
+                f"[red]![/red] {name}: {score.errors}{of_rows} rows were errors and {verdict}: "
+                f"store/evaluation/{record.artefacts.answers[name]}"
             )
     return lines
 
@@ -219,7 +234,7 @@ def fidelity_line(record: RunRecord) -> str:
 def show_record(record: RunRecord) -> None:
     """A finished run: scores, what to know of them, sizes."""
     out.print(result_table(record))
-    for line in (*flags(record), fidelity_line(record)):
+    for line in (*flags(record), error_line(record), fidelity_line(record)):
         if line:
             out.print(line)
     out.print(memory_line(record.memory))

@@ -75,12 +75,14 @@ class Workbench:
         for artefact in artefacts.values():  # the 16-bit model first: it is installed once
             self.store.get(artefact.reference)
         for benchmark, artefact in artefacts.items():
-            summary = summarise_fidelity(self.store.get(artefact))
+            rows = self.store.get(artefact)
+            summary = summarise_fidelity(rows.measured)
             measured[benchmark] = BenchmarkFidelity(
                 n=summary.n,
                 kl=_interval(summary.kl),
                 agreement=_interval(summary.agreement),
                 loglik=_interval(summary.loglik),
+                left_out=len(rows.left_out),
                 key=artefact.key,
             )
         return measured

@@ -27,7 +27,8 @@ from luq.formats.artefacts import Rest
 from luq.models.checkpoint import Checkpoint, checkpoint, linear_shapes
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
 from luq.quantization.artefacts import PackedLayer
-from luq.questions.sources import QuestionTable, evaluation_table, spec
+from luq.questions.sources import QuestionTable, evaluation_table
+from luq.questions.specs import spec
 from luq.questions.subsets import Subset, subset
 from luq.questions.text import TextSource, text_source
 from luq.store.keys import digest

@@ -41,6 +41,12 @@ class BenchmarkScore:
     errors: int  # rows that could not be asked, and count as wrong
     float_score: float  # of the same model in 16 bit
     retention: float | None  # score / float_score; None if that is zero
+    rows: int = 0  # that the score is of, errors and all; 0 in records of earlier versions
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether there is a score: not every row was an error."""
+        return self.rows == 0 or self.errors < self.rows
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class BenchmarkFidelity:
     agreement: Interval | None
     loglik: Interval | None
     key: str
+    left_out: int = 0  # questions that could not be asked
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,11 @@ class RunRecord:
     cached: dict[str, bool]  # stage -> whether the store had all of it
     wall_seconds: float
     finished: float  # seconds since the epoch
+
+    @property
+    def averaged(self) -> list[BenchmarkScore]:
+        """The scores that the mean is over: those of benchmarks that could be asked."""
+        return [score for score in self.scores.values() if score.was_asked]
 
 
 def to_json(record: RunRecord) -> dict[str, Any]:

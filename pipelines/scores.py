@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from luq.errors import DataError
 from luq.evaluation.answers import summarise
 from luq.evaluation.collapse import collapsed
 from luq.evaluation.predictions import AnswerRow
@@ -15,6 +16,7 @@ class Scored(NamedTuple):
     summary: Summary
     collapsed: str  # why the model is none any more; empty if it is one
     errors: int  # rows that could not be asked
+    rows: int  # all of them
     key: str  # of the answers
 
 
@@ -30,14 +32,25 @@ class ScorePart(NamedTuple):
 def scored(benchmark: str, rows: list[AnswerRow], key: str) -> Scored:
     """The score of kept answers."""
     errors = sum("error" in row for row in rows)
-    return Scored(summarise(benchmark, rows), collapsed(rows), errors, key)
+    return Scored(summarise(benchmark, rows), collapsed(rows), errors, len(rows), key)
 
 
 def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> ScorePart:
-    """What a record says of the scores, beside those of the 16-bit model."""
+    """What a record says of the scores, beside those of the 16-bit model.
+
+    A benchmark of which every row is an error has no score, and is not in the mean.
+
+    Raises:
+        DataError: no benchmark has a score.
+    """
     by_benchmark = {name: _benchmark(item, reference[name]) for name, item in scores.items()}
     # In one order, since a mean's last bit depends on it, and a record that is read is sorted.
-    ordered = [by_benchmark[name] for name in sorted(by_benchmark)]
+    ordered = [by_benchmark[name] for name in sorted(by_benchmark) if by_benchmark[name].was_asked]
+    if not ordered:
+        raise DataError(
+            f"no row of {', '.join(by_benchmark)} could be asked: the answers say why "
+            f"(store/evaluation/{next(iter(scores.values())).key})"
+        )
     score = mean([item.score for item in ordered])
     float_score = mean([item.float_score for item in ordered])
     retention = score / float_score if float_score else None
@@ -56,4 +69,5 @@ def _benchmark(item: Scored, reference: Scored) -> BenchmarkScore:
         errors=item.errors,
         float_score=float_score,
         retention=score / float_score if float_score else None,
+        rows=item.rows,
     )

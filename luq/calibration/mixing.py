@@ -14,10 +14,12 @@ import torch
 from luq.calibration.samples import CalibrationSet, Sample
 from luq.config import CalibrationConfig
 from luq.errors import DataError
+from luq.models.asking import context_length, plain_text
 from luq.models.vlm import VLM
 from luq.plugins import CalibrationQuestion
-from luq.questions.prompts import PROMPTS
-from luq.questions.sources import Questions
+from luq.questions.pictures import reason
+from luq.questions.prompts import PROMPTS, Doc
+from luq.questions.tables import Questions
 from luq.questions.text import TextSource, windows
 
 if TYPE_CHECKING:
@@ -85,33 +87,66 @@ def training_questions(seed: int, tables: dict[str, Questions]) -> Iterator[Aske
     for turn in range(min(len(order) for order in orders.values())):
         for benchmark, questions in tables.items():
             row = int(orders[benchmark][turn])
+            name = f"{benchmark}:{row}"
             try:
+                prompt = _prompt(benchmark, questions.docs[row])
                 image = questions.image(row).convert("RGB")
             except DataError as error:
-                log.warning("calibration: %s, left out", error)
+                _leave_out(name, str(error))
                 continue
-            prompt = PROMPTS[benchmark](questions.docs[row])
-            yield AskedQuestion(f"{benchmark}:{row}", image, prompt)
+            yield AskedQuestion(name, image, prompt)
+
+
+def _prompt(benchmark: str, doc: Doc) -> str:
+    """A question as it is asked; a DataError if the row lacks what it is made of."""
+    try:
+        return PROMPTS[benchmark](doc)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"no question can be read ({reason(error)})") from error
+
+
+def _leave_out(name: str, why: str) -> None:
+    log.warning("calibration: %s is left out: %s", name, why)
 
 
 def multimodal_samples(vlm: VLM, questions: Iterator[AskedQuestion]) -> Iterator[Sample]:
-    """Each question with its image in the model's chat format."""
-    system = vlm.config.system_prompt
+    """Each question with its image in the model's chat format.
+
+    One that the processor refuses, or that is longer than the model's context, is left out.
+    """
+    limit = context_length(vlm.model)
     for question in questions:
-        content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if system:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        chat = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
-        inputs = vlm.processor(images=[question.image], text=[chat], return_tensors="pt")
+        chat = _chat(vlm, question.prompt)
+        try:
+            inputs = vlm.processor(images=[question.image], text=[chat], return_tensors="pt")
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # no fault of the question
+        except Exception as error:  # noqa: BLE001 (processors raise many kinds)
+            _leave_out(question.name, f"the processor refuses it ({reason(error)})")
+            continue
         ids = inputs.pop("input_ids")[0]
         inputs.pop("attention_mask")
+        if len(ids) > limit:
+            _leave_out(question.name, f"its {len(ids)} tokens are more than the context ({limit})")
+            continue
         mask = vlm.image_mask(ids)
         if not mask.any():
             raise DataError(
                 f"{question.name} has no image token after the processor: check its chat template"
             )
         yield Sample(question.name, ids, mask, dict(inputs))
+
+
+def _chat(vlm: VLM, prompt: str) -> str:
+    """A question about an image, up to where the model's answer begins."""
+    text = plain_text(vlm.processor, prompt)
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    system = vlm.config.system_prompt
+    if system:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    chat: str = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
+    return chat
 
 
 def build(

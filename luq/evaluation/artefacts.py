@@ -9,9 +9,10 @@ from luq.config.checks import VOLATILE
 from luq.evaluation.answers import ANSWERS, FIDELITY
 from luq.evaluation.predictions import (
     AnswerRow,
-    FidelityRow,
+    FidelityRows,
     read_answers,
     read_fidelity,
+    refuse_errors,
     write_rows,
 )
 from luq.models.checkpoint import Checkpoint
@@ -82,7 +83,10 @@ class Answers(Asked[list[AnswerRow]]):
         write_rows(folder / ANSWERS, ask.with_docs(questions, rows))
 
     def read(self, folder: Path) -> list[AnswerRow]:
-        return read_answers(folder / ANSWERS)
+        rows = read_answers(folder / ANSWERS)
+        if self.batching.strict:  # answers that were kept without it too
+            refuse_errors(self.table.benchmark, rows)
+        return rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,7 +116,7 @@ class ReferenceProbabilities(Asked[Path]):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fidelity(Artefact[list[FidelityRow]]):
+class Fidelity(Artefact[FidelityRows]):
     """How far packed layers moved the probabilities of the reference answers from 16 bit."""
 
     stage: ClassVar[str] = "fidelity"
@@ -137,10 +141,14 @@ class Fidelity(Artefact[list[FidelityRow]]):
                 lm, questions, ids, reference.batching.strict, lambda n: advance("", n)
             )
             expected = fidelity.read_reference(reference_file)
-            write_rows(folder / FIDELITY, fidelity.measure(logs, expected))
+            rows = fidelity.measure(logs, expected)
+        write_rows(folder / FIDELITY, [*rows.measured, *rows.left_out])
 
-    def read(self, folder: Path) -> list[FidelityRow]:
-        return read_fidelity(folder / FIDELITY)
+    def read(self, folder: Path) -> FidelityRows:
+        rows = read_fidelity(folder / FIDELITY)
+        if self.reference.batching.strict:
+            refuse_errors(self.reference.table.benchmark, rows.left_out)
+        return rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)

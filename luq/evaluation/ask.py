@@ -1,17 +1,19 @@
 """lm-eval on the model in memory: the packed weights that were stored are the ones that answer."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from luq.errors import DataError
 from luq.evaluation.lm import LoadedVLM
-from luq.evaluation.predictions import AnswerRow, Predictions
+from luq.evaluation.predictions import AnswerRow, Predictions, refuse_errors
 from luq.models.quiet import quiet
 from luq.models.vlm import VLM
-from luq.questions.prompts import PROMPTS, TARGETS, Doc
-from luq.questions.sources import Questions, task_config
+from luq.questions.pictures import reason
+from luq.questions.prompts import MISSING, PROMPTS, TARGETS, Doc, options
+from luq.questions.specs import task_config
+from luq.questions.tables import Questions
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -27,14 +29,41 @@ def make_lm(vlm: VLM, batch_size: int) -> "LoadedVLM":
 
 def problem(benchmark: str, doc: Doc) -> str:
     """What keeps a row from being asked and scored; empty if nothing does."""
+    if _is_missing(doc.get("question")):
+        return "the question is empty"
+    answers = doc["answers"] if "answers" in doc else [doc.get("answer")]
+    if not answers or all(_is_missing(_text_of(answer)) for answer in answers):
+        return "the row has no answer: it is unlabelled"
     try:
-        if not PROMPTS[benchmark](doc).strip():
-            return "the question is empty"
-        if not TARGETS[benchmark](doc).strip():
-            return "the answer is empty"
+        PROMPTS[benchmark](doc)
+        target = TARGETS[benchmark](doc)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        return f"no reference answer can be read ({type(error).__name__}: {error})"
+        return f"no question with its answer can be read ({reason(error)})"
+    allowed = _allowed_answers(benchmark, doc)
+    if allowed and target.strip().lower() not in [answer.lower() for answer in allowed]:
+        return f"the answer {target.strip()} is none of {', '.join(allowed)}"
     return ""
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell is empty: None, a number that is none, blank, or the text that pandas makes
+    of these.
+    """
+    return value is None or str(value).strip().lower() in ("", MISSING)
+
+
+def _text_of(answer: Any) -> Any:
+    """VQAv2's answers are records."""
+    return answer.get("answer") if isinstance(answer, dict) else answer
+
+
+def _allowed_answers(benchmark: str, doc: Doc) -> list[str]:
+    """What the reference answer must be one of; empty for anything."""
+    if benchmark in ("mme", "pope"):
+        return ["Yes", "No"]
+    if benchmark == "mmbench":
+        return list(options(doc))
+    return []
 
 
 class Checked(NamedTuple):
@@ -103,6 +132,9 @@ def ask(
     from lm_eval.evaluator import evaluate
 
     good, bad = check(questions, ids, strict)
+    if strict:
+        kept = [predictions.rows[id_] for id_ in ids if id_ in predictions.rows]
+        refuse_errors(questions.benchmark, kept)
     if bad:
         predictions.append([row for row in bad if row["id"] not in predictions.rows])
         advance(len(bad))

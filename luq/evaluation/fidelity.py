@@ -7,7 +7,7 @@ answer.
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from luq.errors import DataError
 from luq.evaluation.ask import check
-from luq.evaluation.predictions import FidelityRow
+from luq.evaluation.lm import UnaskableError
+from luq.evaluation.predictions import AnswerRow, FidelityRow, FidelityRows
+from luq.models.asking import PLACEHOLDER
 from luq.models.quiet import quiet
-from luq.questions.lm_eval_hooks import IMAGE
 from luq.questions.prompts import PROMPTS, TARGETS, Doc
-from luq.questions.sources import Questions
+from luq.questions.specs import spec
+from luq.questions.tables import Questions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,6 +47,13 @@ class AnswerLogs(NamedTuple):
     id: int
     tokens: Tensor  # of the answer [n]
     logs: Tensor  # [n, vocabulary]
+
+
+class LeftOut(NamedTuple):
+    """A question that cannot be asked, and why."""
+
+    id: int
+    reason: str
 
 
 class TopLogs(NamedTuple):
@@ -91,7 +100,7 @@ def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: st
     messages: list[Message] = []
     if system:
         messages.append(Message("system", system))
-    messages.append(Message("user", IMAGE + PROMPTS[questions.benchmark](doc)))
+    messages.append(Message("user", PLACEHOLDER + PROMPTS[questions.benchmark](doc)))
     answer = TARGETS[questions.benchmark](doc)
     end = lm.tokenizer.eos_token
     prompt = _chat(lm, messages, is_answered=False)
@@ -107,27 +116,14 @@ def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: st
     return Forced(id_, chat, image, chat_tokens[len(prompt_tokens) :])
 
 
-def _batches(
-    lm: "LoadedVLM", questions: Questions, ids: list[int], strict: bool
-) -> Iterator[list[Forced]]:
-    """Questions of similar length together.
-
-    One whose image does not decode is left out, unless `strict`: its score says so.
-    """
-    docs: dict[int, Doc] = dict(zip(ids, questions.docs.select(ids), strict=True))
+def _by_length(lm: "LoadedVLM", questions: Questions, ids: list[int]) -> Iterator[list[int]]:
+    """Rows of questions of similar length together, the longest first."""
+    docs = questions.docs.select(ids)
     prompt = PROMPTS[questions.benchmark]
-    ordered = sorted(ids, key=lambda id_: (-len(prompt(docs[id_])), id_))
-    system = lm.vlm.config.system_prompt
+    lengths = {id_: len(prompt(doc)) for id_, doc in zip(ids, docs, strict=True)}
+    ordered = sorted(ids, key=lambda id_: (-lengths[id_], id_))
     for start in range(0, len(ordered), lm.batch_size):
-        batch: list[Forced] = []
-        for id_ in ordered[start : start + lm.batch_size]:
-            try:
-                batch.append(forced(lm, questions, id_, docs[id_], system))
-            except DataError:
-                if strict:
-                    raise
-        if batch:
-            yield batch
+        yield ordered[start : start + lm.batch_size]
 
 
 def log_probabilities(
@@ -136,40 +132,90 @@ def log_probabilities(
     ids: list[int],
     strict: bool,
     advance: Callable[[int], None],
-) -> Iterator[AnswerLogs]:
+) -> Iterator[AnswerLogs | LeftOut]:
     """Log-probabilities of the questions' reference answers.
+
+    What is wrong in the scores because it cannot be asked is left out, by the same rules.
 
     Args:
         lm: from `ask.make_lm`.
         questions: of one benchmark.
         ids: their rows.
-        strict: the first bad row is a DataError, instead of left out.
+        strict: the first question that cannot be asked is a DataError, instead of left out.
         advance: is told how many more questions are done.
     """
-    good, _ = check(questions, ids, strict)
+    good, bad = check(questions, ids, strict)
+    for row in bad:
+        yield LeftOut(row["id"], row["error"])
+    if bad:
+        advance(len(bad))
     with quiet(), torch.no_grad():
-        for batch in _batches(lm, questions, good, strict):
-            texts = [question.text for question in batch]
-            images = [[question.image] for question in batch]
-            encoded = lm.tok_batch_multimodal_encode(texts, images)
-            longest = max(len(question.answer) for question in batch)
-            # A token's probabilities stand one place before it. Batches are padded on the left, so
-            # answers stand at the end of all sequences.
-            logits = lm.vlm.model(**encoded, logits_to_keep=longest + 1).logits
-            for logits_of_question, question in zip(logits, batch, strict=True):
-                n = len(question.answer)
-                logs = logits_of_question[-n - 1 : -1].float().log_softmax(-1).cpu()
-                yield AnswerLogs(question.id, torch.tensor(question.answer), logs)
+        for batch in _by_length(lm, questions, good):
+            for answer in _answer_logs(lm, questions, batch):
+                if strict and isinstance(answer, LeftOut):
+                    raise DataError(f"{questions.benchmark} row {answer.id}: {answer.reason}")
+                yield answer
             advance(len(batch))
 
 
-def write_reference(file: Path, answers: Iterable[AnswerLogs]) -> None:
+def _answer_logs(
+    lm: "LoadedVLM", questions: Questions, ids: list[int]
+) -> Iterator[AnswerLogs | LeftOut]:
+    """Log-probabilities of one batch of questions."""
+    system = lm.vlm.config.system_prompt
+    batch: list[Forced] = []
+    for id_, doc in zip(ids, questions.docs.select(ids), strict=True):
+        try:
+            batch.append(forced(lm, questions, id_, doc, system))
+        except DataError as error:
+            yield LeftOut(id_, str(error))
+    while batch:
+        try:
+            encoded = _encoded(lm, questions.benchmark, batch)
+        except UnaskableError as error:
+            fitting: list[Forced] = []
+            for position, question in enumerate(batch):
+                if position in error.reasons:
+                    yield LeftOut(question.id, error.reasons[position])
+                else:
+                    fitting.append(question)
+            batch = fitting
+            continue
+        longest = max(len(question.answer) for question in batch)
+        # A token's probabilities stand one place before it. Batches are padded on the left, so
+        # answers stand at the end of all sequences.
+        logits = lm.vlm.model(**encoded, logits_to_keep=longest + 1).logits
+        for logits_of_question, question in zip(logits, batch, strict=True):
+            n = len(question.answer)
+            logs = logits_of_question[-n - 1 : -1].float().log_softmax(-1).cpu()
+            yield AnswerLogs(question.id, torch.tensor(question.answer), logs)
+        return
+
+
+def _encoded(lm: "LoadedVLM", benchmark: str, batch: list[Forced]) -> Any:
+    """Tokens and pixels of a batch.
+
+    Raises:
+        UnaskableError: the processor refuses a question, or the scores leave it out because its
+            prompt and the longest answer that is generated do not fit the context.
+    """
+    texts = [question.text for question in batch]
+    images = [[question.image] for question in batch]
+    encoded = lm.tok_batch_multimodal_encode(texts, images)
+    prompt_lengths: list[int] = []
+    for length, question in zip(encoded["attention_mask"].sum(1).tolist(), batch, strict=True):
+        prompt_lengths.append(length - len(question.answer))
+    lm.require_room(prompt_lengths, lm.max_length - spec(benchmark).answer_tokens)
+    return encoded
+
+
+def write_reference(file: Path, answers: Iterable[AnswerLogs | LeftOut]) -> None:
     """Store the 16-bit model's TOP most likely tokens at every answer token.
 
     Args:
         file: is written: `ids` [questions], `counts` of answer tokens [questions], and for all
             answer tokens in turn `top` and `log` [tokens, TOP].
-        answers: of the 16-bit model.
+        answers: of the 16-bit model; what is left out is not written.
     """
     ids: list[int] = []
     counts: list[int] = []
@@ -177,6 +223,8 @@ def write_reference(file: Path, answers: Iterable[AnswerLogs]) -> None:
     tops = [torch.zeros(0, TOP, dtype=torch.int32)]
     logs = [torch.zeros(0, TOP)]
     for answer in answers:
+        if isinstance(answer, LeftOut):
+            continue
         top = answer.logs.topk(min(TOP, answer.logs.shape[-1]), dim=-1)
         ids.append(answer.id)
         counts.append(len(answer.tokens))
@@ -225,15 +273,19 @@ def divergence(reference: TopLogs, logs: Tensor) -> Tensor:
     return (kl + others_p * (others_p / others_q).log()).clamp_min(0)
 
 
-def measure(answers: Iterable[AnswerLogs], reference: dict[int, TopLogs]) -> list[FidelityRow]:
+def measure(answers: Iterable[AnswerLogs | LeftOut], reference: dict[int, TopLogs]) -> FidelityRows:
     """How far the probabilities of each question's reference answer moved, by question id.
 
     Args:
         answers: of packed layers.
         reference: question id -> what `read_reference` gives of the 16-bit model.
     """
-    rows: list[FidelityRow] = []
-    for question, tokens, logs in answers:
+    rows = FidelityRows([], [])
+    for answer in answers:
+        if isinstance(answer, LeftOut):
+            rows.left_out.append(AnswerRow(id=answer.id, error=answer.reason))
+            continue
+        question, tokens, logs = answer
         top = reference[question]
         same_first_choice = logs.argmax(-1) == top.tokens[:, 0]
         row = FidelityRow(
@@ -243,5 +295,7 @@ def measure(answers: Iterable[AnswerLogs], reference: dict[int, TopLogs]) -> lis
             agreement=float(same_first_choice.double().mean()),
             loglik=float(logs.gather(-1, tokens[:, None]).sum()),
         )
-        rows.append(row)
-    return sorted(rows, key=lambda row: row["id"])
+        rows.measured.append(row)
+    rows.measured.sort(key=lambda row: row["id"])
+    rows.left_out.sort(key=lambda row: row["id"])
+    return rows

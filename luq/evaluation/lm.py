@@ -5,30 +5,24 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from PIL import Image
 
 from luq.errors import DataError
 from luq.evaluation.predictions import AnswerRow, Predictions
+from luq.models.asking import PLACEHOLDER, context_length, greedy, plain_text
 from luq.models.vlm import VLM
-
-# Of models whose configuration names no context length.
-DEFAULT_CONTEXT = 2048
+from luq.questions.pictures import reason
 
 
-class TooLongError(DataError):
-    """Prompts that do not fit the context; `images` are the ids of their image objects."""
+class UnaskableError(DataError):
+    """Questions of a batch that a model cannot be asked: position in the batch -> why."""
 
-    def __init__(self, tokens: int, limit: int, images: set[int]):
-        super().__init__(f"a prompt of {tokens} tokens is longer than the context allows ({limit})")
-        self.images = images
-
-
-def context_length(model: Any) -> int:
-    """Positions that the language model was made for."""
-    text = model.config.get_text_config()
-    return int(getattr(text, "max_position_embeddings", DEFAULT_CONTEXT))
+    def __init__(self, reasons: dict[int, str]):
+        super().__init__("; ".join(dict.fromkeys(reasons.values())))
+        self.reasons = reasons
 
 
 @contextlib.contextmanager
@@ -85,6 +79,7 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
             convert_img_format=True,
         )
         self._device = vlm.device  # of a streamed model transformers says "meta"
+        vlm.model.generation_config = greedy(vlm.model)
 
     def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
         self.processor = self.vlm.processor
@@ -130,7 +125,9 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
         return self._session.ids[doc_id]
 
     def _answer(self, batch: list[Instance]) -> list[AnswerRow]:
-        """Rows {id, text}, or {id, error} for an image that does not decode and a long prompt."""
+        """Rows {id, text}, or {id, error} for what cannot be asked: an image that does not decode
+        or that the processor refuses, a prompt that is too long.
+        """
         rows: list[AnswerRow] = []
         questions: list[_Question] = []
         for request in batch:
@@ -138,31 +135,42 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
             try:
                 questions.append(_Question(request, visual["visual"][0].convert("RGB")))
             except DataError as error:
-                rows.append(self._failed(request, error))
+                rows.append(self._failed(request, str(error)))
         while questions:
             instances = [question.instance() for question in questions]
             try:
                 texts = super().generate_until(instances, disable_tqdm=True)
-            except TooLongError as error:
-                # Ask the others again, without those that are too long.
-                fitting: list[_Question] = []
-                for question in questions:
-                    if id(question.image) in error.images:
-                        rows.append(self._failed(question.request, error))
-                    else:
-                        fitting.append(question)
-                questions = fitting
+            except UnaskableError as error:
+                # Ask the others again, without those.
+                for position, why in error.reasons.items():
+                    rows.append(self._failed(questions[position].request, why))
+                questions = _without(questions, error.reasons)
                 continue
             for question, text in zip(questions, texts, strict=True):
                 rows.append({"id": self._row_id(question.request), "text": text})
             break
         return rows
 
-    def _failed(self, request: Instance, error: DataError) -> AnswerRow:
+    def _failed(self, request: Instance, why: str) -> AnswerRow:
         row_id = self._row_id(request)
         if self._session.strict:
-            raise DataError(f"row {row_id}: {error}") from error
-        return {"id": row_id, "error": str(error)}
+            raise DataError(f"row {row_id}: {why}")
+        return {"id": row_id, "error": why}
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True
+    ) -> str:
+        """As lm-eval's, but only the place at the beginning of a message is an image's: what a
+        question says is text, also where it says `<image>`.
+        """
+        messages: list[dict[str, Any]] = []
+        for message in chat_history:
+            content: str = message["content"]
+            image = PLACEHOLDER if content.startswith(PLACEHOLDER) else ""
+            text = plain_text(self.processor, content.removeprefix(image))
+            messages.append({**message, "content": image + text})
+        chat: str = super().apply_chat_template(messages, add_generation_prompt)
+        return chat
 
     def tok_batch_multimodal_encode(
         self,
@@ -174,17 +182,55 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
     ) -> Any:
         """As lm-eval's, but nothing is ever cut: that would part image tokens from their image.
 
+        Args:
+            strings: chats.
+            images: of each chat.
+            padding_side: of shorter chats.
+            left_truncate_len: tokens that a chat may have; None for no limit.
+            truncation: as lm-eval's.
+
         Raises:
-            TooLongError: a prompt is longer than `left_truncate_len` tokens.
+            UnaskableError: the processor refuses some chats, or they are longer than the limit.
         """
-        encoded = super().tok_batch_multimodal_encode(
-            strings, images, padding_side, None, truncation
-        )
-        lengths = encoded["attention_mask"].sum(1).tolist()
-        if left_truncate_len and max(lengths) > left_truncate_len:
-            too_long: set[int] = set()
-            for images_of_prompt, length in zip(images, lengths, strict=True):
-                if length > left_truncate_len:
-                    too_long.add(id(images_of_prompt[0]))
-            raise TooLongError(max(lengths), left_truncate_len, too_long)
+        own_padding_side = self.tokenizer.padding_side
+        encode = super().tok_batch_multimodal_encode
+        try:
+            encoded = encode(strings, images, padding_side, None, truncation)
+        except Exception as error:
+            refused: dict[int, str] = {}
+            for position, (string, images_of_string) in enumerate(
+                zip(strings, images, strict=True)
+            ):
+                try:
+                    encode([string], [images_of_string], padding_side, None, truncation)
+                except (MemoryError, torch.OutOfMemoryError):
+                    raise  # no fault of the question
+                except Exception as refusal:  # noqa: BLE001 (processors raise many kinds)
+                    refused[position] = f"the processor refuses it ({reason(refusal)})"
+            if not refused:
+                raise
+            raise UnaskableError(refused) from error
+        finally:
+            # lm-eval leaves the side as it set it if the processor refuses.
+            self.tokenizer.padding_side = own_padding_side
+        if left_truncate_len:
+            lengths = encoded["attention_mask"].sum(1).tolist()
+            self.require_room(lengths, left_truncate_len)
         return encoded
+
+    @staticmethod
+    def require_room(lengths: list[int], limit: int) -> None:
+        """An UnaskableError if some of a batch's prompts have more tokens than the limit."""
+        too_long: dict[int, str] = {}
+        for position, length in enumerate(lengths):
+            if length > limit:
+                too_long[position] = (
+                    f"a prompt of {length} tokens is longer than the context allows ({limit})"
+                )
+        if too_long:
+            raise UnaskableError(too_long)
+
+
+def _without(questions: list[_Question], positions: dict[int, str]) -> list[_Question]:
+    """The questions of a batch but those at some positions."""
+    return [question for i, question in enumerate(questions) if i not in positions]

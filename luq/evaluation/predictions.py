@@ -7,8 +7,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
+from luq.errors import DataError
 from luq.questions.prompts import Doc
 
 
@@ -31,6 +32,13 @@ class FidelityRow(TypedDict):
     loglik: float  # nats
 
 
+class FidelityRows(NamedTuple):
+    """The questions of a benchmark whose probabilities were measured, and those left out."""
+
+    measured: list[FidelityRow]
+    left_out: list[AnswerRow]  # {id, error}
+
+
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
 
@@ -46,10 +54,26 @@ def read_answers(file: Path) -> list[AnswerRow]:
     return rows
 
 
-def read_fidelity(file: Path) -> list[FidelityRow]:
+def read_fidelity(file: Path) -> FidelityRows:
     """The rows of a file of fidelity."""
-    rows: list[FidelityRow] = [json.loads(line) for line in _read_lines(file)]
+    rows = FidelityRows([], [])
+    for line in _read_lines(file):
+        row = json.loads(line)
+        if "error" in row:
+            rows.left_out.append(row)
+        else:
+            rows.measured.append(row)
     return rows
+
+
+def refuse_errors(benchmark: str, rows: Iterable[AnswerRow]) -> None:
+    """A DataError that names the first row that could not be asked, if there is one."""
+    for row in rows:
+        if "error" in row:
+            raise DataError(
+                f"{benchmark} row {row['id']}: {row['error']}. With evaluation.strict=false it "
+                "counts as wrong"
+            )
 
 
 def _read_lines(file: Path) -> list[str]:

@@ -7,33 +7,40 @@ With them the tasks also run in plain lm-eval (but for GQA, whose images are a t
 A function is named after the one of `prompts` that it adds the image to.
 """
 
-from io import BytesIO
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from luq.questions import prompts
+from luq.errors import DataError
+from luq.questions import pictures, prompts
 from luq.questions.prompts import Doc
-from luq.questions.sources import IMAGE_COLUMNS
+from luq.questions.tables import IMAGE_COLUMNS, image_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL.Image import Image
 
 IMAGE = "<image>"  # lm-eval's place for an image in a prompt
 
 
 def undecoded(dataset: "Dataset") -> "Dataset":
-    """The dataset with its image column as encoded bytes."""
+    """The dataset with its columns of images as encoded bytes."""
     from datasets import Image as ImageFeature
 
-    column = next(name for name in IMAGE_COLUMNS if name in dataset.column_names)
-    return dataset.cast_column(column, ImageFeature(decode=False))
+    for column in image_columns(dataset.features):
+        dataset = dataset.cast_column(column, ImageFeature(decode=False))
+    return dataset
 
 
-def images(doc: Doc) -> list[Image.Image]:
-    """The question's image, opened but not decoded."""
-    encoded = doc.get("decoded_image") or doc["image"]
-    return [Image.open(BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"])]
+def images(doc: Doc) -> list["Image"]:
+    """The question's image, opened and upright; decoded only if it had to be turned.
+
+    Raises:
+        DataError: the row holds no image, or it cannot be opened.
+    """
+    for column in IMAGE_COLUMNS:
+        encoded = doc.get(column)
+        if isinstance(encoded, dict):
+            return [pictures.opened(encoded["bytes"])]
+    raise DataError(f"a row holds no image in {' or '.join(IMAGE_COLUMNS)}")
 
 
 def mme(doc: Doc) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from luq.questions.prompts import MMBENCH_ROTATION, Doc
-from luq.questions.sources import Questions
+from luq.questions.tables import Questions
 
 # Of real datasets, which have one split, every tenth unit is for selection and the others are for
 # the report.
@@ -29,8 +29,14 @@ def _mme_pair(doc: Doc) -> str:
 
 
 def _mmbench_base(doc: Doc) -> str:
-    """All rotations of a question have the index of the first, up to multiples of the step."""
-    return str(int(doc["index"]) % MMBENCH_ROTATION)
+    """All rotations of a question have the index of the first, up to multiples of the step.
+
+    Rows without a number make a unit of their own.
+    """
+    try:
+        return str(int(doc["index"]) % MMBENCH_ROTATION)
+    except (TypeError, ValueError):
+        return str(doc["index"])
 
 
 class Grouping(NamedTuple):

@@ -14,7 +14,7 @@ from luq.errors import DataError
 from luq.models.checkpoint import checkpoint
 from luq.models.vlm import VLM
 from luq.questions import text
-from luq.questions.sources import spec
+from luq.questions.specs import spec
 from luq.store.store import Store
 from tests.conftest import pocket_samples
 

@@ -10,7 +10,8 @@ from luq.evaluation.ask import make_lm
 from luq.evaluation.lm import LoadedVLM
 from luq.models.vlm import VLM
 from luq.pocket import benchmarks
-from luq.questions.sources import Questions, evaluation_table
+from luq.questions.sources import evaluation_table
+from luq.questions.tables import Questions
 from luq.store.artefact import Tools
 from luq.store.store import Store
 from tests.conftest import BENCHMARKS

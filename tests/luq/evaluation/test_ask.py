@@ -10,8 +10,9 @@ import pytest
 from luq.errors import DataError
 from luq.evaluation import answers
 from luq.evaluation.ask import ask, check, make_lm, problem, with_docs
-from luq.evaluation.lm import LoadedVLM, context_length
+from luq.evaluation.lm import LoadedVLM
 from luq.evaluation.predictions import AnswerRow, Predictions, read_answers, write_rows
+from luq.models.asking import context_length
 from luq.models.quiet import LIBRARIES, quiet
 from luq.models.vlm import VLM
 from luq.questions.subsets import Subset, choose
@@ -90,13 +91,28 @@ def test_rows_survive_their_file(tmp_path: Path) -> None:
 GOOD = {"question": "Is it?", "answer": "3", "type": "human_test"}
 
 
+UNLABELLED = "the row has no answer: it is unlabelled"
+
+
 @pytest.mark.parametrize(
     ("doc", "reason"),
     [
         (GOOD, ""),
-        (GOOD | {"answer": " "}, "the answer is empty"),
-        ({"question": "Is it?"}, "no reference answer can be read (KeyError: 'answer')"),
-        (GOOD | {"question": None}, "no reference answer can be read (TypeError"),
+        (GOOD | {"answer": " "}, UNLABELLED),
+        (GOOD | {"answer": None}, UNLABELLED),
+        (GOOD | {"answer": "nan"}, UNLABELLED),
+        (GOOD | {"answer": float("nan")}, UNLABELLED),
+        ({"question": "Is it?"}, UNLABELLED),
+        ({"question": "Is it?", "answers": None}, UNLABELLED),
+        ({"question": "Is it?", "answers": []}, UNLABELLED),
+        ({"question": "Is it?", "answers": [None, "nan"]}, UNLABELLED),
+        ({"question": "Is it?", "answers": [{"answer": None}]}, UNLABELLED),
+        ({"question": "Is it?", "answers": [{"answer": "none"}]}, ""),
+        (GOOD | {"answer": "None"}, ""),
+        (GOOD | {"question": None}, "the question is empty"),
+        (GOOD | {"question": "\n"}, "the question is empty"),
+        (GOOD | {"question": "nan"}, "the question is empty"),
+        (GOOD | {"question": 3}, "no question with its answer can be read (TypeError"),
     ],
 )
 def test_a_row_that_cannot_be_scored_says_why(doc: dict[str, Any], reason: str) -> None:
@@ -108,6 +124,24 @@ def test_a_row_that_cannot_be_scored_says_why(doc: dict[str, Any], reason: str) 
 def test_a_multiple_choice_answer_that_is_no_choice_cannot_be_scored() -> None:
     doc = {"question": "?", "question_type": "multi_choice", "choices": ["1", "2"], "answer": "3"}
     assert "ValueError" in problem("mathvista", doc)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "answer", "reason"),
+    [
+        ("mmbench", "B", ""),
+        ("mmbench", "C", "the answer C is none of A, B"),
+        ("mme", "Yes", ""),
+        ("mme", "maybe", "the answer maybe is none of Yes, No"),
+        ("pope", " no", ""),
+        ("pope", "0", "the answer 0 is none of Yes, No"),
+    ],
+)
+def test_an_answer_that_nobody_can_give_cannot_be_scored(
+    benchmark: str, answer: str, reason: str
+) -> None:
+    doc = {"question": "?", "answer": answer, "A": "a cat", "B": "a dog", "C": "nan", "D": None}
+    assert problem(benchmark, doc) == reason
 
 
 def test_good_rows_are_told_from_bad_ones(

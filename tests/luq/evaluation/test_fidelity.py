@@ -77,7 +77,7 @@ def test_the_reference_survives_its_file(tmp_path: Path) -> None:
         expected = top_logs(answer.logs)
         assert torch.equal(reference[answer.id].tokens, expected.tokens)
         assert torch.equal(reference[answer.id].logs, expected.logs)
-    rows = fidelity.measure(iter(answers), reference)
+    rows, _ = fidelity.measure(iter(answers), reference)
     assert [row["id"] for row in rows] == [5, 9], "by question"
     assert [row["tokens"] for row in rows] == [1, 2]
     assert all(row["agreement"] == 1 and row["kl"] < 1e-5 for row in rows)
@@ -93,7 +93,7 @@ def test_agreement_is_the_share_of_equal_first_choices() -> None:
     reference = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4]]).log()
     packed = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.7, 0.3], [0.8, 0.2]]).log()
     answer = AnswerLogs(0, torch.tensor([0, 1, 0, 1]), packed)
-    (row,) = fidelity.measure([answer], {0: top_logs(reference, 2)})
+    ((row,), _) = fidelity.measure([answer], {0: top_logs(reference, 2)})
     assert row["agreement"] == 0.75
     assert row["loglik"] == pytest.approx(math.log(0.9 * 0.9 * 0.7 * 0.2), rel=1e-5)
 

@@ -8,10 +8,11 @@ from datasets import Dataset
 from PIL import Image
 
 from luq.config.evaluation import BENCHMARKS
+from luq.errors import DataError
 from luq.evaluation.scorers import SCORERS
 from luq.questions import lm_eval_hooks
 from luq.questions.prompts import PROMPTS, TARGETS, Doc, choices, options
-from luq.questions.sources import TASKS, spec, task_config
+from luq.questions.specs import TASKS, spec, task_config
 from tests.luq.questions.clones import ROWS, clone, picture
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -135,13 +136,15 @@ def test_the_task_runs_in_plain_lm_eval(
         assert image.size == (90, 60)
 
 
-def test_plain_lm_eval_gets_images_that_are_not_decoded_yet(tmp_path: Path) -> None:
-    file = tmp_path / "image.png"
-    file.write_bytes(picture(0)["bytes"])
+def test_plain_lm_eval_gets_images_that_are_not_decoded_yet() -> None:
     for column in ("image", "decoded_image"):
-        rows = [{column: picture(0), "question": "?"}, {column: {"bytes": None, "path": str(file)}}]
-        table = lm_eval_hooks.undecoded(Dataset.from_list(rows))
-        for doc in table:
-            (image,) = lm_eval_hooks.images(doc)
-            assert image.size == (90, 60)
-            assert image.tobytes() == Image.open(BytesIO(picture(0)["bytes"])).tobytes()
+        row = {"image": "images/1.jpg", "question": "?", column: picture(0)}
+        (doc,) = lm_eval_hooks.undecoded(Dataset.from_list([row]))
+        (image,) = lm_eval_hooks.images(doc)
+        assert image.size == (90, 60)
+        assert image.tobytes() == Image.open(BytesIO(picture(0)["bytes"])).tobytes()
+
+
+def test_plain_lm_eval_is_told_of_a_row_without_an_image() -> None:
+    with pytest.raises(DataError, match="no image in image or decoded_image"):
+        lm_eval_hooks.images({"image": "images/1.jpg", "question": "?"})

@@ -13,10 +13,10 @@ from luq.evaluation import answers
 from luq.evaluation import ask as harness
 from luq.evaluation.predictions import Predictions
 from luq.models.vlm import VLM
-from luq.questions import sources as data
-from luq.questions import subsets
-from luq.questions.sources import Questions, evaluation_table
+from luq.questions import specs, subsets, tables
+from luq.questions.sources import evaluation_table
 from luq.questions.subsets import Subset
+from luq.questions.tables import Questions
 from luq.store.store import Store
 from tests.conftest import BENCHMARKS
 from tests.luq.questions.clones import ROWS, clone, picture
@@ -36,11 +36,11 @@ def test_the_real_layouts_run_through_lm_eval(lm, tmp_path: Path, name: str) -> 
     """A clone of the dataset repository, as it lies on the hub: configurations, splits, columns,
     grey and RGBA pictures.
     """
-    clone(tmp_path, data.spec(name).data)
+    clone(tmp_path, specs.spec(name).data)
     questions = opened(name, config(tmp_path), tmp_path / "cache")
     ids = subsets.choose(questions, Subset("all"))
     rows = harness.ask(lm, questions, ids, Predictions(tmp_path / "kept.jsonl"), strict=True)
-    assert [row["id"] for row in rows] == list(range(len(ROWS[data.spec(name).data])))
+    assert [row["id"] for row in rows] == list(range(len(ROWS[specs.spec(name).data])))
     summary = answers.summarise(name, harness.with_docs(questions, rows))
     units = {"mme": 3, "mmbench": 2}.get(name, len(rows))
     assert summary.n == len(summary.units) == units
@@ -68,7 +68,7 @@ def test_a_lost_image_and_a_broken_one_name_their_row(tmp_path: Path) -> None:
     questions = opened("chartqa", config(tmp_path), tmp_path / "cache")
     with pytest.raises(DataError, match="chartqa row 0: the image does not decode"):
         questions.image(0).convert("RGB")
-    lost = data.LazyImage(questions.images, -1, "gqa row 7")
+    lost = tables.LazyImage(questions.images, -1, "gqa row 7")
     with pytest.raises(DataError, match="gqa row 7: there is no such image"):
         lost.convert()
 
@@ -94,11 +94,11 @@ def test_the_organisation_is_one_value_with_the_old_name_as_fallback(
 ) -> None:
     tried = []
 
-    def refuse(location: data.Location, *args) -> None:
-        tried.append(location.path)
+    def refuse(path: str, *args) -> None:
+        tried.append(path)
         raise ConnectionError("offline")
 
-    monkeypatch.setattr(data, "_read", refuse)
+    monkeypatch.setattr(tables, "_hub_builder", refuse)
     with pytest.raises(
         DataError, match=r"cannot be read .*offline.*: connect to the hub, or set evaluation.data"
     ):
@@ -142,13 +142,13 @@ def test_a_longer_answer_limit_is_another_table(
     """The task's YAML decides what is generated: stop strings, answer length, prompts."""
     before = evaluation_table("gqa", EvaluationConfig("t", ["gqa"]), tmp_path)
     tasks = tmp_path / "tasks"
-    shutil.copytree(data.TASKS, tasks)
+    shutil.copytree(specs.TASKS, tasks)
     shared = (tasks / "_shared.yaml").read_text()
     (tasks / "_shared.yaml").write_text(shared.replace("max_gen_toks: 16", "max_gen_toks: 17"))
-    monkeypatch.setattr(data, "TASKS", tasks)
-    data.task_digest.cache_clear()
+    monkeypatch.setattr(specs, "TASKS", tasks)
+    specs.task_digest.cache_clear()
     after = evaluation_table("gqa", EvaluationConfig("t", ["gqa"]), tmp_path)
-    data.task_digest.cache_clear()
+    specs.task_digest.cache_clear()
     assert before != after
 
 
@@ -172,7 +172,7 @@ def test_bad_rows_are_counted_as_errors_and_never_dropped(lm, tmp_path: Path) ->
     assert [row["id"] for row in rows] == [0, 1, 2, 3, 4]
     assert ["error" in row for row in rows] == [False, True, True, True, False]
     assert "chartqa row 1: the image does not decode" in rows[1]["error"]
-    assert rows[2]["error"] == "the answer is empty"
+    assert rows[2]["error"] == "the row has no answer: it is unlabelled"
     assert "longer than the context allows" in rows[3]["error"]
     summary = answers.summarise("chartqa", harness.with_docs(questions, rows))
     assert summary.n == 5
@@ -181,7 +181,11 @@ def test_bad_rows_are_counted_as_errors_and_never_dropped(lm, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("row", "match"),
-    [(1, "row 1: .*does not decode"), (2, "row 2: the answer is"), (3, "row 3: a prompt of")],
+    [
+        (1, "row 1: .*does not decode"),
+        (2, "row 2: the row has no answer"),
+        (3, "row 3: a prompt of"),
+    ],
 )
 def test_strict_stops_at_a_bad_row(lm, tmp_path: Path, row: int, match: str) -> None:
     questions = opened("chartqa", config(bad_rows(tmp_path)), tmp_path / "cache")
@@ -231,7 +235,7 @@ def test_what_was_read_from_the_hub_is_the_same_without_a_connection(
     with pytest.raises(DataError, match="cannot be read"):
         evaluation_table("chartqa", settings, cache, download=False)
     with monkeypatch.context() as connected:
-        connected.setattr(data, "_hub_builder", hub.builder)
+        connected.setattr(tables, "_hub_builder", hub.builder)
         online = evaluation_table("chartqa", settings, cache)
     shutil.rmtree(tmp_path / "chartqa")
     assert evaluation_table("chartqa", settings, cache) == online
@@ -246,7 +250,7 @@ def test_another_commit_of_a_repository_is_another_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = Hub([*clone(tmp_path, "chartqa").rglob("*.parquet")])
-    monkeypatch.setattr(data, "_hub_builder", hub.builder)
+    monkeypatch.setattr(tables, "_hub_builder", hub.builder)
     first = evaluation_table("chartqa", config("hub"), tmp_path / "cache")
     hub.commit = COMMITS[1]
     assert evaluation_table("chartqa", config("hub"), tmp_path / "cache") != first

@@ -9,8 +9,8 @@ from datasets import Dataset
 
 from luq.pocket import benchmarks
 from luq.questions import subsets
-from luq.questions.sources import Questions
 from luq.questions.subsets import Subset
+from luq.questions.tables import Questions
 
 NO_COLUMNS_OF_A_SUBSET = ("image", "decoded_image", "choices", "precision")
 ALL = Subset("all")

@@ -210,6 +210,9 @@ def flags(record: RunRecord) -> list[str]:
         if score.errors:
             of_rows = f" of {score.rows}" if score.rows else ""
             verdict = "count as wrong" if score.was_asked else "it is not in the mean"
+            fidelity = record.fidelity.get(name)
+            if fidelity is not None and fidelity.left_out:
+                verdict += f", KL leaves out {fidelity.left_out}"
             lines.append(
                 f"[red]![/red] {name}: {score.errors}{of_rows} rows were errors and {verdict}: "
                 f"store/evaluation/{record.artefacts.answers[name]}"

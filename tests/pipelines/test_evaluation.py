@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from analysis import frame
 from luq.evaluation import scorers
 from pipelines import runs_folder
 from pipelines.record import RunRecord
@@ -159,12 +160,38 @@ def test_bad_rows_stand_in_the_record_and_strict_stops(finished: Path, tmp_path:
             "evaluation.text_tokens=0", "model.benchmarks=[chartqa]"]  # fmt: skip
     done = luq(outputs, "run", "allocation.k=6", *data)
     assert done.returncode == 0, done.stderr
-    assert "chartqa: 2 rows were errors and count as wrong" in done.stdout
+    assert "chartqa: 2 of 4 rows were errors and count as wrong" in done.stdout
+    assert "mean: 2 of 4 rows were errors" in done.stdout
     (record,) = (r for r in runs_folder.iterate(outputs) if "chartqa" in r.scores)
     assert record.scores["chartqa"].errors == 2
-    assert record.scores["chartqa"].n == 4
-    assert record.fidelity["chartqa"].n == 2
-    strict = luq(outputs, "run", "allocation.k=5", "evaluation.strict=true", *data)
-    assert strict.returncode == 1
-    assert "chartqa row 2: the answer is empty" in strict.stderr
-    assert "Traceback" not in strict.stderr
+    assert record.scores["chartqa"].n == record.scores["chartqa"].rows == 4
+    assert record.fidelity["chartqa"].n == record.fidelity["chartqa"].left_out == 2
+    for k in (5, 6):  # new answers, and those that were kept
+        strict = luq(outputs, "run", f"allocation.k={k}", "evaluation.strict=true", *data)
+        assert strict.returncode == 1
+        assert "chartqa row " in strict.stderr
+        assert "Traceback" not in strict.stderr
+
+
+def test_a_benchmark_of_errors_alone_is_not_averaged_in(finished: Path, tmp_path: Path) -> None:
+    outputs = shutil.copytree(finished, tmp_path / "all_bad")
+    good = {"question": "?", "answer": "3", "type": "human_test", "image": picture(1)}
+    broken = good | {"image": {"bytes": b"broken", "path": None}}
+    Dataset.from_list([good, good]).to_parquet(tmp_path / "chartqa.parquet")
+    Dataset.from_list([broken, broken]).to_parquet(tmp_path / "gqa.parquet")
+    page = {"questionId": "1", "question": "?", "answers": ["3"], "image": broken["image"]}
+    Dataset.from_list([page]).to_parquet(tmp_path / "docvqa.parquet")
+    gqa = good | {"id": "1", "imageId": "1", "image": broken["image"]}
+    Dataset.from_list([gqa, gqa]).to_parquet(tmp_path / "gqa.parquet")
+    data = [*ASKED[:4], "tracking=none", f"evaluation.data={tmp_path}", "evaluation.split=all",
+            "evaluation.fidelity=0", "evaluation.text_tokens=0", "allocation.k=6"]  # fmt: skip
+    done = luq(outputs, "run", *data, "model.benchmarks=[chartqa,docvqa,gqa]")
+    assert done.returncode == 0, done.stderr
+    assert "mean of 1" in done.stdout
+    assert "gqa: 2 of 2 rows were errors and it is not in the mean" in done.stdout
+    (record,) = (r for r in runs_folder.iterate(outputs) if "docvqa" in r.scores)
+    assert record.mean_score == record.scores["chartqa"].score
+    assert frame.run_row(record)["benchmarks"] == 1
+    failed = luq(outputs, "run", *data, "model.benchmarks=[gqa,docvqa]")
+    assert failed.returncode == 1
+    assert "no row of gqa, docvqa could be asked" in failed.stderr.replace("\n", " ")

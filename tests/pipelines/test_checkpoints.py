@@ -7,6 +7,8 @@ import pytest
 
 from luq.evaluation.answers import ANSWERS
 from luq.evaluation.predictions import read_answers
+from luq.pocket import benchmarks
+from luq.questions.pictures import decoded
 from luq.questions.prompts import PROMPTS
 from pipelines import runs_folder
 from pipelines.record import RunRecord, to_json
@@ -54,6 +56,27 @@ def test_the_folder_answers_what_the_run_scored(
         questions.image(row["id"]).convert("RGB").save(tmp_path / "image.png")
         asked = PROMPTS["gqa"](questions.docs[row["id"]])
         assert answer(model, processor, tmp_path / "image.png", asked, 16) == row["text"].strip()
+
+
+def test_a_chat_sees_pictures_upright_and_takes_text_for_text(
+    ran: tuple[Path, RunRecord], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    from pipelines.chat import answer, load
+
+    outputs, record = ran
+    model, processor = load(outputs / "checkpoints" / record.key, "cpu")
+    row = benchmarks.build("textvqa", "selection", bases=1)[0]
+    upright = decoded(row["image"]["bytes"])
+    upright.save(tmp_path / "upright.png")
+    quarter_turn = Image.Exif()
+    quarter_turn[0x0112] = 6
+    upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=quarter_turn)
+    question = PROMPTS["textvqa"](row)
+    said = answer(model, processor, tmp_path / "upright.png", question, 16)
+    assert said == answer(model, processor, tmp_path / "turned.png", question, 16)
+    assert isinstance(answer(model, processor, tmp_path / "upright.png", "An <image>?", 4), str)
 
 
 def test_export_info_and_chat(ran: tuple[Path, RunRecord], tmp_path: Path) -> None:

@@ -60,15 +60,21 @@ def table_files(folder: Path, wanted: Wanted, cache: Path) -> Files:
         DataError: the folder has other splits, a shard is missing or doubled, or a file is only
             Git LFS's pointer.
     """
+    folder = folder.absolute()
     configs = _readme(folder).get("configs")
     if isinstance(configs, list) and configs:
         files = _by_readme(folder, configs, wanted, cache)
     else:
         files = Files(_by_names(folder, wanted))
-    for path in files.paths:
-        _check_file(path)
-    check_shards(files.paths)
+    check_files(files.paths)
     return files
+
+
+def check_files(files: list[Path]) -> None:
+    """A DataError if some files are not parquet's, or not all shards of what they are shards of."""
+    for file in files:
+        _check_file(file)
+    _check_shards(files)
 
 
 def _readme(folder: Path) -> dict[str, Any]:
@@ -185,7 +191,7 @@ def _no_such_split(folder: Path, split: str, known: list[str]) -> DataError:
     )
 
 
-def check_shards(files: Iterable[Path]) -> None:
+def _check_shards(files: Iterable[Path]) -> None:
     """A DataError unless the numbered ones of some files are complete and single.
 
     `SPLIT-00001-of-00003` says that there are three.

@@ -11,7 +11,7 @@ from luq.config.checks import VOLATILE
 from luq.errors import DataError
 from luq.plugins import plugin
 from luq.questions import prompts
-from luq.questions.folders import Files, Wanted, check_shards, table_files
+from luq.questions.folders import Files, Wanted, check_files, table_files
 from luq.questions.specs import Spec, spec, task_digest
 from luq.questions.tables import Location, Questions, change_error, file_identities, read_questions
 from luq.store.artefact import Artefact, Tools
@@ -132,7 +132,7 @@ def _local(source: Path, about: Spec, cache: Path) -> Location:
     """
     single = source if source.is_file() else source / f"{about.data}.parquet"
     if single.is_file():
-        check_shards([single])
+        check_files([single])
         return Location(str(single), Files([single.resolve()]))
     folder = source / about.data if (source / about.data).is_dir() else source
     files = table_files(folder, Wanted(about.name, about.split), cache)

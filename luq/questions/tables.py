@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Columns of pictures by the names that datasets give them. MathVista has both: there `image` is a
 # text, the path that the picture once had.
 IMAGE_COLUMNS = ("image", "decoded_image")
+IMAGE_KEY = "id"  # the column by which a table of images is found
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Location(NamedTuple):
 
 
 def change_error(benchmark: str, path: str) -> DataError:
+    """The error for questions that are others than those that stand in keys."""
     return DataError(
         f"the questions of {benchmark} ({path}) changed since this run began: run it again"
     )
@@ -200,6 +202,8 @@ def _repository_tables(
 
 
 class Opened(NamedTuple):
+    """A benchmark's questions, and the digest of what they were read from."""
+
     questions: Questions
     content: str
 
@@ -230,8 +234,14 @@ def read_questions(
     image_rows: Sequence[int]
     if about.images is not None and tables.images is not None:
         images = tables.images
-        rows_of_keys = {key: row for row, key in enumerate(images.select_columns(["id"])["id"])}
-        image_rows = [rows_of_keys.get(key, -1) for key in tables.rows[about.images["key"]]]
+        if IMAGE_KEY not in images.column_names:
+            raise DataError(
+                f"the images of {benchmark} ({location.path}) lack the column {IMAGE_KEY}: they "
+                f"have {', '.join(images.column_names)}"
+            )
+        keys = images.select_columns([IMAGE_KEY])[IMAGE_KEY]
+        rows_of_keys = {str(key): row for row, key in enumerate(keys)}
+        image_rows = [rows_of_keys.get(str(key), -1) for key in tables.rows[about.images["key"]]]
     else:
         images = tables.rows
         image_rows = range(len(images))

@@ -17,7 +17,7 @@ from luq.errors import DataError
 from luq.evaluation.ask import check
 from luq.evaluation.lm import UnaskableError
 from luq.evaluation.predictions import AnswerRow, FidelityRow, FidelityRows
-from luq.models.asking import PLACEHOLDER
+from luq.models.asking import PLACEHOLDER, plain_text
 from luq.models.quiet import quiet
 from luq.questions.prompts import PROMPTS, TARGETS, Doc
 from luq.questions.specs import spec
@@ -101,7 +101,7 @@ def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: st
     if system:
         messages.append(Message("system", system))
     messages.append(Message("user", PLACEHOLDER + PROMPTS[questions.benchmark](doc)))
-    answer = TARGETS[questions.benchmark](doc)
+    answer = plain_text(lm.processor, TARGETS[questions.benchmark](doc))
     end = lm.tokenizer.eos_token
     prompt = _chat(lm, messages, is_answered=False)
     answered = [*messages, Message("assistant", answer)]

@@ -50,6 +50,7 @@ BAD: dict[str, tuple[Row, str]] = {
 ODD: dict[str, Row] = {
     "image token": {"question": "What does the tag <image> in the picture say?"},
     "end of turn": {"question": "Is <|im_end|> or </s> or <|image_pad|> in the picture?"},
+    "image token in the answer": {"answer": "<image></s>"},
     "turned image": image(turned(6)),
 }
 # Qwen2.5-VL's processor refuses it, LLaVA's does not.

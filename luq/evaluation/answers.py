@@ -21,7 +21,8 @@ def summarise(benchmark: str, rows: list[AnswerRow]) -> Summary:
     scorer = SCORERS[benchmark]
     items: list[Item] = []
     for row in rows:
-        values = {"score": 0.0, "yes": 0.0}
+        # Wrong, and neither a yes nor a no.
+        values = {"score": 0.0}
         if "error" not in row:
             values = scorer.process(row["doc"], [row["text"]])
         items.append((row["doc"], values))

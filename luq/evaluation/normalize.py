@@ -9,7 +9,7 @@ import re
 # some entries change nothing, those with capitals never match a text in lower case, and somebody'd
 # loses its apostrophe.
 CONTRACTIONS = {
-    "'aint": "ain't",                   "arent": "aren't",
+    "aint": "ain't",                    "arent": "aren't",
     "cant": "can't",                    "couldve": "could've",
     "couldnt": "couldn't",              "couldn'tve": "couldn't've",
     "couldnt've": "couldn't've",        "didnt": "didn't",

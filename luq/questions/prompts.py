@@ -4,12 +4,13 @@ Pure functions. Prompts follow LLaVA-1.5's and lmms-eval's short-answer protocol
 """
 
 import ast
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Doc = dict[str, Any]
-VERSION = 1  # enters every evaluation key: raise it when a prompt changes
+VERSION = 2  # enters every evaluation key: raise it when a prompt changes
 SHORT = "\nAnswer the question using a single word or phrase."
 WORD = "\nAnswer the question with a single word."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -22,6 +23,12 @@ OPTION_COLUMNS = "ABCDE"
 MISSING = "nan"
 # A rotation has the `index` of its base question plus a multiple of this.
 MMBENCH_ROTATION = 1_000_000
+
+
+def text_of(value: object) -> str:
+    """A field as a text; empty if it is missing, which tables say as None or not-a-number."""
+    is_missing = value is None or value != value
+    return "" if is_missing else str(value)
 
 
 def _question(doc: Doc) -> str:
@@ -59,65 +66,82 @@ def options(doc: Doc) -> dict[str, str]:
     """Letter -> text of MMBench's options, without those that are missing."""
     texts: dict[str, str] = {}
     for letter in OPTION_COLUMNS:
-        option = doc.get(letter)
-        if option is not None and str(option) != MISSING:
-            texts[letter] = str(option)
+        option = text_of(doc.get(letter))
+        if option not in ("", MISSING):
+            texts[letter] = option
     return texts
 
 
 def mmbench(doc: Doc) -> str:
     """The hint if there is one, the question and its lettered options."""
-    hint = "" if doc.get("hint") in (None, MISSING, "") else f"{doc['hint']}\n"
+    hint = text_of(doc.get("hint"))
+    hint_line = "" if hint in ("", MISSING) else f"{hint}\n"
     lines = "".join(f"\n{letter}. {text}" for letter, text in options(doc).items())
-    return hint + _question(doc) + lines + LETTER
+    return hint_line + _question(doc) + lines + LETTER
 
 
 def choices(doc: Doc) -> list[str]:
     """MathVista's choices; empty if there are none. Some releases store the list as text."""
     raw = doc.get("choices")
     if isinstance(raw, str):
-        raw = ast.literal_eval(raw) if raw.startswith("[") else None
-    return [str(choice) for choice in raw] if raw else []
+        try:
+            raw = ast.literal_eval(raw)
+        except (ValueError, SyntaxError):
+            return []
+    return [str(choice) for choice in raw] if isinstance(raw, Sequence) else []
+
+
+def decimal_places(precision: float | None) -> int:
+    """Decimal places of a MathVista answer; one where the table has None, not-a-number or 0."""
+    if precision is None or not math.isfinite(precision):
+        return 1
+    return int(precision) or 1
+
+
+def _question_with_unit(doc: Doc) -> str:
+    """MathVista's question; the benchmark's own query puts the unit behind it."""
+    unit = text_of(doc.get("unit"))
+    return _question(doc) + ("" if unit in ("", MISSING) else f" (Unit: {unit})")
 
 
 def mathvista(doc: Doc) -> str:
     """The question, and in which form its answer is expected."""
+    question = _question_with_unit(doc)
     if doc["question_type"] == "multi_choice":
         lines = "".join(f"\n({LETTERS[i]}) {text}" for i, text in enumerate(choices(doc)))
-        return _question(doc) + "\nChoices:" + lines + LETTER
+        return question + "\nChoices:" + lines + LETTER
     if doc["answer_type"] == "integer":
-        return _question(doc) + INTEGER
+        return question + INTEGER
     if doc["answer_type"] == "float":
-        count = int(doc["precision"] or 1)
+        count = decimal_places(doc["precision"])
         places = DECIMALS.get(count, f"{count} decimal places")
-        instruction = f"\nAnswer the question with a floating-point number with {places}."
-        return _question(doc) + instruction
-    return _question(doc) + LIST
+        return question + f"\nAnswer the question with a floating-point number with {places}."
+    return question + LIST
 
 
 def mathvista_target(doc: Doc) -> str:
     """The letter of the right choice, or the answer."""
     if doc["question_type"] == "multi_choice":
-        return LETTERS[choices(doc).index(str(doc["answer"]))]
-    return str(doc["answer"])
+        return LETTERS[choices(doc).index(text_of(doc["answer"]))]
+    return text_of(doc["answer"])
 
 
 def usual_answer(doc: Doc) -> str:
-    """The answer, or the most frequent of several.
+    """The answer, or the most frequent of several; empty if it is missing.
 
     Several answers are strings (TextVQA, DocVQA) or records (VQAv2).
     """
     if "answers" not in doc:
-        return str(doc["answer"])
+        return text_of(doc["answer"])
     counts: Counter[str] = Counter()
     for answer in doc["answers"]:
-        counts[str(answer["answer"] if isinstance(answer, dict) else answer)] += 1
+        counts[text_of(answer["answer"] if isinstance(answer, dict) else answer)] += 1
     return counts.most_common(1)[0][0]
 
 
 def yes_or_no(doc: Doc) -> str:
     """POPE's answer as models write it, Yes or No; it is stored in small letters."""
-    return str(doc["answer"]).strip().capitalize()
+    return text_of(doc["answer"]).strip().capitalize()
 
 
 # The task YAMLs name the same functions, for plain lm-eval; a test compares them.

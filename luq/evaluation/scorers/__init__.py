@@ -8,7 +8,7 @@ from luq.evaluation.scorers.summary import Doc, Item, Summary, Values
 
 # Stands in every record. Raise it when a scorer changes: `luq rescore` then scores old answers
 # again.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)

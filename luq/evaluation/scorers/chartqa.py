@@ -3,7 +3,16 @@
 Numbers may be 5 % off; everything else must match, ignoring case (arXiv 2203.10244).
 """
 
-from luq.evaluation.scorers.summary import Doc, Item, Summary, Values, mean, of_units, scores
+from luq.evaluation.scorers.summary import (
+    Doc,
+    Item,
+    Summary,
+    Values,
+    mean,
+    of_units,
+    reference,
+    scores,
+)
 
 TOLERANCE = 0.05  # of the number in the reference answer
 HALVES = ("human", "augmented")  # how the types of questions begin
@@ -32,7 +41,8 @@ def relaxed(prediction: str, target: str) -> bool:
 
 def process(doc: Doc, results: list[str]) -> Values:
     """1 if the answer is right within the tolerance, else 0."""
-    return {"score": float(relaxed(results[0].strip(), str(doc["answer"])))}
+    right = reference(doc)
+    return {"score": float(right != "" and relaxed(results[0].strip(), right))}
 
 
 def summarise(items: list[Item]) -> Summary:

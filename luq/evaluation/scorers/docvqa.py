@@ -1,6 +1,6 @@
 """DocVQA: ANLS, the average normalized Levenshtein similarity (arXiv 1905.13648)."""
 
-from luq.evaluation.scorers.summary import Doc, Values, by_question, levenshtein
+from luq.evaluation.scorers.summary import Doc, Values, by_question, levenshtein, references
 
 THRESHOLD = 0.5  # a similarity below it counts as 0
 
@@ -24,7 +24,7 @@ def anls(prediction: str, answers: list[str]) -> float:
 
 def process(doc: Doc, results: list[str]) -> Values:
     """The answer's similarity to the nearest reference answer."""
-    return {"score": anls(results[0], [str(answer) for answer in doc["answers"]])}
+    return {"score": anls(results[0], references(doc))}
 
 
 summarise = by_question("anls")

@@ -2,7 +2,7 @@
 
 import string
 
-from luq.evaluation.scorers.summary import Doc, Values, by_question
+from luq.evaluation.scorers.summary import Doc, Values, by_question, reference
 
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -14,7 +14,8 @@ def normalize(text: str) -> str:
 
 def process(doc: Doc, results: list[str]) -> Values:
     """1 if the answer is the reference answer, else 0."""
-    return {"score": float(normalize(results[0]) == normalize(str(doc["answer"])))}
+    right = normalize(reference(doc))
+    return {"score": float(right != "" and normalize(results[0]) == right)}
 
 
 summarise = by_question("exact_match")

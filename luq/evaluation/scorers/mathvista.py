@@ -1,29 +1,27 @@
-"""MathVista by rules, without a judge: extract an answer, normalize it, compare strings."""
+"""MathVista by rules, without a judge: read the answer, and compare it as the official script does.
+
+The official score has a language model extract the answer, and then takes the option nearest to
+what was extracted by edit distance. Here an answer that names no option is wrong.
+"""
 
 import re
 
-from luq.evaluation.scorers.summary import Doc, Values, by_question, levenshtein
-from luq.questions.prompts import LETTERS, choices
+from luq.evaluation.scorers.choice import named_option
+from luq.evaluation.scorers.number import stated_number
+from luq.evaluation.scorers.summary import Doc, Values, by_question, reference
+from luq.questions.prompts import LETTERS, choices, decimal_places
 
-_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
-_LETTER_IN_PARENTHESES = re.compile(r"\(([A-J])\)")
-_LETTER_ALONE = re.compile(r"([A-J])[.):]?")
+_LIST = re.compile(r"\[([^\[\]]*)\]")
 
 
 def extract_choice(text: str, options: list[str]) -> str:
-    """The option that an answer names.
-
-    That is its text, a letter, or else the nearest option by edit distance.
-    """
+    """The option that an answer names, by its text or its letter; empty if it names none."""
     answer = text.strip()
+    # Options may be letters themselves, in another sequence.
     if answer in options:
         return answer
-    letter = _LETTER_IN_PARENTHESES.search(answer) or _LETTER_ALONE.fullmatch(answer)
-    if letter:
-        index = LETTERS.index(letter.group(1))
-        if index < len(options):
-            return options[index]
-    return min(options, key=lambda option: levenshtein(option.lower(), answer.lower()))
+    letters = dict(zip(LETTERS, options, strict=False))
+    return letters.get(named_option(answer, letters), "")
 
 
 def normalize(text: str, kind: str, precision: float | None) -> str:
@@ -31,34 +29,41 @@ def normalize(text: str, kind: str, precision: float | None) -> str:
 
     Args:
         text: the answer.
-        kind: `integer` for its last number, truncated; `float` for its last number, rounded;
-            anything else for the text.
-        precision: decimal places of a float; None or 0 for one.
+        kind: `integer` for its number, truncated; `float` for its number, rounded; `list` for its
+            last list; anything else for the text.
+        precision: decimal places of a float; one if it is missing or 0.
 
     Returns:
         The answer; empty if a number is expected and there is none.
     """
+    if kind == "list":
+        lists = _LIST.findall(text)
+        members = lists[-1].split(",") if lists else []
+        # As Python writes it, however the answer is spaced.
+        return f"[{', '.join(member.strip() for member in members)}]" if lists else text.strip()
     if kind not in ("integer", "float"):
         return text.strip()
-    numbers = _NUMBER.findall(text)
-    if not numbers:
+    number = stated_number(text)
+    if number is None:
         return ""
-    value = float(numbers[-1].replace(",", ""))
     if kind == "integer":
-        return str(int(value))
-    return str(round(value, int(precision or 1)))
+        return str(int(number))
+    rounded = round(number, decimal_places(precision))
+    return str(rounded or 0.0)  # 0.0 for -0.0
 
 
 def process(doc: Doc, results: list[str]) -> Values:
     """1 if the answer is right, else 0."""
+    right = reference(doc)
     if doc["question_type"] == "multi_choice":
-        return {"score": float(extract_choice(results[0], choices(doc)) == str(doc["answer"]))}
-    kind = str(doc["answer_type"])
-    precision: float | None = doc["precision"]
-    answer = normalize(results[0], kind, precision)
-    # An empty text is never right: it is what an answer without a number becomes.
-    is_right = answer != "" and answer == normalize(str(doc["answer"]), kind, precision)
-    return {"score": float(is_right)}
+        answer = extract_choice(results[0], choices(doc))
+    else:
+        kind = str(doc["answer_type"])
+        precision: float | None = doc.get("precision")
+        answer = normalize(results[0], kind, precision)
+        right = normalize(right, kind, precision)
+    # An empty text is never right: it stands for no answer.
+    return {"score": float(answer != "" and answer == right)}
 
 
 summarise = by_question("mathvista_rule")

@@ -11,6 +11,7 @@ from luq.evaluation.scorers.summary import (
     grouped,
     mean,
     of_strata,
+    reference,
     scores,
 )
 
@@ -35,7 +36,7 @@ def parse(text: str) -> str:
 def process(doc: Doc, results: list[str]) -> Values:
     """1 if the answer is right, else 0; and 1 if it is yes."""
     answer = parse(results[0])
-    expected = doc["answer"].lower().strip()
+    expected = reference(doc).lower().strip()
     return {"score": float(answer == expected), "yes": float(answer == "yes")}
 
 

@@ -11,6 +11,7 @@ from luq.evaluation.scorers.summary import (
     grouped,
     mean,
     of_units,
+    reference,
     scores,
 )
 
@@ -25,8 +26,7 @@ def parse(text: str) -> str:
 
 
 def _expected(doc: Doc) -> str:
-    answer: str = doc["answer"].lower().strip()
-    return answer
+    return reference(doc).lower().strip()
 
 
 def process(doc: Doc, results: list[str]) -> Values:
@@ -36,21 +36,24 @@ def process(doc: Doc, results: list[str]) -> Values:
 
 
 def f1(items: list[Item]) -> float:
-    """F1 of the answer yes, in [0, 1]."""
+    """F1 of the answer yes, in [0, 1].
+
+    A question that could not be asked is a mistake, whatever its answer: counted as a no, it would
+    be right where a no is expected.
+    """
     hits = 0
     mistakes = 0
     for doc, values in items:
-        is_yes = _expected(doc) == "yes"
-        says_yes = bool(values["yes"])
-        hits += is_yes and says_yes
-        mistakes += is_yes != says_yes
+        is_right = bool(values["score"])
+        hits += is_right and _expected(doc) == "yes"
+        mistakes += not is_right
     return 2 * hits / (2 * hits + mistakes) if hits else 0.0
 
 
 def summarise(items: list[Item]) -> Summary:
     """Score: accuracy. F1 is the mean over the categories.
 
-    The yes-ratio is of the answers: near 0 or 1 it betrays a collapsed model.
+    The yes-ratio is of the questions that were answered: near 0 or 1 it betrays a collapsed model.
     """
     metrics: dict[str, float] = {}
     for category, group in grouped(items, lambda doc: doc["category"]).items():
@@ -58,5 +61,5 @@ def summarise(items: list[Item]) -> Summary:
     metrics["f1"] = mean(list(metrics.values()))
     units = scores(items)
     metrics["accuracy"] = 100 * mean(units)
-    metrics["yes_ratio"] = mean([values["yes"] for _, values in items])
+    metrics["yes_ratio"] = mean([values["yes"] for _, values in items if "yes" in values])
     return of_units(units, metrics)

@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
+from luq.questions.prompts import text_of
+
 Doc = dict[str, Any]
 Values = dict[str, float]
 Item = tuple[Doc, Values]  # a question, and what `process` returned for its answer
@@ -27,6 +29,21 @@ class Summary(NamedTuple):
     metrics: dict[str, float]
     units: list[float]
     weights: list[float]
+
+
+def reference(doc: Doc) -> str:
+    """The reference answer; empty if there is none, and then no answer is right."""
+    return text_of(doc.get("answer"))
+
+
+def references(doc: Doc) -> list[str]:
+    """All reference answers; they are texts, or records with a text as VQAv2 has them."""
+    answers: list[str] = []
+    column = doc.get("answers")
+    for answer in column if isinstance(column, list) else []:
+        is_record = isinstance(answer, dict)
+        answers.append(text_of(answer.get("answer") if is_record else answer))
+    return answers
 
 
 def mean(values: list[float]) -> float:

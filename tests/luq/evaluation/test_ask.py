@@ -167,7 +167,7 @@ def test_an_error_counts_as_wrong_and_stays_in_the_score() -> None:
     ]
     summary = answers.summarise("pope", rows)
     assert (summary.score, summary.n, summary.units) == (50, 2, [1, 0])
-    assert summary.metrics["yes_ratio"] == 0.5
+    assert summary.metrics["yes_ratio"] == 1, "of the rows that were answered"
     assert answers.units("pope", rows) == {"0": (1, 0.5), "1": (0, 0.5)}
 
 

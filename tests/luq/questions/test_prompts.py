@@ -61,6 +61,20 @@ FLOAT_PROMPT = "How many?\nAnswer the question with a floating-point number with
             FREE | {"answer_type": "list"},
             "How many?\nAnswer the question with a Python list.",
         ),
+        (
+            "mathvista",
+            FREE | {"answer_type": "integer", "unit": "years"},
+            "How many? (Unit: years)\nAnswer the question with a single integer number.",
+        ),
+        (
+            "mathvista",
+            CHOICE | {"unit": "g"},
+            "How many? (Unit: g)\nChoices:\n(A) 3\n(B) 4" + LETTER,
+        ),
+        ("mathvista", CHOICE | {"unit": None}, "How many?\nChoices:\n(A) 3\n(B) 4" + LETTER),
+        ("mathvista", CHOICE | {"unit": ""}, "How many?\nChoices:\n(A) 3\n(B) 4" + LETTER),
+        ("mathvista", CHOICE | {"unit": "nan"}, "How many?\nChoices:\n(A) 3\n(B) 4" + LETTER),
+        ("mathvista", FLOAT | {"precision": float("nan")}, FLOAT_PROMPT + "one decimal place."),
         ("mathvista", FLOAT | {"precision": 1.0}, FLOAT_PROMPT + "one decimal place."),
         ("mathvista", FLOAT | {"precision": None}, FLOAT_PROMPT + "one decimal place."),
         ("mathvista", FLOAT | {"precision": 2.0}, FLOAT_PROMPT + "two decimal places."),
@@ -78,6 +92,10 @@ def test_wording(name: str, doc: Doc, prompt: str) -> None:
         ("docvqa", {"answers": ["a", "b"]}, "a"),
         ("textvqa", {"answers": ["a", "b", "b"]}, "b"),
         ("gqa", {"answer": 5}, "5"),
+        ("gqa", {"answer": None}, ""),
+        ("gqa", {"answer": float("nan")}, ""),
+        ("vqav2", {"answers": [{"answer": None}]}, ""),
+        ("pope", {"answer": None}, ""),
         ("pope", {"answer": " yes"}, "Yes"),
         ("mathvista", CHOICE | {"answer": "4"}, "B"),
         ("mathvista", FREE | {"answer": 7}, "7"),
@@ -92,7 +110,8 @@ def test_references(name: str, doc: Doc, target: str) -> None:
 def test_choices_are_a_list_or_its_text() -> None:
     assert choices({"choices": [3, 4]}) == choices({"choices": "['3', '4']"}) == ["3", "4"]
     assert choices({"choices": None}) == choices({"choices": ""}) == choices({}) == []
-    assert choices({"choices": "none"}) == []
+    assert choices({"choices": "none"}) == choices({"choices": "[broken"}) == []
+    assert choices({"choices": float("nan")}) == []
 
 
 def test_only_options_that_are_there_count() -> None:

@@ -11,13 +11,14 @@ from luq.evaluation.predictions import AnswerRow, Predictions, refuse_errors
 from luq.models.quiet import quiet
 from luq.models.vlm import VLM
 from luq.questions.pictures import reason
-from luq.questions.prompts import MISSING, PROMPTS, TARGETS, Doc, options
+from luq.questions.prompts import MISSING, PROMPTS, TARGETS, Doc, options, text_of
 from luq.questions.specs import task_config
 from luq.questions.tables import Questions
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
+UNLABELLED = "the row has no answer: it is unlabelled"
 _ROW = "luq_row"  # the column of row ids that is added for lm-eval
 
 
@@ -33,12 +34,14 @@ def problem(benchmark: str, doc: Doc) -> str:
         return "the question is empty"
     answers = doc["answers"] if "answers" in doc else [doc.get("answer")]
     if not answers or all(_is_missing(_text_of(answer)) for answer in answers):
-        return "the row has no answer: it is unlabelled"
+        return UNLABELLED
     try:
         PROMPTS[benchmark](doc)
         target = TARGETS[benchmark](doc)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         return f"no question with its answer can be read ({reason(error)})"
+    if _is_missing(target):
+        return UNLABELLED
     allowed = _allowed_answers(benchmark, doc)
     if allowed and target.strip().lower() not in [answer.lower() for answer in allowed]:
         return f"the answer {target.strip()} is none of {', '.join(allowed)}"
@@ -49,7 +52,7 @@ def _is_missing(value: Any) -> bool:
     """Whether a cell is empty: None, a number that is none, blank, or the text that pandas makes
     of these.
     """
-    return value is None or str(value).strip().lower() in ("", MISSING)
+    return text_of(value).strip().lower() in ("", MISSING)
 
 
 def _text_of(answer: Any) -> Any:

@@ -72,6 +72,18 @@ def options(doc: Doc) -> dict[str, str]:
     return texts
 
 
+def mmbench_base(doc: Doc) -> str:
+    """The name of a row's base question, which all its rotations share.
+
+    A row without a number makes a base question of its own.
+    """
+    index = doc.get("index")
+    try:
+        return str(int(index) % MMBENCH_ROTATION)  # type: ignore[arg-type]  # said below
+    except (TypeError, ValueError, OverflowError):
+        return text_of(index)
+
+
 def mmbench(doc: Doc) -> str:
     """The hint if there is one, the question and its lettered options."""
     hint = text_of(doc.get("hint"))

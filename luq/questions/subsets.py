@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luq.questions.prompts import MMBENCH_ROTATION, Doc
+from luq.questions.prompts import Doc, mmbench_base
 from luq.questions.tables import Questions
 
 # Of real datasets, which have one split, every tenth unit is for selection and the others are for
@@ -28,17 +28,6 @@ def _mme_pair(doc: Doc) -> str:
     return f"{doc['category']}/{doc['question_id']}"
 
 
-def _mmbench_base(doc: Doc) -> str:
-    """All rotations of a question have the index of the first, up to multiples of the step.
-
-    Rows without a number make a unit of their own.
-    """
-    try:
-        return str(int(doc["index"]) % MMBENCH_ROTATION)
-    except (TypeError, ValueError):
-        return str(doc["index"])
-
-
 class Grouping(NamedTuple):
     """How a benchmark's rows belong together."""
 
@@ -49,7 +38,7 @@ class Grouping(NamedTuple):
 
 GROUPINGS = {
     "mme": Grouping(_mme_pair, ("category", "question_id"), strata=("category",)),
-    "mmbench": Grouping(_mmbench_base, ("index",), strata=("category",)),
+    "mmbench": Grouping(mmbench_base, ("index",), strata=("category",)),
     "vqav2": Grouping(strata=("answer_type",)),
     "pope": Grouping(strata=("category", "answer")),
     "chartqa": Grouping(strata=("type",)),

@@ -16,7 +16,9 @@ from luq.evaluation.scorers.summary import (
     reference,
     scores,
 )
-from luq.questions.prompts import MMBENCH_ROTATION, options
+from luq.questions.prompts import mmbench_base, options, text_of
+
+LONGEST_INDEX = 20  # digits of an int64
 
 
 def infer(text: str, choices: dict[str, str]) -> str:
@@ -30,13 +32,15 @@ def process(doc: Doc, results: list[str]) -> Values:
     return {"score": float(letter != "" and letter == reference(doc).strip())}
 
 
-def _index(item: Item) -> int:
-    return int(item[0]["index"])
+def _index(item: Item) -> str:
+    """Sorts the rotations of a base question: the first has the shortest number."""
+    index = text_of(item[0]["index"])
+    return index.zfill(LONGEST_INDEX)
 
 
 def summarise(items: list[Item]) -> Summary:
     """Score: circular accuracy over base questions. Vanilla counts only the first rotation."""
-    bases = grouped(items, lambda doc: int(doc["index"]) % MMBENCH_ROTATION)
+    bases = grouped(items, mmbench_base)
     units = [float(all(scores(rotations))) for rotations in bases.values()]
     first_rotations = [min(rotations, key=_index) for rotations in bases.values()]
     metrics = {"circular": 100 * mean(units), "vanilla": 100 * mean(scores(first_rotations))}

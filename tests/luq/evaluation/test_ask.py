@@ -9,7 +9,7 @@ import pytest
 
 from luq.errors import DataError
 from luq.evaluation import answers
-from luq.evaluation.ask import ask, check, make_lm, problem, with_docs
+from luq.evaluation.ask import UNLABELLED, ask, check, make_lm, problem, with_docs
 from luq.evaluation.lm import LoadedVLM
 from luq.evaluation.predictions import AnswerRow, Predictions, read_answers, write_rows
 from luq.models.asking import context_length
@@ -91,9 +91,6 @@ def test_rows_survive_their_file(tmp_path: Path) -> None:
 GOOD = {"question": "Is it?", "answer": "3", "type": "human_test"}
 
 
-UNLABELLED = "the row has no answer: it is unlabelled"
-
-
 @pytest.mark.parametrize(
     ("doc", "reason"),
     [
@@ -107,6 +104,7 @@ UNLABELLED = "the row has no answer: it is unlabelled"
         ({"question": "Is it?", "answers": []}, UNLABELLED),
         ({"question": "Is it?", "answers": [None, "nan"]}, UNLABELLED),
         ({"question": "Is it?", "answers": [{"answer": None}]}, UNLABELLED),
+        ({"question": "Is it?", "answers": [None, None, "3"]}, UNLABELLED),
         ({"question": "Is it?", "answers": [{"answer": "none"}]}, ""),
         (GOOD | {"answer": "None"}, ""),
         (GOOD | {"question": None}, "the question is empty"),

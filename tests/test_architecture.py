@@ -19,6 +19,7 @@ from luq.config.evaluation import BENCHMARKS
 from luq.config.order import ORDERS
 from luq.evaluation.scorers import SCORERS
 from luq.quantization.methods import QUANTIZERS
+from luq.questions.prompts import OTHER_PROMPTS
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("luq", "pipelines", "analysis")
@@ -197,7 +198,8 @@ def test_names_in_the_config_are_those_of_the_tables() -> None:
 
 def test_every_benchmark_has_a_task() -> None:
     tasks = {file.stem for file in (ROOT / "luq" / "questions" / "tasks").glob("*.yaml")}
-    assert tasks - {"_shared"} == set(BENCHMARKS)
+    other = {f"{name}_{key}" for key, prompts in OTHER_PROMPTS.items() for name in prompts}
+    assert tasks - {"_shared"} == set(BENCHMARKS) | other
 
 
 def test_conf_files_show_how_they_are_used() -> None:

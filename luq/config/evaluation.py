@@ -18,6 +18,8 @@ BENCHMARKS = (
     "docvqa",
     "mathvista",
 )
+# Whose wording questions have. Those that have none of a protocol's own are asked as in the first.
+PROTOCOLS = ("llava", "qwen")
 SPLITS = ("report", "selection", "all")
 
 
@@ -43,6 +45,8 @@ class EvaluationConfig:
     fallback: str = "lmms-lab"
     # report, selection (for choosing a plan) or all
     split: str = "report"
+    # whose wording: llava (LLaVA-1.5's and lmms-eval's) or qwen (Qwen2.5-VL's in VLMEvalKit)
+    protocol: str = PROTOCOLS[0]
     # units per benchmark; None for all
     samples: int | None = None
     batch_size: int = 32
@@ -74,6 +78,12 @@ class EvaluationConfig:
             "0 or more, or null for all",
         )
         require(self.split in SPLITS, "evaluation.split", self.split, f"one of {', '.join(SPLITS)}")
+        require(
+            self.protocol in PROTOCOLS,
+            "evaluation.protocol",
+            self.protocol,
+            f"one of {', '.join(PROTOCOLS)}",
+        )
         require(self.text_tokens >= 0, "evaluation.text_tokens", self.text_tokens, "at least 0")
         # One token predicts the next, so a sequence needs two.
         require(self.text_length >= 2, "evaluation.text_length", self.text_length, "at least 2")

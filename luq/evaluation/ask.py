@@ -100,7 +100,7 @@ def _task(questions: Questions, ids: list[int]) -> "ConfigurableTask":
     from lm_eval.api.task import ConfigurableTask
 
     docs = questions.docs.select(ids).add_column(_ROW, ids)
-    config = task_config(questions.benchmark)
+    config = task_config(questions.benchmark, questions.protocol)
     # The rows are here: lm-eval downloads nothing.
     config["custom_dataset"] = lambda **kwargs: {"test": docs}
     config["test_split"] = "test"

@@ -19,8 +19,8 @@ from luq.evaluation.lm import UnaskableError
 from luq.evaluation.predictions import AnswerRow, FidelityRow, FidelityRows
 from luq.models.asking import PLACEHOLDER, plain_text
 from luq.models.quiet import quiet
-from luq.questions.prompts import PROMPTS, TARGETS, Doc
-from luq.questions.specs import spec
+from luq.questions.prompts import TARGETS, Doc, prompt_of
+from luq.questions.specs import task_config
 from luq.questions.tables import Questions
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: st
     messages: list[Message] = []
     if system:
         messages.append(Message("system", system))
-    messages.append(Message("user", PLACEHOLDER + PROMPTS[questions.benchmark](doc)))
+    prompt_text = prompt_of(questions.benchmark, questions.protocol)(doc)
+    messages.append(Message("user", PLACEHOLDER + prompt_text))
     answer = plain_text(lm.processor, TARGETS[questions.benchmark](doc))
     end = lm.tokenizer.eos_token
     prompt = _chat(lm, messages, is_answered=False)
@@ -119,7 +120,7 @@ def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: st
 def _by_length(lm: "LoadedVLM", questions: Questions, ids: list[int]) -> Iterator[list[int]]:
     """Rows of questions of similar length together, the longest first."""
     docs = questions.docs.select(ids)
-    prompt = PROMPTS[questions.benchmark]
+    prompt = prompt_of(questions.benchmark, questions.protocol)
     lengths = {id_: len(prompt(doc)) for id_, doc in zip(ids, docs, strict=True)}
     ordered = sorted(ids, key=lambda id_: (-lengths[id_], id_))
     for start in range(0, len(ordered), lm.batch_size):
@@ -171,7 +172,7 @@ def _answer_logs(
             yield LeftOut(id_, str(error))
     while batch:
         try:
-            encoded = _encoded(lm, questions.benchmark, batch)
+            encoded = _encoded(lm, questions, batch)
         except UnaskableError as error:
             fitting: list[Forced] = []
             for position, question in enumerate(batch):
@@ -192,7 +193,7 @@ def _answer_logs(
         return
 
 
-def _encoded(lm: "LoadedVLM", benchmark: str, batch: list[Forced]) -> Any:
+def _encoded(lm: "LoadedVLM", questions: Questions, batch: list[Forced]) -> Any:
     """Tokens and pixels of a batch.
 
     Raises:
@@ -205,7 +206,9 @@ def _encoded(lm: "LoadedVLM", benchmark: str, batch: list[Forced]) -> Any:
     prompt_lengths: list[int] = []
     for length, question in zip(encoded["attention_mask"].sum(1).tolist(), batch, strict=True):
         prompt_lengths.append(length - len(question.answer))
-    lm.require_room(prompt_lengths, lm.max_length - spec(benchmark).answer_tokens)
+    task = task_config(questions.benchmark, questions.protocol)
+    longest_answer: int = task["generation_kwargs"]["max_gen_toks"]
+    lm.require_room(prompt_lengths, lm.max_length - longest_answer)
     return encoded
 
 

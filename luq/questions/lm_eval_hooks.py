@@ -69,3 +69,19 @@ def mmbench(doc: Doc) -> str:
 
 def mathvista(doc: Doc) -> str:
     return IMAGE + prompts.mathvista(doc)
+
+
+def qwen_mme(doc: Doc) -> str:
+    return IMAGE + prompts.qwen_mme(doc)
+
+
+def qwen_pope(doc: Doc) -> str:
+    return IMAGE + prompts.qwen_pope(doc)
+
+
+def qwen_mmbench(doc: Doc) -> str:
+    return IMAGE + prompts.qwen_mmbench(doc)
+
+
+def qwen_mathvista(doc: Doc) -> str:
+    return IMAGE + prompts.qwen_mathvista(doc)

@@ -1,6 +1,8 @@
 """The wording of every benchmark: row -> prompt, row -> reference answer.
 
-Pure functions. Prompts follow LLaVA-1.5's and lmms-eval's short-answer protocol.
+Pure functions. Prompts follow LLaVA-1.5's and lmms-eval's short-answer protocol. Those that begin
+with `qwen_` are the wording with which VLMEvalKit asks Qwen2.5-VL: its authors set it to the
+datasets' own prompts.
 """
 
 import ast
@@ -9,8 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from luq.config.evaluation import PROTOCOLS
+
 Doc = dict[str, Any]
 VERSION = 2  # enters every evaluation key: raise it when a prompt changes
+DEFAULT_PROTOCOL = PROTOCOLS[0]
+YES_OR_NO = " Please answer yes or no."
 SHORT = "\nAnswer the question using a single word or phrase."
 WORD = "\nAnswer the question with a single word."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -38,7 +44,7 @@ def _question(doc: Doc) -> str:
 
 def mme(doc: Doc) -> str:
     """The question without MME's own request for a format."""
-    return _question(doc).replace(" Please answer yes or no.", "").strip() + SHORT
+    return _question(doc).replace(YES_OR_NO, "").strip() + SHORT
 
 
 def short(doc: Doc) -> str:
@@ -156,6 +162,52 @@ def yes_or_no(doc: Doc) -> str:
     return text_of(doc["answer"]).strip().capitalize()
 
 
+def qwen_mme(doc: Doc) -> str:
+    """The question with MME's own request for a format."""
+    return _question(doc)
+
+
+def qwen_pope(doc: Doc) -> str:
+    """The question with MME's request, as Qwen2-VL was asked; POPE has none of its own."""
+    return _question(doc) + YES_OR_NO
+
+
+def qwen_mmbench(doc: Doc) -> str:
+    """Hint, question and options, each under its name."""
+    hint = text_of(doc.get("hint"))
+    hint_line = "" if hint in ("", MISSING) else f"Hint: {hint}\n"
+    lines = "".join(f"{letter}. {text}\n" for letter, text in options(doc).items())
+    question = f"Question: {_question(doc)}\nOptions:\n{lines}"
+    return hint_line + question + "Please select the correct answer from the options above."
+
+
+def qwen_mathvista(doc: Doc) -> str:
+    """The benchmark's own query: what is expected "at the end", then the question."""
+    choices_of_doc = choices(doc)
+    lines = "".join(f"\n({LETTERS[i]}) {text}" for i, text in enumerate(choices_of_doc))
+    listed = f"\nChoices:{lines}" if choices_of_doc else ""
+    return f"Hint: {_hint(doc)}, at the end.\nQuestion: {_question_with_unit(doc)}{listed}"
+
+
+def _hint(doc: Doc) -> str:
+    """What MathVista's own query says of the answer, with examples."""
+    if doc["question_type"] == "multi_choice":
+        return "Please answer the question and provide the correct option letter, e.g., A, B, C, D"
+    if doc["answer_type"] == "integer":
+        kind = "an integer answer and provide the final value, e.g., 1, 2, 3"
+    elif doc["answer_type"] == "float":
+        count = decimal_places(doc["precision"])
+        places = DECIMALS.get(count, f"{count} decimal places")
+        examples = "1.23, 1.34, 1.45" if count == 2 else "1.2, 1.3, 1.4"
+        kind = (
+            f"a floating-point number with {places} and provide the final value, e.g., {examples}"
+        )
+    else:
+        examples = "[1, 2, 3], [1.2, 1.3, 1.4]"
+        kind = f"a Python list as an answer and provide the final list, e.g., {examples}"
+    return f"Please answer the question requiring {kind}"
+
+
 # The task YAMLs name the same functions, for plain lm-eval; a test compares them.
 PROMPTS: dict[str, Callable[[Doc], str]] = {
     "mme": mme,
@@ -169,6 +221,17 @@ PROMPTS: dict[str, Callable[[Doc], str]] = {
     "docvqa": short,
     "mathvista": mathvista,
 }
+# Protocol -> benchmark -> its wording, where it is not that of PROMPTS.
+OTHER_PROMPTS: dict[str, dict[str, Callable[[Doc], str]]] = {
+    "qwen": {
+        "mme": qwen_mme,
+        "mmbench": qwen_mmbench,
+        "textvqa": short,
+        "pope": qwen_pope,
+        "chartqa": short,
+        "mathvista": qwen_mathvista,
+    },
+}
 TARGETS: dict[str, Callable[[Doc], str]] = {
     "mme": usual_answer,
     "mmbench": usual_answer,
@@ -181,3 +244,14 @@ TARGETS: dict[str, Callable[[Doc], str]] = {
     "docvqa": usual_answer,
     "mathvista": mathvista_target,
 }
+
+
+def protocol_of(benchmark: str, protocol: str) -> str:
+    """The protocol itself if the benchmark has a wording of its own in it, else the default."""
+    has_own = benchmark in OTHER_PROMPTS.get(protocol, {})
+    return protocol if has_own else DEFAULT_PROTOCOL
+
+
+def prompt_of(benchmark: str, protocol: str) -> Callable[[Doc], str]:
+    """The wording of a benchmark in a protocol."""
+    return OTHER_PROMPTS.get(protocol, {}).get(benchmark, PROMPTS[benchmark])

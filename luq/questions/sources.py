@@ -12,6 +12,7 @@ from luq.errors import DataError
 from luq.plugins import plugin
 from luq.questions import prompts
 from luq.questions.folders import Files, Wanted, check_files, table_files
+from luq.questions.prompts import DEFAULT_PROTOCOL
 from luq.questions.specs import Spec, spec, task_digest
 from luq.questions.tables import Location, Questions, change_error, file_identities, read_questions
 from luq.store.artefact import Artefact, Tools
@@ -28,15 +29,21 @@ class QuestionTable(Identified):
     content: Artefact[Path] | str  # what a plug-in makes, or the digest of what was read
     task: str  # digest of the task's YAML
     prompts: int  # version of the prompts' wording
+    protocol: str = DEFAULT_PROTOCOL  # whose wording it is
     locations: tuple[Location, ...] = field(default=(), metadata=VOLATILE)
     spec: Spec | None = field(default=None, metadata=VOLATILE)
     cache: Path = field(default=Path(), metadata=VOLATILE)
+
+    def worded(self, protocol: str) -> "QuestionTable":
+        """The table as it is asked in a protocol; the same where that has no wording of its own."""
+        own = prompts.protocol_of(self.benchmark, protocol)
+        return replace(self, protocol=own, task=task_digest(self.benchmark, own))
 
     def open(self, tools: Tools) -> Questions:
         """The rows, opened once."""
         tables = tools.hold(_OpenTables, None, _OpenTables)
         if self not in tables:
-            tables[self] = self._open(tools)
+            tables[self] = replace(self._open(tools), protocol=self.protocol)
         return tables[self]
 
     def _open(self, tools: Tools) -> Questions:
@@ -76,10 +83,11 @@ def evaluation_table(
     shipped = plugin(source)
     if shipped is not None:
         split = "selection" if config.split == "selection" else "report"
-        return _table(benchmark, about, shipped.questions(split), (), cache)
+        table = _table(benchmark, about, shipped.questions(split), (), cache)
+        return table.worded(config.protocol)
     locations = _locations(about, source, (config.organisation, config.fallback), cache)
     content = _content(benchmark, about, locations, cache, download)
-    return _table(benchmark, about, content, locations, cache)
+    return _table(benchmark, about, content, locations, cache).worded(config.protocol)
 
 
 def calibration_table(
@@ -111,7 +119,9 @@ def _table(
     cache: Path,
 ) -> QuestionTable:
     task = task_digest(benchmark)
-    return QuestionTable(benchmark, content, task, prompts.VERSION, locations, about, cache)
+    return QuestionTable(
+        benchmark, content, task, prompts.VERSION, locations=locations, spec=about, cache=cache
+    )
 
 
 def _content(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from luq.questions.prompts import DEFAULT_PROTOCOL, protocol_of
 from luq.store.keys import digest
 
 TASKS = Path(__file__).parent / "tasks"
@@ -26,7 +27,6 @@ class Spec(NamedTuple):
     optional: list[str]
     images: dict[str, str] | None
     calibration: str | None  # the split that no benchmark asks
-    answer_tokens: int  # that are generated at most
 
 
 class _TextLoader(yaml.SafeLoader):
@@ -62,15 +62,21 @@ def _merged(benchmark: str, loader: type[yaml.SafeLoader]) -> dict[str, Any]:
     return merged
 
 
-def task_config(benchmark: str) -> dict[str, Any]:
+def _task_name(benchmark: str, protocol: str) -> str:
+    """The name of the task that asks in a protocol's wording."""
+    own = protocol_of(benchmark, protocol)
+    return benchmark if own == DEFAULT_PROTOCOL else f"{benchmark}_{own}"
+
+
+def task_config(benchmark: str, protocol: str = DEFAULT_PROTOCOL) -> dict[str, Any]:
     """A benchmark's task as lm-eval takes it, with its functions."""
-    return _merged(benchmark, _FunctionLoader)
+    return _merged(_task_name(benchmark, protocol), _FunctionLoader)
 
 
 @lru_cache(maxsize=32)
-def task_digest(benchmark: str) -> str:
+def task_digest(benchmark: str, protocol: str = DEFAULT_PROTOCOL) -> str:
     """Digest of all that a task's YAML says: dataset, prompts, stop strings, answer length."""
-    return digest("task", _merged(benchmark, _TextLoader))
+    return digest("task", _merged(_task_name(benchmark, protocol), _TextLoader))
 
 
 @lru_cache(maxsize=32)
@@ -87,5 +93,4 @@ def spec(benchmark: str) -> Spec:
         optional=about.get("optional", []),
         images=about.get("images"),
         calibration=about.get("calibration_split"),
-        answer_tokens=task["generation_kwargs"]["max_gen_toks"],
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from luq.errors import DataError
 from luq.questions import pictures
 from luq.questions.folders import Files
+from luq.questions.prompts import DEFAULT_PROTOCOL
 from luq.questions.specs import Spec
 from luq.store.digests import file_digest
 from luq.store.keys import digest
@@ -57,6 +58,7 @@ class Questions:
     images: Any = field(repr=False)
     image_rows: Sequence[int] = field(repr=False)
     has_splits: bool = False
+    protocol: str = DEFAULT_PROTOCOL  # whose wording they have
 
     def image(self, row: int) -> LazyImage:
         """The image of a row."""

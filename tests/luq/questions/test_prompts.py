@@ -7,11 +7,20 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from luq.config.evaluation import BENCHMARKS
+from luq.config.evaluation import BENCHMARKS, PROTOCOLS
 from luq.errors import DataError
 from luq.evaluation.scorers import SCORERS
 from luq.questions import lm_eval_hooks
-from luq.questions.prompts import PROMPTS, TARGETS, Doc, choices, options
+from luq.questions.prompts import (
+    OTHER_PROMPTS,
+    PROMPTS,
+    TARGETS,
+    Doc,
+    choices,
+    options,
+    prompt_of,
+    protocol_of,
+)
 from luq.questions.specs import TASKS, spec, task_config
 from tests.luq.questions.clones import ROWS, clone, picture
 
@@ -119,12 +128,77 @@ def test_only_options_that_are_there_count() -> None:
     assert options(doc) == {"A": "x", "E": "5"}
 
 
+@pytest.mark.parametrize(
+    ("name", "doc", "prompt"),
+    [
+        (
+            "mme",
+            {"question": "Is it red? Please answer yes or no."},
+            "Is it red? Please answer yes or no.",
+        ),
+        ("pope", {"question": "Is there a dog?"}, "Is there a dog? Please answer yes or no."),
+        ("textvqa", {"question": "what does the SIGN say?"}, "what does the SIGN say?" + SHORT),
+        ("chartqa", {"question": "How high?"}, "How high?" + SHORT),
+        (
+            "mmbench",
+            LETTERED,
+            "Hint: Look.\nQuestion: What is it?\nOptions:\nA. cat\nB. dog\n"
+            "Please select the correct answer from the options above.",
+        ),
+        (
+            "mmbench",
+            LETTERED | {"hint": "nan"},
+            "Question: What is it?\nOptions:\nA. cat\nB. dog\n"
+            "Please select the correct answer from the options above.",
+        ),
+        (
+            "mathvista",
+            CHOICE,
+            "Hint: Please answer the question and provide the correct option letter, e.g., "
+            "A, B, C, D, at the end.\nQuestion: How many?\nChoices:\n(A) 3\n(B) 4",
+        ),
+        (
+            "mathvista",
+            FREE | {"answer_type": "integer", "unit": "years"},
+            "Hint: Please answer the question requiring an integer answer and provide the final "
+            "value, e.g., 1, 2, 3, at the end.\nQuestion: How many? (Unit: years)",
+        ),
+        (
+            "mathvista",
+            FLOAT | {"precision": 2.0},
+            "Hint: Please answer the question requiring a floating-point number with two decimal "
+            "places and provide the final value, e.g., 1.23, 1.34, 1.45, at the end.\n"
+            "Question: How many?",
+        ),
+        (
+            "mathvista",
+            FREE | {"answer_type": "list"},
+            "Hint: Please answer the question requiring a Python list as an answer and provide "
+            "the final list, e.g., [1, 2, 3], [1.2, 1.3, 1.4], at the end.\nQuestion: How many?",
+        ),
+    ],
+)
+def test_wording_of_qwen(name: str, doc: Doc, prompt: str) -> None:
+    assert prompt_of(name, "qwen")(doc) == prompt
+
+
+def test_a_benchmark_without_a_wording_of_its_own_has_the_default_one() -> None:
+    assert set(OTHER_PROMPTS) == set(PROTOCOLS[1:])
+    for name in BENCHMARKS:
+        assert prompt_of(name, PROTOCOLS[0]) is PROMPTS[name]
+        assert protocol_of(name, PROTOCOLS[0]) == PROTOCOLS[0]
+    assert prompt_of("gqa", "qwen") is PROMPTS["gqa"]
+    assert protocol_of("gqa", "qwen") == PROTOCOLS[0]
+    assert protocol_of("mme", "qwen") == "qwen"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_task_for_lm_eval_asks_and_scores_as_luq_does(name: str) -> None:
+def test_a_task_for_lm_eval_asks_and_scores_as_luq_does(name: str, protocol: str) -> None:
     """What the task's YAML names is what the tables hold."""
-    task = task_config(name)
+    task = task_config(name, protocol)
     for row in ROWS[spec(name).data]:
-        assert task["doc_to_text"](row) == "<image>" + PROMPTS[name](row)
+        assert task["doc_to_text"](row) == "<image>" + prompt_of(name, protocol)(row)
     assert task["doc_to_target"] is TARGETS[name]
     assert task["process_results"] is SCORERS[name].process
 

@@ -14,6 +14,7 @@ import torch
 from luq.calibration.samples import CalibrationSet, Sample
 from luq.config import CalibrationConfig
 from luq.errors import DataError
+from luq.models.processors import encode_chats
 from luq.models.vlm import VLM
 from luq.plugins import CalibrationQuestion
 from luq.questions.prompts import PROMPTS
@@ -103,7 +104,7 @@ def multimodal_samples(vlm: VLM, questions: Iterator[AskedQuestion]) -> Iterator
         if system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
         chat = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
-        inputs = vlm.processor(images=[question.image], text=[chat], return_tensors="pt")
+        inputs = encode_chats(vlm.processor, [chat], [question.image])
         ids = inputs.pop("input_ids")[0]
         inputs.pop("attention_mask")
         mask = vlm.image_mask(ids)

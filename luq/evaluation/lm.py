@@ -11,6 +11,7 @@ from PIL import Image
 
 from luq.errors import DataError
 from luq.evaluation.predictions import AnswerRow, Predictions
+from luq.models.processors import ChatProcessor
 from luq.models.vlm import VLM
 
 # Of models whose configuration names no context length.
@@ -87,7 +88,7 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
         self._device = vlm.device  # of a streamed model transformers says "meta"
 
     def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
-        self.processor = self.vlm.processor
+        self.processor = ChatProcessor(self.vlm.processor)
         self.tokenizer = self.vlm.processor.tokenizer
 
     def begin(

@@ -17,8 +17,10 @@ from luq.errors import ModelError, unknown
 from luq.models import devices
 from luq.models.checkpoint import Checkpoint, checkpoint
 from luq.models.families import LAYERS, LINEARS
+from luq.models.loading import check_tied, check_values, load_model
 from luq.models.processors import load_processor
 from luq.models.quiet import quiet
+from luq.models.settings_files import read_config
 from luq.store.artefact import Tools
 
 
@@ -124,7 +126,7 @@ def streamed(folder: Path, device: str) -> dict[str, str]:
 
     with init_empty_weights():
         skeleton: Any = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # theirs
-            AutoConfig.from_pretrained(folder)
+            AutoConfig.from_pretrained(folder, trust_remote_code=False)
         )
     find_layers(skeleton)
     target, places = LAYERS[skeleton.config.model_type], dict[str, str]()
@@ -146,22 +148,28 @@ def streamed(folder: Path, device: str) -> dict[str, str]:
 
 
 def load(source: Checkpoint) -> VLM:
-    """Load model and processor of a checkpoint, in the type that its keys say."""
-    from transformers import AutoModelForImageTextToText
+    """Load model and processor of a checkpoint, in the type that its keys say.
 
+    Raises:
+        ConfigError: this machine does not have the device.
+        ModelError: the model in memory would not be the checkpoint on disk.
+    """
     config = source.config
+    devices.require(config.device)
     device = devices.resolve(config.device)
-    options: dict[str, Any] = {"dtype": getattr(torch, source.dtype)}
-    if config.stream:
-        options["device_map"] = streamed(source.folder, device)
-    model: Any = AutoModelForImageTextToText.from_pretrained(source.folder, **options)
+    family = str(read_config(source.folder)["model_type"])
+    with quiet():
+        processor = load_processor(source.folder, family, config)
+    dtype = getattr(torch, source.dtype)
+    places = streamed(source.folder, device) if config.stream else None
+    model = load_model(source.folder, dtype, places)
+    check_tied(source.folder, model)
     if not config.stream:
         model = model.to(device)
+    check_values(source.folder, model, dtype)
     model.eval().requires_grad_(False)
     layers = find_layers(model)
     originals = [{name: layer.get_submodule(name) for name in LINEARS} for layer in layers]
-    with quiet():
-        processor = load_processor(source.folder, model.config.model_type, config)
     return VLM(config, model, processor, layers, originals)
 
 

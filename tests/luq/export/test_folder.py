@@ -23,8 +23,9 @@ from luq.export import folder as folders
 from luq.export.about import ABOUT, read_about
 from luq.export.folder import LINEAR, TOWER, PackedModel, export
 from luq.formats.layer_file import read_layer, write_layer
-from luq.models.checkpoint import INDEX, SINGLE, check_files
+from luq.models.checkpoint import check_files
 from luq.models.vlm import VLM
+from luq.models.weight_files import INDEX, SINGLE
 from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 from luq.quantization.walk import install

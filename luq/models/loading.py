@@ -1,0 +1,177 @@
+"""A checkpoint's model in memory, and the proof that it is the checkpoint on disk.
+
+transformers draws what a file lacks at random, leaves out what a model has no place for, and says
+so in a log. Here both are errors: after loading, every tensor of the model is one of the files',
+and every one of the files' is used.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luq.errors import LuqError, ModelError
+from luq.models.families import part_of
+from luq.models.quiet import quiet
+from luq.models.weight_files import OBSOLETE, check_adapter, shards_of, shown, stored_tensors
+
+
+def load_model(folder: Path, dtype: torch.dtype, places: dict[str, str] | None = None) -> Any:
+    """The model of a folder.
+
+    Args:
+        folder: a checkpoint, or a folder that LUQ exported.
+        dtype: in which it is computed.
+        places: the device of every module, or "disk"; None: all in memory.
+
+    Raises:
+        ModelError: names the tensors that are missing, left over or of another shape.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    check_adapter(folder)
+    shards_of(folder)
+    options: dict[str, Any] = {} if places is None else {"device_map": places}
+    try:
+        with quiet():  # what its report says is said below
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are in the report, which names them
+                output_loading_info=True,
+                **options,
+            )
+    except LuqError:
+        raise
+    except Exception as error:  # whatever a config makes of a model
+        raise ModelError(
+            f"{folder} cannot be loaded ({type(error).__name__}: {error}): its config.json does "
+            "not fit this version of transformers, or not its weights"
+        ) from error
+    _check_report(folder, report)
+    return model
+
+
+def _check_report(folder: Path, report: dict[str, Any]) -> None:
+    """A ModelError unless model and files have the same tensors.
+
+    Args:
+        folder: the checkpoint.
+        report: what transformers says of loading it. Tied weights that one tensor of the files
+            fills are not missing there, and buffers that models make for themselves not left over.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {len(missing)} tensors that its model needs: {shown(missing)}. Copy "
+            "or download the checkpoint again, or give the config.json that belongs to it"
+        )
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
+        name, stored, wanted = mismatched[0]
+        raise ModelError(
+            f"{folder}: {name} has the shape {list(stored)} in the files, but config.json makes it "
+            f"{list(wanted)} (so with {len(mismatched)} tensors): give the config.json that "
+            "belongs to the weights"
+        )
+    unexpected = sorted(report["unexpected_keys"])
+    if unexpected:
+        raise ModelError(
+            f"{folder} holds {len(unexpected)} tensors that its model has no place for: "
+            f"{shown(unexpected)}. Give the config.json that belongs to the weights, or delete "
+            "the tensors if they are not the model's"
+        )
+    if report["error_msgs"]:
+        raise ModelError(f"{folder} cannot be loaded: {report['error_msgs'][0]}")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinite values, from its least and its largest one."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    least, largest = tensor.aminmax()  # NaN if there is one
+    return bool(least.isfinite() & largest.isfinite())
+
+
+def check_values(folder: Path, model: Any, dtype: torch.dtype) -> None:
+    """Refuse a model with values that are no numbers, in its files or in the type it is run in.
+
+    A model in memory is looked at there. Of one that stays on disk the files are read once.
+
+    Raises:
+        ModelError: names the tensor and the file.
+    """
+    tensors: dict[str, Tensor] = model.state_dict()
+    is_in_memory = all(tensor.device.type != "meta" for tensor in tensors.values())
+    if is_in_memory and all(is_finite(tensor) for tensor in tensors.values()):
+        return
+    _check_files_values(folder, dtype)
+    for name, tensor in tensors.items():
+        if tensor.device.type != "meta" and not is_finite(tensor):
+            raise ModelError(
+                f"{folder}: {name} has NaN or infinite values in memory, though its file has not: "
+                "check the memory of the device"
+            )
+
+
+def _check_files_values(folder: Path, dtype: torch.dtype) -> None:
+    from safetensors import safe_open
+
+    for shard in shards_of(folder):
+        with safe_open(folder / shard, framework="pt") as file:
+            for name in sorted(file.keys()):
+                if not OBSOLETE.search(name):
+                    _check_value(folder / shard, name, file.get_tensor(name), dtype)
+
+
+def _check_value(file: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return
+    extremes = torch.stack(tensor.aminmax())
+    if not bool(extremes.isfinite().all()):
+        raise ModelError(
+            f"{file}: {name} holds NaN or infinite values: copy or download the checkpoint again"
+        )
+    if not bool(extremes.to(dtype).isfinite().all()):
+        largest = float(extremes.abs().max())
+        stored = str(tensor.dtype).removeprefix("torch.")
+        computed = str(dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{file}: {name} holds {largest:g} in {stored}, which is infinite in {computed}, the "
+            "type that the model is run in: model.device=cpu without model.stream runs it in "
+            "float32; dtype=bfloat16 in config.json lets others run it in bfloat16"
+        )
+
+
+def check_tied(folder: Path, model: Any) -> None:
+    """Refuse a head beside embeddings that the config says are the same, when they are not.
+
+    transformers 5 keeps both then, other versions and programs overwrite the head: such folders
+    are one model here and another one elsewhere.
+
+    Raises:
+        ModelError: names both tensors.
+    """
+    if not model.config.tie_word_embeddings:
+        return
+    from safetensors import safe_open
+
+    stored = stored_tensors(folder)
+    tensors: dict[str, tuple[str, Tensor]] = {}
+    for name, entry in stored.items():
+        part = part_of(name)
+        if part in ("head", "embeddings"):
+            with safe_open(entry.file, framework="pt") as file:
+                tensors[part] = (name, file.get_tensor(name))
+    if len(tensors) < 2:
+        return
+    head_name, head = tensors["head"]
+    embeddings_name, embeddings = tensors["embeddings"]
+    if not torch.equal(head, embeddings):
+        raise ModelError(
+            f"{folder}: config.json says tie_word_embeddings=true, but {head_name} is not "
+            f"{embeddings_name}: set it to false, or delete {head_name} if it is not used"
+        )

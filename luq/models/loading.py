@@ -5,16 +5,60 @@ so in a log. Here both are errors: after loading, every tensor of the model is o
 and every one of the files' is used.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from luq.errors import LuqError, ModelError
+from luq.errors import LuqError, ModelError, brief
 from luq.models.families import part_of
 from luq.models.quiet import quiet
-from luq.models.weight_files import OBSOLETE, check_adapter, shards_of, shown, stored_tensors
+from luq.models.settings_files import CONFIG
+from luq.models.weight_files import (
+    OBSOLETE,
+    check_adapter,
+    plain_name,
+    shards_of,
+    shown,
+    stored_tensors,
+)
+
+
+def load_config(folder: Path) -> Any:
+    """A checkpoint's config as transformers reads it.
+
+    Raises:
+        ModelError: transformers takes some value for impossible.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever a config makes of its values
+        raise ModelError(
+            f"{folder / CONFIG} cannot be used ({brief(error)}): copy it again"
+        ) from error
+
+
+def load_skeleton(folder: Path) -> Any:
+    """The model that a checkpoint's config describes, without its weights.
+
+    Raises:
+        ModelError: transformers cannot build it.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForImageTextToText
+
+    config = load_config(folder)
+    try:
+        with init_empty_weights():
+            return AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # theirs
+                config, trust_remote_code=False
+            )
+    except Exception as error:  # whatever a config makes of a model
+        raise _unusable(folder, error) from error
 
 
 def load_model(folder: Path, dtype: torch.dtype, places: dict[str, str] | None = None) -> Any:
@@ -31,7 +75,7 @@ def load_model(folder: Path, dtype: torch.dtype, places: dict[str, str] | None =
     from transformers import AutoModelForImageTextToText
 
     check_adapter(folder)
-    shards_of(folder)
+    shards_of(folder)  # not ambiguous
     options: dict[str, Any] = {} if places is None else {"device_map": places}
     try:
         with quiet():  # what its report says is said below
@@ -47,12 +91,17 @@ def load_model(folder: Path, dtype: torch.dtype, places: dict[str, str] | None =
     except LuqError:
         raise
     except Exception as error:  # whatever a config makes of a model
-        raise ModelError(
-            f"{folder} cannot be loaded ({type(error).__name__}: {error}): its config.json does "
-            "not fit this version of transformers, or not its weights"
-        ) from error
+        raise _unusable(folder, error) from error
     _check_report(folder, report)
+    _check_shapes(folder, model)
     return model
+
+
+def _unusable(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{folder} cannot be loaded ({brief(error)}): its config.json does not fit this version "
+        "of transformers, or not its weights; copy it again"
+    )
 
 
 def _check_report(folder: Path, report: dict[str, Any]) -> None:
@@ -72,11 +121,7 @@ def _check_report(folder: Path, report: dict[str, Any]) -> None:
     mismatched = sorted(report["mismatched_keys"])
     if mismatched:
         name, stored, wanted = mismatched[0]
-        raise ModelError(
-            f"{folder}: {name} has the shape {list(stored)} in the files, but config.json makes it "
-            f"{list(wanted)} (so with {len(mismatched)} tensors): give the config.json that "
-            "belongs to the weights"
-        )
+        raise _wrong_shape(folder, name, stored, wanted)
     unexpected = sorted(report["unexpected_keys"])
     if unexpected:
         raise ModelError(
@@ -86,6 +131,29 @@ def _check_report(folder: Path, report: dict[str, Any]) -> None:
         )
     if report["error_msgs"]:
         raise ModelError(f"{folder} cannot be loaded: {report['error_msgs'][0]}")
+
+
+def _check_shapes(folder: Path, model: Any) -> None:
+    """A ModelError unless tensors have the shapes that the model makes for them.
+
+    The report leaves this out for tensors that stay on disk.
+    """
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, tensor in model.state_dict().items():
+        wanted[plain_name(name)] = tuple(tensor.shape)
+    for name, stored in stored_tensors(folder).items():
+        shape = wanted.get(plain_name(name), stored.shape)
+        if stored.shape != shape and not OBSOLETE.search(name):
+            raise _wrong_shape(folder, name, stored.shape, shape)
+
+
+def _wrong_shape(
+    folder: Path, name: str, stored: Sequence[int], wanted: Sequence[int]
+) -> ModelError:
+    return ModelError(
+        f"{folder}: {name} has the shape {list(stored)} in the files, but config.json makes it "
+        f"{list(wanted)}: give the config.json that belongs to the weights"
+    )
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -147,7 +215,7 @@ def _check_value(file: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> N
 
 
 def check_tied(folder: Path, model: Any) -> None:
-    """Refuse a head beside embeddings that the config says are the same, when they are not.
+    """Refuse a head and embeddings that the config says are the same, when they are not.
 
     transformers 5 keeps both then, other versions and programs overwrite the head: such folders
     are one model here and another one elsewhere.
@@ -160,18 +228,24 @@ def check_tied(folder: Path, model: Any) -> None:
     from safetensors import safe_open
 
     stored = stored_tensors(folder)
-    tensors: dict[str, tuple[str, Tensor]] = {}
-    for name, entry in stored.items():
-        part = part_of(name)
-        if part in ("head", "embeddings"):
-            with safe_open(entry.file, framework="pt") as file:
-                tensors[part] = (name, file.get_tensor(name))
-    if len(tensors) < 2:
+    names = {part_of(name): name for name in stored}  # the head and the embeddings are one each
+    head = names.get("head")
+    embeddings = names.get("embeddings")
+    if head is None:
         return
-    head_name, head = tensors["head"]
-    embeddings_name, embeddings = tensors["embeddings"]
-    if not torch.equal(head, embeddings):
+    if embeddings is None:
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise ModelError(
+                f"{folder} holds {head} alone for head and embeddings, which cannot be read from "
+                "disk for both: model.stream=false"
+            )
+        return
+    tensors: list[Tensor] = []
+    for name in (head, embeddings):
+        with safe_open(stored[name].file, framework="pt") as file:
+            tensors.append(file.get_tensor(name))
+    if not torch.equal(tensors[0], tensors[1]):
         raise ModelError(
-            f"{folder}: config.json says tie_word_embeddings=true, but {head_name} is not "
-            f"{embeddings_name}: set it to false, or delete {head_name} if it is not used"
+            f"{folder}: config.json says tie_word_embeddings=true, but {head} is not {embeddings}: "
+            f"set it to false, or delete {head} if it is not used"
         )

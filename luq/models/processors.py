@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luq.config import ModelConfig
-from luq.errors import ConfigError, LuqError, ModelError
+from luq.errors import ConfigError, LuqError, ModelError, brief
 from luq.models.families import LLAVA, QWEN2_5_VL
 
 IMAGE = "<|image_pad|>"
@@ -65,7 +65,7 @@ def _from_folder(folder: Path, family: str) -> Any:
         raise
     except Exception as error:  # tokenizers raises Exception itself
         raise ModelError(
-            f"{folder}: its tokenizer or processor cannot be loaded ({error}): copy the files "
+            f"{folder}: its tokenizer or processor cannot be loaded ({brief(error)}): copy the files "
             "tokenizer*, *processor_config.json and chat_template* again"
         ) from error
     for part in ("tokenizer", "image_processor"):
@@ -86,7 +86,7 @@ def _check_chat(folder: Path, processor: Any) -> None:
         )
     except Exception as error:  # whatever a template does
         raise ModelError(
-            f"{folder}: its chat template writes no question with an image ({error}): take the "
+            f"{folder}: its chat template writes no question with an image ({brief(error)}): take the "
             "chat template of the model's repository"
         ) from error
     for name, text in (("image", processor.image_token), ("question", "luq")):

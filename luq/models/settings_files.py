@@ -130,14 +130,14 @@ def _check_family(folder: Path, config: Settings) -> None:
     if is_original or family in ("llava_llama", "llava_mistral"):
         raise ModelError(
             f"{folder} has the layout of the original LLaVA repository: take the converted "
-            "checkpoint (llava-hf/llava-1.5-7b-hf for liuhaotian/llava-v1.5-7b), or convert it "
-            "with transformers' convert_llava_weights_to_hf.py"
+            "checkpoint of the organization llava-hf on the hub (llava-hf/llava-1.5-7b-hf for "
+            "liuhaotian/llava-v1.5-7b)"
         )
     known = " and ".join(LAYERS)
     if family is None:
         raise ModelError(f"{file} has no model_type: LUQ knows {known}; copy the file again")
-    if family not in LAYERS:
-        kind = "" if "vision_config" in config else ", a model without a vision tower"
+    if not isinstance(family, str) or family not in LAYERS:
+        kind = "" if "vision_config" in config else " (a model without a vision tower)"
         raise ModelError(
             f"{file}: model_type={family!r}{kind} is none that LUQ quantizes; it knows {known}"
         )
@@ -200,6 +200,8 @@ def _check_processor(folder: Path, contents: dict[str, Settings]) -> None:
     kind = str(processor.get("processor_class", "LlavaProcessor"))
     if config["model_type"] == LLAVA and kind == "LlavaProcessor":
         _check_llava_processor(folder, config, processor)
+        images = processor.get("image_processor") or contents.get(IMAGE_CONFIG, {})
+        _check_image_size(folder, config, images)
 
 
 def _check_llava_processor(folder: Path, config: Settings, processor: Settings) -> None:
@@ -238,6 +240,20 @@ def _check_llava_processor(folder: Path, config: Settings, processor: Settings) 
         raise ModelError(
             f"{file}: vision_feature_select_strategy={features!r}, but {CONFIG} has {wanted!r}: "
             "they must be the same"
+        )
+
+
+def _check_image_size(folder: Path, config: Settings, images: Any) -> None:
+    """LLaVA's tower takes images of one size: a ModelError if they are prepared in another one."""
+    size = section(config, "vision_config").get("image_size")
+    crop = images.get("crop_size") if isinstance(images, dict) else None
+    if size is None or crop is None:
+        return
+    sides = set(crop.values()) if isinstance(crop, dict) else {crop}
+    if sides != {size}:
+        raise ModelError(
+            f"{folder}: images are prepared with crop_size={crop}, but {CONFIG} has "
+            f"image_size={size} for the vision tower: they must be the same"
         )
 
 

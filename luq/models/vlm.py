@@ -17,10 +17,9 @@ from luq.errors import ModelError, unknown
 from luq.models import devices
 from luq.models.checkpoint import Checkpoint, checkpoint
 from luq.models.families import LAYERS, LINEARS
-from luq.models.loading import check_tied, check_values, load_model
+from luq.models.loading import check_tied, check_values, load_config, load_model, load_skeleton
 from luq.models.processors import load_processor
 from luq.models.quiet import quiet
-from luq.models.settings_files import read_config
 from luq.store.artefact import Tools
 
 
@@ -121,13 +120,7 @@ def streamed(folder: Path, device: str) -> dict[str, str]:
     On a CPU the rest stays on disk too, the blocks of a tower one by one: it is mapped when it is
     used and let go afterwards.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    with init_empty_weights():
-        skeleton: Any = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # theirs
-            AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        )
+    skeleton = load_skeleton(folder)
     find_layers(skeleton)
     target, places = LAYERS[skeleton.config.model_type], dict[str, str]()
 
@@ -157,9 +150,9 @@ def load(source: Checkpoint) -> VLM:
     config = source.config
     devices.require(config.device)
     device = devices.resolve(config.device)
-    family = str(read_config(source.folder)["model_type"])
+    settings = load_config(source.folder)
     with quiet():
-        processor = load_processor(source.folder, family, config)
+        processor = load_processor(source.folder, settings.model_type, config)
     dtype = getattr(torch, source.dtype)
     places = streamed(source.folder, device) if config.stream else None
     model = load_model(source.folder, dtype, places)

@@ -12,7 +12,13 @@ from luq.config import ModelConfig
 from luq.config.checks import VOLATILE
 from luq.errors import ModelError
 from luq.models import devices
-from luq.models.settings_files import CONFIG, check_settings, read_config, text_settings
+from luq.models.settings_files import (
+    CONFIG,
+    check_asking,
+    check_settings,
+    read_config,
+    text_settings,
+)
 from luq.models.weight_files import (
     DTYPES,
     check_adapter,
@@ -68,10 +74,12 @@ def checkpoint(config: ModelConfig, download: bool = True) -> Checkpoint:
         download: whether what is not here may be fetched from the hub.
 
     Raises:
-        ModelError: a file is missing or damaged, or (without download) nothing is here.
+        ModelError: a file is missing or damaged, the folder is of another kind, or (without
+            download) nothing is here.
     """
     folder = resolve_path(config, download)
     check_files(folder)
+    check_asking(folder)
     asking = Asking(
         config.system_prompt,
         config.do_pad,

@@ -77,9 +77,10 @@ def load_model(folder: Path, dtype: torch.dtype, places: dict[str, str] | None =
     check_adapter(folder)
     shards_of(folder)  # not ambiguous
     options: dict[str, Any] = {} if places is None else {"device_map": places}
+    auto: Any = AutoModelForImageTextToText  # its types know no loading info
     try:
         with quiet():  # what its report says is said below
-            model, report = AutoModelForImageTextToText.from_pretrained(
+            model, report = auto.from_pretrained(
                 folder,
                 dtype=dtype,
                 trust_remote_code=False,

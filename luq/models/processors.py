@@ -65,8 +65,8 @@ def _from_folder(folder: Path, family: str) -> Any:
         raise
     except Exception as error:  # tokenizers raises Exception itself
         raise ModelError(
-            f"{folder}: its tokenizer or processor cannot be loaded ({brief(error)}): copy the files "
-            "tokenizer*, *processor_config.json and chat_template* again"
+            f"{folder}: its tokenizer or processor cannot be loaded ({brief(error)}): copy the "
+            "files tokenizer*, *processor_config.json and chat_template* again"
         ) from error
     for part in ("tokenizer", "image_processor"):
         if getattr(processor, part, None) is None:
@@ -86,8 +86,8 @@ def _check_chat(folder: Path, processor: Any) -> None:
         )
     except Exception as error:  # whatever a template does
         raise ModelError(
-            f"{folder}: its chat template writes no question with an image ({brief(error)}): take the "
-            "chat template of the model's repository"
+            f"{folder}: its chat template writes no question with an image ({brief(error)}): take "
+            "the chat template of the model's repository"
         ) from error
     for name, text in (("image", processor.image_token), ("question", "luq")):
         if text not in chat:

@@ -85,6 +85,22 @@ def check_settings(folder: Path) -> None:
     _check_attention(folder, config)
     _check_tokenizer(folder)
     _check_processor(folder, contents)
+
+
+def check_asking(folder: Path) -> None:
+    """A ModelError that says why a model could not be asked about an image.
+
+    Args:
+        folder: a checkpoint that `check_settings` lets pass.
+    """
+    contents = {name: read_settings(folder / name) for name in READ if (folder / name).exists()}
+    config = contents[CONFIG]
+    processor = contents.get(PROCESSOR_CONFIG, {})
+    kind = str(processor.get("processor_class", "LlavaProcessor"))
+    if config["model_type"] == LLAVA and kind == "LlavaProcessor":
+        _check_llava_processor(folder, config, processor)
+        images = processor.get("image_processor") or contents.get(IMAGE_CONFIG, {})
+        _check_image_size(folder, config, images)
     _check_template(folder, contents)
 
 
@@ -167,8 +183,9 @@ def _check_attention(folder: Path, config: Settings) -> None:
         first = text.get("max_window_layers")
         layers = text.get("num_hidden_layers")
         slides = bool(text.get("use_sliding_window")) and text.get("sliding_window") is not None
-        has_numbers = type(first) is int and type(layers) is int
-        is_mixed = slides and has_numbers and 0 < first < layers
+        is_mixed = False
+        if slides and isinstance(first, int) and isinstance(layers, int):
+            is_mixed = 0 < first < layers
     if is_mixed:
         raise ModelError(
             f"{folder / CONFIG}: some decoder layers attend to a window and some to all "
@@ -196,12 +213,6 @@ def _check_processor(folder: Path, contents: dict[str, Settings]) -> None:
             f"{folder / PROCESSOR_CONFIG} has no image_processor, and {IMAGE_CONFIG} is missing: "
             "without one of them images cannot be prepared"
         )
-    config = contents[CONFIG]
-    kind = str(processor.get("processor_class", "LlavaProcessor"))
-    if config["model_type"] == LLAVA and kind == "LlavaProcessor":
-        _check_llava_processor(folder, config, processor)
-        images = processor.get("image_processor") or contents.get(IMAGE_CONFIG, {})
-        _check_image_size(folder, config, images)
 
 
 def _check_llava_processor(folder: Path, config: Settings, processor: Settings) -> None:

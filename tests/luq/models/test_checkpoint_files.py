@@ -347,7 +347,9 @@ CASES: dict[str, tuple[str, Change, str]] = {
     ),
     "code for the image processor": (
         "pocket_qwen",
-        settings("processor_config.json", image_processor={"auto_map": {"AutoImageProcessor": "c"}}),
+        settings(
+            "processor_config.json", image_processor={"auto_map": {"AutoImageProcessor": "c"}}
+        ),
         r"processor_config\.json asks for code",
     ),
     "attention from elsewhere": (

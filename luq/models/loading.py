@@ -157,6 +157,29 @@ def _wrong_shape(
     )
 
 
+def check_tokens(folder: Path, model: Any, processor: Any) -> None:
+    """Refuse a tokenizer that is another model's.
+
+    Raises:
+        ModelError: it has tokens that the model has no embedding for, or another one for images.
+    """
+    rows = int(model.config.get_text_config().vocab_size)
+    largest = max(processor.tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ModelError(
+            f"{folder}: its tokenizer has a token {largest}, but the model has embeddings for "
+            f"{rows} (vocab_size in {CONFIG}): copy the tokenizer's files again"
+        )
+    written = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    expected = model.config.image_token_id
+    if written != expected:
+        raise ModelError(
+            f"{folder}: its processor writes images as token {written} ({processor.image_token}), "
+            f"but the model takes token {expected} for them (image_token_id in {CONFIG}): copy "
+            "both files again"
+        )
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor has neither NaN nor infinite values, from its least and its largest one."""
     if not tensor.is_floating_point() or tensor.numel() == 0:

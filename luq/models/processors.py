@@ -27,7 +27,7 @@ def load_processor(folder: Path, family: str, config: ModelConfig) -> Any:
         ModelError: A file of the processor is missing or damaged, or its template writes no chat.
     """
     processor = _from_folder(folder, family)
-    _check_chat(folder, processor)
+    _check_chat(folder, processor, config.system_prompt)
     if config.do_pad is not None:
         if family != LLAVA:
             raise ConfigError(
@@ -77,23 +77,32 @@ def _from_folder(folder: Path, family: str) -> Any:
     return processor
 
 
-def _check_chat(folder: Path, processor: Any) -> None:
-    """A ModelError unless the chat template writes a question with its image."""
-    content = [{"type": "image"}, {"type": "text", "text": "luq"}]
+def _check_chat(folder: Path, processor: Any, system_prompt: str) -> None:
+    """A ModelError unless the chat template writes a question with its image and system prompt."""
+    remedy = "take the chat template of the model's repository"
+    question = "luq"
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if system_prompt:
+        system_content = [{"type": "text", "text": system_prompt}]
+        messages.insert(0, {"role": "system", "content": system_content})
+        remedy += ", or leave model.system_prompt out"
     try:
-        chat = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
+        chat = processor.apply_chat_template(messages, add_generation_prompt=True)
     except Exception as error:  # whatever a template does
         raise ModelError(
-            f"{folder}: its chat template writes no question with an image ({brief(error)}): take "
-            "the chat template of the model's repository"
+            f"{folder}: its chat template writes no question with an image ({brief(error)}): "
+            f"{remedy}"
         ) from error
-    for name, text in (("image", processor.image_token), ("question", "luq")):
+    parts = {
+        "image": processor.image_token,
+        "question": question,
+        "system prompt": system_prompt.strip(),
+    }
+    for name, text in parts.items():
         if text not in chat:
             raise ModelError(
-                f"{folder}: its chat template leaves out the {name} ({text!r}): take the chat "
-                "template of the model's repository"
+                f"{folder}: its chat template leaves out the {name} ({text!r}): {remedy}"
             )
 
 

@@ -17,7 +17,14 @@ from luq.errors import ModelError, unknown
 from luq.models import devices
 from luq.models.checkpoint import Checkpoint, checkpoint
 from luq.models.families import LAYERS, LINEARS
-from luq.models.loading import check_tied, check_values, load_config, load_model, load_skeleton
+from luq.models.loading import (
+    check_tied,
+    check_tokens,
+    check_values,
+    load_config,
+    load_model,
+    load_skeleton,
+)
 from luq.models.processors import load_processor
 from luq.models.quiet import quiet
 from luq.store.artefact import Tools
@@ -156,6 +163,7 @@ def load(source: Checkpoint) -> VLM:
     dtype = getattr(torch, source.dtype)
     places = streamed(source.folder, device) if config.stream else None
     model = load_model(source.folder, dtype, places)
+    check_tokens(source.folder, model, processor)
     check_tied(source.folder, model)
     if not config.stream:
         model = model.to(device)

@@ -37,8 +37,6 @@ WRAPPERS = {"model", "language_model", "vision_model"}
 DECODER = re.compile(r"^layers\.(\d+)\.(.+)$")
 LLAVA_TOWER = re.compile(r"^vision_tower\.encoder\.layers\.(\d+)\.(.+)$")
 QWEN_TOWER = re.compile(r"^visual\.blocks\.(\d+)\.(.+)$")
-
-
 # Layer -> tensor within it (mlp.up_proj.weight) -> its name in the files.
 Stack = dict[int, dict[str, str]]
 

@@ -9,6 +9,7 @@ from luq.errors import ConfigError
 from luq.models import devices
 from luq.models.checkpoint import checkpoint
 from luq.models.vlm import load_vlm
+from pipelines.devices import free
 from tests.pipelines.command import luq_to
 
 
@@ -45,6 +46,14 @@ def test_a_command_stops_before_any_work(tmp_path: Path, command: str) -> None:
     assert done.returncode == 1
     assert "model.device=cuda:7" in done.stderr.replace("\n", " ")
     assert not [file for file in (tmp_path / "store").rglob("*.json") if file.is_file()]
+
+
+@pytest.mark.usefixtures("without_cuda")
+def test_a_job_is_given_no_device_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match="cuda:7"), free("cuda:7"):
+        pass
+    with free("cpu") as device:
+        assert device == "cpu"
 
 
 @pytest.mark.usefixtures("without_cuda")

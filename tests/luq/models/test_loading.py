@@ -1,5 +1,6 @@
 """The model in memory is the checkpoint on disk, or a sentence names what differs."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from luq.models.checkpoint import checkpoint
 from luq.models.loading import is_finite
 from luq.models.vlm import VLM, load_vlm
 from luq.models.weight_files import SINGLE
+from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.layer import quantize_layer
 from luq.quantization.states import first_inputs, pass_through
 from pipelines import runs_folder
@@ -111,6 +113,59 @@ def test_a_config_that_is_none(tmp_path: Path) -> None:
     change_json(folder / "config.json", text_config={"num_attention_heads": 3})
     with pytest.raises(ModelError, match=r"config\.json cannot be used.*attention heads \(3\)"):
         load(folder)
+
+
+BROKEN = {
+    "tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), r"tokenizer or processor"),
+    "image processor": (
+        lambda f: change_json(
+            f / "processor_config.json", image_processor={"image_processor_type": "Nope"}
+        ),
+        r"tokenizer or processor cannot be loaded",
+    ),
+    "template": (
+        lambda f: (f / "chat_template.jinja").write_text("{% for"),
+        r"chat template writes no question",
+    ),
+    "template that refuses": (
+        lambda f: (f / "chat_template.jinja").write_text("{{ raise_exception('no') }}"),
+        r"chat template writes no question with an image \(.*no\)",
+    ),
+    "template without images": (
+        lambda f: (f / "chat_template.jinja").write_text(
+            "{{ messages[-1]['content'][1]['text'] }}"
+        ),
+        r"chat template leaves out the image",
+    ),
+    "template without questions": (
+        lambda f: (f / "chat_template.jinja").write_text("<image> Be brief."),
+        r"chat template leaves out the question",
+    ),
+    "template without system prompts": (
+        lambda f: (f / "chat_template.jinja").write_text(
+            "<image>{{ messages[-1]['content'][1]['text'] }}"
+        ),
+        r"leaves out the system prompt \('Be brief\.'\).*model\.system_prompt",
+    ),
+    "image token": (
+        lambda f: change_json(f / "config.json", image_token_index=7),
+        r"images as token 3 \(<image>\), but the model takes token 7",
+    ),
+    "vocabulary": (
+        lambda f: shutil.copy(POCKET / "pocket_qwen" / "tokenizer.json", f / "tokenizer.json"),
+        r"has a token 2054, but the model has embeddings for 2048",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), BROKEN.values(), ids=BROKEN)
+def test_a_processor_that_is_not_the_model_s(
+    tmp_path: Path, change: Callable[[Path], Any], words: str
+) -> None:
+    folder = copy(tmp_path)
+    change(folder)
+    with pytest.raises(ModelError, match=words):
+        load_vlm(ModelConfig("m", str(folder), device="cpu", system_prompt="Be brief."))
 
 
 @STREAM

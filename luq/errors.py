@@ -8,6 +8,7 @@ LuqError
 """
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -37,3 +38,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return ConfigError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+
+
+def brief(error: BaseException) -> str:
+    """What a library says of an error, in one line that is not too long."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return textwrap.shorten(text, width=300, placeholder=" ...")

@@ -11,7 +11,8 @@ from luq.export.about import read_about
 from luq.models import devices
 from luq.models.asking import greedy, plain_text
 from luq.models.checkpoint import compute_dtype
-from luq.models.processors import load_processor
+from luq.models.loading import load_model
+from luq.models.processors import encode_chats, load_processor
 from luq.questions import pictures
 from pipelines import console
 
@@ -20,11 +21,9 @@ ANSWER_TOKENS = 128  # at most
 
 def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:
     """Model and processor of a folder, in the type that runs are scored in."""
-    from transformers import AutoModelForImageTextToText
-
+    devices.require(device)
     device = devices.resolve(device)
-    dtype = getattr(torch, compute_dtype(folder, device))
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    model = load_model(folder, getattr(torch, compute_dtype(folder, device)))
     config = ModelConfig(folder.name, str(folder))
     processor = load_processor(folder, model.config.model_type, config)
     return model.to(device).eval(), processor
@@ -63,7 +62,7 @@ def answer(
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     try:
-        inputs = processor(images=[picture], text=[prompt], return_tensors="pt")
+        inputs = encode_chats(processor, [prompt], [picture])
     except ValueError as error:
         raise DataError(f"{image}: the processor refuses it ({error})") from error
     inputs = inputs.to(model.device, model.dtype)

@@ -11,7 +11,8 @@ from rich.table import Table
 from luq.errors import ModelError
 from luq.export.about import NATIVE_LAYOUT, ExportedRun, read_about
 from luq.export.card import CardFacts, ScoreRow
-from luq.models.checkpoint import fingerprint, read_config, resolve_path
+from luq.models.checkpoint import fingerprint, resolve_path
+from luq.models.settings_files import read_config
 from luq.plugins import plugin
 from luq.store.store import Store
 from pipelines import console, runs_folder

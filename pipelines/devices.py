@@ -8,18 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from luq.models.devices import has_cuda
+from luq.models.devices import device_count, require
 
 LOCKS = Path(tempfile.gettempdir()) / f"luq-devices-{os.getuid()}"
-
-
-def device_count() -> int:
-    """CUDA devices of this machine; torch is only asked where there is a driver."""
-    if not has_cuda():
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
 
 
 @contextmanager
@@ -31,7 +22,11 @@ def free(wanted: str) -> Iterator[str]:
     A GPU is held by a file lock, so that a killed job gives it back. With more jobs than GPUs the
     last ones share the first. CUDA_VISIBLE_DEVICES, as Slurm sets it, is respected: only what it
     shows is counted.
+
+    Raises:
+        ConfigError: this machine does not have it.
     """
+    require(wanted)
     count = device_count()
     if wanted != "auto" or count < 2:
         yield wanted

@@ -52,7 +52,7 @@ class Calibration(Artefact[CalibrationSummary]):
     """
 
     stage: ClassVar[str] = "calibration"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     checkpoint: Checkpoint
     settings: CalibrationConfig
     questions: tuple[QuestionTable, ...] | GeneratedQuestions | None

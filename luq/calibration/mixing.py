@@ -15,6 +15,7 @@ from luq.calibration.samples import CalibrationSet, Sample
 from luq.config import CalibrationConfig
 from luq.errors import DataError
 from luq.models.asking import context_length, plain_text
+from luq.models.processors import encode_chats
 from luq.models.vlm import VLM
 from luq.plugins import CalibrationQuestion
 from luq.questions.pictures import reason
@@ -118,7 +119,7 @@ def multimodal_samples(vlm: VLM, questions: Iterator[AskedQuestion]) -> Iterator
     for question in questions:
         chat = _chat(vlm, question.prompt)
         try:
-            inputs = vlm.processor(images=[question.image], text=[chat], return_tensors="pt")
+            inputs = encode_chats(vlm.processor, [chat], [question.image])
         except (MemoryError, torch.OutOfMemoryError):
             raise  # no fault of the question
         except Exception as error:  # noqa: BLE001 (processors raise many kinds)

@@ -1,9 +1,12 @@
 """A checkpoint, and how it is asked."""
 
+import re
 from dataclasses import dataclass, field
 
 from luq.config.checks import require
 from luq.config.evaluation import require_benchmark
+
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class ModelConfig:
     # hub id or local folder; "pocket:NAME" is one that ships with the project
     path: str
     revision: str | None = None
-    # auto: cuda if there is one
+    # auto, cpu, cuda or cuda:N; auto: cuda if there is one
     device: str = "auto"
     system_prompt: str = ""
     benchmarks: list[str] = field(default_factory=list)
@@ -36,6 +39,8 @@ class ModelConfig:
     stream: bool = False
 
     def __post_init__(self) -> None:
+        is_device = DEVICE.fullmatch(self.device) is not None
+        require(is_device, "model.device", self.device, "auto, cpu, cuda or cuda:N")
         for name in self.benchmarks:
             require_benchmark(name)
         for limit in ("min_pixels", "max_pixels"):

@@ -45,7 +45,7 @@ class Batching:
 class Asked(Artefact[T], abstract=True):
     """What comes of asking a model with these packed layers the questions of one benchmark."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     checkpoint: Checkpoint
     layers: Layers
     table: QuestionTable

@@ -13,6 +13,7 @@ from PIL import Image
 from luq.errors import DataError
 from luq.evaluation.predictions import AnswerRow, Predictions
 from luq.models.asking import PLACEHOLDER, context_length, greedy, plain_text
+from luq.models.processors import ChatProcessor
 from luq.models.vlm import VLM
 from luq.questions.pictures import reason
 
@@ -82,7 +83,7 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
         vlm.model.generation_config = greedy(vlm.model)
 
     def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
-        self.processor = self.vlm.processor
+        self.processor = ChatProcessor(self.vlm.processor)
         self.tokenizer = self.vlm.processor.tokenizer
 
     def begin(

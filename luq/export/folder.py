@@ -28,8 +28,9 @@ from luq.export.about import (
 from luq.export.card import CardFacts, render
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.models.checkpoint import INDEX, check_files, shards_of
+from luq.models.checkpoint import check_files
 from luq.models.families import LINEARS, part_of
+from luq.models.weight_files import INDEX, shards_of
 from luq.store.store import write_json
 
 CONFIG = "config.json"

@@ -3,27 +3,36 @@
 Imports neither torch nor transformers: what is known here is known without loading a model.
 """
 
-import json
 import re
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from luq.config import ModelConfig
 from luq.config.checks import VOLATILE
 from luq.errors import ModelError
 from luq.models import devices
+from luq.models.settings_files import (
+    CONFIG,
+    check_asking,
+    check_settings,
+    read_config,
+    text_settings,
+)
+from luq.models.weight_files import (
+    DTYPES,
+    check_adapter,
+    check_weights,
+    shards_of,
+    stored_tensors,
+)
 from luq.plugins import plugin
 from luq.store.digests import file_digest
 from luq.store.keys import Identified, digest
 
-FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+SETTINGS = ["*.json", "*.model", "*.txt", "*.jinja"]
 FIRST_LAYER = re.compile(r"^(?:.*\.)?layers\.0\.((?:self_attn|mlp)\.\w+_proj)\.weight$")
 TOWER = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -65,10 +74,12 @@ def checkpoint(config: ModelConfig, download: bool = True) -> Checkpoint:
         download: whether what is not here may be fetched from the hub.
 
     Raises:
-        ModelError: a file is missing or damaged, or (without download) nothing is here.
+        ModelError: a file is missing or damaged, the folder is of another kind, or (without
+            download) nothing is here.
     """
     folder = resolve_path(config, download)
     check_files(folder)
+    check_asking(folder)
     asking = Asking(
         config.system_prompt,
         config.do_pad,
@@ -97,21 +108,27 @@ def resolve_path(config: ModelConfig, download: bool = True) -> Path:
     if shipped is not None:
         return shipped.model_folder(name)
     folder = Path(config.path).expanduser()
-    if folder.exists():
+    if folder.is_dir() and config.path:
         return folder
+    if folder.exists():
+        raise ModelError(f"model.path={config.path!r} is no folder: give a checkpoint's folder")
     if folder.is_absolute() or config.path.startswith((".", "~")):
         raise ModelError(f"model.path={config.path}: there is no such folder")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         fetched = snapshot_download(
             config.path,
             revision=config.revision,
-            allow_patterns=FILES,
+            allow_patterns=[*SETTINGS, "*.safetensors"],
             local_files_only=not download,
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"model.path={config.path} is neither a local folder nor reachable on the hub: give a "
             f"folder, or log in and connect ({type(error).__name__})"
@@ -119,79 +136,42 @@ def resolve_path(config: ModelConfig, download: bool = True) -> Path:
     return Path(fetched)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config.json; a ModelError if it is no JSON object."""
-    file = folder / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read ({error}): copy it again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} holds no JSON object: copy it again")
-    return content
-
-
-def shards_of(folder: Path) -> list[str]:
-    """The names of a checkpoint's weight files, in the order of their names."""
-    index = folder / INDEX
-    if not index.exists():
-        return [SINGLE]
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} cannot be read ({error}): copy it again") from error
-    return sorted(names)
-
-
 def check_files(folder: Path) -> None:
-    """A ModelError that names the first file that a checkpoint folder lacks, or that is damaged."""
-    from safetensors import SafetensorError, safe_open
+    """Refuse a folder that cannot be loaded as the checkpoint that it says it is.
 
-    for name in ("config.json", "tokenizer_config.json"):
-        if not (folder / name).exists():
-            raise ModelError(f"{folder / name} is missing: the folder is not a complete checkpoint")
-    quantized = read_config(folder).get("quantization_config")
-    if quantized:
-        method = quantized.get("quant_method")
-        raise ModelError(
-            f"{folder} is already quantized ({method}): LUQ starts from 16-bit weights"
-        )
-    for shard in shards_of(folder):
-        if not (folder / shard).exists():
-            raise ModelError(f"{folder / shard} is missing: copy or download the checkpoint again")
-        try:
-            # Opening reads the header, and compares it with the file's size.
-            with safe_open(folder / shard, framework="np"):
-                pass
-        except SafetensorError as error:
-            raise ModelError(
-                f"{folder / shard} is damaged ({error}): copy or download the checkpoint again"
-            ) from error
-    names = ("processor_config.json", "preprocessor_config.json")
-    if not any((folder / name).exists() for name in names):
-        missing = folder / "preprocessor_config.json"
-        raise ModelError(f"{missing} is missing: without it images cannot be prepared")
+    What settings and headers say is checked here, in a blink. That the model takes all tensors and
+    needs no others is known when it is loaded.
+
+    Raises:
+        ModelError: names the first file, setting or tensor that is missing, damaged, of another
+            layout or already quantized.
+    """
+    check_adapter(folder)
+    if not (folder / CONFIG).exists():
+        shards_of(folder)  # says what a folder without weights is
+    check_settings(folder)
+    check_weights(folder, read_config(folder))
 
 
 def fingerprint(folder: Path) -> str:
-    """Digest of the names and of all bytes of a checkpoint's files."""
-    files: list[Path] = []
-    for pattern in FILES:
-        files += folder.glob(pattern)
-    content = [[file.name, *file_digest(file)] for file in sorted(set(files))]
+    """Digest of the names and of all bytes of a checkpoint's files: the weights that transformers
+    takes, and all settings.
+    """
+    files = {folder / shard for shard in shards_of(folder)}
+    for pattern in SETTINGS:
+        files.update(folder.glob(pattern))
+    content = [[file.name, *file_digest(file)] for file in sorted(files)]
     return digest("checkpoint", content)
 
 
 def count_layers(folder: Path) -> int:
     """Decoder layers of the language backbone."""
-    config = read_config(folder)
-    text = config.get("text_config")
-    layers = text.get("num_hidden_layers") if isinstance(text, dict) else None
-    layers = layers or config.get("num_hidden_layers")
+    layers = text_settings(read_config(folder)).get("num_hidden_layers")
     if layers is None:  # left out where it is the family's default
         from transformers import AutoConfig
 
-        layers = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        layers = config.get_text_config().num_hidden_layers
     return int(layers)
 
 
@@ -200,17 +180,11 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
 
     A tensor of another rank is left for the loading to report.
     """
-    from safetensors import safe_open
-
     shapes: dict[str, tuple[int, int]] = {}
-    for shard in shards_of(folder):
-        with safe_open(folder / shard, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 (no mapping)
-                match = FIRST_LAYER.match(name)
-                if match and not TOWER.search(name):
-                    shape = file.get_slice(name).get_shape()
-                    if len(shape) == 2:
-                        shapes[match[1]] = (shape[0], shape[1])
+    for name, tensor in stored_tensors(folder).items():
+        match = FIRST_LAYER.match(name)
+        if match and not TOWER.search(name) and len(tensor.shape) == 2:
+            shapes[match[1]] = (tensor.shape[0], tensor.shape[1])
     return shapes
 
 
@@ -220,13 +194,9 @@ def stored_dtype(folder: Path) -> str:
     said = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
     if said in DTYPES.values():
         return said
-    from safetensors import safe_open
-
-    with safe_open(folder / shards_of(folder)[0], framework="np") as file:
-        for name in file.keys():  # noqa: SIM118 (no mapping)
-            kind = file.get_slice(name).get_dtype()
-            if kind in DTYPES:
-                return DTYPES[kind]
+    for tensor in stored_tensors(folder).values():
+        if tensor.dtype in DTYPES:
+            return DTYPES[tensor.dtype]
     return "float32"
 
 

@@ -1,4 +1,4 @@
-"""Processors through the Auto class, with what a config says of images.
+"""Processors through the Auto class, with what a config says of images, and chats as tokens.
 
 Without torchvision Qwen2.5-VL gets a processor for images alone.
 """
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luq.config import ModelConfig
-from luq.errors import ConfigError
+from luq.errors import ConfigError, LuqError, ModelError, brief
 from luq.models.families import LLAVA, QWEN2_5_VL
 
 IMAGE = "<|image_pad|>"
@@ -24,14 +24,10 @@ def load_processor(folder: Path, family: str, config: ModelConfig) -> Any:
 
     Raises:
         ConfigError: The family knows no such setting.
+        ModelError: A file of the processor is missing or damaged, or its template writes no chat.
     """
-    from transformers import AutoProcessor
-    from transformers.utils.import_utils import is_torchvision_available
-
-    kind: Any = AutoProcessor
-    if family == QWEN2_5_VL and not is_torchvision_available():
-        kind = images_only()
-    processor = kind.from_pretrained(folder)
+    processor = _from_folder(folder, family)
+    _check_chat(folder, processor, config.system_prompt)
     if config.do_pad is not None:
         if family != LLAVA:
             raise ConfigError(
@@ -53,6 +49,93 @@ def load_processor(folder: Path, family: str, config: ModelConfig) -> Any:
             size["longest_edge"] = config.max_pixels
         processor.image_processor.size = size
     return processor
+
+
+def _from_folder(folder: Path, family: str) -> Any:
+    """A folder's processor as it stands."""
+    from transformers import AutoProcessor
+    from transformers.utils.import_utils import is_torchvision_available
+
+    kind: Any = AutoProcessor
+    if family == QWEN2_5_VL and not is_torchvision_available():
+        kind = images_only()
+    try:
+        processor = kind.from_pretrained(folder, trust_remote_code=False)
+    except LuqError:
+        raise
+    except Exception as error:  # tokenizers raises Exception itself
+        raise ModelError(
+            f"{folder}: its tokenizer or processor cannot be loaded ({brief(error)}): copy the "
+            "files tokenizer*, *processor_config.json and chat_template* again"
+        ) from error
+    for part in ("tokenizer", "image_processor"):
+        if getattr(processor, part, None) is None:
+            raise ModelError(
+                f"{folder}: its processor has no {part}: check processor_class in "
+                "processor_config.json and tokenizer_config.json"
+            )
+    return processor
+
+
+def _check_chat(folder: Path, processor: Any, system_prompt: str) -> None:
+    """A ModelError unless the chat template writes a question with its image and system prompt."""
+    remedy = "take the chat template of the model's repository"
+    question = "luq"
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if system_prompt:
+        system_content = [{"type": "text", "text": system_prompt}]
+        messages.insert(0, {"role": "system", "content": system_content})
+        remedy += ", or leave model.system_prompt out"
+    try:
+        chat = processor.apply_chat_template(messages, add_generation_prompt=True)
+    except Exception as error:  # whatever a template does
+        raise ModelError(
+            f"{folder}: its chat template writes no question with an image ({brief(error)}): "
+            f"{remedy}"
+        ) from error
+    parts = {
+        "image": processor.image_token,
+        "question": question,
+        "system prompt": system_prompt.strip(),
+    }
+    for name, text in parts.items():
+        if text not in chat:
+            raise ModelError(
+                f"{folder}: its chat template leaves out the {name} ({text!r}): {remedy}"
+            )
+
+
+def encode_chats(processor: Any, chats: list[str], images: list[Any], **options: Any) -> Any:
+    """Chats that the processor's template wrote, and their images, as the model's inputs.
+
+    A template may write the token that begins a sequence, and a tokenizer may add it: where the
+    chat has it, none is added. That is what transformers does where it writes and tokenizes at
+    once (`apply_chat_template(..., tokenize=True)`).
+
+    Args:
+        processor: As `load_processor` gives it.
+        chats: All written by one template.
+        images: As the processor takes them.
+        options: Of the processor, such as `padding`.
+    """
+    begin = processor.tokenizer.bos_token
+    if begin and chats[0].startswith(begin):
+        options["add_special_tokens"] = False
+    return processor(images=images, text=chats, return_tensors="pt", **options)
+
+
+class ChatProcessor:
+    """A processor for code that hands it chats as text: no token begins a chat twice."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, images: Any, text: list[str], return_tensors: str, **options: Any) -> Any:
+        return encode_chats(self._processor, text, images, **options)
 
 
 def _padding(image_processor: Any, pad: bool) -> Any:

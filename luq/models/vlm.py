@@ -17,6 +17,14 @@ from luq.errors import ModelError, unknown
 from luq.models import devices
 from luq.models.checkpoint import Checkpoint, checkpoint
 from luq.models.families import LAYERS, LINEARS
+from luq.models.loading import (
+    check_tied,
+    check_tokens,
+    check_values,
+    load_config,
+    load_model,
+    load_skeleton,
+)
 from luq.models.processors import load_processor
 from luq.models.quiet import quiet
 from luq.store.artefact import Tools
@@ -119,13 +127,7 @@ def streamed(folder: Path, device: str) -> dict[str, str]:
     On a CPU the rest stays on disk too, the blocks of a tower one by one: it is mapped when it is
     used and let go afterwards.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    with init_empty_weights():
-        skeleton: Any = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # theirs
-            AutoConfig.from_pretrained(folder)
-        )
+    skeleton = load_skeleton(folder)
     find_layers(skeleton)
     target, places = LAYERS[skeleton.config.model_type], dict[str, str]()
 
@@ -146,22 +148,29 @@ def streamed(folder: Path, device: str) -> dict[str, str]:
 
 
 def load(source: Checkpoint) -> VLM:
-    """Load model and processor of a checkpoint, in the type that its keys say."""
-    from transformers import AutoModelForImageTextToText
+    """Load model and processor of a checkpoint, in the type that its keys say.
 
+    Raises:
+        ConfigError: this machine does not have the device.
+        ModelError: the model in memory would not be the checkpoint on disk.
+    """
     config = source.config
+    devices.require(config.device)
     device = devices.resolve(config.device)
-    options: dict[str, Any] = {"dtype": getattr(torch, source.dtype)}
-    if config.stream:
-        options["device_map"] = streamed(source.folder, device)
-    model: Any = AutoModelForImageTextToText.from_pretrained(source.folder, **options)
+    settings = load_config(source.folder)
+    with quiet():
+        processor = load_processor(source.folder, settings.model_type, config)
+    dtype = getattr(torch, source.dtype)
+    places = streamed(source.folder, device) if config.stream else None
+    model = load_model(source.folder, dtype, places)
+    check_tokens(source.folder, model, processor)
+    check_tied(source.folder, model)
     if not config.stream:
         model = model.to(device)
+    check_values(source.folder, model, dtype)
     model.eval().requires_grad_(False)
     layers = find_layers(model)
     originals = [{name: layer.get_submodule(name) for name in LINEARS} for layer in layers]
-    with quiet():
-        processor = load_processor(source.folder, model.config.model_type, config)
     return VLM(config, model, processor, layers, originals)
 
 

@@ -46,7 +46,7 @@ def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
     """The tokenizer of a pocket model's checkpoint."""
     # The class that reads any tokenizer's folder; the pocket models have fast ones.
-    return AutoTokenizer.from_pretrained(folder)  # type: ignore[return-value]
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)  # type: ignore[return-value]
 
 
 def _sample_of_the_world(rng: Rng) -> list[str]:

@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForImageTextToText,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from luq.errors import ConfigError, unknown
+from luq.models.loading import load_model
 from luq.pocket.family import FAMILIES, Family
 from luq.pocket.stream import FOCUS, Batch, Stream
 from luq.pocket.tokenizer import load_tokenizer
@@ -301,7 +301,7 @@ def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
     torch.manual_seed(settings.seed)
     model = family.build(tokenizer, settings.layers, settings.vision_layers)
     if settings.start:
-        source = AutoModelForImageTextToText.from_pretrained(settings.start, dtype=torch.float32)
+        source = load_model(Path(settings.start), torch.float32)
         model.load_state_dict(source.state_dict())
     _vision_phase(folder / "vision.pt", family, model, settings, progress)
     phase = LanguagePhase(family, model, tokenizer, settings)

@@ -1,9 +1,13 @@
 """What a user does with a packed model: write it with the run or later, look into it, ask it."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from luq.evaluation.answers import ANSWERS
 from luq.evaluation.predictions import read_answers
@@ -12,9 +16,11 @@ from luq.questions.pictures import decoded
 from luq.questions.prompts import PROMPTS
 from pipelines import runs_folder
 from pipelines.record import RunRecord, to_json
+from tests.luq.models.edited import Tensors, change_tensors
 from tests.pipelines.command import Done
 from tests.pipelines.command import luq as command_luq
 
+UP_CODES = "language_model.model.layers.3.mlp.up_proj.codes"
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2", "evaluation.samples=12",
     "evaluation.fidelity=0", "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa]", "evaluation.batch_size=1",
@@ -116,6 +122,32 @@ def test_export_info_and_chat(ran: tuple[Path, RunRecord], tmp_path: Path) -> No
     said = luq("chat", str(first), "--image", str(tmp_path / "not.png"), "--question", "?")
     assert said.returncode == 1
     assert "not.png: the image does not decode" in said.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: tensors.pop(UP_CODES), "layers.3.mlp.up_proj.codes"),
+        (lambda tensors: tensors.update(extra=torch.zeros(2)), "no place for: extra"),
+        (
+            lambda tensors: tensors.update({UP_CODES: tensors[UP_CODES][:3].clone()}),
+            "the shape [3,",
+        ),
+    ],
+    ids=["missing", "left over", "cut"],
+)
+def test_a_folder_whose_tensors_are_not_the_model_s_is_not_asked(
+    ran: tuple[Path, RunRecord], tmp_path: Path, change: Callable[[Tensors], Any], words: str
+) -> None:
+    from PIL import Image
+
+    outputs, record = ran
+    folder = shutil.copytree(outputs / "checkpoints" / record.key, tmp_path / "model")
+    change_tensors(folder, change)
+    Image.new("RGB", (48, 48), "white").save(tmp_path / "white.png")
+    done = luq("chat", str(folder), "--image", str(tmp_path / "white.png"), "--question", "?")
+    assert done.returncode == 1
+    assert words in done.stderr.replace("\n", " ")
 
 
 def test_bad_input(ran: tuple[Path, RunRecord], tmp_path: Path) -> None:

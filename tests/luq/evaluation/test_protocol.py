@@ -15,7 +15,8 @@ from luq.evaluation.predictions import AnswerRow, Predictions
 from luq.evaluation.scorers import SCORERS
 from luq.pocket import benchmarks
 from luq.questions.prompts import OTHER_PROMPTS, PROMPTS, prompt_of
-from luq.questions.sources import QuestionTable, evaluation_table, task_config
+from luq.questions.sources import QuestionTable, evaluation_table
+from luq.questions.specs import task_config
 from luq.store.artefact import Tools
 from luq.store.store import Store
 from tests.conftest import BENCHMARKS

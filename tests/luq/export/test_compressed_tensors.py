@@ -15,8 +15,8 @@ from luq.errors import ModelError
 from luq.export.about import read_about
 from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import read_layer, write_layer
-from luq.models.checkpoint import SINGLE
 from luq.models.vlm import VLM
+from luq.models.weight_files import SINGLE
 from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 from luq.quantization.walk import install

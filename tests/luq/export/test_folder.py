@@ -23,8 +23,9 @@ from luq.export import folder as folders
 from luq.export.about import ABOUT, read_about
 from luq.export.folder import LINEAR, TOWER, PackedModel, export
 from luq.formats.layer_file import read_layer, write_layer
-from luq.models.checkpoint import INDEX, SINGLE, check_files
+from luq.models.checkpoint import check_files
 from luq.models.vlm import VLM
+from luq.models.weight_files import INDEX, SINGLE
 from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 from luq.quantization.walk import install
@@ -276,10 +277,18 @@ def damaged(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
 
 
-def without_a_linear(folder: Path) -> None:
+def without(folder: Path, part: str) -> None:
     with safe_open(folder / SINGLE, "pt") as file:
-        tensors = {n: file.get_tensor(n) for n in file.keys() if "layers.3.mlp.up_proj" not in n}  # noqa: SIM118
+        tensors = {n: file.get_tensor(n) for n in file.keys() if part not in n}  # noqa: SIM118
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+
+
+def without_a_linear(folder: Path) -> None:
+    without(folder, "layers.3.mlp.up_proj")
+
+
+def without_a_kind_of_linear(folder: Path) -> None:
+    without(folder, "mlp.up_proj")
 
 
 def quantized(folder: Path) -> None:
@@ -293,11 +302,12 @@ def quantized(folder: Path) -> None:
     ("spoil", "message"),
     [
         (damaged, r"model\.safetensors is damaged"),
-        (without_a_linear, r"no weight for layers\.3\.mlp\.up_proj"),
+        (without_a_linear, r"lacks the tensor .*layers\.3\.mlp\.up_proj"),
+        (without_a_kind_of_linear, r"no weight for layers\.0\.mlp\.up_proj"),
         (quantized, r"already quantized \(awq\)"),
         (lambda folder: (folder / SINGLE).unlink(), "missing"),
     ],
-    ids=["damaged", "without a linear", "quantized", "without weights"],
+    ids=["damaged", "without a linear", "without a kind of linear", "quantized", "without weights"],
 )
 def test_a_bad_source_leaves_nothing(
     source: Path, packed: list[Path], tmp_path: Path, spoil: Callable[[Path], None], message: str

@@ -121,9 +121,12 @@ def test_an_impossible_parameter_is_named_with_what_is_allowed(method: str, name
 
 
 def test_the_error_of_a_tier_names_it_also_where_its_name_is_a_part_of_another_key() -> None:
-    settings = {"low": "tier", "high": "tier", "tiers": {"tier": {"method": "rtn", "bits": 5}}}
-    with pytest.raises(ConfigError, match=r"^quantizer\.tiers\.tier\.bits=5 is not possible"):
-        build(QuantizerConfig, settings, "quantizer")
+    for bits in (5, "four"):
+        tier = {"method": "rtn", "bits": bits}
+        settings = {"low": "tier", "high": "tier", "tiers": {"tier": tier}}
+        match = rf"^quantizer\.tiers\.tier\.bits={bits!r} is not possible"
+        with pytest.raises(ConfigError, match=match):
+            build(QuantizerConfig, settings, "quantizer")
 
 
 def test_only_tiers_without_data_are_data_free_and_never_see_packed_groups() -> None:

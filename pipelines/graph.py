@@ -24,7 +24,7 @@ from luq.evaluation.artefacts import (
     TextLosses,
 )
 from luq.formats.artefacts import Rest
-from luq.models.checkpoint import Checkpoint, checkpoint, linear_shapes
+from luq.models.checkpoint import Checkpoint, checkpoint
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
 from luq.quantization.artefacts import PackedLayer
 from luq.questions.sources import QuestionTable, evaluation_table
@@ -62,7 +62,6 @@ class Graph:
         self.download = download
         self.checkpoint: Checkpoint = checkpoint(config.model, download)
         _check_layers(config, self.checkpoint.layers)
-        _check_columns(self.tiers, self.checkpoint.folder)
         self.calibration: Calibration = calibration(
             self.checkpoint, config.calibration, cache, download
         )
@@ -222,17 +221,6 @@ def _check_layers(config: RunConfig, layers: int) -> None:
         raise ConfigError(
             f"allocation.k={k} is not possible: {config.model.name} has {layers} decoder layers"
         )
-
-
-def _check_columns(tiers: dict[str, TierConfig], folder: Path) -> None:
-    """Say before any work which tier does not fit the checkpoint's linears."""
-    shapes = linear_shapes(folder)
-    for name, tier in tiers.items():
-        for linear, (_, columns) in shapes.items():
-            try:
-                tier.check(columns)
-            except ConfigError as error:
-                raise ConfigError(f"quantizer.tiers.{name}: {error} ({linear})") from error
 
 
 def _check_leak(calibration: Calibration, questions: QuestionSet) -> None:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from luq.config.quantizer import TIERS, TierConfig
+from luq.config.quantizer.base import ITSELF
 from luq.errors import ConfigError, unknown
 
 T = TypeVar("T")
@@ -80,7 +81,13 @@ class Builder(NamedTuple):
         if method not in TIERS:
             raise unknown(f"quantizer in {where}.method", str(method), TIERS)
         parameters = {name: item for name, item in value.items() if name != "method"}
-        return self.build(TIERS[method], parameters, where)
+        try:
+            return self.build(TIERS[method], parameters, where)
+        except ConfigError as error:
+            message = str(error)
+            if not message.startswith(f"{ITSELF}."):
+                raise
+            raise ConfigError(where + message.removeprefix(ITSELF)) from error
 
     def _optional(self, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
         if value is None and type(None) in arguments:

@@ -4,9 +4,11 @@ read without LUQ.
 A linear becomes weight_packed (int32, codes in a row one after the other, lowest bit first),
 weight_scale [out, groups], weight_zero_point (packed down the columns) and weight_shape. The
 numbers are those of the packed weight; the bytes are not quite, so the folder has a ledger of its
-own. Tiers of other formats have no such layout.
+own. Tiers of other formats have no such layout, and neither have groups of which the last one is
+shorter.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +18,11 @@ from torch import Tensor
 
 from luq.errors import ModelError
 from luq.export.folder import Layout, Tensors
-from luq.formats.base import PackedWeight
+from luq.formats.base import IntegerGrid, PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
 
 OTHERS = r"vision|visual|multi_modal_projector|merger"  # of a model's modules: never packed
+SMALLEST_GROUP = 32  # columns; vLLM's kernels have no smaller groups
 
 
 def _pack(codes: Tensor, bits: int, dimension: int) -> Tensor:
@@ -64,27 +67,66 @@ class Grid(NamedTuple):
         )
         return {"num_bits": self.bits, "type": "int", "symmetric": self.symmetric, **strategy}
 
+    def __str__(self) -> str:
+        groups = f"in groups of {self.size}" if self.size else "by row"
+        return f"{self.bits} bit {groups}" + ("" if self.symmetric else " with zero points")
 
-def _grids(packed: PackedLayer, where: str) -> dict[str, Grid | None]:
-    """The grid of each linear of a layer, by its short name; None: it stays in 16 bit."""
-    found: dict[str, Grid | None] = {}
+
+def _grids(packed: PackedLayer, index: int, tier: str) -> dict[str, Grid | None]:
+    """The grid of each linear of a layer, by its short name; None: it stays in 16 bit.
+
+    Args:
+        packed: The layer's linears.
+        index: Of the layer.
+        tier: Its tier's name.
+
+    Raises:
+        ModelError: A linear has no grid, or one that compressed-tensors does not know.
+    """
+    integers: dict[str, IntegerGrid] = {}
     for name, weight in packed.items():
-        integers = weight.integer_grid()
-        if integers is not None:
-            grid = Grid(integers.bits, integers.group_size, integers.symmetric)
-            found[name.rpartition(".")[2]] = grid
-        elif weight.stored_floats() is not None:
-            found[name.rpartition(".")[2]] = None
-        else:
+        grid = weight.integer_grid()
+        if grid is not None:
+            integers[name] = grid
+        elif weight.stored_floats() is None:
             raise ModelError(
-                f"{where}, a {weight.format} format, for which compressed-tensors has none: only "
-                "integer tiers can be exported so, leave --format out"
+                f"layer {index} is stored in {tier}, a {weight.format} format, for which "
+                "compressed-tensors has none: only integer tiers can be exported so, leave --format"
+                " out"
             )
-    if (
-        len({grid.size for grid in found.values() if grid}) > 1
-    ):  # groups are equally wide, so these are whole rows
-        return {name: grid and grid._replace(size=0) for name, grid in found.items()}
-    return found
+    _check_groups(integers, index, tier)
+    sizes = {grid.group_size for grid in integers.values()}
+    sizes_of_many = {grid.group_size for grid in integers.values() if grid.groups > 1}
+    grids: dict[str, Grid | None] = {}
+    for name in packed:
+        short_name = name.rpartition(".")[2]
+        if name not in integers:
+            grids[short_name] = None
+            continue
+        grid = integers[name]
+        # One group per row is as wide as its row. Where rows differ, no one size names them all.
+        is_whole_row = grid.groups == 1 and len(sizes) > 1 and grid.group_size not in sizes_of_many
+        size = 0 if is_whole_row else grid.group_size
+        grids[short_name] = Grid(grid.bits, size, grid.symmetric)
+    return grids
+
+
+def _check_groups(integers: dict[str, IntegerGrid], index: int, tier: str) -> None:
+    """A ModelError, with a group size that works, where a last group is shorter."""
+    common_divisor = math.gcd(*(grid.shape[1] for grid in integers.values()))
+    for name, grid in integers.items():
+        if grid.shape[1] % grid.group_size == 0:
+            continue
+        size = common_divisor & -common_divisor  # the largest power of two that divides all
+        while size > grid.group_size:
+            size //= 2
+        if size < SMALLEST_GROUP:
+            size = 0  # one group per row
+        raise ModelError(
+            f"layer {index} is stored in {tier}, whose groups of {grid.group_size} do not divide "
+            f"the {grid.shape[1]} columns of {name}: compressed-tensors has no shorter last group. "
+            f"Run with quantizer.tiers.{tier}.group_size={size}, or leave --format out"
+        )
 
 
 def config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
@@ -97,7 +139,7 @@ def config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
     """
     found: dict[Grid | None, dict[str, list[int]]] = {}
     for index, (folder, tier) in enumerate(zip(folders, tiers, strict=True)):
-        for name, grid in _grids(read_layer(folder), f"layer {index} is stored in {tier}").items():
+        for name, grid in _grids(read_layer(folder), index, tier).items():
             found.setdefault(grid, {}).setdefault(name, []).append(index)
     plain, grids = (
         _patterns(found.pop(None, {})),
@@ -105,9 +147,7 @@ def config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
     )
     zeros = any(not grid.symmetric for grid in grids)
     if zeros and len(grids) > 1:
-        widths = ", ".join(
-            f"{g.bits} bit{'' if g.symmetric else ' with zero points'}" for g in grids
-        )
+        widths = ", ".join(map(str, grids))
         raise ModelError(
             f"the run mixes {widths}: transformers loads mixed widths of this format only without "
             "zero points. Run with quantizer.tiers.<tier>.symmetric=true, or leave --format out"

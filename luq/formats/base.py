@@ -35,6 +35,7 @@ class IntegerGrid:
     planes: UInt8[Tensor, "bits code_bytes"]
     scales: Float16[Tensor, "out groups"]
     zero_planes: UInt8[Tensor, "bits zero_bytes"] | None
+    group_size: int  # columns per group; the last one may be shorter
 
     @property
     def bits(self) -> int:
@@ -43,11 +44,6 @@ class IntegerGrid:
     @property
     def groups(self) -> int:
         return self.scales.shape[1]
-
-    @property
-    def group_size(self) -> int:
-        """Columns per group."""
-        return self.shape[1] // self.groups
 
     @property
     def symmetric(self) -> bool:
@@ -62,6 +58,18 @@ class IntegerGrid:
         if self.zero_planes is None:
             return None
         return unpack_codes(self.zero_planes, (self.shape[0], self.groups))
+
+
+def group_meta(columns: int, group_size: int) -> dict[str, int]:
+    """The meta of groups of which the last one is shorter; nothing where all are alike."""
+    return {"group_size": group_size} if columns % group_size else {}
+
+
+def of_columns(
+    by_group: Float[Tensor, "out groups"], group_size: int, columns: int
+) -> Float[Tensor, "out in"]:
+    """What each column gets from its group; the last group may have fewer columns."""
+    return by_group.repeat_interleave(group_size, 1)[:, :columns]
 
 
 class PackedWeight(ABC):
@@ -147,6 +155,22 @@ class PackedWeight(ABC):
             size = buffer.numel() * buffer.element_size()
             total[ledger_class] = total.get(ledger_class, 0) + size
         return total
+
+    def columns_per_group(self, groups: int) -> int:
+        """Columns of each of a row's `groups` groups; only the last one may be shorter.
+
+        Meta `group_size` says it where the last one is; otherwise it is not stored.
+        """
+        columns = self.shape[1]
+        if "group_size" not in self.meta:
+            if groups < 1 or columns % groups:
+                raise self.refused("buffer 'scales'", "for groups that divide the columns", groups)
+            return columns // groups
+        size = self.meta_number("group_size", 1, columns)
+        expected = -(-columns // size)
+        if groups != expected:
+            raise self.refused("buffer 'scales'", f"for {expected} groups of {size}", groups)
+        return size
 
     def to(self, device: torch.device | str) -> "PackedWeight":
         """The same weight with its buffers on `device`."""

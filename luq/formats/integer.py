@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from luq.formats.base import BufferSpec, IntegerGrid, PackedWeight
+from luq.formats.base import BufferSpec, IntegerGrid, PackedWeight, of_columns
 from luq.formats.kernels import cpu
 from luq.formats.packing import bytes_of_bits
 
@@ -18,10 +18,12 @@ class IntegerWeight(PackedWeight):
 
     Buffers: codes [bits, ceil(out * in / 8)], scales fp16 [out, groups], and for asymmetric grids
     zeros [bits, ceil(out * groups / 8)]; symmetric grids have the fixed zero 2**(bits-1).
+    Meta: group_size, columns of a group, only where the last group is shorter.
     """
 
     format = "integer"
     classes: ClassVar = {"codes": "codes", "scales": "scales", "zeros": "zeros"}
+    numbers_of_meta: ClassVar = ("group_size",)
 
     def expected_buffers(self) -> dict[str, BufferSpec]:
         rows, columns = self.shape
@@ -29,8 +31,7 @@ class IntegerWeight(PackedWeight):
         groups = self.free_dimension("scales", 1)
         if not 1 <= bits <= MOST_BITS:
             raise self.refused("buffer 'codes'", f"1 to {MOST_BITS} planes", bits)
-        if groups < 1 or columns % groups:
-            raise self.refused("buffer 'scales'", "for groups that divide the columns", groups)
+        self.columns_per_group(groups)
         specs = {
             "codes": BufferSpec(torch.uint8, (bits, bytes_of_bits(rows * columns))),
             "scales": BufferSpec(torch.float16, (rows, groups)),
@@ -41,17 +42,25 @@ class IntegerWeight(PackedWeight):
 
     def integer_grid(self) -> IntegerGrid:
         zeros = self.buffers.get("zeros")
-        return IntegerGrid(self.shape, self.buffers["codes"], self.buffers["scales"], zeros)
+        scales = self.buffers["scales"]
+        return IntegerGrid(self.shape, self.buffers["codes"], scales, zeros, self.group_size)
+
+    @property
+    def group_size(self) -> int:
+        """Columns per group; the last one may be shorter."""
+        return self.columns_per_group(self.buffers["scales"].shape[1])
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         grid = self.integer_grid()
-        codes = grid.codes().float().view(self.shape[0], grid.groups, grid.group_size)
+        columns = self.shape[1]
         stored_zeros = grid.zeros()
+        values = grid.codes().float()  # the rest is done in place: a weight may take gigabytes
         if stored_zeros is None:
-            centred = codes - 2.0 ** (grid.bits - 1)
+            values -= 2.0 ** (grid.bits - 1)
         else:
-            centred = codes - stored_zeros.float().unsqueeze(-1)
-        return (centred * grid.scales.float().unsqueeze(-1)).view(self.shape).to(dtype)
+            values -= of_columns(stored_zeros.float(), grid.group_size, columns)
+        values *= of_columns(grid.scales.float(), grid.group_size, columns)
+        return values.to(dtype)
 
     @property
     def nominal_bits(self) -> float:
@@ -74,7 +83,7 @@ class IntegerWeight(PackedWeight):
         library = cpu.library_for(codes, scales, zeros)
         if library is None:
             return None
-        return cpu.IntegerKernel(library, self.shape, codes, scales, zeros)
+        return cpu.IntegerKernel(library, self.shape, self.group_size, codes, scales, zeros)
 
     def gpu_linear(
         self, inputs: Float[Tensor, "tokens in"]
@@ -82,4 +91,6 @@ class IntegerWeight(PackedWeight):
         from luq.formats.kernels import gpu  # imports triton, which is optional
 
         grid = self.integer_grid()
-        return gpu.integer_linear(inputs, grid.planes, grid.scales, grid.zero_planes, self.shape)
+        return gpu.integer_linear(
+            inputs, grid.planes, grid.scales, grid.zero_planes, self.shape, grid.group_size
+        )

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from luq.formats.base import BufferSpec, PackedWeight
+from luq.formats.base import BufferSpec, PackedWeight, of_columns
 from luq.formats.kernels import cpu
 from luq.formats.packing import bytes_of_trits, unpack_trits
 
@@ -16,16 +16,17 @@ class TernaryWeight(PackedWeight):
     """-1, 0 or 1 times a scale per row and group of columns.
 
     Buffers: codes [ceil(out * in / 5)], digits 0, 1, 2 of base 3; scales fp16 [out, groups].
+    Meta: group_size, columns of a group, only where the last group is shorter.
     """
 
     format = "ternary"
     classes: ClassVar = {"codes": "codes", "scales": "scales"}
+    numbers_of_meta: ClassVar = ("group_size",)
 
     def expected_buffers(self) -> dict[str, BufferSpec]:
         rows, columns = self.shape
         groups = self.free_dimension("scales", 1)
-        if groups < 1 or columns % groups:
-            raise self.refused("buffer 'scales'", "for groups that divide the columns", groups)
+        self.columns_per_group(groups)
         return {
             "codes": BufferSpec(torch.uint8, (bytes_of_trits(rows * columns),)),
             "scales": BufferSpec(torch.float16, (rows, groups)),
@@ -33,9 +34,14 @@ class TernaryWeight(PackedWeight):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         scales = self.buffers["scales"].float()
-        codes = unpack_trits(self.buffers["codes"], self.shape).float()
-        grouped = codes.view(self.shape[0], scales.shape[1], -1)
-        return ((grouped - 1) * scales.unsqueeze(-1)).view(self.shape).to(dtype)
+        values = unpack_trits(self.buffers["codes"], self.shape).float() - 1
+        values *= of_columns(scales, self.group_size, self.shape[1])
+        return values.to(dtype)
+
+    @property
+    def group_size(self) -> int:
+        """Columns per group; the last one may be shorter."""
+        return self.columns_per_group(self.buffers["scales"].shape[1])
 
     @property
     def nominal_bits(self) -> float:
@@ -55,11 +61,15 @@ class TernaryWeight(PackedWeight):
         codes = self.buffers["codes"]
         scales = self.buffers["scales"]
         library = cpu.library_for(codes, scales)
-        return None if library is None else cpu.TernaryKernel(library, self.shape, codes, scales)
+        if library is None:
+            return None
+        return cpu.TernaryKernel(library, self.shape, self.group_size, codes, scales)
 
     def gpu_linear(
         self, inputs: Float[Tensor, "tokens in"]
     ) -> Float32[Tensor, "tokens out"] | None:
         from luq.formats.kernels import gpu  # imports triton, which is optional
 
-        return gpu.ternary_linear(inputs, self.buffers["codes"], self.buffers["scales"], self.shape)
+        codes = self.buffers["codes"]
+        scales = self.buffers["scales"]
+        return gpu.ternary_linear(inputs, codes, scales, self.shape, self.group_size)

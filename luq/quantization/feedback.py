@@ -20,7 +20,8 @@ from torch import Tensor
 
 from luq.quantization.grid import Grid, nearest_codes, values_of
 
-# ahead(n): the n columns [out, n] from the current one on, with all errors so far made up for.
+# ahead(n): the n columns [out, n] from the current one on, with all errors so far made up for;
+# fewer where fewer are left.
 Ahead = Callable[[int], Tensor]
 
 
@@ -103,8 +104,8 @@ class _Sweep:
         factors = self.upper[self.start : self.end, self.end :]
         self.columns[self.end :].addmm_(factors.T, self.errors, alpha=-1)
 
-    def ahead(self, amount: int) -> Float[Tensor, "out amount"]:
-        """Some columns from the current one on, with all errors so far made up for."""
+    def ahead(self, amount: int) -> Float[Tensor, "out n"]:
+        """Up to `amount` columns from the current one on, with all errors so far made up for."""
         j = self.index
         window = self.columns[j : j + amount].clone()
         if j + amount > self.end:
@@ -133,7 +134,7 @@ def descend(
         hessian: H, not damped.
         codes: of Q; changed in place.
         grid: what codes mean.
-        group_size: columns of a group of the grid.
+        group_size: columns of a group of the grid; the last one may have fewer.
         block: columns whose changes reach the slopes beyond them at once.
     """
     columns = weight.shape[1]

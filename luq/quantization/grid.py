@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
+from luq.formats.base import group_meta
 from luq.formats.integer import IntegerWeight
 from luq.formats.packing import pack_codes
 
@@ -71,7 +73,7 @@ def fit(
     Args:
         weight: what is to be coded [out, in].
         levels: number of codes.
-        group_size: columns of a group; divides `in`.
+        group_size: columns of a group; the last group has what is left of `in`.
         symmetric: the zero is the middle code, and not stored.
         importance: what a column's squared error counts (the Hessian's diagonal); None: all alike.
             Read only by the clip search.
@@ -79,14 +81,14 @@ def fit(
             one with the least squared rounding error. 0: no search, the grid spans all weights.
     """
     rows, columns = weight.shape
-    groups = columns // group_size
-    grouped = weight.view(rows, groups, group_size)
+    groups = -(-columns // group_size)
+    grouped = _filled_up(weight, group_size).view(rows, groups, group_size)
     scale, zero = _spanning(grouped, levels, symmetric, shrink=1.0)
     if steps == 0:
         return Grid(scale, zero, levels)
     if importance is None:
         importance = torch.ones(columns, device=weight.device)
-    importance = importance.view(1, groups, group_size)
+    importance = _filled_up(importance, group_size).view(1, groups, group_size)
     least = _rounding_error(grouped, importance, scale, zero, levels)
     for step in range(1, steps):
         shrink = 1.0 - (1.0 - SMALLEST_RANGE) * step / steps
@@ -97,6 +99,12 @@ def fit(
         zero = torch.where(better, new_zero, zero)
         least = torch.where(better, error, least)
     return Grid(scale, zero, levels)
+
+
+def _filled_up(x: Float[Tensor, "*rows in"], group_size: int) -> Float[Tensor, "*rows whole"]:
+    """With zeros up to whole groups: a grid spans zero anyway, and codes it without an error."""
+    missing = -x.shape[-1] % group_size
+    return pad(x, (0, missing)) if missing else x
 
 
 def _spanning(
@@ -137,13 +145,14 @@ def _rounding_error(
 
 
 def pack_on_grid(
-    codes: Float[Tensor, "out in"], grid: Grid, symmetric: bool, damping: float
+    codes: Float[Tensor, "out in"], grid: Grid, group_size: int, symmetric: bool, damping: float
 ) -> IntegerWeight:
     """Codes and their grid as they are stored.
 
     Args:
         codes: whole numbers in [0, levels).
         grid: what they mean; `levels` is a power of two.
+        group_size: columns of a group of the grid.
         symmetric: the zeros are not stored.
         damping: of the Hessian; for the record.
     """
@@ -152,4 +161,5 @@ def pack_on_grid(
     buffers = {"codes": pack_codes(codes, bits), "scales": grid.scale.half()}
     if not symmetric:
         buffers["zeros"] = pack_codes(grid.zero, bits)
-    return IntegerWeight(buffers, (rows, columns), damping=damping)
+    meta = group_meta(columns, group_size)
+    return IntegerWeight(buffers, (rows, columns), damping=damping, **meta)

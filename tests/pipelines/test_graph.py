@@ -119,7 +119,10 @@ def test_a_plan_that_cannot_be_known_yet_says_what_is_missing(tmp_path: Path) ->
     ("overrides", "match"),
     [
         (["allocation.k=11"], "pocket_llava has 10 decoder layers"),
-        (["quantizer.tiers.gptq4.group_size=48"], r"quantizer.tiers.gptq4: group size 48 .*_proj"),
+        (["quantizer.tiers.gptq4.group_size=-1"], r"quantizer\.tiers\.gptq4\.group_size=-1 .*0"),
+        (["quantizer.tiers.gptq2.bits=17"], r"quantizer\.tiers\.gptq2\.bits=17 .*2, 3, 4 or 8"),
+        (["quantizer.tiers.billm.block=0"], r"quantizer\.tiers\.billm\.block=0 .*at least 1"),
+        (["quantizer.tiers.billm.damping=nan"], r"quantizer\.tiers\.billm\.damping=nan .*0, 1"),
         (["evaluation.text=/nope"], "neither"),
         (["calibration.text=/nope"], "neither"),
         (["model.path=/nope"], "no such folder"),

@@ -1,10 +1,11 @@
 """What all tiers have in common: how a layer is stored, as a method and its parameters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from luq.config.checks import require
-from luq.errors import ConfigError
+
+ITSELF = "tier"  # what a tier calls itself in an error: it does not know its name in the table
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,21 @@ class TierConfig:
         """Whether a group of linears is quantized for what the packed groups before it give."""
         return False
 
-    def check(self, columns: int) -> None:
-        """A ConfigError unless a linear with so many columns can be stored so."""
+    def __post_init__(self) -> None:
+        """A ConfigError for a parameter that is of another type than its default.
+
+        Python takes True for 1, and 4.0 for 4: what is stored would not be what is written.
+        """
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            kind = type(entry.default)
+            is_whole_for_float = kind is float and type(value) is int
+            fits = type(value) is kind or is_whole_for_float
+            require(fits, f"{ITSELF}.{entry.name}", value, f"of type {kind.__name__}")
 
 
 def check_damping(damping: float) -> None:
-    """The share of the Hessian's mean diagonal that is added to its diagonal."""
+    """The share of the Hessian's mean diagonal that is added to its diagonal; NaN is none."""
     require(0 <= damping <= 1, "tier.damping", damping, "in [0, 1]")
 
 
@@ -35,15 +45,10 @@ def check_block(block: int) -> None:
 
 def check_group_size(group_size: int) -> None:
     """Columns that share a scale."""
-    allowed = "0 (one group per row) or a divisor of the columns"
+    allowed = "0 (one group per row), or at least 1"
     require(group_size >= 0, "tier.group_size", group_size, allowed)
 
 
 def columns_per_group(columns: int, group_size: int) -> int:
-    """Columns per group; 0: one group per row. A ConfigError for a size that does not divide."""
-    size = group_size or columns
-    if columns % size:
-        raise ConfigError(
-            f"group size {size} does not divide the {columns} columns of a linear; choose a divisor"
-        )
-    return size
+    """Columns per group of a row, 0 standing for all; the last group may have fewer."""
+    return min(group_size or columns, columns)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from luq.config.quantizer.base import TierConfig, check_block, check_damping, columns_per_group
+from luq.config.quantizer.base import TierConfig, check_block, check_damping
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,10 @@ class BillmTier(TierConfig):
     faithful: bool = False  # as the released code does it
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_block(self.block)
         check_damping(self.damping)
 
     @property
     def sees_packed_groups(self) -> bool:
         return self.true_sequential
-
-    def check(self, columns: int) -> None:
-        columns_per_group(columns, min(self.block, columns))

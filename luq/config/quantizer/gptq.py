@@ -9,7 +9,6 @@ from luq.config.quantizer.base import (
     check_block,
     check_damping,
     check_group_size,
-    columns_per_group,
 )
 from luq.config.quantizer.rtn import WIDTHS
 
@@ -31,6 +30,7 @@ class GptqTier(TierConfig):
     true_sequential: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.bits in WIDTHS, "tier.bits", self.bits, "2, 3, 4 or 8")
         require(self.clip_steps >= 0, "tier.clip_steps", self.clip_steps, "0 or more")
         require(self.descent >= 0, "tier.descent", self.descent, "0 or more")
@@ -41,6 +41,3 @@ class GptqTier(TierConfig):
     @property
     def sees_packed_groups(self) -> bool:
         return self.true_sequential
-
-    def check(self, columns: int) -> None:
-        columns_per_group(columns, self.group_size)

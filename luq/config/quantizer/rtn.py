@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from luq.config.checks import require
-from luq.config.quantizer.base import TierConfig, check_group_size, columns_per_group
+from luq.config.quantizer.base import TierConfig, check_group_size
 
 WIDTHS = (2, 3, 4, 8)  # bits of a code that the integer format stores
 
@@ -21,9 +21,7 @@ class RtnTier(TierConfig):
     clip_steps: int = 0  # shrink factors tried per group; 0: no clip search
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.bits in WIDTHS, "tier.bits", self.bits, "2, 3, 4 or 8")
         require(self.clip_steps >= 0, "tier.clip_steps", self.clip_steps, "0 or more")
         check_group_size(self.group_size)
-
-    def check(self, columns: int) -> None:
-        columns_per_group(columns, self.group_size)

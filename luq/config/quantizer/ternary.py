@@ -9,7 +9,6 @@ from luq.config.quantizer.base import (
     check_block,
     check_damping,
     check_group_size,
-    columns_per_group,
 )
 
 
@@ -28,6 +27,7 @@ class TernaryTier(TierConfig):
     true_sequential: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.clip_steps >= 0, "tier.clip_steps", self.clip_steps, "0 or more")
         require(self.descent >= 0, "tier.descent", self.descent, "0 or more")
         check_group_size(self.group_size)
@@ -37,6 +37,3 @@ class TernaryTier(TierConfig):
     @property
     def sees_packed_groups(self) -> bool:
         return self.true_sequential
-
-    def check(self, columns: int) -> None:
-        columns_per_group(columns, self.group_size)

@@ -21,6 +21,7 @@ class TrellisTier(TierConfig):
     true_sequential: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.bits in WIDTHS, "tier.bits", self.bits, "1, 2, 3 or 4")
         fits = self.bits + 4 <= self.window <= LARGEST_WINDOW
         require(fits, "tier.window", self.window, f"in [bits + 4, {LARGEST_WINDOW}]")

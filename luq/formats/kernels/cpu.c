@@ -2,6 +2,7 @@
  *
  * A plane holds one bit of every weight, row after row, lowest bit of a byte first. Sixteen bits of a plane are the mask under
  * which sixteen inputs are added, so a row costs one masked addition per plane and sixteen columns, and no code is ever unpacked.
+ * Groups and blocks have any number of columns, the last one of a row the fewest; inputs have room for sixteen floats behind their end.
  * Products and sums are not contracted (-ffp-contract=off): the unpacked weights are bit for bit those of torch.
  */
 #include <stdint.h>
@@ -110,25 +111,34 @@ static inline __attribute__((always_inline)) void add_codes(const uint8_t *at, i
 }
 #endif
 
-/* y[row] of one row of an integer grid; `bits` is a constant where this is inlined. sums[g] = sum of x over group g. */
+static inline int64_t fewer(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The lowest bits of a mask of sixteen, for the `count` columns that are left. */
+static inline uint64_t lowest(int64_t count) { return count < 16 ? ((uint64_t)1 << count) - 1 : 0xffff; }
+
+/* Whether every group of every row begins with a byte and is whole registers. */
+static inline int is_aligned(int64_t columns, int64_t size) { return columns % 16 == 0 && size % 16 == 0; }
+
+/* y[row] of one row of an aligned integer grid; `bits` is a constant where this is inlined. sums[g] = sum of x over group g. */
 static inline __attribute__((always_inline)) float integer_row(
     const uint8_t *codes, int64_t bytes, const uint16_t *scales, const uint8_t *zeros, int64_t zero_bytes, const float *x,
-    const float *sums, int64_t row, int64_t columns, int64_t groups, const int bits) {
-    const int64_t size = columns / groups;
+    const float *sums, int64_t row, int64_t columns, int64_t size, const int bits) {
+    const int64_t groups = (columns + size - 1) / size;
     Lanes total = ALL(0.0f);
     float offset = 0, scale[16], zero[16];
     for (int64_t g = 0; g < groups; g++) {
         if (g % 16 == 0) row_grid(scales, zeros, zero_bytes, row, groups, bits, g, scale, zero);
         const uint8_t *at = codes + (row * columns + g * size) / 8;
+        const int64_t registers = fewer(size, columns - g * size) / 16;
         Lanes part[8];
         for (int b = 0; b < bits; b++) part[b] = ALL(0.0f);
         int64_t c = 0;
 #ifdef WHOLE_CODES
         Lanes sum[2] = {ALL(0.0f), ALL(0.0f)};
-        for (; c + 4 <= size / 16; c += 4) add_codes(at + 2 * c, bytes, x + g * size + 16 * c, sum, bits);
+        for (; c + 4 <= registers; c += 4) add_codes(at + 2 * c, bytes, x + g * size + 16 * c, sum, bits);
         for (int i = 0; i < 2; i++) total = ADD_TIMES(total, sum[i], scale[g % 16]);
 #endif
-        for (; c < size / 16; c++) {
+        for (; c < registers; c++) {
             Lanes in = LOAD(x + g * size + 16 * c);
             for (int b = 0; b < bits; b++) {
                 uint16_t mask;
@@ -142,45 +152,91 @@ static inline __attribute__((always_inline)) float integer_row(
     return SUM(total) - offset;
 }
 
-/* sums: room for one float per group. */
-void luq_integer_matvec(const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros, const float *x, float *sums, float *y,
-                        int64_t rows, int64_t columns, int64_t groups, int64_t bits) {
-    const int64_t bytes = (rows * columns + 7) / 8, zero_bytes = (rows * groups + 7) / 8, size = columns / groups;
+/* The same where groups begin between bytes or have another number of columns: the planes are read bit by bit. */
+static inline __attribute__((always_inline)) float integer_row_anywhere(
+    const uint8_t *codes, int64_t bytes, const uint16_t *scales, const uint8_t *zeros, int64_t zero_bytes, const float *x,
+    const float *sums, int64_t row, int64_t columns, int64_t size, const int bits) {
+    const int64_t groups = (columns + size - 1) / size;
+    Lanes total = ALL(0.0f);
+    float offset = 0, scale[16], zero[16];
     for (int64_t g = 0; g < groups; g++) {
+        if (g % 16 == 0) row_grid(scales, zeros, zero_bytes, row, groups, bits, g, scale, zero);
+        const int64_t end = fewer((g + 1) * size, columns);
+        Lanes part[8];
+        for (int b = 0; b < bits; b++) part[b] = ALL(0.0f);
+        for (int64_t c = g * size; c < end; c += 64) {
+            uint64_t word[8];
+            for (int b = 0; b < bits; b++) word[b] = bits_at(codes + b * bytes, bytes, row * columns + c);
+            for (int64_t i = 0; i < 64 && c + i < end; i += 16) {
+                Lanes in = LOAD(x + c + i);
+                for (int b = 0; b < bits; b++) part[b] = ADD_IF(part[b], word[b] >> i & lowest(end - c - i), in);
+            }
+        }
+        for (int b = 0; b < bits; b++) total = ADD_TIMES(total, part[b], scale[g % 16] * (float)(1 << b));
+        offset += scale[g % 16] * zero[g % 16] * sums[g];
+    }
+    return SUM(total) - offset;
+}
+
+/* size: columns of a group; sums: room for one float per group. */
+void luq_integer_matvec(const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros, const float *x, float *sums, float *y,
+                        int64_t rows, int64_t columns, int64_t size, int64_t bits) {
+    const int64_t groups = (columns + size - 1) / size;
+    const int64_t bytes = (rows * columns + 7) / 8, zero_bytes = (rows * groups + 7) / 8;
+    for (int64_t g = 0; g < groups; g++) {
+        const int64_t end = fewer((g + 1) * size, columns);
         Lanes part = ALL(0.0f);
-        for (int64_t c = 0; c < size; c += 16) part = ADD_IF(part, 0xffff, LOAD(x + g * size + c));
+        for (int64_t c = g * size; c < end; c += 16) part = ADD_IF(part, lowest(end - c), LOAD(x + c));
         sums[g] = SUM(part);
     }
-#define ROWS(n)                                                                                                      \
+#define ROWS(row_of, n)                                                                                                  \
     _Pragma("omp parallel for schedule(static) if (rows * columns > ALONE)") for (int64_t r = 0; r < rows; r++) \
-        y[r] = integer_row(codes, bytes, scales, zeros, zero_bytes, x, sums, r, columns, groups, n)
-    switch (bits) {
-    case 2: ROWS(2); break;
-    case 3: ROWS(3); break;
-    case 4: ROWS(4); break;
-    case 8: ROWS(8); break;
-    }
+        y[r] = row_of(codes, bytes, scales, zeros, zero_bytes, x, sums, r, columns, size, n)
+    if (is_aligned(columns, size)) switch (bits) {
+        case 2: ROWS(integer_row, 2); break;
+        case 3: ROWS(integer_row, 3); break;
+        case 4: ROWS(integer_row, 4); break;
+        case 8: ROWS(integer_row, 8); break;
+        }
+    else switch (bits) {
+        case 2: ROWS(integer_row_anywhere, 2); break;
+        case 3: ROWS(integer_row_anywhere, 3); break;
+        case 4: ROWS(integer_row_anywhere, 4); break;
+        case 8: ROWS(integer_row_anywhere, 8); break;
+        }
 }
 
 /* Rows [first, last) of (code - zero) * scale into out [last - first, columns]. */
 void luq_integer_unpack(const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros, float *out, int64_t first, int64_t last,
-                        int64_t rows, int64_t columns, int64_t groups, int64_t bits) {
-    const int64_t bytes = (rows * columns + 7) / 8, zero_bytes = (rows * groups + 7) / 8, size = columns / groups;
+                        int64_t rows, int64_t columns, int64_t size, int64_t bits) {
+    const int64_t groups = (columns + size - 1) / size;
+    const int64_t bytes = (rows * columns + 7) / 8, zero_bytes = (rows * groups + 7) / 8;
+    const int aligned = is_aligned(columns, size);
 #pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t r = first; r < last; r++) {
         float scale[16], zero[16];
         for (int64_t g = 0; g < groups; g++) {
             if (g % 16 == 0) row_grid(scales, zeros, zero_bytes, r, groups, (int)bits, g, scale, zero);
-            const uint8_t *at = codes + (r * columns + g * size) / 8;
-            for (int64_t c = 0; c < size / 16; c++) {
+            const int64_t end = fewer((g + 1) * size, columns);
+            for (int64_t c = g * size; c < end; c += 16) {
+                const int64_t from = r * columns + c;
                 Lanes code = ALL(0.0f);
                 for (int b = 0; b < (int)bits; b++) {
+                    const uint8_t *plane = codes + b * bytes;
                     uint16_t mask;
-                    memcpy(&mask, at + b * bytes + 2 * c, 2);
+                    if (aligned) memcpy(&mask, plane + from / 8, 2);
+                    else mask = (uint16_t)bits_at(plane, bytes, from);
                     code = ADD_IF(code, mask, ALL((float)(1 << b)));
                 }
                 code = TIMES(MINUS(code, zero[g % 16]), scale[g % 16]);
-                STORE(out + (r - first) * columns + g * size + 16 * c, code);
+                float *to = out + (r - first) * columns + c;
+                if (end - c >= 16) {
+                    STORE(to, code);
+                    continue;
+                }
+                float rest[16];
+                STORE(rest, code);
+                memcpy(to, rest, (size_t)(end - c) * sizeof(float));
             }
         }
     }
@@ -222,9 +278,10 @@ static inline void numbers_at(const Binary *w, int64_t row, int64_t block, float
     }
 }
 
-/* `flag`, `rest`: how many flags and residual signs of this row were read before; both are moved on. */
-static inline Word word_at(const Binary *w, int64_t row, int64_t column, int64_t *flag, int64_t *rest) {
-    const int64_t width = w->columns - column < 64 ? w->columns - column : 64;
+/* Up to 64 columns of a row, those before `end`. `flag`, `rest`: how many flags and residual signs of this row were read before; both
+ * are moved on. */
+static inline Word word_at(const Binary *w, int64_t row, int64_t column, int64_t end, int64_t *flag, int64_t *rest) {
+    const int64_t width = fewer(end - column, 64);
     const uint64_t all = width == 64 ? ~0ull : (1ull << width) - 1;
     const int64_t others = w->columns - w->count;
     Word word;
@@ -238,7 +295,7 @@ static inline Word word_at(const Binary *w, int64_t row, int64_t column, int64_t
     return word;
 }
 
-/* y = x W^T; sums: room for two floats per block, of all and of the salient columns' inputs. Blocks are multiples of 64. */
+/* y = x W^T; sums: room for two floats per block, of all and of the salient columns' inputs. */
 void luq_binary_matvec(const uint8_t *signs, const uint8_t *salient, const uint8_t *flags, const uint8_t *residual,
                        const void *scales, const uint16_t *tops, const float *x, float *sums, float *y, int64_t rows,
                        int64_t columns, int64_t block, int64_t count) {
@@ -260,7 +317,7 @@ void luq_binary_matvec(const uint8_t *signs, const uint8_t *salient, const uint8
             const int64_t end = (k + 1) * block < columns ? (k + 1) * block : columns;
             Lanes near = ALL(0.0f), far = ALL(0.0f), far_all = ALL(0.0f), double_ = ALL(0.0f), again = ALL(0.0f);
             for (int64_t c = k * block; c < end; c += 64) {
-                const Word word = word_at(&w, r, c, &flag, &rest);
+                const Word word = word_at(&w, r, c, end, &flag, &rest);
                 const uint64_t on = word.sign, sparse = word.sparse, both = word.salient;
                 for (int64_t q = 0; q < 64 && c + q < end; q += 16) {
                     Lanes in = LOAD(x + c + q);
@@ -291,7 +348,7 @@ void luq_binary_unpack(const uint8_t *signs, const uint8_t *salient, const uint8
         int64_t flag = 0, rest = 0, known = -1;
         float value[8]; /* by sparse and sign; from 4 on by sign and residual sign of the salient columns */
         for (int64_t c = 0; c < columns; c += 64) {
-            const Word word = word_at(&w, r, c, &flag, &rest);
+            const Word word = word_at(&w, r, c, columns, &flag, &rest);
             for (int64_t i = 0; i < 64 && c + i < columns; i++) {
                 if ((c + i) / block != known) {
                     float s[8];
@@ -598,10 +655,10 @@ static inline const float *ternary_row(const uint8_t *codes, const float *digits
     return room + row * columns % 5;
 }
 
-/* y = x W^T if there is an x, else the weight into out [rows, columns]. Returns 0, or 1 without memory. */
+/* y = x W^T if there is an x, else the weight into out [rows, columns]. size: columns of a group. Returns 0, or 1 without memory. */
 int luq_ternary(const uint8_t *codes, const uint16_t *scales, const float *digits, const float *x, float *out, int64_t rows,
-                int64_t columns, int64_t groups) {
-    const int64_t size = columns / groups;
+                int64_t columns, int64_t size) {
+    const int64_t groups = (columns + size - 1) / size;
     int failed = 0;
 #pragma omp parallel if (rows * columns > ALONE)
     {
@@ -617,15 +674,16 @@ int luq_ternary(const uint8_t *codes, const uint16_t *scales, const float *digit
             float total = 0;
             for (int64_t g = 0; g < groups; g++) {
                 const float scale = half_to_float(scales[r * groups + g]);
+                const int64_t end = fewer((g + 1) * size, columns);
                 if (!x) {
-                    for (int64_t c = g * size; c < (g + 1) * size; c++) out[r * columns + c] = w[c] * scale;
+                    for (int64_t c = g * size; c < end; c++) out[r * columns + c] = w[c] * scale;
                     continue;
                 }
                 float part[16] = {0}, sum = 0;
                 int64_t c = g * size;
-                for (; c + 16 <= (g + 1) * size; c += 16)
+                for (; c + 16 <= end; c += 16)
                     for (int i = 0; i < 16; i++) part[i] += w[c + i] * x[c + i];
-                for (; c < (g + 1) * size; c++) sum += w[c] * x[c];
+                for (; c < end; c++) sum += w[c] * x[c];
                 for (int i = 0; i < 16; i++) sum += part[i];
                 total += scale * sum;
             }
@@ -637,7 +695,7 @@ int luq_ternary(const uint8_t *codes, const uint16_t *scales, const float *digit
 }
 
 /* Signs with row and column scales: y = x W^T if there is an x, else the weight into out [rows, columns]. `places` [count]: the
- * salient columns; work: columns + count + 2 * blocks + 16 floats; block is a multiple of 16, or all columns. */
+ * salient columns; work: columns + count + 2 * blocks + 16 floats. */
 void luq_row_column(const uint8_t *signs, const uint8_t *residual, const uint16_t *by_row, const float *by_column, const float *beside,
                     const int32_t *places, const float *x, float *work, float *out, int64_t rows, int64_t columns, int64_t block,
                     int64_t count) {

@@ -31,7 +31,6 @@ SOURCE = Path(__file__).with_name("cpu.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-fPIC")
 CHUNK = 1 << 22  # weights unpacked in fp32 at a time, where another type is asked for
 LANES = 16  # floats of a register, and columns of a trellis tile, in cpu.c
-WORD = 64  # columns that cpu.c reads of a binary weight at a time
 INTEGER_BITS = (2, 3, 4, 8)  # for which cpu.c has a product
 
 
@@ -122,6 +121,11 @@ def longs(*values: int) -> list[ctypes.c_int64]:
     return [ctypes.c_int64(value) for value in values]
 
 
+def _with_room(inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens in_and_room"]:
+    """The inputs with zeros behind each token: cpu.c reads sixteen columns at a time."""
+    return torch.nn.functional.pad(inputs, (0, LANES))
+
+
 def _unpack_rows(
     kernel: Callable[..., None],
     pointers: list[ctypes.c_void_p | None],
@@ -150,6 +154,7 @@ class IntegerKernel:
 
     library: ctypes.CDLL
     shape: tuple[int, int]
+    group_size: int
     codes: UInt8[Tensor, "bits code_bytes"]
     scales: Float16[Tensor, "out groups"]
     zeros: UInt8[Tensor, "bits zero_bytes"] | None
@@ -160,29 +165,21 @@ class IntegerKernel:
 
     @property
     def _sizes(self) -> list[int]:
-        """Groups and bits."""
-        return [self.scales.shape[1], self.codes.shape[0]]
-
-    @property
-    def _fits(self) -> bool:
-        """Whether groups are whole registers: the C code reads sixteen columns at a time."""
-        group_size = self.shape[1] // self.scales.shape[1]
-        return group_size % LANES == 0
+        """Columns of a group, and bits."""
+        return [self.group_size, self.codes.shape[0]]
 
     def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"] | None:
-        if not self._fits or self.codes.shape[0] not in INTEGER_BITS:
+        if self.codes.shape[0] not in INTEGER_BITS:
             return None
         outputs = torch.empty(len(inputs), self.shape[0])
         group_sums = torch.empty(self.scales.shape[1])
         sizes = longs(*self.shape, *self._sizes)
-        for x, y in zip(inputs, outputs, strict=True):
+        for x, y in zip(_with_room(inputs), outputs, strict=True):
             buffers = (address(x), address(group_sums), address(y))
             self.library.luq_integer_matvec(*self._pointers, *buffers, *sizes)
         return outputs
 
-    def unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
-        if not self._fits:
-            return None
+    def unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
         kernel = self.library.luq_integer_unpack
         return _unpack_rows(kernel, self._pointers, self._sizes, self.shape, dtype)
 
@@ -207,15 +204,13 @@ class BinaryKernel:
         masks = (self.signs, self.salient, self.flags, self.residual_signs)
         return [address(buffer) for buffer in (*masks, self.scales, self.tops)]
 
-    def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"] | None:
+    def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
         rows, columns = self.shape
-        if self.block % WORD or columns % LANES:
-            return None
         blocks = -(-columns // self.block)
         outputs = torch.empty(len(inputs), rows)
         block_sums = torch.empty(2 * blocks)
         sizes = longs(rows, columns, self.block, self.salient_columns)
-        for x, y in zip(inputs, outputs, strict=True):
+        for x, y in zip(_with_room(inputs), outputs, strict=True):
             buffers = (address(x), address(block_sums), address(y))
             self.library.luq_binary_matvec(*self._pointers, *buffers, *sizes)
         return outputs
@@ -239,6 +234,7 @@ class TernaryKernel:
 
     library: ctypes.CDLL
     shape: tuple[int, int]
+    group_size: int
     codes: UInt8[Tensor, " bytes"]
     scales: Float16[Tensor, "out groups"]
 
@@ -256,7 +252,7 @@ class TernaryKernel:
     def _run(self, x: Tensor | None, output: Tensor) -> None:
         """W x into output [out]; without x the weight into output [out, in]."""
         pointers = [address(self.codes), address(self.scales), address(_digits_of_bytes())]
-        sizes = longs(*self.shape, self.scales.shape[1])
+        sizes = longs(*self.shape, self.group_size)
         if self.library.luq_ternary(*pointers, address(x), address(output), *sizes):
             raise MemoryError("no memory to unpack a row of ternary weights")
 

@@ -34,11 +34,11 @@ def integer_linear(
     scales: Float16[Tensor, "out groups"],
     zeros: UInt8[Tensor, "bits zero_bytes"] | None,
     shape: tuple[int, int],
+    group_size: int,
 ) -> Float32[Tensor, "tokens out"] | None:
-    """See `luq.formats.integer`; None unless groups and planes are whole words of 32 columns."""
+    """See `luq.formats.integer`; None unless groups and rows are whole words of 32 columns."""
     rows, columns = shape
-    groups = scales.shape[1]
-    if (columns // groups) % WORD or codes.shape[1] % 4:
+    if group_size % WORD or columns % WORD:
         return None
     words = codes.view(torch.int32)
     zero_bytes = 0 if zeros is None else zeros.shape[1]
@@ -51,7 +51,8 @@ def integer_linear(
         outputs,
         rows,
         columns,
-        groups,
+        group_size,
+        scales.shape[1],
         words.shape[1],
         zero_bytes,
         BITS=len(codes),
@@ -101,11 +102,12 @@ def ternary_linear(
     codes: UInt8[Tensor, " bytes"],
     scales: Float16[Tensor, "out groups"],
     shape: tuple[int, int],
+    group_size: int,
 ) -> Float32[Tensor, "tokens out"]:
     """See `luq.formats.ternary`."""
     rows, columns = shape
     outputs, grid = _outputs(inputs, rows)
-    sizes = (rows, columns, scales.shape[1])
+    sizes = (rows, columns, group_size, scales.shape[1])
     triton_kernels.ternary[grid](inputs, codes, scales, outputs, *sizes, BLOCK=BLOCK, WIDTH=WIDTH)
     return outputs
 

@@ -23,15 +23,17 @@ def bit_at(stream, position, mask):
 @triton.jit
 @no_type_check
 def integer(
-    x, codes, scales, zeros, y, rows, columns, groups, plane, zero_plane,
+    x, codes, scales, zeros, y, rows, columns, size, groups, plane, zero_plane,
     BITS: tl.constexpr, ASYMMETRIC: tl.constexpr, BLOCK: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """codes: int32 words, `plane` of them per bit; zeros: bytes, `zero_plane` of them per bit."""
+    """codes: int32 words, `plane` of them per bit; zeros: bytes, `zero_plane` of them per bit.
+
+    size: columns of a group; the last of `groups` groups may have fewer.
+    """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     token = tl.program_id(1)
     word = tl.arange(0, WORDS)
     lane = tl.arange(0, 32)
-    size = columns // groups
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, columns // 32, WORDS):
         words = start + word
@@ -106,8 +108,13 @@ def binary(
 
 @triton.jit
 @no_type_check
-def ternary(x, codes, scales, y, rows, columns, groups, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
-    """codes: five digits of base 3 a byte, lowest first, row after row without a gap."""
+def ternary(
+    x, codes, scales, y, rows, columns, size, groups, BLOCK: tl.constexpr, WIDTH: tl.constexpr
+):
+    """codes: five digits of base 3 a byte, lowest first, row after row without a gap.
+
+    size: columns of a group; the last of `groups` groups may have fewer.
+    """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     token = tl.program_id(1)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -121,7 +128,7 @@ def ternary(x, codes, scales, y, rows, columns, groups, BLOCK: tl.constexpr, WID
         digit = tl.where(place >= 2, digit // 3, digit)
         digit = tl.where(place >= 3, digit // 3, digit)
         digit = tl.where(place >= 4, digit // 3, digit)
-        group = row[:, None] * groups + (column // (columns // groups))[None, :]
+        group = row[:, None] * groups + (column // size)[None, :]
         scale = tl.load(scales + group, mask=inside, other=0.0).to(tl.float32)
         value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
             tl.float32

@@ -46,7 +46,7 @@ class ArbRc:
         """As in `Quantizer`."""
         rows, columns = weight.shape
         hessian = hessians.checked(hessian, columns)
-        size = columns_per_group(columns, min(self.tier.block, columns))
+        size = columns_per_group(columns, self.tier.block)
         target = hessians.without_dead_columns(weight, hessian)
         damping = self.tier.damping
         factor = self.factors.get(hessian, lambda: hessians.factorize(hessian, damping))
@@ -73,7 +73,7 @@ class RowColumnRounding:
 
     Args:
         rows: of the weight.
-        size: columns of a block.
+        size: columns of a block; the last one may have fewer.
         importance: h.
     """
 
@@ -83,7 +83,8 @@ class RowColumnRounding:
         self.size = size
         self.importance = importance
         self.salient = torch.zeros(columns, dtype=torch.bool, device=device)
-        self.row_scales = torch.zeros(rows, columns // size, 2, device=device)  # r, r2
+        blocks = -(-columns // size)
+        self.row_scales = torch.zeros(rows, blocks, 2, device=device)  # r, r2
         self.column_scales = torch.zeros(columns, device=device)  # c
         self.residual_scales = torch.zeros(columns, device=device)  # c2, zero where not salient
 
@@ -114,7 +115,7 @@ class RowColumnRounding:
         part = slice(start, start + self.size)
         importance = self.importance[part]
         score = (weight.square() * importance).sum(0)
-        count = round(SALIENT_SHARE * self.size)
+        count = round(SALIENT_SHARE * len(score))
         self.salient[start + score.topk(count).indices] = True
         salient = self.salient[part]
         scales = binarize(weight, importance, salient)

@@ -66,7 +66,7 @@ class Billm:
         """As in `Quantizer`."""
         columns = weight.shape[1]
         hessian = hessians.checked(hessian, columns)
-        size = columns_per_group(columns, min(self.tier.block, columns))
+        size = columns_per_group(columns, self.tier.block)
         target = hessians.without_dead_columns(weight, hessian)
         if self.tier.faithful:
             return self._faithful(target, hessian, size)

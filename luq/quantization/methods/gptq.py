@@ -2,8 +2,8 @@
 
 Columns are rounded one after the other, and the columns to come make up for each error (algorithm
 1; see `luq.quantization.feedback`). Beyond the paper: symmetric or asymmetric grids, any group size
-that divides the columns or one group per row, act-order with static groups (no index is stored), a
-clip search, and passes of coordinate descent over the codes.
+or one group per row (the last group has what is left of the columns), act-order with static groups
+(no index is stored), a clip search, and passes of coordinate descent over the codes.
 """
 
 from typing import NamedTuple
@@ -32,14 +32,17 @@ class Gptq:
         """As in `Quantizer`."""
         tier = self.tier
         coded = codes_on_grid(weight, hessian, tier, 2**tier.bits, tier.symmetric, self.factors)
-        return pack_on_grid(coded.codes, coded.grid, tier.symmetric, coded.damping)
+        return pack_on_grid(
+            coded.codes, coded.grid, coded.group_size, tier.symmetric, coded.damping
+        )
 
 
 class Coded(NamedTuple):
-    """Codes, what they mean, and the damping that the Hessian needed."""
+    """Codes, what they mean, columns of a group, and the damping that the Hessian needed."""
 
     codes: Float[Tensor, "out in"]
     grid: Grid
+    group_size: int
     damping: float
 
 
@@ -63,7 +66,6 @@ def codes_on_grid(
 
     Raises:
         DataError: the Hessian is none.
-        ConfigError: the group size does not divide the columns.
     """
     columns = weight.shape[1]
     hessian = hessians.checked(hessian, columns)
@@ -79,14 +81,14 @@ def codes_on_grid(
     group = (torch.arange(columns, device=weight.device) // size)[order]
     rounding = GridRounding(grid, group)
     if not tier.act_order and not tier.static_groups:
-        rounding = RefittingRounding(grid, group, symmetric, importance, tier.clip_steps)
+        rounding = RefittingRounding(grid, group, size, symmetric, importance, tier.clip_steps)
     swept = sweep(target[:, order], factor.upper, tier.block, rounding)
     codes = torch.empty_like(swept)
     codes[:, order] = swept
     grid = rounding.grid
     for _ in range(tier.descent):
         descend(target, hessian, codes, grid, size, tier.block)
-    return Coded(codes, grid, factor.damping)
+    return Coded(codes, grid, size, factor.damping)
 
 
 class GridRounding:
@@ -121,6 +123,7 @@ class RefittingRounding(GridRounding):
     Args:
         grid: as it is before the sweep; left as it is.
         group: in which group each column lies.
+        group_size: columns of a group; the last one may have fewer.
         symmetric: whether the middle code is zero.
         importance: of columns, for the clip search.
         clip_steps: of the clip search.
@@ -130,15 +133,16 @@ class RefittingRounding(GridRounding):
         self,
         grid: Grid,
         group: Int64[Tensor, " in"],
+        group_size: int,
         symmetric: bool,
         importance: Float[Tensor, " in"],
         clip_steps: int,
     ) -> None:
         super().__init__(Grid(grid.scale.clone(), grid.zero.clone(), grid.levels), group)
+        self.group_size = group_size
         self.symmetric = symmetric
         self.importance = importance
         self.clip_steps = clip_steps
-        self.group_size = len(group) // grid.scale.shape[1]
 
     def round(
         self, index: int, column: Float[Tensor, " out"], ahead: Ahead

@@ -26,6 +26,5 @@ class Quantizer(Protocol):
 
         Raises:
             DataError: the Hessian is none: wrong shape, NaN, not symmetric, not invertible.
-            ConfigError: the columns do not fit the tier's groups or blocks.
         """
         ...

@@ -26,4 +26,4 @@ class Rtn:
         grid = fit(weight, 2**tier.bits, size, tier.symmetric, steps=tier.clip_steps)
         group = torch.arange(columns, device=weight.device) // size
         codes = grid.encode(weight, group)
-        return pack_on_grid(codes, grid, tier.symmetric, damping=0.0)
+        return pack_on_grid(codes, grid, size, tier.symmetric, damping=0.0)

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from luq.config import TernaryTier
+from luq.formats.base import group_meta
 from luq.formats.packing import pack_trits
 from luq.formats.ternary import TernaryWeight
 from luq.quantization.hessian import Factor, HessianCache
@@ -24,4 +25,5 @@ class Ternary:
         rows, columns = weight.shape
         coded = codes_on_grid(weight, hessian, self.tier, LEVELS, True, self.factors)
         buffers = {"codes": pack_trits(coded.codes), "scales": coded.grid.scale.half()}
-        return TernaryWeight(buffers, (rows, columns), damping=coded.damping)
+        meta = group_meta(columns, coded.group_size)
+        return TernaryWeight(buffers, (rows, columns), damping=coded.damping, **meta)

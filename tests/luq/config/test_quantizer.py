@@ -10,15 +10,13 @@ from luq.config import (
     TIERS,
     ArbRcTier,
     BillmTier,
-    Float16Tier,
     GptqTier,
     QuantizerConfig,
     RtnTier,
     TernaryTier,
-    TierConfig,
-    TrellisTier,
 )
 from luq.config.building import build, plain
+from luq.config.quantizer.base import columns_per_group
 from luq.errors import ConfigError
 from pipelines.schema import CONF
 
@@ -84,29 +82,51 @@ def test_tiers_of_two_methods_with_equal_parameters_differ() -> None:
     assert plain(ArbRcTier()) != plain(BillmTier())
 
 
-@pytest.mark.parametrize("tier", [RtnTier(), GptqTier(), TernaryTier()])
-def test_a_group_size_must_divide_the_columns(tier: TierConfig) -> None:
-    tier.check(256)
-    with pytest.raises(ConfigError, match="group size 128 does not divide the 192 columns"):
-        tier.check(192)
+@pytest.mark.parametrize(
+    ("columns", "size", "expected"),
+    [(576, 128, 128), (100, 128, 100), (128, 128, 128), (7, 0, 7), (7, 10**30, 7)],
+)
+def test_a_group_is_cut_to_the_columns(columns: int, size: int, expected: int) -> None:
+    assert columns_per_group(columns, size) == expected
 
 
-@pytest.mark.parametrize("kind", [RtnTier, GptqTier, TernaryTier])
-def test_one_group_per_row_fits_any_columns(kind: Any) -> None:
-    kind(group_size=0).check(7)
+NAN = float("nan")
+INFINITY = float("inf")
+# Values that no parameter of that name can have, and what the error says is allowed.
+IMPOSSIBLE: dict[str, tuple[list[object], str]] = {
+    "bits": ([0, -1, 5, 17, 10**20, NAN, 4.0, True, "4", None], "2, 3, 4 or 8|1, 2, 3 or 4|int"),
+    "group_size": ([-1, -128, NAN, INFINITY, 64.0, True, "64", None], "0 .*or at least 1|int"),
+    "block": ([0, -1, NAN, INFINITY, 64.0, True, "64", None], "at least 1|int"),
+    "clip_steps": ([-1, NAN, INFINITY, 2.0, True, None], "0 or more|int"),
+    "descent": ([-1, NAN, INFINITY, 2.0, True, None], "0 or more|int"),
+    "window": ([0, 3, 17, -12, NAN, INFINITY, 12.0, True, None], r"in \[bits \+ 4, 16\]|int"),
+    "damping": ([-0.01, 1.01, NAN, INFINITY, -INFINITY, True, "1", None], r"in \[0, 1\]|float"),
+    "symmetric": ([1, 0.0, NAN, "yes", None], "bool"),
+    "act_order": ([1, "yes", None], "bool"),
+    "static_groups": ([1, None], "bool"),
+    "true_sequential": ([1, None], "bool"),
+    "faithful": ([1, None], "bool"),
+}
+PARAMETERS = [(method, entry.name) for method, kind in TIERS.items() for entry in fields(kind)]
 
 
-@pytest.mark.parametrize("kind", [ArbRcTier, BillmTier])
-def test_a_block_is_cut_to_the_columns_and_must_divide_them(kind: Any) -> None:
-    kind().check(100)
-    kind().check(256)
-    with pytest.raises(ConfigError, match="group size 128 does not divide the 192 columns"):
-        kind().check(192)
+@pytest.mark.parametrize(("method", "name"), PARAMETERS)
+def test_an_impossible_parameter_is_named_with_what_is_allowed(method: str, name: str) -> None:
+    values, allowed = IMPOSSIBLE[name]
+    for value in values:
+        with pytest.raises(ConfigError, match=rf"^quantizer\.tiers\.it\.{name}=.* ({allowed})"):
+            quantizer(method=method, **{name: value})
+        with pytest.raises(ConfigError, match=rf"^tier\.{name}=.* ({allowed})"):
+            TIERS[method](**{name: value})
 
 
-def test_trellis_and_16_bit_take_any_columns() -> None:
-    TrellisTier().check(7)
-    Float16Tier().check(7)
+def test_the_error_of_a_tier_names_it_also_where_its_name_is_a_part_of_another_key() -> None:
+    for bits in (5, "four"):
+        tier = {"method": "rtn", "bits": bits}
+        settings = {"low": "tier", "high": "tier", "tiers": {"tier": tier}}
+        match = rf"^quantizer\.tiers\.tier\.bits={bits!r} is not possible"
+        with pytest.raises(ConfigError, match=match):
+            build(QuantizerConfig, settings, "quantizer")
 
 
 def test_only_tiers_without_data_are_data_free_and_never_see_packed_groups() -> None:

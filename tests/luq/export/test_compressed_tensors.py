@@ -15,6 +15,7 @@ from luq.errors import ModelError
 from luq.export.about import read_about
 from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import read_layer, write_layer
+from luq.models.families import LINEARS
 from luq.models.vlm import VLM
 from luq.models.weight_files import SINGLE
 from luq.pocket.shipped import WEIGHTS as POCKET
@@ -35,6 +36,9 @@ TIERS = {
     "rtn4": RtnTier(bits=4, group_size=32, symmetric=True),
     "rtn8": RtnTier(bits=8, group_size=128, symmetric=True),
     "rtn3 by row": RtnTier(bits=3, group_size=0, symmetric=True),
+    # one group of 128 columns per row, and two of 384
+    "rtn8 wide": RtnTier(bits=8, group_size=192, symmetric=True),
+    "rtn4 short": RtnTier(bits=4, group_size=96, symmetric=True),
     "float16": Float16Tier(),
     "rtn4 zeros": RtnTier(bits=4),
     "rtn3 zeros by row": RtnTier(bits=3, group_size=0),
@@ -51,7 +55,7 @@ PLANS = {
         "rtn2",
         "rtn3",
         "rtn4",
-        "rtn8",
+        "rtn8 wide",
     ),
     "zero points": ("float16", *["rtn4 zeros"] * 9),
     "zero points by row": ("rtn3 zeros by row",) * 10,
@@ -163,7 +167,15 @@ def test_three_bits_are_three_bits(pack) -> None:
     ("plan", "message"),
     [
         (("rtn4", "billm"), "layer 1 is stored in billm, a binary format"),
-        (("rtn4", "rtn4 zeros"), "mixes 4 bit, 4 bit with zero points"),
+        (
+            ("rtn4", "rtn4 zeros"),
+            "mixes 4 bit in groups of 32, 4 bit in groups of 128 with zero points",
+        ),
+        (
+            ("rtn4", "rtn4 short"),
+            r"layer 1 .* rtn4 short, whose groups of 96 do not divide the 128 columns of "
+            r"self_attn.q_proj: .* quantizer.tiers.rtn4 short.group_size=64, or",
+        ),
         (
             ("rtn4 zeros", "rtn3 zeros by row"),
             "mixed widths of this format only without zero points",
@@ -178,3 +190,34 @@ def test_what_transformers_could_not_load_is_refused_and_leaves_nothing(
     with pytest.raises(ModelError, match=message):
         export(model, tmp_path / "out", layout=interchange.COMPRESSED_TENSORS)
     assert not (tmp_path / "out").exists()
+
+
+def write_widths(folder: Path, columns: int, wide: int, size: int) -> list[Path]:
+    """A layer in groups of `size`: linears of `columns` columns, and a last one of `wide`."""
+    quantizer = make_quantizer(RtnTier(group_size=size, symmetric=True))
+    packed = {}
+    for name in LINEARS:
+        width = wide if name == "mlp.down_proj" else columns
+        weight = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
+        packed[name] = quantizer.quantize(weight, None)
+    write_layer(folder, packed)
+    return [folder]
+
+
+# Columns of the linears, of the last one, and of a group; and the size that the error offers.
+SHORT = [(576, 1536, 128, 64), (192, 320, 200, 64), (320, 96, 80, 32), (130, 100, 128, 0)]
+
+
+@pytest.mark.parametrize(("columns", "wide", "size", "offered"), SHORT)
+def test_a_short_last_group_is_refused_with_a_size_that_works(
+    columns: int, wide: int, size: int, offered: int, tmp_path: Path
+) -> None:
+    short = write_widths(tmp_path, columns, wide, size)
+    message = (
+        rf"do not divide the \d+ columns of .* quantizer\.tiers\.low\.group_size={offered}, or"
+    )
+    with pytest.raises(ModelError, match=message):
+        interchange.config(short, ["low"])
+    even = write_widths(tmp_path, columns, wide, offered)
+    for group in interchange.config(even, ["low"])["config_groups"].values():
+        assert group["weights"].get("group_size", 0) == offered

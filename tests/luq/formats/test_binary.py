@@ -96,8 +96,3 @@ def test_masks_must_be_those_of_one_number_of_columns() -> None:
 def test_few_rows_are_left_to_torch() -> None:
     """Fewer than eight bits of a column do not say how many columns are salient."""
     assert binaries(7, 128, 128, 0.3).cpu_unpack(torch.float32) is None
-
-
-def test_blocks_that_are_no_whole_words_have_no_compiled_product() -> None:
-    assert binaries(9, 64, 32, 0.3).cpu_linear(torch.ones(1, 64)) is None
-    assert binaries(9, 72, 64, 0.3).cpu_linear(torch.ones(1, 72)) is None

@@ -1,9 +1,12 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from luq.errors import StoreError
+from luq.formats.base import PackedWeight
 from luq.formats.integer import IntegerWeight
-from tests.luq.formats.weights import bit, damaged, integers
+from tests.luq.formats.weights import bit, damaged, integers, ternaries
 
 
 def decode(weight: IntegerWeight) -> torch.Tensor:
@@ -11,10 +14,11 @@ def decode(weight: IntegerWeight) -> torch.Tensor:
     rows, columns = weight.shape
     codes, scales = weight.buffers["codes"], weight.buffers["scales"]
     groups = scales.shape[1]
+    size = weight.meta.get("group_size", columns // groups)
     decoded = torch.zeros(rows, columns)
     for row in range(rows):
         for column in range(columns):
-            group = column // (columns // groups)
+            group = column // size
             code = sum(bit(p, row * columns + column) << b for b, p in enumerate(codes))
             zero = 2 ** (len(codes) - 1)
             if "zeros" in weight.buffers:
@@ -26,11 +30,21 @@ def decode(weight: IntegerWeight) -> torch.Tensor:
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize(("rows", "columns", "groups"), [(5, 12, 3), (3, 7, 7), (2, 9, 1)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "groups", "size"),
+    [
+        (5, 12, 3, None),
+        (3, 7, 7, None),
+        (2, 9, 1, None),
+        (3, 13, 3, 5),
+        (5, 12, 2, 7),
+        (1, 3, 2, 2),
+    ],
+)
 def test_the_format_is_what_it_says(
-    bits: int, symmetric: bool, rows: int, columns: int, groups: int
+    bits: int, symmetric: bool, rows: int, columns: int, groups: int, size: int | None
 ) -> None:
-    weight = integers(rows, columns, bits, groups, symmetric)
+    weight = integers(rows, columns, bits, groups, symmetric, size)
     assert torch.equal(weight.dequantize(), decode(weight))
     assert weight.nominal_bits == bits
 
@@ -63,6 +77,25 @@ def test_planes_and_groups_that_cannot_be_are_refused() -> None:
     for groups in (0, 3, 5):
         with pytest.raises(StoreError, match="divide"):
             damaged(weight, "scales", torch.ones(4, groups).half())
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: integers(4, 13, 3, 3, False, 5), lambda: ternaries(4, 13, 3, 5)]
+)
+def test_a_group_size_that_the_scales_do_not_have_is_refused(
+    make: Callable[[], PackedWeight],
+) -> None:
+    weight = make()
+    for size in (0, -5, 14, True, 5.0, "5", None):
+        with pytest.raises(
+            StoreError, match=r"meta 'group_size' must be a whole number in \[1, 13\]"
+        ):
+            type(weight)(weight.buffers, weight.shape, group_size=size)
+    for size in (3, 7, 13):  # as many columns make other numbers of groups
+        with pytest.raises(StoreError, match=rf"buffer 'scales' must be for \d groups of {size}"):
+            type(weight)(weight.buffers, weight.shape, group_size=size)
+    with pytest.raises(StoreError, match="divide"):
+        type(weight)(weight.buffers, weight.shape)
 
 
 def test_widths_without_a_compiled_product_are_left_to_torch() -> None:

@@ -13,6 +13,7 @@ from luq.formats.base import PackedWeight
 from luq.formats.integer import IntegerWeight
 from luq.formats.kernels import cpu, searches
 from luq.formats.linear import PackedLinear
+from luq.formats.row_column import RowColumnWeight
 from luq.formats.trellis import TrellisWeight, states_of, table
 from tests.luq.formats.weights import (
     GENERATOR,
@@ -28,8 +29,25 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-# rows, columns, groups, symmetric; and rows, columns, block, share of salient columns
-INTEGERS = [(128, 128, 1, False), (70, 384, 24, True), (33, 4096, 32, False), (1, 48, 3, False)]
+# rows, columns, groups, symmetric, and columns of a group where the last one is shorter
+INTEGERS = [
+    (128, 128, 1, False),
+    (70, 384, 24, True),
+    (33, 4096, 32, False),
+    (1, 48, 3, False),
+    (33, 576, 5, False, 128),
+    (7, 192, 2, True, 128),
+    (5, 1536, 24, False, 64),
+    (3, 3420, 27, False, 128),
+    (9, 130, 2, True, 128),
+    (5, 100, 1, False),
+    (3, 40, 5, False),
+    (5, 48, 2, False),
+    (3, 64, 3, True, 24),
+    (11, 77, 4, False, 24),
+    (1, 5, 2, True, 3),
+]
+# rows, columns, block, share of salient columns
 BINARIES = [
     (128, 128, 128, 0.1),
     (70, 384, 128, 0.3),
@@ -37,6 +55,13 @@ BINARIES = [
     (64, 256, 128, 0.0),
     (16, 128, 128, 1.0),
     (40, 336, 128, 0.5),
+    (33, 576, 128, 0.1),
+    (9, 192, 128, 0.2),
+    (11, 3420, 128, 0.05),
+    (9, 130, 128, 0.5),
+    (13, 100, 100, 0.2),
+    (21, 77, 24, 0.3),
+    (8, 200, 72, 0.2),
 ]
 CASES: dict[str, PackedWeight] = {
     f"{bits} bit, {case}": integers(*case[:2], bits, *case[2:])
@@ -45,8 +70,28 @@ CASES: dict[str, PackedWeight] = {
 }
 
 
-TERNARIES = [(128, 128, 1), (7, 13, 1), (33, 384, 12), (5, 4096, 32)]
-ROW_COLUMNS = [(128, 128, 128, 0.06), (9, 13, 13, 0.3), (20, 384, 128, 0.1), (16, 128, 64, 0.0)]
+TERNARIES = [
+    (128, 128, 1),
+    (7, 13, 1),
+    (33, 384, 12),
+    (5, 4096, 32),
+    (33, 576, 5, 128),
+    (3, 3420, 27, 128),
+    (9, 130, 2, 128),
+    (11, 77, 4, 24),
+    (1, 5, 2, 3),
+]
+ROW_COLUMNS = [
+    (128, 128, 128, 0.06),
+    (9, 13, 13, 0.3),
+    (20, 384, 128, 0.1),
+    (16, 128, 64, 0.0),
+    (33, 576, 128, 0.06),
+    (3, 3420, 128, 0.06),
+    (9, 130, 128, 0.5),
+    (21, 77, 24, 0.3),
+    (1, 5, 3, 0.5),
+]
 CODED = [
     (128, 128, 2),
     (70, 384, 3),
@@ -71,11 +116,8 @@ def relative_error(found: torch.Tensor, x: torch.Tensor, weight: PackedWeight) -
     if isinstance(weight, TrellisWeight):  # the input is rotated: its terms are other ones
         size = size + (x.double().norm(dim=-1, keepdim=True) @ dense.norm(dim=1)[None])
     if isinstance(weight, IntegerWeight):
-        scales = (
-            weight.buffers["scales"]
-            .double()
-            .repeat_interleave(weight.shape[1] // weight.buffers["scales"].shape[1], 1)
-        )
+        by_group = weight.buffers["scales"].double()
+        scales = by_group.repeat_interleave(weight.group_size, 1)[:, : weight.shape[1]]
         size = size + x.double().abs() @ (scales * 2 ** len(weight.buffers["codes"])).T
     return float(((found.double() - x.double() @ dense.T).abs() / size.clamp_min(1e-30)).max())
 
@@ -104,10 +146,7 @@ def test_products_are_torchs_to_rounding(name: str, shape: tuple[int, ...]) -> N
 
 
 @needs_compiler
-def test_other_layouts_and_many_tokens_are_left_to_torch() -> None:
-    x = torch.randn(1, 40, generator=GENERATOR)
-    assert kernels.linear(x, integers(4, 40, 4, 5, False)) is None, "groups of eight columns"
-    assert integers(4, 40, 4, 5, False).cpu_unpack(torch.float32) is None
+def test_many_tokens_are_left_to_torch() -> None:
     assert (
         kernels.linear(
             torch.randn(kernels.FEW_TOKENS + 1, 128, generator=GENERATOR),
@@ -234,7 +273,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from luq.formats.kernels import gpu, triton_kernels
-SIZES = "rows columns groups plane zero_plane count block blocks length strips tiles"
+SIZES = "rows columns size groups plane zero_plane count block blocks length strips tiles"
 STORED = dict(
     signs="*u8", flags="*u8", residual="*u8", salient="*u8", rank="*i32",
     codes="*i32", zeros="*u8", y="*fp32",
@@ -283,13 +322,14 @@ def test_triton_kernels_compile_for_gpus() -> None:
     assert "compiled" in done.stdout
 
 
-# not groups of sixteen columns, and not the format that no plan should take
-GPU = [
-    n
-    for n in CASES
-    if not n.startswith("row")
-    and not n.endswith(("bit, (1, 48, 3, False)", "bit, (70, 384, 24, True)"))
-]
+def has_gpu_kernel(weight: PackedWeight) -> bool:
+    """Not integers in groups or rows that are no whole words, and not signs of rows and columns."""
+    if isinstance(weight, IntegerWeight):
+        return weight.group_size % 32 == 0 and weight.shape[1] % 32 == 0
+    return not isinstance(weight, RowColumnWeight)
+
+
+GPU = [name for name, weight in CASES.items() if has_gpu_kernel(weight)]
 
 
 @pytest.mark.gpu

@@ -11,10 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from luq.errors import StoreError
+from luq.formats.base import PackedWeight
 from luq.formats.layer_file import FILE, layer_size, read_layer, stored_bytes, write_layer
 from luq.formats.packing import pack_bits
 from luq.models.families import LINEARS
-from tests.luq.formats.weights import row_columns
+from tests.luq.formats.weights import copies, integers, row_columns, ternaries
 
 Tensors = dict[str, torch.Tensor]
 Entries = dict[str, Any]
@@ -48,6 +49,27 @@ def test_a_layer_comes_back_and_its_ledger_is_its_size(folder: Path) -> None:
     copy.mkdir()
     write_layer(copy, layer)
     assert (copy / FILE).read_bytes() == (folder / FILE).read_bytes()
+
+
+@pytest.mark.parametrize("weight", [integers(9, 20, 3, 3, False, 8), ternaries(9, 20, 3, 8)])
+def test_a_short_last_group_comes_back_with_its_size(weight: PackedWeight, tmp_path: Path) -> None:
+    write_layer(tmp_path, copies(weight))
+    with safe_open(tmp_path / FILE, framework="pt") as file:
+        entries = json.loads(file.metadata()["luq"])
+    assert entries["q_proj"] == {"format": weight.format, "shape": [9, 20], "group_size": 8}
+    layer = read_layer(tmp_path)
+    for restored in layer.values():
+        assert torch.equal(restored.dequantize(), weight.dequantize())
+        assert restored.meta == {"group_size": 8}
+    assert layer_size(tmp_path, layer).ledger["scales"] == 7 * 9 * 3 * 2
+
+
+def test_groups_that_divide_the_columns_are_stored_without_their_size(tmp_path: Path) -> None:
+    """So files of these widths are what they always were."""
+    write_layer(tmp_path, copies(integers(9, 24, 3, 3, False)))
+    with safe_open(tmp_path / FILE, framework="pt") as file:
+        entries = json.loads(file.metadata()["luq"])
+    assert entries["q_proj"] == {"format": "integer", "shape": [9, 24]}
 
 
 DAMAGE: dict[str, tuple[Callable[[Tensors, Entries], object], str]] = {

@@ -7,10 +7,12 @@ from luq.formats.base import PackedWeight
 from luq.formats.binary import BinaryWeight
 from luq.formats.float16 import FloatWeight
 from luq.formats.integer import IntegerWeight
+from luq.formats.layer_file import PackedLayer
 from luq.formats.packing import pack_bits, pack_codes, pack_trits
 from luq.formats.row_column import RowColumnWeight
 from luq.formats.ternary import TernaryWeight
 from luq.formats.trellis import TrellisWeight
+from luq.models.families import LINEARS
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -24,8 +26,13 @@ def floats(rows: int, columns: int, dtype: torch.dtype = torch.float16) -> Float
     return FloatWeight({"weight": weight}, (rows, columns))
 
 
-def integers(rows: int, columns: int, bits: int, groups: int, symmetric: bool) -> IntegerWeight:
-    """Random codes, with scales from subnormal to large."""
+def integers(
+    rows: int, columns: int, bits: int, groups: int, symmetric: bool, size: int | None = None
+) -> IntegerWeight:
+    """Random codes, with scales from subnormal to large.
+
+    `size`: columns of each group but the last, where the groups do not divide the columns.
+    """
     codes = torch.randint(0, 2**bits, (rows, columns), generator=GENERATOR)
     scales = torch.randn(rows, groups, generator=GENERATOR).mul(3).exp().mul(1e-3).half()
     scales[0, 0] = 3e-7
@@ -33,13 +40,16 @@ def integers(rows: int, columns: int, bits: int, groups: int, symmetric: bool) -
     if not symmetric:
         zeros = torch.randint(0, 2**bits, (rows, groups), generator=GENERATOR)
         buffers["zeros"] = pack_codes(zeros, bits)
-    return IntegerWeight(buffers, (rows, columns))
+    meta = {} if size is None else {"group_size": size}
+    return IntegerWeight(buffers, (rows, columns), **meta)
 
 
-def ternaries(rows: int, columns: int, groups: int) -> TernaryWeight:
+def ternaries(rows: int, columns: int, groups: int, size: int | None = None) -> TernaryWeight:
+    """`size` as for `integers`."""
     codes = torch.randint(0, 3, (rows, columns), generator=GENERATOR)
     scales = torch.randn(rows, groups, generator=GENERATOR).half()
-    return TernaryWeight({"codes": pack_trits(codes), "scales": scales}, (rows, columns))
+    meta = {} if size is None else {"group_size": size}
+    return TernaryWeight({"codes": pack_trits(codes), "scales": scales}, (rows, columns), **meta)
 
 
 def binaries(
@@ -92,6 +102,15 @@ def bit(buffer: Tensor, position: int) -> int:
 
 def sign(buffer: Tensor, position: int) -> int:
     return 2 * bit(buffer, position) - 1
+
+
+def copies(weight: PackedWeight) -> PackedLayer:
+    """A layer all of whose linears are this weight."""
+    layer: PackedLayer = {}
+    for name in LINEARS:
+        buffers = {buffer: tensor.clone() for buffer, tensor in weight.buffers.items()}
+        layer[name] = type(weight)(buffers, weight.shape, **weight.meta)
+    return layer
 
 
 def damaged(weight: PackedWeight, buffer: str, tensor: Tensor | None) -> PackedWeight:

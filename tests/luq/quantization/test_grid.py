@@ -33,12 +33,18 @@ def test_a_symmetric_grid_reaches_the_largest_magnitude_and_its_zero_is_the_midd
     assert fit(weight, levels=3, group_size=2, symmetric=True).zero[:, 0].tolist() == [1.0, 1.0]
 
 
-def test_each_row_and_group_has_its_own_grid() -> None:
-    weight = normal(3, 12) * torch.logspace(0, 2, 12)
-    grid = fit(weight, levels=16, group_size=4, symmetric=False)
+@pytest.mark.parametrize("columns", [12, 10, 9])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("steps", [0, 6])
+def test_each_row_and_group_has_its_own_grid(columns: int, symmetric: bool, steps: int) -> None:
+    """The last group too, which may have fewer columns."""
+    weight = normal(3, columns) * torch.logspace(0, 2, columns) + 5
+    importance = torch.linspace(1, 9, columns)
+    grid = fit(weight, 16, 4, symmetric, importance, steps)
     assert grid.scale.shape == (3, 3)
-    for index, part in enumerate(weight.split(4, 1)):
-        alone = fit(part.contiguous(), levels=16, group_size=4, symmetric=False)
+    parts = zip(weight.split(4, 1), importance.split(4), strict=True)
+    for index, (part, share) in enumerate(parts):
+        alone = fit(part.contiguous(), 16, part.shape[1], symmetric, share, steps)
         assert torch.equal(grid.scale[:, index], alone.scale[:, 0])
         assert torch.equal(grid.zero[:, index], alone.zero[:, 0])
 
@@ -118,7 +124,7 @@ def test_what_is_packed_is_what_the_grid_means(bits: int, symmetric: bool, seed:
     weight = normal(5, 24, seed)
     grid = fit(weight, 2**bits, 8, symmetric)
     codes = grid.encode(weight, group_of(24, 8))
-    packed = pack_on_grid(codes, grid, symmetric, damping=0.25)
+    packed = pack_on_grid(codes, grid, 8, symmetric, damping=0.25)
     assert torch.equal(packed.dequantize(), grid.decode(codes, group_of(24, 8)))
     assert torch.equal(unpack_codes(packed.buffers["codes"], (5, 24)).float(), codes)
     assert packed.buffers["codes"].shape[0] == bits

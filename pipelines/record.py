@@ -60,12 +60,18 @@ class BenchmarkFidelity:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Perplexity on held-out text with its 95 % interval, over so many tokens."""
+    """Perplexity on held-out text with its 95 % interval, over so many tokens.
+
+    `float_value` is the 16-bit model's on the same sequences, `ratio` this one over that with a
+    paired interval. Records of earlier versions have neither.
+    """
 
     value: float
     low: float
     high: float
     tokens: int
+    float_value: float | None = None
+    ratio: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,8 @@ class CalibrationSummary:
 class ArtefactKeys:
     """Which artefacts a record rests on. `used` lists all of them as STAGE/KEY."""
 
-    calibration: str
-    profile: str | None
+    calibration: str | None  # None where nothing of the run needs data
+    profile: str | None  # None where no layer had to be chosen
     layers: list[str]  # in layer order
     float_layers: list[str]
     answers: dict[str, str]  # benchmark -> key
@@ -108,9 +114,9 @@ class RunRecord:
     subset: dict[str, str]  # benchmark -> digest of the rows that were asked
     prompt_version: int
     scorer_version: int
-    calibration: CalibrationSummary
-    profile: list[LayerEntropy]
-    order: list[int]  # most compressible layer first
+    calibration: CalibrationSummary | None  # None where nothing of the run needs data
+    profile: list[LayerEntropy]  # empty where no layer had to be chosen
+    order: list[int]  # most compressible layer first; empty where no layer had to be chosen
     allocation: str
     tiers: list[str]  # layer -> tier
     plan: PlanReport
@@ -128,6 +134,11 @@ class RunRecord:
     cached: dict[str, bool]  # stage -> whether the store had all of it
     wall_seconds: float
     finished: float  # seconds since the epoch
+
+    @property
+    def calibration_hash(self) -> str:
+        """What two runs that were calibrated on the same share."""
+        return "" if self.calibration is None else self.calibration.hash
 
 
 def to_json(record: RunRecord) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from dataclasses import dataclass, field
 
-from luq.config.checks import require, require_between, require_count, require_distinct
+from luq.config.checks import (
+    require,
+    require_above,
+    require_between,
+    require_count,
+    require_distinct,
+)
 from luq.errors import unknown
 
 # Each is a function in luq/allocation/plans.py.
 PLANS = ("uniform", "count", "threshold", "budget", "quality", "search")
 ERRORS = ("output_error", "kl", "delta_loss")  # of one layer in one tier
-MOST_BITS = 32  # per weight, and of an entropy: no tier and no K reaches it
+MOST_BITS = 32  # stored, per weight: no tier reaches it
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,8 @@ class AllocationConfig:
     def _require_ranges(self) -> None:
         """A ConfigError if a number is out of its range, whether the plan reads it or not."""
         require_count("allocation.k", self.k, 0)
-        require_between(
-            "allocation.entropy_max", self.entropy_max, 0, MOST_BITS, f"bits in [0, {MOST_BITS}]"
-        )
+        # Above all entropies is for the plan to say, which knows them.
+        require_above("allocation.entropy_max", self.entropy_max, -1, "a finite number of bits")
         require_between("allocation.quantile", self.quantile, 0, 1, "in [0, 1]")
         require_between(
             "allocation.bits", self.bits, 0, MOST_BITS, f"stored bits in [0, {MOST_BITS}]"

@@ -130,12 +130,22 @@ def _profile_readers(config: RunConfig) -> dict[str, str]:
     if plan.name == "uniform" and not orders:
         for setting in ("clusters", "tokens", "seeds", "seed"):
             readers[f"profile.{setting}"] = "plans that choose layers, not allocation=uniform"
-    ranked_by_kl = ranks_layers(config) and config.order.name == "kl"
-    measures_kl = plan.name == "search" or (plan.name == "budget" and bool(plan.tiers))
-    chosen_by_kl = measures_kl and plan.error == "kl"
-    if not (ranked_by_kl or chosen_by_kl or "kl" in orders):
+    if not _measures_kl(config):
         readers["profile.samples"] = "order=kl, allocation.error=kl and profile.orders=[kl]"
     return readers
+
+
+def _measures_kl(config: RunConfig) -> bool:
+    """Whether the KL of one layer at a time is measured, on questions of the selection split."""
+    plan = config.allocation
+    ranked_by_kl = ranks_layers(config) and config.order.name == "kl"
+    measures_errors = plan.name == "search" or (plan.name == "budget" and bool(plan.tiers))
+    return ranked_by_kl or (measures_errors and plan.error == "kl") or "kl" in config.profile.orders
+
+
+def chooses_by_questions(config: RunConfig) -> bool:
+    """Whether the run asks questions of the selection split before it has an allocation."""
+    return config.allocation.name in ("quality", "search") or _measures_kl(config)
 
 
 def _words(prefix: str, names: Sequence[str]) -> str:

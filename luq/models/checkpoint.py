@@ -4,6 +4,7 @@ Imports neither torch nor transformers: what is known here is known without load
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 FIRST_LAYER = re.compile(r"^(?:.*\.)?layers\.0\.((?:self_attn|mlp)\.\w+_proj)\.weight$")
+ANY_LAYER = re.compile(r"^(?:.*\.)?layers\.\d+\.(?:self_attn|mlp)\.\w+_proj\.weight$")
 TOWER = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -195,6 +197,16 @@ def count_layers(folder: Path) -> int:
     return int(layers)
 
 
+def context_length(folder: Path) -> int | None:
+    """Tokens of the longest sequence that the language backbone is made for; None if not said."""
+    config = read_config(folder)
+    text = config.get("text_config")
+    of_text = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    length = of_text or config.get("max_position_embeddings")
+    is_number = isinstance(length, int) and not isinstance(length, bool)
+    return length if is_number else None
+
+
 def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     """Shapes [out, in] of the linears of the first decoder layer, by name, from the headers.
 
@@ -212,6 +224,28 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
                     if len(shape) == 2:
                         shapes[match[1]] = (shape[0], shape[1])
     return shapes
+
+
+def rest_weights(folder: Path) -> int:
+    """How many numbers stay in 16 bit at least: all but the decoder's linears, from the headers.
+
+    A head that may be tied to the embeddings is not counted, nor is what may be no parameter.
+    """
+    from safetensors import safe_open
+
+    config = read_config(folder)
+    text = config.get("text_config")
+    tied = [part.get("tie_word_embeddings") for part in (config, text) if isinstance(part, dict)]
+    has_head = False in tied and True not in tied
+    count = 0
+    for shard in shards_of(folder):
+        with safe_open(folder / shard, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                is_linear = ANY_LAYER.match(name) and not TOWER.search(name)
+                is_doubtful = "lm_head" in name and not has_head
+                if not is_linear and not is_doubtful and name.endswith((".weight", ".bias")):
+                    count += math.prod(file.get_slice(name).get_shape())
+    return count
 
 
 def stored_dtype(folder: Path) -> str:

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from luq.config.quantizer.base import TierConfig, check_block, check_damping, columns_per_group
+from luq.config.quantizer.base import (
+    SCALE_BITS,
+    TierConfig,
+    bits_with_scales,
+    check_block,
+    check_damping,
+    columns_per_group,
+)
 
 
 @dataclass(frozen=True)
@@ -25,3 +32,7 @@ class ArbRcTier(TierConfig):
 
     def check(self, columns: int) -> None:
         columns_per_group(columns, min(self.block, columns))
+
+    @property
+    def least_bits(self) -> float:
+        return bits_with_scales(1, SCALE_BITS, self.block)

@@ -6,6 +6,8 @@ from typing import ClassVar
 from luq.config.checks import require
 from luq.errors import ConfigError
 
+SCALE_BITS = 16  # a scale is an fp16 number
+
 
 @dataclass(frozen=True)
 class TierConfig:
@@ -18,6 +20,11 @@ class TierConfig:
     def sees_packed_groups(self) -> bool:
         """Whether a group of linears is quantized for what the packed groups before it give."""
         return False
+
+    @property
+    def least_bits(self) -> float:
+        """Bits per weight that its files surely take, known before anything is quantized."""
+        return 0.0
 
     def check(self, columns: int) -> None:
         """A ConfigError unless a linear with so many columns can be stored so."""
@@ -37,6 +44,15 @@ def check_group_size(group_size: int) -> None:
     """Columns that share a scale."""
     allowed = "0 (one group per row) or a divisor of the columns"
     require(group_size >= 0, "tier.group_size", group_size, allowed)
+
+
+def bits_with_scales(code_bits: float, number_bits: int, group_size: int) -> float:
+    """Bits per weight of codes with `number_bits` of scales and zeros per row and group.
+
+    Of one group per row (size 0) the numbers are left out: how many columns share them is not
+    known here.
+    """
+    return code_bits + (number_bits / group_size if group_size else 0.0)
 
 
 def columns_per_group(columns: int, group_size: int) -> int:

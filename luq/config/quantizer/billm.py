@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from luq.config.quantizer.base import TierConfig, check_block, check_damping, columns_per_group
+from luq.config.quantizer.base import (
+    TierConfig,
+    bits_with_scales,
+    check_block,
+    check_damping,
+    columns_per_group,
+)
 
 
 @dataclass(frozen=True)
@@ -27,3 +33,8 @@ class BillmTier(TierConfig):
 
     def check(self, columns: int) -> None:
         columns_per_group(columns, min(self.block, columns))
+
+    @property
+    def least_bits(self) -> float:
+        # a sign, and a flag or a second sign; seven bytes of means and scales
+        return bits_with_scales(2, 7 * 8, self.block)

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from luq.config.checks import require
-from luq.config.quantizer.base import TierConfig, check_group_size, columns_per_group
+from luq.config.quantizer.base import (
+    SCALE_BITS,
+    TierConfig,
+    bits_with_scales,
+    check_group_size,
+    columns_per_group,
+)
 
 WIDTHS = (2, 3, 4, 8)  # bits of a code that the integer format stores
 
@@ -27,3 +33,8 @@ class RtnTier(TierConfig):
 
     def check(self, columns: int) -> None:
         columns_per_group(columns, self.group_size)
+
+    @property
+    def least_bits(self) -> float:
+        zero_bits = 0 if self.symmetric else self.bits
+        return bits_with_scales(self.bits, SCALE_BITS + zero_bits, self.group_size)

@@ -17,6 +17,13 @@ SCHEMA = 4
 # Settings that say where a run is written and mirrored, and on what it is computed.
 ELSEWHERE = ("paths", "tracking", "group", "checkpoint")
 MACHINE = (("model", "device"), ("model", "activations_gb"), ("evaluation", "batch_size"))
+LISTS_OF_NAMES = (
+    ("model", "benchmarks"),
+    ("calibration", "benchmarks"),
+    ("profile", "orders"),
+    ("allocation", "tiers"),
+    ("evaluation", "benchmarks"),
+)
 # Fields that differ between two runs that did the same.
 PASSING = ("seconds", "cached", "wall_seconds", "finished", "git_sha", "versions", "device")
 
@@ -161,6 +168,7 @@ def from_json(data: object) -> RunRecord:
     if not isinstance(data, dict):
         raise ValueError("it holds no record")
     schema = data.get("schema")
+    data = _without_repetitions(data)
     if schema == 3:
         record = build(RunRecord, _from_schema_3(data), "record", strict=False)
         return replace(record, artefacts=replace(record.artefacts, used=_named_artefacts(record)))
@@ -180,6 +188,20 @@ def lasting(record: RunRecord) -> dict[str, Any]:
     for group, name in MACHINE:
         del data["config"][group][name]
     return data
+
+
+def _without_repetitions(data: dict[str, Any]) -> dict[str, Any]:
+    """A record whose lists of names have each name once: earlier versions took them twice."""
+    config = data.get("config")
+    if not isinstance(config, dict):
+        return data
+    settings = dict(config)
+    for group, name in LISTS_OF_NAMES:
+        values = settings.get(group)
+        names = values.get(name) if isinstance(values, dict) else None
+        if isinstance(names, list) and all(isinstance(item, str) for item in names):
+            settings[group] = {**settings[group], name: list(dict.fromkeys(names))}
+    return {**data, "config": settings}
 
 
 def _from_schema_3(data: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from luq.config import RunConfig
 from luq.config.building import build
+from luq.config.checks import require
 from luq.config.unread import refuse_unread
 from luq.errors import ConfigError, unknown
 
@@ -66,7 +67,12 @@ def to_config(composed: DictConfig, shared: Sequence[str] = ()) -> RunConfig:
     if isinstance(plain, dict):
         plain.pop("experiment", None)
     names = [override.lstrip("+~").partition("=")[0] for override in shared]
-    return refuse_unread(build(RunConfig, plain), [name.replace("/", ".") for name in names])
+    config = build(RunConfig, plain)
+    # A folder of this name is made beside those of other groups.
+    name = Path(config.group).name
+    is_plain_name = name == config.group and name != ".." and "\\" not in name
+    require(is_plain_name, "group", config.group, "a plain name, without folders")
+    return refuse_unread(config, names)
 
 
 def check_choices(overrides: list[str]) -> None:

@@ -112,6 +112,9 @@ def test_experiments_set_what_they_say() -> None:
         (["allocation=budget", "allocation.bits=nan"], r"allocation\.bits=nan"),
         (["seed=-1"], r"seed=-1 is not possible"),
         (["evaluation.sources.gqaa=/data"], "did you mean gqa"),
+        (["group=../../x"], r"group='\.\./\.\./x' .* a plain name"),
+        (["group=/x"], "group='/x' .* a plain name"),
+        (["group=.."], r"group='\.\.' .* a plain name"),
         (["evaluation.benchmarks=[gqaa]"], "did you mean gqa"),
         (["+model.sytem_prompt=x"], "did you mean system_prompt"),
         (

@@ -257,7 +257,7 @@ def _entropies_by_clusters(study: Study) -> dict[int, list[float]]:
     for record in study.records:
         entropies = {e.layer: e.mean for e in record.profile if e.modality == "all"}
         if entropies:
-            by_clusters = sets.setdefault(record.calibration.hash, {})
+            by_clusters = sets.setdefault(record.calibration_hash, {})
             in_layer_order = [entropies[layer] for layer in sorted(entropies)]
             by_clusters.setdefault(record.profile[0].clusters, in_layer_order)
     return max(sets.values(), key=len, default={})

@@ -178,10 +178,11 @@ def setup(study: Study) -> list[Fact]:
     first = records[0]
     sizes = ", ".join(f"{name} {score.n}" for name, score in first.scores.items())
     splits = _distinct(record.split for record in records)
-    calibrations = [
-        f"{record.config.calibration.name} ({record.calibration.tokens} tokens)"
-        for record in records
-    ]
+    calibrations: list[str] = []
+    for record in records:
+        if record.calibration is not None:
+            name = record.config.calibration.name
+            calibrations.append(f"{name} ({record.calibration.tokens} tokens)")
     versions: dict[str, None] = {}
     for record in records:
         versions |= dict.fromkeys(f"{name} {value}" for name, value in record.versions.items())

@@ -14,7 +14,7 @@ from analysis.loading import Results, is_mixed, questions
 from analysis.settings import differing, order_label, plan_key, seedless, settings_of
 from luq.config import RunConfig
 from luq.store import keys
-from pipelines.record import BenchmarkFidelity, Interval, RunRecord
+from pipelines.record import BenchmarkFidelity, Interval, Perplexity, RunRecord
 
 BASE = "gptq4"  # what memory is compared with
 SIZES = (
@@ -26,6 +26,13 @@ SIZES = (
     "resident_bytes",
     "peak_bytes",
 )
+PERPLEXITY = (
+    "perplexity",
+    "float_perplexity",
+    "perplexity_ratio",
+    "perplexity_ratio_low",
+    "perplexity_ratio_high",
+)
 # columns of the runs whose means over seeds are a plan's
 AVERAGED = (
     *SIZES,
@@ -34,7 +41,7 @@ AVERAGED = (
     "retention",
     "kl",
     "agreement",
-    "perplexity",
+    *PERPLEXITY,
     "linears_saved",
     "checkpoint_saved",
 )
@@ -155,8 +162,17 @@ def fidelity(record: RunRecord) -> Row:
         "kl": _mean_of([entry.kl for entry in measured]),
         "agreement": _mean_of([entry.agreement for entry in measured]),
         "loglik": _mean_of([entry.loglik for entry in measured]),
-        "perplexity": math.nan if record.perplexity is None else record.perplexity.value,
+        **_perplexity_columns(record.perplexity),
     }
+
+
+def _perplexity_columns(perplexity: Perplexity | None) -> Row:
+    """Perplexity, the 16-bit model's, and their ratio with its paired interval; NaN if unknown."""
+    if perplexity is None:
+        return dict.fromkeys(PERPLEXITY, math.nan)
+    ratio = perplexity.ratio or Interval(math.nan, math.nan, math.nan)
+    values = (perplexity.value, _number(perplexity.float_value), *ratio)
+    return dict(zip(PERPLEXITY, values, strict=True))
 
 
 def _mean_of(intervals: Sequence[Interval | None]) -> float:

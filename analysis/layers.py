@@ -114,7 +114,7 @@ def orders(study: Study) -> dict[str, list[int]]:
     for record in study.records:
         config = record.config
         if is_mixed(record) and config.order.name != "random" and config.profile.clusters:
-            place = (record.calibration.hash, config.quantizer.low, config.profile.clusters)
+            place = (record.calibration_hash, config.quantizer.low, config.profile.clusters)
             group = groups.setdefault(place, {})
             group.setdefault(order_label(config.order), record.order)
     return max(groups.values(), key=len, default={})

@@ -54,6 +54,8 @@ RUN_COLUMNS = (
     RunColumn("kl", "KL", 3),
     RunColumn("agreement", "top-1 %", 1, 100),
     RunColumn("perplexity", "perplexity", 1),
+    RunColumn("float_perplexity", "16-bit perplexity", 1),
+    RunColumn("perplexity_ratio", "perplexity / 16-bit", 3),
     RunColumn("collapsed", "collapsed", 0),
     RunColumn("seconds", "s", 0),
 )

@@ -96,6 +96,7 @@ def overview(study: Study, chosen: Sequence[str]) -> Table:
         "KL nats",
         "top-1 %",
         "perplexity",
+        "/ 16-bit",
         "collapsed",
     ]
     rows: list[list[Cell]] = []
@@ -116,6 +117,7 @@ def overview(study: Study, chosen: Sequence[str]) -> Table:
                 number(plan["kl"], 3),
                 number(100 * plan["agreement"]),
                 number(plan["perplexity"]),
+                number(plan["perplexity_ratio"], 3),
                 collapsed,
             ]
         )
@@ -125,7 +127,8 @@ def overview(study: Study, chosen: Sequence[str]) -> Table:
     )
     note = (
         "±: standard error of the mean score over questions. KL per answer token to the 16-bit "
-        "model and same first choices: means over benchmarks. Perplexity: held-out text. "
+        "model and same first choices: means over benchmarks. Perplexity: held-out text, and how "
+        "many times the 16-bit model's on the same sequences. "
         "collapsed: benchmarks with one answer for (nearly) all, or gibberish."
     )
     left_out = len(study.plans) - len(plans)

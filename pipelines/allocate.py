@@ -165,7 +165,13 @@ class RunEvidence:
         self.get = self.scores.get
         self.low = self.graph.config.quantizer.low
         self.high = self.graph.config.quantizer.high
-        self.order = self.scores.order()
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Most compressible layer first; any will do where all layers get one tier."""
+        if self.graph.is_uniform:
+            return list(range(self.graph.checkpoint.layers))
+        return self.scores.order()
 
     def entropies(self) -> list[float]:
         """Bits per layer, over the order's modality."""

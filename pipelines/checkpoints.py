@@ -38,6 +38,7 @@ def card_facts(record: RunRecord) -> CardFacts:
             )
         )
     model = record.config.model
+    calibration = record.calibration
     is_shipped = plugin(model.path.partition(":")[0]) is not None
     return CardFacts(
         base=model.name if is_shipped else model.path,
@@ -46,8 +47,8 @@ def card_facts(record: RunRecord) -> CardFacts:
         nominal_bits=record.memory.nominal_bits,
         stored_bits=record.memory.stored_bits,
         command=record.command,
-        calibration=record.config.calibration.name,
-        calibration_tokens=record.calibration.tokens,
+        calibration="nothing" if calibration is None else record.config.calibration.name,
+        calibration_tokens=0 if calibration is None else calibration.tokens,
         split=record.split,
         scores=rows,
         float_mean_score=record.float_mean_score,

@@ -14,7 +14,7 @@ from rich.table import Table
 from luq.allocation.orders import Correlation
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
-from pipelines.record import BenchmarkFidelity, BenchmarkScore, RunRecord
+from pipelines.record import BenchmarkFidelity, BenchmarkScore, Perplexity, RunRecord
 from pipelines.units import human, percent
 
 log = logging.getLogger(__name__)
@@ -220,15 +220,24 @@ def flags(record: RunRecord) -> list[str]:
     return lines
 
 
+def perplexity_words(perplexity: Perplexity) -> str:
+    """Perplexity beside the 16-bit model's, and their ratio with its paired interval."""
+    interval = f"{perplexity.low:.2f} .. {perplexity.high:.2f}"
+    words = f"perplexity [bold]{perplexity.value:.2f}[/bold] ({interval})"
+    ratio = perplexity.ratio
+    if perplexity.float_value is not None and ratio is not None:
+        words += (
+            f", 16-bit {perplexity.float_value:.2f}: {ratio.mean:.3f} times "
+            f"({ratio.low:.3f} .. {ratio.high:.3f})"
+        )
+    return f"{words}, {perplexity.tokens} tokens of held-out text"
+
+
 def fidelity_line(record: RunRecord) -> str:
     """Perplexity with its interval, and what KL and top-1 are."""
     parts: list[str] = []
-    perplexity = record.perplexity
-    if perplexity:
-        parts.append(
-            f"perplexity [bold]{perplexity.value:.2f}[/bold] ({perplexity.low:.2f} .. "
-            f"{perplexity.high:.2f}, {perplexity.tokens} tokens of held-out text)"
-        )
+    if record.perplexity:
+        parts.append(perplexity_words(record.perplexity))
     if record.fidelity:
         parts.append("KL in nats per answer token from the 16-bit model, top-1: same first choice")
     return "; ".join(parts)

@@ -45,8 +45,10 @@ class Work:
 
     def add_run(self, graph: Graph, store: Store) -> None:
         """What a run that is not done needs."""
-        self._add(store, graph.calibration)
-        self._add(store, graph.profile)
+        if graph.is_calibrated:
+            self._add(store, graph.calibration)
+        if graph.is_profiled:
+            self._add(store, graph.profile)
         try:
             chosen = allocate(graph, store.peek)
         except NotMade:

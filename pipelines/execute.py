@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from luq.allocation.plans import Chosen
 from luq.config import RunConfig
+from luq.errors import DataError
 from luq.evaluation import scorers
-from luq.evaluation.artefacts import Answers, Fidelity, Layers, TextLosses
-from luq.evaluation.measures import perplexity, summarise_fidelity
+from luq.evaluation.artefacts import Answers, Fidelity, Layers
+from luq.evaluation.measures import perplexity, perplexity_ratio, summarise_fidelity
 from luq.formats.memory import peak_bytes, reset_peak
 from luq.formats.sizes import LayerSize, memory
 from luq.models import devices
@@ -87,11 +88,31 @@ class Workbench:
             )
         return measured
 
-    def perplexity(self, losses: TextLosses | None) -> Perplexity | None:
-        """Perplexity on held-out text; None if the config asks for none."""
-        if losses is None:
+    def perplexity(self, layers: Layers) -> Perplexity | None:
+        """Perplexity on held-out text beside the 16-bit model's; None if none is asked for."""
+        reference = self.graph.text_losses(self.graph.float_layers)
+        artefact = self.graph.text_losses(layers)
+        if reference is None or artefact is None:
             return None
-        return Perplexity(*perplexity(self.store.get(losses), losses.length))
+        float_losses = self.store.get(reference)
+        losses = self.store.get(artefact)
+        return Perplexity(
+            *perplexity(losses, artefact.length),
+            float_value=perplexity(float_losses, reference.length).value,
+            ratio=Interval(*perplexity_ratio(losses, float_losses)),
+        )
+
+    def check_leaks(self) -> None:
+        """A DataError if questions are asked that the model is calibrated on."""
+        for artefact in self.graph.shared_questions():
+            shared = self.store.get(artefact)
+            if shared:
+                first = shared[0]
+                raise DataError(
+                    f"calibration.source and evaluation.data share {len(shared)} questions with "
+                    f"their images, for example {first.calibrated} and {first.asked}: calibrate on "
+                    "other questions"
+                )
 
 
 def workbench(config: RunConfig) -> Workbench:
@@ -105,12 +126,15 @@ def workbench(config: RunConfig) -> Workbench:
 
 
 def choose(bench: Workbench) -> Chosen:
-    """Calibrate, profile, allocate."""
+    """Calibrate, profile, allocate: what the plan does not need is left out."""
     graph, store, clock = bench.graph, bench.store, bench.clock
-    with clock.stage("calibrate"):
-        store.get(graph.calibration)
-    with clock.stage("profile"):
-        store.get(graph.profile)
+    if graph.is_calibrated:
+        with clock.stage("calibrate"):
+            store.get(graph.calibration)
+            bench.check_leaks()
+    if graph.is_profiled:
+        with clock.stage("profile"):
+            store.get(graph.profile)
     with clock.stage("allocate"):
         chosen = allocate(graph, store.get)
     console.out.print(f"  allocation       {chosen.allocation}")
@@ -134,10 +158,12 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     float_scores = bench.evaluate(float_answers, "evaluate 16-bit")
     scores = bench.evaluate(answers, "evaluate")
     with clock.stage("fidelity"):
+        float_losses = graph.text_losses(graph.float_layers)
+        if float_losses is not None:  # before the fidelity, which installs the 16-bit model too
+            store.get(float_losses)
         fidelity = bench.measure(graph.fidelity(layers, graph.questions))
-        measured_perplexity = bench.perplexity(graph.text_losses(layers))
+        measured_perplexity = bench.perplexity(layers)
     layer_scores = LayerScores(graph, store.get)
-    calibration = store.get(graph.calibration)
     seconds = dict(clock.seconds)
     low, high = config.quantizer.low, config.quantizer.high
     tiers = list(chosen.allocation.tiers)
@@ -156,21 +182,21 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         subset=_asked_rows(bench, answers),
         prompt_version=prompts.VERSION,
         scorer_version=scorers.VERSION,
-        calibration=CalibrationSummary(calibration.hash, calibration.tokens, calibration.alpha),
-        profile=store.get(graph.profile),
-        order=layer_scores.order(),
+        calibration=_calibration_summary(bench),
+        profile=store.get(graph.profile) if graph.is_profiled else [],
+        order=layer_scores.order() if graph.is_profiled else [],
         allocation=str(chosen.allocation),
         tiers=tiers,
         plan=chosen.report,
-        layer_scores=layer_scores.recorded(),
+        layer_scores=layer_scores.recorded() if graph.is_profiled else {},
         k=tiers.count(low) if low != high else len(tiers),
         memory=memory(sizes, rest.ledger, peak_bytes()),
         **score_part(scores, float_scores)._asdict(),
         fidelity=fidelity,
         perplexity=measured_perplexity,
         artefacts=ArtefactKeys(
-            calibration=graph.calibration.key,
-            profile=graph.profile.key,
+            calibration=graph.calibration.key if graph.is_calibrated else None,
+            profile=graph.profile.key if graph.is_profiled else None,
             layers=_keys(layers),
             float_layers=_keys(graph.float_layers),
             answers={name: artefact.key for name, artefact in answers.items()},
@@ -182,6 +208,14 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         wall_seconds=sum(seconds.values()),
         finished=started + sum(seconds.values()),
     )
+
+
+def _calibration_summary(bench: Workbench) -> CalibrationSummary | None:
+    """What the model was calibrated on; None if nothing of the run needs data."""
+    if not bench.graph.is_calibrated:
+        return None
+    calibration = bench.store.get(bench.graph.calibration)
+    return CalibrationSummary(calibration.hash, calibration.tokens, calibration.alpha)
 
 
 def _interval(values: tuple[float, float, float] | None) -> Interval | None:

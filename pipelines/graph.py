@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from luq.allocation.knapsack import parse_bytes
 from luq.allocation.plans import Allocation
-from luq.calibration.artefacts import Calibration, calibration
+from luq.calibration.artefacts import Calibration, SharedQuestions, calibration
 from luq.config import EvaluationConfig, RunConfig, TierConfig
+from luq.config.unread import chooses_by_questions
 from luq.errors import ConfigError, DataError
 from luq.evaluation.artefacts import (
     Answers,
@@ -24,14 +27,24 @@ from luq.evaluation.artefacts import (
     TextLosses,
 )
 from luq.formats.artefacts import Rest
-from luq.models.checkpoint import Checkpoint, checkpoint
+from luq.models.checkpoint import (
+    Checkpoint,
+    checkpoint,
+    context_length,
+    linear_shapes,
+    rest_weights,
+)
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
+from luq.profiling.entropies import subsample_size
 from luq.quantization.artefacts import PackedLayer
+from luq.questions.overlap import check_texts, same_files
 from luq.questions.sources import QuestionTable, evaluation_table
 from luq.questions.specs import spec
 from luq.questions.subsets import Subset, subset
 from luq.questions.text import TextSource, text_source
 from luq.store.keys import digest
+
+BYTES_16_BIT = 2
 
 
 @dataclass(frozen=True)
@@ -62,12 +75,23 @@ class Graph:
         self.download = download
         self.checkpoint: Checkpoint = checkpoint(config.model, download)
         _check_layers(config, self.checkpoint.layers)
-        self.calibration: Calibration = calibration(
-            self.checkpoint, config.calibration, cache, download
-        )
+        _check_budget(config, self.checkpoint, self.tiers)
+        _check_windows(config, self.checkpoint.folder)
+        _check_sources(config.evaluation)
+        _check_modality(config)
+        if self.is_profiled:
+            # The smallest modality has no more tokens; how many it has is known with the samples.
+            most_vectors = min(config.profile.tokens, config.calibration.tokens)
+            subsample_size([most_vectors], config.profile.clusters)
         self.questions = self.question_set(config.evaluation)
         self.text = self._text()
-        _check_leak(self.calibration, self.questions)
+        if self.is_calibrated:
+            self._check_leaks(self.calibration)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The tokens that the model is calibrated on."""
+        return calibration(self.checkpoint, self.config.calibration, self.cache, self.download)
 
     @cached_property
     def tiers(self) -> dict[str, TierConfig]:
@@ -77,10 +101,34 @@ class Graph:
         return {name: quantizer.tiers[name] for name in dict.fromkeys(names)}
 
     @cached_property
+    def is_uniform(self) -> bool:
+        """Whether the settings alone say that all layers get one tier: nothing is ranked then."""
+        plan = self.config.allocation
+        takes_none_or_all = plan.name == "count" and plan.k in (0, self.checkpoint.layers)
+        return plan.name == "uniform" or takes_none_or_all
+
+    @cached_property
+    def is_profiled(self) -> bool:
+        """Whether the plan or the record wants scores of the layers."""
+        return not self.is_uniform or bool(self.config.profile.orders)
+
+    @cached_property
+    def is_calibrated(self) -> bool:
+        """Whether anything of the run sees calibration samples."""
+        plan = self.config.allocation
+        quantizer = self.config.quantizer
+        tier = quantizer.tiers[quantizer.low if plan.name == "count" and plan.k else quantizer.high]
+        return self.is_profiled or not tier.data_free
+
+    @cached_property
     def key(self) -> str:
         """Of all that determines the run's numbers: the key of its record."""
         config = self.config
-        parts = [self.profile, config.profile, config.order, config.allocation]
+        parts: list[Any] = [config.allocation]
+        if self.is_profiled:
+            parts += [self.profile, config.profile, config.order]
+        else:
+            parts.append(self.calibration if self.is_calibrated else self.checkpoint)
         parts += [config.quantizer.low, config.quantizer.high, config.quantizer.propagation]
         parts += [self.tiers, self.questions, self.text, config.evaluation.text_tokens]
         return digest("run", parts, config.evaluation.text_length)
@@ -200,6 +248,43 @@ class Graph:
             measured[name] = Fidelity(layers, reference)
         return measured
 
+    def _check_leaks(self, calibration: Calibration) -> None:
+        """A DataError if the evaluation has what the model is calibrated on.
+
+        Files of questions are compared whole here; their rows as soon as it is known which of them
+        the calibration takes (`shared_questions`).
+        """
+        if isinstance(calibration.questions, tuple):
+            for table in self.questions.tables.values():
+                for known in calibration.questions:
+                    if same_files(table, known):
+                        raise DataError(
+                            "calibration.source and evaluation.data give the same "
+                            f"{table.benchmark}, as {known.benchmark}: calibrate on other questions"
+                        )
+        texts = (calibration.text, self.text)
+        if calibration.text is None or self.text is None:
+            return
+        if calibration.text.name == self.text.name:
+            return  # the parts of one source, which share nothing
+        # `status` and `--plan` fetch nothing
+        if self.download or all(text.is_here for text in texts if text is not None):
+            check_texts(calibration.text, self.text)
+
+    def shared_questions(self) -> list[SharedQuestions]:
+        """What the calibration shares with each benchmark, of all that is asked in this run."""
+        # A plug-in makes its own questions for calibration, which no split of it asks.
+        if not self.is_calibrated or not isinstance(self.calibration.questions, tuple):
+            return []
+        asked = [self.questions]
+        if chooses_by_questions(self.config):
+            asked.append(self.selection_set(None))
+        return [
+            SharedQuestions(self.calibration, table, questions.subset)
+            for questions in asked
+            for table in questions.tables.values()
+        ]
+
     def _text(self) -> TextSource | None:
         """Held-out text for perplexity; None if the config asks for none."""
         config = self.config.evaluation
@@ -223,16 +308,66 @@ def _check_layers(config: RunConfig, layers: int) -> None:
         )
 
 
-def _check_leak(calibration: Calibration, questions: QuestionSet) -> None:
-    """A DataError if the evaluation asks what the model is calibrated on."""
-    if not isinstance(calibration.questions, tuple):
+def _check_budget(config: RunConfig, checkpoint: Checkpoint, tiers: dict[str, TierConfig]) -> None:
+    """Say before any work that no plan of these tiers can keep a budget."""
+    plan = config.allocation
+    if plan.name not in ("budget", "search"):
         return
-    for table in questions.tables.values():
-        for known in calibration.questions:
-            # textvqa_ocr asks textvqa's questions with another prompt
-            same_data = spec(table.benchmark).data == spec(known.benchmark).data
-            if same_data and table.content == known.content:
-                raise DataError(
-                    f"calibration.source and evaluation.data give the same {table.benchmark}: "
-                    "calibrate on other questions"
-                )
+    names = plan.tiers or [config.quantizer.low, config.quantizer.high]
+    smallest = min(names, key=lambda name: tiers[name].least_bits)
+    least_bits = tiers[smallest].least_bits
+    if plan.bits is not None and plan.bits < least_bits:
+        raise ConfigError(
+            f"allocation.bits={plan.bits} is not possible: the smallest plan has "
+            f"{least_bits:.3f} stored bits per weight or more (of {', '.join(names)}, every layer "
+            f"in {smallest})"
+        )
+    if plan.bytes is not None:
+        shapes = linear_shapes(checkpoint.folder).values()
+        weights = checkpoint.layers * sum(rows * columns for rows, columns in shapes)
+        linears_bytes = weights * least_bits / 8
+        rest_bytes = BYTES_16_BIT * rest_weights(checkpoint.folder)
+        if parse_bytes(plan.bytes) < linears_bytes + rest_bytes:
+            raise ConfigError(
+                f"allocation.bytes={plan.bytes} is not possible: with the smallest plan (of "
+                f"{', '.join(names)}, every layer in {smallest}) the whole checkpoint takes "
+                f"{(linears_bytes + rest_bytes) / 1e6:.2f} MB or more, {rest_bytes / 1e6:.2f} MB "
+                "of it for what stays in 16 bit"
+            )
+
+
+def _check_windows(config: RunConfig, folder: Path) -> None:
+    """Say before any work that a text window is longer than what the model was made for."""
+    context = context_length(folder)
+    lengths: dict[str, int] = {}
+    if config.calibration.alpha < 1:
+        lengths["calibration.sample_tokens"] = config.calibration.sample_tokens
+    if config.evaluation.text_tokens:
+        lengths["evaluation.text_length"] = config.evaluation.text_length
+    for setting, length in lengths.items():
+        if context is not None and length > context:
+            raise ConfigError(
+                f"{setting}={length} is not possible: {config.model.name} has a context of "
+                f"{context} tokens (max_position_embeddings in {folder / 'config.json'}). Use "
+                f"{setting}={context} or less"
+            )
+
+
+def _check_modality(config: RunConfig) -> None:
+    """Say before any work that layers cannot be ranked by tokens that there are not."""
+    if config.calibration.alpha == 0 and config.order.modality == "image":
+        raise ConfigError(
+            "order.modality=image is not possible: the calibration set (alpha=0) has no image "
+            "tokens. Calibrate with images, or choose order.modality=text"
+        )
+
+
+def _check_sources(config: EvaluationConfig) -> None:
+    """A ConfigError for a source of a benchmark that is not asked."""
+    for name in config.sources:
+        # textvqa_ocr reads textvqa's data
+        if name not in {*config.benchmarks, *(spec(asked).data for asked in config.benchmarks)}:
+            raise ConfigError(
+                f"evaluation.sources.{name} would be ignored: {name} is not among "
+                f"evaluation.benchmarks={config.benchmarks}. Add it there, or leave the source out"
+            )

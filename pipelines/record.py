@@ -17,6 +17,13 @@ SCHEMA = 4
 # Settings that say where a run is written and mirrored, and on what it is computed.
 ELSEWHERE = ("paths", "tracking", "group", "checkpoint")
 MACHINE = (("model", "device"), ("model", "activations_gb"), ("evaluation", "batch_size"))
+LISTS_OF_NAMES = (
+    ("model", "benchmarks"),
+    ("calibration", "benchmarks"),
+    ("profile", "orders"),
+    ("allocation", "tiers"),
+    ("evaluation", "benchmarks"),
+)
 # Fields that differ between two runs that did the same.
 PASSING = ("seconds", "cached", "wall_seconds", "finished", "git_sha", "versions", "device")
 
@@ -67,12 +74,18 @@ class BenchmarkFidelity:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Perplexity on held-out text with its 95 % interval, over so many tokens."""
+    """Perplexity on held-out text with its 95 % interval, over so many tokens.
+
+    `float_value` is the 16-bit model's on the same sequences, `ratio` this one over that with a
+    paired interval. Records of earlier versions have neither.
+    """
 
     value: float
     low: float
     high: float
     tokens: int
+    float_value: float | None = None
+    ratio: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +101,8 @@ class CalibrationSummary:
 class ArtefactKeys:
     """Which artefacts a record rests on. `used` lists all of them as STAGE/KEY."""
 
-    calibration: str
-    profile: str | None
+    calibration: str | None  # None where nothing of the run needs data
+    profile: str | None  # None where no layer had to be chosen
     layers: list[str]  # in layer order
     float_layers: list[str]
     answers: dict[str, str]  # benchmark -> key
@@ -115,9 +128,9 @@ class RunRecord:
     subset: dict[str, str]  # benchmark -> digest of the rows that were asked
     prompt_version: int
     scorer_version: int
-    calibration: CalibrationSummary
-    profile: list[LayerEntropy]
-    order: list[int]  # most compressible layer first
+    calibration: CalibrationSummary | None  # None where nothing of the run needs data
+    profile: list[LayerEntropy]  # empty where no layer had to be chosen
+    order: list[int]  # most compressible layer first; empty where no layer had to be chosen
     allocation: str
     tiers: list[str]  # layer -> tier
     plan: PlanReport
@@ -141,6 +154,11 @@ class RunRecord:
         """The scores that the mean is over: those of benchmarks that could be asked."""
         return [score for score in self.scores.values() if score.was_asked]
 
+    @property
+    def calibration_hash(self) -> str:
+        """What two runs that were calibrated on the same share."""
+        return "" if self.calibration is None else self.calibration.hash
+
 
 def to_json(record: RunRecord) -> dict[str, Any]:
     """A record as plain data with its schema number: dicts, lists, strings, numbers, None."""
@@ -162,6 +180,7 @@ def from_json(data: object) -> RunRecord:
     if not isinstance(data, dict):
         raise ValueError("it holds no record")
     schema = data.get("schema")
+    data = _without_repetitions(data)
     if schema == 3:
         record = build(RunRecord, _from_schema_3(data), "record", strict=False)
         return replace(record, artefacts=replace(record.artefacts, used=_named_artefacts(record)))
@@ -181,6 +200,20 @@ def lasting(record: RunRecord) -> dict[str, Any]:
     for group, name in MACHINE:
         del data["config"][group][name]
     return data
+
+
+def _without_repetitions(data: dict[str, Any]) -> dict[str, Any]:
+    """A record whose lists of names have each name once: earlier versions took them twice."""
+    config = data.get("config")
+    if not isinstance(config, dict):
+        return data
+    settings = dict(config)
+    for group, name in LISTS_OF_NAMES:
+        values = settings.get(group)
+        names = values.get(name) if isinstance(values, dict) else None
+        if isinstance(names, list) and all(isinstance(item, str) for item in names):
+            settings[group] = {**settings[group], name: list(dict.fromkeys(names))}
+    return {**data, "config": settings}
 
 
 def _from_schema_3(data: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from luq.config import RunConfig
 from luq.config.building import plain
+from luq.config.unread import reads
 from luq.errors import LuqError
 from luq.evaluation import scorers
 from luq.formats.memory import peak_bytes
@@ -51,9 +52,16 @@ def config_key(config: RunConfig) -> str:
     return digest("config", settings)
 
 
-def command() -> str:
-    """The command line that gives the running job's record again, wherever it runs."""
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(UNREPEATED)]
+def command(config: RunConfig) -> str:
+    """The command line that gives the running job's record again, wherever it runs.
+
+    What a sweep set for all its runs and this one does not read is left out.
+    """
+    overrides: list[str] = []
+    for override in HydraConfig.get().overrides.task:
+        name = override.lstrip("+").partition("=")[0]
+        if not override.startswith(UNREPEATED) and reads(config, name):
+            overrides.append(override)
     return shlex.join(["luq", "run", *overrides])
 
 
@@ -66,7 +74,7 @@ def job_name(overrides: Sequence[str]) -> str:
 def run(config: RunConfig, name: str) -> None:
     """Execute, write the record, show it, and do what follows a record."""
     bench = workbench(config)
-    record = execute(bench, RunIdentity(name, command()))
+    record = execute(bench, RunIdentity(name, command(config)))
     outputs = Path(config.paths.outputs)
     file = runs_folder.write(outputs, record)
     runs_folder.clear_failure(outputs, config_key(config))
@@ -140,7 +148,7 @@ def job(
     failures = failures or Failures()
     console.out.rule(f"[bold]{escape(name)}[/bold]", align="left")
     try:
-        config = to_config(composed)
+        config = to_config(composed, base)
     except LuqError as error:
         failures.names.append(name)
         console.fail(str(error))

@@ -3,6 +3,7 @@
 It registers the schema, and turns a composed config into dataclasses.
 """
 
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from luq.config import RunConfig
 from luq.config.building import build
+from luq.config.checks import require
+from luq.config.unread import refuse_unread
 from luq.errors import ConfigError, unknown
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -41,18 +44,35 @@ def register() -> None:
     # A tier's YAML names only what differs from the defaults, and yet every parameter can be
     # overridden by its plain name.
     node.quantizer.tiers = OmegaConf.create({}, flags={"struct": False})
+    # Any benchmark may have a source of its own; the dataclass knows which there are.
+    node.evaluation.sources = OmegaConf.create({}, flags={"struct": False})
     ConfigStore.instance().store(name="schema", node=node)
 
 
-def to_config(composed: DictConfig) -> RunConfig:
-    """The frozen dataclasses of a composed config; a value that does not fit is a ConfigError."""
+def to_config(composed: DictConfig, shared: Sequence[str] = ()) -> RunConfig:
+    """The frozen dataclasses of a composed config.
+
+    Args:
+        composed: what Hydra made of a command line.
+        shared: of its overrides those that were given for a whole sweep. A run that does not read
+            one of them leaves it out.
+
+    Raises:
+        ConfigError: a value does not fit, or a setting of this run would be ignored.
+    """
     try:
         plain = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     if isinstance(plain, dict):
         plain.pop("experiment", None)
-    return build(RunConfig, plain)
+    names = [override.lstrip("+~").partition("=")[0] for override in shared]
+    config = build(RunConfig, plain)
+    # A folder of this name is made beside those of other groups.
+    name = Path(config.group).name
+    is_plain_name = name == config.group and name != ".." and "\\" not in name
+    require(is_plain_name, "group", config.group, "a plain name, without folders")
+    return refuse_unread(config, names)
 
 
 def check_choices(overrides: list[str]) -> None:

@@ -118,7 +118,8 @@ class Sweep(Grid):
             for overrides in self.combinations():
                 name = run.job_name([o for o in overrides if o not in self.base])
                 try:
-                    jobs.append(Job(name, overrides, to_config(compose("run", overrides))))
+                    config = to_config(compose("run", overrides), self.base)
+                    jobs.append(Job(name, overrides, config))
                 except (LuqError, HydraException) as error:
                     jobs.append(ImpossibleJob(name, overrides, str(error).splitlines()[0]))
         return jobs

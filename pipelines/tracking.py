@@ -167,6 +167,9 @@ def summary(record: RunRecord) -> dict[str, Any]:
                 flat[f"{name}/{benchmark}"] = interval.mean
     if record.perplexity:
         flat["perplexity"] = record.perplexity.value
+        flat["perplexity/16-bit"] = record.perplexity.float_value
+        if record.perplexity.ratio is not None:
+            flat["perplexity/ratio"] = record.perplexity.ratio.mean
     return flat
 
 

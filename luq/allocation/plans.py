@@ -68,10 +68,14 @@ class Selection(NamedTuple):
 class Evidence(Protocol):
     """What a plan may ask; each question can cost time, so a plan asks only what it needs."""
 
-    order: list[int]  # most compressible layer first
     low: str  # name of the low tier
     high: str  # name of the high tier
     margin: int  # bytes that the real files of a plan took more than `size` said
+
+    @property
+    def order(self) -> list[int]:
+        """The layers, most compressible first."""
+        ...
 
     def entropies(self) -> list[float]:
         """Bits per layer."""

@@ -11,7 +11,10 @@ from luq.errors import DataError
 from luq.models.checkpoint import Checkpoint
 from luq.plugins import plugin
 from luq.questions import prompts
+from luq.questions.overlap import SharedRow, shared_rows
 from luq.questions.sources import QuestionTable, calibration_table
+from luq.questions.subsets import Subset, choose
+from luq.questions.tables import Questions
 from luq.questions.text import TextSource, text_source
 from luq.store.artefact import Artefact, Tools
 from luq.store.store import write_json
@@ -19,6 +22,8 @@ from luq.store.store import write_json
 if TYPE_CHECKING:
     from luq.calibration.mixing import AskedQuestion
     from luq.calibration.samples import CalibrationSet
+
+OVERLAP = "overlap.json"
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,35 @@ class Calibration(Artefact[CalibrationSummary]):
     def read(self, folder: Path) -> CalibrationSummary:
         content = (folder / "calibration.json").read_text(encoding="utf-8")
         return CalibrationSummary(**json.loads(content))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SharedQuestions(Artefact[list[SharedRow]]):
+    """The questions of a benchmark that are asked and that the model was calibrated on."""
+
+    stage: ClassVar[str] = "overlap"
+    version: ClassVar[int] = 1
+    calibration: Calibration
+    table: QuestionTable
+    subset: Subset
+
+    @property
+    def description(self) -> str:
+        return f"the questions of {self.table.benchmark} that the calibration has too"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        names = tools.store.get(self.calibration).sources
+        calibrated: dict[str, Questions] = {}
+        if isinstance(self.calibration.questions, tuple):
+            for table in self.calibration.questions:
+                calibrated[table.benchmark] = table.open(tools)
+        asked = self.table.open(tools)
+        rows = choose(asked, self.subset)
+        write_json(folder / OVERLAP, shared_rows(asked, rows, calibrated, names))
+
+    def read(self, folder: Path) -> list[SharedRow]:
+        pairs = json.loads((folder / OVERLAP).read_text(encoding="utf-8"))
+        return [SharedRow(*pair) for pair in pairs]
 
 
 def calibration(

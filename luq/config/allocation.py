@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass, field
 
-from luq.config.checks import require
+from luq.config.checks import (
+    require,
+    require_above,
+    require_between,
+    require_count,
+    require_distinct,
+)
 from luq.errors import unknown
 
 # Each is a function in luq/allocation/plans.py.
 PLANS = ("uniform", "count", "threshold", "budget", "quality", "search")
 ERRORS = ("output_error", "kl", "delta_loss")  # of one layer in one tier
+MOST_BITS = 32  # stored, per weight: no tier reaches it
 
 
 @dataclass(frozen=True)
@@ -40,22 +47,28 @@ class AllocationConfig:
         if self.name not in PLANS:
             raise unknown("plan", self.name, PLANS)
         self._require_own_fields()
-        if self.quantile is not None:
-            require(0 <= self.quantile <= 1, "allocation.quantile", self.quantile, "in [0, 1]")
+        self._require_ranges()
         require(self.error in ERRORS, "allocation.error", self.error, f"one of {', '.join(ERRORS)}")
-        require(self.swaps >= 0, "allocation.swaps", self.swaps, "0 or more")
-        require(
-            self.samples is None or self.samples >= 1,
-            "allocation.samples",
-            self.samples,
-            "at least 1, or null for all",
+        require_distinct("allocation.tiers", self.tiers)
+
+    def _require_ranges(self) -> None:
+        """A ConfigError if a number is out of its range, whether the plan reads it or not."""
+        require_count("allocation.k", self.k, 0)
+        # Above all entropies is for the plan to say, which knows them.
+        require_above("allocation.entropy_max", self.entropy_max, -1, "a finite number of bits")
+        require_between("allocation.quantile", self.quantile, 0, 1, "in [0, 1]")
+        require_between(
+            "allocation.bits", self.bits, 0, MOST_BITS, f"stored bits in [0, {MOST_BITS}]"
         )
+        require_between("allocation.drop", self.drop, 0, 100, "points in [0, 100]")
+        require_count("allocation.swaps", self.swaps, 0)
+        require_count("allocation.samples", self.samples, 1, "null for all")
 
     def _require_own_fields(self) -> None:
         """A ConfigError if a field that the plan cannot do without is missing."""
         if self.name == "count":
             require(
-                self.k is not None and self.k >= 0,
+                self.k is not None,
                 "allocation.k",
                 self.k,
                 "a number of layers, 0 or more",
@@ -76,7 +89,7 @@ class AllocationConfig:
             )
         if self.name == "quality":
             require(
-                self.drop is not None and self.drop >= 0,
+                self.drop is not None,
                 "allocation.drop",
                 self.drop,
                 "0 or more points",

@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass, field
 
-from luq.config.checks import VOLATILE, require
+from luq.config.checks import (
+    VOLATILE,
+    require,
+    require_above,
+    require_between,
+    require_count,
+    require_distinct,
+    require_seed,
+    require_text,
+)
 from luq.config.evaluation import require_benchmark
 
 WEIGHTINGS = ("count", "balance", "factor")
@@ -39,21 +48,22 @@ class CalibrationConfig:
             self.weighting,
             f"one of {', '.join(WEIGHTINGS)}",
         )
-        require(self.image_factor > 0, "calibration.image_factor", self.image_factor, "above 0")
+        require_above("calibration.image_factor", self.image_factor, 0, "a number above 0")
         require(
             self.weighting == "factor" or self.image_factor == 1,
             "calibration.image_factor",
             self.image_factor,
             "1, unless calibration.weighting=factor",
         )
-        require(0 <= self.alpha <= 1, "calibration.alpha", self.alpha, "in [0, 1]")
-        require(self.tokens >= 256, "calibration.tokens", self.tokens, "at least 256")
-        require(
-            8 <= self.sample_tokens <= self.tokens,
-            "calibration.sample_tokens",
-            self.sample_tokens,
-            "in [8, tokens]",
+        require_between("calibration.alpha", self.alpha, 0, 1, "in [0, 1]")
+        require_count("calibration.tokens", self.tokens, 256)
+        require_between(
+            "calibration.sample_tokens", self.sample_tokens, 8, self.tokens, "in [8, tokens]"
         )
+        require_seed("calibration.seed", self.seed)
+        require_text("calibration.source", self.source)
+        require_text("calibration.text", self.text)
+        require_distinct("calibration.benchmarks", self.benchmarks)
         require(
             self.alpha == 0 or bool(self.benchmarks),
             "calibration.benchmarks",

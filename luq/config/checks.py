@@ -1,4 +1,8 @@
-"""The one check behind every setting, and the mark of fields that change no result."""
+"""The checks behind every setting, and the mark of fields that change no result."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
 
 from luq.errors import ConfigError
 
@@ -6,8 +10,65 @@ from luq.errors import ConfigError
 #     folder: Path = field(metadata=VOLATILE)
 VOLATILE = {"volatile": True}
 
+# The random generators take no negative seed, and that of K-means none above 32 bits.
+LARGEST_SEED = 2**31 - 1
+# More of anything that is counted (tokens, questions, layers) is a slip of the hand.
+LARGEST_COUNT = 2**31 - 1
+
 
 def require(fine: bool, key: str, value: object, allowed: str) -> None:
     """A ConfigError that names the key, the value and what is allowed, unless `fine`."""
     if not fine:
         raise ConfigError(f"{key}={value!r} is not possible: it must be {allowed}")
+
+
+def require_between(key: str, value: float | None, least: float, most: float, allowed: str) -> None:
+    """A ConfigError unless a number lies in [least, most] or is None, which means not given.
+
+    NaN lies in no range, and True and False are no numbers.
+    """
+    if value is None:
+        return
+    # Python's True is the integer 1.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    require(is_number and least <= value <= most, key, value, allowed)
+
+
+def require_above(key: str, value: float | None, bound: float, allowed: str) -> None:
+    """A ConfigError unless a number is finite and above a bound, or is None."""
+    smallest = math.nextafter(bound, math.inf)
+    require_between(key, value, smallest, math.nextafter(math.inf, 0), allowed)
+
+
+def require_count(key: str, value: int | None, least: int, also: str = "") -> None:
+    """A ConfigError unless a number of things is at least `least`, or is None.
+
+    Args:
+        key: the setting.
+        value: what it was given.
+        least: the smallest number that works.
+        also: what else is allowed, for the message: "null for all".
+    """
+    allowed = f"at least {least}" if least else "0 or more"
+    if isinstance(value, int) and value > LARGEST_COUNT:
+        allowed = f"at most {LARGEST_COUNT}"
+    if also:
+        allowed = f"{allowed}, or {also}"
+    require_between(key, value, least, LARGEST_COUNT, allowed)
+
+
+def require_seed(key: str, value: int) -> None:
+    """A ConfigError unless every random generator takes the seed."""
+    require_between(key, value, 0, LARGEST_SEED, f"in [0, {LARGEST_SEED}]")
+
+
+def require_distinct(key: str, names: Sequence[str]) -> None:
+    """A ConfigError that names what stands in a list twice."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    allowed = f"a list without repetitions: {', '.join(repeated)} is there twice or more"
+    require(not repeated, key, list(names), allowed)
+
+
+def require_text(key: str, value: str | None) -> None:
+    """A ConfigError for an empty name, path or source; None means not given."""
+    require(value is None or bool(value.strip()), key, value, "not empty")

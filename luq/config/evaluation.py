@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from luq.config.checks import require
+from luq.config.checks import require, require_count, require_distinct, require_seed, require_text
 from luq.errors import unknown
 
 # Each has a task in luq/questions/tasks and a scorer in luq/evaluation/scorers.
@@ -65,18 +65,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         for name in (*self.benchmarks, *self.sources):
             require_benchmark(name)
-        require(
-            self.samples is None or self.samples >= 1,
-            "evaluation.samples",
-            self.samples,
-            "at least 1, or null for all",
-        )
-        require(
-            self.fidelity is None or self.fidelity >= 0,
-            "evaluation.fidelity",
-            self.fidelity,
-            "0 or more, or null for all",
-        )
+        require_distinct("evaluation.benchmarks", self.benchmarks)
+        require_count("evaluation.samples", self.samples, 1, "null for all")
+        require_count("evaluation.fidelity", self.fidelity, 0, "null for all")
         require(self.split in SPLITS, "evaluation.split", self.split, f"one of {', '.join(SPLITS)}")
         require(
             self.protocol in PROTOCOLS,
@@ -84,7 +75,19 @@ class EvaluationConfig:
             self.protocol,
             f"one of {', '.join(PROTOCOLS)}",
         )
-        require(self.text_tokens >= 0, "evaluation.text_tokens", self.text_tokens, "at least 0")
+        require_count("evaluation.text_tokens", self.text_tokens, 0)
         # One token predicts the next, so a sequence needs two.
-        require(self.text_length >= 2, "evaluation.text_length", self.text_length, "at least 2")
-        require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "at least 1")
+        require_count("evaluation.text_length", self.text_length, 2)
+        require(
+            self.text_tokens == 0 or self.text_tokens >= self.text_length,
+            "evaluation.text_tokens",
+            self.text_tokens,
+            f"0, or at least one sequence of evaluation.text_length={self.text_length}",
+        )
+        require_count("evaluation.batch_size", self.batch_size, 1)
+        require_seed("evaluation.seed", self.seed)
+        for name, source in (("data", self.data), ("text", self.text), *self.sources.items()):
+            setting = f"sources.{name}" if name in self.sources else name
+            require_text(f"evaluation.{setting}", source)
+        require_text("evaluation.organisation", self.organisation)
+        require_text("evaluation.fallback", self.fallback)

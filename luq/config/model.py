@@ -3,10 +3,18 @@
 import re
 from dataclasses import dataclass, field
 
-from luq.config.checks import require
+from luq.config.checks import (
+    require,
+    require_between,
+    require_count,
+    require_distinct,
+    require_text,
+)
 from luq.config.evaluation import require_benchmark
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+LARGEST_PIXELS = 2**31 - 1  # of an image
+LARGEST_GB = 10**6  # of a machine's memory
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,26 @@ class ModelConfig:
         require(is_device, "model.device", self.device, "auto, cpu, cuda or cuda:N")
         for name in self.benchmarks:
             require_benchmark(name)
+        require_distinct("model.benchmarks", self.benchmarks)
+        require_text("model.name", self.name)
+        require_text("model.path", self.path)
+        require_text("model.revision", self.revision)
+        require_text("model.data", self.data)
+        require_text("model.text", self.text)
+        require_count("model.text_length", self.text_length, 2)
+        require_count("model.calibration_tokens", self.calibration_tokens, 256)
         for limit in ("min_pixels", "max_pixels"):
             value = getattr(self, limit)
-            require(value is None or value > 0, f"model.{limit}", value, "above 0")
+            allowed = f"above 0 and at most {LARGEST_PIXELS}"
+            require_between(f"model.{limit}", value, 1, LARGEST_PIXELS, allowed)
+        if self.min_pixels is not None and self.max_pixels is not None:
+            allowed = f"at most model.max_pixels={self.max_pixels}"
+            require(
+                self.min_pixels <= self.max_pixels, "model.min_pixels", self.min_pixels, allowed
+            )
+        require_between(
+            "model.activations_gb", self.activations_gb, 0, LARGEST_GB, f"in [0, {LARGEST_GB}]"
+        )
 
     @property
     def image(self) -> tuple[bool | None, int | None, int | None]:

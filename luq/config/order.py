@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from luq.config.checks import require
+from luq.config.checks import require, require_seed
 from luq.errors import unknown
 
 # Each is a function in luq/allocation/orders.py.
@@ -47,3 +47,4 @@ class OrderConfig:
             self.modality,
             f"one of {', '.join(MODALITIES)}",
         )
+        require_seed("order.seed", self.seed)

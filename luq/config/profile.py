@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from luq.config.checks import require
+from luq.config.checks import require_between, require_count, require_distinct, require_seed
 from luq.config.order import require_order
+
+MOST_REPETITIONS = 10_000  # each is a K-means of every layer
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,11 @@ class ProfileConfig:
     def __post_init__(self) -> None:
         for name in self.orders:
             require_order(name)
-        require(self.samples >= 1, "profile.samples", self.samples, "at least 1")
-        require(self.clusters >= 2, "profile.clusters", self.clusters, "at least 2")
-        require(self.tokens >= 64, "profile.tokens", self.tokens, "at least 64")
-        require(self.seeds >= 1, "profile.seeds", self.seeds, "at least 1")
+        require_distinct("profile.orders", self.orders)
+        require_count("profile.samples", self.samples, 1)
+        require_count("profile.clusters", self.clusters, 2)
+        require_count("profile.tokens", self.tokens, 64)
+        require_between(
+            "profile.seeds", self.seeds, 1, MOST_REPETITIONS, f"in [1, {MOST_REPETITIONS}]"
+        )
+        require_seed("profile.seed", self.seed)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from luq.config.allocation import AllocationConfig
 from luq.config.calibration import CalibrationConfig
-from luq.config.checks import require
+from luq.config.checks import require, require_seed, require_text
 from luq.config.evaluation import EvaluationConfig
 from luq.config.model import ModelConfig
 from luq.config.order import OrderConfig
@@ -37,6 +37,8 @@ class RunConfig:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
+        require_seed("seed", self.seed)
+        require_text("group", self.group)
         text = self.calibration.text
         is_other_text = text in SPLIT_TEXTS or text != self.evaluation.text
         require(is_other_text, "calibration.text", text, "another file than evaluation.text")

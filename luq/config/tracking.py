@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from luq.config.checks import require
+from luq.config.checks import require, require_text
 
 TRACKERS = ("wandb", "wandb_offline", "none")
 
@@ -17,3 +17,5 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         require(self.name in TRACKERS, "tracking.name", self.name, f"one of {', '.join(TRACKERS)}")
+        require_text("tracking.project", self.project)
+        require_text("tracking.entity", self.entity)

@@ -50,3 +50,16 @@ def perplexity(losses: list[float], length: int) -> PerplexityInterval:
     """exp of the mean loss of sequences of `length` tokens."""
     value, low, high = (math.exp(min(loss, LARGEST_EXPONENT)) for loss in bootstrap(losses))
     return PerplexityInterval(value, low, high, len(losses) * (length - 1))
+
+
+def perplexity_ratio(losses: list[float], reference: list[float]) -> tuple[float, float, float]:
+    """Perplexity over that of another model on the same sequences, with its 95 % interval.
+
+    exp(mean(loss - reference loss)): sequences are resampled as pairs, so that what makes a
+    passage hard for both cancels.
+    """
+    differences = [loss - other for loss, other in zip(losses, reference, strict=True)]
+    mean_ratio, low, high = (
+        math.exp(min(difference, LARGEST_EXPONENT)) for difference in bootstrap(differences)
+    )
+    return mean_ratio, low, high

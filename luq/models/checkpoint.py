@@ -3,6 +3,7 @@
 Imports neither torch nor transformers: what is known here is known without loading a model.
 """
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ from luq.store.keys import Identified, digest
 
 SETTINGS = ["*.json", "*.model", "*.txt", "*.jinja"]
 FIRST_LAYER = re.compile(r"^(?:.*\.)?layers\.0\.((?:self_attn|mlp)\.\w+_proj)\.weight$")
+ANY_LAYER = re.compile(r"^(?:.*\.)?layers\.\d+\.(?:self_attn|mlp)\.\w+_proj\.weight$")
 TOWER = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
 
 
@@ -175,6 +177,15 @@ def count_layers(folder: Path) -> int:
     return int(layers)
 
 
+def context_length(folder: Path) -> int | None:
+    """Tokens of the longest sequence that the language backbone is made for; None if not said."""
+    config = read_config(folder)
+    name = "max_position_embeddings"
+    length = text_settings(config).get(name) or config.get(name)
+    is_number = isinstance(length, int) and not isinstance(length, bool)
+    return length if is_number else None
+
+
 def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     """Shapes [out, in] of the linears of the first decoder layer, by name, from the headers.
 
@@ -186,6 +197,24 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
         if match and not TOWER.search(name) and len(tensor.shape) == 2:
             shapes[match[1]] = (tensor.shape[0], tensor.shape[1])
     return shapes
+
+
+def rest_weights(folder: Path) -> int:
+    """How many numbers stay in 16 bit at least: all but the decoder's linears, from the headers.
+
+    A head that may be tied to the embeddings is not counted, nor is what may be no parameter.
+    """
+
+    config = read_config(folder)
+    tied = [part.get("tie_word_embeddings") for part in (config, text_settings(config))]
+    has_head = False in tied and True not in tied
+    count = 0
+    for name, tensor in stored_tensors(folder).items():
+        is_linear = ANY_LAYER.match(name) and not TOWER.search(name)
+        is_doubtful = "lm_head" in name and not has_head
+        if not is_linear and not is_doubtful and name.endswith((".weight", ".bias")):
+            count += math.prod(tensor.shape)
+    return count
 
 
 def stored_dtype(folder: Path) -> str:

@@ -25,8 +25,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from luq.config.checks import (
+    require_above,
+    require_between,
+    require_count,
+    require_distinct,
+    require_seed,
+)
 from luq.errors import ConfigError, unknown
 from luq.models.loading import load_model
+from luq.models.settings_files import read_config
 from luq.pocket.family import FAMILIES, Family
 from luq.pocket.stream import FOCUS, Batch, Stream
 from luq.pocket.tokenizer import load_tokenizer
@@ -37,12 +45,13 @@ VISION_STEPS = 1500  # of a training from scratch
 WARM_UP = 200  # steps until the learning rate is at its peak
 SHORT_WARM_UP = 50  # the same for trained weights
 LOWEST_RATE = 0.02  # share of the peak rate that the last steps still have
+SHORTEST = 8  # tokens of a sequence that can hold a question and its answer
 SMOOTHING = 0.98  # weight of the steps before in the loss that is shown
 SETTINGS = "training.json"  # in the folder of a training: the settings that it began with
 CARD = "pocket_training.json"  # in a finished checkpoint
-# Settings that decide what the saved state and weights are. The others may change from one start
-# to the next: a training may be made longer, for example.
-FIXED = ("model", "layers", "vision_layers", "vision_steps", "batch", "length", "seed", "start")
+# Settings that may change from one start to the next, since they decide nothing about the weights
+# so far: a training may be made longer. All others belong to the folder.
+CHANGEABLE = ("steps", "save_every")
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,23 @@ class TrainConfig:
     start: str = ""  # folder of a checkpoint whose weights to go on from; empty: from scratch
     seed: int = 0
     save_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "vision_layers", "steps", "batch", "save_every"):
+            require_count(name, getattr(self, name), 1)
+        require_count("vision_steps", self.vision_steps, 0)
+        require_count("length", self.length, SHORTEST)
+        for name in ("learning_rate", "muon_rate"):
+            require_above(name, getattr(self, name), 0, "a finite number above 0")
+        require_between("vision_rate", self.vision_rate, 0, 1, "in [0, 1]")
+        require_between("decay", self.decay, 0, 1, "in [0, 1]")
+        require_seed("seed", self.seed)
+        require_distinct("focus", self.lessons)
+
+    @property
+    def lessons(self) -> tuple[str, ...]:
+        """The abilities of `focus`."""
+        return tuple(lesson for lesson in self.focus.split(",") if lesson)
 
 
 def language_loss(family: Family, model: Any, batch: Batch, tower_learns: bool = True) -> Tensor:
@@ -159,9 +185,8 @@ class LanguagePhase:
         self.config = config
         self.step = 0
         self.optimizers = make_optimizers(family, model, config)
-        focus = tuple(lesson for lesson in config.focus.split(",") if lesson)
         self.stream = Stream(
-            tokenizer, family.CHAT, config.batch, config.length, config.seed, focus
+            tokenizer, family.CHAT, config.batch, config.length, config.seed, config.lessons
         )
 
     def load(self, file: Path) -> None:
@@ -232,7 +257,7 @@ def _model_name(config: TrainConfig) -> str:
     """What is trained; a ConfigError if there is no such model, or if `start` is another."""
     name = config.model or "pocket_llava"
     if config.start:
-        model_type = json.loads((Path(config.start) / "config.json").read_text())["model_type"]
+        model_type = str(read_config(Path(config.start)).get("model_type"))
         name = "pocket_qwen" if model_type.startswith("qwen") else "pocket_llava"
         if config.model and config.model != name:
             raise ConfigError(
@@ -269,13 +294,18 @@ def _check_same_training(folder: Path, config: TrainConfig) -> None:
         return
     before = json.loads(file.read_text())
     now = json.loads(_card(config))
-    for name in FIXED:
+    for name in now:
         unsaid = before.get(name) in (None, "")  # in cards, which have the settings as given
-        if not unsaid and before[name] != now[name]:
+        if name not in CHANGEABLE and not unsaid and before[name] != now[name]:
             raise ConfigError(
                 f"{folder} holds a training with {name}={before[name]}, and {name}={now[name]} is "
                 f"asked for: train in another folder, or continue with {name}={before[name]}"
             )
+    if now["steps"] < before.get("steps", 0):
+        raise ConfigError(
+            f"{folder} holds a training with steps={before['steps']}, and steps={now['steps']} is "
+            "asked for: a training may be made longer, not shorter. Train in another folder"
+        )
 
 
 def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from luq.calibration.artefacts import Calibration, samples_of
 from luq.models.checkpoint import Checkpoint
-from luq.profiling.entropies import LayerEntropy
+from luq.profiling.entropies import LayerEntropy, subsample_size
 from luq.store.artefact import Artefact, Tools
 from luq.store.store import write_json
 
@@ -20,7 +20,7 @@ class EntropyProfile(Artefact[list[LayerEntropy]]):
     """K-means entropy of every decoder layer and modality, in bits (LUQ, section 3)."""
 
     stage: ClassVar[str] = "profile"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     calibration: Calibration
     clusters: int = 100  # K of K-means
     tokens: int = 4096  # output vectors per layer and modality
@@ -33,11 +33,14 @@ class EntropyProfile(Artefact[list[LayerEntropy]]):
 
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.models.vlm import loaded
-        from luq.profiling.capture import layer_outputs
+        from luq.profiling.capture import choose_tokens, layer_outputs
         from luq.profiling.entropy import profile_entropy
 
         vlm = loaded(tools, self.calibration.checkpoint)
         samples = samples_of(self.calibration, tools)
+        positions = choose_tokens(samples.image_mask(), self.tokens, self.seed)
+        # too few for so many clusters: better said before the forward pass
+        subsample_size((len(tokens) for tokens in positions.values()), self.clusters)
         outputs = layer_outputs(vlm, samples, self.tokens, self.seed, tools.store.root)
         total = len(outputs) * len(outputs[0]) * self.seeds
         with tools.progress.bar("profile", total) as advance:

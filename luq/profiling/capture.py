@@ -44,7 +44,8 @@ def choose_tokens(image_mask: Bool[Tensor, " tokens"], tokens: int, seed: int) -
         seed: Of the draw.
 
     Returns:
-        Sorted positions in the token stream by modality. A modality without tokens is left out.
+        Sorted positions in the token stream by modality. A modality without tokens is left out. The
+        same tokens give the same draw: without images, `text` is `all`.
     """
     rng = np.random.default_rng([seed, TOKEN_CHOICE])
     candidates = {
@@ -55,6 +56,9 @@ def choose_tokens(image_mask: Bool[Tensor, " tokens"], tokens: int, seed: int) -
     chosen: Positions = {}
     for modality, positions in candidates.items():
         if len(positions) == 0:
+            continue
+        if len(positions) == image_mask.numel() and "all" in chosen:
+            chosen[modality] = chosen["all"]
             continue
         indices = np.sort(rng.permutation(len(positions))[:tokens])
         chosen[modality] = positions[torch.from_numpy(indices)]

@@ -1,6 +1,12 @@
 """What a profile says of one layer, as plain numbers. Needs no torch: records read it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from luq.errors import ConfigError
+
+SUBSAMPLE = 0.8  # of the smallest modality's vectors, so that each seed draws others
+VECTORS_PER_CLUSTER = 5  # on average, at least; with fewer, H says how many vectors there are
 
 
 @dataclass(frozen=True)
@@ -12,4 +18,27 @@ class LayerEntropy:
     mean: float
     spread: float
     tokens: int  # output vectors that were clustered
-    clusters: int  # K that was used
+    clusters: int  # K of K-means
+
+
+def subsample_size(vectors: Iterable[int], clusters: int) -> int:
+    """How many vectors are clustered of each layer and modality.
+
+    Args:
+        vectors: How many there are, by modality.
+        clusters: K of K-means.
+
+    Raises:
+        ConfigError: They are too few for so many clusters.
+    """
+    fewest = min(vectors)
+    size = max(2, int(SUBSAMPLE * fewest))
+    largest_clusters = size // VECTORS_PER_CLUSTER
+    if clusters > largest_clusters:
+        raise ConfigError(
+            f"profile.clusters={clusters} is not possible: the modality with fewest calibration "
+            f"tokens has {fewest} output vectors per layer, of which {size} are clustered at a "
+            f"time, at least {VECTORS_PER_CLUSTER} in each cluster. Use profile.clusters="
+            f"{largest_clusters} or less, or more profile.tokens and calibration.tokens"
+        )
+    return size

@@ -6,18 +6,15 @@ compared uses the same number, and the estimate is repeated over seeds, each wit
 and its own start.
 """
 
-import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from luq.profiling.entropies import LayerEntropy
+from luq.profiling.entropies import LayerEntropy, subsample_size
 
-log = logging.getLogger(__name__)
-SUBSAMPLE = 0.8  # of the smallest modality's vectors, so that each seed draws others
-VECTORS_PER_CLUSTER = 5  # on average; with fewer, H says how many vectors there are
 ITERATIONS = 100  # of K-means, at most
 VECTOR_CHOICE = 13  # tells this use of a seed from the project's others
 
@@ -55,32 +52,37 @@ def profile_entropy(
     Args:
         outputs: By layer and modality, vectors [vectors, hidden]. All layers hold equally many of
             a modality. Each layer is read once, in turn.
-        clusters: K of K-means; fewer are used where there are too few vectors.
+        clusters: K of K-means.
         seeds: How often the estimate is repeated.
         seed: Of the subsamples, and of the first repetition's start.
         advance: Called after each K-means.
 
     Returns:
-        One entry per layer and modality, layer by layer.
+        One entry per layer and modality, layer by layer. Without images, `text` is `all`.
+
+    Raises:
+        ConfigError: There are too few vectors for so many clusters.
     """
-    fewest_vectors = min(len(vectors) for vectors in outputs[0].values())
-    tokens = max(2, int(SUBSAMPLE * fewest_vectors))
-    used_clusters = min(clusters, max(2, tokens // VECTORS_PER_CLUSTER))
-    if used_clusters < clusters:
-        log.warning(
-            "%d vectors are too few for K=%d clusters: using K=%d", tokens, clusters, used_clusters
-        )
+    tokens = subsample_size((len(vectors) for vectors in outputs[0].values()), clusters)
     table: list[LayerEntropy] = []
     for layer, by_modality in enumerate(outputs):
+        measured: dict[str, LayerEntropy] = {}
         for modality, vectors in by_modality.items():
+            if modality == "text" and "all" in measured and "image" not in by_modality:
+                # The same vectors. With several threads K-means could give them other last bits.
+                measured[modality] = replace(measured["all"], modality=modality)
+                for _ in range(seeds):
+                    advance()
+                continue
             estimates: list[float] = []
             for repetition in range(seeds):
                 rng = np.random.default_rng([seed, repetition, VECTOR_CHOICE])
                 subsample = vectors.numpy()[rng.permutation(len(vectors))[:tokens]]
-                labels = cluster(subsample, used_clusters, seed + repetition)
+                labels = cluster(subsample, clusters, seed + repetition)
                 estimates.append(entropy_bits(labels))
                 advance()
             mean = float(np.mean(estimates))
             spread = float(np.std(estimates))
-            table.append(LayerEntropy(layer, modality, mean, spread, tokens, used_clusters))
+            measured[modality] = LayerEntropy(layer, modality, mean, spread, tokens, clusters)
+        table += measured.values()
     return table

@@ -32,6 +32,16 @@ class TextSource(Identified):
         shipped = plugin(self.name)
         return None if shipped is None else shipped.passages(self.use)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be read without a connection."""
+        return self.name != "wikitext"
+
+    def whole(self) -> str:
+        """All of it as one text."""
+        passages = self.passages()
+        return self.read() if passages is None else "\n\n".join(passages)
+
     def read(self) -> str:
         """WikiText-2 or a text file, whole; a DataError if it cannot be read."""
         if self.name == "wikitext":

@@ -15,9 +15,9 @@ from pipelines.record import RunRecord
 from tests.pipelines.command import luq_to
 
 SMALL = [
-    "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2", "profile.samples=2",
+    "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2",
     "evaluation.samples=4", "evaluation.fidelity=0", "evaluation.text_tokens=0", "evaluation.benchmarks=[gqa,mme]",
-    "allocation.samples=4", "tracking=none", "quantizer.low=gptq2",
+    "tracking=none", "quantizer.low=gptq2",
 ]  # fmt: skip
 
 
@@ -64,7 +64,12 @@ def test_bytes_of_the_whole_checkpoint_and_several_tiers(outputs: Path) -> None:
 
 def test_quality_looks_at_every_k_of_the_selection_split(outputs: Path) -> None:
     record = run(
-        outputs, "quality", "allocation=quality", "allocation.drop=5", "quantizer.propagation=high"
+        outputs,
+        "quality",
+        "allocation=quality",
+        "allocation.drop=5",
+        "allocation.samples=4",
+        "quantizer.propagation=high",
     )
     points = record.plan.points
     assert [p.k for p in points] == list(range(11))
@@ -86,7 +91,7 @@ def test_quality_looks_at_every_k_of_the_selection_split(outputs: Path) -> None:
 def test_search_starts_from_errors_and_swaps(outputs: Path) -> None:
     record = run(
         outputs, "search", "allocation=search", "allocation.bits=3.5", "allocation.error=kl", "allocation.swaps=2",
-        "quantizer.propagation=high",
+        "quantizer.propagation=high", "allocation.samples=4", "profile.samples=2",
     )  # fmt: skip
     plan = record.plan
     assert record.memory.stored_bits <= 3.5
@@ -96,7 +101,7 @@ def test_search_starts_from_errors_and_swaps(outputs: Path) -> None:
 
 
 def test_the_profile_shows_every_order_and_how_alike_they_are(outputs: Path) -> None:
-    done = luq_to(outputs, "profile", *SMALL, "profile=all_orders")
+    done = luq_to(outputs, "profile", *SMALL, "profile=all_orders", "profile.samples=2")
     assert done.returncode == 0, done.stderr
     for name in (
         "entropy:image",

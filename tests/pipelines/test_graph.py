@@ -6,6 +6,7 @@ import pytest
 
 from luq.allocation.plans import Allocation
 from luq.errors import LuqError
+from luq.questions.text import TextSource
 from luq.store.store import NotMade, Store
 from pipelines.allocate import allocate
 from pipelines.graph import Graph
@@ -115,6 +116,10 @@ def test_a_plan_that_cannot_be_known_yet_says_what_is_missing(tmp_path: Path) ->
     assert chosen.allocation.tiers[:3] == ("billm", "billm", "gptq4")
 
 
+BUDGET = ["allocation=budget"]
+SEARCH = ["allocation=search"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
@@ -125,9 +130,87 @@ def test_a_plan_that_cannot_be_known_yet_says_what_is_missing(tmp_path: Path) ->
         (["quantizer.tiers.billm.damping=nan"], r"quantizer\.tiers\.billm\.damping=nan .*0, 1"),
         (["evaluation.text=/nope"], "neither"),
         (["calibration.text=/nope"], "neither"),
+        (["evaluation.data=/nope"], r"mme\.parquet is missing"),
         (["model.path=/nope"], "no such folder"),
+        (["profile.clusters=656"], r"clusters=656 .* 4096 .* profile\.clusters=655 or less"),
+        (["profile.clusters=52", "calibration.tokens=256"], r"clusters=52 .* 256 output"),
+        (["calibration.sample_tokens=2049"], r"sample_tokens=2049 .* context of 2048 tokens"),
+        (["evaluation.text_length=2049"], r"text_length=2049 .* evaluation\.text_length=2048 or"),
+        (["evaluation.benchmarks=[mme]", "evaluation.sources.gqa=hub"], "gqa is not among"),
+        (["calibration=text", "order.modality=image"], "has no image tokens"),
+        ([*BUDGET, "allocation.bits=0.5"], r"smallest plan has 2\.438 stored .* billm, gptq4"),
+        ([*BUDGET, "allocation.bits=4.1", "quantizer.low=gptq4"], "smallest plan has 4.156"),
+        ([*BUDGET, "allocation.bits=2.1", "allocation.tiers=[gptq2,gptq3]"], "has 2.141 stored"),
+        ([*BUDGET, "allocation.bits=2.9", "allocation.tiers=[gptq3]"], "has 3.148 stored"),
+        ([*SEARCH, "allocation.bits=0"], "smallest plan"),
+        ([*BUDGET, "allocation.bytes=2.9MB"], r"takes 2\.95 MB or more, 2\.30 MB of it for"),
+        ([*SEARCH, "allocation.bytes=1kB"], "whole checkpoint takes"),
+        ([*BUDGET, "allocation.bytes=3TB"], "must be a size like"),
     ],
 )
 def test_what_cannot_work_is_said_before_any_work(overrides: list[str], match: str) -> None:
     with pytest.raises(LuqError, match=match):
         graph(*overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["calibration.sample_tokens=2048"],
+        ["evaluation.text_length=2048"],
+        ["evaluation.text_length=4096", "evaluation.text_tokens=0"],
+        ["calibration.sample_tokens=4096", "calibration.alpha=1"],
+        ["profile.clusters=655"],
+        ["evaluation.benchmarks=[textvqa_ocr]", "evaluation.sources.textvqa=pocket"],
+        [*BUDGET, "allocation.bits=2.9", "allocation.tiers=[gptq2,gptq3]"],
+        [*BUDGET, "allocation.bytes=3MB"],
+    ],
+)
+def test_what_can_work_is_not_refused(overrides: list[str]) -> None:
+    graph(*overrides)
+
+
+def test_a_uniform_run_depends_on_nothing_that_it_does_not_read() -> None:
+    float16 = graph("experiment=float16")
+    assert not float16.is_profiled
+    assert not float16.is_calibrated
+    for override in ("calibration=text", "calibration.text=/nowhere", "seed=3"):
+        assert graph("experiment=float16", override).key == float16.key
+    gptq3 = graph("experiment=gptq3")
+    assert not gptq3.is_profiled
+    assert gptq3.is_calibrated
+    assert graph("experiment=gptq3", "calibration=text").key != gptq3.key
+    assert graph("experiment=gptq3", "order.seed=0").key == gptq3.key
+    scored = graph("experiment=gptq3", "profile=all_orders")
+    assert scored.is_profiled, "the record is asked for scores"
+    assert scored.key != gptq3.key
+
+
+@pytest.mark.parametrize(("k", "is_profiled"), [(0, False), (1, True), (9, True), (10, False)])
+def test_all_layers_or_none_need_no_profile(k: int, is_profiled: bool) -> None:
+    run = graph(f"allocation.k={k}")
+    assert run.is_profiled == is_profiled
+    assert (run.key == graph(f"allocation.k={k}", "profile.clusters=50").key) != is_profiled
+    # of tiers that need no data, the one that the layers get decides
+    free = graph(f"allocation.k={k}", "quantizer.low=rtn4")
+    assert free.is_calibrated == (k != LAYERS)
+
+
+def test_a_uniform_plan_is_known_at_once(tmp_path: Path) -> None:
+    chosen = allocate(graph("allocation.k=10"), Store(tmp_path).peek)
+    assert chosen.allocation.tiers == ("billm",) * LAYERS
+
+
+def test_status_reads_no_text_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text of the hub is compared when a run may fetch it; files are compared at once."""
+
+    def fail(self: TextSource) -> str:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(TextSource, "read", fail)
+    config = to_config(composed("calibration.text=wikitext"))
+    Graph(config, Path("/nowhere"), download=False)
+    with pytest.raises(AssertionError, match="read"):
+        Graph(config, Path("/nowhere"))
+    both = to_config(composed("calibration.text=wikitext", "evaluation.text=wikitext"))
+    Graph(both, Path("/nowhere"))

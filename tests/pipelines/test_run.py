@@ -1,18 +1,22 @@
 """The whole chain on the pocket model, through the command that people type."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from luq.formats.layer_file import FILE
 from pipelines import runs_folder
+from pipelines.record import from_json, to_json
 from tests.pipelines.command import Done
+from tests.pipelines.command import luq as command_luq
 from tests.pipelines.command import luq_to as luq
 
 SMALL = [
@@ -47,9 +51,14 @@ def test_a_multirun_leaves_a_record_per_run(sweep: Done, outputs: Path) -> None:
         assert all(s.n == 4 for s in record.scores.values())
         assert record.tiers.count("billm") == record.k
         assert record.split == "report"
-        assert record.order[:3] == sorted(record.order[:3], key=record.order.index)
-        assert {"calibrate", "profile", "quantize", "evaluate"} <= set(record.seconds)
+        assert {"calibrate", "quantize", "evaluate"} <= set(record.seconds)
+        assert ("profile" in record.seconds) == (record.k > 0)
         modalities = {e.modality for e in record.profile}
+        if record.k == 0:
+            assert record.order == []
+            assert not modalities, "no layer had to be chosen"
+            continue
+        assert record.order[:3] == sorted(record.order[:3], key=record.order.index)
         assert modalities == (
             {"all", "text"}
             if record.config.calibration.name == "text"
@@ -209,23 +218,48 @@ def test_interrupted_and_continued(tmp_path: Path) -> None:
     assert "from the store" in done.stdout
 
 
-def test_calibration_on_real_files_and_never_on_what_is_asked(tmp_path: Path) -> None:
+def textvqa(folder: Path, rows: list[dict[str, Any]], name: str = "textvqa") -> Path:
+    """A folder with a table of questions; the folder."""
     from datasets import Dataset
+
+    folder.mkdir()
+    Dataset.from_list(rows).to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+def questions(count: int) -> list[dict[str, Any]]:
     from PIL import Image
 
-    told = {"question": "what is shown?", "answers": ["a"] * 10, "ocr_tokens": []}
-    rows = [{"question_id": i, "image": Image.new("RGB", (48, 48 + i)), **told} for i in range(40)]
-    for folder, some in (("train", rows[:30]), ("asked", rows[30:])):
-        (tmp_path / folder).mkdir()
-        Dataset.from_list(some).to_parquet(tmp_path / folder / "textvqa.parquet")
-    (tmp_path / "book.txt").write_text(
-        " ".join(f"Sentence {i} says how a list is sorted." for i in range(300))
-    )
+    common = {"question": "what is shown?", "answers": ["a"] * 10, "ocr_tokens": []}
+    rows = []
+    for index in range(count):
+        picture = Image.new("RGB", (48, 48 + index))
+        rows.append({"question_id": index, "image": picture, **common})
+    return rows
+
+
+ON_FILES = [
+    "calibration.tokens=1024", "profile.tokens=256", "profile.clusters=10", "evaluation.benchmarks=[textvqa]",
+    "evaluation.text_tokens=1024", "tracking=none",
+]  # fmt: skip
+
+
+def book(file: Path, subject: str) -> Path:
+    sentences = [f"Sentence {i} says how the {subject} of {i + 1} is sorted." for i in range(300)]
+    file.write_text(" ".join(sentences))
+    return file
+
+
+def test_calibration_on_real_files_and_never_on_what_is_asked(tmp_path: Path) -> None:
+    rows = questions(40)
+    textvqa(tmp_path / "train", rows[:30])
+    textvqa(tmp_path / "asked", rows[30:])
+    text = book(tmp_path / "book.txt", "list")
     given = [
-        f"calibration.text={tmp_path / 'book.txt'}", "calibration.tokens=1024", "profile.tokens=256", "profile.clusters=10",
-        "evaluation.benchmarks=[textvqa]", "evaluation.text_tokens=1024", "tracking=none",
+        *ON_FILES,
+        f"calibration.text={text}",
         f"evaluation.data={tmp_path / 'asked'}",
-    ]  # fmt: skip
+    ]
     same = luq(tmp_path / "o", "run", *given, f"calibration.source={tmp_path / 'asked'}")
     assert same.returncode == 1
     assert "give the same textvqa" in same.stderr
@@ -238,6 +272,118 @@ def test_calibration_on_real_files_and_never_on_what_is_asked(tmp_path: Path) ->
     (record,) = runs_folder.iterate(tmp_path / "o")
     assert record.config.calibration.source == str(tmp_path / "train")
     assert record.calibration.tokens == pytest.approx(1024, abs=64)
-    text = luq(tmp_path / "o", "run", *given, f"evaluation.text={tmp_path / 'book.txt'}")
-    assert text.returncode == 1
-    assert "another file than evaluation.text" in text.stderr
+    refused = luq(tmp_path / "o", "run", *given, f"evaluation.text={text}")
+    assert refused.returncode == 1
+    assert "another file than evaluation.text" in refused.stderr
+
+
+def test_a_copy_of_a_text_is_refused_before_any_work(tmp_path: Path) -> None:
+    text = book(tmp_path / "book.txt", "list")
+    copy = tmp_path / "copy.txt"
+    copy.write_text(text.read_text().replace(". ", ".\r\n\r\n").upper())
+    texts = [f"calibration.text={text}", f"evaluation.text={copy}", "evaluation.text_tokens=1024"]
+    refused = luq(tmp_path / "o", "run", *texts, "tracking=none")
+    assert refused.returncode == 1
+    assert f"calibration.text={text} and evaluation.text={copy} share" in refused.stderr
+    assert not (tmp_path / "o" / "store" / "calibration").exists()
+
+
+@pytest.mark.parametrize("change", ["another name", "one row less", "another order"])
+def test_a_copy_of_the_questions_is_refused_before_a_layer_is_made(
+    tmp_path: Path, change: str
+) -> None:
+    rows = questions(12)
+    asked = textvqa(tmp_path / "asked", rows)
+    copies = {
+        "another name": rows,
+        "one row less": rows[1:],
+        "another order": rows[::-1],
+    }
+    train = textvqa(tmp_path / "train", copies[change])
+    source = train
+    if change == "another name":
+        source = train / "questions.parquet"
+        (train / "textvqa.parquet").rename(source)
+        source.write_bytes((asked / "textvqa.parquet").read_bytes())
+    refused = luq(
+        tmp_path / "o",
+        "run",
+        *ON_FILES,
+        "calibration.tokens=512",
+        f"evaluation.data={asked}",
+        f"calibration.source={source}",
+    )
+    assert refused.returncode == 1, refused.stdout
+    expected = "give the same textvqa" if change == "another name" else "for example textvqa:"
+    assert expected in refused.stderr
+    store = tmp_path / "o" / "store"
+    assert not (store / "profile").exists()
+    assert not (store / "layers").exists()
+
+
+@pytest.fixture(scope="module")
+def uniform(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """Two plans of one tier: one that needs no data at all, and one that does."""
+    outputs = tmp_path_factory.mktemp("uniform")
+    small = [setting for setting in SMALL if not setting.startswith("profile")]
+    shared = ["group=uniform", "tracking=none", "evaluation.fidelity=0", *small]
+    free = luq(outputs, "run", "experiment=float16", "calibration.text=/nowhere.txt", *shared)
+    assert free.returncode == 0, free.stderr
+    assert not (outputs / "store" / "calibration").exists(), "nothing needs data"
+    done = luq(outputs, "run", "experiment=gptq3", *shared)
+    assert done.returncode == 0, done.stderr
+    return outputs, done
+
+
+def test_a_uniform_plan_needs_no_profile(uniform: tuple[Path, Done]) -> None:
+    outputs, _ = uniform
+    assert not (outputs / "store" / "profile").exists()
+    records = {record.name.split()[0]: record for record in runs_folder.iterate(outputs)}
+    assert records["float16"].calibration is None
+    assert records["float16"].artefacts.calibration is None
+    assert records["gptq3"].calibration is not None
+    for record in records.values():
+        assert (record.profile, record.order, record.layer_scores) == ([], [], {})
+        assert record.artefacts.profile is None
+        assert "profile" not in record.seconds
+    from_json(json.loads(json.dumps(to_json(records["float16"]))))
+
+
+def test_perplexity_stands_beside_that_of_16_bit(uniform: tuple[Path, Done]) -> None:
+    outputs, done = uniform
+    records = {record.name.split()[0]: record for record in runs_folder.iterate(outputs)}
+    base = records["float16"].perplexity
+    packed = records["gptq3"].perplexity
+    assert base is not None
+    assert packed is not None
+    assert base.ratio == (1, 1, 1)
+    assert packed.float_value == base.float_value == base.value
+    assert packed.ratio is not None
+    assert packed.ratio.mean == pytest.approx(packed.value / base.value)
+    assert 1 < packed.ratio.low < packed.ratio.mean < packed.ratio.high
+    own_width = math.log(packed.high / packed.low)
+    paired_width = math.log(packed.ratio.high / packed.ratio.low)
+    assert paired_width < own_width / 3, "the passages' own difficulty cancels"
+    words = " ".join(done.stdout.split())
+    assert f"perplexity {packed.value:.2f} (" in words
+    assert f"16-bit {base.value:.2f}: {packed.ratio.mean:.3f} times (" in words
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+def test_a_report_of_runs_without_profile_and_calibration(uniform: tuple[Path, Done]) -> None:
+    outputs, _ = uniform
+    done = command_luq("report", "uniform", "--outputs", str(outputs))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_shared_by_two_runs_is_not_what_they_do_not_need(
+    uniform: tuple[Path, Done],
+) -> None:
+    outputs, _ = uniform
+    small = [setting for setting in SMALL if not setting.startswith("profile")]
+    again = luq(
+        outputs, "run", "experiment=float16", "group=uniform", "tracking=none", "seed=5",
+        "evaluation.fidelity=0", "evaluation.seed=0", *small,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert " 0 made" in again.stdout

@@ -78,6 +78,11 @@ def test_the_plain_form_of_a_config_builds_the_same_config(choice: str) -> None:
     assert build(RunConfig, json.loads(json.dumps(plain(config)))) == config
 
 
+def test_a_benchmark_may_have_a_source_of_its_own() -> None:
+    config = to_config(composed("evaluation.sources.gqa=/data", "evaluation.sources.mme=hub"))
+    assert config.evaluation.sources == {"gqa": "/data", "mme": "hub"}
+
+
 def test_one_seed_reaches_everything() -> None:
     config = to_config(composed("seed=7"))
     assert {
@@ -104,6 +109,12 @@ def test_experiments_set_what_they_say() -> None:
         (["quantizer.low=bilm"], "did you mean billm"),
         (["+allocation.kk=3"], "unknown setting in allocation 'kk'"),
         (["allocation=threshold"], "exactly one of"),
+        (["allocation=budget", "allocation.bits=nan"], r"allocation\.bits=nan"),
+        (["seed=-1"], r"seed=-1 is not possible"),
+        (["evaluation.sources.gqaa=/data"], "did you mean gqa"),
+        (["group=../../x"], r"group='\.\./\.\./x' .* a plain name"),
+        (["group=/x"], "group='/x' .* a plain name"),
+        (["group=.."], r"group='\.\.' .* a plain name"),
         (["evaluation.benchmarks=[gqaa]"], "did you mean gqa"),
         (["+model.sytem_prompt=x"], "did you mean system_prompt"),
         (

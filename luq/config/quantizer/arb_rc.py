@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from luq.config.quantizer.base import TierConfig, check_block, check_damping
+from luq.config.quantizer.base import (
+    SCALE_BITS,
+    TierConfig,
+    bits_with_scales,
+    check_block,
+    check_damping,
+)
 
 
 @dataclass(frozen=True)
@@ -23,3 +29,7 @@ class ArbRcTier(TierConfig):
     @property
     def sees_packed_groups(self) -> bool:
         return self.true_sequential
+
+    @property
+    def least_bits(self) -> float:
+        return bits_with_scales(1, SCALE_BITS, self.block)

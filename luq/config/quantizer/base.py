@@ -7,6 +7,8 @@ from luq.config.checks import require
 
 ITSELF = "tier"  # what a tier calls itself in an error: it does not know its name in the table
 
+SCALE_BITS = 16  # a scale is an fp16 number
+
 
 @dataclass(frozen=True)
 class TierConfig:
@@ -32,6 +34,11 @@ class TierConfig:
             fits = type(value) is kind or is_whole_for_float
             require(fits, f"{ITSELF}.{entry.name}", value, f"of type {kind.__name__}")
 
+    @property
+    def least_bits(self) -> float:
+        """Bits per weight that its files surely take, known before anything is quantized."""
+        return 0.0
+
 
 def check_damping(damping: float) -> None:
     """The share of the Hessian's mean diagonal that is added to its diagonal; NaN is none."""
@@ -47,6 +54,15 @@ def check_group_size(group_size: int) -> None:
     """Columns that share a scale."""
     allowed = "0 (one group per row), or at least 1"
     require(group_size >= 0, "tier.group_size", group_size, allowed)
+
+
+def bits_with_scales(code_bits: float, number_bits: int, group_size: int) -> float:
+    """Bits per weight of codes with `number_bits` of scales and zeros per row and group.
+
+    Of one group per row (size 0) the numbers are left out: how many columns share them is not
+    known here.
+    """
+    return code_bits + (number_bits / group_size if group_size else 0.0)
 
 
 def columns_per_group(columns: int, group_size: int) -> int:

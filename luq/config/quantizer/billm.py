@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from luq.config.quantizer.base import TierConfig, check_block, check_damping
+from luq.config.quantizer.base import (
+    TierConfig,
+    bits_with_scales,
+    check_block,
+    check_damping,
+)
 
 
 @dataclass(frozen=True)
@@ -25,3 +30,8 @@ class BillmTier(TierConfig):
     @property
     def sees_packed_groups(self) -> bool:
         return self.true_sequential
+
+    @property
+    def least_bits(self) -> float:
+        # a sign, and a flag or a second sign; seven bytes of means and scales
+        return bits_with_scales(2, 7 * 8, self.block)

@@ -5,7 +5,9 @@ from typing import ClassVar
 
 from luq.config.checks import require
 from luq.config.quantizer.base import (
+    SCALE_BITS,
     TierConfig,
+    bits_with_scales,
     check_block,
     check_damping,
     check_group_size,
@@ -41,3 +43,8 @@ class GptqTier(TierConfig):
     @property
     def sees_packed_groups(self) -> bool:
         return self.true_sequential
+
+    @property
+    def least_bits(self) -> float:
+        zero_bits = 0 if self.symmetric else self.bits
+        return bits_with_scales(self.bits, SCALE_BITS + zero_bits, self.group_size)

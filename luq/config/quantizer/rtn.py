@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from luq.config.checks import require
-from luq.config.quantizer.base import TierConfig, check_group_size
+from luq.config.quantizer.base import (
+    SCALE_BITS,
+    TierConfig,
+    bits_with_scales,
+    check_group_size,
+)
 
 WIDTHS = (2, 3, 4, 8)  # bits of a code that the integer format stores
 
@@ -25,3 +30,8 @@ class RtnTier(TierConfig):
         require(self.bits in WIDTHS, "tier.bits", self.bits, "2, 3, 4 or 8")
         require(self.clip_steps >= 0, "tier.clip_steps", self.clip_steps, "0 or more")
         check_group_size(self.group_size)
+
+    @property
+    def least_bits(self) -> float:
+        zero_bits = 0 if self.symmetric else self.bits
+        return bits_with_scales(self.bits, SCALE_BITS + zero_bits, self.group_size)

@@ -5,7 +5,9 @@ from typing import ClassVar
 
 from luq.config.checks import require
 from luq.config.quantizer.base import (
+    SCALE_BITS,
     TierConfig,
+    bits_with_scales,
     check_block,
     check_damping,
     check_group_size,
@@ -37,3 +39,8 @@ class TernaryTier(TierConfig):
     @property
     def sees_packed_groups(self) -> bool:
         return self.true_sequential
+
+    @property
+    def least_bits(self) -> float:
+        # five weights in a byte
+        return bits_with_scales(8 / 5, SCALE_BITS, self.group_size)

@@ -30,3 +30,7 @@ class TrellisTier(TierConfig):
     @property
     def sees_packed_groups(self) -> bool:
         return self.true_sequential
+
+    @property
+    def least_bits(self) -> float:
+        return float(self.bits)

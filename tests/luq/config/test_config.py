@@ -1,5 +1,6 @@
 """Settings: a wrong one is refused with what is possible, before any work starts."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -119,6 +120,67 @@ BAD = {
     "selection samples": (lambda: AllocationConfig("uniform", samples=0), r"samples=0"),
     "pixels": (lambda: ModelConfig("x", "y", min_pixels=0), r"model\.min_pixels=0 .* above 0"),
     "most pixels": (lambda: ModelConfig("x", "y", max_pixels=-1), r"model\.max_pixels=-1"),
+    "pixels that cross": (
+        lambda: ModelConfig("x", "y", min_pixels=9, max_pixels=8),
+        r"model\.min_pixels=9 .* at most model\.max_pixels=8",
+    ),
+    "memory": (lambda: ModelConfig("x", "y", activations_gb=math.nan), r"activations_gb=nan"),
+    "no path": (lambda: ModelConfig("x", " "), r"model\.path=' ' .* not empty"),
+    "length of a model": (lambda: ModelConfig("x", "y", text_length=0), r"model\.text_length=0"),
+    "no outputs": (lambda: PathsConfig(""), r"paths\.outputs='' .* not empty"),
+    "no project": (lambda: TrackingConfig(project=""), r"tracking\.project=''"),
+    "benchmark twice": (
+        lambda: EvaluationConfig("x", ["gqa", "mme", "gqa"]),
+        r"evaluation\.benchmarks=.* gqa is there twice",
+    ),
+    "calibration benchmark twice": (
+        lambda: CalibrationConfig("x", 0.5, benchmarks=["gqa", "gqa"]),
+        r"calibration\.benchmarks=.* gqa is there twice",
+    ),
+    "tier twice": (
+        lambda: AllocationConfig("budget", bits=3, tiers=["gptq2", "gptq2"]),
+        r"allocation\.tiers=.* gptq2 is there twice",
+    ),
+    "order twice": (
+        lambda: ProfileConfig(orders=["lim", "zd", "lim", "zd"]),
+        r"profile\.orders=.* lim, zd is there twice",
+    ),
+    "alpha that is none": (lambda: CalibrationConfig("x", math.nan), r"calibration\.alpha=nan"),
+    "infinite factor": (
+        lambda: CalibrationConfig("x", 0.5, weighting="factor", image_factor=math.inf),
+        r"image_factor=inf .* above 0",
+    ),
+    "budget that is none": (lambda: AllocationConfig("budget", bits=math.nan), r"bits=nan"),
+    "infinite budget": (lambda: AllocationConfig("budget", bits=math.inf), r"bits=inf"),
+    "negative budget": (lambda: AllocationConfig("search", bits=-1.0), r"bits=-1\.0"),
+    "threshold that is none": (
+        lambda: AllocationConfig("threshold", entropy_max=math.nan),
+        r"entropy_max=nan",
+    ),
+    "quantile that is none": (
+        lambda: AllocationConfig("threshold", quantile=math.nan),
+        r"quantile=nan",
+    ),
+    "drop that is none": (lambda: AllocationConfig("quality", drop=math.nan), r"drop=nan"),
+    "k that is no number": (lambda: AllocationConfig("count", k=True), r"allocation\.k=True"),
+    "far too many layers": (lambda: AllocationConfig("count", k=2**40), r"at most 2147483647"),
+    "far too many samples": (lambda: EvaluationConfig("x", [], samples=10**30), r"at most"),
+    "repetitions": (lambda: ProfileConfig(seeds=10**6), r"profile\.seeds=1000000 .* \[1, 10000\]"),
+    "seed of a calibration": (
+        lambda: CalibrationConfig("x", 0.5, seed=-1),
+        r"calibration\.seed=-1",
+    ),
+    "seed of a profile": (lambda: ProfileConfig(seed=-1), r"profile\.seed=-1"),
+    "seed of an order": (lambda: OrderConfig(seed=2**31), r"order\.seed=2147483648"),
+    "seed of an evaluation": (lambda: EvaluationConfig("x", [], seed=-1), r"evaluation\.seed=-1"),
+    "less text than a sequence": (
+        lambda: EvaluationConfig("x", [], text_tokens=100, text_length=128),
+        r"evaluation\.text_tokens=100 .* evaluation\.text_length=128",
+    ),
+    "source of nothing": (
+        lambda: EvaluationConfig("x", ["gqa"], sources={"gqa": ""}),
+        r"evaluation\.sources\.gqa='' .* not empty",
+    ),
 }
 
 
@@ -171,6 +233,12 @@ LIMITS = {
 @pytest.mark.parametrize("make", LIMITS.values(), ids=LIMITS)
 def test_the_ends_of_a_range_belong_to_it(make: Callable[[], Any]) -> None:
     make()
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("seed", 2**31), ("group", "")])
+def test_a_run_is_checked_too(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name}="):
+        replace(run("pocket", "pocket", []), **{name: value})
 
 
 def run(calibration_text: str, evaluation_text: str, tiers: list[str]) -> RunConfig:

@@ -33,8 +33,7 @@ def test_a_layer_of_the_real_shapes_takes_the_whole_path(model: str, tmp_path: P
     given = [
         f"model.path={tmp_path / 'model'}", f"model={model}", "model.stream=true",
         "model.data=pocket", "evaluation.data=pocket", "evaluation.text=pocket", "calibration.source=pocket",
-        "calibration.text=pocket", "calibration.tokens=256", "calibration.sample_tokens=64", "profile.tokens=64",
-        "profile.clusters=8", "profile.seeds=1", "allocation=uniform", "quantizer.high=rtn4", "evaluation.benchmarks=[pope]",
+        "calibration.text=pocket", "calibration.tokens=256", "calibration.sample_tokens=64", "allocation=uniform", "quantizer.high=rtn4", "evaluation.benchmarks=[pope]",
         "evaluation.samples=1", "evaluation.fidelity=0", "evaluation.text_tokens=0", "checkpoint=true", "tracking=none",
         f"paths.outputs={tmp_path / 'out'}", *more,
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Training sequences, the two families, and what a folder of a training may be used for."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from luq.errors import ConfigError
+from luq.errors import ConfigError, LuqError
 from luq.models.vlm import VLM
 from luq.pocket import llava, qwen, train
 from luq.pocket.drawing import GRID
@@ -109,7 +110,18 @@ def _shipped_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("seed", 7), ("batch", 2), ("model", "pocket_qwen")]
+    ("setting", "value"),
+    [
+        ("seed", 7),
+        ("batch", 2),
+        ("model", "pocket_qwen"),
+        ("layers", 2),
+        ("learning_rate", 1e-3),
+        ("muon_rate", 1e-3),
+        ("vision_rate", 0.5),
+        ("decay", 0.5),
+        ("focus", "places"),
+    ],
 )
 def test_a_finished_folder_takes_no_other_training(
     tmp_path: Path, setting: str, value: object
@@ -137,7 +149,42 @@ def test_an_unfinished_folder_takes_no_other_training(tmp_path: Path) -> None:
         trained(tmp_path, seed=7)
 
 
-def test_a_training_may_be_made_longer(tmp_path: Path) -> None:
+def test_a_training_may_be_made_longer_and_not_shorter(tmp_path: Path) -> None:
     trained(tmp_path)
-    trained(tmp_path, steps=2)
+    checkpoint = trained(tmp_path, steps=2)
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+    card = (checkpoint / train.CARD).read_bytes()
+    with pytest.raises(ConfigError, match=r"steps=2, and steps=1 is asked for: .* not shorter"):
+        trained(tmp_path, steps=1)
+    assert (checkpoint / train.CARD).read_bytes() == card
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("steps", -1),
+        ("steps", 0),
+        ("layers", 0),
+        ("vision_steps", -1),
+        ("batch", 0),
+        ("length", 7),
+        ("learning_rate", math.nan),
+        ("learning_rate", 0.0),
+        ("muon_rate", math.inf),
+        ("vision_rate", -0.1),
+        ("decay", 1.5),
+        ("decay", math.nan),
+        ("seed", -1),
+        ("save_every", 0),
+        ("focus", "places,places"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(setting: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{setting}="):
+        TrainConfig(**{setting: value})
+
+
+def test_a_start_that_is_no_checkpoint_is_said(tmp_path: Path) -> None:
+    with pytest.raises(LuqError, match=r"config\.json cannot be read"):
+        trained(tmp_path / "out", start=str(tmp_path / "nothing"))
+    assert not (tmp_path / "out").exists()

@@ -36,6 +36,11 @@ def test_fewer_tokens_than_asked_for_are_all_drawn() -> None:
     assert torch.equal(chosen["image"], torch.arange(0, 50, 5))
 
 
+def test_without_images_the_text_tokens_are_those_of_all() -> None:
+    chosen = choose_tokens(torch.zeros(500, dtype=torch.bool), 50, 3)
+    assert torch.equal(chosen["all"], chosen["text"])
+
+
 def test_the_draw_depends_on_the_seed() -> None:
     mask = torch.arange(500) % 5 == 0
     assert torch.equal(choose_tokens(mask, 50, 3)["all"], choose_tokens(mask, 50, 3)["all"])

@@ -1,6 +1,5 @@
 """Entropies of cluster frequencies, at equal numbers of vectors."""
 
-import logging
 import math
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from luq.errors import ConfigError
 from luq.profiling.entropy import cluster, entropy_bits, profile_entropy
 
 
@@ -95,23 +95,33 @@ def test_every_k_means_advances_the_progress() -> None:
     assert len(steps) == 2 * 2 * 2
 
 
-def test_few_vectors_give_fewer_clusters_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        table = profile_entropy([{"all": blobs(30, 200)}], clusters=100, seeds=1)
-    assert table[0].clusters == 32, "160 vectors, five in each"
-    assert "160 vectors are too few for K=100 clusters: using K=32" in caplog.text
+def test_more_clusters_than_the_vectors_fill_are_refused() -> None:
+    """Five vectors a cluster of 0.8 of the fewest: no other K is used than the one asked for."""
+    outputs = [{"all": blobs(30, 400), "image": blobs(30, 200)}]
+    (entry, _) = profile_entropy(outputs, clusters=32, seeds=1)
+    assert (entry.clusters, entry.tokens) == (32, 160)
+    with pytest.raises(ConfigError, match=r"clusters=33 .* 200 output .* 160 .*clusters=32 or"):
+        profile_entropy(outputs, clusters=33, seeds=1)
+    with pytest.raises(ConfigError, match=r"clusters=2 .* has 1 output vectors"):
+        profile_entropy([{"all": torch.ones(1, 4)}], clusters=2, seeds=1)
 
 
-def test_enough_vectors_give_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        (entry,) = profile_entropy([{"all": blobs(30, 200)}], clusters=32, seeds=1)
-    assert entry.clusters == 32
-    assert caplog.text == ""
+def test_equal_vectors_have_no_entropy() -> None:
+    (entry,) = profile_entropy([{"all": torch.ones(20, 4)}], clusters=2, seeds=1)
+    assert entry.mean == 0
 
 
-def test_a_single_vector_is_no_error() -> None:
-    (entry,) = profile_entropy([{"all": torch.ones(1, 4)}], clusters=10, seeds=1)
-    assert (entry.mean, entry.clusters) == (0, 2)
+def test_without_images_the_entropies_of_text_are_those_of_all() -> None:
+    """To the last bit, for they are of the same tokens."""
+    steps: list[int] = []
+    layers = [blobs(9, 300), blobs(20, 300)]
+    outputs = [{"all": vectors, "text": vectors} for vectors in layers]
+    table = profile_entropy(outputs, 20, 2, advance=lambda: steps.append(1))
+    names = [(entry.layer, entry.modality) for entry in table]
+    assert names == [(0, "all"), (0, "text"), (1, "all"), (1, "text")]
+    assert [entry.mean for entry in table[::2]] == [entry.mean for entry in table[1::2]]
+    assert table[0].mean != table[2].mean
+    assert len(steps) == 2 * 2 * 2
 
 
 def test_sklearn_is_imported_only_to_cluster() -> None:

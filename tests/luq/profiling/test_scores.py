@@ -40,7 +40,9 @@ def test_variance_and_lim_against_the_hidden_states(vlm: VLM, calibration: Calib
 
 def test_a_modality_without_tokens_is_left_out(vlm: VLM) -> None:
     text = pocket_samples(vlm, CalibrationConfig(name="text", alpha=0.0, tokens=512))
-    assert set(forward_scores(vlm, text)) == {"all", "text"}
+    measured = forward_scores(vlm, text)
+    assert set(measured) == {"all", "text"}
+    assert measured["all"] == measured["text"], "they are of the same tokens"
 
 
 def test_hooks_are_gone_afterwards(vlm: VLM, calibration: CalibrationSet) -> None:

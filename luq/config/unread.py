@@ -1,0 +1,172 @@
+"""Settings that were given and that no part of the run reads: nothing asked for is ignored.
+
+A setting counts as given where it differs from its default. Seeds follow the run's, so one that
+equals it is not given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any
+
+from luq.config.run import RunConfig
+from luq.errors import ConfigError
+
+# Plans that rank layers by the order. `budget` with tiers of its own and `search` go by errors.
+RANKING_PLANS = ("count", "quality")
+# Orders whose scores are means over the tokens of a modality.
+ORDERS_OVER_TOKENS = ("entropy", "entropy_reverse", "variance", "lim")
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A setting by its dotted name, its value, and what would read it."""
+
+    name: str
+    value: object
+    reader: str
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value} would be ignored: it is read by {self.reader}"
+
+
+def refuse_unread(config: RunConfig, shared: Sequence[str] = ()) -> RunConfig:
+    """The config, if all that was asked for has an effect.
+
+    Args:
+        config: of a run.
+        shared: settings and groups that were given for many runs at once, as in a sweep. Where a
+            run does not read one of them it gets the default, since others read it.
+
+    Raises:
+        ConfigError: a setting of the run itself would be ignored.
+    """
+    for setting in unread(config):
+        is_shared = any(f"{setting.name}.".startswith(f"{name}.") for name in shared)
+        if not is_shared:
+            raise ConfigError(f"{setting}. Leave it out, or choose what reads it")
+        config = _with_default(config, setting.name)
+    return config
+
+
+def unread(config: RunConfig) -> list[Unread]:
+    """Every setting that was given and that nothing reads."""
+    unread_settings: list[Unread] = []
+    for name, reader in _unread_names(config).items():
+        group, _, setting = name.partition(".")
+        value = getattr(getattr(config, group), setting)
+        follows_run = setting == "seed" and value == config.seed
+        if value != _default(config, name) and not follows_run:
+            unread_settings.append(Unread(name, value, reader))
+    return unread_settings
+
+
+def reads(config: RunConfig, name: str) -> bool:
+    """Whether a setting (`order.seed`) or the choice of a group (`order`) has an effect."""
+    unread_names = _unread_names(config)
+    return name not in unread_names and f"{name}.name" not in unread_names
+
+
+def _unread_names(config: RunConfig) -> dict[str, str]:
+    """Settings that nothing of the run reads, whatever their values -> what would read them."""
+    readers = _allocation_readers(config) | _order_readers(config) | _profile_readers(config)
+    if config.calibration.alpha == 0:
+        readers["calibration.weighting"] = "calibration sets with images: calibration.alpha above 0"
+    return readers
+
+
+def ranks_layers(config: RunConfig) -> bool:
+    """Whether the plan goes by the order of the layers."""
+    plan = config.allocation
+    return plan.name in RANKING_PLANS or (plan.name == "budget" and not plan.tiers)
+
+
+def _allocation_readers(config: RunConfig) -> dict[str, str]:
+    """Settings of the allocation that its plan does not read -> what reads them."""
+    plan = config.allocation
+    readers = {
+        "k": ("count",),
+        "entropy_max": ("threshold",),
+        "quantile": ("threshold",),
+        "bits": ("budget", "search"),
+        "bytes": ("budget", "search"),
+        "tiers": ("budget", "search"),
+        "error": ("budget", "search"),
+        "drop": ("quality",),
+        "swaps": ("search",),
+        "samples": ("quality", "search"),
+    }
+    unread_by_plan: dict[str, str] = {}
+    for setting, plans in readers.items():
+        if plan.name not in plans:
+            unread_by_plan[f"allocation.{setting}"] = _words("allocation=", plans)
+    if plan.name == "budget" and not plan.tiers:
+        unread_by_plan["allocation.error"] = "allocation=search, or with allocation.tiers"
+    if plan.name == "search" and plan.swaps == 0:
+        unread_by_plan["allocation.samples"] = "allocation=quality, or with allocation.swaps"
+    return unread_by_plan
+
+
+def _order_readers(config: RunConfig) -> dict[str, str]:
+    """Settings of the order that nothing reads -> what reads them."""
+    order = config.order
+    readers: dict[str, str] = {}
+    if not ranks_layers(config):
+        plans = _words("allocation=", (*RANKING_PLANS, "budget"))
+        readers["order.name"] = f"{plans} (without allocation.tiers)"
+    ranked = [order.name] if ranks_layers(config) else []
+    names = {*ranked, *config.profile.orders}
+    if not names.intersection(ORDERS_OVER_TOKENS) and config.allocation.name != "threshold":
+        readers["order.modality"] = f"{_words('order=', ORDERS_OVER_TOKENS)}, where a plan ranks"
+    if "random" not in names:
+        readers["order.seed"] = "order=random, where a plan ranks"
+    return readers
+
+
+def _profile_readers(config: RunConfig) -> dict[str, str]:
+    """Settings of the profile that nothing reads -> what reads them."""
+    plan = config.allocation
+    orders = config.profile.orders
+    readers: dict[str, str] = {}
+    if plan.name == "uniform" and not orders:
+        for setting in ("clusters", "tokens", "seeds", "seed"):
+            readers[f"profile.{setting}"] = "plans that choose layers, not allocation=uniform"
+    if not _measures_kl(config):
+        readers["profile.samples"] = "order=kl, allocation.error=kl and profile.orders=[kl]"
+    return readers
+
+
+def _measures_kl(config: RunConfig) -> bool:
+    """Whether the KL of one layer at a time is measured, on questions of the selection split."""
+    plan = config.allocation
+    ranked_by_kl = ranks_layers(config) and config.order.name == "kl"
+    measures_errors = plan.name == "search" or (plan.name == "budget" and bool(plan.tiers))
+    return ranked_by_kl or (measures_errors and plan.error == "kl") or "kl" in config.profile.orders
+
+
+def chooses_by_questions(config: RunConfig) -> bool:
+    """Whether the run asks questions of the selection split before it has an allocation."""
+    return config.allocation.name in ("quality", "search") or _measures_kl(config)
+
+
+def _words(prefix: str, names: Sequence[str]) -> str:
+    """`allocation=budget and allocation=search`."""
+    *first, last = [f"{prefix}{name}" for name in names]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _default(config: RunConfig, name: str) -> Any:
+    """The default of a setting by its dotted name."""
+    group, _, setting = name.partition(".")
+    for entry in fields(getattr(config, group)):
+        if entry.name == setting and entry.default_factory is not MISSING:
+            return entry.default_factory()
+        if entry.name == setting:
+            return entry.default
+    raise KeyError(name)
+
+
+def _with_default(config: RunConfig, name: str) -> RunConfig:
+    """The config with the default of one setting."""
+    group, _, setting = name.partition(".")
+    changed: Any = replace(getattr(config, group), **{setting: _default(config, name)})
+    return replace(config, **{group: changed})

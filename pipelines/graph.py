@@ -35,7 +35,7 @@ from luq.models.checkpoint import (
     rest_weights,
 )
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
-from luq.profiling.entropies import subsample_size
+from luq.profiling.entropies import subsample_of
 from luq.quantization.artefacts import PackedLayer
 from luq.questions.overlap import check_texts, same_files
 from luq.questions.sources import QuestionTable, evaluation_table
@@ -82,7 +82,7 @@ class Graph:
         if self.is_profiled:
             # The smallest modality has no more tokens; how many it has is known with the samples.
             most_vectors = min(config.profile.tokens, config.calibration.tokens)
-            subsample_size([most_vectors], config.profile.clusters)
+            subsample_of([most_vectors], config.profile.clusters)
         self.questions = self.question_set(config.evaluation)
         self.text = self._text()
         if self.is_calibrated:

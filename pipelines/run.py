@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from luq.config import RunConfig
 from luq.config.building import plain
-from luq.config.unread import reads
+from luq.config.unread import reads, unread
 from luq.errors import LuqError
 from luq.evaluation import scorers
 from luq.formats.memory import peak_bytes
@@ -31,7 +31,7 @@ from pipelines.execute import RunIdentity, choose, execute, workbench
 from pipelines.follow import follow
 from pipelines.graph import Graph
 from pipelines.record import ELSEWHERE, MACHINE, RunRecord
-from pipelines.schema import to_config
+from pipelines.schema import as_asked, settings_of, to_config
 
 log = logging.getLogger(__name__)
 UNNAMED = ("paths", "tracking", "group=", "checkpoint=")  # overrides that no run is named after
@@ -148,11 +148,14 @@ def job(
     failures = failures or Failures()
     console.out.rule(f"[bold]{escape(name)}[/bold]", align="left")
     try:
-        config = to_config(composed, base)
+        # `luq profile` reads settings of the profile whatever the plan.
+        config = as_asked(composed) if stage == "profile" else to_config(composed, base)
     except LuqError as error:
         failures.names.append(name)
         console.fail(str(error))
         return
+    if stage != "profile":
+        _tell_unread(composed, base)
     outputs = Path(config.paths.outputs)
     key = config_key(config)
     lock = Store(outputs / "store").lock(f"run-{key}", f"the run {name}" if wait else "")
@@ -167,6 +170,13 @@ def job(
             _attempt(stage, config, name, failures)
     except Timeout:
         console.out.print("  another process is at it: later")
+
+
+def _tell_unread(composed: DictConfig, base: Sequence[str]) -> None:
+    """Say which settings of the run itself it does not read; it has their defaults."""
+    for setting in unread(as_asked(composed)):
+        if not setting.is_among(settings_of(base)):
+            console.out.print(f"  note: {setting}", markup=False)
 
 
 def _attempt(stage: str, config: RunConfig, name: str, failures: Failures) -> None:

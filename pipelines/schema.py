@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from luq.config import RunConfig
 from luq.config.building import build
 from luq.config.checks import require
-from luq.config.unread import refuse_unread
+from luq.config.unread import with_what_is_read
 from luq.errors import ConfigError, unknown
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -49,16 +49,11 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=node)
 
 
-def to_config(composed: DictConfig, shared: Sequence[str] = ()) -> RunConfig:
-    """The frozen dataclasses of a composed config.
-
-    Args:
-        composed: what Hydra made of a command line.
-        shared: of its overrides those that were given for a whole sweep. A run that does not read
-            one of them leaves it out.
+def as_asked(composed: DictConfig) -> RunConfig:
+    """The frozen dataclasses of a composed config, with settings that its run may not read.
 
     Raises:
-        ConfigError: a value does not fit, or a setting of this run would be ignored.
+        ConfigError: a value does not fit.
     """
     try:
         plain = OmegaConf.to_container(composed, resolve=True)
@@ -66,13 +61,31 @@ def to_config(composed: DictConfig, shared: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(str(error).splitlines()[0]) from error
     if isinstance(plain, dict):
         plain.pop("experiment", None)
-    names = [override.lstrip("+~").partition("=")[0] for override in shared]
     config = build(RunConfig, plain)
     # A folder of this name is made beside those of other groups.
     name = Path(config.group).name
     is_plain_name = name == config.group and name != ".." and "\\" not in name
     require(is_plain_name, "group", config.group, "a plain name, without folders")
-    return refuse_unread(config, names)
+    return config
+
+
+def to_config(composed: DictConfig, shared: Sequence[str] = ()) -> RunConfig:
+    """The settings of a run as it reads them.
+
+    Args:
+        composed: what Hydra made of a command line.
+        shared: of its overrides those that were given for a whole sweep. A run that does not read
+            one of them leaves it out.
+
+    Raises:
+        ConfigError: a value does not fit, or the plan ignores a setting of the allocation.
+    """
+    return with_what_is_read(as_asked(composed), settings_of(shared))
+
+
+def settings_of(overrides: Sequence[str]) -> list[str]:
+    """The settings and groups that overrides name."""
+    return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
 def check_choices(overrides: list[str]) -> None:

@@ -1,4 +1,7 @@
-"""Settings that were given and that no part of the run reads: nothing asked for is ignored.
+"""Settings that were given and that no part of the run reads: nothing is ignored without a word.
+
+A setting of the allocation that its plan does not read is an error: another plan was meant. Others
+are what runs of several plans share on a command line: they get their defaults, and a note.
 
 A setting counts as given where it differs from its default. Seeds follow the run's, so one that
 equals it is not given.
@@ -26,23 +29,26 @@ class Unread:
     reader: str
 
     def __str__(self) -> str:
-        return f"{self.name}={self.value} would be ignored: it is read by {self.reader}"
+        return f"{self.name}={self.value} has no effect: it is read by {self.reader}"
+
+    def is_among(self, names: Sequence[str]) -> bool:
+        """Whether some names, of settings or groups, have it among them."""
+        return any(f"{self.name}.".startswith(f"{name}.") for name in names)
 
 
-def refuse_unread(config: RunConfig, shared: Sequence[str] = ()) -> RunConfig:
-    """The config, if all that was asked for has an effect.
+def with_what_is_read(config: RunConfig, shared: Sequence[str] = ()) -> RunConfig:
+    """The config with the defaults of all that nothing of the run reads.
 
     Args:
         config: of a run.
-        shared: settings and groups that were given for many runs at once, as in a sweep. Where a
-            run does not read one of them it gets the default, since others read it.
+        shared: settings and groups that were given for many runs at once, as in a sweep: there
+            other runs read what this one does not.
 
     Raises:
-        ConfigError: a setting of the run itself would be ignored.
+        ConfigError: the run itself was given a setting of the allocation that its plan ignores.
     """
     for setting in unread(config):
-        is_shared = any(f"{setting.name}.".startswith(f"{name}.") for name in shared)
-        if not is_shared:
+        if setting.is_among(["allocation"]) and not setting.is_among(shared):
             raise ConfigError(f"{setting}. Leave it out, or choose what reads it")
         config = _with_default(config, setting.name)
     return config

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from luq.calibration.artefacts import Calibration, samples_of
 from luq.models.checkpoint import Checkpoint
-from luq.profiling.entropies import LayerEntropy, subsample_size
+from luq.profiling.entropies import LayerEntropy, subsample_of
 from luq.store.artefact import Artefact, Tools
 from luq.store.store import write_json
 
@@ -40,7 +40,7 @@ class EntropyProfile(Artefact[list[LayerEntropy]]):
         samples = samples_of(self.calibration, tools)
         positions = choose_tokens(samples.image_mask(), self.tokens, self.seed)
         # too few for so many clusters: better said before the forward pass
-        subsample_size((len(tokens) for tokens in positions.values()), self.clusters)
+        subsample_of((len(tokens) for tokens in positions.values()), self.clusters)
         outputs = layer_outputs(vlm, samples, self.tokens, self.seed, tools.store.root)
         total = len(outputs) * len(outputs[0]) * self.seeds
         with tools.progress.bar("profile", total) as advance:

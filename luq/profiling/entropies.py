@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from luq.config import ProfileConfig
 from luq.errors import ConfigError
 
 SUBSAMPLE = 0.8  # of the smallest modality's vectors, so that each seed draws others
@@ -21,8 +23,18 @@ class LayerEntropy:
     clusters: int  # K of K-means
 
 
-def subsample_size(vectors: Iterable[int], clusters: int) -> int:
-    """How many vectors are clustered of each layer and modality.
+class Subsample(NamedTuple):
+    """What K-means is given of each layer and modality."""
+
+    size: int  # vectors
+    clusters: int  # K
+
+
+def subsample_of(vectors: Iterable[int], clusters: int) -> Subsample:
+    """How many vectors are clustered of each layer and modality, in how many clusters.
+
+    The default K is the paper's, for its 262,144 tokens: of fewer it is as many as they fill. A K
+    that was asked for is taken or refused.
 
     Args:
         vectors: How many there are, by modality.
@@ -34,11 +46,13 @@ def subsample_size(vectors: Iterable[int], clusters: int) -> int:
     fewest = min(vectors)
     size = max(2, int(SUBSAMPLE * fewest))
     largest_clusters = size // VECTORS_PER_CLUSTER
-    if clusters > largest_clusters:
-        raise ConfigError(
-            f"profile.clusters={clusters} is not possible: the modality with fewest calibration "
-            f"tokens has {fewest} output vectors per layer, of which {size} are clustered at a "
-            f"time, at least {VECTORS_PER_CLUSTER} in each cluster. Use profile.clusters="
-            f"{largest_clusters} or less, or more profile.tokens and calibration.tokens"
-        )
-    return size
+    if clusters <= largest_clusters:
+        return Subsample(size, clusters)
+    if clusters == ProfileConfig.clusters:
+        return Subsample(size, max(2, largest_clusters))
+    raise ConfigError(
+        f"profile.clusters={clusters} is not possible: the modality with fewest calibration "
+        f"tokens has {fewest} output vectors per layer, of which {size} are clustered at a "
+        f"time, at least {VECTORS_PER_CLUSTER} in each cluster. Use profile.clusters="
+        f"{largest_clusters} or less, or more profile.tokens and calibration.tokens"
+    )

@@ -6,6 +6,7 @@ compared uses the same number, and the estimate is repeated over seeds, each wit
 and its own start.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from luq.profiling.entropies import LayerEntropy, subsample_size
+from luq.profiling.entropies import LayerEntropy, subsample_of
 
+log = logging.getLogger(__name__)
 ITERATIONS = 100  # of K-means, at most
 VECTOR_CHOICE = 13  # tells this use of a seed from the project's others
 
@@ -52,7 +54,7 @@ def profile_entropy(
     Args:
         outputs: By layer and modality, vectors [vectors, hidden]. All layers hold equally many of
             a modality. Each layer is read once, in turn.
-        clusters: K of K-means.
+        clusters: K of K-means; of the default, as many as the vectors fill.
         seeds: How often the estimate is repeated.
         seed: Of the subsamples, and of the first repetition's start.
         advance: Called after each K-means.
@@ -63,7 +65,12 @@ def profile_entropy(
     Raises:
         ConfigError: There are too few vectors for so many clusters.
     """
-    tokens = subsample_size((len(vectors) for vectors in outputs[0].values()), clusters)
+    vectors_by_modality = outputs[0].values()
+    tokens, used_clusters = subsample_of((len(v) for v in vectors_by_modality), clusters)
+    if used_clusters < clusters:
+        log.warning(
+            "%d vectors are too few for K=%d clusters: using K=%d", tokens, clusters, used_clusters
+        )
     table: list[LayerEntropy] = []
     for layer, by_modality in enumerate(outputs):
         measured: dict[str, LayerEntropy] = {}
@@ -78,11 +85,11 @@ def profile_entropy(
             for repetition in range(seeds):
                 rng = np.random.default_rng([seed, repetition, VECTOR_CHOICE])
                 subsample = vectors.numpy()[rng.permutation(len(vectors))[:tokens]]
-                labels = cluster(subsample, clusters, seed + repetition)
+                labels = cluster(subsample, used_clusters, seed + repetition)
                 estimates.append(entropy_bits(labels))
                 advance()
             mean = float(np.mean(estimates))
             spread = float(np.std(estimates))
-            measured[modality] = LayerEntropy(layer, modality, mean, spread, tokens, clusters)
+            measured[modality] = LayerEntropy(layer, modality, mean, spread, tokens, used_clusters)
         table += measured.values()
     return table

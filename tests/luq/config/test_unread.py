@@ -1,10 +1,11 @@
-"""A setting that nothing of a run reads is refused, not ignored."""
+"""A setting that nothing of a run reads is refused or named, not ignored without a word."""
 
 import pytest
 
 from luq.config import RunConfig
-from luq.config.unread import reads
+from luq.config.unread import reads, unread
 from luq.errors import ConfigError
+from pipelines.schema import as_asked
 from tests.pipelines.test_schema import composed, to_config
 
 BUDGET = ["allocation=budget", "allocation.bits=3"]
@@ -31,6 +32,18 @@ def config(*overrides: str) -> RunConfig:
         ([*SEARCH, "allocation.samples=3"], "allocation.samples"),
         ([*UNIFORM, "allocation.k=3"], "allocation.k"),
         ([*UNIFORM, "allocation.tiers=[gptq2]"], "allocation.tiers"),
+    ],
+)
+def test_what_a_plan_does_not_read_of_the_allocation_is_refused(
+    overrides: list[str], name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{name}=.* has no effect: it is read by "):
+        config(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
         ([*UNIFORM, "profile.clusters=50"], "profile.clusters"),
         ([*UNIFORM, "profile.tokens=512"], "profile.tokens"),
         ([*UNIFORM, "profile.seeds=1"], "profile.seeds"),
@@ -46,9 +59,12 @@ def config(*overrides: str) -> RunConfig:
         (["calibration=text", "calibration.weighting=balance"], "calibration.weighting"),
     ],
 )
-def test_what_a_run_does_not_read_is_refused(overrides: list[str], name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name}=.* would be ignored: it is read by "):
-        config(*overrides)
+def test_what_a_run_does_not_read_of_other_groups_has_its_default(
+    overrides: list[str], name: str
+) -> None:
+    asked = as_asked(composed(*overrides))
+    assert [setting.name for setting in unread(asked)] == [name]
+    assert unread(to_config(composed(*overrides))) == []
 
 
 @pytest.mark.parametrize(
@@ -81,5 +97,5 @@ def test_what_a_sweep_sets_for_all_its_runs_is_left_out_where_nothing_reads_it()
     assert uniform.quantizer.propagation == "high"
     mixed = to_config(composed("experiment=luq_k4", *shared), shared)
     assert (mixed.profile.clusters, mixed.order.name) == (50, "depth")
-    with pytest.raises(ConfigError, match=r"profile\.seeds=1 would be ignored"):
-        to_config(composed("experiment=gptq4", "profile.seeds=1", *shared), shared)
+    with pytest.raises(ConfigError, match=r"allocation\.k=3 has no effect"):
+        to_config(composed("experiment=gptq4", "allocation.k=3", *shared), shared)

@@ -14,8 +14,8 @@ from luq.config import CalibrationConfig, ModelConfig, QuantizerConfig
 from luq.config.building import build
 from luq.export.about import read_about
 from luq.export.folder import PackedModel, export
-from luq.models.checkpoint import SINGLE
 from luq.models.vlm import VLM, load_vlm
+from luq.models.weight_files import SINGLE
 from luq.quantization.walk import assert_installed, install
 from pipelines import runs_folder
 from pipelines.chat import load

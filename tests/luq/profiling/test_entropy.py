@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from luq.config import ProfileConfig
 from luq.errors import ConfigError
 from luq.profiling.entropy import cluster, entropy_bits, profile_entropy
 
@@ -102,6 +103,8 @@ def test_more_clusters_than_the_vectors_fill_are_refused() -> None:
     assert (entry.clusters, entry.tokens) == (32, 160)
     with pytest.raises(ConfigError, match=r"clusters=33 .* 200 output .* 160 .*clusters=32 or"):
         profile_entropy(outputs, clusters=33, seeds=1)
+    (entry, _) = profile_entropy(outputs, clusters=ProfileConfig.clusters, seeds=1)
+    assert entry.clusters == 32, "the default is for the paper's tokens, and says what it was"
     with pytest.raises(ConfigError, match=r"clusters=2 .* has 1 output vectors"):
         profile_entropy([{"all": torch.ones(1, 4)}], clusters=2, seeds=1)
 

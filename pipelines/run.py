@@ -174,9 +174,12 @@ def job(
 
 def _tell_unread(composed: DictConfig, base: Sequence[str]) -> None:
     """Say which settings of the run itself it does not read; it has their defaults."""
+    names_by_reader: dict[str, list[str]] = {}
     for setting in unread(as_asked(composed)):
         if not setting.is_among(settings_of(base)):
-            console.out.print(f"  note: {setting}", markup=False)
+            names_by_reader.setdefault(setting.reader, []).append(setting.name)
+    for reader, names in names_by_reader.items():
+        console.out.print(f"  no effect: {', '.join(names)} (for {reader})", markup=False)
 
 
 def _attempt(stage: str, config: RunConfig, name: str, failures: Failures) -> None:

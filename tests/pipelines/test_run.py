@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from luq.config import ProfileConfig
 from luq.formats.layer_file import FILE
 from pipelines import runs_folder
 from pipelines.record import from_json, to_json
@@ -387,3 +388,15 @@ def test_what_is_shared_by_two_runs_is_not_what_they_do_not_need(
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
     assert " 0 made" in again.stdout
+
+
+def test_settings_that_a_plan_does_not_read_are_named(outputs: Path) -> None:
+    """Runs of several plans share a command line."""
+    words = ["profile.clusters=20", "profile.seeds=2", "quantizer.high=rtn4", "evaluation.fidelity=0",
+             "evaluation.samples=4", "evaluation.text_tokens=0", "evaluation.benchmarks=[gqa]"]  # fmt: skip
+    done = luq(outputs, "run", "allocation=uniform", "group=unread", *words)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "no effect: profile.clusters, profile.seeds (for plans that choose layers" in said
+    (record,) = runs_folder.iterate(outputs, "unread")
+    assert record.config.profile == ProfileConfig()

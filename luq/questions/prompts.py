@@ -31,10 +31,14 @@ MISSING = "nan"
 MMBENCH_ROTATION = 1_000_000
 
 
+def is_null(value: object) -> bool:
+    """Whether a field is missing, which tables say as None or not-a-number."""
+    return value is None or value != value
+
+
 def text_of(value: object) -> str:
-    """A field as a text; empty if it is missing, which tables say as None or not-a-number."""
-    is_missing = value is None or value != value
-    return "" if is_missing else str(value)
+    """A field as a text; empty if it is missing."""
+    return "" if is_null(value) else str(value)
 
 
 def _question(doc: Doc) -> str:
@@ -60,7 +64,8 @@ def textvqa(doc: Doc) -> str:
 def textvqa_ocr(doc: Doc) -> str:
     """TextVQA's question with the words that an OCR system read in the image."""
     question = _question(doc).capitalize()
-    return question + "\nReference OCR token: " + ", ".join(doc["ocr_tokens"]) + SHORT
+    tokens = [text_of(token) for token in doc["ocr_tokens"] or []]
+    return question + "\nReference OCR token: " + ", ".join(tokens) + SHORT
 
 
 def chartqa(doc: Doc) -> str:

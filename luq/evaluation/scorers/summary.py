@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
-from luq.questions.prompts import text_of
+from luq.questions.prompts import is_null, text_of
 
 Doc = dict[str, Any]
 Values = dict[str, float]
@@ -37,12 +37,16 @@ def reference(doc: Doc) -> str:
 
 
 def references(doc: Doc) -> list[str]:
-    """All reference answers; they are texts, or records with a text as VQAv2 has them."""
+    """All reference answers; they are texts, or records with a text as VQAv2 has them.
+
+    One that is missing is left out: an empty answer would match it.
+    """
     answers: list[str] = []
     column = doc.get("answers")
-    for answer in column if isinstance(column, list) else []:
-        is_record = isinstance(answer, dict)
-        answers.append(text_of(answer.get("answer") if is_record else answer))
+    for entry in column if isinstance(column, list) else []:
+        answer = entry.get("answer") if isinstance(entry, dict) else entry
+        if not is_null(answer):
+            answers.append(str(answer))
     return answers
 
 

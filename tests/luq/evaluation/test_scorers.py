@@ -124,6 +124,8 @@ def test_vqa_columns() -> None:
 
 
 def test_a_contraction_without_its_apostrophe_is_right() -> None:
+    assert soft.textvqa({"answers": [None] * 3 + ["cat"] * 7}, [""])["score"] == 0
+    assert soft.textvqa({"answers": [None] * 3 + ["cat"] * 7}, ["cat"])["score"] == 1
     assert soft.textvqa({"answers": ["ain't"] * 10}, ["aint"])["score"] == 1
     assert soft.vqav2({"answers": [{"answer": "ain't"}] * 10}, ["Aint"])["score"] == 1
 

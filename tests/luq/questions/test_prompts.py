@@ -47,6 +47,11 @@ FLOAT_PROMPT = "How many?\nAnswer the question with a floating-point number with
             "What is it?\nReference OCR token: STOP, here" + SHORT,
         ),
         (
+            "textvqa_ocr",
+            {"question": "what is it?", "ocr_tokens": None},
+            "What is it?\nReference OCR token: " + SHORT,
+        ),
+        (
             "chartqa",
             {"question": "How high?"},
             "How high?\nAnswer the question with a single word.",

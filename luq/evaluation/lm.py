@@ -161,14 +161,13 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
     def apply_chat_template(
         self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True
     ) -> str:
-        """As lm-eval's, but only the place at the beginning of a question is an image's: what
-        questions and answers say is text, also where it says `<image>`.
+        """As lm-eval's, but only the place at the beginning of a message is an image's: what a
+        question says is text, also where it says `<image>`.
         """
         messages: list[dict[str, Any]] = []
         for message in chat_history:
             content: str = message["content"]
-            has_image = message["role"] == "user" and content.startswith(PLACEHOLDER)
-            image = PLACEHOLDER if has_image else ""
+            image = PLACEHOLDER if content.startswith(PLACEHOLDER) else ""
             text = plain_text(self.processor, content.removeprefix(image))
             messages.append({**message, "content": image + text})
         chat: str = super().apply_chat_template(messages, add_generation_prompt)

@@ -3,12 +3,14 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
 
 from luq.config import EvaluationConfig
 from luq.errors import DataError
+from luq.questions import tables
 from luq.questions.sources import calibration_table, evaluation_table
 from luq.questions.tables import Questions
 from luq.store.store import Store
@@ -205,6 +207,25 @@ def test_a_table_that_changes_after_it_was_digested_is_refused(tmp_path: Path) -
     (file,) = root.glob("data/*.parquet")
     Dataset.from_list(chart_rows(3)).to_parquet(file)
     with pytest.raises(DataError, match="changed since this run began: run it again"):
+        table.open(Store(tmp_path / "cache").tools)
+
+
+def test_a_table_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "chartqa.parquet"
+    Dataset.from_list(chart_rows(2)).to_parquet(file)
+    digested = tables.file_identities
+
+    def change_after(location: tables.Location) -> list[list[Any]]:
+        identities = digested(location)
+        Dataset.from_list(chart_rows(3)).to_parquet(file)
+        return identities
+
+    settings = EvaluationConfig("test", ["chartqa"], data=str(tmp_path))
+    table = evaluation_table("chartqa", settings, tmp_path / "cache")
+    monkeypatch.setattr(tables, "file_identities", change_after)
+    with pytest.raises(DataError, match="changed since this run began"):
         table.open(Store(tmp_path / "cache").tools)
 
 

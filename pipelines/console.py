@@ -294,6 +294,11 @@ def failure_line(name: str, reason: str, log: str) -> str:
     return f"[bold red]failed[/bold red] {escape(name)}: {escape(reason)}{escape(log)}"
 
 
+def note_line(name: str, reason: str) -> str:
+    """What is to be said of a run that did not fail."""
+    return f"{escape(name)}: {escape(reason)}"
+
+
 def fail(message: str) -> None:
     """An error for people, on stderr."""
     console = Console(stderr=True, highlight=False)

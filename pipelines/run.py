@@ -28,7 +28,7 @@ from luq.store.store import Store
 from pipelines import console, devices, runs_folder
 from pipelines.allocate import LayerScores
 from pipelines.execute import RunIdentity, choose, execute, workbench
-from pipelines.follow import follow
+from pipelines.follow import follow, make_up
 from pipelines.graph import Graph
 from pipelines.record import ELSEWHERE, MACHINE, RunRecord
 from pipelines.schema import as_asked, settings_of, to_config
@@ -79,7 +79,7 @@ def run(config: RunConfig, name: str) -> None:
     file = runs_folder.write(outputs, record)
     runs_folder.clear_failure(outputs, config_key(config))
     console.show_record(record)
-    follow(record, outputs)
+    follow(record, config, outputs)
     console.out.print(
         f"{len(bench.store.found)} artefacts from the store, {len(bench.store.made)} made, "
         f"{record.wall_seconds:.1f} s. Record: {file}"
@@ -164,8 +164,9 @@ def job(
             lock.acquire(timeout=-1 if wait else 0),
             console.log_file(outputs / "logs" / f"{key}.log"),
         ):
-            if once and done(config):
-                console.out.print("  done by another process")
+            record = done(config) if once else None
+            if record is not None:
+                _complete(record, config, name, failures)
                 return
             _attempt(stage, config, name, failures)
     except Timeout:
@@ -180,6 +181,17 @@ def _tell_unread(composed: DictConfig, base: Sequence[str]) -> None:
             names_by_reader.setdefault(setting.reader, []).append(setting.name)
     for reader, names in names_by_reader.items():
         console.out.print(f"  no effect: {', '.join(names)} (for {reader})", markup=False)
+
+
+def _complete(record: RunRecord, config: RunConfig, name: str, failures: Failures) -> None:
+    """Make what a finished run lacks."""
+    console.out.print("  its record is there")
+    try:
+        make_up(record, config, Path(config.paths.outputs))
+    except LuqError as error:
+        failures.names.append(name)
+        console.fail(str(error))
+        _record_failure(config, name, error)
 
 
 def _attempt(stage: str, config: RunConfig, name: str, failures: Failures) -> None:

@@ -22,6 +22,7 @@ from luq.config import RunConfig
 from luq.errors import ConfigError, LuqError
 from luq.store.store import Store
 from pipelines import console, run, runs_folder
+from pipelines.follow import MIRROR, Lack, lacks
 from pipelines.grid import Grid
 from pipelines.record import RunRecord
 from pipelines.schema import CONF, to_config
@@ -81,6 +82,12 @@ class Job:
         """Its record; None if it is not done."""
         return run.done(self.config)
 
+    @property
+    def complete(self) -> bool:
+        """Whether its record is there, and all that its config asks for beside it."""
+        record = self.record()
+        return record is not None and not lacks(record, self.config, self.outputs)
+
     def busy(self) -> bool:
         """Whether a process is at it."""
         lock = Store(self.outputs / "store").lock(f"run-{self.key}", "")
@@ -93,18 +100,32 @@ class Job:
     @property
     def state(self) -> State:
         """What became of it."""
-        if self.record():
+        record = self.record()
+        lacking = [] if record is None else lacks(record, self.config, self.outputs)
+        if record is not None and not lacking:
             return State(DONE)
         if self.busy():
             return State(RUNNING)
         failure = runs_folder.failure(self.outputs, self.key)
         if failure is None:
-            return State(MISSING)
+            return _without_failure(record, lacking)
         first_line = failure.message.partition("\n")[0]
         return State(FAILED, f"{failure.error}: {first_line}")
 
 
 AnyJob = Job | ImpossibleJob
+
+
+def _without_failure(record: RunRecord | None, lacking: list[Lack]) -> State:
+    """The state of a run that nobody is at and that did not fail."""
+    if record is None:
+        return State(MISSING)
+    names = " and ".join(lack.name for lack in lacking)
+    reasons = "; ".join(lack.reason for lack in lacking if lack.reason)
+    said = f"its record is there without its {names}{f' ({reasons})' if reasons else ''}"
+    # A mirror that fails never fails a run: the next start tries again.
+    is_failed_mirror = [lack.name for lack in lacking] == [MIRROR] and reasons != ""
+    return State(DONE if is_failed_mirror else MISSING, said)
 
 
 class Sweep(Grid):
@@ -159,22 +180,24 @@ class Sweep(Grid):
                 lock = Store(job.outputs / "store").lock(f"run-{job.key}", "")
                 with lock.acquire():
                     runs_folder.note(job.outputs, self.definition.name, record.key, job.name)
-        todo = [job for job in self.possible if not job.record()]
+        todo = [job for job in self.possible if not job.complete]
         console.out.print(
             f"sweep {self.definition.name}: {len(self.jobs)} runs, "
             f"{len(self.jobs) - len(todo)} done or impossible"
         )
         for job in todo:
             runs_folder.clear_failure(job.outputs, job.key)
-        for wait in (False, True):  # first what no other process is at, then what they have left
-            rest = [job for job in todo if job.state.name in (MISSING, RUNNING)]
+        # first what no other process is at and mirrors that failed, then what others have left
+        for wait, states in ((False, (MISSING, RUNNING, DONE)), (True, (MISSING, RUNNING))):
+            rest = [job for job in todo if not job.complete and job.state.name in states]
             if rest:
                 self.launch(rest, wait)
         records = {job.name: record for job in self.possible if (record := job.record())}
+        outcomes = [job.state.name for job in self.jobs]
         console.out.print(console.sweep_table(records))
         for line in failure_lines(self.jobs):
             console.out.print(line, soft_wrap=True)
-        return len(records) == len(self.jobs)
+        return all(outcome == DONE for outcome in outcomes)
 
 
 def _launcher_error(error: HydraException) -> ConfigError:
@@ -186,13 +209,15 @@ def _launcher_error(error: HydraException) -> ConfigError:
 
 
 def failure_lines(jobs: Sequence[AnyJob]) -> list[str]:
-    """One line per failed run: its name, the reason, and where its log is."""
+    """One line per run of which there is something to say: its name, the reason, its log."""
     lines: list[str] = []
     for job in jobs:
         state = job.state
         if state.name == FAILED:
             log = f"  ({job.log_file})" if isinstance(job, Job) else ""
             lines.append(console.failure_line(job.name, state.reason, log))
+        elif state.reason:
+            lines.append(console.note_line(job.name, state.reason))
     return lines
 
 

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 class Tracker(Protocol):
     """One call per run, and one per report over many."""
 
-    def track(self, record: RunRecord) -> None: ...
+    def track(self, record: RunRecord) -> str:
+        """Mirror one record; returns why that failed, empty if it did not."""
+        ...
 
     def track_report(
         self,
@@ -35,8 +37,8 @@ class Tracker(Protocol):
 
 
 class NoTracker:
-    def track(self, record: RunRecord) -> None:
-        return None
+    def track(self, record: RunRecord) -> str:
+        return ""
 
     def track_report(
         self,
@@ -57,9 +59,9 @@ class WandbTracker:
     def __init__(self, config: TrackingConfig, folder: Path):
         self.config, self.folder = config, folder
 
-    def track(self, record: RunRecord) -> None:
-        """Mirror one record; whatever goes wrong is warned of once and swallowed."""
-        self._safely(lambda: self._track(record))
+    def track(self, record: RunRecord) -> str:
+        """Mirror one record; whatever goes wrong is warned of once, and returned."""
+        return self._safely(lambda: self._track(record))
 
     def track_report(
         self,
@@ -73,15 +75,14 @@ class WandbTracker:
         """
         self._safely(lambda: self._track_report(name, summary, rows, images))
 
-    def _safely(self, act: Callable[[], None]) -> None:
+    def _safely(self, act: Callable[[], None]) -> str:
         try:
             act()
         except Exception as error:  # noqa: BLE001 (any failure of a mirror must not fail the run)
-            log.warning(
-                "wandb failed (%s: %s): the run goes on, its record is on disk",
-                type(error).__name__,
-                error,
-            )
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("wandb failed (%s): the run goes on, its record is on disk", reason)
+            return reason
+        return ""
 
     def _track(self, record: RunRecord) -> None:
         config = record.config

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,3 +279,46 @@ def test_a_failure_stops_no_other_run_and_is_tried_again(tmp_path: Path) -> None
     failed = next((tmp_path / "failed").glob("*.json"))
     assert "Traceback" in (tmp_path / "logs" / f"{failed.stem}.log").read_text()
     assert len(list(runs_folder.iterate(tmp_path, "order"))) == 3
+
+
+def test_what_follows_a_record_is_made_up_for(four: tuple[Path, Done], tmp_path: Path) -> None:
+    """A run that was killed after its record has neither a folder nor a mirror."""
+    outputs = shutil.copytree(four[0], tmp_path / "outputs")
+    asked = [*FOUR, "allocation.k=3", "order.seed=0", "checkpoint=true", "tracking=wandb_offline"]
+    before = built(outputs)
+    status = " ".join(luq(outputs, "status", *asked).stdout.split())
+    assert "0 done, 0 running, 0 failed, 1 missing" in status
+    assert "its record is there without its checkpoint and mirror" in status
+    done = luq(outputs, "sweep", *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (outputs / "checkpoints").iterdir()
+    assert (folder / "model.safetensors").exists()
+    assert len(list((outputs / "wandb").rglob("*.wandb"))) == 1
+    assert built(outputs) == before, "nothing of the run itself is made again"
+    shutil.rmtree(folder)
+    assert luq(outputs, "sweep", *asked).returncode == 0
+    assert (folder / "model.safetensors").exists()
+    assert len(list((outputs / "wandb").rglob("*.wandb"))) == 1, "the mirror was there"
+
+
+def test_a_mirror_that_failed_is_tried_again_and_fails_no_run(
+    four: tuple[Path, Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    outputs = shutil.copytree(four[0], tmp_path / "outputs")
+    asked = [*FOUR, "allocation.k=3", "order.seed=0", "tracking=wandb_offline"]
+
+    def broken(**_: object) -> None:
+        raise ConnectionError("no network")
+
+    with monkeypatch.context() as offline:
+        offline.setattr(wandb, "init", broken)
+        done = luq(outputs, "sweep", *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = " ".join(luq(outputs, "status", *asked).stdout.split())
+    assert "without its mirror (ConnectionError: no network)" in status
+    assert "1 done" in status
+    assert luq(outputs, "sweep", *asked).returncode == 0
+    assert "without its mirror" not in luq(outputs, "status", *asked).stdout
+    assert len(list((outputs / "wandb").rglob("*.wandb"))) == 1

@@ -1,8 +1,9 @@
 """Artefacts on disk: ROOT/STAGE/KEY/, keyed by content. Existence means completeness.
 
 An artefact is written under a temporary name, its manifest (class, version, what it needs, package
-versions, file -> bytes and sha256) last, then renamed: a reader never sees half of one, whatever is
-killed. A file lock keeps two processes from making the same one. Knows nothing of models.
+versions, file -> bytes and sha256) last, synced to the disk, then renamed: a reader never sees half
+of one, whatever is killed, and a loss of power leaves none either. A file lock keeps two processes
+from making the same one. Knows nothing of models.
 """
 
 import json
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from luq.errors import StoreError
+from luq.store import durable
 from luq.store.artefact import Artefact, Holdings, Progress, Tools
 from luq.store.digests import sha256_of
 from luq.store.keys import LENGTH
@@ -64,7 +66,8 @@ def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.tmp")
     scratch.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    durable.sync(scratch)
+    durable.replace(scratch, path)
 
 
 class Store:
@@ -282,9 +285,10 @@ class Store:
             files = _listing(scratch)
             write_json(scratch / MANIFEST, _manifest(artefact, files))
             os.chmod(scratch, 0o755)
+            durable.sync_tree(scratch)
             if target.exists():  # without a manifest: left by hand or by a crash of the file system
                 shutil.rmtree(target)
-            os.replace(scratch, target)
+            durable.replace(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         for remains in self.remains(artefact.stage, artefact.key):

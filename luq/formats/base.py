@@ -72,6 +72,9 @@ def of_columns(
     return by_group.repeat_interleave(group_size, 1)[:, :columns]
 
 
+LARGEST_SIZE = 2**31 - 1  # rows or columns of a linear: kernels count them in 32 bits
+
+
 class PackedWeight(ABC):
     """One linear's weight as stored.
 
@@ -179,8 +182,11 @@ class PackedWeight(ABC):
 
     def _check(self) -> None:
         """Compare buffers and meta with what the format expects."""
-        if min(self.shape) < 1:
-            raise self.refused("shape", "two positive numbers", list(self.shape))
+        # A folder's JSON says the shape: it may be anything.
+        for size in self.shape:
+            if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
+                whole_numbers = f"two whole numbers in [1, {LARGEST_SIZE}]"
+                raise self.refused("shape", whole_numbers, list(self.shape))
         for name in self.meta:
             if name not in (*self.numbers_of_meta, "damping"):
                 raise self.refused(f"meta {name!r}", "absent", self.meta[name])

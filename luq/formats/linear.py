@@ -43,12 +43,18 @@ class PackedLinear(nn.Module):
         """The stored weight, around the buffers where they are now.
 
         Buffers are replaced when the module moves to a device and when a checkpoint is loaded into
-        a skeleton. They are checked anew then, and not at every call.
+        a skeleton. They are checked anew then, with their content, and not at every call.
+
+        Raises:
+            StoreError: The buffers are not what the format stores.
         """
         buffers = dict(self.named_buffers(recurse=False))
         for name, buffer in buffers.items():
             if buffer is not self._packed.buffers[name]:
-                self._packed = type(self._packed)(buffers, self._packed.shape, **self._packed.meta)
+                packed = type(self._packed)(buffers, self._packed.shape, **self._packed.meta)
+                if not any(buffer.is_meta for buffer in buffers.values()):
+                    packed.check_content()
+                self._packed = packed
                 break
         return self._packed
 

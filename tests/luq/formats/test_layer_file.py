@@ -121,7 +121,7 @@ DAMAGE: dict[str, tuple[Callable[[Tensors, Entries], object], str]] = {
     ),
     "a negative shape": (
         lambda _, entries: entries["k_proj"].update(shape=[-9, -20]),
-        "two positive numbers",
+        "two whole numbers",
     ),
     "a negative block": (
         lambda _, entries: entries["k_proj"].update(block=-8),

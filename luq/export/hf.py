@@ -21,6 +21,16 @@ from luq.models.families import LINEARS
 from luq.models.vlm import find_layers
 
 METHOD = "luq"
+# What comes of reading JSON that says something else than an export writes: names and types, and
+# sizes that torch refuses.
+_NOT_AS_WRITTEN = (
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @register_quantization_config(METHOD)
@@ -45,6 +55,12 @@ class LuqConfig(QuantizationConfigMixin):
         self.quant_method = METHOD  # type: ignore[assignment]  # transformers lists its own methods
         self.format_version = format_version
         self.layers = layers or []
+        # A folder's JSON may hold anything.
+        if type(format_version) is not int or not isinstance(self.layers, list):
+            raise ModelError(
+                f"this folder's quantization_config has format_version={format_version!r} and "
+                f"layers of type {type(layers).__name__}: export it again"
+            )
         if format_version > FORMAT_VERSION:
             raise ModelError(
                 f"this folder has format version {format_version} of LUQ, this version reads "
@@ -74,7 +90,7 @@ class LuqQuantizer(HfQuantizer):
                 try:
                     tier = entries[index]["tier"]
                     weight = _skeleton(entries[index]["linears"][short_name])
-                except (KeyError, TypeError, ValueError) as error:
+                except _NOT_AS_WRITTEN as error:
                     raise ModelError(
                         f"the folder's config does not say how layers.{index}.{name} is packed "
                         f"({error!r}): export it again"

@@ -235,6 +235,23 @@ def test_saving_the_loaded_model_again_changes_nothing(
     assert all(torch.equal(loaded[name], saved[name]) for name in loaded)
 
 
+def test_mutated_folders_are_refused_or_answer_and_never_crash(
+    exported: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: a signal would end this one."""
+    scratch = tmp_path / "copies"
+    scratch.mkdir()
+    words = [str(exported), str(scratch), "0", "60"]
+    command = [sys.executable, "-m", "tests.luq.export.fuzz", *words]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    refused, answered = (int(word) for word in done.stdout.split() if word.isdigit())
+    assert refused + answered == 60
+    assert refused > 20
+    assert answered > 5
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SOURCE, tmp_path / "source"))

@@ -1,9 +1,13 @@
 """Compiled kernels against torch: the same weights bit for bit, products the same to rounding."""
 
+import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +15,7 @@ import torch
 from luq.formats import kernels
 from luq.formats.base import PackedWeight
 from luq.formats.integer import IntegerWeight
-from luq.formats.kernels import cpu, searches
+from luq.formats.kernels import cache, cpu, searches
 from luq.formats.linear import PackedLinear
 from luq.formats.row_column import RowColumnWeight
 from luq.formats.trellis import TrellisWeight, states_of, table
@@ -202,6 +206,260 @@ def test_without_a_compiler_torch_does_it(tmp_path) -> None:
         assert done.returncode == 0, done.stderr
         assert said in done.stderr
     assert not list((tmp_path / "cache" / "luq").iterdir())
+
+
+@pytest.fixture
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a user who has no compiled kernels yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setattr(cache, "FLAGS", ("-O0", "-fopenmp", "-fPIC"))  # compiles at once
+    return tmp_path / "caches" / "luq"
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The libraries that were compiled, in order."""
+    compile_library, libraries = cache._compile, []
+
+    def counted(compiler: list[str], library: Path) -> None:
+        libraries.append(library)
+        compile_library(compiler, library)
+
+    monkeypatch.setattr(cache, "_compile", counted)
+    return libraries
+
+
+def open_again() -> None:
+    """What a process does that uses the kernels for the first time."""
+    assert cache.open_library(["cc"]).luq_ternary
+
+
+def only_library(folder: Path) -> Path:
+    [library] = folder.glob("*.so")
+    return library
+
+
+needs_root = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can give files to another user"
+)
+STRANGER = 54321  # a user without an entry in the system's list
+
+
+@needs_compiler
+def test_the_cache_is_private_and_compiled_once(
+    cache_folder: Path, compilations: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    previous = os.umask(0)
+    try:
+        open_again()
+        open_again()
+    finally:
+        os.umask(previous)
+    assert len(compilations) == 1
+    assert cache_folder.stat().st_mode & 0o777 == 0o700
+    library = only_library(cache_folder)
+    digest = cache_folder / f"{library.name}.sha256"
+    assert set(cache_folder.iterdir()) == {library, digest}
+    assert {path.stat().st_mode & 0o777 for path in (library, digest)} == {0o600}
+    assert digest.read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
+    assert not caplog.records
+
+
+def put(library: Path, content: bytes) -> None:
+    """A new file of these bytes: the old one is in this process's memory."""
+    library.unlink()
+    library.write_bytes(content)
+    library.chmod(0o600)
+
+
+def truncate(library: Path) -> None:
+    content = library.read_bytes()
+    put(library, content[: len(content) // 2])
+
+
+def flip_a_bit(library: Path) -> None:
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2] ^= 1
+    put(library, bytes(content))
+
+
+def empty_digest(library: Path) -> None:
+    library.with_name(f"{library.name}.sha256").write_text("")
+
+
+def no_digest(library: Path) -> None:
+    library.with_name(f"{library.name}.sha256").unlink()
+
+
+def writable_by_the_group(library: Path) -> None:
+    library.chmod(0o660)
+
+
+def digest_writable_by_all(library: Path) -> None:
+    library.with_name(f"{library.name}.sha256").chmod(0o666)
+
+
+def folder_writable_by_all(library: Path) -> None:
+    library.parent.chmod(0o777)
+
+
+def link_elsewhere(library: Path) -> None:
+    library.rename(library.parent.parent / "elsewhere.so")
+    library.symlink_to(library.parent.parent / "elsewhere.so")
+
+
+def pipe(library: Path) -> None:
+    library.unlink()
+    os.mkfifo(library)
+
+
+def give_library_away(library: Path) -> None:
+    os.chown(library, STRANGER, STRANGER)
+
+
+def give_digest_away(library: Path) -> None:
+    os.chown(library.with_name(f"{library.name}.sha256"), STRANGER, STRANGER)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (truncate, "damaged"),
+        (flip_a_bit, "damaged"),
+        (empty_digest, "damaged"),
+        (no_digest, ""),
+        (writable_by_the_group, "mode 0660"),
+        (digest_writable_by_all, "mode 0666"),
+        (folder_writable_by_all, "others could write"),
+        (link_elsewhere, "is a link"),
+        (pipe, "is no file"),
+        pytest.param(give_library_away, f"user {STRANGER}", marks=needs_root),
+        pytest.param(give_digest_away, f"user {STRANGER}", marks=needs_root),
+    ],
+)
+def test_a_library_that_cannot_be_trusted_is_made_anew(
+    change: Callable[[Path], None],
+    line: str,
+    cache_folder: Path,
+    compilations: list[Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    open_again()
+    change(only_library(cache_folder))
+    open_again()
+    assert len(compilations) == 2
+    assert [line in record.getMessage() for record in caplog.records] == [True] * bool(line)
+    library = only_library(cache_folder)
+    assert library.lstat().st_mode == stat.S_IFREG | 0o600
+    assert library.stat().st_uid == os.geteuid()
+    assert cache_folder.stat().st_mode & 0o777 == 0o700
+    open_again()
+    assert len(compilations) == 2
+
+
+@needs_compiler
+@needs_root
+def test_nothing_is_loaded_from_the_folder_of_another_user(
+    cache_folder: Path, compilations: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    open_again()
+    os.chown(cache_folder, STRANGER, STRANGER)
+    open_again()
+    assert cache_folder not in compilations[1].parents
+    assert not compilations[1].parent.exists()
+    assert [f"user {STRANGER}" in record.getMessage() for record in caplog.records] == [True]
+
+
+@needs_compiler
+def test_what_is_killed_before_it_is_on_the_disk_leaves_no_library(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files and their folder are on the disk before they get their names."""
+    steps: list[str] = []
+    synchronize, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        steps.append(kind)
+        synchronize(descriptor)
+
+    def noted_replace(source: Path, target: Path) -> None:
+        steps.append("name")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    open_again()
+    assert steps == ["file", "file", "folder", "name", "name", "folder"]
+
+
+@needs_compiler
+def test_without_a_folder_that_can_be_written_kernels_are_the_process_own(
+    tmp_path: Path,
+    cache_folder: Path,
+    compilations: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "caches"))
+    open_again()
+    [library] = compilations
+    assert not library.parent.exists()
+    assert len(caplog.records) == 1
+    assert "this process alone" in caplog.text
+
+
+@needs_compiler
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_without_a_home_kernels_are_the_process_own(
+    home: str | None,
+    tmp_path: Path,
+    cache_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(os, "getuid", lambda: STRANGER)
+    open_again()
+    assert not list(tmp_path.iterdir())
+    assert len(caplog.records) == 1
+    assert "set XDG_CACHE_HOME" in caplog.text
+
+
+def test_with_nowhere_to_write_torch_does_it(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nowhere(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(cache.tempfile, "TemporaryDirectory", nowhere)
+    assert cpu.library.__wrapped__() is None
+    assert "torch unpacks" in caplog.records[-1].getMessage()
+
+
+@needs_compiler
+@pytest.mark.parametrize("command", ["cc -g0", "'cc' -w", "no-such-compiler", "'", ""])
+def test_cc_may_hold_options(
+    command: str, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", command)
+    assert cpu.library.__wrapped__() is not None
+    assert only_library(cache_folder)
+
+
+def test_without_any_compiler_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    assert cpu.library.__wrapped__() is None
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "no C compiler" in record.getMessage()
 
 
 INTERPRETED = """

@@ -6,7 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -524,6 +524,85 @@ def test_a_kernel_that_fails_or_errs_is_not_asked_again(
     assert asked == ["good", "wrong", "broken", "unknown", "good", "unknown"]
     assert "no such instruction" in caplog.text
     assert "gives other numbers" in caplog.text
+
+
+def test_inputs_that_are_not_finite_say_nothing_about_a_kernel(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernels, "TRUSTED", {})
+    weight = CASES["4 bit, (128, 128, 1, False)"]
+    assert kernels.linear(torch.full((1, 128), torch.nan), weight) is None
+    assert not caplog.records
+    assert not kernels.TRUSTED
+
+
+# C function -> a weight that it reads
+FUNCTIONS = {
+    "luq_integer_matvec": "2 bit, (70, 384, 24, True)",
+    "luq_integer_unpack": "3 bit, (70, 384, 24, True)",
+    "luq_binary_matvec": "binary, (9, 192, 128, 0.2)",
+    "luq_binary_unpack": "binary, (9, 192, 128, 0.2)",
+    "luq_ternary": "ternary, (7, 13, 1)",
+    "luq_row_column": "row and column, (9, 13, 13, 0.3)",
+    "luq_trellis_matvec": "trellis, (33, 100, 1)",
+    "luq_trellis_unpack": "trellis, (33, 100, 1)",
+}
+
+
+@pytest.fixture
+def miscompiled(
+    cache_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], None]]:
+    """Make a C function do nothing, as a compiler that errs could."""
+
+    def spoil(function: str) -> None:
+        text = cache.SOURCE.read_text(encoding="utf-8")
+        text = text.replace(f" {function}(", " dropped(")
+        source = tmp_path / "cpu.c"
+        source.write_text(f"{text}\nint {function}() {{ return 0; }}\n", encoding="utf-8")
+        monkeypatch.setattr(cache, "SOURCE", source)
+
+    monkeypatch.setattr(kernels, "TRUSTED", {})
+    monkeypatch.setattr(torch, "empty", torch.zeros)  # memory may hold the right answer by chance
+    cpu.library.cache_clear()
+    yield spoil
+    cpu.library.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_c_kernel_that_errs_is_left_for_torch_with_one_line(
+    function: str, miscompiled: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    weight = CASES[FUNCTIONS[function]]
+    miscompiled(function)
+    x = torch.randn(1, weight.shape[1], generator=GENERATOR)
+    for _ in range(2):
+        product = kernels.linear(x, weight)
+        assert product is None or relative_error(product, x, weight) < 2e-6
+        assert torch.equal(kernels.unpack(weight, torch.float32), weight.dequantize())
+    answers = 1 if function.endswith(("matvec", "unpack")) else 2
+    assert len(caplog.records) == answers
+    assert "gives other numbers" in caplog.text
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "function", ["luq_trellis_encode", "luq_billm_salient", "luq_billm_split", ""]
+)
+def test_a_c_search_that_errs_is_left_for_torch_with_one_line(
+    function: str, miscompiled: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    if function:
+        miscompiled(function)
+    values = torch.randn(3, 20, generator=GENERATOR)
+    states = torch.zeros(3, dtype=torch.int32)
+    for _ in range(2):
+        codes = searches.trellis(values, table(8), states, 2, 8)
+        errors = searches.billm_errors(values, 5)
+        assert (codes is None) == (function == "luq_trellis_encode")
+        assert (errors is None) == function.startswith("luq_billm")
+    assert len(caplog.records) == bool(function)
 
 
 COMPILED = """

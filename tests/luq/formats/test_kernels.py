@@ -430,6 +430,33 @@ def test_without_a_home_kernels_are_the_process_own(
     assert "set XDG_CACHE_HOME" in caplog.text
 
 
+@needs_compiler
+@needs_root
+def test_a_user_that_the_system_does_not_know_has_kernels_too(tmp_path: Path) -> None:
+    """As containers start programs: no home, no entry in the list of users, read-only folders."""
+    code = (
+        "import os, logging; logging.basicConfig()\n"
+        "from luq.formats.kernels import cpu\n"
+        f"os.setgid({STRANGER}); os.setuid({STRANGER})\n"
+        "assert cpu.library() is not None"
+    )
+    (tmp_path / "read-only").mkdir(mode=0o555)
+    without_home = {name: text for name, text in os.environ.items() if name != "HOME"}
+    without_home.pop("XDG_CACHE_HOME", None)
+    read_only = {**without_home, "XDG_CACHE_HOME": str(tmp_path / "read-only")}
+    for environment in (without_home, read_only):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("WARNING") == 1
+        assert "this process alone" in done.stderr
+
+
 def test_with_nowhere_to_write_torch_does_it(
     cache_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -460,6 +487,92 @@ def test_without_any_compiler_one_line_says_so(
     [record] = caplog.records
     assert record.levelname == "WARNING"
     assert "no C compiler" in record.getMessage()
+
+
+SANITIZED = """
+import torch
+from luq.formats.kernels import cpu, searches
+from luq.formats.trellis import table
+from tests.luq.formats.test_kernels import CASES, GENERATOR
+assert cpu.library() is not None
+for weight in CASES.values():
+    x = torch.randn(3, weight.shape[1], generator=GENERATOR)
+    weight.cpu_linear(x)
+    for dtype in (torch.float32, torch.float16):
+        assert weight.cpu_unpack(dtype) is not None
+for rows, columns in ((1, 2), (5, 7), (3, 33), (2, 128), (1, searches.WIDEST_BLOCK)):
+    target = torch.randn(rows, columns, generator=GENERATOR)
+    assert searches.billm_errors(target, min(49, columns - 1)) is not None
+    for tried in (1, 9):
+        thresholds = target.abs().flatten().quantile(torch.linspace(0, 1, tried))
+        assert searches.billm_errors(target, thresholds) is not None
+for bits, window in ((1, 5), (1, 9), (2, 6), (3, 7), (4, 8), (4, 12)):
+    for sequences, length in ((1, 1), (3, 13), (5, 40)):
+        values = torch.randn(sequences, length, generator=GENERATOR)
+        states = torch.randint(0, 1 << window, (sequences,), generator=GENERATOR)
+        assert searches.trellis(values, table(window), states, bits, window) is not None
+print("all kernels ran")
+"""
+
+
+def sanitizers() -> list[str]:
+    """The compiler's run-time libraries that find bad addresses and undefined behaviour."""
+    libraries = []
+    for name in ("libasan.so", "libubsan.so"):
+        command = ["gcc", f"-print-file-name={name}"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        libraries.append(answer.stdout.strip())
+    return [library for library in libraries if Path(library).is_absolute()]
+
+
+@pytest.fixture(scope="module")
+def sanitized_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiling takes longer than running: these tests share a cache."""
+    return tmp_path_factory.mktemp("sanitized")
+
+
+def run_sanitized(caches: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python whose C kernels are compiled with gcc's sanitizers; skip where it has none."""
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc on this machine")
+    libraries = sanitizers()
+    if len(libraries) < 2:
+        pytest.skip("gcc has no address and undefined-behaviour sanitizers here")
+    flags = "-g -fsanitize=address,undefined -fno-sanitize-recover=all"
+    environment = {
+        **os.environ,
+        "CC": f"gcc {flags}",
+        "XDG_CACHE_HOME": str(caches),
+        "LD_PRELOAD": ":".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps memory until it ends
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def test_the_kernels_stay_within_their_buffers(sanitized_cache: Path) -> None:
+    """Every C function over odd shapes, under AddressSanitizer and UBSan."""
+    done = run_sanitized(sanitized_cache, SANITIZED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "all kernels ran" in done.stdout
+
+
+OVERRUN = """
+import torch
+from luq.formats.kernels import cpu
+kernels = cpu.library()
+values, errors = torch.zeros(1, 8), torch.zeros(1, 3, dtype=torch.double)
+# 9 columns, where there are 8
+pointers = [cpu.address(values), cpu.address(errors)]
+kernels.luq_billm_salient(*pointers, *cpu.longs(1, 9, 3))
+"""
+
+
+def test_the_sanitizer_would_see_a_read_beyond_a_buffer(sanitized_cache: Path) -> None:
+    done = run_sanitized(sanitized_cache, OVERRUN)
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr
 
 
 INTERPRETED = """

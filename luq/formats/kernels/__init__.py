@@ -17,9 +17,9 @@ from luq.formats.kernels.searches import has_triton
 log = logging.getLogger(__name__)
 Kind = tuple[object, ...]
 FEW_TOKENS = 4  # for which the stored bits are read once each; beyond, unpacking once is faster
-# What a GPU's kernels are compiled for -> whether they gave what torch gave, the first time.
+# What kernels are compiled for -> whether they gave what torch gave, the first time.
 TRUSTED: dict[Kind, bool] = {}
-FP32_TOLERANCE = 1e-3  # relative, of a GPU's products against torch's
+FP32_TOLERANCE = 1e-3  # relative, of products against torch's
 TOLERANCE = 1e-2  # the same, of 16-bit types
 
 
@@ -33,7 +33,12 @@ def linear(
     inputs = x.reshape(-1, columns)
     outputs: Tensor | None = None
     if x.device.type == "cpu":
-        outputs = weight.cpu_linear(inputs.float().contiguous())
+        inputs = inputs.float().contiguous()
+        outputs = checked(
+            _cpu_kind(weight, "products"),
+            lambda: weight.cpu_linear(inputs),
+            lambda: torch.nn.functional.linear(inputs, weight.dequantize()),
+        )
     elif x.device.type == "cuda" and has_triton():
         stored = next(iter(weight.buffers.values()))
         kind = (weight.format, weight.shape, tuple(stored.shape), x.dtype, x.device)
@@ -43,6 +48,12 @@ def linear(
             lambda: torch.nn.functional.linear(inputs, weight.dequantize(x.dtype)),
         )
     return None if outputs is None else outputs.view(*x.shape[:-1], rows).to(x.dtype)
+
+
+def _cpu_kind(weight: PackedWeight, answer: str) -> Kind:
+    """Of the C function that gives this answer: numbers of bits, the planes, have their own."""
+    stored = next(iter(weight.buffers.values()))
+    return (weight.format, "cpu", answer, tuple(stored.shape[:-1]))
 
 
 def checked(
@@ -57,6 +68,7 @@ def checked(
 
     Returns:
         The answer; None, from then on too, if the kernel does not run or gives other numbers.
+        None for once where the reference is not finite, which says nothing about the kernel.
     """
     if kind in TRUSTED:
         return run() if TRUSTED[kind] else None
@@ -65,27 +77,37 @@ def checked(
     except Exception as error:  # noqa: BLE001  # compilers and drivers raise what they like
         TRUSTED[kind] = False
         log.warning(
-            "the GPU's kernel for %s does not run here: torch unpacks, which is slower (%s)",
-            kind[0],
+            "the kernel for %s does not run here: torch unpacks, which is slower (%s)",
+            _words(kind),
             error,
         )
         return None
     if answer is None:
         return None
     expected = reference()
+    if not expected.isfinite().all():
+        return None
     tolerance = FP32_TOLERANCE if expected.dtype == torch.float32 else TOLERANCE
     difference = (answer.float() - expected.float()).norm()
     TRUSTED[kind] = bool(difference <= tolerance * expected.float().norm())
     if TRUSTED[kind]:
         return answer
     log.warning(
-        "the GPU's kernel for %s gives other numbers than torch: torch unpacks, which is slower",
-        kind[0],
+        "the kernel for %s gives other numbers than torch: torch unpacks, which is slower",
+        _words(kind),
     )
     return None
 
 
+def _words(kind: Kind) -> str:
+    return " ".join(str(part) for part in kind)
+
+
 def unpack(weight: PackedWeight, dtype: torch.dtype) -> Float[Tensor, "out in"]:
     """The weight [out, in] that `dequantize` gives, bit for bit."""
-    unpacked = weight.cpu_unpack(dtype)
+    unpacked = checked(
+        (*_cpu_kind(weight, "weights"), dtype),
+        lambda: weight.cpu_unpack(dtype),
+        lambda: weight.dequantize(dtype),
+    )
     return weight.dequantize(dtype) if unpacked is None else unpacked

@@ -6,17 +6,13 @@ bit for bit, only faster. Both return None for layouts that they cannot read.
 """
 
 import ctypes
-import hashlib
 import logging
 import os
-import platform
-import shutil
 import subprocess
-import tempfile
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -24,83 +20,42 @@ from jaxtyping import Float, Float16, Float32, Int32, Shaped, UInt8
 from torch import Tensor
 
 from luq.formats.incoherence import block_of, signs
+from luq.formats.kernels.cache import installed_compiler, open_library
 from luq.formats.packing import TRITS_PER_BYTE, unpack_trits
 
 log = logging.getLogger(__name__)
-SOURCE = Path(__file__).with_name("cpu.c")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-fPIC")
 CHUNK = 1 << 22  # weights unpacked in fp32 at a time, where another type is asked for
 LANES = 16  # floats of a register, and columns of a trellis tile, in cpu.c
 INTEGER_BITS = (2, 3, 4, 8)  # for which cpu.c has a product
+REASON_CHARACTERS = 300  # of a compiler's complaint, in one line of the log
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, from the user's cache.
+    """The compiled kernels.
 
-    None, with a line in the log, without a compiler or with LUQ_KERNELS=0.
+    None, with a line in the log, with LUQ_KERNELS=0 or where they cannot be had.
     """
-    compiler = _compiler()
-    if os.environ.get("LUQ_KERNELS") == "0" or compiler is None or os.name != "posix":
-        log.info(
-            "no compiled kernels for packed linears: they are unpacked by torch, which is slower"
+    if os.environ.get("LUQ_KERNELS") == "0":
+        log.info("LUQ_KERNELS=0: packed linears are unpacked by torch, which is slower")
+        return None
+    compiler = installed_compiler() if os.name == "posix" else None
+    if compiler is None:
+        log.warning(
+            "no C compiler for the kernels of packed linears (cc, gcc, clang, or CC): torch unpacks"
+            " them, which is slower"
         )
         return None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luq"
-    target = cache / f"cpu-{_fingerprint(compiler)}.so"
     try:
-        if not target.exists():
-            _compile(compiler, target)
-        return ctypes.CDLL(str(target), mode=os.RTLD_NOW)
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", "") or error
+        return open_library(compiler)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", "") or str(error)
         log.warning(
             "the kernels for packed linears cannot be compiled: torch unpacks them, which is"
             " slower (%s)",
-            reason,
+            textwrap.shorten(reason, REASON_CHARACTERS),
         )
         return None
-
-
-def _compiler() -> str | None:
-    """The first compiler that is installed."""
-    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        if name and shutil.which(name):
-            return name
-    return None
-
-
-def _fingerprint(compiler: str) -> str:
-    """Of all that decides the compiled bytes: a home folder may be shared by several machines."""
-    processor = platform.processor()
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith(("flags", "Features")):
-            processor = line
-            break
-    identity = f"{SOURCE.read_text()}{FLAGS}{compiler}{processor}"
-    return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-
-def _compile(compiler: str, target: Path) -> None:
-    """Compile cpu.c into `target`, which appears only when it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        compiled = Path(scratch) / "cpu.o"
-        linked = Path(scratch) / "cpu.so"
-        # linked without OpenMP's library: torch's copy is loaded already, and two would fight over
-        # the cores
-        compile_arguments = [*FLAGS, "-c", str(SOURCE), "-o", str(compiled)]
-        link_arguments = ["-shared", str(compiled), "-o", str(linked)]
-        for arguments in (compile_arguments, link_arguments):
-            subprocess.run([compiler, *arguments], check=True, capture_output=True, text=True)
-        os.replace(linked, target)
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def library_for(*buffers: Tensor | None) -> ctypes.CDLL | None:

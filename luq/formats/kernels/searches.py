@@ -3,9 +3,11 @@
 None where there is no compiler, and then the methods search in torch.
 """
 
+import ctypes
 import logging
 import os
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from importlib.util import find_spec
 
 import torch
@@ -81,20 +83,13 @@ def _walk(
 
 @lru_cache(maxsize=32)
 def _gpu_agrees(bits: int, window: int, device: torch.device) -> bool:
-    """Whether the GPU's search finds paths as good as torch's on a small case.
-
-    A driver or a card may not like the kernel.
-    """
+    """Whether the GPU's search runs and agrees: a driver or a card may not like the kernel."""
     from triton.errors import TritonError
 
     from luq.formats.kernels import gpu  # imports triton, which is optional
 
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(4, 40, generator=generator).to(device)
-    numbers = torch.randn(1 << window, generator=generator).to(device)
-    states = torch.arange(4, dtype=torch.int32, device=device)
     try:
-        fast = gpu.search(values, numbers, states, bits, window)
+        return _agrees(gpu.search, bits, window, device)
     except (RuntimeError, ValueError, TritonError) as error:
         log.warning(
             "the GPU's search of trellis codes does not run here: torch searches, which is"
@@ -102,6 +97,26 @@ def _gpu_agrees(bits: int, window: int, device: torch.device) -> bool:
             error,
         )
         return False
+
+
+@lru_cache(maxsize=32)
+def _cpu_agrees(kernels: ctypes.CDLL, bits: int, window: int) -> bool:
+    """Whether the search that was compiled here agrees: a compiler may err."""
+    return _agrees(partial(_cpu_search, kernels), bits, window, torch.device("cpu"))
+
+
+def _agrees(
+    compiled_search: Callable[[Tensor, Tensor, Tensor, int, int], Search],
+    bits: int,
+    window: int,
+    device: torch.device,
+) -> bool:
+    """Whether a search finds paths as good as torch's on a small case; a line if not."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 40, generator=generator).to(device)
+    numbers = torch.randn(1 << window, generator=generator).to(device)
+    states = torch.arange(4, dtype=torch.int32, device=device)
+    fast = compiled_search(values, numbers, states, bits, window)
     fast_path = _walk(fast, states, bits, window)
     slow_path = _walk(viterbi(values, numbers, states, bits, window), states, bits, window)
     fast_error = (values - numbers[fast_path]).square().sum(1)
@@ -110,8 +125,9 @@ def _gpu_agrees(bits: int, window: int, device: torch.device) -> bool:
     same = same and torch.equal(fast_path[:, -1].int(), fast[1])
     if not same:
         log.warning(
-            "the GPU's search of trellis codes gives other paths than torch's: torch searches,"
-            " which is slower"
+            "the compiled search of trellis codes (%s) gives other paths than torch's: torch"
+            " searches, which is slower",
+            device,
         )
     return same
 
@@ -136,8 +152,14 @@ def trellis(
         return gpu.search(values, table.to(values.device), states, bits, window)
     fits = values.device.type == "cpu" and window >= bits + SMALLEST_STEMS
     kernels = library() if fits else None
-    if kernels is None:
+    if kernels is None or not _cpu_agrees(kernels, bits, window):
         return None
+    return _cpu_search(kernels, values, table, states, bits, window)
+
+
+def _cpu_search(
+    kernels: ctypes.CDLL, values: Tensor, table: Tensor, states: Tensor, bits: int, window: int
+) -> Search:
     values = values.contiguous()
     last = states.int().clone()
     codes = torch.empty(values.shape, dtype=torch.uint8)
@@ -157,11 +179,17 @@ def billm_errors(
         what: Rising thresholds: of splits by magnitude. A number: of 1 .. so many leading columns
             as the salient ones, they and the others stored twice.
     """
-    rows, columns = target.shape
-    fits = target.device.type == "cpu" and columns <= WIDEST_BLOCK
+    fits = target.device.type == "cpu" and target.shape[1] <= WIDEST_BLOCK
     kernels = library() if fits else None
-    if kernels is None:
+    if kernels is None or not _billm_agrees(kernels):
         return None
+    return _compiled_errors(kernels, target, what)
+
+
+def _compiled_errors(
+    kernels: ctypes.CDLL, target: Float32[Tensor, "out n"], what: Float[Tensor, " tried"] | int
+) -> Float64[Tensor, " candidates"]:
+    rows, columns = target.shape
     target = target.contiguous()
     if isinstance(what, int):
         errors = torch.empty(rows, what, dtype=torch.double)
@@ -172,3 +200,50 @@ def billm_errors(
     pointers = [address(tensor) for tensor in (target, thresholds, errors)]
     kernels.luq_billm_split(*pointers, *longs(rows, columns, len(thresholds)))
     return errors.sum(0)
+
+
+@lru_cache(maxsize=1)
+def _billm_agrees(kernels: ctypes.CDLL) -> bool:
+    """Whether the compiled errors of both kinds are torch's on a small case; a line if not."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(3, 37, generator=generator)
+    thresholds = target.abs().flatten().quantile(torch.linspace(0.1, 0.9, 5))
+    for what in (thresholds, 20):
+        compiled = _compiled_errors(kernels, target, what)
+        if not torch.allclose(compiled, _plain_errors(target, what), rtol=1e-3):
+            log.warning(
+                "the compiled errors of BiLLM's candidates are other ones than torch's: torch"
+                " computes them, which is slower"
+            )
+            return False
+    return True
+
+
+def _plain_errors(
+    target: Float32[Tensor, "out n"], what: Float[Tensor, " tried"] | int
+) -> Float64[Tensor, " candidates"]:
+    """As `billm_errors`, a row and a candidate at a time."""
+    place = torch.arange(target.shape[1])
+    if isinstance(what, int):
+        groups = [place < count for count in range(1, what + 1)]
+        masks = [group.expand_as(target) for group in groups]
+    else:
+        masks = [target.abs() <= threshold for threshold in what]
+    errors = torch.zeros(len(masks), dtype=torch.double)
+    for candidate, mask in enumerate(masks):
+        for row, chosen in zip(target.double(), mask, strict=True):
+            for part in (row[chosen], row[~chosen]):
+                rest = _binarization_error(part)
+                if isinstance(what, int):  # stored twice
+                    rest = _binarization_error(rest)
+                errors[candidate] += rest.square().sum()
+    return errors
+
+
+def _binarization_error(values: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """w - (mean + scale * sign(w - mean)), with scale = mean |w - mean|."""
+    if not len(values):
+        return values
+    centred = values - values.mean()
+    scale = centred.abs().mean()
+    return torch.where(centred >= 0, centred - scale, centred + scale)

@@ -1,9 +1,13 @@
 """Compiled kernels against torch: the same weights bit for bit, products the same to rounding."""
 
+import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +15,7 @@ import torch
 from luq.formats import kernels
 from luq.formats.base import PackedWeight
 from luq.formats.integer import IntegerWeight
-from luq.formats.kernels import cpu, searches
+from luq.formats.kernels import cache, cpu, searches
 from luq.formats.linear import PackedLinear
 from luq.formats.row_column import RowColumnWeight
 from luq.formats.trellis import TrellisWeight, states_of, table
@@ -204,6 +208,373 @@ def test_without_a_compiler_torch_does_it(tmp_path) -> None:
     assert not list((tmp_path / "cache" / "luq").iterdir())
 
 
+@pytest.fixture
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a user who has no compiled kernels yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setattr(cache, "FLAGS", ("-O0", "-fopenmp", "-fPIC"))  # compiles at once
+    return tmp_path / "caches" / "luq"
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The libraries that were compiled, in order."""
+    compile_library, libraries = cache._compile, []
+
+    def counted(compiler: list[str], library: Path) -> None:
+        libraries.append(library)
+        compile_library(compiler, library)
+
+    monkeypatch.setattr(cache, "_compile", counted)
+    return libraries
+
+
+def open_again() -> None:
+    """What a process does that uses the kernels for the first time."""
+    assert cache.open_library(["cc"]).luq_ternary
+
+
+def only_library(folder: Path) -> Path:
+    [library] = folder.glob("*.so")
+    return library
+
+
+needs_root = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can give files to another user"
+)
+STRANGER = 54321  # a user without an entry in the system's list
+
+
+@needs_compiler
+def test_the_cache_is_private_and_compiled_once(
+    cache_folder: Path, compilations: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    previous = os.umask(0)
+    try:
+        open_again()
+        open_again()
+    finally:
+        os.umask(previous)
+    assert len(compilations) == 1
+    assert cache_folder.stat().st_mode & 0o777 == 0o700
+    library = only_library(cache_folder)
+    digest = cache_folder / f"{library.name}.sha256"
+    assert set(cache_folder.iterdir()) == {library, digest}
+    assert {path.stat().st_mode & 0o777 for path in (library, digest)} == {0o600}
+    assert digest.read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
+    assert not caplog.records
+
+
+def put(library: Path, content: bytes) -> None:
+    """A new file of these bytes: the old one is in this process's memory."""
+    library.unlink()
+    library.write_bytes(content)
+    library.chmod(0o600)
+
+
+def truncate(library: Path) -> None:
+    content = library.read_bytes()
+    put(library, content[: len(content) // 2])
+
+
+def flip_a_bit(library: Path) -> None:
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2] ^= 1
+    put(library, bytes(content))
+
+
+def empty_digest(library: Path) -> None:
+    library.with_name(f"{library.name}.sha256").write_text("")
+
+
+def no_digest(library: Path) -> None:
+    library.with_name(f"{library.name}.sha256").unlink()
+
+
+def writable_by_the_group(library: Path) -> None:
+    library.chmod(0o660)
+
+
+def digest_writable_by_all(library: Path) -> None:
+    library.with_name(f"{library.name}.sha256").chmod(0o666)
+
+
+def folder_writable_by_all(library: Path) -> None:
+    library.parent.chmod(0o777)
+
+
+def link_elsewhere(library: Path) -> None:
+    library.rename(library.parent.parent / "elsewhere.so")
+    library.symlink_to(library.parent.parent / "elsewhere.so")
+
+
+def pipe(library: Path) -> None:
+    library.unlink()
+    os.mkfifo(library)
+
+
+def give_library_away(library: Path) -> None:
+    os.chown(library, STRANGER, STRANGER)
+
+
+def give_digest_away(library: Path) -> None:
+    os.chown(library.with_name(f"{library.name}.sha256"), STRANGER, STRANGER)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (truncate, "damaged"),
+        (flip_a_bit, "damaged"),
+        (empty_digest, "damaged"),
+        (no_digest, ""),
+        (writable_by_the_group, "mode 0660"),
+        (digest_writable_by_all, "mode 0666"),
+        (folder_writable_by_all, "others could write"),
+        (link_elsewhere, "is a link"),
+        (pipe, "is no file"),
+        pytest.param(give_library_away, f"user {STRANGER}", marks=needs_root),
+        pytest.param(give_digest_away, f"user {STRANGER}", marks=needs_root),
+    ],
+)
+def test_a_library_that_cannot_be_trusted_is_made_anew(
+    change: Callable[[Path], None],
+    line: str,
+    cache_folder: Path,
+    compilations: list[Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    open_again()
+    change(only_library(cache_folder))
+    open_again()
+    assert len(compilations) == 2
+    assert [line in record.getMessage() for record in caplog.records] == [True] * bool(line)
+    library = only_library(cache_folder)
+    assert library.lstat().st_mode == stat.S_IFREG | 0o600
+    assert library.stat().st_uid == os.geteuid()
+    assert cache_folder.stat().st_mode & 0o777 == 0o700
+    open_again()
+    assert len(compilations) == 2
+
+
+@needs_compiler
+@needs_root
+def test_nothing_is_loaded_from_the_folder_of_another_user(
+    cache_folder: Path, compilations: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    open_again()
+    os.chown(cache_folder, STRANGER, STRANGER)
+    open_again()
+    assert cache_folder not in compilations[1].parents
+    assert not compilations[1].parent.exists()
+    assert [f"user {STRANGER}" in record.getMessage() for record in caplog.records] == [True]
+
+
+@needs_compiler
+def test_what_is_killed_before_it_is_on_the_disk_leaves_no_library(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files and their folder are on the disk before they get their names."""
+    steps: list[str] = []
+    synchronize, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        steps.append(kind)
+        synchronize(descriptor)
+
+    def noted_replace(source: Path, target: Path) -> None:
+        steps.append("name")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    open_again()
+    assert steps == ["file", "file", "folder", "name", "name", "folder"]
+
+
+@needs_compiler
+def test_without_a_folder_that_can_be_written_kernels_are_the_process_own(
+    tmp_path: Path,
+    cache_folder: Path,
+    compilations: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "caches"))
+    open_again()
+    [library] = compilations
+    assert not library.parent.exists()
+    assert len(caplog.records) == 1
+    assert "this process alone" in caplog.text
+
+
+@needs_compiler
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_without_a_home_kernels_are_the_process_own(
+    home: str | None,
+    tmp_path: Path,
+    cache_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(os, "getuid", lambda: STRANGER)
+    open_again()
+    assert not list(tmp_path.iterdir())
+    assert len(caplog.records) == 1
+    assert "set XDG_CACHE_HOME" in caplog.text
+
+
+@needs_compiler
+@needs_root
+def test_a_user_that_the_system_does_not_know_has_kernels_too(tmp_path: Path) -> None:
+    """As containers start programs: no home, no entry in the list of users, read-only folders."""
+    code = (
+        "import os, logging; logging.basicConfig()\n"
+        "from luq.formats.kernels import cpu\n"
+        f"os.setgid({STRANGER}); os.setuid({STRANGER})\n"
+        "assert cpu.library() is not None"
+    )
+    (tmp_path / "read-only").mkdir(mode=0o555)
+    without_home = {name: text for name, text in os.environ.items() if name != "HOME"}
+    without_home.pop("XDG_CACHE_HOME", None)
+    read_only = {**without_home, "XDG_CACHE_HOME": str(tmp_path / "read-only")}
+    for environment in (without_home, read_only):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("WARNING") == 1
+        assert "this process alone" in done.stderr
+
+
+def test_with_nowhere_to_write_torch_does_it(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nowhere(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(cache.tempfile, "TemporaryDirectory", nowhere)
+    assert cpu.library.__wrapped__() is None
+    assert "torch unpacks" in caplog.records[-1].getMessage()
+
+
+@needs_compiler
+@pytest.mark.parametrize("command", ["cc -g0", "'cc' -w", "no-such-compiler", "'", ""])
+def test_cc_may_hold_options(
+    command: str, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", command)
+    assert cpu.library.__wrapped__() is not None
+    assert only_library(cache_folder)
+
+
+def test_without_any_compiler_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    assert cpu.library.__wrapped__() is None
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "no C compiler" in record.getMessage()
+
+
+SANITIZED = """
+import torch
+from luq.formats.kernels import cpu, searches
+from luq.formats.trellis import table
+from tests.luq.formats.test_kernels import CASES, GENERATOR
+assert cpu.library() is not None
+for weight in CASES.values():
+    x = torch.randn(3, weight.shape[1], generator=GENERATOR)
+    weight.cpu_linear(x)
+    for dtype in (torch.float32, torch.float16):
+        assert weight.cpu_unpack(dtype) is not None
+for rows, columns in ((1, 2), (5, 7), (3, 33), (2, 128), (1, searches.WIDEST_BLOCK)):
+    target = torch.randn(rows, columns, generator=GENERATOR)
+    assert searches.billm_errors(target, min(49, columns - 1)) is not None
+    for tried in (1, 9):
+        thresholds = target.abs().flatten().quantile(torch.linspace(0, 1, tried))
+        assert searches.billm_errors(target, thresholds) is not None
+for bits, window in ((1, 5), (1, 9), (2, 6), (3, 7), (4, 8), (4, 12)):
+    for sequences, length in ((1, 1), (3, 13), (5, 40)):
+        values = torch.randn(sequences, length, generator=GENERATOR)
+        states = torch.randint(0, 1 << window, (sequences,), generator=GENERATOR)
+        assert searches.trellis(values, table(window), states, bits, window) is not None
+print("all kernels ran")
+"""
+
+
+def sanitizers() -> list[str]:
+    """The compiler's run-time libraries that find bad addresses and undefined behaviour."""
+    libraries = []
+    for name in ("libasan.so", "libubsan.so"):
+        command = ["gcc", f"-print-file-name={name}"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        libraries.append(answer.stdout.strip())
+    return [library for library in libraries if Path(library).is_absolute()]
+
+
+@pytest.fixture(scope="module")
+def sanitized_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiling takes longer than running: these tests share a cache."""
+    return tmp_path_factory.mktemp("sanitized")
+
+
+def run_sanitized(caches: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python whose C kernels are compiled with gcc's sanitizers; skip where it has none."""
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc on this machine")
+    libraries = sanitizers()
+    if len(libraries) < 2:
+        pytest.skip("gcc has no address and undefined-behaviour sanitizers here")
+    flags = "-g -fsanitize=address,undefined -fno-sanitize-recover=all"
+    environment = {
+        **os.environ,
+        "CC": f"gcc {flags}",
+        "XDG_CACHE_HOME": str(caches),
+        "LD_PRELOAD": ":".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps memory until it ends
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def test_the_kernels_stay_within_their_buffers(sanitized_cache: Path) -> None:
+    """Every C function over odd shapes, under AddressSanitizer and UBSan."""
+    done = run_sanitized(sanitized_cache, SANITIZED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "all kernels ran" in done.stdout
+
+
+OVERRUN = """
+import torch
+from luq.formats.kernels import cpu
+kernels = cpu.library()
+values, errors = torch.zeros(1, 8), torch.zeros(1, 3, dtype=torch.double)
+# 9 columns, where there are 8
+pointers = [cpu.address(values), cpu.address(errors)]
+kernels.luq_billm_salient(*pointers, *cpu.longs(1, 9, 3))
+"""
+
+
+def test_the_sanitizer_would_see_a_read_beyond_a_buffer(sanitized_cache: Path) -> None:
+    done = run_sanitized(sanitized_cache, OVERRUN)
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr
+
+
 INTERPRETED = """
 import torch
 from luq.formats.kernels import gpu, searches
@@ -266,6 +637,85 @@ def test_a_kernel_that_fails_or_errs_is_not_asked_again(
     assert asked == ["good", "wrong", "broken", "unknown", "good", "unknown"]
     assert "no such instruction" in caplog.text
     assert "gives other numbers" in caplog.text
+
+
+def test_inputs_that_are_not_finite_say_nothing_about_a_kernel(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernels, "TRUSTED", {})
+    weight = CASES["4 bit, (128, 128, 1, False)"]
+    assert kernels.linear(torch.full((1, 128), torch.nan), weight) is None
+    assert not caplog.records
+    assert not kernels.TRUSTED
+
+
+# C function -> a weight that it reads
+FUNCTIONS = {
+    "luq_integer_matvec": "2 bit, (70, 384, 24, True)",
+    "luq_integer_unpack": "3 bit, (70, 384, 24, True)",
+    "luq_binary_matvec": "binary, (9, 192, 128, 0.2)",
+    "luq_binary_unpack": "binary, (9, 192, 128, 0.2)",
+    "luq_ternary": "ternary, (7, 13, 1)",
+    "luq_row_column": "row and column, (9, 13, 13, 0.3)",
+    "luq_trellis_matvec": "trellis, (33, 100, 1)",
+    "luq_trellis_unpack": "trellis, (33, 100, 1)",
+}
+
+
+@pytest.fixture
+def miscompiled(
+    cache_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], None]]:
+    """Make a C function do nothing, as a compiler that errs could."""
+
+    def spoil(function: str) -> None:
+        text = cache.SOURCE.read_text(encoding="utf-8")
+        text = text.replace(f" {function}(", " dropped(")
+        source = tmp_path / "cpu.c"
+        source.write_text(f"{text}\nint {function}() {{ return 0; }}\n", encoding="utf-8")
+        monkeypatch.setattr(cache, "SOURCE", source)
+
+    monkeypatch.setattr(kernels, "TRUSTED", {})
+    monkeypatch.setattr(torch, "empty", torch.zeros)  # memory may hold the right answer by chance
+    cpu.library.cache_clear()
+    yield spoil
+    cpu.library.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_c_kernel_that_errs_is_left_for_torch_with_one_line(
+    function: str, miscompiled: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    weight = CASES[FUNCTIONS[function]]
+    miscompiled(function)
+    x = torch.randn(1, weight.shape[1], generator=GENERATOR)
+    for _ in range(2):
+        product = kernels.linear(x, weight)
+        assert product is None or relative_error(product, x, weight) < 2e-6
+        assert torch.equal(kernels.unpack(weight, torch.float32), weight.dequantize())
+    answers = 1 if function.endswith(("matvec", "unpack")) else 2
+    assert len(caplog.records) == answers
+    assert "gives other numbers" in caplog.text
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "function", ["luq_trellis_encode", "luq_billm_salient", "luq_billm_split", ""]
+)
+def test_a_c_search_that_errs_is_left_for_torch_with_one_line(
+    function: str, miscompiled: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    if function:
+        miscompiled(function)
+    values = torch.randn(3, 20, generator=GENERATOR)
+    states = torch.zeros(3, dtype=torch.int32)
+    for _ in range(2):
+        codes = searches.trellis(values, table(8), states, 2, 8)
+        errors = searches.billm_errors(values, 5)
+        assert (codes is None) == (function == "luq_trellis_encode")
+        assert (errors is None) == function.startswith("luq_billm")
+    assert len(caplog.records) == bool(function)
 
 
 COMPILED = """

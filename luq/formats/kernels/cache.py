@@ -18,6 +18,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from luq.store import durable
+
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("cpu.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-fPIC")
@@ -174,20 +176,11 @@ def _make(compiler: list[str], library: Path) -> None:
         digest.write_text(hashlib.sha256(compiled.read_bytes()).hexdigest(), encoding="ascii")
         for path in (compiled, digest):
             path.chmod(PRIVATE_FILE)
-            _to_disk(path)
-        _to_disk(Path(scratch))
+            durable.sync(path)
+        durable.sync(Path(scratch))
         os.replace(compiled, library)
         os.replace(digest, _digest_file(library))
-    _to_disk(folder)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.sync(folder)
 
 
 def _load(library: Path) -> ctypes.CDLL:

@@ -558,6 +558,21 @@ def test_the_kernels_stay_within_their_buffers(sanitized_cache: Path) -> None:
     assert "all kernels ran" in done.stdout
 
 
+MUTATED = """
+from tests.luq.formats.fuzz import campaign
+outcomes = campaign(1, 3000)
+assert outcomes["answered"] > 150, outcomes
+print("mutated weights stayed within their buffers")
+"""
+
+
+def test_mutated_weights_stay_within_their_buffers(sanitized_cache: Path) -> None:
+    """What is not refused of a stranger's weights reads no foreign memory."""
+    done = run_sanitized(sanitized_cache, MUTATED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "mutated weights stayed" in done.stdout
+
+
 OVERRUN = """
 import torch
 from luq.formats.kernels import cpu

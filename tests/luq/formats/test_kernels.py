@@ -469,11 +469,22 @@ def test_with_nowhere_to_write_torch_does_it(
 
 
 @needs_compiler
-@pytest.mark.parametrize("command", ["cc -g0", "'cc' -w", "no-such-compiler", "'", ""])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("cc -g0", ["cc", "-g0"]),
+        ("'cc' -w", ["cc", "-w"]),
+        ("no-such-compiler", ["cc"]),
+        ("'", ["cc"]),
+        ("", ["cc"]),
+    ],
+)
 def test_cc_may_hold_options(
-    command: str, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, words: list[str], cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", command)
+    if shutil.which("cc"):
+        assert cache.installed_compiler() == words
     assert cpu.library.__wrapped__() is not None
     assert only_library(cache_folder)
 

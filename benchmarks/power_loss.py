@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
 from rich.console import Console
@@ -50,7 +49,7 @@ def run(fsync: Timed) -> float:
     """Seconds of one run into a new folder."""
     os.fsync = fsync
     try:
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as outputs:
+        with tempfile.TemporaryDirectory(prefix="luq-") as outputs:
             begin = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()):
                 code = main([*RUN, f"paths.outputs={outputs}"])

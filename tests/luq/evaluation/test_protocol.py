@@ -29,8 +29,8 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
     return Tools(Store(tmp_path_factory.mktemp("protocol")))
 
 
-def table(name: str, protocol: str) -> QuestionTable:
-    return evaluation_table(name, replace(SETTINGS, protocol=protocol), Path("cache"))
+def table(name: str, protocol: str, tools: Tools) -> QuestionTable:
+    return evaluation_table(name, replace(SETTINGS, protocol=protocol), tools.store.root)
 
 
 @pytest.mark.parametrize("name", OTHER_PROMPTS["qwen"])
@@ -49,7 +49,7 @@ def test_the_wording_reaches_the_model_when_it_is_asked(
         return [{"id": lm._row_id(request), "text": "B. No"} for request in requests]
 
     monkeypatch.setattr(lm, "_answer", answer)
-    questions = table(name, "qwen").open(tools)
+    questions = table(name, "qwen", tools).open(tools)
     ids = [0, 1]
     rows = with_docs(questions, ask(lm, questions, ids, Predictions(tmp_path / "rows.jsonl")))
     prompts = [prompt_of(name, "qwen")(row["doc"]) for row in rows]
@@ -65,7 +65,7 @@ def test_the_wording_reaches_the_model_when_it_is_asked(
 def test_the_wording_reaches_the_model_when_fidelity_is_measured(
     lm: LoadedVLM, tools: Tools
 ) -> None:
-    questions = table("mmbench", "qwen").open(tools)
+    questions = table("mmbench", "qwen", tools).open(tools)
     doc = questions.docs[0]
     forced = fidelity.forced(lm, questions, 0, doc, "")
     assert prompt_of("mmbench", "qwen")(doc) in forced.text
@@ -73,16 +73,16 @@ def test_the_wording_reaches_the_model_when_fidelity_is_measured(
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_keys_change_where_the_wording_does(name: str) -> None:
-    default = evaluation_table(name, SETTINGS, Path("cache"))
-    assert table(name, "llava") == default
+def test_keys_change_where_the_wording_does(tools: Tools, name: str) -> None:
+    default = evaluation_table(name, SETTINGS, tools.store.root)
+    assert table(name, "llava", tools) == default
     differs = name in OTHER_PROMPTS["qwen"]
-    assert (table(name, "qwen") != default) == differs
+    assert (table(name, "qwen", tools) != default) == differs
 
 
-def test_the_default_protocol_leaves_keys_alone() -> None:
+def test_the_default_protocol_leaves_keys_alone(tools: Tools) -> None:
     """A table as it was before there were protocols has the same key."""
-    default = evaluation_table("mme", SETTINGS, Path("cache"))
+    default = evaluation_table("mme", SETTINGS, tools.store.root)
     old = QuestionTable("mme", default.content, default.task, default.prompts)
     assert old == default
 

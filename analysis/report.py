@@ -20,6 +20,7 @@ from analysis.interactive import Plain, Spec
 from analysis.loading import Results
 from analysis.sections import Chapter
 from luq.evaluation.compare import MEAN
+from luq.store.writers import sole_writer
 from pipelines.runs_folder import Failure
 
 POINTS = 200  # of each single benchmark's Pareto figure; the mean's shows all
@@ -123,7 +124,16 @@ def build(outputs: Path, title: str, loaded: Results, folder: Path) -> Report:
         title: of the report.
         loaded: its records.
         folder: where it goes; each file is there whole or not at all.
+
+    Raises:
+        StoreError: another process is writing a report into the folder.
     """
+    with sole_writer(folder, "report"):
+        return _build(outputs, title, loaded, folder)
+
+
+def _build(outputs: Path, title: str, loaded: Results, folder: Path) -> Report:
+    """`build`, while no other process writes the folder."""
     scratch = folder / ".tmp"
     shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
     for place in (folder, scratch):

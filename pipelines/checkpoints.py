@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from luq.errors import ModelError
+from luq.export import checksums
 from luq.export.about import NATIVE_LAYOUT, ExportedRun, read_about
 from luq.export.card import CardFacts, ScoreRow
 from luq.models.checkpoint import fingerprint, resolve_path
@@ -154,6 +155,13 @@ def info(folder: Path) -> None:
             f"{folder}: the weight files do not have the bytes that its ledger counts: export or "
             "download it again"
         )
+
+
+def verify(folder: Path) -> None:
+    """`luq info DIR --verify`: whether the folder is what was exported, byte for byte."""
+    about = checksums.verify(folder)
+    size = sum(checksum.bytes for checksum in about.files.values())
+    console.out.print(f"{len(about.files)} files with {size:,} bytes are what was exported")
 
 
 def _show_run(run: ExportedRun) -> None:

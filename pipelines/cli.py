@@ -197,11 +197,14 @@ def export(run: str, folder: Path, layout: str, outputs: Path) -> None:
 
 @luq.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-def info(folder: Path) -> None:
+@click.option("--verify", is_flag=True, help="Compare all bytes of its files with their checksums.")
+def info(folder: Path, verify: bool) -> None:
     """Ledger, allocation and scores of an exported folder."""
     from pipelines import checkpoints
 
     checkpoints.info(folder)
+    if verify:
+        checkpoints.verify(folder)
 
 
 @luq.command()

@@ -4,13 +4,13 @@ Both are made up for. A run that was killed after its record, or whose mirror fa
 lacks after the next start. A mirror that was made is noted in outputs/wandb/mirrored/KEY.json.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from luq.config import RunConfig
 from luq.config.building import plain
 from luq.store.digests import sha256_of
+from luq.store.sealed import read_table, sealed
 from luq.store.store import write_json
 from pipelines import checkpoints, console, runs_folder
 from pipelines.record import RunRecord
@@ -68,7 +68,7 @@ def _mirror(record: RunRecord, config: RunConfig, outputs: Path) -> None:
         return
     error = make_tracker(config.tracking, outputs).track(record)
     note = {"of": _mirrored(record, config, outputs), "error": error}
-    write_json(_mirror_file(record, outputs), note)
+    write_json(_mirror_file(record, outputs), sealed(note))
 
 
 def _mirrored(record: RunRecord, config: RunConfig, outputs: Path) -> list[object]:
@@ -84,10 +84,9 @@ def _mirror_file(record: RunRecord, outputs: Path) -> Path:
 def _mirror_note(record: RunRecord, outputs: Path) -> dict[str, object]:
     """What is noted of a record's mirror; empty if there is none, or none that can be read."""
     try:
-        note = json.loads(_mirror_file(record, outputs).read_text(encoding="utf-8"))
+        return read_table(_mirror_file(record, outputs))
     except (OSError, ValueError):
         return {}
-    return note if isinstance(note, dict) else {}
 
 
 def _checkpoint(record: RunRecord, outputs: Path) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from luq.evaluation import scorers
 from luq.evaluation.answers import ANSWERS
 from luq.evaluation.predictions import read_answers
+from luq.store.sealed import sealed
 from luq.store.store import Store, write_json
 from pipelines import console, runs_folder
 from pipelines.record import RunRecord, to_json
@@ -31,7 +32,7 @@ def rescore(outputs: Path, sweep: str | None) -> int:
         with lock:
             # its own name and sweep, not those under which another sweep knows it
             file = runs_folder.record_file(outputs, record.key)
-            write_json(file, to_json(_rescored(store, runs_folder.read(file))))
+            write_json(file, sealed(to_json(_rescored(store, runs_folder.read(file)))))
     console.out.print(f"{seen} records scored again from kept answers, {changed} changed")
     return changed
 

@@ -6,7 +6,6 @@ outputs/failed/KEY.json           why the run of a config failed last
 """
 
 import glob
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from luq.config.building import build
 from luq.errors import ConfigError, StoreError, unknown
+from luq.store.sealed import read_table, sealed
 from luq.store.store import write_json
 from pipelines.record import RunRecord, from_json, to_json
 
@@ -47,7 +47,7 @@ class _Place(NamedTuple):
 def write(outputs: Path, record: RunRecord) -> Path:
     """Write a record under its key, and note it in its sweep; returns the file."""
     file = record_file(outputs, record.key)
-    write_json(file, to_json(record))
+    write_json(file, sealed(to_json(record)))
     note(outputs, record.sweep, record.key, record.name)
     return file
 
@@ -59,7 +59,8 @@ def record_file(outputs: Path, key: str) -> Path:
 
 def note(outputs: Path, sweep: str, key: str, name: str) -> None:
     """Count a record among the runs of a sweep, under a name."""
-    write_json(outputs / "sweeps" / sweep / f"{key}.json", {"run": key, "name": name})
+    entry = {"run": key, "name": name}
+    write_json(outputs / "sweeps" / sweep / f"{key}.json", sealed(entry))
 
 
 def read(file: Path) -> RunRecord:
@@ -69,7 +70,7 @@ def read(file: Path) -> RunRecord:
         StoreError: it names the file that cannot be read, or that another version wrote.
     """
     try:
-        return from_json(json.loads(file.read_text(encoding="utf-8")))
+        return from_json(read_table(file))
     except (OSError, ValueError) as error:
         message = f"{file} cannot be read ({error}): delete it and run again, or update"
         raise StoreError(message) from error
@@ -136,7 +137,7 @@ def find(outputs: Path, name: str) -> RunRecord:
 
 def write_failure(outputs: Path, failure: Failure) -> None:
     """Note why the run of a config failed; the next success of the same config clears it."""
-    write_json(_failure_file(outputs, failure.key), asdict(failure))
+    write_json(_failure_file(outputs, failure.key), sealed(asdict(failure)))
 
 
 def clear_failure(outputs: Path, key: str) -> None:
@@ -175,7 +176,7 @@ def _places(outputs: Path, sweep: str | None) -> list[_Place]:
 
 def _noted_name(file: Path) -> str:
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["name"])
+        return str(read_table(file)["name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"{file} cannot be read ({error}): delete it and start the sweep again"
         raise StoreError(message) from error
@@ -187,9 +188,7 @@ def _failure_file(outputs: Path, key: str) -> Path:
 
 def _read_failure(file: Path) -> Failure:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("it holds no failure")
+        data = read_table(file)
         return build(Failure, data | {"key": file.stem}, "failure", strict=False)
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be read ({error}): delete it") from error

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from luq.config import RunConfig
 from luq.config.building import build
-from luq.config.checks import require
+from luq.config.checks import is_plain_name, require
 from luq.config.unread import with_what_is_read
 from luq.errors import ConfigError, unknown
 
@@ -63,9 +63,7 @@ def as_asked(composed: DictConfig) -> RunConfig:
         plain.pop("experiment", None)
     config = build(RunConfig, plain)
     # A folder of this name is made beside those of other groups.
-    name = Path(config.group).name
-    is_plain_name = name == config.group and name != ".." and "\\" not in name
-    require(is_plain_name, "group", config.group, "a plain name, without folders")
+    require(is_plain_name(config.group), "group", config.group, "a plain name, without folders")
     return config
 
 

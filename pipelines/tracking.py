@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from luq.config import TrackingConfig
 from luq.config.building import plain
+from luq.store.sealed import sealed
 from pipelines.record import Interval, RunRecord, to_json
 from pipelines.runs_folder import FILE
 
@@ -96,7 +97,7 @@ class WandbTracker:
             run.log(tables(record, wandb))
             run.summary.update(summary(record))
             file = Path(run.dir) / FILE
-            file.write_text(json.dumps(to_json(record)), encoding="utf-8")
+            file.write_text(json.dumps(sealed(to_json(record))), encoding="utf-8")
             run.save(str(file), base_path=run.dir, policy="now")
 
     def _track_report(

@@ -42,7 +42,7 @@ class Builder(NamedTuple):
         if origin in (list, tuple) and isinstance(value, list | tuple):
             return origin(self.fit(arguments[0], item, where) for item in value)
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+            return _float(value, where)
         is_bool_for_int = hint is int and isinstance(value, bool)
         if isinstance(hint, type) and isinstance(value, hint) and not is_bool_for_int:
             return value
@@ -99,8 +99,18 @@ class Builder(NamedTuple):
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}={value!r} is not possible: it must be a list")
         types_of_fields = _type_hints(hint).values()
+        if len(value) != len(types_of_fields):
+            wanted = len(types_of_fields)
+            raise ConfigError(f"{where} has {len(value)} entries: it must have {wanted}")
         items = zip(types_of_fields, value, strict=True)
         return hint(*(self.fit(kind, item, where) for kind, item in items))
+
+
+def _float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ConfigError(f"{where} is not possible: it is too large a number") from error
 
 
 @cache  # a report reads thousands of records of the same classes

@@ -1,6 +1,7 @@
 """The checks behind every setting, and the mark of fields that change no result."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ VOLATILE = {"volatile": True}
 LARGEST_SEED = 2**31 - 1
 # More of anything that is counted (tokens, questions, layers) is a slip of the hand.
 LARGEST_COUNT = 2**31 - 1
+# Separators of folders on any system, drives, and what ends a name in C.
+NOT_IN_NAMES = re.compile(r"[/\\:\x00-\x1f]")
 
 
 def require(fine: bool, key: str, value: object, allowed: str) -> None:
@@ -67,6 +70,11 @@ def require_distinct(key: str, names: Sequence[str]) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     allowed = f"a list without repetitions: {', '.join(repeated)} is there twice or more"
     require(not repeated, key, list(names), allowed)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is that of a file or folder in the folder where it is looked for."""
+    return name not in ("", ".", "..") and not NOT_IN_NAMES.search(name)
 
 
 def require_text(key: str, value: str | None) -> None:

@@ -1,13 +1,18 @@
-"""What luq.json of an exported folder says. Needs no torch."""
+"""What luq.json of an exported folder says. Needs no torch.
 
-import json
-from dataclasses import asdict, dataclass, replace
+It ends with a digest of itself, and holds those of all other files that a model is loaded from
+(`luq.export.checksums`).
+"""
+
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from luq.config.building import build
+from luq.config.checks import is_plain_name
 from luq.errors import ConfigError, ModelError
 from luq.formats.sizes import Memory
+from luq.store.sealed import read_table, sealed
 
 FORMAT_VERSION = 1
 NATIVE_LAYOUT = "luq"  # the folder's own layout, beside those of other libraries
@@ -36,13 +41,24 @@ class ExportedRun:
 
 
 @dataclass(frozen=True)
+class Checksum:
+    """What a file of an exported folder was when it was written."""
+
+    bytes: int
+    sha256: str
+    header_sha256: str = ""  # of a safetensors file's header with its length; empty for others
+
+
+@dataclass(frozen=True)
 class ExportedFolder:
     """What luq.json says of a folder: `ledger` is bytes per tensor class and sums to the files."""
 
     layout: str
     ledger: dict[str, int]
-    file_bytes: int
+    file_bytes: int  # of the weight files
     run: ExportedRun | None = None
+    # Name -> checksum. Empty in folders of earlier versions.
+    files: dict[str, Checksum] = field(default_factory=dict)
 
 
 def about_json(about: ExportedFolder) -> dict[str, Any]:
@@ -52,10 +68,11 @@ def about_json(about: ExportedFolder) -> dict[str, Any]:
         "layout": about.layout,
         "ledger": about.ledger,
         "file_bytes": about.file_bytes,
+        "files": {name: asdict(checksum) for name, checksum in about.files.items()},
     }
     if about.run is not None:
         content |= asdict(about.run)
-    return content
+    return sealed(content)
 
 
 def read_about(folder: Path) -> ExportedFolder:
@@ -65,16 +82,16 @@ def read_about(folder: Path) -> ExportedFolder:
         ModelError: It is no exported folder, a newer version wrote it, or the file is damaged.
     """
     file = folder / ABOUT
-    if not file.exists():
+    if not file.is_file():
         raise ModelError(f"{folder} was not exported by LUQ: {ABOUT} is missing")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = read_table(file)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{file} is damaged ({error}): export the folder again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is damaged (no JSON object): export the folder again")
     version = content.get("format_version", 0)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int:
+        raise ModelError(f"{file} is damaged (format_version={version!r}): export the folder again")
+    if version > FORMAT_VERSION:
         raise ModelError(
             f"{file} has format version {version}, this version reads {FORMAT_VERSION}: update luq"
         )
@@ -82,6 +99,11 @@ def read_about(folder: Path) -> ExportedFolder:
     # Folders without a layout's name were written when there was but one.
     values = {"layout": NATIVE_LAYOUT, **content, "run": None}
     about = _built(ExportedFolder, values, file)
+    for name in about.files:
+        if not is_plain_name(name):
+            raise ModelError(
+                f"{file} is damaged (files: {name!r} is none of the folder): export it again"
+            )
     return replace(about, run=run)
 
 

@@ -26,16 +26,18 @@ from luq.export.about import (
     about_json,
 )
 from luq.export.card import CardFacts, render
+from luq.export.checksums import checksums
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.models.checkpoint import check_files
+from luq.models.checkpoint import SETTINGS, check_files
 from luq.models.families import LINEARS, part_of
 from luq.models.weight_files import INDEX, shards_of
+from luq.store import durable
 from luq.store.store import write_json
+from luq.store.writers import sole_writer
 
 CONFIG = "config.json"
 README = "README.md"
-COPIED = ("*.json", "*.model", "*.txt", "*.jinja")
 LINEAR = re.compile(rf"^(.*\.)?layers\.(\d+)\.({'|'.join(map(re.escape, LINEARS))})\.weight$")
 TOWER = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
 READABLE_BY_ALL = 0o644  # safetensors makes files that only their owner can read
@@ -114,7 +116,20 @@ def export(
     Raises:
         ModelError: The source is incomplete or already quantized, the target is there, the layout
             has no place for a tier, or the disk is too small. Nothing is left behind then.
+        StoreError: Another process is writing the target.
     """
+    with sole_writer(target, "export"):
+        return _export(model, target, run, card, layout)
+
+
+def _export(
+    model: PackedModel,
+    target: Path,
+    run: ExportedRun | None,
+    card: CardFacts | None,
+    layout: Layout,
+) -> Path:
+    """`export`, while no other process writes the target."""
     check_files(model.source)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} exists: give another folder, or delete it")
@@ -130,13 +145,14 @@ def export(
             writer.write(shard)
         ledger = writer.finish()
         _write_settings(model, scratch, quantization)
-        about = ExportedFolder(layout.name, ledger, sum(ledger.values()), run)
+        about = ExportedFolder(layout.name, ledger, sum(ledger.values()), run, checksums(scratch))
         write_json(scratch / ABOUT, about_json(about))
         if card is not None:
             (scratch / README).write_text(render(card, layout.name, ledger), encoding="utf-8")
+        durable.sync_tree(scratch)
         if target.exists():
             target.rmdir()
-        scratch.rename(target)
+        durable.replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
@@ -240,7 +256,7 @@ class _WeightWriter:
 
 def _write_settings(model: PackedModel, folder: Path, quantization: dict[str, Any]) -> None:
     """Write the config, and copy tokenizer, processor and what else is not a weight."""
-    for pattern in COPIED:
+    for pattern in SETTINGS:
         for file in model.source.glob(pattern):
             if file.name not in (INDEX, CONFIG, ABOUT):
                 shutil.copyfile(file, folder / file.name)

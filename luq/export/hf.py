@@ -5,6 +5,8 @@ unpacked while loading, and no 16-bit linear is ever made: the model's skeleton 
 whose buffers have the stored shapes and types, and transformers fills them from the files.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +16,13 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from luq.errors import ModelError
 from luq.export.about import FORMAT_VERSION
+from luq.export.checksums import check_before_loading
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
 from luq.formats.linear import PackedLinear
 from luq.models.families import LINEARS
 from luq.models.vlm import find_layers
+from luq.models.weight_files import plain_name, stored_tensors
 
 METHOD = "luq"
 # What comes of reading JSON that says something else than an export writes: names and types, and
@@ -75,7 +79,9 @@ class LuqQuantizer(HfQuantizer):
     requires_calibration = True  # weights are packed by `luq run`, not by from_pretrained
     quantization_config: Any
 
-    def _process_model_before_weight_loading(self, model: Any, **_: Any) -> Any:
+    def _process_model_before_weight_loading(
+        self, model: Any, checkpoint_files: Sequence[str] | None = None, **_: Any
+    ) -> Any:
         entries = self.quantization_config.layers
         layers = find_layers(model)
         if len(layers) != len(entries):
@@ -97,6 +103,10 @@ class LuqQuantizer(HfQuantizer):
                     ) from error
                 linear = PackedLinear(weight, tier, bias)
                 setattr(layer.get_submodule(parent), short_name, linear)
+        # The checksums come last: the other checks say more than that a file differs.
+        for folder in {Path(file).parent for file in checkpoint_files or ()}:
+            _check_shapes(folder, model)
+            check_before_loading(folder)
         return model
 
     def is_serializable(self) -> bool:
@@ -105,6 +115,27 @@ class LuqQuantizer(HfQuantizer):
     @property
     def is_trainable(self) -> bool:
         return False
+
+
+def _check_shapes(folder: Path, model: Any) -> None:
+    """A ModelError that names a packed linear's buffer which has another shape in the files.
+
+    One that is missing there is named by what loads the files.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, entry in stored_tensors(folder).items():
+        shapes[plain_name(name)] = entry.shape
+    for name, module in model.named_modules():
+        if not isinstance(module, PackedLinear):
+            continue
+        for buffer, tensor in module.named_buffers(recurse=False):
+            expected = tuple(tensor.shape)
+            stored = shapes.get(plain_name(f"{name}.{buffer}"), expected)
+            if stored != expected:
+                raise ModelError(
+                    f"{folder}: {name} has {buffer} of the shape {list(stored)} in the files, but "
+                    f"config.json makes it {list(expected)}: export the folder again"
+                )
 
 
 def _skeleton(entry: dict[str, Any]) -> PackedWeight:

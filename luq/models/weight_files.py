@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from luq.config.checks import is_plain_name
 from luq.errors import ModelError
 from luq.models.families import LLAVA
 from luq.models.settings_files import Settings, read_settings, section, text_settings
@@ -96,8 +97,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map: copy it again")
     for tensor, name in weight_map.items():
-        is_name = isinstance(name, str) and name not in ("", ".", "..")
-        if not is_name or re.search(r"[/\\:\x00]", name):
+        if not isinstance(name, str) or not is_plain_name(name):
             raise ModelError(
                 f"{index}: {tensor} is said to be in {name!r}, which is no file of the folder: "
                 "copy or download the checkpoint again"

@@ -25,6 +25,7 @@ from luq.store import durable
 from luq.store.artefact import Artefact, Holdings, Progress, Tools
 from luq.store.digests import sha256_of
 from luq.store.keys import LENGTH
+from luq.store.sealed import read_table, sealed
 from luq.store.versions import versions
 
 log = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class Store:
         """The manifest of an artefact; a StoreError if it cannot be read."""
         folder = self.path(stage, key)
         try:
-            content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            content = read_table(folder / MANIFEST)
             if not isinstance(content["files"], dict):
                 raise ValueError("it lists no files")
             for name, entry in content["files"].items():
@@ -177,7 +178,7 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError) as error:
             message = f"{folder / MANIFEST} cannot be read ({error}): delete {folder} and run again"
             raise StoreError(message) from error
-        return dict(content)
+        return content
 
     def verify(self, stage: str, key: str) -> Path:
         """The artefact's folder, after its files were compared with its manifest."""
@@ -283,7 +284,7 @@ class Store:
         try:
             artefact.make(scratch, self.tools)
             files = _listing(scratch)
-            write_json(scratch / MANIFEST, _manifest(artefact, files))
+            write_json(scratch / MANIFEST, sealed(_manifest(artefact, files)))
             os.chmod(scratch, 0o755)
             durable.sync_tree(scratch)
             if target.exists():  # without a manifest: left by hand or by a crash of the file system

@@ -167,20 +167,29 @@ def test_bad_records_are_lines_and_the_rest_is_reported(demo: Path) -> None:
     files[0].write_text(files[0].read_text()[:500])
     files[1].write_text(json.dumps({"schema": 99}))
     half = json.loads(files[2].read_text())
-    del half["memory"]
+    del half["memory"], half["seal"], half["digest"]  # as records of earlier versions
     files[2].write_text(json.dumps(half))
     files[3].write_text("[]")
     files[4].unlink()
+    altered = json.loads(files[6].read_text())
+    altered["mean_score"] += 1
+    files[6].write_text(json.dumps(altered))
+    without_a_number = json.loads(files[7].read_text())
+    del without_a_number["seal"], without_a_number["digest"]
+    without_a_number["mean_score"] = float("nan")
+    files[7].write_text(json.dumps(without_a_number))
     next((demo / "sweeps" / "demo").glob(f"{files[5].parent.name}.json")).write_text("{")
     loaded = load(demo, ["demo"])
-    lost = {file.parent.name for file in files[:6]}
+    lost = {file.parent.name for file in files[:8]}
     assert {r.key for r in loaded.records} == {file.parent.name for file in files} - lost
     problems = "\n".join(loaded.problems)
     for piece in (
         "cannot be read",
         "schema 99",
         "record lacks memory",
-        "holds no record",
+        "holds no JSON object",
+        "its content is not what was written",
+        "it holds NaN",
         "is missing",
     ):
         assert piece in problems

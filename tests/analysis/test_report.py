@@ -11,6 +11,7 @@ import pytest
 from analysis import __main__ as command
 from analysis import report
 from analysis.loading import load
+from luq.store.writers import sole_writer
 from pipelines import runs_folder
 from pipelines.runs_folder import Failure
 from tests.analysis.conftest import Keep
@@ -201,3 +202,14 @@ def test_a_mirror_of_the_report_gets_plain_rows(demo: Path, monkeypatch, luq: Lu
     assert summary["pocket_test/runs"] == len(rows) == 24
     json.dumps([summary, rows], allow_nan=False)
     assert images["pareto"].exists()
+
+
+def test_a_second_report_into_the_folder_says_so_and_leaves_nothing(demo: Path, luq: Luq) -> None:
+    folder = demo / "report" / "demo"
+    with sole_writer(folder, "report"):
+        done = luq("demo", "--outputs", str(demo))
+        assert done.returncode == 1
+        assert "another report is writing" in done.stderr
+        assert not folder.exists()
+    assert luq("demo", "--outputs", str(demo)).returncode == 0
+    assert [path.name for path in (demo / "report").iterdir()] == ["demo"]

@@ -11,6 +11,7 @@ import torch
 
 from luq.evaluation.answers import ANSWERS
 from luq.evaluation.predictions import read_answers
+from luq.export.checksums import NEVER, VARIABLE
 from luq.pocket import benchmarks
 from luq.questions.pictures import decoded
 from luq.questions.prompts import PROMPTS
@@ -95,13 +96,14 @@ def test_export_info_and_chat(ran: tuple[Path, RunRecord], tmp_path: Path) -> No
     first = outputs / "checkpoints" / record.key
     for file in ("model.safetensors", "config.json", "README.md"):
         assert (tmp_path / "model" / file).read_bytes() == (first / file).read_bytes()
-    told = luq("info", str(first))
+    told = luq("info", str(first), "--verify")
     assert told.returncode == 0, told.stderr
     for piece in (
         record.allocation,
         "sum of the ledger",
         f"{record.memory.stored_bits:.3f} bits",
         "luq run",
+        "bytes are what was exported",
     ):
         assert piece in told.stdout
     card = (first / "README.md").read_text()
@@ -124,6 +126,26 @@ def test_export_info_and_chat(ran: tuple[Path, RunRecord], tmp_path: Path) -> No
     assert "not.png: the image does not decode" in said.stderr.replace("\n", " ")
 
 
+def test_a_flipped_byte_is_found_by_info_and_before_a_chat(
+    ran: tuple[Path, RunRecord], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    outputs, record = ran
+    folder = shutil.copytree(outputs / "checkpoints" / record.key, tmp_path / "model")
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1000] ^= 8
+    (folder / "model.safetensors").write_bytes(weights)
+    Image.new("RGB", (48, 48), "white").save(tmp_path / "white.png")
+    for words in (
+        ("info", str(folder), "--verify"),
+        ("chat", str(folder), "--image", str(tmp_path / "white.png"), "--question", "?"),
+    ):
+        done = luq(*words)
+        assert done.returncode == 1
+        assert "its bytes are not those that were exported" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -137,10 +159,16 @@ def test_export_info_and_chat(ran: tuple[Path, RunRecord], tmp_path: Path) -> No
     ids=["missing", "left over", "cut"],
 )
 def test_a_folder_whose_tensors_are_not_the_model_s_is_not_asked(
-    ran: tuple[Path, RunRecord], tmp_path: Path, change: Callable[[Tensors], Any], words: str
+    ran: tuple[Path, RunRecord],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Tensors], Any],
+    words: str,
 ) -> None:
+    """As a stranger may hand it over, who can compute checksums as well as we."""
     from PIL import Image
 
+    monkeypatch.setenv(VARIABLE, NEVER)
     outputs, record = ran
     folder = shutil.copytree(outputs / "checkpoints" / record.key, tmp_path / "model")
     change_tensors(folder, change)

@@ -1,6 +1,9 @@
 """Mutated exported folders, as a stranger may hand them over. Run by
 `test_folder.py`.
 
+A stranger can compute checksums as well as we: luq.json is sealed again after it was mutated, and
+files are not compared with it.
+
 `python -m tests.luq.export.fuzz FOLDER SCRATCH SEED COUNT` changes config.json, luq.json or the
 weight file of copies of an exported folder, loads each copy as `luq chat` does and lets it answer.
 Prints how many were refused and how many answered; anything but an error of ours ends it with a
@@ -20,8 +23,10 @@ from typing import Any
 import torch
 
 from luq.errors import LuqError
-from luq.export.about import read_about
+from luq.export.about import ABOUT, read_about
+from luq.export.checksums import NEVER, VARIABLE
 from luq.models.quiet import quiet
+from luq.store.sealed import sealed
 from pipelines.chat import load
 
 VALUES: list[Any] = [
@@ -58,6 +63,8 @@ def mutate_json(file: Path, part: str | None, rng: random.Random) -> None:
         holder[rng.choice(["x", "block", "bits", "format"])] = rng.choice(VALUES)
     else:
         holder[name] = rng.choice(VALUES)
+    if file.name == ABOUT:
+        content = sealed(content)
     file.unlink()  # the copy is a hard link
     file.write_text(json.dumps(content))
 
@@ -87,6 +94,7 @@ def answer(folder: Path) -> None:
 
 def campaign(folder: Path, scratch: Path, seed: int, count: int) -> Counter[str]:
     """How many mutated folders were refused, and how many answered."""
+    os.environ[VARIABLE] = NEVER
     rng = random.Random(seed)
     mutations: list[Callable[[Path], None]] = [
         lambda copy: mutate_json(copy / "config.json", "quantization_config", rng),

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from luq.models.weight_files import INDEX, SINGLE
 from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 from luq.quantization.walk import install
+from luq.store.sealed import sealed
 from tests.conftest import correlated
 from tests.luq.export.facts import CARD, RUN
 
@@ -360,7 +362,7 @@ def test_a_newer_format_and_a_foreign_folder(exported: Path, tmp_path: Path) -> 
         content = json.loads((copy / name).read_text())
         versioned = content if name == ABOUT else content["quantization_config"]
         versioned["format_version"] = 99
-        (copy / name).write_text(json.dumps(content))
+        (copy / name).write_text(json.dumps(sealed(content) if name == ABOUT else content))
     with pytest.raises(ModelError, match="format version 99"):
         read_about(copy)
     from transformers import AutoModelForImageTextToText
@@ -419,9 +421,10 @@ def test_a_folder_of_no_run_has_a_ledger_and_no_card(packed: list[Path], tmp_pat
 
 def test_a_folder_from_before_there_were_layouts_is_read(exported: Path, tmp_path: Path) -> None:
     content = json.loads((exported / ABOUT).read_text())
-    del content["layout"]
+    for entry in ("layout", "files", "seal", "digest"):
+        del content[entry]
     (tmp_path / ABOUT).write_text(json.dumps(content))
-    assert read_about(tmp_path) == read_about(exported)
+    assert read_about(tmp_path) == replace(read_about(exported), files={})
 
 
 @pytest.mark.parametrize(
@@ -431,19 +434,22 @@ def test_a_folder_from_before_there_were_layouts_is_read(exported: Path, tmp_pat
         {"file_bytes": "many"},
         {"memory": None},
         {"scores": {"gqa": "high"}},
-        {"format_version": "1"},
+        {"files": {"../model.safetensors": {"bytes": 1, "sha256": ""}}},
+        {"files": {"model.safetensors": {"bytes": "1", "sha256": ""}}},
     ],
 )
 def test_a_damaged_luq_json_is_said(
     exported: Path, tmp_path: Path, change: dict[str, object]
 ) -> None:
     content = json.loads((exported / ABOUT).read_text())
-    (tmp_path / ABOUT).write_text(json.dumps(content | change))
-    with pytest.raises(ModelError, match=r"luq\.json"):
+    (tmp_path / ABOUT).write_text(json.dumps(sealed(content | change)))
+    with pytest.raises(ModelError, match=next(iter(change))):
         read_about(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "", "null"])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "", "null", "[" * 100_000, '{"format_version": "1"}', '{"a": NaN}']
+)
 def test_a_luq_json_that_is_no_table_is_said(text: str, tmp_path: Path) -> None:
     (tmp_path / ABOUT).write_text(text)
     with pytest.raises(ModelError, match="damaged"):
@@ -454,7 +460,7 @@ def test_a_luq_json_that_lacks_an_entry_is_said(exported: Path, tmp_path: Path) 
     for entry in ("ledger", "command"):
         content = json.loads((exported / ABOUT).read_text())
         del content[entry]
-        (tmp_path / ABOUT).write_text(json.dumps(content))
+        (tmp_path / ABOUT).write_text(json.dumps(sealed(content)))
         with pytest.raises(ModelError, match=entry):
             read_about(tmp_path)
 
@@ -651,6 +657,21 @@ def test_a_config_that_does_not_say_how_a_linear_is_packed_is_an_error(
     copy = Path(shutil.copytree(exported, tmp_path / "copy"))
     spoil_config(copy, change)
     with pytest.raises(ModelError, match=r"how layers\.0\.self_attn\.q_proj is packed"):
+        AutoModelForImageTextToText.from_pretrained(copy)
+
+
+def test_a_buffer_of_another_shape_is_named(exported: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    copy = Path(shutil.copytree(exported, tmp_path / "copy"))
+    with safe_open(copy / SINGLE, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    name = next(name for name in tensors if name.endswith("layers.2.mlp.up_proj.codes"))
+    tensors[name] = torch.zeros(4, 1, dtype=tensors[name].dtype)
+    save_file(tensors, copy / SINGLE, metadata={"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"layers\.2\.mlp\.up_proj has codes of the shape \[4, 1\]"
+    ):
         AutoModelForImageTextToText.from_pretrained(copy)
 
 

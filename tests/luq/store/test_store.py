@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from luq.errors import StoreError
+from luq.store.sealed import sealed
 from luq.store.store import JOURNAL, MANIFEST, NotMade, Store, write_json
 from luq.store.versions import versions
 from tests.luq.store.notes import Note
@@ -75,7 +76,7 @@ def test_versions_that_differ_are_joined(tmp_path: Path) -> None:
     file = store.folder(Note("a")) / MANIFEST
     manifest = json.loads(file.read_text())
     manifest["versions"]["torch"] = "1.0"
-    file.write_text(json.dumps(manifest))
+    file.write_text(json.dumps(sealed(manifest)))
     later = Store(tmp_path)
     later.get(Note("a"))
     later.get(Note("b"))
@@ -146,6 +147,7 @@ def test_torn_lines_of_the_journal_are_left_out(tmp_path: Path) -> None:
 SLOW = """
 import sys
 from pathlib import Path
+from luq.store.sealed import sealed
 from luq.store.store import Store
 from tests.luq.store.notes import Note
 root = Path(sys.argv[1])

@@ -1,0 +1,147 @@
+"""Acts in forked processes: each begins in the same state, and may end in any way."""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.faults.switch import Switch
+from pipelines.cli import main
+
+Act = Callable[[], int]
+SECONDS = 120  # after which an act counts as hanging
+RAISED = 70  # exit code of an act that raised what nobody caught
+WIDTH = "200"  # of the terminal: names in messages are not broken
+
+
+@dataclass(frozen=True)
+class Done:
+    """How an act ended: its exit code, or the signal that ended it."""
+
+    code: int
+    signal: int
+    output: str
+    changes: int  # that the switch counted; 0 after a signal
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether the switch ended it."""
+        return self.signal == signal.SIGKILL
+
+    @property
+    def end(self) -> str:
+        """How it ended, and the end of what it said."""
+        how = f"signal {self.signal}" if self.signal else f"exit code {self.code}"
+        return f"{how}: {' '.join(self.output.split())[-300:]}"
+
+
+class Running:
+    """An act in a process of its own."""
+
+    def __init__(self, act: Act, watched: Path | None = None, kill_at: int = 0):
+        """Start it.
+
+        Args:
+            act: What to do; returns an exit code.
+            watched: The folder below which changes are counted; None: no counting.
+            kill_at: The change at which it is killed; 0: none.
+        """
+        self._output = tempfile.TemporaryFile()
+        self._receiver, sender = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._process = os.fork()
+        if self._process == 0:
+            _child(act, self._output.fileno(), sender, watched, kill_at)
+        os.close(sender)
+
+    def wait(self) -> Done:
+        """How it ended."""
+        _, status = os.waitpid(self._process, 0)
+        with os.fdopen(self._receiver, "rb") as receiver:
+            os.set_blocking(receiver.fileno(), False)  # a grandchild may hold the other end
+            changes = receiver.read() or b"0"
+        self._output.seek(0)
+        output = self._output.read().decode(errors="replace")
+        self._output.close()
+        code = os.waitstatus_to_exitcode(status)
+        return Done(max(code, 0), max(-code, 0), output, int(changes))
+
+
+def run(act: Act, watched: Path | None = None, kill_at: int = 0) -> Done:
+    """Do something in a process of its own, and wait for its end."""
+    return Running(act, watched, kill_at).wait()
+
+
+def _child(act: Act, output: int, sender: int, watched: Path | None, kill_at: int) -> None:
+    """The life of the forked process."""
+    code = RAISED
+    switch = Switch()
+    try:
+        signal.alarm(SECONDS)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.environ["COLUMNS"] = WIDTH
+        if watched is not None:
+            switch.arm(watched, kill_at)
+        code = act()
+        switch.disarm()
+    except BaseException:  # noqa: BLE001  # whatever it is, the child must end here
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.write(sender, str(switch.count()).encode())
+        os._exit(code)
+
+
+def luq(*arguments: str | Path) -> Act:
+    """A `luq` command as an act."""
+    words = [str(argument) for argument in arguments]
+    return lambda: main(words)
+
+
+def import_what_acts_import(acts: Sequence[Act]) -> None:
+    """Import all modules that acts import, so that processes forked later need not.
+
+    The acts themselves are done in a forked process: threads that they start would not outlive a
+    fork, and locks that these hold would stay locked.
+    """
+    with tempfile.NamedTemporaryFile("r") as file:
+
+        def all_of_them() -> int:
+            codes = [act() for act in acts]
+            Path(file.name).write_text(json.dumps(list(sys.modules)))
+            return max(codes)
+
+        begin = time.monotonic()
+        done = run(all_of_them)
+        if done.code or done.signal:
+            raise SystemExit(f"a command fails without any fault, by {done.end}")
+        names = json.load(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            _import(name)
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        sys.stderr.write(f"{threads} threads after the imports: forked processes may hang\n")
+    sys.stderr.write(f"ready after {time.monotonic() - begin:.0f} s\n")
+
+
+def _import(name: str) -> None:
+    """Import a module, if it is one that can be imported by its name."""
+    if name.startswith("wandb"):  # starts threads
+        return
+    try:
+        importlib.import_module(name)
+    except Exception:  # noqa: BLE001  # modules that others make of air have no file
+        return

@@ -1,0 +1,150 @@
+"""Tiny runs, and what their outputs must be: equal to a reference, and never torn."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from luq.errors import LuqError
+from luq.export import checksums
+from luq.export.about import ABOUT
+from luq.store.sealed import DIGEST, METHOD, read_table
+from luq.store.store import JOURNAL, Store
+from pipelines import runs_folder
+from pipelines.record import PASSING, lasting
+
+SETTINGS = [
+    "calibration.tokens=256", "calibration.sample_tokens=64", "profile.tokens=64",
+    "profile.seeds=1", "evaluation.samples=1", "evaluation.benchmarks=[gqa]",
+    "evaluation.fidelity=1", "evaluation.text_tokens=256", "quantizer.low=rtn4",
+    "quantizer.high=gptq3", "allocation.k=9",
+]  # fmt: skip
+QUIET = "tracking=none"
+RUN = ["run", *SETTINGS, "profile.clusters=4"]
+SWEEP = ["sweep", "clusters", *SETTINGS, "profile.clusters=4,5"]
+# Of all processes that were ever started, for the locks that they hold, or a cache of others.
+IGNORED = re.compile(r"^logs/|^store/(\.locks|datasets)/|^wandb/|(^|/)\.[^/]+\.lock$")
+PASSING_OF_EXPORTS = (*PASSING, "memory", METHOD, DIGEST)  # `memory` holds the peak of a process
+# Of figures and pages: when they were made.
+DATES = re.compile(rb"/CreationDate \([^)]*\)|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?")
+# How files of a report end.
+ENDS = {
+    ".html": b"</html>",
+    ".png": b"IEND\xaeB`\x82",
+    ".pdf": b"%%EOF",
+    ".parquet": b"PAR1",
+    ".csv": b"\n",
+}
+
+Snapshot = dict[str, str]  # relative name -> digest of what lasts of the content
+
+
+def to(outputs: Path) -> str:
+    """The override that says where outputs go."""
+    return f"paths.outputs={outputs}"
+
+
+def snapshot(root: Path) -> Snapshot:
+    """What a folder holds, but for what differs between two runs that did the same."""
+    found: Snapshot = {}
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root).as_posix()
+        if IGNORED.search(name) or file.name == JOURNAL:
+            continue
+        if file.is_file():
+            found[name] = hashlib.sha256(_lasting(file, root)).hexdigest()
+        elif not any(file.iterdir()):
+            found[f"{name}/"] = "empty"
+    return found
+
+
+def _lasting(file: Path, root: Path) -> bytes:
+    """The bytes of a file that must be the same again."""
+    if file.name == runs_folder.FILE:
+        return _json(lasting(runs_folder.read(file)))
+    if file.name == ABOUT:
+        table = read_table(file)
+        return _json({name: table[name] for name in table if name not in PASSING_OF_EXPORTS})
+    content = file.read_bytes()
+    if "report" in file.parts:
+        content = DATES.sub(b"", content).replace(str(root).encode(), b"")
+    return content
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def differences(expected: Snapshot, found: Snapshot) -> list[str]:
+    """In what a folder differs from what it should be: a line for each file."""
+    lines = [f"{name} is missing" for name in expected if name not in found]
+    lines += [f"{name} was left behind" for name in found if name not in expected]
+    for name in expected:
+        if name in found and found[name] != expected[name]:
+            lines.append(f"{name} has other content")
+    return lines
+
+
+def torn(outputs: Path) -> list[str]:
+    """What is there and is not whole: a line for each."""
+    lines: list[str] = []
+    for check in (_torn_artefacts, _torn_tables, _torn_folders, _torn_reports):
+        lines += check(outputs)
+    return lines
+
+
+def _torn_artefacts(outputs: Path) -> Iterator[str]:
+    if not (outputs / "store").exists():
+        return
+    store = Store(outputs / "store")
+    store.built()
+    for stage, key in store.labels():
+        yield from _problem(lambda stage=stage, key=key: store.verify(stage, key))
+
+
+def _torn_tables(outputs: Path) -> Iterator[str]:
+    for file in outputs.glob(f"runs/*/{runs_folder.FILE}"):
+        yield from _problem(lambda file=file: runs_folder.read(file))
+    for pattern in ("sweeps/*/*.json", "failed/*.json", "wandb/mirrored/*.json"):
+        for file in outputs.glob(pattern):
+            if not file.name.startswith("."):
+                yield from _problem(lambda file=file: read_table(file))
+
+
+def _torn_folders(outputs: Path) -> Iterator[str]:
+    for folder in outputs.glob("checkpoints/*"):
+        if not folder.name.startswith("."):
+            yield from _problem(lambda folder=folder: checksums.verify(folder))
+
+
+def _torn_reports(outputs: Path) -> Iterator[str]:
+    for file in outputs.glob("report/*/**/*"):
+        is_finished = file.is_file() and ".tmp" not in file.parts and file.suffix in ENDS
+        if is_finished and not _is_whole(file):
+            yield f"{file} is torn"
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file of a report is whole: an old one, or a new one."""
+    content = file.read_bytes()
+    return content == OLD or content.rstrip(b"\n ").endswith(ENDS[file.suffix].rstrip(b"\n"))
+
+
+OLD = b"old\n"  # what stands for the file of an earlier report
+
+
+def _problem(act: Callable[[], object]) -> Iterator[str]:
+    """What reading something raises."""
+    try:
+        act()
+    except (LuqError, OSError, ValueError, KeyError) as error:
+        yield f"{type(error).__name__}: {error}"
+
+
+def copy(source: Path, target: Path) -> Path:
+    """A copy of an outputs folder, in which records say that they are of the first."""
+    shutil.copytree(source, target, symlinks=True)
+    return target

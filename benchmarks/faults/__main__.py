@@ -39,19 +39,29 @@ def arguments() -> argparse.Namespace:
 def campaign(chosen: argparse.Namespace, scratch: Path) -> bool:
     """Try all parts; whether everything held."""
     from benchmarks.faults import forked, outcome
+    from benchmarks.faults.damage import damages
     from benchmarks.faults.kills import kills, warm_up
 
     parts: dict[str, Callable[[outcome.Plan], outcome.Tally]] = {
         "kills": kills,
+        "damage": damages,
     }
-    forked.import_what_acts_import(warm_up(scratch / "warm"))
+    questions = forked.luq("pocket", "data", scratch / "questions")
+    _enter(scratch / "warm")
+    forked.import_what_acts_import([questions, *warm_up(scratch / "warm")])
     tallies = []
     for name in chosen.parts or COUNTS:
-        folder = scratch / name
-        folder.mkdir()
+        folder = _enter(scratch / name)
         plan = outcome.Plan(chosen.seed, getattr(chosen, name), folder, chosen.case)
         tallies.append(parts[name](plan))
     return outcome.show(tallies, chosen.seed)
+
+
+def _enter(folder: Path) -> Path:
+    """Make a folder and go there, beside the questions that runs find as `../questions`."""
+    folder.mkdir()
+    os.chdir(folder)
+    return folder
 
 
 def main() -> int:

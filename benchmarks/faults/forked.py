@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.faults.switch import Switch
+from luq.errors import LuqError
+from pipelines import console
 from pipelines.cli import main
 
 Act = Callable[[], int]
@@ -54,7 +57,7 @@ class Running:
             watched: The folder below which changes are counted; None: no counting.
             kill_at: The change at which it is killed; 0: none.
         """
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # it outlives this call
         self._receiver, sender = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -109,6 +112,24 @@ def luq(*arguments: str | Path) -> Act:
     return lambda: main(words)
 
 
+def refused(act: Callable[[], object]) -> int:
+    """1 if an act raises an error of ours, which is printed as `luq` does; else 0."""
+    try:
+        act()
+    except LuqError as error:
+        console.fail(str(error))
+        return 1
+    return 0
+
+
+def must_work(act: Act, watched: Path | None = None) -> Done:
+    """Do what a part needs, and count changes; ends the program if that fails."""
+    done = run(act, watched)
+    if done.code or done.signal:
+        raise SystemExit(f"a command fails without any fault, by {done.end}")
+    return done
+
+
 def import_what_acts_import(acts: Sequence[Act]) -> None:
     """Import all modules that acts import, so that processes forked later need not.
 
@@ -118,22 +139,21 @@ def import_what_acts_import(acts: Sequence[Act]) -> None:
     with tempfile.NamedTemporaryFile("r") as file:
 
         def all_of_them() -> int:
-            codes = [act() for act in acts]
+            for act in acts:
+                if code := act():
+                    return code
             Path(file.name).write_text(json.dumps(list(sys.modules)))
-            return max(codes)
+            return 0
 
         begin = time.monotonic()
-        done = run(all_of_them)
-        if done.code or done.signal:
-            raise SystemExit(f"a command fails without any fault, by {done.end}")
+        must_work(all_of_them)
         names = json.load(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in names:
             _import(name)
-    threads = len(os.listdir("/proc/self/task"))
-    if threads > 1:
-        sys.stderr.write(f"{threads} threads after the imports: forked processes may hang\n")
+    if threading.active_count() > 1:
+        raise SystemExit(f"{threading.enumerate()} after the imports: forked processes may hang")
     sys.stderr.write(f"ready after {time.monotonic() - begin:.0f} s\n")
 
 

@@ -12,21 +12,17 @@ from pathlib import Path
 from random import Random
 
 import torch
-from rich.progress import Progress
 
 from benchmarks.faults import forked, outputs
-from benchmarks.faults.forked import Act, luq
+from benchmarks.faults.forked import Act, luq, must_work
 from benchmarks.faults.outcome import Plan, Tally
 from benchmarks.faults.outputs import QUIET, RUN, SWEEP, Snapshot, snapshot, to
-from luq.pocket.train import TrainConfig, train
+from benchmarks.faults.training import train_act
 from luq.store.store import Store
 from pipelines import runs_folder
 
 AGAIN = 0.35  # share of starts after a kill that are killed, too
 LONGEST = 6  # kills of a case
-TRAINING = TrainConfig(
-    layers=2, vision_layers=1, vision_steps=2, steps=4, batch=2, length=32, save_every=2
-)
 
 
 @dataclass(frozen=True)
@@ -68,15 +64,6 @@ def _report(folder: Path) -> Act:
 
 def _rescore(folder: Path) -> Act:
     return luq("rescore", "--outputs", folder)
-
-
-def _train(folder: Path) -> Act:
-    def act() -> int:
-        with Progress(disable=True) as progress:
-            train(folder, TRAINING, progress)
-        return 0
-
-    return act
 
 
 def _torn_training(folder: Path) -> list[str]:
@@ -124,14 +111,14 @@ def scenarios(swept: Path) -> list[Scenario]:
         Scenario("report", 4, _report, prepare=finished),
         Scenario("report over a report", 4, _report, prepare=reported),
         Scenario("rescore", 6, _rescore, prepare=misscored),
-        Scenario("pocket train", 6, _train, _torn_training),
+        Scenario("pocket train", 6, train_act, _torn_training),
     ]
 
 
 def warm_up(folder: Path) -> list[Act]:
     """Acts that import all that others import."""
     report = luq("report", "default", "--outputs", folder / "run")
-    return [_run(QUIET, "checkpoint=true")(folder / "run"), report, _train(folder / "training")]
+    return [_run(QUIET, "checkpoint=true")(folder / "run"), report, train_act(folder / "training")]
 
 
 def kills(plan: Plan) -> Tally:
@@ -159,19 +146,10 @@ def kills(plan: Plan) -> Tally:
     return tally
 
 
-def must_work(act: Act) -> None:
-    """Do what a part needs; ends the program if that fails."""
-    done = forked.run(act)
-    if done.code or done.signal:
-        raise SystemExit(f"a command fails without any fault, by {done.end}")
-
-
 def _measured(scenario: Scenario, folder: Path) -> Measured:
     """What a scenario does without a kill."""
     scenario.prepare(folder)
-    done = forked.run(scenario.act(folder), folder)
-    if done.code or done.signal or not done.changes:
-        raise SystemExit(f"{scenario.name} fails without a kill, by {done.end}")
+    done = must_work(scenario.act(folder), folder)
     result = snapshot(folder)
     shutil.rmtree(folder)
     return Measured(done.changes, result)
@@ -214,5 +192,7 @@ def _damage(folder: Path) -> list[str]:
     if not (folder / "store").exists():
         return []
     done = forked.run(luq("store", "verify", "--outputs", folder))
-    unfinished = [f"{stage}/{key} is a leftover" for stage, key in Store(folder / "store").leftovers()]
+    unfinished = [
+        f"{stage}/{key} is a leftover" for stage, key in Store(folder / "store").leftovers()
+    ]
     return unfinished + ([] if done.code == 0 else [f"luq store verify ends by {done.end}"])

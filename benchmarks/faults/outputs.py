@@ -20,7 +20,7 @@ SETTINGS = [
     "calibration.tokens=256", "calibration.sample_tokens=64", "profile.tokens=64",
     "profile.seeds=1", "evaluation.samples=1", "evaluation.benchmarks=[gqa]",
     "evaluation.fidelity=1", "evaluation.text_tokens=256", "quantizer.low=rtn4",
-    "quantizer.high=gptq3", "allocation.k=9",
+    "quantizer.high=gptq3", "allocation.k=9", "evaluation.data=../questions",
 ]  # fmt: skip
 QUIET = "tracking=none"
 RUN = ["run", *SETTINGS, "profile.clusters=4"]

@@ -40,11 +40,17 @@ def campaign(chosen: argparse.Namespace, scratch: Path) -> bool:
     """Try all parts; whether everything held."""
     from benchmarks.faults import forked, outcome
     from benchmarks.faults.damage import damages
+    from benchmarks.faults.folders import folders
+    from benchmarks.faults.inputs import inputs
     from benchmarks.faults.kills import kills, warm_up
+    from benchmarks.faults.together import together
 
     parts: dict[str, Callable[[outcome.Plan], outcome.Tally]] = {
         "kills": kills,
         "damage": damages,
+        "inputs": inputs,
+        "folders": folders,
+        "together": together,
     }
     questions = forked.luq("pocket", "data", scratch / "questions")
     _enter(scratch / "warm")

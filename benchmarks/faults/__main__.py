@@ -38,11 +38,11 @@ def arguments() -> argparse.Namespace:
 
 def campaign(chosen: argparse.Namespace, scratch: Path) -> bool:
     """Try all parts; whether everything held."""
-    from benchmarks.faults import forked, outcome
+    from benchmarks.faults import forked, outcome, outputs
     from benchmarks.faults.damage import damages
     from benchmarks.faults.folders import folders
     from benchmarks.faults.inputs import inputs
-    from benchmarks.faults.kills import kills, warm_up
+    from benchmarks.faults.kills import kills
     from benchmarks.faults.together import together
 
     parts: dict[str, Callable[[outcome.Plan], outcome.Tally]] = {
@@ -52,13 +52,14 @@ def campaign(chosen: argparse.Namespace, scratch: Path) -> bool:
         "folders": folders,
         "together": together,
     }
-    questions = forked.luq("pocket", "data", scratch / "questions")
-    _enter(scratch / "warm")
-    forked.import_what_acts_import([questions, *warm_up(scratch / "warm")])
+    forked.import_all()
+    forked.must_work(forked.luq("pocket", "data", scratch / "questions"))
+    swept = _enter(scratch / "swept")
+    forked.must_work(forked.luq(*outputs.SWEEP, outputs.QUIET, outputs.to(swept)))
     tallies = []
     for name in chosen.parts or COUNTS:
         folder = _enter(scratch / name)
-        plan = outcome.Plan(chosen.seed, getattr(chosen, name), folder, chosen.case)
+        plan = outcome.Plan(chosen.seed, getattr(chosen, name), folder, swept, chosen.case)
         tallies.append(parts[name](plan))
     return outcome.show(tallies, chosen.seed)
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.faults import forked, outputs
-from benchmarks.faults.forked import Done, luq, must_work, refused
+from benchmarks.faults.forked import Act, Done, luq, must_work, refused
 from benchmarks.faults.outcome import Plan, Tally
 from benchmarks.faults.outputs import QUIET, RUN, SWEEP, snapshot, to
 from benchmarks.faults.training import after_half, after_tower, train_act
@@ -89,6 +89,7 @@ class Damaged:
     file: Path
     root: Path  # the copy
     base: Path  # the folder that was copied
+    layers: Path  # packed layers that kernels can read
     how: str
     rng: random.Random
 
@@ -109,6 +110,7 @@ class Kind:
     name: str
     share: int
     base: Path  # what is copied for each case
+    make: Callable[[Path], None]  # it, when it is needed first
     files: Callable[[Path], list[Path]]
     check: Callable[[Damaged], list[str]]
 
@@ -209,7 +211,7 @@ def check_exported(damaged: Damaged) -> list[str]:
 
 def check_kernels(damaged: Damaged) -> list[str]:
     """The library is compiled again, and then the cache is whole."""
-    layers = damaged.base.parent / "swept" / "store" / "layers"
+    layers = damaged.layers
     done = forked.run(lambda: _use_kernels(layers, damaged.root))
     if done.code or done.signal or "Traceback" in done.output:
         return [f"it ends by {done.end}"]
@@ -258,28 +260,37 @@ def _sharded_model(folder: Path) -> Path:
     return folder
 
 
-def _bases(scratch: Path) -> None:
-    """Make what copies are damaged of."""
-    swept = scratch / "swept"
-    must_work(luq(*SWEEP, QUIET, to(swept)))
-    failure = runs_folder.Failure("0" * 16, "broken", "clusters", "OSError", "the disk is full")
-    runs_folder.write_failure(swept, failure)
-    model = _sharded_model(scratch / "model")
-    sharded = scratch / "sharded"
-    must_work(luq(*RUN, QUIET, "checkpoint=true", f"model.path={model}", to(sharded)))
-    (exported,) = (sharded / "checkpoints").glob("[!.]*")
-    exported.rename(scratch / "exported")
-    cache = scratch / "cache"
-    cache.mkdir()
-    must_work(lambda: _use_kernels(swept / "store" / "layers", cache))
-    must_work(after_tower(scratch / "tower"))
-    must_work(after_half(scratch / "training"))
-    must_work(train_act(scratch / "trained"))
+def _exported(folder: Path) -> None:
+    """A folder with two weight files and their index."""
+    model = _sharded_model(folder.with_name("model"))
+    outputs_folder = folder.with_name("sharded")
+    path = f"model.path={model}"
+    must_work(luq(*RUN, QUIET, "checkpoint=true", path, to(outputs_folder)))
+    (exported,) = (outputs_folder / "checkpoints").glob("[!.]*")
+    exported.rename(folder)
 
 
-def _kinds(scratch: Path) -> list[Kind]:
+def _kinds(plan: Plan) -> list[Kind]:
     """All files that a case may damage."""
-    swept = scratch / "swept"
+    swept = plan.scratch / "swept"
+    trained = plan.scratch / "trained"
+
+    def with_failure(folder: Path) -> None:
+        outputs.copy(plan.swept, folder)
+        failure = runs_folder.Failure("0" * 16, "broken", "clusters", "OSError", "no disk")
+        runs_folder.write_failure(folder, failure)
+
+    def cache(folder: Path) -> None:
+        folder.mkdir()
+        must_work(lambda: _use_kernels(plan.swept / "store" / "layers", folder))
+
+    def training(stop: Callable[[Path], Act]) -> Callable[[Path], None]:
+        def make(folder: Path) -> None:
+            if not trained.exists():
+                must_work(train_act(trained))
+            must_work(stop(folder))
+
+        return make
 
     def of(pattern: str, *without: str) -> Callable[[Path], list[Path]]:
         def files(folder: Path) -> list[Path]:
@@ -288,33 +299,43 @@ def _kinds(scratch: Path) -> list[Kind]:
 
         return files
 
-    artefacts = of("store/[!.d]*/*/*", MANIFEST)
+    def of_sweep(
+        name: str,
+        share: int,
+        files: Callable[[Path], list[Path]],
+        check: Callable[[Damaged], list[str]],
+    ) -> Kind:
+        return Kind(name, share, swept, with_failure, files, check)
+
+    half, tower = plan.scratch / "half", plan.scratch / "tower"
     return [
-        Kind("artefact", 26, swept, artefacts, check_artefact),
-        Kind("manifest", 14, swept, of(f"store/*/*/{MANIFEST}"), check_artefact),
-        Kind("journal", 4, swept, of(f"store/{JOURNAL}"), check_journal),
-        Kind("record", 12, swept, of(f"runs/*/{runs_folder.FILE}"), check_record),
-        Kind("note", 4, swept, of("sweeps/*/*.json"), check_note),
-        Kind("failure", 3, swept, of("failed/*.json"), check_failure),
-        Kind("exported", 24, scratch / "exported", of("*", README), check_exported),
-        Kind("kernels", 5, scratch / "cache", of("luq/*"), check_kernels),
-        Kind("training, half", 5, scratch / "training", of("*"), check_training),
-        Kind("training, tower", 3, scratch / "tower", of("*"), check_training),
+        of_sweep("artefact", 26, of("store/[!.d]*/*/*", MANIFEST), check_artefact),
+        of_sweep("manifest", 14, of(f"store/*/*/{MANIFEST}"), check_artefact),
+        of_sweep("journal", 4, of(f"store/{JOURNAL}"), check_journal),
+        of_sweep("record", 12, of(f"runs/*/{runs_folder.FILE}"), check_record),
+        of_sweep("note", 4, of("sweeps/*/*.json"), check_note),
+        of_sweep("failure", 3, of("failed/*.json"), check_failure),
+        Kind("exported", 24, plan.scratch / "exported", _exported, of("*", README), check_exported),
+        Kind("kernels", 5, plan.scratch / "cache", cache, of("luq/*"), check_kernels),
+        Kind("training, half", 5, half, training(after_half), of("*"), check_training),
+        Kind("training, tower", 3, tower, training(after_tower), of("*"), check_training),
     ]
 
 
 def damages(plan: Plan) -> Tally:
     """Damage files, one at a time."""
     tally = Tally("damage")
-    _bases(plan.scratch)
-    kinds = _kinds(plan.scratch)
+    kinds = _kinds(plan)
+    layers = plan.swept / "store" / "layers"
     for case in plan.cases():
         rng = plan.random(case)
         kind = rng.choices(kinds, [kind.share for kind in kinds])[0]
+        if not kind.base.exists():
+            kind.make(kind.base)
         copy = plan.scratch / f"case{case}"
         shutil.copytree(kind.base, copy)
         file = rng.choice(kind.files(copy))
-        damaged = Damaged(file, copy, kind.base, damage(file, rng), rng)
+        damaged = Damaged(file, copy, kind.base, layers, damage(file, rng), rng)
         what = f"{kind.name} {file.relative_to(copy)} {damaged.how}"
         tally.add(case, what, kind.check(damaged))
         shutil.rmtree(copy)

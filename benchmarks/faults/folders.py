@@ -5,12 +5,12 @@ What is changed, and how, is in `tests.luq.export.fuzz`. Each folder has a seed 
 """
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from benchmarks.faults import forked
 from benchmarks.faults.forked import luq, must_work
 from benchmarks.faults.outcome import Plan, Tally
-from benchmarks.faults.outputs import QUIET, RUN, to
 from tests.luq.export.fuzz import campaign
 
 TOGETHER = 25  # folders of one process
@@ -20,14 +20,14 @@ SEEDS = 1_000_000  # more than there are folders
 def folders(plan: Plan) -> Tally:
     """Mutate an exported folder again and again."""
     tally = Tally("folders")
-    must_work(luq(*RUN, QUIET, "checkpoint=true", to(plan.scratch / "run")))
-    (folder,) = (plan.scratch / "run" / "checkpoints").glob("[!.]*")
+    folder = plan.scratch / "exported"
+    must_work(luq("export", "clusters/profile.clusters=4", folder, "--outputs", plan.swept))
+    answered = plan.scratch / "answered"  # a line for each folder of a process that is done
     waiting = list(plan.cases())
     while waiting:
         batch = waiting[:TOGETHER]
-        answered = plan.scratch / "answered"  # a line for each folder that is done
         answered.write_text("")
-        done = forked.run(lambda batch=batch: _batch(folder, plan, batch, answered))
+        done = forked.run(partial(_batch, folder, plan, batch, answered))
         count = len(answered.read_text().splitlines())
         for case in batch[:count]:
             tally.add(case, "mutated folder", [])

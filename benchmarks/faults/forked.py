@@ -1,8 +1,8 @@
 """Acts in forked processes: each begins in the same state, and may end in any way."""
 
 import importlib
-import json
 import os
+import pkgutil
 import signal
 import sys
 import tempfile
@@ -10,10 +10,13 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import analysis
+import luq as luq_package
+import pipelines
 from benchmarks.faults.switch import Switch
 from luq.errors import LuqError
 from pipelines import console
@@ -22,6 +25,19 @@ from pipelines.cli import main
 Act = Callable[[], int]
 SECONDS = 120  # after which an act counts as hanging
 RAISED = 70  # exit code of an act that raised what nobody caught
+# Of other packages, what is imported when it is needed and takes long.
+IMPORTED_LATE = (
+    "fontTools.subset",
+    "lm_eval.evaluator",
+    "lm_eval.tasks",
+    "sklearn.cluster",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.llava.modeling_llava",
+    "transformers.models.llava.processing_llava",
+    "vl_convert",
+)
+NOT_IMPORTED = ("__main__", ".gpu", ".triton_kernels")  # programs, and what needs triton
 WIDTH = "200"  # of the terminal: names in messages are not broken
 
 
@@ -130,38 +146,17 @@ def must_work(act: Act, watched: Path | None = None) -> Done:
     return done
 
 
-def import_what_acts_import(acts: Sequence[Act]) -> None:
-    """Import all modules that acts import, so that processes forked later need not.
-
-    The acts themselves are done in a forked process: threads that they start would not outlive a
-    fork, and locks that these hold would stay locked.
-    """
-    with tempfile.NamedTemporaryFile("r") as file:
-
-        def all_of_them() -> int:
-            for act in acts:
-                if code := act():
-                    return code
-            Path(file.name).write_text(json.dumps(list(sys.modules)))
-            return 0
-
-        begin = time.monotonic()
-        must_work(all_of_them)
-        names = json.load(file)
+def import_all() -> None:
+    """Import all that acts import, so that processes forked later need not."""
+    begin = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in names:
-            _import(name)
+        for package in (luq_package, pipelines, analysis):
+            for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+                if not module.name.endswith(NOT_IMPORTED):
+                    importlib.import_module(module.name)
+        for name in IMPORTED_LATE:
+            importlib.import_module(name)
     if threading.active_count() > 1:
         raise SystemExit(f"{threading.enumerate()} after the imports: forked processes may hang")
     sys.stderr.write(f"ready after {time.monotonic() - begin:.0f} s\n")
-
-
-def _import(name: str) -> None:
-    """Import a module, if it is one that can be imported by its name."""
-    if name.startswith("wandb"):  # starts threads
-        return
-    try:
-        importlib.import_module(name)
-    except Exception:  # noqa: BLE001  # modules that others make of air have no file
-        return

@@ -175,9 +175,9 @@ def _inputs(scene: Scene) -> list[BadInput]:
     return table + list(_commands(scene))
 
 
-def _scene(scratch: Path) -> Scene:
-    swept = scratch / "swept"
-    must_work(luq(*SWEEP, QUIET, to(swept)))
+def _scene(plan: Plan) -> Scene:
+    scratch = plan.scratch
+    swept = outputs.copy(plan.swept, scratch / "swept")
     exported = scratch / "exported"
     last = ["--outputs", str(swept)]
     must_work(luq("export", "clusters/profile.clusters=4", exported, *last))
@@ -193,7 +193,7 @@ def _scene(scratch: Path) -> Scene:
 def inputs(plan: Plan) -> Tally:
     """Try all bad inputs, or a random part of them."""
     tally = Tally("inputs")
-    scene = _scene(plan.scratch)
+    scene = _scene(plan)
     table = _inputs(scene)
     cases = range(len(table))
     if plan.case is not None:

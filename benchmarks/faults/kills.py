@@ -77,22 +77,25 @@ def _torn_training(folder: Path) -> list[str]:
     return lines
 
 
-def scenarios(swept: Path) -> list[Scenario]:
+def scenarios(swept: Path, reported: Path) -> list[Scenario]:
     """The commands, of which some begin with the outputs of a sweep.
 
     Args:
         swept: The outputs of `SWEEP`.
+        reported: Where a copy of them with a report is made when it is needed.
     """
 
     def finished(folder: Path) -> None:
         outputs.copy(swept, folder)
 
-    def reported(folder: Path) -> None:
+    def with_report(folder: Path) -> None:
         """Every file of the report is there from an earlier one."""
+        if not reported.exists():
+            must_work(_report(outputs.copy(swept, reported)))
         finished(folder)
-        for file in (swept.parent / "reported" / "report").rglob("*"):
+        for file in (reported / "report").rglob("*"):
+            old = folder / file.relative_to(reported)
             if file.is_file():
-                old = folder / "report" / file.relative_to(swept.parent / "reported" / "report")
                 old.parent.mkdir(parents=True, exist_ok=True)
                 old.write_bytes(outputs.OLD)
 
@@ -109,25 +112,16 @@ def scenarios(swept: Path) -> list[Scenario]:
         Scenario("sweep", 25, _sweep),
         Scenario("export", 8, _export, prepare=finished),
         Scenario("report", 4, _report, prepare=finished),
-        Scenario("report over a report", 4, _report, prepare=reported),
+        Scenario("report over a report", 4, _report, prepare=with_report),
         Scenario("rescore", 6, _rescore, prepare=misscored),
         Scenario("pocket train", 6, train_act, _torn_training),
     ]
 
 
-def warm_up(folder: Path) -> list[Act]:
-    """Acts that import all that others import."""
-    report = luq("report", "default", "--outputs", folder / "run")
-    return [_run(QUIET, "checkpoint=true")(folder / "run"), report, train_act(folder / "training")]
-
-
 def kills(plan: Plan) -> Tally:
     """Kill commands until as many kills as asked for have happened."""
     tally = Tally("kills")
-    swept = plan.scratch / "swept"
-    must_work(_sweep(swept))
-    must_work(_report(outputs.copy(swept, plan.scratch / "reported")))
-    choices = scenarios(swept)
+    choices = scenarios(plan.swept, plan.scratch / "reported")
     measured: dict[str, Measured] = {}
     case = plan.case or 0
     while tally.tried < plan.count:

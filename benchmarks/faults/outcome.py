@@ -21,6 +21,7 @@ class Plan:
     seed: int
     count: int
     scratch: Path  # an empty folder of its own
+    swept: Path  # the outputs of `outputs.SWEEP`, to copy
     case: int | None  # the only case to try
 
     def random(self, case: int) -> random.Random:

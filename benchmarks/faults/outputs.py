@@ -4,9 +4,11 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from luq.errors import LuqError
 from luq.export import checksums
@@ -31,6 +33,7 @@ PASSING_OF_EXPORTS = (*PASSING, "memory", METHOD, DIGEST)  # `memory` holds the 
 # Of figures and pages: when they were made.
 DATES = re.compile(rb"/CreationDate \([^)]*\)|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?")
 # How files of a report end.
+STATE = ".pt"  # suffix of the states of a training
 ENDS = {
     ".html": b"</html>",
     ".png": b"IEND\xaeB`\x82",
@@ -68,10 +71,37 @@ def _lasting(file: Path, root: Path) -> bytes:
     if file.name == ABOUT:
         table = read_table(file)
         return _json({name: table[name] for name in table if name not in PASSING_OF_EXPORTS})
+    if file.suffix == STATE:
+        return _tensors(file)
     content = file.read_bytes()
     if "report" in file.parts:
         content = DATES.sub(b"", content).replace(str(root).encode(), b"")
     return content
+
+
+def _tensors(file: Path) -> bytes:
+    """What a state of a training says: how its tensors share memory is not in it."""
+    parts: list[str] = []
+    try:
+        state = torch.load(file, weights_only=True)
+    except Exception:  # noqa: BLE001  # one that was damaged
+        return file.read_bytes()
+    _describe(state, parts)
+    return "\n".join(parts).encode()
+
+
+def _describe(value: Any, parts: list[str]) -> None:
+    if isinstance(value, torch.Tensor):
+        parts.append(hashlib.sha256(value.numpy().tobytes()).hexdigest())
+    elif isinstance(value, Mapping):
+        for name in sorted(value, key=str):
+            parts.append(str(name))
+            _describe(value[name], parts)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _describe(item, parts)
+    else:
+        parts.append(repr(value))
 
 
 def _json(value: Any) -> bytes:

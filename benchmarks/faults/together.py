@@ -52,17 +52,15 @@ MEETINGS = (
 def together(plan: Plan) -> Tally:
     """Start the same command in several processes."""
     tally = Tally("together")
-    swept = plan.scratch / "swept"
-    must_work(luq(*SWEEP, QUIET, to(swept)))
     expected: dict[str, Snapshot] = {}
     for case in plan.cases():
         meeting = MEETINGS[case % len(MEETINGS)]
         if meeting.name not in expected:
-            reference = _begin(meeting, swept, plan.scratch / "reference")
+            reference = _begin(meeting, plan.swept, plan.scratch / "reference")
             must_work(meeting.act(reference))
             expected[meeting.name] = snapshot(reference)
             shutil.rmtree(reference)
-        folder = _begin(meeting, swept, plan.scratch / f"case{case}")
+        folder = _begin(meeting, plan.swept, plan.scratch / f"case{case}")
         problems = _meet(meeting, folder, plan.random(case), expected[meeting.name])
         tally.add(case, f"{meeting.name} in {PROCESSES} processes", problems)
         shutil.rmtree(folder)

@@ -195,9 +195,9 @@ def inputs(plan: Plan) -> Tally:
     tally = Tally("inputs")
     scene = _scene(plan)
     table = _inputs(scene)
-    cases = range(len(table))
+    cases = list(range(len(table)))
     if plan.case is not None:
-        cases = range(plan.case, plan.case + 1)
+        cases = [plan.case]
     elif plan.count < len(table):
         cases = sorted(plan.random(0).sample(cases, plan.count))
     before = _files(plan.scratch)

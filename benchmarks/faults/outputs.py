@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ QUIET = "tracking=none"
 RUN = ["run", *SETTINGS, "profile.clusters=4"]
 SWEEP = ["sweep", "clusters", *SETTINGS, "profile.clusters=4,5"]
 # Of all processes that were ever started, for the locks that they hold, or a cache of others.
-IGNORED = re.compile(r"^logs/|^store/(\.locks|datasets)/|^wandb/|(^|/)\.[^/]+\.lock$")
+IGNORED = re.compile(r"^logs/|^store/(\.locks|datasets)/|^wandb/(?!mirrored/)|(^|/)\.[^/]+\.lock$")
 PASSING_OF_EXPORTS = (*PASSING, "memory", METHOD, DIGEST)  # `memory` holds the peak of a process
 # Of figures and pages: when they were made.
 DATES = re.compile(rb"/CreationDate \([^)]*\)|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?")
@@ -68,6 +69,8 @@ def _lasting(file: Path, root: Path) -> bytes:
     """The bytes of a file that must be the same again."""
     if file.name == runs_folder.FILE:
         return _json(lasting(runs_folder.read(file)))
+    if file.parent.name == "mirrored":
+        return _json(read_table(file)["error"])
     if file.name == ABOUT:
         table = read_table(file)
         return _json({name: table[name] for name in table if name not in PASSING_OF_EXPORTS})
@@ -132,22 +135,22 @@ def _torn_artefacts(outputs: Path) -> Iterator[str]:
     store = Store(outputs / "store")
     store.built()
     for stage, key in store.labels():
-        yield from _problem(lambda stage=stage, key=key: store.verify(stage, key))
+        yield from _problem(partial(store.verify, stage, key))
 
 
 def _torn_tables(outputs: Path) -> Iterator[str]:
     for file in outputs.glob(f"runs/*/{runs_folder.FILE}"):
-        yield from _problem(lambda file=file: runs_folder.read(file))
+        yield from _problem(partial(runs_folder.read, file))
     for pattern in ("sweeps/*/*.json", "failed/*.json", "wandb/mirrored/*.json"):
         for file in outputs.glob(pattern):
             if not file.name.startswith("."):
-                yield from _problem(lambda file=file: read_table(file))
+                yield from _problem(partial(read_table, file))
 
 
 def _torn_folders(outputs: Path) -> Iterator[str]:
     for folder in outputs.glob("checkpoints/*"):
         if not folder.name.startswith("."):
-            yield from _problem(lambda folder=folder: checksums.verify(folder))
+            yield from _problem(partial(checksums.verify, folder))
 
 
 def _torn_reports(outputs: Path) -> Iterator[str]:

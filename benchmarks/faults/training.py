@@ -50,7 +50,7 @@ def after_half(folder: Path) -> Act:
         os._exit(0)
 
     def act() -> int:
-        LanguagePhase.save = save_and_end  # type: ignore[method-assign]  # in its own process
+        LanguagePhase.save = save_and_end  # type: ignore[assignment,method-assign]  # only here
         return train_act(folder)()
 
     return act

@@ -172,7 +172,8 @@ def _case(scenario: Scenario, measured: Measured, folder: Path, rng: Random) -> 
         if is_killed:
             story.places.append(kill_at)
             where = f"after the kill at {kill_at} of {measured.changes}"
-            story.problems += [f"{where}: {line}" for line in scenario.torn(folder)]
+            torn = scenario.torn(folder) + outputs.torn_files(folder, measured.result)
+            story.problems += [f"{where}: {line}" for line in torn]
     if done.code or done.signal:
         story.problems.append(f"the start after the kills ends by {done.end}")
         return story

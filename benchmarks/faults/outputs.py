@@ -33,15 +33,10 @@ IGNORED = re.compile(r"^logs/|^store/(\.locks|datasets)/|^wandb/(?!mirrored/)|(^
 PASSING_OF_EXPORTS = (*PASSING, "memory", METHOD, DIGEST)  # `memory` holds the peak of a process
 # Of figures and pages: when they were made.
 DATES = re.compile(rb"/CreationDate \([^)]*\)|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?")
-# How files of a report end.
 STATE = ".pt"  # suffix of the states of a training
-ENDS = {
-    ".html": b"</html>",
-    ".png": b"IEND\xaeB`\x82",
-    ".pdf": b"%%EOF",
-    ".parquet": b"PAR1",
-    ".csv": b"\n",
-}
+SHOWN = ("report/", "checkpoint/")  # what people open while it is made
+OLD = b"old\n"  # what stands for the file of an earlier report
+OLD_DIGEST = hashlib.sha256(OLD).hexdigest()
 
 Snapshot = dict[str, str]  # relative name -> digest of what lasts of the content
 
@@ -66,17 +61,20 @@ def snapshot(root: Path) -> Snapshot:
 
 
 def _lasting(file: Path, root: Path) -> bytes:
-    """The bytes of a file that must be the same again."""
-    if file.name == runs_folder.FILE:
-        return _json(lasting(runs_folder.read(file)))
-    if file.parent.name == "mirrored":
-        return _json(read_table(file)["error"])
-    if file.name == ABOUT:
-        table = read_table(file)
-        return _json({name: table[name] for name in table if name not in PASSING_OF_EXPORTS})
-    if file.suffix == STATE:
-        return _tensors(file)
+    """The bytes of a file that must be the same again; all of one that is torn."""
     content = file.read_bytes()
+    try:
+        if file.name == runs_folder.FILE:
+            return _json(lasting(runs_folder.read(file)))
+        if file.parent.name == "mirrored":
+            return _json(read_table(file)["error"])
+        if file.name == ABOUT:
+            table = read_table(file)
+            return _json({name: table[name] for name in table if name not in PASSING_OF_EXPORTS})
+        if file.suffix == STATE:
+            return _tensors(file)
+    except Exception:  # noqa: BLE001  # readers of torn files raise what they like
+        return content
     if "report" in file.parts:
         content = DATES.sub(b"", content).replace(str(root).encode(), b"")
     return content
@@ -85,11 +83,7 @@ def _lasting(file: Path, root: Path) -> bytes:
 def _tensors(file: Path) -> bytes:
     """What a state of a training says: how its tensors share memory is not in it."""
     parts: list[str] = []
-    try:
-        state = torch.load(file, weights_only=True)
-    except Exception:  # noqa: BLE001  # one that was damaged
-        return file.read_bytes()
-    _describe(state, parts)
+    _describe(torch.load(file, weights_only=True), parts)
     return "\n".join(parts).encode()
 
 
@@ -124,7 +118,7 @@ def differences(expected: Snapshot, found: Snapshot) -> list[str]:
 def torn(outputs: Path) -> list[str]:
     """What is there and is not whole: a line for each."""
     lines: list[str] = []
-    for check in (_torn_artefacts, _torn_tables, _torn_folders, _torn_reports):
+    for check in (_torn_artefacts, _torn_tables, _torn_folders):
         lines += check(outputs)
     return lines
 
@@ -153,20 +147,19 @@ def _torn_folders(outputs: Path) -> Iterator[str]:
             yield from _problem(partial(checksums.verify, folder))
 
 
-def _torn_reports(outputs: Path) -> Iterator[str]:
-    for file in outputs.glob("report/*/**/*"):
-        is_finished = file.is_file() and ".tmp" not in file.parts and file.suffix in ENDS
-        if is_finished and not _is_whole(file):
-            yield f"{file} is torn"
+def torn_files(folder: Path, expected: Snapshot) -> list[str]:
+    """What of a report, or of a trained checkpoint, is neither an old file nor the new one.
 
-
-def _is_whole(file: Path) -> bool:
-    """Whether a file of a report is whole: an old one, or a new one."""
-    content = file.read_bytes()
-    return content == OLD or content.rstrip(b"\n ").endswith(ENDS[file.suffix].rstrip(b"\n"))
-
-
-OLD = b"old\n"  # what stands for the file of an earlier report
+    Args:
+        folder: The outputs, or the folder of a training.
+        expected: What it holds in the end.
+    """
+    lines: list[str] = []
+    for name, digest in snapshot(folder).items():
+        is_shown = name.startswith(SHOWN) and "/." not in name
+        if is_shown and digest not in (expected.get(name), OLD_DIGEST, "empty"):
+            lines.append(f"{name} is torn")
+    return lines
 
 
 def _problem(act: Callable[[], object]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What became of the cases of each part, as one table."""
 
 import random
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+NEWS = 30  # seconds between lines on how far a part is
 SHOWN = 60  # faults of a part that are listed
 LINES = 3  # problems of a case that are listed
 
@@ -58,7 +60,9 @@ class Tally:
         self.faults += [f"case {case}, {what}: {problem}" for problem in problems[:LINES]]
         if len(problems) > LINES:
             self.faults.append(f"case {case}: {len(problems) - LINES} more")
-        self.seconds = time.monotonic() - self.begin
+        before, self.seconds = self.seconds, time.monotonic() - self.begin
+        if before // NEWS < self.seconds // NEWS:
+            sys.stderr.write(f"{self.part}: {self.tried} tried, {self.failed} did not hold\n")
 
 
 def show(tallies: Sequence[Tally], seed: int) -> bool:

@@ -132,21 +132,19 @@ def _outputs(scene: Scene) -> Iterator[BadInput]:
 
 def _options(scene: Scene) -> Iterator[BadInput]:
     """Options and commands that are not there, or that have no such value."""
-    train = ["pocket", "train", "new"]
+    train = ["pocket", "train", "new", "--steps", "1", "--vision-steps", "1"]
     for option, values in {
         "--steps": ("0", "-1", "abc", "1.5", "nan"),
         "--vision-steps": ("-1", "abc"),
         "--seed": ("-1", "abc", "2147483648"),
         "--decay": ("-1", "2", "nan", "inf", "abc"),
-        "--model": ("nonsense", ""),
+        "--model": ("nonsense",),
         "--focus": ("nonsense", "letters,letters"),
         "--nonsense": ("1",),
     }.items():
+        names = (option.strip("-").replace("-", "_"), option)
         for value in values:
-            if option != "--model" or value:
-                yield BadInput(
-                    [*train, option, value], (option.strip("-").replace("-", "_"), option)
-                )
+            yield BadInput([*train, option, value], names)
     yield BadInput(["pocket", "data", "new", "--split", "nonsense"], ("nonsense",))
     last = ["--outputs", str(scene.swept)]
     run = "clusters/profile.clusters=4"

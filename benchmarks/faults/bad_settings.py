@@ -93,7 +93,6 @@ BROKEN: dict[str, tuple[str, ...]] = {
     "allocation.nonsense=1": ("nonsense",),
     "+nonsense=1": ("nonsense",),
     "+allocation.nonsense=1": ("nonsense",),
-    "~allocation": ("allocation",),
     "~nonsense": ("nonsense",),
     "allocation.k=[1": ("allocation.k", "[1"),
     "allocation.k='": ("allocation.k", "'"),
@@ -184,4 +183,5 @@ def bad_settings() -> Iterator[BadSetting]:
 def _of_values(setting: str, values: tuple[str, ...], needed: list[str]) -> Iterator[BadSetting]:
     short = setting.rpartition(".")[2]
     for value in values:
-        yield BadSetting([*needed, f"{setting}={value}"], (short, value))
+        names = tuple(word for word in (short, value, value.strip("[]").partition(",")[0]) if word)
+        yield BadSetting([*needed, f"{setting}={value}"], names)

@@ -324,7 +324,7 @@ def _kinds(plan: Plan) -> list[Kind]:
 
 def damages(plan: Plan) -> Tally:
     """Damage files, one at a time."""
-    tally = Tally("damage")
+    tally = Tally("damage", plan)
     kinds = _kinds(plan)
     layers = plan.swept / "store" / "layers"
     for case in plan.cases():

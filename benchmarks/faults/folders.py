@@ -19,7 +19,7 @@ SEEDS = 1_000_000  # more than there are folders
 
 def folders(plan: Plan) -> Tally:
     """Mutate an exported folder again and again."""
-    tally = Tally("folders")
+    tally = Tally("folders", plan)
     folder = plan.scratch / "exported"
     must_work(luq("export", "clusters/profile.clusters=4", folder, "--outputs", plan.swept))
     answered = plan.scratch / "answered"  # a line for each folder of a process that is done

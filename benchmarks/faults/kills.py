@@ -120,7 +120,7 @@ def scenarios(swept: Path, reported: Path) -> list[Scenario]:
 
 def kills(plan: Plan) -> Tally:
     """Kill commands until as many kills as asked for have happened."""
-    tally = Tally("kills")
+    tally = Tally("kills", plan)
     choices = scenarios(plan.swept, plan.scratch / "reported")
     measured: dict[str, Measured] = {}
     case = plan.case or 0

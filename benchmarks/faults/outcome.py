@@ -1,6 +1,7 @@
 """What became of the cases of each part, as one table."""
 
 import random
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from rich.table import Table
 
 NEWS = 30  # seconds between lines on how far a part is
 SHOWN = 60  # faults of a part that are listed
+REPEATED = re.compile(r"(\w)\1{40,}")  # names that are too long
 LINES = 3  # problems of a case that are listed
 
 
@@ -40,6 +42,7 @@ class Tally:
     """The cases of a part that were tried, and those that did not hold."""
 
     part: str
+    plan: Plan
     tried: int = 0
     faults: list[str] = field(default_factory=list)
     failed: int = 0  # of the cases that were tried
@@ -57,9 +60,13 @@ class Tally:
         """
         self.tried += tried
         self.failed += min(len(problems), tried)
-        self.faults += [f"case {case}, {what}: {problem}" for problem in problems[:LINES]]
+        lines = list(problems[:LINES])
         if len(problems) > LINES:
-            self.faults.append(f"case {case}: {len(problems) - LINES} more")
+            lines.append(f"{len(problems) - LINES} more")
+        scratch = str(self.plan.scratch)
+        for line in lines:
+            fault = f"case {case}, {what}: {line}".replace(scratch, "SCRATCH")
+            self.faults.append(REPEATED.sub(r"\1\1\1...", fault))
         before, self.seconds = self.seconds, time.monotonic() - self.begin
         if before // NEWS < self.seconds // NEWS:
             sys.stderr.write(f"{self.part}: {self.tried} tried, {self.failed} did not hold\n")

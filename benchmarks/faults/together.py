@@ -51,7 +51,7 @@ MEETINGS = (
 
 def together(plan: Plan) -> Tally:
     """Start the same command in several processes."""
-    tally = Tally("together")
+    tally = Tally("together", plan)
     expected: dict[str, Snapshot] = {}
     for case in plan.cases():
         meeting = MEETINGS[case % len(MEETINGS)]

@@ -17,7 +17,8 @@ from analysis import report, terminal, wandb_records
 from analysis.loading import load
 from analysis.report import Report
 from luq.config import TrackingConfig
-from luq.errors import LuqError
+from luq.errors import LuqError, system_message
+from pipelines.console import fail
 from pipelines.tracking import make_tracker
 
 
@@ -102,8 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(arguments, terminal.console())
     except LuqError as error:
-        message = f"[bold red]error[/bold red] {escape(str(error))}"
-        Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+        fail(str(error))
+        return 1
+    except OSError as error:
+        message = system_message(error)
+        if message is None:
+            raise
+        fail(message)
         return 1
     return 0
 

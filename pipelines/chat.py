@@ -76,12 +76,21 @@ def answer(
 
 
 def chat(folder: Path, image: Path, question: str | None) -> None:
-    """One answer, or question after question until an empty line."""
+    """One answer, or question after question until an empty line or the end of the input."""
     run = read_about(folder).run
     system = "" if run is None else run.system_prompt
     model, processor = load(folder)
     if question:
         console.out.print(answer(model, processor, image, question, system=system), markup=False)
         return
-    while asked := console.out.input("[bold]?[/bold] ").strip():
+    while asked := _question():
         console.out.print(answer(model, processor, image, asked, system=system), markup=False)
+
+
+def _question() -> str:
+    """What a person asks next; empty at the end of the input (Ctrl-D)."""
+    try:
+        return console.out.input("[bold]?[/bold] ").strip()
+    except EOFError:
+        console.out.print()
+        return ""

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich import progress as bars
@@ -86,11 +86,23 @@ def log_warnings() -> None:
     logging.basicConfig(level=logging.WARNING, format=layout, handlers=[handler])
 
 
+class JobLog(logging.FileHandler):
+    """A log that no job fails for: what it cannot write, on a full disk, is lost."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: the job's own writes fail too, and say why."""
+
+    def close(self) -> None:
+        """Close the file; what is left to write may be lost."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_file(file: Path) -> Iterator[None]:
     """A job's own log: its stages, warnings, and the traceback of its failure."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(file, encoding="utf-8")
+    handler = JobLog(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     logging.getLogger("pipelines").setLevel(logging.INFO)

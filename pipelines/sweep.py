@@ -25,7 +25,7 @@ from pipelines import console, run, runs_folder
 from pipelines.follow import MIRROR, Lack, lacks
 from pipelines.grid import Grid
 from pipelines.record import RunRecord
-from pipelines.schema import CONF, to_config
+from pipelines.schema import CONF, composition_error, to_config
 
 DONE = "done"
 RUNNING = "running"
@@ -141,7 +141,10 @@ class Sweep(Grid):
                 try:
                     config = to_config(compose("run", overrides), self.base)
                     jobs.append(Job(name, overrides, config))
-                except (LuqError, HydraException) as error:
+                except HydraException as error:
+                    reason = str(composition_error(error))
+                    jobs.append(ImpossibleJob(name, overrides, reason))
+                except LuqError as error:
                     jobs.append(ImpossibleJob(name, overrides, str(error).splitlines()[0]))
         return jobs
 

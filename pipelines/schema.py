@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from luq.config import RunConfig
 from luq.config.building import build
-from luq.config.checks import is_plain_name, require
+from luq.config.checks import is_plain_name, require, require_seed
 from luq.config.unread import with_what_is_read
 from luq.errors import ConfigError, unknown
 
@@ -63,6 +63,9 @@ def as_asked(composed: DictConfig) -> RunConfig:
         raise ConfigError(str(error).splitlines()[0]) from error
     if isinstance(plain, dict):
         plain.pop("experiment", None)
+        seed = plain.get("seed")
+        if isinstance(seed, int):  # here under the name that people give; the groups have copies
+            require_seed("seed", seed)
     config = build(RunConfig, plain)
     # A folder of this name is made beside those of other groups.
     require(is_plain_name(config.group), "group", config.group, "a plain name, without folders")

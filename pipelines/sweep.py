@@ -10,7 +10,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import Timeout
 from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
@@ -90,12 +89,7 @@ class Job:
 
     def busy(self) -> bool:
         """Whether a process is at it."""
-        lock = Store(self.outputs / "store").lock(f"run-{self.key}", "")
-        try:
-            with lock.acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+        return Store(self.outputs / "store").is_locked(f"run-{self.key}")
 
     @property
     def state(self) -> State:

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise, product
 from pathlib import Path
@@ -49,7 +50,9 @@ DARK = 0.55  # luminance below which a cell's text is white
 
 def save(chart: Chart, folder: Path, prefix: str = "") -> list[Path]:
     """Draw a chart and write PREFIX + NAME .png and .pdf; returns both."""
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE), warnings.catch_warnings():
+        # Names may be in any script: what the font lacks is a box.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure = DRAW[type(chart)](chart)
         files = [folder / f"{prefix}{chart.name}.{kind}" for kind in ("png", "pdf")]
         for file in files:

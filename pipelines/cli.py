@@ -3,6 +3,7 @@
 Commands are imported when they are called: `luq --help` needs none of them.
 """
 
+import io
 import logging
 import os
 import sys
@@ -266,7 +267,7 @@ def data(folder: Path, split: str) -> None:
     from pipelines.console import out
 
     for name, rows in write(folder, split).items():
-        out.print(f"{folder / name}.parquet  {rows} rows", markup=False)
+        out.print(f"{folder / name}.parquet  {rows} rows")
 
 
 @pocket.command()
@@ -297,7 +298,7 @@ def train(folder: Path, **options: Any) -> None:
     settings = {name: value for name, value in options.items() if value is not None}
     with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
         checkpoint = train_model(folder, TrainConfig(**settings), progress)
-    out.print(f"checkpoint: {checkpoint}", markup=False)
+    out.print(f"checkpoint: {checkpoint}")
 
 
 @luq.command()
@@ -330,6 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         that are no command; 130 after Ctrl-C.
     """
     _open_closed_streams()
+    _print_what_can_be_printed()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["-sc", "install=bash"]:  # Hydra's way to say it, in people's start-up files
         arguments = ["completion", "bash"]
@@ -380,6 +382,13 @@ def _open_closed_streams() -> None:
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: the closed one
             setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
+
+
+def _print_what_can_be_printed() -> None:
+    """A stream that has no sign for a character shows its number, whatever the locale."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _discard_output() -> None:

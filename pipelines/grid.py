@@ -109,7 +109,7 @@ def show_names() -> None:
     for problem in problems:
         console.fail(problem)
     usage = "luq sweep NAME [--plan] [override ...]; luq status NAME [override ...]"
-    console.out.print(usage, markup=False)
+    console.out.print(usage)
 
 
 @dataclass

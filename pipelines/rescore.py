@@ -41,9 +41,7 @@ def rescore(outputs: Path, sweep: str | None) -> int:
         if fresh == record:
             continue
         changed += 1
-        console.out.print(
-            f"{record.name}: mean {record.mean_score:.2f} -> {fresh.mean_score:.2f}", markup=False
-        )
+        console.out.print(f"{record.name}: mean {record.mean_score:.2f} -> {fresh.mean_score:.2f}")
         lock = store.lock(f"run-{config_key(record.config)}", f"the run {record.name}")
         with lock:
             # its own name and sweep, not those under which another sweep knows it

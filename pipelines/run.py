@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.markup import escape
+from rich.text import Text
 
 from luq.config import RunConfig
 from luq.config.building import plain
@@ -147,7 +147,7 @@ def job(
     overrides = [o for o in HydraConfig.get().overrides.task if o not in base]
     name = job_name(overrides)
     failures = failures or Failures()
-    console.out.rule(f"[bold]{escape(name)}[/bold]", align="left")
+    console.out.rule(Text(name, "bold"), align="left")
     try:
         # `luq profile` reads settings of the profile whatever the plan.
         config = as_asked(composed) if stage == "profile" else to_config(composed, base)
@@ -183,7 +183,7 @@ def _tell_unread(composed: DictConfig, base: Sequence[str]) -> None:
         if not setting.is_among(settings_of(base)):
             names_by_reader.setdefault(setting.reader, []).append(setting.name)
     for reader, names in names_by_reader.items():
-        console.out.print(f"  no effect: {', '.join(names)} (for {reader})", markup=False)
+        console.out.print(f"  no effect: {', '.join(names)} (for {reader})")
 
 
 def _complete(record: RunRecord, config: RunConfig, name: str, failures: Failures) -> None:

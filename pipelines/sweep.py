@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
+from rich.text import Text
 
 from luq.config import RunConfig
 from luq.errors import ConfigError, LuqError
@@ -205,9 +206,9 @@ def _launcher_error(error: HydraException) -> ConfigError:
     return ConfigError(f"{first_line}. {extras}")
 
 
-def failure_lines(jobs: Sequence[AnyJob]) -> list[str]:
+def failure_lines(jobs: Sequence[AnyJob]) -> list[Text]:
     """One line per run of which there is something to say: its name, the reason, its log."""
-    lines: list[str] = []
+    lines: list[Text] = []
     for job in jobs:
         state = job.state
         if state.name == FAILED:

@@ -152,10 +152,13 @@ def broken_index(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one small run leaves."""
-    folder = tmp_path_factory.mktemp("outputs")
-    done = luq("run", *SMALL, f"paths.outputs={folder}")
+    """What one small run leaves, in a folder whose name looks like markup."""
+    folder = tmp_path_factory.mktemp("outputs") / "a[/a] [red]"
+    done = luq("run", *SMALL, "checkpoint=true", f"paths.outputs='{folder}'")
     assert done.returncode == 0, done.stderr
+    said = done.stdout.replace("\n", "")
+    assert f"Record: {folder}/runs/" in said
+    assert f"checkpoint: {folder}/checkpoints/" in said
     return folder
 
 
@@ -250,6 +253,36 @@ def test_answers_under_way_that_are_none_are_asked_again(tmp_path: Path, line: b
     file.write_bytes(first + b"\n" + line + b"\n")
     assert list(Predictions(file).rows) == [0]
     assert file.read_bytes() == first + b"\n"
+
+
+def test_an_exported_folder_cannot_command_the_terminal(outputs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(next(outputs.glob("checkpoints/*")), tmp_path / "\x1b[2J[/a]"))
+    about = json.loads((folder / "luq.json").read_text())
+    hostile = {
+        "allocation": "\x1b]0;owned\x07[/a]",
+        "command": "\x1b[2J\u202e",
+        "scores": {"\x9b31m[red]": 1.0},
+        "ledger": {"[/b]\x1b": about["file_bytes"]},
+    }
+    (folder / "luq.json").write_text(json.dumps(sealed(about | hostile)))
+    done = luq("info", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\x9b" not in done.stdout
+    for piece in ("␛]0;owned", "␛[2J�", "�31m[red] 1.0", "[/b]␛"):
+        assert piece in done.stdout
+    done = luq("info", str(folder), "--verify")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_terminal_of_few_characters_shows_numbers(outputs: Path) -> None:
+    done = process(
+        f"PYTHONIOENCODING=ascii luq info '{next(outputs.glob('checkpoints/*'))}'", outputs
+    )
+    assert done.returncode == 0, done.stderr
+    done = process("PYTHONIOENCODING=ascii luq rescore größer", outputs)
+    assert done.returncode == 1
+    assert "gr\\xf6\\xdfer" in done.stderr
 
 
 def process(

@@ -4,20 +4,18 @@ One HTML file, the same in Markdown, figures and tables.
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from analysis import report, terminal, wandb_records
 from analysis.loading import load
 from analysis.report import Report
 from luq.config import TrackingConfig
-from luq.errors import LuqError
+from luq.errors import LuqError, system_message
+from pipelines.console import fail, log_warnings
+from pipelines.screen import Screen, styled
 from pipelines.tracking import make_tracker
 
 
@@ -50,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace, out: Console) -> None:
+def run(arguments: argparse.Namespace, out: Screen) -> None:
     """Load the records, build the report, print what it says and where it is."""
     sweeps: list[str] = arguments.sweeps
     outputs: Path = arguments.outputs
@@ -68,24 +66,22 @@ def run(arguments: argparse.Namespace, out: Console) -> None:
         config = TrackingConfig(arguments.tracking, arguments.project, arguments.entity)
         tracker = make_tracker(config, outputs)
         tracker.track_report(title, built.summary(), built.rows(), built.figures)
-    out.print(
-        f"report: [bold]{built.html}[/bold] "
-        "(report.md, figures/, runs.csv, scores.csv and scores.parquet beside it)"
-    )
+    beside = " (report.md, figures/, runs.csv, scores.csv and scores.parquet beside it)"
+    out.print(styled("report: ", (str(built.html), "bold"), beside))
 
 
-def _print(built: Report, out: Console) -> None:
+def _print(built: Report, out: Screen) -> None:
     """The overview and the findings of each model, and what is not in the report."""
     for chapter in built.chapters:
         out.print(terminal.printable(chapter.overview))
         out.print(chapter.overview.note)
         for line in chapter.findings:
-            out.print(f"- {line}", markup=False)
+            out.print(f"- {line}")
     for failure in built.failures:
-        place = f"{escape(failure.sweep)}, {escape(failure.name)}"
-        out.print(f"[red]failed[/red] {place}: {escape(failure.message)}")
+        place = f"{failure.sweep}, {failure.name}"
+        out.print(styled(("failed", "red"), f" {place}: {failure.message}"))
     for line in built.problems:
-        out.print(f"[yellow]left out[/yellow] {escape(line)}")
+        out.print(styled(("left out", "yellow"), f" {line}"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,12 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, or 1 if there is no report.
     """
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_warnings()
     try:
         run(arguments, terminal.console())
     except LuqError as error:
-        message = f"[bold red]error[/bold red] {escape(str(error))}"
-        Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+        fail(str(error))
+        return 1
+    except OSError as error:
+        message = system_message(error)
+        if message is None:
+            raise
+        fail(message)
         return 1
     return 0
 

@@ -1,7 +1,9 @@
 """Charts for paper, with matplotlib: a PNG and a PDF each."""
 
 import math
-from collections.abc import Callable
+import textwrap
+import warnings
+from collections.abc import Callable, Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a $ in a name is a $
 }
 LEGEND_INSIDE = 7  # series whose names leave room for the points
 # where a name may stand beside its point, (right, up), best first; and how far away, in points
@@ -40,12 +43,16 @@ VERTICAL = {1: "bottom", 0: "center", -1: "top"}
 MARK_REACH = 0.05  # inches around a point that its mark covers
 OUTSIDE_COST = 3  # times as bad as covering something: what of a name lies outside the axes
 SHAPES = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^"}
+LABEL_WIDTH = 36  # characters of a line of a name beside an axis
+LABEL_LINES = 3
 DARK = 0.55  # luminance below which a cell's text is white
 
 
 def save(chart: Chart, folder: Path, prefix: str = "") -> list[Path]:
     """Draw a chart and write PREFIX + NAME .png and .pdf; returns both."""
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE), warnings.catch_warnings():
+        # Names may be in any script: what the font lacks is a box.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure = DRAW[type(chart)](chart)
         files = [folder / f"{prefix}{chart.name}.{kind}" for kind in ("png", "pdf")]
         for file in files:
@@ -278,23 +285,35 @@ def _heat(chart: Heat) -> Figure:
             colour = "white" if luminance < DARK else "#222222"
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_yticks(range(len(rows)), _wrapped(rows))
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, label=chart.legend, fraction=0.04, pad=0.02)
     return figure
 
 
+def _wrapped(names: Sequence[str]) -> list[str]:
+    """Names beside an axis, in short lines: a run's may be as long as its command."""
+    labels: list[str] = []
+    for name in names:
+        lines = textwrap.wrap(name, LABEL_WIDTH, max_lines=LABEL_LINES, placeholder=" ...")
+        labels.append("\n".join(lines))
+    return labels
+
+
 def _bars(chart: Bars) -> Figure:
     bars = chart.bars
     palette = Palette(chart.names)
-    figure, axes = _new(chart, 8.2, 1.6 + 0.3 * len(bars))
+    labels = _wrapped(bars)
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure, axes = _new(chart, 8.2, 1.6 + 0.3 * lines)
+    places = np.arange(len(bars))
     # each part begins where the one before it ended
     left = np.zeros(len(bars))
     for part in chart.names:
         of_part = chart.parts[chart.parts["part"] == part]
         sizes = of_part.groupby("bar")["value"].sum().reindex(bars, fill_value=0).to_numpy()
         axes.barh(
-            bars,
+            places,
             sizes,
             left=left,
             label=part,
@@ -303,6 +322,7 @@ def _bars(chart: Bars) -> Figure:
             linewidth=0.5,
         )
         left += sizes
+    axes.set_yticks(places, labels)
     axes.invert_yaxis()
     axes.set_xlabel(chart.x)
     axes.grid(visible=False, axis="y")
@@ -331,7 +351,7 @@ def _forest(chart: Forest) -> Figure:
             capsize=2,
             label=series,
         )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), _wrapped(names))
     axes.invert_yaxis()
     axes.set_xlabel(chart.x)
     if count > 1:

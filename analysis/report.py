@@ -19,6 +19,7 @@ from analysis.frame import studies
 from analysis.interactive import Plain, Spec
 from analysis.loading import Results
 from analysis.sections import Chapter
+from luq.escaping import cell, file_name, markdown, markdown_code, visible
 from luq.evaluation.compare import MEAN
 from luq.store.writers import sole_writer
 from pipelines.runs_folder import Failure
@@ -169,12 +170,14 @@ def _render(report: Report, title: str, folder: Path) -> None:
     environment = Environment(
         loader=PackageLoader("analysis"),
         autoescape=True,
+        finalize=_printed,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
     environment.filters["text"] = tables.text
     environment.filters["key"] = _sort_key
-    environment.filters["cell"] = _markdown
+    environment.filters["md"] = markdown
+    environment.filters["md_code"] = markdown_code
     chapters = report.chapters
     variables = {
         "title": title,
@@ -190,6 +193,12 @@ def _render(report: Report, title: str, folder: Path) -> None:
     for file in (report.html, report.markdown):
         text = environment.get_template(f"{file.name}.j2").render(variables)
         (folder / file.name).write_text(text, encoding="utf-8")
+
+
+def _printed(value: Any) -> Any:
+    """What a template prints of a value; Jinja escapes it afterwards where it must."""
+    is_plain_text = type(value) is str  # not Markup, which holds our own scripts
+    return visible(value) if is_plain_text else value
 
 
 def page_data(chapters: Sequence[Chapter]) -> dict[str, Any]:
@@ -215,7 +224,10 @@ def prefixes(chapters: Sequence[Chapter]) -> list[str]:
     """What the names of each chapter's charts begin with; nothing if there is one chapter."""
     if len(chapters) == 1:
         return [""]
-    return [f"{chapter.study.name}-{i}-" for i, chapter in enumerate(chapters, start=1)]
+    return [
+        f"{file_name(chapter.study.name)}-{number}-"
+        for number, chapter in enumerate(chapters, start=1)
+    ]
 
 
 def benchmark_charts(chapter: Chapter) -> dict[str, Chart]:
@@ -298,18 +310,18 @@ def export(chapters: Sequence[Chapter], folder: Path) -> None:
     """The frames as data: a row per run, and the tidy one, a row per run x benchmark."""
     runs = pd.concat([chapter.study.runs for chapter in chapters], ignore_index=True)
     scores = pd.concat([chapter.study.scores for chapter in chapters], ignore_index=True)
-    runs.to_csv(folder / "runs.csv", index=False)
-    scores.to_csv(folder / "scores.csv", index=False)
+    for name, frame in (("runs", runs), ("scores", scores)):
+        frame.map(_csv_cell).to_csv(folder / f"{name}.csv", index=False)
     scores.to_parquet(folder / "scores.parquet", index=False)
 
 
-def _sort_key(cell: tables.Cell) -> str:
+def _csv_cell(value: Any) -> Any:
+    """A value of a frame as it stands in a CSV file."""
+    return cell(value) if isinstance(value, str) else value
+
+
+def _sort_key(entry: tables.Cell) -> str:
     """What a cell sorts by, as an attribute."""
-    if isinstance(cell, str):
-        return cell
-    return json.dumps(cell.order if math.isfinite(cell.order) else LAST)
-
-
-def _markdown(cell: tables.Cell) -> str:
-    # a bar would begin another cell
-    return tables.text(cell).replace("|", "\\|")
+    if isinstance(entry, str):
+        return entry
+    return json.dumps(entry.order if math.isfinite(entry.order) else LAST)

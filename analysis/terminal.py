@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
 
 from analysis import compare, tables
@@ -12,6 +10,7 @@ from analysis.loading import load, questions
 from analysis.tables import Table
 from luq.errors import ConfigError
 from pipelines import runs_folder
+from pipelines.screen import Screen
 
 WIDTH = 160  # columns of output that goes to a file or another program
 # the interval stands in one line of a column's title, the other words below each other
@@ -19,9 +18,9 @@ INTERVAL = "95 % "
 INTERVAL_LINE = "95\u00a0%\n"
 
 
-def console() -> Console:
+def console() -> Screen:
     """Standard output, wide where nobody looks on."""
-    out = Console(highlight=False)
+    out = Screen()
     if not out.is_terminal:
         out.width = WIDTH
     return out
@@ -29,16 +28,16 @@ def console() -> Console:
 
 def printable(table: Table) -> RichTable:
     """A table for a terminal; the words of a column's title below each other."""
-    rich_table = RichTable(title=escape(table.title), title_justify="left")
+    rich_table = RichTable(title=table.title, title_justify="left")
     for i, name in enumerate(table.columns):
         is_text = i < table.words
         rich_table.add_column(
-            escape(name).replace(INTERVAL, INTERVAL_LINE).replace(" ", "\n"),
+            name.replace(INTERVAL, INTERVAL_LINE).replace(" ", "\n"),
             justify="left" if is_text else "right",
             no_wrap=not is_text,
         )
     for row in table.rows:
-        rich_table.add_row(*(escape(tables.text(cell)) for cell in row))
+        rich_table.add_row(*(tables.text(cell) for cell in row))
     return rich_table
 
 
@@ -57,19 +56,19 @@ def compare_runs(outputs: Path, a: str, b: str) -> None:
     left = runs_folder.find(outputs, a)
     right = runs_folder.find(outputs, b)
     if left.model_fingerprint != right.model_fingerprint:
-        out.print("[yellow]the two runs are of different models[/yellow]")
+        out.print("the two runs are of different models", style="yellow")
     if questions(left) != questions(right):
         out.print(
-            "[yellow]the two runs were not asked the same: only what both answered counts[/yellow]"
+            "the two runs were not asked the same: only what both answered counts", style="yellow"
         )
     reader = compare.Reader(outputs)
     comparison = compare.against("run", "A", {"": [left]}, "B", {"": [right]}, reader)
     if not comparison.scores:
         raise ConfigError(f"{a} and {b} share no question: run both with the same evaluation")
     table = tables.differences(comparison)
-    out.print(f"A: {a}\nB: {b}", markup=False, soft_wrap=True)
+    out.print(f"A: {a}\nB: {b}", soft_wrap=True)
     out.print(printable(table))
-    out.print(table.note, markup=False)
+    out.print(table.note)
 
 
 def compare_axis(outputs: Path, sweep: str, axis: str, base: str | None) -> None:
@@ -93,7 +92,7 @@ def compare_axis(outputs: Path, sweep: str, axis: str, base: str | None) -> None
             table = tables.ranking(comparisons)
             out.print(printable(table))
             n = comparisons[0].pooled.n
-            out.print(f"{study.name}, n = {n}. {table.note}", markup=False)
+            out.print(f"{study.name}, n = {n}. {table.note}")
     if nothing:
         raise ConfigError(
             f"the mixed plans of sweep {sweep!r} do not differ in {axis!r} alone: "

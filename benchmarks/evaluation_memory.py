@@ -77,7 +77,10 @@ class Peak(threading.Thread):
 
     def run(self) -> None:
         while not self.done.wait(0.02):
-            lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+            lines = (
+                line.split()
+                for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+            )
             kinds = {
                 words[0]: int(words[1]) / 1000
                 for words in lines

@@ -52,11 +52,11 @@ def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, int, float]:
     command = [sys.executable, "-m", "pipelines.cli", "quantize", *overrides]
     peak = 0
     own = 0
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         # What wait4 reports would be this process's own peak, which a fork starts with.
         while process.poll() is None:
-            status = Path(f"/proc/{process.pid}/status").read_text()
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
             kilobytes = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+)", status))
             peak = max(peak, 1024 * int(kilobytes.get("VmHWM", 0)))
             own = max(own, 1024 * int(kilobytes.get("RssAnon", 0)))

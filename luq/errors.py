@@ -8,8 +8,32 @@ LuqError
 """
 
 import difflib
+import errno
 import textwrap
 from collections.abc import Iterable
+
+SHOWN_NAMES = 40  # of those that are known, in an error message
+# What the system's refusals mean to the person who started the command, and what to do.
+ELSEWHERE = "give another folder (--outputs, or paths.outputs=DIR)"
+REMEDIES = {
+    errno.ENOSPC: "free some space on that disk, and start the same command again",
+    errno.EDQUOT: "free some of your quota, and start the same command again",
+    errno.EFBIG: "files of this size are not allowed here (ulimit -f): raise the limit",
+    errno.EACCES: f"you have no right to it: ask its owner, or {ELSEWHERE}",
+    errno.EPERM: f"you have no right to it: ask its owner, or {ELSEWHERE}",
+    errno.EROFS: f"nothing can be written there: {ELSEWHERE}",
+    errno.ENOTDIR: f"a file stands where a folder should be: move it away, or {ELSEWHERE}",
+    errno.EEXIST: f"a file stands where a folder should be: move it away, or {ELSEWHERE}",
+    errno.EISDIR: "a folder stands where a file should be: move it away",
+    errno.ENOENT: "it is not there (any more): give another path",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "its links lead in a circle: give another path",
+    errno.EMFILE: "raise the number of files that a process may open (ulimit -n)",
+    errno.ENFILE: "the machine has too many open files: end other processes",
+    errno.EIO: "the disk cannot be read or written there: look at it, and at its cables",
+    errno.ESTALE: "the server of that folder has replaced it: start the same command again",
+    errno.ETIMEDOUT: "the server of that folder does not answer: start the same command again",
+}
 
 
 class LuqError(Exception):
@@ -32,12 +56,39 @@ class StoreError(LuqError):
     """An artefact is damaged or cannot be written."""
 
 
+def system_message(error: OSError, where: object = None) -> str | None:
+    """What the system refused, where, and what to do.
+
+    Args:
+        error: The system's.
+        where: What is said if the error itself does not say it.
+
+    Returns:
+        None for an error of another library that only looks like one of the system.
+    """
+    if error.errno not in REMEDIES:
+        return None
+    places = [str(place) for place in (error.filename, error.filename2) if place is not None]
+    if not places and where is not None:
+        places = [str(where)]
+    place = f"{' -> '.join(places)}: " if places else ""
+    reason = (error.strerror or str(error)).lower()
+    return f"{place}{reason}; {REMEDIES[error.errno]}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not there, with the nearest ones that are ("did you mean")."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return ConfigError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+    if not names:
+        return ConfigError(f"unknown {kind} {name!r}: there are none")
+    if near and len(names) > SHOWN_NAMES:
+        return ConfigError(f"unknown {kind} {name!r}: {hint.strip()}")
+    more = ", ..." if len(names) > SHOWN_NAMES else ""
+    return ConfigError(
+        f"unknown {kind} {name!r}: {hint}known are {', '.join(names[:SHOWN_NAMES])}{more}"
+    )
 
 
 def brief(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from luq.models.loading import load_model
 from luq.models.processors import encode_chats, load_processor
 from luq.questions import pictures
 from pipelines import console
+from pipelines.screen import styled
 
 ANSWER_TOKENS = 128  # at most
 
@@ -76,12 +77,21 @@ def answer(
 
 
 def chat(folder: Path, image: Path, question: str | None) -> None:
-    """One answer, or question after question until an empty line."""
+    """One answer, or question after question until an empty line or the end of the input."""
     run = read_about(folder).run
     system = "" if run is None else run.system_prompt
     model, processor = load(folder)
     if question:
-        console.out.print(answer(model, processor, image, question, system=system), markup=False)
+        console.out.print(answer(model, processor, image, question, system=system))
         return
-    while asked := console.out.input("[bold]?[/bold] ").strip():
-        console.out.print(answer(model, processor, image, asked, system=system), markup=False)
+    while asked := _question():
+        console.out.print(answer(model, processor, image, asked, system=system))
+
+
+def _question() -> str:
+    """What a person asks next; empty at the end of the input (Ctrl-D)."""
+    try:
+        return console.out.input(styled(("?", "bold"), " ")).strip()
+    except EOFError:
+        console.out.print()
+        return ""

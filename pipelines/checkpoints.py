@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from luq.errors import ModelError
@@ -127,23 +126,22 @@ def export_run(outputs: Path, run: str, target: Path, layout: str = NATIVE_LAYOU
     info(folder)
     first = "import luq; " if layout == NATIVE_LAYOUT else ""
     console.out.print(
-        f"load it: {first}AutoModelForImageTextToText.from_pretrained({str(folder)!r})",
-        markup=False,
+        f"load it: {first}AutoModelForImageTextToText.from_pretrained({str(folder)!r})"
     )
     quoted = shlex.quote(str(folder))
-    console.out.print(f"or ask it: luq chat {quoted} --image X --question Y", markup=False)
+    console.out.print(f"or ask it: luq chat {quoted} --image X --question Y")
 
 
 def info(folder: Path) -> None:
     """`luq info DIR`: allocation, bits, ledger and scores of an exported folder."""
     about = read_about(folder)
     file_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    table = Table(title=escape(str(folder)), title_justify="left")
+    table = Table(title=str(folder), title_justify="left")
     table.add_column("part")
     table.add_column("bytes", justify="right")
     table.add_column("%", justify="right")
     for part, count in sorted(about.ledger.items(), key=lambda item: -item[1]):
-        table.add_row(escape(part), f"{count:,}", f"{100 * count / about.file_bytes:.1f}")
+        table.add_row(part, f"{count:,}", f"{100 * count / about.file_bytes:.1f}")
     table.add_section()
     table.add_row("sum of the ledger", f"{about.file_bytes:,}", "100.0")
     table.add_row("weight files on disk", f"{file_bytes:,}", "")
@@ -166,7 +164,7 @@ def verify(folder: Path) -> None:
 
 def _show_run(run: ExportedRun) -> None:
     """Print what luq.json says of the run."""
-    console.out.print(f"allocation: {run.allocation}", markup=False)
+    console.out.print(f"allocation: {run.allocation}")
     console.out.print(
         f"nominal {run.memory.nominal_bits:.2f}, stored {run.memory.stored_bits:.3f} bits per "
         "weight of the decoder's linears"
@@ -175,5 +173,5 @@ def _show_run(run: ExportedRun) -> None:
     retention = ""
     if run.mean_retention is not None:
         retention = f" ({100 * run.mean_retention:.1f} % of 16-bit)"
-    console.out.print(f"scores: {scores}; mean {run.mean_score:.1f}{retention}", markup=False)
-    console.out.print(f"made by: {run.command}", markup=False)
+    console.out.print(f"scores: {scores}; mean {run.mean_score:.1f}{retention}")
+    console.out.print(f"made by: {run.command}")

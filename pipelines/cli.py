@@ -3,6 +3,7 @@
 Commands are imported when they are called: `luq --help` needs none of them.
 """
 
+import io
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import click
 
 from luq import __version__
-from luq.errors import LuqError, unknown
+from luq.errors import LuqError, system_message, unknown
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}  # -m and +x=y are Hydra's
 EPILOG = """\b
@@ -266,7 +267,7 @@ def data(folder: Path, split: str) -> None:
     from pipelines.console import out
 
     for name, rows in write(folder, split).items():
-        out.print(f"{folder / name}.parquet  {rows} rows", markup=False)
+        out.print(f"{folder / name}.parquet  {rows} rows")
 
 
 @pocket.command()
@@ -297,7 +298,7 @@ def train(folder: Path, **options: Any) -> None:
     settings = {name: value for name, value in options.items() if value is not None}
     with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
         checkpoint = train_model(folder, TrainConfig(**settings), progress)
-    out.print(f"checkpoint: {checkpoint}", markup=False)
+    out.print(f"checkpoint: {checkpoint}")
 
 
 @luq.command()
@@ -320,14 +321,37 @@ def complete(words: tuple[str, ...]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; a LuqError is one line and exit code 1.
+    """Run a command; what went wrong is one line, and no traceback.
 
     Args:
         argv: its words; those of the process by default.
+
+    Returns:
+        The exit code: 0; 1 after an error, or if nobody reads the output any more; 2 for words
+        that are no command; 130 after Ctrl-C.
     """
+    _open_closed_streams()
+    _print_what_can_be_printed()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["-sc", "install=bash"]:  # Hydra's way to say it, in people's start-up files
         arguments = ["completion", "bash"]
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `luq status NAME | head -1`
+        _discard_output()
+        return 1
+    except OSError as error:
+        message = system_message(error)
+        if message is None:
+            raise
+        _fail(message)
+        return 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of a command. Errors of the system come through."""
     try:
         code = luq.main(arguments, prog_name="luq", standalone_mode=False)
     except LuqError as error:
@@ -335,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except click.exceptions.Exit as finished:
         return finished.exit_code
-    except SystemExit as finished:  # argparse, in `luq report`
+    except SystemExit as finished:  # argparse, in `luq report`; rich and click, of a closed pipe
         return finished.code if isinstance(finished.code, int) else 1
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -347,6 +371,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         _fail("interrupted: what was finished is kept, the same command continues from there")
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr empty ones.
+
+    Otherwise the next file that is opened takes their place, and what is printed goes into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: the closed one
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
+
+
+def _print_what_can_be_printed() -> None:
+    """A stream that has no sign for a character shows its number, whatever the locale."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Send what is still to be printed nowhere: the end of the process would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _fail(message: str) -> None:

@@ -3,23 +3,26 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich import progress as bars
-from rich.console import Console, Group
-from rich.markup import escape
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from luq.allocation.orders import Correlation
+from luq.escaping import visible
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
 from pipelines.record import BenchmarkFidelity, BenchmarkScore, Perplexity, RunRecord
+from pipelines.screen import Screen, styled
 from pipelines.units import human, percent
 
 log = logging.getLogger(__name__)
-out = Console(highlight=False)
+out = Screen()
 Advance = Callable[[str, int], None]
+WARNING = ("!", "red")  # before what a reader must know of a score
 STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "missing": "dim"}
 
 
@@ -33,7 +36,7 @@ class Display:
     def bar(self, name: str, total: int) -> Iterator[Advance]:
         """A bar of `total` steps; a bar inside a bar is another line."""
         columns = (
-            bars.TextColumn("{task.description}"),
+            bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(),
             bars.MofNCompleteColumn(),
             bars.TimeElapsedColumn(),
@@ -65,7 +68,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """One line that people should see."""
-        out.print(f"  [dim]{escape(text)}[/dim]")
+        out.print(styled("  ", (text, "dim")))
 
     def stage(self, name: str, seconds: float, cached: bool, made: int) -> None:
         """A finished stage."""
@@ -75,23 +78,42 @@ class Display:
         elif made:
             how = f"{made} made"
         log.info("%s: %.1f s, %s", name, seconds, how)
-        out.print(f"  {name:<16} {seconds:7.1f} s  [dim]{how}[/dim]")
+        out.print(styled(f"  {name:<16} {seconds:7.1f} s  ", (how, "dim")))
 
 
 def log_warnings() -> None:
     """Warnings of all loggers to the terminal."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
-    layout = "%(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=layout, handlers=[handler])
+    handler.setFormatter(VisibleFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+class VisibleFormatter(logging.Formatter):
+    """Messages may hold text from anywhere: it cannot command the terminal that shows it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+class JobLog(logging.FileHandler):
+    """A log that no job fails for: what it cannot write, on a full disk, is lost."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: the job's own writes fail too, and say why."""
+
+    def close(self) -> None:
+        """Close the file; what is left to write may be lost."""
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager
 def log_file(file: Path) -> Iterator[None]:
     """A job's own log: its stages, warnings, and the traceback of its failure."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = JobLog(file, encoding="utf-8")
+    handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     logging.getLogger("pipelines").setLevel(logging.INFO)
     try:
@@ -149,12 +171,15 @@ def order_tables(orders: dict[str, list[int]], correlations: list[Correlation]) 
     return Group(layers, alike)
 
 
-def memory_line(memory: Memory) -> str:
+def memory_line(memory: Memory) -> Text:
     """Bits per weight and bytes."""
-    return (
-        f"nominal [bold]{memory.nominal_bits:.2f}[/bold] bits, stored "
-        f"[bold]{memory.stored_bits:.3f}[/bold] bits per weight; decoder linears "
-        f"{human(memory.stored_bytes)}, whole checkpoint {human(memory.checkpoint_bytes)}"
+    return styled(
+        "nominal ",
+        (f"{memory.nominal_bits:.2f}", "bold"),
+        " bits, stored ",
+        (f"{memory.stored_bits:.3f}", "bold"),
+        f" bits per weight; decoder linears {human(memory.stored_bytes)}, whole checkpoint "
+        f"{human(memory.checkpoint_bytes)}",
     )
 
 
@@ -175,19 +200,21 @@ def result_table(record: RunRecord) -> Table:
     return table
 
 
-def error_line(record: RunRecord) -> str:
+def error_line(record: RunRecord) -> Text:
     """How many of all rows behind the mean were errors; empty for none."""
     errors = sum(score.errors for score in record.averaged)
     rows = sum(score.rows for score in record.averaged)
     if not errors:
-        return ""
-    return f"[red]![/red] mean: {errors} of {rows} rows were errors"
+        return Text()
+    return styled(WARNING, f" mean: {errors} of {rows} rows were errors")
 
 
-def _score_cells(name: str, score: BenchmarkScore, fidelity: BenchmarkFidelity | None) -> list[str]:
-    flag = " [red]![/red]" if score.collapsed or score.errors else ""
-    cells = [
-        name + flag,
+def _score_cells(
+    name: str, score: BenchmarkScore, fidelity: BenchmarkFidelity | None
+) -> list[str | Text]:
+    is_flagged = score.collapsed or score.errors
+    cells: list[str | Text] = [
+        styled(name, " ", WARNING) if is_flagged else name,
         f"{score.float_score:.1f}",
         f"{score.score:.1f}",
         f"{score.stderr:.1f}",
@@ -201,46 +228,50 @@ def _score_cells(name: str, score: BenchmarkScore, fidelity: BenchmarkFidelity |
     return [*cells, f"{fidelity.kl.mean:.3f}", percent(fidelity.agreement.mean)]
 
 
-def flags(record: RunRecord) -> list[str]:
+def flags(record: RunRecord) -> list[Text]:
     """What a reader must know of single benchmarks before he believes their scores."""
-    lines: list[str] = []
+    lines: list[Text] = []
     for name, score in record.scores.items():
         if score.collapsed:
-            lines.append(f"[red]![/red] {name} collapsed: {escape(score.collapsed)}")
+            lines.append(styled(WARNING, f" {name} collapsed: {score.collapsed}"))
         if score.errors:
             of_rows = f" of {score.rows}" if score.rows else ""
             verdict = "count as wrong" if score.was_asked else "it is not in the mean"
             fidelity = record.fidelity.get(name)
             if fidelity is not None and fidelity.left_out:
                 verdict += f", KL leaves out {fidelity.left_out}"
-            lines.append(
-                f"[red]![/red] {name}: {score.errors}{of_rows} rows were errors and {verdict}: "
-                f"store/evaluation/{record.artefacts.answers[name]}"
-            )
+            place = f"store/evaluation/{record.artefacts.answers[name]}"
+            rows = f"{score.errors}{of_rows} rows were errors"
+            lines.append(styled(WARNING, f" {name}: {rows} and {verdict}: {place}"))
     return lines
 
 
-def perplexity_words(perplexity: Perplexity) -> str:
+def perplexity_words(perplexity: Perplexity) -> Text:
     """Perplexity beside the 16-bit model's, and their ratio with its paired interval."""
     interval = f"{perplexity.low:.2f} .. {perplexity.high:.2f}"
-    words = f"perplexity [bold]{perplexity.value:.2f}[/bold] ({interval})"
+    compared = ""
     ratio = perplexity.ratio
     if perplexity.float_value is not None and ratio is not None:
-        words += (
+        compared = (
             f", 16-bit {perplexity.float_value:.2f}: {ratio.mean:.3f} times "
             f"({ratio.low:.3f} .. {ratio.high:.3f})"
         )
-    return f"{words}, {perplexity.tokens} tokens of held-out text"
+    return styled(
+        "perplexity ",
+        (f"{perplexity.value:.2f}", "bold"),
+        f" ({interval}){compared}, {perplexity.tokens} tokens of held-out text",
+    )
 
 
-def fidelity_line(record: RunRecord) -> str:
+def fidelity_line(record: RunRecord) -> Text:
     """Perplexity with its interval, and what KL and top-1 are."""
-    parts: list[str] = []
+    parts: list[Text] = []
     if record.perplexity:
         parts.append(perplexity_words(record.perplexity))
     if record.fidelity:
-        parts.append("KL in nats per answer token from the 16-bit model, top-1: same first choice")
-    return "; ".join(parts)
+        meaning = "KL in nats per answer token from the 16-bit model, top-1: same first choice"
+        parts.append(Text(meaning))
+    return Text("; ").join(parts)
 
 
 def show_record(record: RunRecord) -> None:
@@ -270,7 +301,7 @@ def sweep_table(records: dict[str, RunRecord]) -> Table:
         if divergences:
             mean_divergence = f"{sum(divergences) / len(divergences):.3f}"
         table.add_row(
-            escape(name) + (" *" if on_front else ""),
+            name + (" *" if on_front else ""),
             f"{record.memory.stored_bits:.3f}",
             human(record.memory.checkpoint_bytes),
             f"{record.mean_score:.1f}",
@@ -284,22 +315,20 @@ def status_table(sweep: str, states: dict[str, str]) -> Table:
     """The state of every run of a sweep."""
     table = _table(f"sweep {sweep}", ["run", "state"], left=2)
     for name, state in states.items():
-        colour = STATE_COLOURS[state]
-        table.add_row(escape(name), f"[{colour}]{state}[/{colour}]")
+        table.add_row(name, Text(state, STATE_COLOURS[state]))
     return table
 
 
-def failure_line(name: str, reason: str, log: str) -> str:
+def failure_line(name: str, reason: str, log: str) -> Text:
     """A failed run in one line."""
-    return f"[bold red]failed[/bold red] {escape(name)}: {escape(reason)}{escape(log)}"
+    return styled(("failed", "bold red"), f" {name}: {reason}{log}")
 
 
-def note_line(name: str, reason: str) -> str:
+def note_line(name: str, reason: str) -> Text:
     """What is to be said of a run that did not fail."""
-    return f"{escape(name)}: {escape(reason)}"
+    return Text(f"{name}: {reason}")
 
 
 def fail(message: str) -> None:
     """An error for people, on stderr."""
-    console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]error[/bold red] {escape(message)}", soft_wrap=True)
+    Screen(stderr=True).print(styled(("error", "bold red"), f" {message}"), soft_wrap=True)

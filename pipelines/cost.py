@@ -116,7 +116,7 @@ def show_plan(sweep: Sweep) -> None:
             graph = graph_of(job)
         except LuqError as error:
             message = f"{job.name}: cannot be planned before it runs ({error})"
-            console.out.print(message, markup=False)
+            console.out.print(message)
             continue
         store = Store(job.outputs / "store")
         models.add(graph.checkpoint.digest)

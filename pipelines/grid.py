@@ -8,7 +8,8 @@ runs.
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -16,9 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from rich.table import Table
 
-from luq.errors import ConfigError, unknown
+from luq.errors import ConfigError, brief, unknown
 from pipelines import console
-from pipelines.schema import CONF, check_choices, register
+from pipelines.schema import CONF, check_choices, composition_error, register
 
 FOLDER = CONF / "sweep"
 
@@ -40,20 +41,75 @@ def read(name: str) -> Definition:
     """A named sweep; a ConfigError with the nearest names if there is none."""
     if name not in names():
         raise unknown("sweep", name, names())
-    told = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    return Definition(name, told["about"], told.get("base", []), told["grid"])
+    return _definition(FOLDER / f"{name}.yaml")
+
+
+def _definition(file: Path) -> Definition:
+    """What a sweep's file says.
+
+    Raises:
+        ConfigError: it says which part of the file is missing, or of another form.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read ({brief(error)}): correct it") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} holds no table: a sweep needs about, grid and perhaps base")
+    surplus = sorted(str(name) for name in set(content) - {"about", "base", "grid"})
+    if surplus:
+        raise unknown(f"entry of {file}", surplus[0], ["about", "base", "grid"])
+    about = content.get("about")
+    if not isinstance(about, str) or not about.strip():
+        raise ConfigError(f"{file}: about={about!r}; it must be a line that says what it asks")
+    base = content.get("base", [])
+    if not isinstance(base, list) or not all(isinstance(item, str) for item in base):
+        raise ConfigError(f"{file}: base={base!r}; it must be a list of overrides, key=value")
+    for item in base:
+        if "=" not in item:
+            raise ConfigError(f"{file}: base holds {item!r}, which is no override (key=value)")
+    return Definition(file.stem, about, base, _parts(file, content.get("grid")))
+
+
+def _parts(file: Path, grid: Any) -> list[dict[str, str]]:
+    """The parts of a grid: tables of keys and values in Hydra's grammar."""
+    if not isinstance(grid, list) or not grid:
+        raise ConfigError(f"{file}: grid={grid!r}; it must be a list of tables, key: values")
+    parts: list[dict[str, str]] = []
+    for part in grid:
+        if not isinstance(part, dict) or not part:
+            raise ConfigError(f"{file}: grid holds {part!r}; its parts are tables, key: values")
+        for key, values in part.items():
+            if isinstance(values, dict | list) or values is None:
+                raise ConfigError(
+                    f"{file}: {key}: {values!r} in the grid; give values in Hydra's grammar, as "
+                    f'"2,4,6" or "range(0,11,2)"'
+                )
+        parts.append({str(key): _word(value) for key, value in part.items()})
+    return parts
+
+
+def _word(value: object) -> str:
+    """A value of YAML as it is written in an override."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def show_names() -> None:
-    """List the named sweeps."""
+    """List the named sweeps; a file that cannot be used is one line, and the others are listed."""
     table = Table(title="named sweeps", title_justify="left")
     table.add_column("name")
     table.add_column("what it asks")
+    problems: list[str] = []
     for name in names():
-        table.add_row(name, read(name).about)
+        try:
+            table.add_row(name, read(name).about)
+        except ConfigError as error:
+            problems.append(str(error))
     console.out.print(table)
+    for problem in problems:
+        console.fail(problem)
     usage = "luq sweep NAME [--plan] [override ...]; luq status NAME [override ...]"
-    console.out.print(usage, markup=False)
+    console.out.print(usage)
 
 
 @dataclass
@@ -147,7 +203,7 @@ class Grid:
                 found |= {tuple(run): None for run in BasicSweeper.split_arguments(parsed, None)[0]}
         except HydraException as error:
             raise ConfigError(
-                f"sweep {self.definition.name}: {str(error).splitlines()[0]}"
+                f"sweep {self.definition.name}: {composition_error(error)}"
             ) from error
         return [list(run) for run in found]
 

@@ -1,14 +1,19 @@
 """Jobs through Hydra: `luq run`, `profile`, `quantize` and `evaluate` with overrides and `-m`."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from pipelines import console, run
-from pipelines.schema import CONF, check_choices, register
+from pipelines.schema import CONF, check_choices, composition_error, register
+
+RAISE = "HYDRA_FULL_ERROR"
 
 
 def run_jobs(stage: str, overrides: Sequence[str]) -> int:
@@ -18,6 +23,9 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
 
     Returns:
         The exit code: 0 if all jobs succeeded.
+
+    Raises:
+        ConfigError: Hydra cannot make a config of the overrides.
     """
     check_choices(list(overrides))
     console.log_warnings()
@@ -31,15 +39,32 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
     parser = get_args_parser()
     parser.prog = f"luq {stage}"
     try:
-        _run_hydra(
-            args=parser.parse_args(list(overrides)),
-            args_parser=parser,
-            task_function=job,
-            config_path=str(CONF),
-            config_name="run",
-        )
+        with _errors_come_through():
+            _run_hydra(
+                args=parser.parse_args(list(overrides)),
+                args_parser=parser,
+                task_function=job,
+                config_path=str(CONF),
+                config_name="run",
+            )
+    except HydraException as error:
+        raise composition_error(error) from error
     except SystemExit as finished:
         return finished.code if isinstance(finished.code, int) else 1
     finally:
         GlobalHydra.instance().clear()
     return 1 if failures.names else 0
+
+
+@contextmanager
+def _errors_come_through() -> Iterator[None]:
+    """Hydra raises what went wrong, instead of printing a traceback and exiting."""
+    before = os.environ.get(RAISE)
+    os.environ[RAISE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RAISE]
+        else:
+            os.environ[RAISE] = before

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from luq.errors import ConfigError, LuqError, StoreError
 from luq.evaluation import scorers
 from luq.evaluation.answers import ANSWERS
 from luq.evaluation.predictions import read_answers
@@ -15,25 +16,42 @@ from pipelines.scores import Scored, score_part, scored
 
 
 def rescore(outputs: Path, sweep: str | None) -> int:
-    """Score the kept answers of a sweep's runs (or of all) again; returns how many changed."""
+    """Score the kept answers of a sweep's runs (or of all) again.
+
+    Returns:
+        How many records changed.
+
+    Raises:
+        ConfigError: the sweep has no runs, or there are none at all.
+        StoreError: some records or answers cannot be read. The others were scored before.
+    """
+    if sweep is not None:
+        runs_folder.check_sweep(outputs, sweep)
     store = Store(outputs / "store")
     changed = 0
     seen = 0
-    for record in runs_folder.iterate(outputs, sweep):
+    problems: list[str] = []
+    for record in runs_folder.iterate(outputs, sweep, problems):
         seen += 1
-        fresh = _rescored(store, record)
+        try:
+            fresh = _rescored(store, record)
+        except LuqError as error:
+            problems.append(f"{record.name}: {error}")
+            continue
         if fresh == record:
             continue
         changed += 1
-        console.out.print(
-            f"{record.name}: mean {record.mean_score:.2f} -> {fresh.mean_score:.2f}", markup=False
-        )
+        console.out.print(f"{record.name}: mean {record.mean_score:.2f} -> {fresh.mean_score:.2f}")
         lock = store.lock(f"run-{config_key(record.config)}", f"the run {record.name}")
         with lock:
             # its own name and sweep, not those under which another sweep knows it
             file = runs_folder.record_file(outputs, record.key)
             write_json(file, sealed(to_json(_rescored(store, runs_folder.read(file)))))
     console.out.print(f"{seen} records scored again from kept answers, {changed} changed")
+    if problems:
+        raise StoreError("not scored again: " + "\n  ".join(problems))
+    if seen == 0:
+        raise ConfigError(f"{outputs} holds no records: run `luq run`, or give --outputs")
     return changed
 
 

@@ -7,18 +7,19 @@ import logging
 import shlex
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.markup import escape
+from rich.text import Text
 
 from luq.config import RunConfig
 from luq.config.building import plain
 from luq.config.unread import reads, unread
-from luq.errors import LuqError
+from luq.errors import LuqError, system_message
 from luq.evaluation import scorers
 from luq.formats.memory import peak_bytes
 from luq.formats.sizes import memory
@@ -146,7 +147,7 @@ def job(
     overrides = [o for o in HydraConfig.get().overrides.task if o not in base]
     name = job_name(overrides)
     failures = failures or Failures()
-    console.out.rule(f"[bold]{escape(name)}[/bold]", align="left")
+    console.out.rule(Text(name, "bold"), align="left")
     try:
         # `luq profile` reads settings of the profile whatever the plan.
         config = as_asked(composed) if stage == "profile" else to_config(composed, base)
@@ -158,8 +159,8 @@ def job(
         _tell_unread(composed, base)
     outputs = Path(config.paths.outputs)
     key = config_key(config)
-    lock = Store(outputs / "store").lock(f"run-{key}", f"the run {name}" if wait else "")
     try:
+        lock = Store(outputs / "store").lock(f"run-{key}", f"the run {name}" if wait else "")
         with (
             lock.acquire(timeout=-1 if wait else 0),
             console.log_file(outputs / "logs" / f"{key}.log"),
@@ -171,6 +172,8 @@ def job(
             _attempt(stage, config, name, failures)
     except Timeout:
         console.out.print("  another process is at it: later")
+    except OSError as error:  # of the folder of outputs itself: what a job does is caught in there
+        _fail(config, name, error, failures)
 
 
 def _tell_unread(composed: DictConfig, base: Sequence[str]) -> None:
@@ -180,7 +183,7 @@ def _tell_unread(composed: DictConfig, base: Sequence[str]) -> None:
         if not setting.is_among(settings_of(base)):
             names_by_reader.setdefault(setting.reader, []).append(setting.name)
     for reader, names in names_by_reader.items():
-        console.out.print(f"  no effect: {', '.join(names)} (for {reader})", markup=False)
+        console.out.print(f"  no effect: {', '.join(names)} (for {reader})")
 
 
 def _complete(record: RunRecord, config: RunConfig, name: str, failures: Failures) -> None:
@@ -188,23 +191,34 @@ def _complete(record: RunRecord, config: RunConfig, name: str, failures: Failure
     console.out.print("  its record is there")
     try:
         make_up(record, config, Path(config.paths.outputs))
-    except LuqError as error:
-        failures.names.append(name)
-        console.fail(str(error))
-        _record_failure(config, name, error)
+    except (LuqError, OSError) as error:
+        _fail(config, name, error, failures)
 
 
 def _attempt(stage: str, config: RunConfig, name: str, failures: Failures) -> None:
     try:
         with devices.free(config.model.device) as device:
             STAGES[stage](replace(config, model=replace(config.model, device=device)), name)
-    except LuqError as error:
-        failures.names.append(name)
-        console.fail(str(error))
-        _record_failure(config, name, error)
+    except (LuqError, OSError) as error:
+        _fail(config, name, error, failures)
     except Exception as error:
         _record_failure(config, name, error)
         raise
+
+
+def _fail(config: RunConfig, name: str, error: Exception, failures: Failures) -> None:
+    """Show and record why a job failed, and let the next one go on.
+
+    An OSError that is not one of the system is a fault of a program, and goes on.
+    """
+    message: str | None = str(error)
+    if isinstance(error, OSError):
+        message = system_message(error, config.paths.outputs)
+    _record_failure(config, name, error)
+    if message is None:
+        raise error
+    failures.names.append(name)
+    console.fail(message)
 
 
 def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
@@ -218,7 +232,8 @@ def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
         message=str(error),
         traceback=trace,
     )
-    runs_folder.write_failure(Path(config.paths.outputs), failure)
+    with suppress(OSError):  # a disk may be full, which is why the job failed
+        runs_folder.write_failure(Path(config.paths.outputs), failure)
 
 
 def done(config: RunConfig) -> RunRecord | None:

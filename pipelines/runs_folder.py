@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from luq.config.building import build
+from luq.config.checks import is_plain_name, require
 from luq.errors import ConfigError, StoreError, unknown
 from luq.store.sealed import read_table, sealed
 from luq.store.store import write_json
@@ -70,7 +71,10 @@ def read(file: Path) -> RunRecord:
         StoreError: it names the file that cannot be read, or that another version wrote.
     """
     try:
-        return from_json(read_table(file))
+        record = from_json(read_table(file))
+        if record.key != file.parent.name:
+            raise ValueError(f"it is the record of {record.key!r}")
+        return record
     except (OSError, ValueError) as error:
         message = f"{file} cannot be read ({error}): delete it and run again, or update"
         raise StoreError(message) from error
@@ -122,10 +126,14 @@ def find(outputs: Path, name: str) -> RunRecord:
     """
     sweep, _, run = name.partition("/")
     if run:
-        records = {record.name: record for record in iterate(outputs, sweep)}
-        if run not in records:
-            raise unknown(f"run of sweep {sweep!r}", run, records)
-        return records[run]
+        check_sweep(outputs, sweep)
+        problems: list[str] = []
+        records = {record.name: record for record in iterate(outputs, sweep, problems)}
+        if run in records:
+            return records[run]
+        if problems:
+            raise StoreError(f"no run {run!r} of sweep {sweep!r} can be read: {problems[0]}")
+        raise unknown(f"run of sweep {sweep!r}", run, records)
     files = sorted((outputs / "runs").glob(f"{glob.escape(name)}*/{FILE}"))
     if len(files) != 1:
         raise ConfigError(
@@ -133,6 +141,19 @@ def find(outputs: Path, name: str) -> RunRecord:
             "give SWEEP/NAME or a longer key"
         )
     return read(files[0])
+
+
+def check_sweep(outputs: Path, sweep: str) -> None:
+    """Refuse a sweep of which there are no runs.
+
+    Raises:
+        ConfigError: it says the nearest names.
+    """
+    names = [folder.name for folder in (outputs / "sweeps").glob("*") if folder.is_dir()]
+    if not names:
+        raise ConfigError(f"{outputs} holds no runs of a sweep {sweep!r}, nor of any other")
+    if sweep not in names:
+        raise unknown("sweep with runs", sweep, names)
 
 
 def write_failure(outputs: Path, failure: Failure) -> None:
@@ -170,6 +191,7 @@ def _places(outputs: Path, sweep: str | None) -> list[_Place]:
     if sweep is None:
         files = sorted((outputs / "runs").glob(f"*/{FILE}"))
         return [_Place(file, None) for file in files]
+    require(is_plain_name(sweep), "sweep", sweep, "a plain name, without folders")
     notes = sorted((outputs / "sweeps" / sweep).glob("*.json"))
     return [_Place(record_file(outputs, file.stem), file) for file in notes]
 

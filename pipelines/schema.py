@@ -3,18 +3,20 @@
 It registers the schema, and turns a composed config into dataclasses.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from luq.config import RunConfig
 from luq.config.building import build
-from luq.config.checks import is_plain_name, require
+from luq.config.checks import is_plain_name, require, require_seed
 from luq.config.unread import with_what_is_read
 from luq.errors import ConfigError, unknown
 
@@ -61,6 +63,9 @@ def as_asked(composed: DictConfig) -> RunConfig:
         raise ConfigError(str(error).splitlines()[0]) from error
     if isinstance(plain, dict):
         plain.pop("experiment", None)
+        seed = plain.get("seed")
+        if isinstance(seed, int):  # here under the name that people give; the groups have copies
+            require_seed("seed", seed)
     config = build(RunConfig, plain)
     # A folder of this name is made beside those of other groups.
     require(is_plain_name(config.group), "group", config.group, "a plain name, without folders")
@@ -79,6 +84,29 @@ def to_config(composed: DictConfig, shared: Sequence[str] = ()) -> RunConfig:
         ConfigError: a value does not fit, or the plan ignores a setting of the allocation.
     """
     return with_what_is_read(as_asked(composed), settings_of(shared))
+
+
+def composition_error(error: HydraException) -> ConfigError:
+    """What Hydra says of overrides, as an error of ours; the nearest names for an unknown one."""
+    message = str(error)
+    unknown_setting = re.search(r"Could not override '([^']+)'", message)
+    if unknown_setting:
+        return unknown("setting", unknown_setting[1], _names(defaults(RunConfig)))
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        message = f"{message}\n{error.__cause__}"
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return ConfigError(" ".join(line for line in lines if not line.startswith("See http")))
+
+
+def _names(settings: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted names of nested settings."""
+    names: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            names += _names(value, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
+    return names
 
 
 def settings_of(overrides: Sequence[str]) -> list[str]:

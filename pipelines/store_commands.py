@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from luq.errors import StoreError, unknown
 from luq.store.store import Store
 from pipelines import console, runs_folder
+from pipelines.screen import styled
 from pipelines.units import human
 
 NOBODY = "(no record)"
@@ -132,7 +132,7 @@ def _table(title: str, first: str, sizes: dict[str, list[int]]) -> Table:
     table.add_column("artefacts", justify="right")
     table.add_column("bytes", justify="right")
     for name, all_bytes in sorted(sizes.items(), key=lambda item: -sum(item[1])):
-        table.add_row(escape(name), str(len(all_bytes)), human(sum(all_bytes)))
+        table.add_row(name, str(len(all_bytes)), human(sum(all_bytes)))
     return table
 
 
@@ -163,7 +163,7 @@ def _by_stage(sizes: dict[str, int]) -> dict[str, list[int]]:
 
 def _show_problems(inventory: Contents) -> None:
     for problem in inventory.problems:
-        console.out.print(f"[yellow]damaged[/yellow] {escape(problem)}", soft_wrap=True)
+        console.out.print(styled(("damaged", "yellow"), f" {problem}"), soft_wrap=True)
 
 
 def clean(outputs: Path, sweep: str | None, yes: bool) -> int:
@@ -181,11 +181,11 @@ def clean(outputs: Path, sweep: str | None, yes: bool) -> int:
     leftovers = {} if sweep else inventory.leftovers
     whose = f"that only the sweep {sweep!r} needs" if sweep else "that no record needs"
     if not labels and not leftovers:
-        console.out.print(f"there is nothing {whose}", markup=False)
+        console.out.print(f"there is nothing {whose}")
         return 0
     if labels:
         sizes = {label: inventory.bytes[label] for label in labels}
-        console.out.print(_table(f"artefacts {escape(whose)}", "stage", _by_stage(sizes)))
+        console.out.print(_table(f"artefacts {whose}", "stage", _by_stage(sizes)))
     if leftovers:
         title = "unfinished; what a process is making stays"
         console.out.print(_table(title, "stage", _by_stage(leftovers)))
@@ -245,7 +245,7 @@ def verify(outputs: Path) -> int:
                 store.verify(stage, key)
             except StoreError as error:
                 damaged += 1
-                console.out.print(f"[red]damaged[/red] {escape(str(error))}", soft_wrap=True)
+                console.out.print(styled(("damaged", "red"), f" {error}"), soft_wrap=True)
             advance(stage, 1)
     console.out.print(f"{len(labels)} artefacts verified, {damaged} damaged")
     return 1 if damaged else 0

@@ -10,13 +10,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import Timeout
 from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
+from rich.text import Text
 
 from luq.config import RunConfig
 from luq.errors import ConfigError, LuqError
@@ -25,7 +25,7 @@ from pipelines import console, run, runs_folder
 from pipelines.follow import MIRROR, Lack, lacks
 from pipelines.grid import Grid
 from pipelines.record import RunRecord
-from pipelines.schema import CONF, to_config
+from pipelines.schema import CONF, composition_error, to_config
 
 DONE = "done"
 RUNNING = "running"
@@ -90,12 +90,7 @@ class Job:
 
     def busy(self) -> bool:
         """Whether a process is at it."""
-        lock = Store(self.outputs / "store").lock(f"run-{self.key}", "")
-        try:
-            with lock.acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+        return Store(self.outputs / "store").is_locked(f"run-{self.key}")
 
     @property
     def state(self) -> State:
@@ -141,7 +136,10 @@ class Sweep(Grid):
                 try:
                     config = to_config(compose("run", overrides), self.base)
                     jobs.append(Job(name, overrides, config))
-                except (LuqError, HydraException) as error:
+                except HydraException as error:
+                    reason = str(composition_error(error))
+                    jobs.append(ImpossibleJob(name, overrides, reason))
+                except LuqError as error:
                     jobs.append(ImpossibleJob(name, overrides, str(error).splitlines()[0]))
         return jobs
 
@@ -208,9 +206,9 @@ def _launcher_error(error: HydraException) -> ConfigError:
     return ConfigError(f"{first_line}. {extras}")
 
 
-def failure_lines(jobs: Sequence[AnyJob]) -> list[str]:
+def failure_lines(jobs: Sequence[AnyJob]) -> list[Text]:
     """One line per run of which there is something to say: its name, the reason, its log."""
-    lines: list[str] = []
+    lines: list[Text] = []
     for job in jobs:
         state = job.state
         if state.name == FAILED:

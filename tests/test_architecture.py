@@ -27,6 +27,7 @@ SOURCES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob
 # Each may import those before it, and itself.
 ORDER = [
     "luq.errors",
+    "luq.escaping",
     "luq.config",
     "luq.store",
     "luq.plugins",
@@ -214,3 +215,29 @@ def test_no_module_is_forgotten() -> None:
         if path.name != "__main__.py":
             parts = path.relative_to(ROOT).with_suffix("").parts
             import_module(".".join(parts).removesuffix(".__init__"))
+
+
+def _text_files_of_any_encoding(path: Path) -> Iterator[int]:
+    """Lines that read or write a text in whatever encoding the locale has."""
+    for node in ast.walk(parsed(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else ""
+        if isinstance(function, ast.Name):
+            name = function.id
+        says_encoding = any(keyword.arg == "encoding" for keyword in node.keywords)
+        mode = next((k.value for k in node.keywords if k.arg == "mode"), None)
+        modes = [value for value in (*node.args, mode) if isinstance(value, ast.Constant)]
+        is_binary = any(isinstance(m.value, str) and "b" in m.value for m in modes)
+        is_text_file = name in ("read_text", "write_text") or (name == "open" and not is_binary)
+        # Image.open(stream), os.open(path, flags), and tables of questions, which open(tools).
+        is_other_open = isinstance(function, ast.Attribute) and name == "open" and bool(node.args)
+        is_other_open = is_other_open and not isinstance(node.args[0], ast.Constant)
+        if is_text_file and not says_encoding and not is_other_open:
+            yield node.lineno
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=ids)
+def test_texts_are_in_utf_8_whatever_the_locale(path: Path) -> None:
+    assert list(_text_files_of_any_encoding(path)) == []

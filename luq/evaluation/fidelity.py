@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from luq.errors import DataError
 from luq.evaluation.ask import check
 from luq.evaluation.lm import UnaskableError
 from luq.evaluation.predictions import AnswerRow, FidelityRow, FidelityRows
+from luq.formats import tensor_files
 from luq.models.asking import PLACEHOLDER, plain_text
 from luq.models.quiet import quiet
 from luq.questions.prompts import TARGETS, Doc, prompt_of
@@ -239,7 +240,7 @@ def write_reference(file: Path, answers: Iterable[AnswerLogs | LeftOut]) -> None
         "top": torch.cat(tops),
         "log": torch.cat(logs),
     }
-    save_file(tensors, file)
+    tensor_files.save(tensors, file)
 
 
 def read_reference(file: Path) -> dict[int, TopLogs]:

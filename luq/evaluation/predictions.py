@@ -7,10 +7,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 from luq.errors import DataError
 from luq.questions.prompts import Doc
+from luq.store.sealed import parse_table, sealed, unsealed
 
 
 class AnswerRow(TypedDict):
@@ -80,6 +81,20 @@ def _read_lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()
 
 
+def _finished_row(line: bytes) -> AnswerRow | None:
+    """The row of a line that was written whole and is what was written; None for any other."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = unsealed(parse_table(line))
+    except ValueError:
+        return None
+    says_one_thing = ("text" in row) != ("error" in row)
+    if type(row.get("id")) is not int or not says_one_thing:
+        return None
+    return cast("AnswerRow", row)
+
+
 class Predictions:
     """The rows {id, text or error} of one evaluation that is under way, by question id.
 
@@ -87,7 +102,9 @@ class Predictions:
     """
 
     def __init__(self, file: Path):
-        """Read what an earlier process left. A line that it did not finish is cut off."""
+        """Read what an earlier process left. A line that it did not finish, or that is damaged, is
+        cut off with all that follows it.
+        """
         self.file = file
         self.rows: dict[int, AnswerRow] = {}
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -96,11 +113,8 @@ class Predictions:
         # cannot be read is dropped, and asked again.
         finished_bytes = 0
         for line in file.read_bytes().splitlines(keepends=True):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
+            row = _finished_row(line)
+            if row is None:
                 break
             self.rows[row["id"]] = row
             finished_bytes += len(line)
@@ -110,7 +124,7 @@ class Predictions:
     def append(self, rows: list[AnswerRow]) -> None:
         """Add the rows of one batch in a single write, and wait until they are on the disk."""
         with self.file.open("ab", buffering=0) as handle:
-            handle.write(_lines(rows).encode())
+            handle.write(_lines(sealed(dict(row)) for row in rows).encode())
             os.fsync(handle.fileno())
         for row in rows:
             self.rows[row["id"]] = row

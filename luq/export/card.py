@@ -1,11 +1,11 @@
 """The model card of an exported folder: README.md, with the head that the hub reads."""
 
-import re
 from dataclasses import dataclass
 
 import yaml
 
 from luq import __version__
+from luq.escaping import markdown, markdown_code
 
 PAPER = "https://arxiv.org/abs/2509.23729"
 CARD = """---
@@ -39,10 +39,6 @@ REQUIREMENTS = {  # by layout: what has to be there before transformers can load
     "luq": "import luq  # pip install luq",
     "compressed-tensors": "# pip install compressed-tensors",
 }
-# What Markdown would take for markup. Underscores inside a word are none.
-MARKUP = re.compile(r"[\\`*\[\]<>|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-LINE_BREAK = re.compile(r"\s*[\r\n]+\s*")
-BACKTICKS = re.compile(r"`+")
 
 
 @dataclass(frozen=True)
@@ -87,18 +83,18 @@ def render(facts: CardFacts, layout: str, ledger: dict[str, int]) -> str:
     """
     return CARD.format(
         head=_head(facts.base),
-        title=escape(facts.title),
-        base=escape(facts.base),
+        title=markdown(facts.title),
+        base=markdown(facts.base),
         paper=PAPER,
-        allocation=code(facts.allocation),
+        allocation=markdown_code(facts.allocation),
         nominal_bits=facts.nominal_bits,
         stored_bits=facts.stored_bits,
         requirement=REQUIREMENTS[layout],
         version=__version__,
-        command=code(facts.command),
-        calibration=code(f"{facts.calibration}, {facts.calibration_tokens} tokens"),
+        command=markdown_code(facts.command),
+        calibration=markdown_code(f"{facts.calibration}, {facts.calibration_tokens} tokens"),
         ledger=ledger_table(ledger),
-        split=escape(facts.split),
+        split=markdown(facts.split),
         scores=_score_table(facts),
     )
 
@@ -117,26 +113,11 @@ def _head(base: str) -> str:
     return head
 
 
-def escape(text: str) -> str:
-    """Text for a line or a table cell of Markdown, where it means nothing but itself."""
-    line = LINE_BREAK.sub(" ", text)
-    return MARKUP.sub(lambda match: "\\" + match[0], line)
-
-
-def code(text: str) -> str:
-    """A code span of Markdown, fenced by more backticks than the text holds in a row."""
-    line = LINE_BREAK.sub(" ", text)
-    runs = [len(run) for run in BACKTICKS.findall(line)]
-    fence = "`" * (max(runs, default=0) + 1)
-    padding = " " if runs else ""
-    return f"{fence}{padding}{line}{padding}{fence}"
-
-
 def ledger_table(ledger: dict[str, int]) -> str:
     """A Markdown table of bytes per class, largest first, and their sum: the weight files."""
     rows = ["| part | bytes |", "|---|---:|"]
     for part, size in sorted(ledger.items(), key=lambda item: -item[1]):
-        rows.append(f"| {escape(part)} | {size:,} |")
+        rows.append(f"| {markdown(part)} | {size:,} |")
     rows.append(f"| **weight files** | **{sum(ledger.values()):,}** |")
     return "\n".join(rows)
 
@@ -144,7 +125,7 @@ def ledger_table(ledger: dict[str, int]) -> str:
 def _score_table(facts: CardFacts) -> str:
     rows = ["| benchmark | n | 16-bit | this model | retention % |", "|---|---:|---:|---:|---:|"]
     for row in facts.scores:
-        name = escape(row.benchmark) + (" (collapsed)" if row.is_collapsed else "")
+        name = markdown(row.benchmark) + (" (collapsed)" if row.is_collapsed else "")
         score = f"{row.score:.1f} ± {row.stderr:.1f}"
         retention = _percent(row.retention)
         rows.append(f"| {name} | {row.n} | {row.float_score:.1f} | {score} | {retention} |")

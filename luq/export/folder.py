@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from luq.errors import ModelError
@@ -27,6 +26,7 @@ from luq.export.about import (
 )
 from luq.export.card import CardFacts, render
 from luq.export.checksums import checksums
+from luq.formats import tensor_files
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.checkpoint import SETTINGS, check_files
@@ -205,7 +205,7 @@ class _WeightWriter:
                 f"{self.model.source / shard} is damaged ({error}): copy or download it again"
             ) from error
         path = self.folder / shard
-        save_file(tensors, path, metadata={"format": "pt"})
+        tensor_files.save(tensors, path, {"format": "pt"})
         path.chmod(READABLE_BY_ALL)
         self.places |= dict.fromkeys(tensors, shard)
         self.files.append(path)

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from luq.errors import StoreError
+from luq.formats import tensor_files
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
 from luq.formats.sizes import LayerSize
@@ -41,7 +41,7 @@ def write_layer(folder: Path, packed: PackedLayer) -> None:
         for buffer, tensor in weight.buffers.items():
             tensors[f"{short}.{buffer}"] = tensor.contiguous().cpu()
     metadata = json.dumps(entries, separators=(",", ":"))
-    save_file(tensors, folder / FILE, metadata={METADATA: metadata})
+    tensor_files.save(tensors, folder / FILE, {METADATA: metadata})
 
 
 def read_layer(folder: Path, device: torch.device | str = "cpu") -> PackedLayer:

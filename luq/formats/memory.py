@@ -25,7 +25,7 @@ def reset_peak() -> None:
         return
     # Linux only: without this file the peak is that of the process since its start
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+        Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="utf-8")
 
 
 def peak_bytes() -> int:
@@ -35,7 +35,7 @@ def peak_bytes() -> int:
 
         return int(torch.cuda.max_memory_allocated())
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * KIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB

@@ -7,10 +7,11 @@ Every batch is a function of (seed, step), and the state is saved as it goes, so
 where it stopped.
 """
 
-import json
+import hashlib
+import io
 import logging
 import math
-import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,13 +33,17 @@ from luq.config.checks import (
     require_distinct,
     require_seed,
 )
-from luq.errors import ConfigError, unknown
+from luq.errors import ConfigError, StoreError, unknown
 from luq.models.loading import load_model
 from luq.models.settings_files import read_config
 from luq.pocket.family import FAMILIES, Family
 from luq.pocket.stream import FOCUS, Batch, Stream
 from luq.pocket.tokenizer import load_tokenizer
 from luq.pocket.vision import train_vision
+from luq.store import durable
+from luq.store.sealed import read_table, sealed
+from luq.store.store import write_json
+from luq.store.writers import sole_writer
 
 log = logging.getLogger(__name__)
 VISION_STEPS = 1500  # of a training from scratch
@@ -49,6 +54,7 @@ SHORTEST = 8  # tokens of a sequence that can hold a question and its answer
 SMOOTHING = 0.98  # weight of the steps before in the loss that is shown
 SETTINGS = "training.json"  # in the folder of a training: the settings that it began with
 CARD = "pocket_training.json"  # in a finished checkpoint
+DIGEST_BYTES = 32  # of a sha256
 # Settings that may change from one start to the next, since they decide nothing about the weights
 # so far: a training may be made longer. All others belong to the folder.
 CHANGEABLE = ("steps", "save_every")
@@ -191,7 +197,7 @@ class LanguagePhase:
 
     def load(self, file: Path) -> None:
         """Go on from what `save` wrote."""
-        state = torch.load(file, weights_only=True)
+        state = _saved(file)
         self.model.load_state_dict(state["model"])
         for optimizer, optimizer_state in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
@@ -240,17 +246,35 @@ class LanguagePhase:
 
 
 def _save(file: Path, state: dict[str, Any]) -> None:
-    """Save a state so that the file is never half written."""
+    """Save a state, and the sha256 of its bytes behind it, so that the file is never half written.
+
+    Raises:
+        OSError: It cannot be written. The earlier state is kept.
+    """
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    content = stream.getvalue()
     scratch = file.with_suffix(".tmp")
-    torch.save(state, scratch)
-    os.replace(scratch, file)
+    scratch.write_bytes(content + hashlib.sha256(content).digest())
+    durable.sync(scratch)
+    durable.replace(scratch, file)
 
 
-def _write(file: Path, text: str) -> None:
-    """Write a text so that the file is never half written."""
-    scratch = file.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, file)
+def _saved(file: Path) -> dict[str, Any]:
+    """The state in a file.
+
+    Raises:
+        StoreError: It is not what was saved.
+    """
+    content = file.read_bytes()
+    state, checksum = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if hashlib.sha256(state).digest() != checksum:
+        raise StoreError(
+            f"{file} is damaged, or an earlier version wrote it: delete it, and the training "
+            "begins again"
+        )
+    loaded: dict[str, Any] = torch.load(io.BytesIO(state), weights_only=True)
+    return loaded
 
 
 def _model_name(config: TrainConfig) -> str:
@@ -277,10 +301,9 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     return replace(config, model=_model_name(config), vision_steps=vision_steps)
 
 
-def _card(config: TrainConfig) -> str:
-    """The settings as JSON; of `start` only the folder's name, which says no path of a machine."""
-    settings = asdict(config) | {"start": Path(config.start).name}
-    return json.dumps(settings, indent=1) + "\n"
+def _card(config: TrainConfig) -> dict[str, Any]:
+    """The settings; of `start` only the folder's name, which says no path of a machine."""
+    return asdict(config) | {"start": Path(config.start).name}
 
 
 def _check_same_training(folder: Path, config: TrainConfig) -> None:
@@ -292,8 +315,11 @@ def _check_same_training(folder: Path, config: TrainConfig) -> None:
     file = next((file for file in files if file.exists()), None)
     if file is None:
         return
-    before = json.loads(file.read_text())
-    now = json.loads(_card(config))
+    try:
+        before = read_table(file)
+    except ValueError as error:
+        raise StoreError(f"{file} is damaged ({error}): train in another folder") from error
+    now = _card(config)
     for name in now:
         unsaid = before.get(name) in (None, "")  # in cards, which have the settings as given
         if name not in CHANGEABLE and not unsaid and before[name] != now[name]:
@@ -321,11 +347,25 @@ def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
 
     Raises:
         ConfigError: There is no such model, or the folder holds another training.
+        StoreError: Another process trains in the folder, or what it saved there is damaged.
     """
     settings = _resolved(config)
+    with sole_writer(folder, "training"):
+        return _train(folder, config, settings, progress)
+
+
+def _train(folder: Path, config: TrainConfig, settings: TrainConfig, progress: Progress) -> Path:
+    """`train`, while no other process trains in the folder.
+
+    Args:
+        folder: Where the state and the finished checkpoint are written.
+        config: Sizes and schedule as they were given, for the card.
+        settings: The same, with what was left open.
+        progress: Where the steps are shown.
+    """
     _check_same_training(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / SETTINGS, _card(settings))
+    write_json(folder / SETTINGS, sealed(_card(settings)))
     family = FAMILIES[settings.model]
     tokenizer = load_tokenizer(settings.start) if settings.start else family.make_tokenizer()
     torch.manual_seed(settings.seed)
@@ -357,7 +397,7 @@ def _vision_phase(
         log.info("vision tower, held-out accuracy: %s", rounded)
         _save(file, tower.state_dict())
     if file.exists():
-        tower.load_state_dict(torch.load(file, weights_only=True))
+        tower.load_state_dict(_saved(file))
 
 
 def export(
@@ -367,11 +407,19 @@ def export(
     folder: Path,
     config: TrainConfig,
 ) -> Path:
-    """Write a Hugging Face folder in fp16, as the Auto classes of transformers load it."""
+    """Write a Hugging Face folder in fp16, as the Auto classes of transformers load it.
+
+    It replaces an earlier one, and is there whole or not at all.
+    """
+    scratch = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a training that was killed
     model.half()  # type: ignore[no-untyped-call]  # transformers has no types for it
-    model.save_pretrained(folder)
-    family.make_processor(tokenizer).save_pretrained(folder)
-    (folder / CARD).write_text(_card(config))
-    for file in folder.iterdir():  # the weights file is made with the rights of a temporary file
+    model.save_pretrained(scratch)
+    family.make_processor(tokenizer).save_pretrained(scratch)
+    write_json(scratch / CARD, _card(config))
+    for file in scratch.iterdir():  # the weights file is made with the rights of a temporary file
         file.chmod(0o644)
+    durable.sync_tree(scratch)
+    shutil.rmtree(folder, ignore_errors=True)
+    durable.replace(scratch, folder)
     return folder

@@ -26,24 +26,29 @@ def sealed(table: dict[str, Any]) -> dict[str, Any]:
     return {**table, METHOD: SHA256, DIGEST: _digest(table)}
 
 
-def read_table(file: Path) -> dict[str, Any]:
-    """The table in a JSON file, after its seal was compared with it.
-
-    A table without a seal, of an earlier version, is taken as it is.
+def unsealed(table: dict[str, Any]) -> dict[str, Any]:
+    """A table without its seal.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It holds no table, a number that is none, or was changed after it was written.
+        ValueError: It has none, or was changed after it was sealed.
+    """
+    if table.get(METHOD) != SHA256 or table.get(DIGEST) != _digest(table):
+        raise ValueError("its content is not what was written: its digest is another one")
+    return {name: value for name, value in table.items() if name not in (METHOD, DIGEST)}
+
+
+def parse_table(text: str | bytes) -> dict[str, Any]:
+    """The table that a JSON text is.
+
+    Raises:
+        ValueError: It is none, is nested too deep, or holds a number that is none.
     """
     try:
-        table = json.loads(file.read_text(encoding="utf-8"), parse_constant=_number)
+        table = json.loads(text, parse_constant=_number)
     except RecursionError as error:
         raise ValueError("its content is nested too deep") from error
     if not isinstance(table, dict):
         raise ValueError("it holds no JSON object")
-    is_sealed = METHOD in table or DIGEST in table
-    if is_sealed and (table.get(METHOD) != SHA256 or table.get(DIGEST) != _digest(table)):
-        raise ValueError("its content is not what was written: its digest is another one")
     return table
 
 
@@ -52,3 +57,18 @@ def _number(constant: str) -> float:
     if constant == "NaN":
         raise ValueError("it holds NaN")
     return float(constant)
+
+
+def read_table(file: Path) -> dict[str, Any]:
+    """The table in a JSON file, with its seal if it has one, after that was compared with it.
+
+    A table without a seal, of an earlier version, is taken as it is.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It holds no table, or one that was changed after it was written.
+    """
+    table = parse_table(file.read_text(encoding="utf-8"))
+    if METHOD in table or DIGEST in table:
+        unsealed(table)
+    return table

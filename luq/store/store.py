@@ -83,7 +83,6 @@ class Store:
         self.root = root
         # Empty files that stay: to delete one while another process waits for it is a race.
         self._locks = root / ".locks"
-        self._locks.mkdir(parents=True, exist_ok=True)
         self.tools = Tools(self, progress, holdings)
         self.about = ""  # what is worked on (a model's digest), for the journal
         self.made: list[str] = []
@@ -253,6 +252,7 @@ class Store:
 
         If another process holds it, a line says that we wait, and for what (if that is said).
         """
+        self._locks.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._locks / f"{name}.lock")
         try:
             lock.acquire(timeout=0)
@@ -261,6 +261,22 @@ class Store:
             if what:
                 log.warning("waiting for another process that makes %s", what)
         return lock
+
+    def is_locked(self, name: str) -> bool:
+        """Whether a process holds the lock of a name. Writes nothing.
+
+        In a folder that this user cannot write nobody is seen.
+        """
+        file = self._locks / f"{name}.lock"
+        if not file.exists():
+            return False
+        try:
+            with FileLock(file).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
 
     def busy(self, prefix: str) -> list[str]:
         """The lock files of names that begin so and that a process holds."""

@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from analysis import frame
 from luq.evaluation import scorers
+from luq.store.sealed import sealed
 from pipelines import runs_folder
 from pipelines.record import RunRecord
 from tests.luq.questions.clones import picture
@@ -123,7 +124,7 @@ def test_rescore_mends_a_score_without_generating(finished: Path, tmp_path: Path
     file = next(iter(outputs.glob("runs/*/result.json")))
     record = json.loads(file.read_text())
     stale = record | {"scorer_version": 1, "mean_score": 1.0}
-    file.write_text(json.dumps(stale))
+    file.write_text(json.dumps(sealed(stale)))
     done = luq_plain(outputs, "rescore")
     assert ", 1 changed" in done.stdout
     assert json.loads(file.read_text()) == record

@@ -247,7 +247,7 @@ ON_FILES = [
 
 def book(file: Path, subject: str) -> Path:
     sentences = [f"Sentence {i} says how the {subject} of {i + 1} is sorted." for i in range(300)]
-    file.write_text(" ".join(sentences))
+    file.write_text(" ".join(sentences), encoding="utf-8")
     return file
 
 

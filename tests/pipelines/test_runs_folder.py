@@ -51,7 +51,7 @@ def test_a_record_of_schema_3_is_found_in_the_folder(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "Expecting property name"),
-        ("[]", "holds no record"),
+        ("[]", "holds no JSON object"),
         ('{"schema": 99}', "schema 99"),
         ('{"schema": 4}', "record lacks key"),
     ],

@@ -52,7 +52,7 @@ def places(value: Any) -> list[Place]:
 
 def mutate_json(file: Path, part: str | None, rng: random.Random) -> None:
     """Replace, remove or repeat something in a JSON file, or in one part of it."""
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     holder, name = rng.choice(places(content if part is None else content[part]))
     choice = rng.randrange(4)
     if choice == 0 and isinstance(holder, dict):
@@ -66,7 +66,7 @@ def mutate_json(file: Path, part: str | None, rng: random.Random) -> None:
     if file.name == ABOUT:
         content = sealed(content)
     file.unlink()  # the copy is a hard link
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content), encoding="utf-8")
 
 
 def mutate_weights(file: Path, rng: random.Random) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luq import __version__
-from luq.export.card import code, escape, ledger_table, render
+from luq.export.card import ledger_table, render
 from tests.luq.export.facts import CARD
 
 FIRST_LINE = (
@@ -105,35 +105,6 @@ def test_any_name_is_one_entry_of_the_head(base: str) -> None:
     card = render(replace(CARD, base=base), "luq", LEDGER)
     head = card[len("---\n") : card.index("\n---\n#") + 1]
     assert yaml.safe_load(head)["base_model"] == base
-
-
-@pytest.mark.parametrize(
-    ("text", "escaped"),
-    [
-        ("llava_k4, luq-4", "llava_k4, luq-4"),
-        ("_x_ y_", r"\_x\_ y\_"),
-        ("a|b", r"a\|b"),
-        ("<script>", r"\<script\>"),
-        ("*b* [l](u) `c` \\", r"\*b\* \[l\](u) \`c\` \\"),
-        ("one\n# two", "one # two"),
-        ("one\r\n  two", "one two"),
-    ],
-)
-def test_markup_in_names_is_escaped(text: str, escaped: str) -> None:
-    assert escape(text) == escaped
-
-
-@pytest.mark.parametrize(
-    ("text", "span"),
-    [
-        ("luq run k=4", "`luq run k=4`"),
-        ("echo `date`", "`` echo `date` ``"),
-        ("a``b`c", "``` a``b`c ```"),
-        ("one\ntwo", "`one two`"),
-    ],
-)
-def test_code_may_hold_backticks(text: str, span: str) -> None:
-    assert code(text) == span
 
 
 def test_names_in_tables_cannot_add_cells() -> None:

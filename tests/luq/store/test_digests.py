@@ -49,7 +49,7 @@ def test_a_settled_file_is_read_once(
     file.write_text("content")
     monkeypatch.setattr(digests, "SETTLED_SECONDS", -1.0)
     before = file_digest(file)
-    assert len(cache.read_text().splitlines()) == 1
+    assert len(cache.read_text(encoding="utf-8").splitlines()) == 1
     digests._remembered.cache_clear()
     monkeypatch.setattr(digests, "sha256_of", lambda file: pytest.fail("it is read again"))
     assert file_digest(file) == before
@@ -80,7 +80,7 @@ def test_a_damaged_memory_costs_time_and_nothing_else(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.parent.mkdir(parents=True)
-    cache.write_text('{"file": 3}\nno json\n{"file": ["a", 1, 2, 3, 4]}\n')
+    cache.write_text('{"file": 3}\nno json\n{"file": ["a", 1, 2, 3, 4]}\n', encoding="utf-8")
     digests._remembered.cache_clear()
     file = tmp_path / "a"
     file.write_text("content")

@@ -102,6 +102,12 @@ class Workbench:
             ratio=Interval(*perplexity_ratio(losses, float_losses)),
         )
 
+    def check_text(self) -> None:
+        """A DataError if the text for perplexity is too short."""
+        reference = self.graph.text_losses(self.graph.float_layers)
+        if reference is not None and not self.store.has(reference):
+            reference.check(self.store.tools)
+
     def check_leaks(self) -> None:
         """A DataError if questions are asked that the model is calibrated on."""
         for artefact in self.graph.shared_questions():
@@ -147,6 +153,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     reset_peak()
     graph, store, clock = bench.graph, bench.store, bench.clock
     config = graph.config
+    bench.check_text()
     chosen = choose(bench)
     layers = graph.layers(chosen.allocation)
     sizes = bench.quantize(layers, "quantize")

@@ -9,6 +9,7 @@ from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from pipelines import console, run
 from pipelines.schema import CONF, check_choices, composition_error, register
@@ -47,7 +48,7 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
                 config_path=str(CONF),
                 config_name="run",
             )
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise composition_error(error) from error
     except SystemExit as finished:
         return finished.code if isinstance(finished.code, int) else 1

@@ -20,6 +20,7 @@ from luq.config.checks import is_plain_name, require, require_seed
 from luq.config.unread import with_what_is_read
 from luq.errors import ConfigError, unknown
 
+OPTIONAL = ("experiment",)  # groups of which a run may have none
 CONF = Path(__file__).parent.parent / "conf"
 
 
@@ -86,7 +87,7 @@ def to_config(composed: DictConfig, shared: Sequence[str] = ()) -> RunConfig:
     return with_what_is_read(as_asked(composed), settings_of(shared))
 
 
-def composition_error(error: HydraException) -> ConfigError:
+def composition_error(error: HydraException | OmegaConfBaseException) -> ConfigError:
     """What Hydra says of overrides, as an error of ours; the nearest names for an unknown one."""
     message = str(error)
     unknown_setting = re.search(r"Could not override '([^']+)'", message)
@@ -123,10 +124,13 @@ def check_choices(overrides: list[str]) -> None:
                 f"sweep={value}: start a named sweep with `luq sweep {value}`, group runs with "
                 f"group={value}"
             )
+        if equals and not group:
+            raise ConfigError(f"{override!r} is no override: it must be setting=value")
         folder = CONF / group
         if not equals or "." in group or not folder.is_dir():
             continue
         known = [file.stem for file in folder.glob("*.yaml")]
+        none = ("null", "") if group in OPTIONAL else ()
         for name in value.split(","):
-            if name not in (*known, "null", "") and "(" not in name:
+            if name not in (*known, *none) and "(" not in name:
                 raise unknown(group, name, known)

@@ -4,6 +4,8 @@ Hydra's launchers run them: one after the other in this process, in local proces
 a cluster (Slurm, Ray).
 """
 
+import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -220,7 +222,15 @@ def failure_lines(jobs: Sequence[AnyJob]) -> list[Text]:
 
 
 def show_status(sweep: Sweep) -> None:
-    """Print the state of every run."""
+    """Print the state of every run.
+
+    Raises:
+        OSError: the outputs are no folder.
+    """
+    for outputs in {job.outputs for job in sweep.possible}:
+        # A file, or what lies below one, is said: its runs would only seem to be missing.
+        with contextlib.suppress(FileNotFoundError):
+            os.listdir(outputs)
     states = {job.name: job.state.name for job in sweep.jobs}
     console.out.print(console.status_table(sweep.definition.name, states))
     for line in failure_lines(sweep.jobs):

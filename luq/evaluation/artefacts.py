@@ -167,6 +167,14 @@ class TextLosses(Artefact[list[float]]):
     def description(self) -> str:
         return "the perplexity"
 
+    def check(self, tools: Tools) -> None:
+        """A DataError if the text is too short, before any layer is packed for it."""
+        from luq.evaluation.perplexity import text_tokens
+        from luq.models.vlm import loaded
+
+        tokenizer = loaded(tools, self.checkpoint).processor.tokenizer
+        text_tokens(tokenizer, self.text, self.tokens, self.length)
+
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.evaluation.perplexity import text_losses, text_tokens
 

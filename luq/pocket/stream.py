@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from luq.errors import unknown
 from luq.pocket import drills, facts, skills, text
 from luq.pocket.drawing import GRID, Scene
 from luq.pocket.drills import DESCRIBE, Turn
@@ -85,11 +86,24 @@ SUBJECTS = {
         (read_line, read_name, person_on_sign, word_on_sign, city_on_sign, clan_of_emblem),
     ),
 }
+LESSONS = ("scene", "english", "facts", "equality", "sums", "letters")  # beside those of subjects
 ANYTHING = Subject(tuple(SCENE_SHARES), ())
 FORMS = ("claims", "choices", "open")  # endings of lessons in one form
 OPEN = 0.3  # share of questions that are only asked openly
 ENGLISH_WEIGHT = 0.3  # of a token of a passage in the loss, against 1 for a token of an answer
 OPEN_BENCHMARKS = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"}  # others: gqa
+
+
+def check_lesson(name: str) -> None:
+    """A ConfigError with the nearest names for a lesson that there is not.
+
+    The name of a subject, and `claims`, `choices` and `open` alone, may stand for a lesson; that of
+    a subject may end in such a form.
+    """
+    forms_of_subjects = [f"{subject}-{form}" for subject in SUBJECTS for form in FORMS]
+    known = {*LESSONS, *MIXTURE, *SUBJECTS, *FORMS, *FOCUS, *forms_of_subjects}
+    if name not in known:
+        raise unknown("lesson", name, known)
 
 
 def _share(shares: tuple[float, ...], progress: float) -> float:

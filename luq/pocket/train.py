@@ -37,7 +37,7 @@ from luq.errors import ConfigError, StoreError, unknown
 from luq.models.loading import load_model
 from luq.models.settings_files import read_config
 from luq.pocket.family import FAMILIES, Family
-from luq.pocket.stream import FOCUS, Batch, Stream
+from luq.pocket.stream import FOCUS, Batch, Stream, check_lesson
 from luq.pocket.tokenizer import load_tokenizer
 from luq.pocket.vision import train_vision
 from luq.store import durable
@@ -91,6 +91,8 @@ class TrainConfig:
         require_between("decay", self.decay, 0, 1, "in [0, 1]")
         require_seed("seed", self.seed)
         require_distinct("focus", self.lessons)
+        for lesson in self.lessons:
+            check_lesson(lesson)
 
     @property
     def lessons(self) -> tuple[str, ...]:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from luq.config.checks import require
+from luq.config.checks import LARGEST_COUNT, require, require_between
 
 ITSELF = "tier"  # what a tier calls itself in an error: it does not know its name in the table
 
 SCALE_BITS = 16  # a scale is an fp16 number
+LARGEST_STEPS = 10_000  # of a search: more would not end
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,20 @@ def check_damping(damping: float) -> None:
     require(0 <= damping <= 1, "tier.damping", damping, "in [0, 1]")
 
 
+def check_steps(name: str, steps: int) -> None:
+    """A ConfigError unless a search takes so many steps."""
+    require_between(f"tier.{name}", steps, 0, LARGEST_STEPS, f"in [0, {LARGEST_STEPS}]")
+
+
 def check_block(block: int) -> None:
     """Columns that are worked on together."""
-    require(block >= 1, "tier.block", block, "at least 1")
+    require_between("tier.block", block, 1, LARGEST_COUNT, f"in [1, {LARGEST_COUNT}]")
 
 
 def check_group_size(group_size: int) -> None:
     """Columns that share a scale."""
     allowed = "0 (one group per row), or at least 1"
-    require(group_size >= 0, "tier.group_size", group_size, allowed)
+    require_between("tier.group_size", group_size, 0, LARGEST_COUNT, allowed)
 
 
 def bits_with_scales(code_bits: float, number_bits: int, group_size: int) -> float:

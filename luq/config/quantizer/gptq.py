@@ -11,6 +11,7 @@ from luq.config.quantizer.base import (
     check_block,
     check_damping,
     check_group_size,
+    check_steps,
 )
 from luq.config.quantizer.rtn import WIDTHS
 
@@ -34,8 +35,8 @@ class GptqTier(TierConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.bits in WIDTHS, "tier.bits", self.bits, "2, 3, 4 or 8")
-        require(self.clip_steps >= 0, "tier.clip_steps", self.clip_steps, "0 or more")
-        require(self.descent >= 0, "tier.descent", self.descent, "0 or more")
+        check_steps("clip_steps", self.clip_steps)
+        check_steps("descent", self.descent)
         check_group_size(self.group_size)
         check_block(self.block)
         check_damping(self.damping)

@@ -9,6 +9,7 @@ from luq.config.quantizer.base import (
     TierConfig,
     bits_with_scales,
     check_group_size,
+    check_steps,
 )
 
 WIDTHS = (2, 3, 4, 8)  # bits of a code that the integer format stores
@@ -28,7 +29,7 @@ class RtnTier(TierConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.bits in WIDTHS, "tier.bits", self.bits, "2, 3, 4 or 8")
-        require(self.clip_steps >= 0, "tier.clip_steps", self.clip_steps, "0 or more")
+        check_steps("clip_steps", self.clip_steps)
         check_group_size(self.group_size)
 
     @property

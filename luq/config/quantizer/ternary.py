@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from luq.config.checks import require
 from luq.config.quantizer.base import (
     SCALE_BITS,
     TierConfig,
@@ -11,6 +10,7 @@ from luq.config.quantizer.base import (
     check_block,
     check_damping,
     check_group_size,
+    check_steps,
 )
 
 
@@ -30,8 +30,8 @@ class TernaryTier(TierConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.clip_steps >= 0, "tier.clip_steps", self.clip_steps, "0 or more")
-        require(self.descent >= 0, "tier.descent", self.descent, "0 or more")
+        check_steps("clip_steps", self.clip_steps)
+        check_steps("descent", self.descent)
         check_group_size(self.group_size)
         check_block(self.block)
         check_damping(self.damping)

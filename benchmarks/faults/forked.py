@@ -23,7 +23,7 @@ from pipelines import console
 from pipelines.cli import main
 
 Act = Callable[[], int]
-SECONDS = 120  # after which an act counts as hanging
+SECONDS = 60  # after which an act counts as hanging
 RAISED = 70  # exit code of an act that raised what nobody caught
 # Of other packages, what is imported when it is needed and takes long.
 IMPORTED_LATE = (

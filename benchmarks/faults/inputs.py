@@ -63,7 +63,8 @@ def _runs(scene: Scene) -> Iterator[BadInput]:
     last = ["--outputs", str(scene.swept)]
     target = str(scene.fresh.parent / "target")
     for name in NO_RUNS:
-        shown = (name, name.partition("/")[2] or name)
+        sweep, _, run = name.partition("/")
+        shown = (repr(sweep), repr(run)) if run else (name,)
         options = ["--"] if name.startswith("-") else []
         yield BadInput(["export", *last, *options, name, target], shown)
         yield BadInput(["compare", *last, *options, name, "clusters/profile.clusters=4"], shown)
@@ -94,8 +95,9 @@ def _folders(scene: Scene) -> Iterator[BadInput]:
     last = ["--outputs", str(scene.swept)]
     run = "clusters/profile.clusters=4"
     file, exported = str(scene.file), str(scene.exported)
-    for target in (exported, file, f"{file}/below", "/proc/nowhere", "/"):
+    for target in (exported, file, "/proc/nowhere", "/"):
         yield BadInput(["export", run, target, *last], (target,))
+    yield BadInput(["export", run, f"{file}/below", *last], (file,))
     yield BadInput(["export", run, "x", "--format", "nonsense", *last], ("nonsense",))
     for folder in ("nowhere", file, f"{file}/below", str(scene.swept), "x" * 300):
         yield BadInput(["info", folder], (folder,))
@@ -125,7 +127,7 @@ def _outputs(scene: Scene) -> Iterator[BadInput]:
             yield BadInput([*words, *last], (place, "clusters"))
         yield BadInput(["export", "a", "target", *last], (place,))
     for place in (file, f"{file}/below", "/proc/nowhere"):
-        for words in (RUN, SWEEP, ["profile", *RUN[1:]], ["status", *SWEEP[1:]]):
+        for words in (RUN, SWEEP, ["profile", *RUN[1:]]):
             yield BadInput([*words, QUIET, f"paths.outputs={place}"], (place,))
     yield BadInput(["report", "clusters", "--outputs", str(scene.swept), "--to", file], (file,))
 

@@ -28,7 +28,7 @@ class Meeting:
     name: str
     act: Callable[[Path], Act]
     is_from_scratch: bool  # or it reads the outputs of a sweep
-    refusal: str = ""  # what comes second may say; empty: it waits
+    refusals: tuple[str, ...] = ()  # of which what comes second says one; none: it waits
 
 
 def _export(folder: Path) -> Act:
@@ -39,12 +39,13 @@ def _export(folder: Path) -> Act:
 MEETINGS = (
     Meeting("run", lambda folder: luq(*RUN, QUIET, "checkpoint=true", to(folder)), True),
     Meeting("sweep", lambda folder: luq(*SWEEP, QUIET, "checkpoint=true", to(folder)), True),
-    Meeting("export", _export, False, "another export is writing"),
+    # Who comes when the first has finished finds the folder.
+    Meeting("export", _export, False, ("another export is writing", "exists: give another")),
     Meeting(
         "report",
         lambda folder: luq("report", "clusters", "--outputs", folder),
         False,
-        "another report is writing",
+        ("another report is writing",),
     ),
 )
 
@@ -97,6 +98,7 @@ def _problems(meeting: Meeting, done: Done) -> list[str]:
     """What is wrong with how one of the processes ended."""
     if "Traceback" in done.output or done.signal:
         return [f"one ends by {done.end}"]
-    if done.code == 0 or (meeting.refusal and meeting.refusal in done.output):
+    is_told = any(refusal in done.output for refusal in meeting.refusals)
+    if done.code == 0 or is_told:
         return []
     return [f"one ends by {done.end}"]

@@ -132,9 +132,17 @@ def export_run(outputs: Path, run: str, target: Path, layout: str = NATIVE_LAYOU
     console.out.print(f"or ask it: luq chat {quoted} --image X --question Y")
 
 
-def info(folder: Path) -> None:
-    """`luq info DIR`: allocation, bits, ledger and scores of an exported folder."""
-    about = read_about(folder)
+def info(folder: Path, verify: bool = False) -> None:
+    """`luq info DIR [--verify]`: allocation, bits, ledger and scores of an exported folder.
+
+    Args:
+        folder: what was exported.
+        verify: first compare all bytes of its files with their checksums.
+
+    Raises:
+        ModelError: it is no exported folder, or not as it was exported.
+    """
+    about = checksums.verify(folder) if verify else read_about(folder)
     file_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     table = Table(title=str(folder), title_justify="left")
     table.add_column("part")
@@ -151,15 +159,11 @@ def info(folder: Path) -> None:
     if file_bytes != about.file_bytes:
         raise ModelError(
             f"{folder}: the weight files do not have the bytes that its ledger counts: export or "
-            "download it again"
+            "download it again, or see which with --verify"
         )
-
-
-def verify(folder: Path) -> None:
-    """`luq info DIR --verify`: whether the folder is what was exported, byte for byte."""
-    about = checksums.verify(folder)
-    size = sum(checksum.bytes for checksum in about.files.values())
-    console.out.print(f"{len(about.files)} files with {size:,} bytes are what was exported")
+    if verify:
+        size = sum(checksum.bytes for checksum in about.files.values())
+        console.out.print(f"{len(about.files)} files with {size:,} bytes are what was exported")
 
 
 def _show_run(run: ExportedRun) -> None:

@@ -203,9 +203,7 @@ def info(folder: Path, verify: bool) -> None:
     """Ledger, allocation and scores of an exported folder."""
     from pipelines import checkpoints
 
-    checkpoints.info(folder)
-    if verify:
-        checkpoints.verify(folder)
+    checkpoints.info(folder, verify)
 
 
 @luq.command()

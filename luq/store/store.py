@@ -6,6 +6,7 @@ of one, whatever is killed, and a loss of power leaves none either. A file lock 
 from making the same one. Knows nothing of models.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -156,6 +157,11 @@ class Store:
         if artefact.label not in self._verified:
             self.verify(artefact.stage, artefact.key)
             self._verified.add(artefact.label)
+            # A process that was killed between the rename and its tidying left them: beside what
+            # is complete nobody is at work.
+            for remains in self.remains(artefact.stage, artefact.key):
+                with contextlib.suppress(OSError):
+                    _delete(remains)
         if artefact.label not in self.made and artefact.label not in self.found:
             self.found.append(artefact.label)
         return self.folder(artefact)

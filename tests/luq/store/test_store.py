@@ -189,3 +189,12 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(file, {"a": object()})
     assert json.loads(file.read_text()) == {"a": 1}
+
+
+def test_what_a_kill_after_the_rename_left_is_tidied_by_the_next(tmp_path: Path) -> None:
+    Store(tmp_path).get(Note("a"))
+    later = Store(tmp_path)
+    partial = later.resumable(Note("a"), "partial.jsonl")
+    partial.write_text("{}")
+    later.get(Note("a"))
+    assert not partial.exists()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from luq.config.checks import LARGEST_COUNT, require, require_between
+from luq.config.checks import LARGEST_COUNT, require, require_between, require_count
 
 ITSELF = "tier"  # what a tier calls itself in an error: it does not know its name in the table
 
@@ -48,12 +48,13 @@ def check_damping(damping: float) -> None:
 
 def check_steps(name: str, steps: int) -> None:
     """A ConfigError unless a search takes so many steps."""
-    require_between(f"tier.{name}", steps, 0, LARGEST_STEPS, f"in [0, {LARGEST_STEPS}]")
+    allowed = "0 or more" if steps < 0 else f"at most {LARGEST_STEPS}"
+    require_between(f"tier.{name}", steps, 0, LARGEST_STEPS, allowed)
 
 
 def check_block(block: int) -> None:
     """Columns that are worked on together."""
-    require_between("tier.block", block, 1, LARGEST_COUNT, f"in [1, {LARGEST_COUNT}]")
+    require_count("tier.block", block, 1)
 
 
 def check_group_size(group_size: int) -> None:

@@ -1,12 +1,13 @@
 """Records back from W&B: every run that `tracking=wandb` mirrored holds its record as a file."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from luq.config.checks import is_plain_name
 from luq.errors import DataError
+from luq.store.sealed import checked_table
 from pipelines import runs_folder
 from pipelines.record import from_json
 
@@ -46,8 +47,13 @@ def fetch(project: str, folder: Path, sweeps: Sequence[str], api: Any = None) ->
         ) from error
     for run in runs:
         # reports are runs of W&B too, and a run that is under way has no record yet
-        if run.job_type != "report" and run.state != "running" and _bring(run, outputs):
-            runs_folder.note(outputs, run.group or "default", run.id, run.name)
+        if run.job_type == "report" or run.state == "running":
+            continue
+        group = run.group or "default"
+        if not is_plain_name(run.id) or not is_plain_name(group):
+            log.warning("W&B run %s of %s cannot be the name of a folder: left out", run.id, group)
+        elif _bring(run, outputs):
+            runs_folder.note(outputs, group, run.id, run.name)
     return outputs
 
 
@@ -58,7 +64,10 @@ def _bring(run: Any, outputs: Path) -> bool:
     target = outputs / "fetched" / run.id
     try:
         with run.file(runs_folder.FILE).download(root=str(target), replace=True) as file:
-            runs_folder.write(outputs, from_json(json.load(file)))
+            record = from_json(checked_table(file.read()))
+        if record.key != run.id or not is_plain_name(record.sweep):
+            raise ValueError("it is the record of another run")
+        runs_folder.write(outputs, record)
     except Exception as error:  # noqa: BLE001 (one run without its record must not keep the others away)
         log.warning(
             "W&B run %s (%s) has no %s (%s): left out",

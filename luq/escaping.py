@@ -4,6 +4,7 @@ Names of models, runs and folders, settings, answers, messages of libraries, and
 the records and exported folders of others may hold anything. HTML is escaped by its templates.
 """
 
+import logging
 import re
 
 # What a terminal could obey: controls but tab and newline, marks that turn the direction of
@@ -24,6 +25,7 @@ LINE_BREAK = re.compile(r"\s*[\r\n]+\s*")
 BACKTICKS = re.compile(r"`+")
 # A cell that begins so is a formula in spreadsheets.
 FORMULA = re.compile(r"^[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
+HALVES = re.compile("[\ud800-\udfff]")
 NOT_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -57,9 +59,23 @@ def markdown_code(text: str) -> str:
 
 def cell(text: str) -> str:
     """Text for a cell of a CSV file: one that spreadsheets would compute is quoted, as they do."""
-    return f"'{text}" if FORMULA.match(text) else text
+    shown = visible(text)
+    return f"'{shown}" if FORMULA.match(text) else shown
+
+
+def encodable(text: str) -> str:
+    """Text that UTF-8 can hold: halves of characters are replaced."""
+    return HALVES.sub(REPLACEMENT, text)
 
 
 def file_name(text: str) -> str:
     """A part of a file's name, of letters, digits, points, dashes and underscores."""
     return NOT_IN_FILE_NAMES.sub("_", text).lstrip(".") or "_"
+
+
+class VisibleFormatter(logging.Formatter):
+    """Messages may hold text from anywhere: it cannot command the terminal that shows it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record, and its traceback if there is one."""
+        return visible(super().format(record))

@@ -15,6 +15,7 @@ import click
 
 from luq import __version__
 from luq.errors import LuqError, system_message, unknown
+from luq.escaping import VisibleFormatter
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}  # -m and +x=y are Hydra's
 EPILOG = """\b
@@ -291,7 +292,9 @@ def train(folder: Path, **options: Any) -> None:
     from luq.pocket.train import train as train_model
     from pipelines.console import out
 
-    logging.basicConfig(format="%(message)s")  # losses, and the tower's accuracy
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])  # losses, and the tower's accuracy
     logging.getLogger("luq").setLevel(logging.INFO)
     settings = {name: value for name, value in options.items() if value is not None}
     with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
@@ -383,7 +386,12 @@ def _open_closed_streams() -> None:
 
 
 def _print_what_can_be_printed() -> None:
-    """A stream that has no sign for a character shows its number, whatever the locale."""
+    """A stream that has no sign for a character shows its number, whatever the locale.
+
+    Warnings of commands without a log hold nothing that commands a terminal, either.
+    """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(VisibleFormatter("%(message)s"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luq.allocation.orders import Correlation
-from luq.escaping import visible
+from luq.escaping import VisibleFormatter
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
 from pipelines.record import BenchmarkFidelity, BenchmarkScore, Perplexity, RunRecord
@@ -87,13 +87,6 @@ def log_warnings() -> None:
     handler.setLevel(logging.WARNING)
     handler.setFormatter(VisibleFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-
-
-class VisibleFormatter(logging.Formatter):
-    """Messages may hold text from anywhere: it cannot command the terminal that shows it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
 
 
 class JobLog(logging.FileHandler):

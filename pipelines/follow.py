@@ -4,6 +4,7 @@ Both are made up for. A run that was killed after its record, or whose mirror fa
 lacks after the next start. A mirror that was made is noted in outputs/wandb/mirrored/KEY.json.
 """
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def follow(record: RunRecord, config: RunConfig, outputs: Path) -> None:
     target = _checkpoint(record, outputs)
     if not target.exists():
         checkpoints.export(outputs, record, target)
-    console.out.print(f"checkpoint: {target} (luq info {target})")
+    console.out.print(f"checkpoint: {target} (luq info {shlex.quote(str(target))})")
 
 
 def make_up(record: RunRecord, config: RunConfig, outputs: Path) -> None:
@@ -60,7 +61,7 @@ def make_up(record: RunRecord, config: RunConfig, outputs: Path) -> None:
     if CHECKPOINT in names:
         target = _checkpoint(record, outputs)
         checkpoints.export(outputs, record, target)
-        console.out.print(f"checkpoint: {target} (luq info {target})")
+        console.out.print(f"checkpoint: {target} (luq info {shlex.quote(str(target))})")
 
 
 def _mirror(record: RunRecord, config: RunConfig, outputs: Path) -> None:

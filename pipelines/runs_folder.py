@@ -14,6 +14,7 @@ from typing import NamedTuple
 from luq.config.building import build
 from luq.config.checks import is_plain_name, require
 from luq.errors import ConfigError, StoreError, unknown
+from luq.escaping import encodable
 from luq.store.sealed import read_table, sealed
 from luq.store.store import write_json
 from pipelines.record import RunRecord, from_json, to_json
@@ -109,7 +110,8 @@ def iterate(
         try:
             record = read(place.file)
             if place.note is not None:
-                record = replace(record, name=_noted_name(place.note), sweep=place.note.parent.name)
+                sweep_name = encodable(place.note.parent.name)  # a folder's may be any bytes
+                record = replace(record, name=_noted_name(place.note), sweep=sweep_name)
         except StoreError as error:
             if problems is None:
                 raise

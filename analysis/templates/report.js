@@ -1,6 +1,7 @@
 "use strict";
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const TIERS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"];
+const MOST_LAYERS = 9999; // a record of others may say any number
 const root = document.documentElement;
 const make = (tag, attributes = {}, ...inside) => {
   const element = Object.assign(document.createElement(tag), attributes);
@@ -84,7 +85,7 @@ function tiersOf(allocation) {
   for (const part of allocation.split(" ")) {
     const [span, tier] = part.split(":");
     const [first, last] = span.split("-").map(Number);
-    for (let i = first; i <= (last === undefined ? first : last); i++) tiers[i] = tier;
+    for (let i = first; i <= Math.min(last ?? first, MOST_LAYERS); i++) tiers[i] = tier;
   }
   return tiers;
 }

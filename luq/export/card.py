@@ -99,6 +99,18 @@ def render(facts: CardFacts, layout: str, ledger: dict[str, int]) -> str:
     )
 
 
+class _OneLine(yaml.SafeDumper):
+    """Writes each text in one line, so that none can look like the end of the head."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """A text, in double quotes where it has line breaks."""
+        style = '"' if "\n" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_OneLine.add_representer(str, _OneLine.represent_str)
+
+
 def _head(base: str) -> str:
     """The card's YAML. It is dumped, not formatted: a name may hold colons, quotes or a `#`."""
     entries = {
@@ -107,8 +119,8 @@ def _head(base: str) -> str:
         "base_model": base,
         "tags": ["luq", "quantized", "vision-language"],
     }
-    head: str = yaml.safe_dump(
-        entries, sort_keys=False, default_flow_style=None, width=float("inf")
+    head: str = yaml.dump(
+        entries, Dumper=_OneLine, sort_keys=False, default_flow_style=None, width=float("inf")
     )
     return head
 

@@ -68,7 +68,27 @@ def read_table(file: Path) -> dict[str, Any]:
         OSError: The file cannot be read.
         ValueError: It holds no table, or one that was changed after it was written.
     """
-    table = parse_table(file.read_text(encoding="utf-8"))
+    return checked_table(file.read_text(encoding="utf-8"))
+
+
+def checked_table(text: str | bytes) -> dict[str, Any]:
+    """As `read_table`, of what a file holds.
+
+    Raises:
+        ValueError: It is no table, or one that was changed after it was written.
+    """
+    table = parse_table(text)
     if METHOD in table or DIGEST in table:
         unsealed(table)
+    return _encodable(table)
+
+
+def _encodable(table: dict[str, Any]) -> dict[str, Any]:
+    """A table whose texts can be written in UTF-8: JSON may hold halves of characters."""
+    text = json.dumps(table, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        replaced: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
+        return replaced
     return table

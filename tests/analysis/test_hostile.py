@@ -18,6 +18,7 @@ from tests.pipelines.command import Done, luq
 TAG = "<img src=x onerror=alert(1)>"
 SCRIPT = "</script><script>alert(2)</script>"
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\u202e"
+HALF = "\ud800"  # of a character
 MARKUP = "[/a] [red]x[/red] `c` |d| $e$"
 FORMULA = "=1+1"
 
@@ -46,8 +47,8 @@ def hostile(record: RunRecord, number: int) -> RunRecord:
     scores = {f"{name}{TAG}{ESCAPES}|": score for name, score in record.scores.items()}
     return replace(
         record,
-        name=f"{FORMULA} {record.name} {SCRIPT}{TAG}{MARKUP}{ESCAPES} {number}",
-        command=f"{FORMULA}{TAG}{ESCAPES}",
+        name=f"{FORMULA} {record.name} {SCRIPT}{TAG}{MARKUP}{ESCAPES}{HALF} {number}",
+        command=f"{FORMULA}{TAG}{ESCAPES}{HALF}",
         sweep=FORMULA,
         device=f"{TAG}{ESCAPES}",
         split=f"{TAG}{MARKUP}",
@@ -57,13 +58,18 @@ def hostile(record: RunRecord, number: int) -> RunRecord:
     )
 
 
+def hostile_records() -> list[RunRecord]:
+    """The ladder and two mixes."""
+    records = [*ladder(), mixed(2, 74.0), mixed(4, 60.0)]
+    return [hostile(record, number) for number, record in enumerate(records)]
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hostile records and failures, in a folder whose name is hostile, too."""
     folder = tmp_path_factory.mktemp("out") / "a[" / f"a] <b>{ESCAPES}"
-    records = [*ladder(), mixed(2, 74.0), mixed(4, 60.0)]
-    for number, record in enumerate(records):
-        runs_folder.write(folder, hostile(record, number))
+    for record in hostile_records():
+        runs_folder.write(folder, record)
     words = f"{TAG}{SCRIPT}{ESCAPES}{MARKUP}"
     runs_folder.write_failure(folder, Failure("k1", words, FORMULA, words, f"{words}\n# x"))
     return folder

@@ -2,12 +2,15 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from analysis import report
-from analysis.loading import Results
+from analysis.loading import Results, load
+from pipelines import runs_folder
 from tests.analysis.synthetic import many, mixed
+from tests.analysis.test_hostile import TAG, hostile_records
 
 CHROMIUM = next(
     (
@@ -164,3 +167,33 @@ def test_light_and_dark(opened: tuple) -> None:
     page.wait_for_selector("html[data-theme=dark][data-ready=yes]")
     assert page.evaluate(background) != light
     assert console == []
+
+
+def test_names_that_are_tags_are_shown_and_do_nothing(tmp_path: Path, browser) -> None:
+    """Every mark is hovered over and clicked on: what comes up is text, too."""
+    for record in hostile_records():
+        runs_folder.write(tmp_path, record)
+    loaded = load(tmp_path)._replace(problems=[TAG])
+    built = report.build(tmp_path, TAG, loaded, tmp_path / "r")
+    context = browser.new_context(offline=True)
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(built.html.as_uri())
+    page.wait_for_selector("html[data-ready=yes]")
+    drawn = page.eval_on_selector_all(".chart", "all => all.map(c => c.dataset.drawn)")
+    assert set(drawn) == {"yes"}
+    for chart in page.locator(".chart").all():
+        mark = chart.locator("path[aria-roledescription=point], path[aria-roledescription=bar]")
+        if mark.count():
+            chart.scroll_into_view_if_needed()
+            box = mark.first.bounding_box()
+            page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            page.wait_for_selector("#vg-tooltip-element.visible")
+            page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            page.mouse.move(0, 0)
+    assert "onerror" in page.inner_text(".plan")
+    assert page.locator("img").count() == 0
+    assert page.title().startswith("LUQ report: <img")
+    assert said == []
+    context.close()

@@ -12,6 +12,7 @@ from analysis import frame, wandb_records
 from analysis.loading import load
 from luq.config import TrackingConfig
 from luq.errors import DataError
+from luq.store.sealed import sealed
 from pipelines import runs_folder
 from pipelines.record import RunRecord
 from pipelines.tracking import WandbTracker
@@ -142,3 +143,36 @@ def test_the_real_api_has_what_is_used() -> None:
 
     assert {"path", "filters"} <= set(inspect.signature(Real.runs).parameters)
     assert {"root", "replace"} <= set(inspect.signature(File.download).parameters)
+
+
+@pytest.mark.parametrize(
+    ("key", "group", "record"),
+    [
+        ("../../outside", "order", {}),
+        ("plain", "../outside", {"key": "plain"}),
+        ("plain", "/outside", {"key": "plain"}),
+        ("plain", "order", {"key": "../../outside"}),
+        ("plain", "order", {"key": "plain", "sweep": "../../outside"}),
+    ],
+)
+def test_no_name_of_a_run_leads_out_of_the_folder(
+    tracked: tuple[Api, list[RunRecord]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    key: str,
+    group: str,
+    record: dict[str, str],
+) -> None:
+    api, runs = tracked
+    file = api.files[runs[0].key]
+    assert file is not None
+    content = sealed(json.loads(file.read_text(encoding="utf-8")) | record)
+    (tmp_path / "strange.json").write_text(json.dumps(content), encoding="utf-8")
+    api.files[key], api.groups[key] = tmp_path / "strange.json", group
+    before = set(tmp_path.rglob("*"))
+    with caplog.at_level(logging.WARNING):
+        outputs = wandb_records.fetch("team/luq", tmp_path / "records" / "deep", [], api)
+    assert "left out" in caplog.text
+    made = set(tmp_path.rglob("*")) - before
+    assert all(file.is_relative_to(outputs) or file in outputs.parents for file in made)
+    assert len(load(outputs).records) == len(runs)

@@ -86,7 +86,7 @@ def test_no_cell_is_a_formula(text: str) -> None:
     stream = io.StringIO()
     csv.writer(stream).writerow([cell(text)])
     (row,) = csv.reader(io.StringIO(stream.getvalue(), newline=""))
-    assert row == [f"'{text}"]
+    assert row == [f"'{visible(text)}"]
 
 
 def test_other_cells_are_as_they_are() -> None:

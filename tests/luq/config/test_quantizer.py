@@ -95,7 +95,10 @@ INFINITY = float("inf")
 # Values that no parameter of that name can have, and what the error says is allowed.
 IMPOSSIBLE: dict[str, tuple[list[object], str]] = {
     "bits": ([0, -1, 5, 17, 10**20, NAN, 4.0, True, "4", None], "2, 3, 4 or 8|1, 2, 3 or 4|int"),
-    "group_size": ([-1, -128, 10**20, NAN, INFINITY, 64.0, True, "64", None], "0 .*or at least 1|int"),
+    "group_size": (
+        [-1, -128, 10**20, NAN, INFINITY, 64.0, True, "64", None],
+        "0 .*or at least 1|int",
+    ),
     "block": ([0, -1, NAN, INFINITY, 64.0, True, "64", None], "at least 1|int"),
     "clip_steps": ([-1, 10**20, NAN, INFINITY, 2.0, True, None], "0 or more|at most|int"),
     "descent": ([-1, 10**20, NAN, INFINITY, 2.0, True, None], "0 or more|at most|int"),

@@ -37,6 +37,13 @@ def test_a_table_of_an_earlier_version_has_no_seal(tmp_path: Path) -> None:
     assert read_table(file) == TABLE
 
 
+def test_halves_of_characters_are_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    file.write_text(json.dumps(sealed({"name": "a\ud800b", "other": ["\udcff"]})))
+    table = read_table(file)
+    assert (table["name"], table["other"]) == ("a?b", ["?"])
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -71,7 +71,7 @@ def answer(
         raise DataError(f"{image}: the processor refuses it ({error})") from error
     inputs = inputs.to(model.device, model.dtype)
     with torch.no_grad():
-        output = model.generate(**inputs, max_new_tokens=tokens, generation_config=greedy(model))
+        output = model.generate(**inputs, generation_config=greedy(model, tokens))
     new_tokens = output[:, inputs["input_ids"].shape[1] :]
     return str(processor.batch_decode(new_tokens, skip_special_tokens=True)[0]).strip()
 

@@ -13,8 +13,8 @@ from typing import get_type_hints
 import click
 
 from luq.config import RunConfig
+from pipelines.conf_folder import CONF
 
-CONF = Path(__file__).parent.parent / "conf"
 TAKES_OVERRIDES = ("run", "profile", "quantize", "evaluate", "sweep", "status")
 TAKES_SWEEP = ("sweep", "status", "rescore")
 TAKES_SWEEPS = ("report",)

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from luq.errors import ConfigError, brief, unknown
 from pipelines import console
-from pipelines.schema import CONF, check_choices, composition_error, register
+from pipelines.conf_folder import CONF
+from pipelines.schema import check_choices, composition_error, register
 
 FOLDER = CONF / "sweep"
 

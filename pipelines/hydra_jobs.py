@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines import console, run
-from pipelines.schema import CONF, check_choices, composition_error, register
+from pipelines.conf_folder import CONF
+from pipelines.schema import check_choices, composition_error, register
 
 RAISE = "HYDRA_FULL_ERROR"
 

@@ -6,7 +6,6 @@ It registers the schema, and turns a composed config into dataclasses.
 import re
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -19,9 +18,9 @@ from luq.config.building import build
 from luq.config.checks import is_plain_name, require, require_seed
 from luq.config.unread import with_what_is_read
 from luq.errors import ConfigError, unknown
+from pipelines.conf_folder import CONF
 
 OPTIONAL = ("experiment",)  # groups of which a run may have none
-CONF = Path(__file__).parent.parent / "conf"
 
 
 def defaults(kind: type) -> dict[str, Any]:

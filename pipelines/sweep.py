@@ -24,10 +24,11 @@ from luq.config import RunConfig
 from luq.errors import ConfigError, LuqError
 from luq.store.store import Store
 from pipelines import console, run, runs_folder
+from pipelines.conf_folder import CONF
 from pipelines.follow import MIRROR, Lack, lacks
 from pipelines.grid import Grid
 from pipelines.record import RunRecord
-from pipelines.schema import CONF, composition_error, to_config
+from pipelines.schema import composition_error, to_config
 
 DONE = "done"
 RUNNING = "running"

@@ -24,17 +24,22 @@ def context_length(model: Any) -> int:
     return int(getattr(text, "max_position_embeddings", DEFAULT_CONTEXT))
 
 
-def greedy(model: Any) -> "GenerationConfig":
+def greedy(model: Any, tokens: int | None = None) -> "GenerationConfig":
     """The generation config of greedy answers, with a checkpoint's own tokens that end them.
 
     What else a checkpoint's generation_config.json says is left out: Qwen2.5-VL's repetition
     penalty would change the answers, and is not in the probabilities.
+
+    Args:
+        model: Whose answers they are.
+        tokens: Of an answer, at most; None: who generates says it.
     """
     from transformers import GenerationConfig
 
     own = model.generation_config
     return GenerationConfig(  # type: ignore[no-untyped-call]  # theirs
         do_sample=False,
+        max_new_tokens=tokens,
         bos_token_id=own.bos_token_id,
         eos_token_id=own.eos_token_id,
         pad_token_id=own.pad_token_id,

@@ -3,7 +3,6 @@
 Reads folders and dataclasses only, so that a person does not wait.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -13,6 +12,8 @@ from typing import get_type_hints
 import click
 
 from luq.config import RunConfig
+from luq.escaping import visible
+from luq.store.sealed import read_table
 from pipelines.conf_folder import CONF
 
 TAKES_OVERRIDES = ("run", "profile", "quantize", "evaluate", "sweep", "status")
@@ -56,7 +57,12 @@ def candidates(words: list[str], luq: click.Group) -> list[str]:
         if before[0] not in command.commands:
             return []
         command = command.commands[before.pop(0)]
-    return sorted({word for word in _words(command, before, typed) if word.startswith(typed)})
+    words_that_fit: set[str] = set()
+    for word in _words(command, before, typed):
+        can_be_typed = visible(word) == word and "\n" not in word
+        if word.startswith(typed) and can_be_typed:
+            words_that_fit.add(word)
+    return sorted(words_that_fit)
 
 
 def _words(command: click.Command, before: list[str], typed: str) -> Iterator[str]:
@@ -109,7 +115,7 @@ def _runs(outputs: Path) -> Iterator[str]:
     """SWEEP/NAME of finished runs."""
     for note in (outputs / "sweeps").glob("*/*.json"):
         try:
-            name = json.loads(note.read_text(encoding="utf-8"))["name"]
-        except (OSError, ValueError, KeyError, TypeError):
+            name = read_table(note)["name"]
+        except (OSError, ValueError, KeyError):
             continue
         yield f"{note.parent.name}/{name}"

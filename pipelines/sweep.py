@@ -21,7 +21,7 @@ from hydra.types import HydraContext, RunMode
 from rich.text import Text
 
 from luq.config import RunConfig
-from luq.errors import ConfigError, LuqError
+from luq.errors import ConfigError, LuqError, StoreError
 from luq.store.store import Store
 from pipelines import console, run, runs_folder
 from pipelines.conf_folder import CONF
@@ -104,7 +104,10 @@ class Job:
             return State(DONE)
         if self.busy():
             return State(RUNNING)
-        failure = runs_folder.failure(self.outputs, self.key)
+        try:
+            failure = runs_folder.failure(self.outputs, self.key)
+        except StoreError as error:  # the note of one run must not hide the others
+            return State(FAILED, str(error))
         if failure is None:
             return _without_failure(record, lacking)
         first_line = failure.message.partition("\n")[0]

@@ -19,6 +19,7 @@ import pytest
 from luq.store.sealed import sealed
 from luq.store.store import JOURNAL
 from pipelines import grid
+from pipelines.sweep import Sweep
 from tests.analysis.synthetic import ladder
 from tests.pipelines.command import luq
 
@@ -359,6 +360,30 @@ def test_outputs_of_another_user(tmp_path: Path) -> None:
     done = luq("run", *SMALL, f"paths.outputs={tmp_path / 'outputs'}")
     assert done.returncode == 1
     assert "you have no right to it" in done.stderr.replace("\n", " ")
+
+
+def test_a_damaged_note_of_a_failure_does_not_hide_the_other_runs(tmp_path: Path) -> None:
+    words = ("card", f"paths.outputs={tmp_path}")
+    job = Sweep(grid.read("card"), [words[1]]).possible[0]
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / f"{job.key}.json").write_text("{")
+    done = luq("status", *words)
+    assert done.returncode == 0, done.stderr
+    assert "4 missing" in done.stdout
+    assert f"{job.key}.json cannot be read" in done.stdout.replace("\n", "")
+
+
+def test_names_that_nobody_can_type_are_not_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines import cli, runs_folder
+    from pipelines.completion import candidates
+
+    monkeypatch.setenv("LUQ_OUTPUTS", str(tmp_path))
+    runs_folder.note(tmp_path, "plain", "k1", "run 1")
+    runs_folder.note(tmp_path, "plain", "k2", "\x1b[2J")
+    (tmp_path / "sweeps" / "plain" / "k3.json").write_text("[" * 100_000)
+    assert candidates(["export", "pl"], cli.luq) == ["plain/run 1"]
 
 
 def test_status_writes_nothing(tmp_path: Path) -> None:

@@ -50,6 +50,15 @@ def outputs_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def config_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--config-dir: a folder with configs of the user's own."""
+    return click.option(
+        "--config-dir",
+        type=click.Path(path_type=Path),
+        help="A folder with own configs: DIR/model/NAME.yaml, DIR/sweep/NAME.yaml, ...",
+    )(command)
+
+
 @click.group(
     cls=Commands,
     epilog=EPILOG,
@@ -97,11 +106,12 @@ def quantize(overrides: tuple[str, ...]) -> int:
 @luq.command(context_settings=OVERRIDES)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [OVERRIDE ...]")
 @click.option("--plan", is_flag=True, help="Only say what it will cost.")
-def sweep(words: tuple[str, ...], plan: bool) -> int:
+@config_dir_option
+def sweep(words: tuple[str, ...], plan: bool, config_dir: Path | None) -> int:
     """A named sweep: run what is missing or failed. Without a name: list them."""
     from pipelines import console
 
-    chosen = _sweep(words)
+    chosen = _sweep(words, config_dir)
     if chosen is None:
         return 0
     console.log_warnings()
@@ -115,26 +125,27 @@ def sweep(words: tuple[str, ...], plan: bool) -> int:
 
 @luq.command(context_settings=OVERRIDES)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [OVERRIDE ...]")
-def status(words: tuple[str, ...]) -> int:
+@config_dir_option
+def status(words: tuple[str, ...], config_dir: Path | None) -> int:
     """Which runs of a named sweep are done, running, failed or missing."""
     from pipelines.sweep import show_status
 
-    chosen = _sweep(words)
+    chosen = _sweep(words, config_dir)
     if chosen is not None:
         show_status(chosen)
     return 0
 
 
-def _sweep(words: tuple[str, ...]) -> Any:
+def _sweep(words: tuple[str, ...], own: Path | None) -> Any:
     """The sweep that the words name; None, after a list of all, if they name none."""
     from pipelines import grid
 
     if not words or "=" in words[0] or words[0].startswith("-"):
-        grid.show_names()
+        grid.show_names(own)
         return None
     from pipelines.sweep import Sweep
 
-    return Sweep(grid.read(words[0]), list(words[1:]))
+    return Sweep(grid.read(words[0], own), list(words[1:]), own)
 
 
 @luq.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)

@@ -1,8 +1,39 @@
-"""Where the configs that ship with LUQ are."""
+"""Where configs are: those that ship with LUQ, and a user's own beside them.
+
+A user's folder (`--config-dir DIR`) has the same groups: DIR/model/NAME.yaml, DIR/experiment/...,
+DIR/sweep/NAME.yaml. Its names are added to those that ship, and none may hide one of them.
+"""
 
 from pathlib import Path
+
+from luq.errors import ConfigError
 
 HERE = Path(__file__).parent
 INSTALLED = HERE / "conf"
 # Beside the packages in a checkout, inside of this one in an installed wheel.
 CONF = INSTALLED if INSTALLED.is_dir() else HERE.parent / "conf"
+SWEEPS = "sweep"  # the folder of named sweeps, which is no group of the config
+
+
+def files(group: str, own: Path | None = None) -> dict[str, Path]:
+    """The configs of a group by name.
+
+    Args:
+        group: A folder of configs.
+        own: A user's folder of groups.
+
+    Raises:
+        ConfigError: The user's folder is none, or hides a config that ships.
+    """
+    by_name = {file.stem: file for file in (CONF / group).glob("*.yaml")}
+    if own is None:
+        return by_name
+    if not own.is_dir():
+        raise ConfigError(f"--config-dir {own}: there is no such folder")
+    for file in sorted((own / group).glob("*.yaml")):
+        if file.stem in by_name:
+            raise ConfigError(
+                f"{file} has the name of a config that ships with luq: give it another one"
+            )
+        by_name[file.stem] = file
+    return by_name

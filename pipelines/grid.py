@@ -19,10 +19,8 @@ from rich.table import Table
 
 from luq.errors import ConfigError, brief, unknown
 from pipelines import console
-from pipelines.conf_folder import CONF
+from pipelines.conf_folder import CONF, SWEEPS, files
 from pipelines.schema import check_choices, composition_error, register
-
-FOLDER = CONF / "sweep"
 
 
 class Definition(NamedTuple):
@@ -34,15 +32,25 @@ class Definition(NamedTuple):
     grid: list[dict[str, str]]
 
 
-def names() -> list[str]:
-    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+def names(own: Path | None = None) -> list[str]:
+    """The named sweeps, those of a user's folder of configs too."""
+    return sorted(files(SWEEPS, own))
 
 
-def read(name: str) -> Definition:
-    """A named sweep; a ConfigError with the nearest names if there is none."""
-    if name not in names():
-        raise unknown("sweep", name, names())
-    return _definition(FOLDER / f"{name}.yaml")
+def read(name: str, own: Path | None = None) -> Definition:
+    """A named sweep.
+
+    Args:
+        name: of a sweep that ships, or of the user's own.
+        own: a user's folder of configs.
+
+    Raises:
+        ConfigError: there is none, with the nearest names; or its file says no sweep.
+    """
+    by_name = files(SWEEPS, own)
+    if name not in by_name:
+        raise unknown("sweep", name, by_name)
+    return _definition(by_name[name])
 
 
 def _definition(file: Path) -> Definition:
@@ -95,15 +103,15 @@ def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def show_names() -> None:
+def show_names(own: Path | None = None) -> None:
     """List the named sweeps; a file that cannot be used is one line, and the others are listed."""
     table = Table(title="named sweeps", title_justify="left")
     table.add_column("name")
     table.add_column("what it asks")
     problems: list[str] = []
-    for name in names():
+    for name in names(own):
         try:
-            table.add_row(name, read(name).about)
+            table.add_row(name, read(name, own).about)
         except ConfigError as error:
             problems.append(str(error))
     console.out.print(table)
@@ -122,11 +130,12 @@ class Grid:
 
     definition: Definition
     overrides: list[str]
+    own: Path | None = None  # a user's folder of configs
     parser: OverridesParser = field(init=False)
 
     def __post_init__(self) -> None:
         register()
-        check_choices(self.task)
+        check_choices(self.task, self.own)
         self.parser = OverridesParser.create()
 
     @property
@@ -140,6 +149,13 @@ class Grid:
         """Overrides of the command line for what is no axis of the file."""
         axes = {key for part in self.definition.grid for key in part}
         return [o for o in self.task if self._key(o) not in axes]
+
+    @property
+    def search_path(self) -> list[str]:
+        """The override with which Hydra finds the user's own configs; none if there are none."""
+        if self.own is None:
+            return []
+        return [f"hydra.searchpath=['file://{self.own.resolve()}']"]
 
     @property
     def task(self) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
@@ -29,7 +30,15 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
     Raises:
         ConfigError: Hydra cannot make a config of the overrides.
     """
-    check_choices(list(overrides))
+    version.setbase(None)  # the behaviour of the installed version, as `hydra.main` is told to use
+    parser = get_args_parser()
+    parser.prog = f"luq {stage}"
+    try:
+        arguments = parser.parse_args(list(overrides))
+    except SystemExit as finished:
+        return finished.code if isinstance(finished.code, int) else 1
+    own = None if arguments.config_dir is None else Path(arguments.config_dir)
+    check_choices(arguments.overrides, own)
     console.log_warnings()
     register()
     failures = run.Failures()
@@ -37,13 +46,10 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
     def job(composed: DictConfig) -> None:
         run.job(stage, composed, failures=failures)
 
-    version.setbase(None)  # the behaviour of the installed version, as `hydra.main` is told to use
-    parser = get_args_parser()
-    parser.prog = f"luq {stage}"
     try:
         with _errors_come_through():
             _run_hydra(
-                args=parser.parse_args(list(overrides)),
+                args=arguments,
                 args_parser=parser,
                 task_function=job,
                 config_path=str(CONF),

@@ -28,6 +28,7 @@ from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console, devices, runs_folder
 from pipelines.allocate import LayerScores
+from pipelines.conf_folder import CONF
 from pipelines.execute import RunIdentity, choose, execute, workbench
 from pipelines.follow import follow, make_up
 from pipelines.graph import Graph
@@ -63,7 +64,15 @@ def command(config: RunConfig) -> str:
         name = override.lstrip("+").partition("=")[0]
         if not override.startswith(UNREPEATED) and reads(config, name):
             overrides.append(override)
-    return shlex.join(["luq", "run", *overrides])
+    return shlex.join(["luq", "run", *_own_configs(), *overrides])
+
+
+def _own_configs() -> list[str]:
+    """The option that names the user's folder of configs, if Hydra looked into one."""
+    for source in HydraConfig.get().runtime.config_sources:
+        if source.schema == "file" and Path(source.path) != CONF:
+            return ["--config-dir", str(source.path)]
+    return []
 
 
 def job_name(overrides: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ It registers the schema, and turns a composed config into dataclasses.
 import re
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -18,7 +19,7 @@ from luq.config.building import build
 from luq.config.checks import is_plain_name, require, require_seed
 from luq.config.unread import with_what_is_read
 from luq.errors import ConfigError, unknown
-from pipelines.conf_folder import CONF
+from pipelines.conf_folder import CONF, files
 
 OPTIONAL = ("experiment",)  # groups of which a run may have none
 
@@ -114,8 +115,13 @@ def settings_of(overrides: Sequence[str]) -> list[str]:
     return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
-def check_choices(overrides: list[str]) -> None:
-    """A ConfigError with the nearest names for a config group's choice that does not exist."""
+def check_choices(overrides: Sequence[str], own: Path | None = None) -> None:
+    """A ConfigError with the nearest names for a config group's choice that does not exist.
+
+    Args:
+        overrides: as they are given.
+        own: a user's folder of configs.
+    """
     for override in overrides:
         group, equals, value = override.lstrip("+").partition("=")
         if group == "sweep" and equals:
@@ -128,7 +134,7 @@ def check_choices(overrides: list[str]) -> None:
         folder = CONF / group
         if not equals or "." in group or not folder.is_dir():
             continue
-        known = [file.stem for file in folder.glob("*.yaml")]
+        known = files(group, own)
         none = ("null", "") if group in OPTIONAL else ()
         for name in value.split(","):
             if name not in (*known, *none) and "(" not in name:

@@ -140,7 +140,8 @@ class Sweep(Grid):
             for overrides in self.combinations():
                 name = run.job_name([o for o in overrides if o not in self.base])
                 try:
-                    config = to_config(compose("run", overrides), self.base)
+                    composed = compose("run", [*overrides, *self.search_path])
+                    config = to_config(composed, self.base)
                     jobs.append(Job(name, overrides, config))
                 except HydraException as error:
                     reason = str(composition_error(error))
@@ -166,7 +167,7 @@ class Sweep(Grid):
             try:
                 config = hydra.compose_config(
                     "run",
-                    [*of_hydra, *places],
+                    [*of_hydra, *places, *self.search_path],
                     run_mode=RunMode.MULTIRUN,
                     with_log_configuration=False,
                 )

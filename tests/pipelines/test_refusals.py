@@ -208,18 +208,15 @@ SWEEPS = {
 
 
 @pytest.mark.parametrize("content", SWEEPS.values(), ids=SWEEPS)
-def test_one_broken_sweep_does_not_break_the_list(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
-) -> None:
-    for file in grid.FOLDER.glob("*.yaml"):
-        shutil.copy(file, tmp_path)
-    (tmp_path / "mine.yaml").write_text(content)
-    monkeypatch.setattr(grid, "FOLDER", tmp_path)
-    done = luq("sweep")
+def test_one_broken_sweep_does_not_break_the_list(tmp_path: Path, content: str) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "mine.yaml").write_text(content)
+    done = luq("sweep", "--config-dir", str(tmp_path))
     assert "pareto" in done.stdout
     assert "mine.yaml" in done.stderr.replace("\n", "")
     assert "Traceback" not in done.stderr
-    done = luq("sweep", "mine", f"paths.outputs={tmp_path / 'outputs'}")
+    words = ("--config-dir", str(tmp_path), f"paths.outputs={tmp_path / 'outputs'}")
+    done = luq("sweep", "mine", *words)
     assert done.returncode == 1
     assert "mine.yaml" in done.stderr.replace("\n", "")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -116,21 +117,34 @@ def settings_of(overrides: Sequence[str]) -> list[str]:
 
 
 def check_choices(overrides: Sequence[str], own: Path | None = None) -> None:
-    """A ConfigError with the nearest names for a config group's choice that does not exist.
+    """Refuse overrides that cannot be read, and choices of config groups that do not exist.
 
     Args:
         overrides: as they are given.
         own: a user's folder of configs.
+
+    Raises:
+        ConfigError: it names the override, and the nearest choices.
     """
+    parser = OverridesParser.create()
     for override in overrides:
         group, equals, value = override.lstrip("+").partition("=")
+        try:
+            parser.parse_override(override)
+            is_readable = bool(group)
+        except HydraException:
+            is_readable = False
+        if not is_readable:
+            raise ConfigError(
+                f"{override!r} cannot be read: it must be setting=value, and a value with "
+                "brackets, commas, quotes or spaces needs quotes of its own, as in "
+                "\"group='a, b'\""
+            )
         if group == "sweep" and equals:
             raise ConfigError(
                 f"sweep={value}: start a named sweep with `luq sweep {value}`, group runs with "
                 f"group={value}"
             )
-        if equals and not group:
-            raise ConfigError(f"{override!r} is no override: it must be setting=value")
         folder = CONF / group
         if not equals or "." in group or not folder.is_dir():
             continue

@@ -103,7 +103,7 @@ def check_lesson(name: str) -> None:
     forms_of_subjects = [f"{subject}-{form}" for subject in SUBJECTS for form in FORMS]
     known = {*LESSONS, *MIXTURE, *SUBJECTS, *FORMS, *FOCUS, *forms_of_subjects}
     if name not in known:
-        raise unknown("lesson", name, known)
+        raise unknown("lesson in focus", name, known)
 
 
 def _share(shares: tuple[float, ...], progress: float) -> float:

@@ -21,12 +21,13 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from luq.errors import StoreError
+from luq.config.building import build
+from luq.errors import ConfigError, StoreError
 from luq.store import durable
 from luq.store.artefact import Artefact, Holdings, Progress, Tools
 from luq.store.digests import sha256_of
 from luq.store.keys import LENGTH
-from luq.store.sealed import read_table, sealed
+from luq.store.sealed import parse_table, read_table, sealed
 from luq.store.versions import versions
 
 log = logging.getLogger(__name__)
@@ -330,14 +331,14 @@ class Store:
             journal.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
 
     def built(self) -> list[Built]:
-        """What was ever made here, by any process. Lines that a kill tore are left out."""
+        """What was ever made here, by any process. Lines that are torn or damaged are left out."""
         file = self.root / JOURNAL
         entries: list[Built] = []
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = file.read_bytes().splitlines() if file.exists() else []
         for line in lines:
             try:
-                entries.append(Built(**json.loads(line)))
-            except (ValueError, TypeError):
+                entries.append(build(Built, parse_table(line), strict=False))
+            except (ValueError, ConfigError):
                 continue
         return entries
 

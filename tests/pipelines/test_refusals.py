@@ -67,7 +67,9 @@ CASES = {
         "run allocation=budget allocation.bits=inf paths.outputs={place}", "bits=inf"
     ),
     "no setting": Case("run alocation.k=2 paths.outputs={place}", "did you mean allocation.k"),
-    "no grammar": Case("run allocation.k=[1 paths.outputs={place}", "input '[1'"),
+    "no grammar": Case(
+        "run allocation.k=[1 paths.outputs={place}", "'allocation.k=[1' cannot be read"
+    ),
     "group above": Case("run group=../x paths.outputs={place}", "a plain name"),
     "group elsewhere": Case("run group=/x paths.outputs={place}", "a plain name"),
     "group of escapes": Case("run group='\x1b[2J' paths.outputs={place}", "group"),

@@ -198,3 +198,13 @@ def test_what_a_kill_after_the_rename_left_is_tidied_by_the_next(tmp_path: Path)
     partial.write_text("{}")
     later.get(Note("a"))
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("line", [b"\xff\x82", b"[1]", b"{", b'{"stage": 1}', b"[" * 100_000])
+def test_damaged_lines_of_the_journal_are_left_out(tmp_path: Path, line: bytes) -> None:
+    store = Store(tmp_path)
+    store.get(Note("a"))
+    with (tmp_path / "built.jsonl").open("ab") as journal:
+        journal.write(line + b"\n")
+    store.get(Note("b"))
+    assert [built.what for built in store.built()] == [Note("a").description, Note("b").description]

@@ -8,7 +8,7 @@ import torch
 from luq.config import ModelConfig
 from luq.errors import DataError
 from luq.export.about import NATIVE_LAYOUT, read_about
-from luq.export.checksums import check_before_loading
+from luq.export.checksums import check_before_loading, check_complete
 from luq.models import devices
 from luq.models.asking import greedy, plain_text
 from luq.models.checkpoint import compute_dtype
@@ -25,7 +25,9 @@ def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:
     """Model and processor of a folder, in the type that runs are scored in."""
     devices.require(device)
     device = devices.resolve(device)
-    if read_about(folder).layout != NATIVE_LAYOUT:  # the loader of our own layout does it itself
+    about = read_about(folder)
+    check_complete(folder, about)
+    if about.layout != NATIVE_LAYOUT:  # the loader of our own layout does it itself
         check_before_loading(folder)
     model = load_model(folder, getattr(torch, compute_dtype(folder, device)))
     config = ModelConfig(folder.name, str(folder))

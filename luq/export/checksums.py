@@ -87,24 +87,46 @@ def verify(folder: Path) -> ExportedFolder:
     return about
 
 
+def _choice() -> str:
+    """How thoroughly the environment wants folders to be compared."""
+    choice = os.environ.get(VARIABLE) or AUTO
+    if choice not in CHOICES:
+        raise ConfigError(f"{VARIABLE}={choice!r}: it is one of {', '.join(CHOICES)}")
+    return choice
+
+
+def check_complete(folder: Path, about: ExportedFolder) -> None:
+    """Refuse a folder that lacks a file: model, tokenizer and processor are about to be loaded.
+
+    Raises:
+        ModelError: Names the first file that is missing.
+    """
+    for name in about.files:
+        if _choice() != NEVER and not (folder / name).exists():
+            raise ModelError(
+                f"{folder / name} is missing: copy, download or export the folder again"
+            )
+
+
 def check_before_loading(folder: Path) -> None:
     """Compare a folder with its checksums as thoroughly as the environment asks.
 
-    A folder that LUQ did not export, or an earlier version of it, has none.
+    A folder that LUQ did not export, or an earlier version of it, has none. Files that are not
+    there are not missed.
 
     Raises:
         ModelError: Names the first file that differs.
         ConfigError: LUQ_VERIFY is none of the choices.
     """
-    choice = os.environ.get(VARIABLE) or AUTO
-    if choice not in CHOICES:
-        raise ConfigError(f"{VARIABLE}={choice!r}: it is one of {', '.join(CHOICES)}")
+    choice = _choice()
     if choice == NEVER or not (folder / ABOUT).exists():
         return
     about = read_about(folder)
     are_all_bytes_read = choice == ALWAYS or about.file_bytes < QUICK_BYTES
     for name, checksum in about.files.items():
         file = folder / name
+        if not file.exists():
+            continue  # what is needed is missed by what loads it; a model needs no tokenizer
         difference = _difference(file, checksum)
         if not difference and (are_all_bytes_read or file.suffix != WEIGHTS):
             difference = _content_difference(file, checksum)

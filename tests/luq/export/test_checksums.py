@@ -14,7 +14,7 @@ from luq.config.building import build
 from luq.errors import ConfigError, ModelError
 from luq.export import checksums
 from luq.export.about import ABOUT, about_json, read_about
-from luq.export.checksums import VARIABLE, check_before_loading, verify
+from luq.export.checksums import VARIABLE, check_before_loading, check_complete, verify
 from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import write_layer
 from luq.models.vlm import VLM
@@ -99,8 +99,16 @@ def test_missing_and_other_files_are_named(
     damage(copy)
     with pytest.raises(ModelError, match=said):
         verify(copy)
-    with pytest.raises(ModelError, match=said):
-        check_before_loading(copy)
+    if said != "missing":
+        with pytest.raises(ModelError, match=said):
+            check_before_loading(copy)
+
+
+def test_a_model_is_loaded_without_its_tokenizer(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    check_before_loading(copy)
+    with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
+        check_complete(copy, read_about(copy))
 
 
 def test_all_that_is_damaged_is_said_at_once(copy: Path) -> None:

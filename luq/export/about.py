@@ -17,6 +17,11 @@ from luq.store.sealed import read_table, sealed
 FORMAT_VERSION = 1
 NATIVE_LAYOUT = "luq"  # the folder's own layout, beside those of other libraries
 ABOUT = "luq.json"
+# An entry of config.json in which transformers looks for the name of the weight file. Without LUQ
+# it would load a packed folder with random linears and a warning: it stops with this text instead.
+# `luq.export.hf` takes it away.
+GUARD_ENTRY = "transformers_weights"
+GUARD = "this model is packed by LUQ: `pip install luq`, and `import luq` before from_pretrained"
 T = TypeVar("T")
 
 

@@ -19,6 +19,8 @@ from luq.errors import ModelError
 from luq.export.about import (
     ABOUT,
     FORMAT_VERSION,
+    GUARD,
+    GUARD_ENTRY,
     NATIVE_LAYOUT,
     ExportedFolder,
     ExportedRun,
@@ -144,7 +146,7 @@ def _export(
         for shard in shards:
             writer.write(shard)
         ledger = writer.finish()
-        _write_settings(model, scratch, quantization)
+        _write_settings(model, scratch, quantization, layout)
         about = ExportedFolder(layout.name, ledger, sum(ledger.values()), run, checksums(scratch))
         write_json(scratch / ABOUT, about_json(about))
         if card is not None:
@@ -254,7 +256,9 @@ class _WeightWriter:
         return self.ledger | {"header": file_bytes - tensor_bytes}
 
 
-def _write_settings(model: PackedModel, folder: Path, quantization: dict[str, Any]) -> None:
+def _write_settings(
+    model: PackedModel, folder: Path, quantization: dict[str, Any], layout: Layout
+) -> None:
     """Write the config, and copy tokenizer, processor and what else is not a weight."""
     for pattern in SETTINGS:
         for file in model.source.glob(pattern):
@@ -262,6 +266,8 @@ def _write_settings(model: PackedModel, folder: Path, quantization: dict[str, An
                 shutil.copyfile(file, folder / file.name)
     config = json.loads((model.source / CONFIG).read_text(encoding="utf-8"))
     config["quantization_config"] = quantization
+    if layout.name == NATIVE_LAYOUT:
+        config[GUARD_ENTRY] = GUARD
     write_json(folder / CONFIG, config)
     if model.image_processor:
         _set_image_processor(folder, model.image_processor)

@@ -15,7 +15,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from luq.errors import ModelError
-from luq.export.about import FORMAT_VERSION
+from luq.export.about import FORMAT_VERSION, GUARD, GUARD_ENTRY
 from luq.export.checksums import check_before_loading
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
@@ -78,6 +78,16 @@ class LuqQuantizer(HfQuantizer):
 
     requires_calibration = True  # weights are packed by `luq run`, not by from_pretrained
     quantization_config: Any
+
+    def update_attn_implementation(self, config: Any) -> Any:
+        """The model's config without what stops transformers where LUQ is missing.
+
+        Of what transformers calls between reading the config and looking for the weight files,
+        this is given the config.
+        """
+        if getattr(config, GUARD_ENTRY, None) == GUARD:
+            delattr(config, GUARD_ENTRY)
+        return config
 
     def _process_model_before_weight_loading(
         self, model: Any, checkpoint_files: Sequence[str] | None = None, **_: Any

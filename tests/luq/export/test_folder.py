@@ -21,7 +21,7 @@ from luq.config import QuantizerConfig
 from luq.config.building import build
 from luq.errors import ModelError
 from luq.export import folder as folders
-from luq.export.about import ABOUT, read_about
+from luq.export.about import ABOUT, GUARD, GUARD_ENTRY, read_about
 from luq.export.folder import LINEAR, TOWER, PackedModel, export
 from luq.formats.layer_file import read_layer, write_layer
 from luq.models.checkpoint import check_files
@@ -141,6 +141,16 @@ def test_a_fresh_process_gets_the_same_bits_and_says_the_same(
     finally:
         vlm.restore()
     assert fresh["tokens"] == tokens[0].tolist()
+
+
+@pytest.mark.parametrize("auto", ["AutoModelForImageTextToText", "AutoModel"])
+def test_without_luq_transformers_stops_with_a_sentence(exported: Path, auto: str) -> None:
+    """Where LUQ is not installed, or not imported: random linears would answer nonsense."""
+    program = f"import transformers, sys; transformers.{auto}.from_pretrained(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(exported)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "`pip install luq`, and `import luq` before from_pretrained" in done.stderr
 
 
 def test_the_ledger_is_the_file(exported: Path) -> None:
@@ -469,6 +479,7 @@ def test_the_config_is_the_source_s_and_what_is_packed(exported: Path) -> None:
     source = json.loads((SOURCE / "config.json").read_text())
     config = json.loads((exported / "config.json").read_text())
     packing = config.pop("quantization_config")
+    assert config.pop(GUARD_ENTRY) == GUARD
     assert config == source
     assert packing["quant_method"] == "luq"
     assert packing["format_version"] == 1

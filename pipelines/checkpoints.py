@@ -11,7 +11,7 @@ from luq.errors import ModelError
 from luq.export import checksums
 from luq.export.about import NATIVE_LAYOUT, ExportedRun, read_about
 from luq.export.card import CardFacts, ScoreRow
-from luq.models.checkpoint import fingerprint, resolve_path
+from luq.models.checkpoint import fingerprint, resolve_path, stored_dtype
 from luq.models.settings_files import read_config
 from luq.plugins import plugin
 from luq.store.store import Store
@@ -88,9 +88,9 @@ def export(outputs: Path, record: RunRecord, target: Path, layout: str = NATIVE_
     from luq.export.folder import export as write_folder
     from luq.models.processors import load_processor
 
-    chosen_layout = _layout(layout)
     config = record.config.model
     source = resolve_path(config)
+    chosen_layout = _layout(layout, source)
     if fingerprint(source) != record.model_fingerprint:
         raise ModelError(
             f"{source} is not the checkpoint that the run {record.key} quantized (or that run is "
@@ -106,11 +106,17 @@ def export(outputs: Path, record: RunRecord, target: Path, layout: str = NATIVE_
     return write_folder(model, target, exported_run(record), card_facts(record), chosen_layout)
 
 
-def _layout(name: str) -> "Layout":
+def _layout(name: str, source: Path) -> "Layout":
+    """The layout of a name; the source says in which type numbers are."""
+    from luq.export.dequantized import DEQUANTIZED, dequantized
     from luq.export.folder import NATIVE
 
     if name == NATIVE_LAYOUT:
         return NATIVE
+    if name == DEQUANTIZED:
+        import torch
+
+        return dequantized(getattr(torch, stored_dtype(source)))
     if find_spec("compressed_tensors") is None:
         raise ModelError(
             "--format compressed-tensors needs its package: pip install compressed-tensors"
@@ -121,7 +127,7 @@ def _layout(name: str) -> "Layout":
 
 
 def export_run(outputs: Path, run: str, target: Path, layout: str = NATIVE_LAYOUT) -> None:
-    """`luq export RUN DIR [--format compressed-tensors]`."""
+    """`luq export RUN DIR [--format compressed-tensors|dequantized]`."""
     folder = export(outputs, runs_folder.find(outputs, run), target, layout)
     info(folder)
     first = "import luq; " if layout == NATIVE_LAYOUT else ""
@@ -156,6 +162,8 @@ def info(folder: Path, verify: bool = False) -> None:
     console.out.print(table)
     if about.run is not None:
         _show_run(about.run)
+    if about.layout == "dequantized":
+        console.out.print("plain weights: allocation and bits are those of the packed model")
     if file_bytes != about.file_bytes:
         raise ModelError(
             f"{folder}: the weight files do not have the bytes that its ledger counts: export or "

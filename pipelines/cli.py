@@ -195,7 +195,7 @@ def rescore(sweep: str | None, outputs: Path) -> None:
 @click.option(
     "--format",
     "layout",
-    type=click.Choice(["luq", "compressed-tensors"]),
+    type=click.Choice(["luq", "compressed-tensors", "dequantized"]),
     default="luq",
     show_default=True,
     help="How packed linears stand in the folder.",

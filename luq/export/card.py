@@ -38,6 +38,7 @@ Made with luq {version}: {command}, calibrated on {calibration}.
 REQUIREMENTS = {  # by layout: what has to be there before transformers can load it
     "luq": "import luq  # pip install luq",
     "compressed-tensors": "# pip install compressed-tensors",
+    "dequantized": "# plain weights: the values of the packed model, not its size",
 }
 
 

@@ -52,7 +52,7 @@ class Layout(NamedTuple):
     """How packed linears stand in a folder."""
 
     name: str
-    # The `quantization_config`, from the layers' folders and tiers.
+    # The `quantization_config`, from the layers' folders and tiers; empty if there is none.
     config: Callable[[Sequence[Path], Sequence[str]], dict[str, Any]]
     # What the file holds of one linear.
     tensors: Callable[[PackedWeight], Tensors]
@@ -265,7 +265,8 @@ def _write_settings(
             if file.name not in (INDEX, CONFIG, ABOUT):
                 shutil.copyfile(file, folder / file.name)
     config = json.loads((model.source / CONFIG).read_text(encoding="utf-8"))
-    config["quantization_config"] = quantization
+    if quantization:
+        config["quantization_config"] = quantization
     if layout.name == NATIVE_LAYOUT:
         config[GUARD_ENTRY] = GUARD
     write_json(folder / CONFIG, config)

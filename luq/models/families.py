@@ -51,6 +51,7 @@ VISION_FAMILIES = {
     "mistral3": Family("Pixtral and Mistral 3"),
     "gemma4": Family("Gemma 4"),
     "glm4v": Family("GLM-4V", bounds_pixels=True),
+    "lfm2_vl": Family("LFM2-VL"),
     "ovis2": Family("Ovis 2"),
     "minicpmv4_6": Family("MiniCPM-V 4.6", joins_images=False),
     "mllama": Family("Llama 3.2 Vision"),

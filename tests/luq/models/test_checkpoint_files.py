@@ -264,7 +264,11 @@ CASES: dict[str, tuple[str, Change, str]] = {
     "no JSON": ("pocket_llava", file("config.json", "{"), r"config\.json cannot be read"),
     "a list": ("pocket_llava", file("config.json", "[]"), r"no JSON object"),
     "no model_type": ("pocket_llava", settings(model_type=None), r"has no model_type"),
-    "an unknown one": ("pocket_llava", settings(model_type="lava"), r"unknown model_type 'lava'.*llava"),
+    "an unknown one": (
+        "pocket_llava",
+        settings(model_type="lava"),
+        r"unknown model_type 'lava'.*llava",
+    ),
     "one that is no name": ("pocket_llava", settings(model_type=["llava"]), r"model_type=\['llav"),
     "experts": (
         "pocket_qwen",

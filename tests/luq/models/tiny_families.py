@@ -282,6 +282,17 @@ VISION = {
         images=("ovis2.image_processing_pil_ovis2", "Ovis2ImageProcessorPil", {"size": SQUARE}),
         processor={"image_seq_length": 4},
     ),
+    "lfm2_vl": _vision(
+        "lfm2_vl",
+        {"model_type": "lfm2", "layer_types": ["conv", "full_attention", "conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+        {**TOWER, "num_hidden_layers": 2, "num_patches": 16, "patch_size": 14, "vision_use_head": False},
+        lambda ids: {"image_token_id": ids["image_token"], "projector_hidden_size": 32, "downsample_factor": 2},
+        image="<image>",
+        tokens={"image_token": "<image>", "image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>", "image_thumbnail": "<|img_thumbnail|>"},
+        images=("lfm2_vl.image_processing_lfm2_vl", "Lfm2VlImageProcessor", {
+            "tile_size": 56, "min_image_tokens": 4, "max_image_tokens": 16, "encoder_patch_size": 14, "downsample_factor": 2, "max_num_patches": 64,
+        }),
+    ),
     "mllama": _vision(
         "mllama", {"num_hidden_layers": 4, "cross_attention_layers": [1]},
         {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 2, "image_size": SIDE,

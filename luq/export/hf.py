@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -97,7 +98,7 @@ class LuqQuantizer(HfQuantizer):
         self, model: Any, checkpoint_files: Sequence[str] | None = None, **_: Any
     ) -> Any:
         entries = self.quantization_config.layers
-        layers = find_layers(model)
+        layers = _decoder_layers(model)
         if len(layers) != len(entries):
             raise ModelError(
                 f"the folder's config packs {len(entries)} layers, but its model has "
@@ -161,6 +162,16 @@ class LuqQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Adapters on packed linears are trained; the packed weights are not."""
         return True
+
+
+def _decoder_layers(model: Any) -> Any:
+    """A model's decoder layers, also of one without a head, as AutoModel makes it."""
+    if model.base_model is not model:
+        return find_layers(model)
+    whole: Any = nn.Module()
+    whole.config = model.config
+    whole.add_module(model.base_model_prefix, model)
+    return find_layers(whole)
 
 
 def _complete_when_saved(kind: Any) -> None:

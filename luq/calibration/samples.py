@@ -25,6 +25,12 @@ class Sample:
         return self.input_ids.numel()
 
     @property
+    def extra_shapes(self) -> str:
+        """What samples must have in common so that their pixels can be put one after another."""
+        shapes = {name: tuple(tensor.shape[1:]) for name, tensor in self.extra.items()}
+        return str(sorted(shapes.items()))
+
+    @property
     def multimodal(self) -> bool:
         return bool(self.image_mask.any())
 
@@ -78,13 +84,14 @@ class CalibrationSet:
         return torch.where(torch.cat([s.image_mask for s in batch]), self.image_weight, 1.0)
 
     def batches(self, tokens: int = 2048) -> Iterator[list[Sample]]:
-        """Samples of equal length and kind together, at most `tokens` a batch, so that nothing is
-        ever padded.
+        """Samples of equal length, kind and pixel shapes together, at most `tokens` a batch, so
+        that nothing is ever padded.
         """
-        by_shape: dict[tuple[int, bool], list[Sample]] = {}
+        by_shape: dict[tuple[int, bool, str], list[Sample]] = {}
         for sample in self.samples:
-            by_shape.setdefault((sample.tokens, sample.multimodal), []).append(sample)
-        for (length, _), group in sorted(by_shape.items(), key=lambda item: item[0]):
+            key = (sample.tokens, sample.multimodal, sample.extra_shapes)
+            by_shape.setdefault(key, []).append(sample)
+        for (length, _, _), group in sorted(by_shape.items(), key=lambda item: item[0]):
             size = max(1, tokens // length)
             for start in range(0, len(group), size):
                 yield group[start : start + size]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -19,13 +18,14 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from luq.errors import ModelError
 from luq.export.about import ABOUT, FORMAT_VERSION, GUARD, GUARD_ENTRY, read_about
 from luq.export.checksums import check_before_loading
+from luq.export.packed_model import Place, packed_linears, place_of
 from luq.export.saving import NOTHING, LoadedFolder, complete, tensor_types
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
 from luq.formats.linear import PackedLinear
-from luq.models.families import LINEARS
-from luq.models.vlm import find_layers
-from luq.models.weight_files import plain_name, stored_tensors
+from luq.models.decoder import find_layers, linears_of
+from luq.models.families import short_name
+from luq.models.weight_files import stored_tensors
 
 METHOD = "luq"
 HUB_SETTINGS = ("commit_message", "create_pr", "private", "token")  # of save_pretrained
@@ -98,27 +98,26 @@ class LuqQuantizer(HfQuantizer):
         self, model: Any, checkpoint_files: Sequence[str] | None = None, **_: Any
     ) -> Any:
         entries = self.quantization_config.layers
-        layers = _decoder_layers(model)
+        layers = find_layers(model)
         if len(layers) != len(entries):
             raise ModelError(
                 f"the folder's config packs {len(entries)} layers, but its model has "
                 f"{len(layers)}: export it again"
             )
         for index, layer in enumerate(layers):
-            for name in LINEARS:
-                parent, _dot, short_name = name.rpartition(".")
-                plain: Any = layer.get_submodule(name)
+            for name, original in linears_of(layer).items():
+                parent, _dot, attribute = name.rpartition(".")
                 try:
                     tier = entries[index]["tier"]
-                    weight = _skeleton(entries[index]["linears"][short_name])
+                    weight = _skeleton(entries[index]["linears"][short_name(name)])
                 except _NOT_AS_WRITTEN as error:
                     raise ModelError(
                         f"the folder's config does not say how layers.{index}.{name} is packed "
                         f"({error!r}): export it again"
                     ) from error
-                dtype = plain.weight.dtype
-                linear = PackedLinear(weight, tier, plain.bias, compute_dtype=dtype)
-                setattr(layer.get_submodule(parent), short_name, linear)
+                dtype = original.weight.dtype
+                linear = PackedLinear(weight, tier, original.bias, compute_dtype=dtype)
+                setattr(layer.get_submodule(parent), attribute, linear)
         # The checksums come last: the other checks say more than that a file differs.
         for folder in {Path(file).parent for file in checkpoint_files or ()}:
             _check_shapes(folder, model)
@@ -164,16 +163,6 @@ class LuqQuantizer(HfQuantizer):
         return True
 
 
-def _decoder_layers(model: Any) -> Any:
-    """A model's decoder layers, also of one without a head, as AutoModel makes it."""
-    if model.base_model is not model:
-        return find_layers(model)
-    whole: Any = nn.Module()
-    whole.config = model.config
-    whole.add_module(model.base_model_prefix, model)
-    return find_layers(whole)
-
-
 def _complete_when_saved(kind: Any) -> None:
     """Have a class of models write what an exported folder has when it saves a packed model.
 
@@ -213,24 +202,22 @@ def _complete_when_saved(kind: Any) -> None:
 
 def _check_shapes(folder: Path, model: Any) -> None:
     """A ModelError that names a packed linear's buffer which the files lack or have otherwise."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, entry in stored_tensors(folder).items():
-        shapes[plain_name(name)] = entry.shape
-    for name, module in model.named_modules():
-        if not isinstance(module, PackedLinear):
-            continue
-        for buffer, tensor in module.named_buffers(recurse=False):
-            expected = tuple(tensor.shape)
-            stored = shapes.get(plain_name(f"{name}.{buffer}"))
+    shapes: dict[Place | None, tuple[int, ...]] = {}
+    for stored_name, entry in stored_tensors(folder).items():
+        shapes[place_of(stored_name)] = entry.shape
+    for (index, name), linear in packed_linears(model).items():
+        for buffer, tensor in linear.packed.buffers.items():
+            stored = shapes.get(Place(index, name, buffer))
             if stored is None:
                 raise ModelError(
-                    f"{folder}: the weight files lack {name}.{buffer}: copy, download or export "
-                    "the folder again"
+                    f"{folder}: the weight files lack {buffer} of layers.{index}.{name}: copy, "
+                    "download or export the folder again"
                 )
-            if stored != expected:
+            if stored != tuple(tensor.shape):
                 raise ModelError(
-                    f"{folder}: {name} has {buffer} of the shape {list(stored)} in the files, but "
-                    f"config.json makes it {list(expected)}: export the folder again"
+                    f"{folder}: layers.{index}.{name} has {buffer} of the shape {list(stored)} in "
+                    f"the files, but config.json makes it {list(tensor.shape)}: export the folder "
+                    "again"
                 )
 
 

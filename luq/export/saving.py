@@ -21,7 +21,7 @@ from luq.export.about import (
     about_json,
 )
 from luq.export.checksums import checksums
-from luq.formats.linear import PackedLinear
+from luq.export.packed_model import Place, packed_linears, place_of
 from luq.models.families import part_of
 from luq.models.settings_files import CONFIG, read_settings
 from luq.models.weight_files import plain_name, shards_of, stored_tensors
@@ -65,18 +65,17 @@ def complete(folder: Path, model: nn.Module, loaded: LoadedFolder) -> None:
 
 def _ledger(folder: Path, model: nn.Module) -> dict[str, int]:
     """Bytes per class of what the weight files hold, their headers too: sums to the files."""
-    classes_of_buffers: dict[str, str] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, PackedLinear):
-            for buffer, ledger_class in module.packed.classes.items():
-                classes_of_buffers[plain_name(f"{name}.{buffer}")] = ledger_class
+    classes: dict[Place | None, str] = {}
+    for (index, name), linear in packed_linears(model).items():
+        for buffer in linear.packed.buffers:
+            classes[Place(index, name, buffer)] = linear.packed.classes[buffer]
     ledger: dict[str, int] = {}
     file_bytes = 0
     for shard in shards_of(folder):
         file_bytes += (folder / shard).stat().st_size
         with safe_open(folder / shard, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
-                ledger_class = classes_of_buffers.get(plain_name(name)) or part_of(name)
+                ledger_class = classes.get(place_of(name)) or part_of(name)
                 size = file.get_tensor(name).nbytes
                 ledger[ledger_class] = ledger.get(ledger_class, 0) + size
     return ledger | {"header": file_bytes - sum(ledger.values())}

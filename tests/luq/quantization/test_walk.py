@@ -25,7 +25,7 @@ from luq.formats.sizes import memory
 from luq.models.families import LINEARS
 from luq.models.vlm import VLM, load_vlm
 from luq.quantization.layer import hessians, quantize_layer
-from luq.quantization.states import first_inputs, layer_output
+from luq.quantization.states import first_inputs
 from luq.quantization.walk import Walk, assert_installed, install
 from tests.conftest import pocket_samples
 from tests.luq.quantization.packing_by_hand import pack
@@ -128,7 +128,7 @@ def test_exact_equals_quantizing_by_hand(
     install(vlm, folders[:1])
     try:
         for state in states:
-            state.hidden = layer_output(vlm.layers[0], state)
+            state.advance(state.output(vlm.layers[0]))
     finally:
         vlm.restore()
     by_hand = quantize_layer(vlm, 1, tier, states)

@@ -144,7 +144,7 @@ class LuqQuantizer(HfQuantizer):
         """
         if dtype is not None:
             model.to(dtype)
-        return super().dequantize(model, model.dtype)
+        return super().dequantize(model, model.dtype)  # type: ignore[no-untyped-call]
 
     def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
         # Linears are trained where the embeddings are: not in a model that has an adapter.

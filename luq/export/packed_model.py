@@ -1,6 +1,8 @@
-"""The packed linears of a model that transformers loaded, and where their buffers stand in files."""
+"""The packed linears of a model in transformers, and where their buffers stand in files."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+from torch import nn
 
 from luq.formats.linear import PackedLinear
 from luq.models.decoder import decoder_of
@@ -29,7 +31,8 @@ def place_of(name: str) -> Place | None:
 def packed_linears(model: Any) -> dict[tuple[int, str], PackedLinear]:
     """A model's packed linears by their layer and their name within it."""
     packed: dict[tuple[int, str], PackedLinear] = {}
-    for index, layer in enumerate(decoder_of(model).layers):
+    layers = cast("nn.ModuleList", decoder_of(model).layers)
+    for index, layer in enumerate(layers):
         for name, module in layer.named_modules():
             if isinstance(module, PackedLinear):
                 packed[index, name] = module

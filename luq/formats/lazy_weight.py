@@ -32,7 +32,7 @@ class LazyWeight(Tensor):
     packed: PackedWeight
     _is_hf_initialized = True  # or transformers would fill it with random numbers after loading
     # Results are plain tensors: without this torch makes them lazy weights, too.
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, packed: PackedWeight, dtype: torch.dtype) -> "LazyWeight":
@@ -59,7 +59,7 @@ class LazyWeight(Tensor):
         raise _no_place()
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch's stub has no class method
         cls, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if operation is _DETACH:

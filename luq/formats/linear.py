@@ -87,7 +87,7 @@ class PackedLinear(nn.Linear):
             self._weight = kernels.unpack(packed, x.dtype)
             return F.linear(x, self._weight, self.bias)
         if x.requires_grad and torch.is_grad_enabled():
-            outputs: Tensor = _Product.apply(x, self.bias, packed)
+            outputs: Tensor = _Product.apply(x, self.bias, packed)  # type: ignore[no-untyped-call]
             return outputs
         direct = None if x.requires_grad else kernels.linear(x, packed)
         if direct is not None:
@@ -112,7 +112,7 @@ class PackedLinear(nn.Linear):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLinear":
         """`to` another device or type. Buffers stay in the types that the format stores."""
         stored = dict(self._buffers)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in stored.items():
             moved = self._buffers[name]
             if buffer is not None and moved is not None and moved.dtype != buffer.dtype:

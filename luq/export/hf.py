@@ -19,7 +19,7 @@ from luq.errors import ModelError
 from luq.export.about import ABOUT, FORMAT_VERSION, GUARD, GUARD_ENTRY, read_about
 from luq.export.checksums import check_before_loading
 from luq.export.packed_model import Place, packed_linears, place_of
-from luq.export.saving import NOTHING, LoadedFolder, complete, tensor_types
+from luq.export.saving import LoadedFolder, complete
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
 from luq.formats.linear import PackedLinear
@@ -82,7 +82,7 @@ class LuqQuantizer(HfQuantizer):
 
     requires_calibration = True  # weights are packed by `luq run`, not by from_pretrained
     quantization_config: Any
-    loaded: LoadedFolder = NOTHING
+    loaded: LoadedFolder | None = None
 
     def update_attn_implementation(self, config: Any) -> Any:
         """The model's config without what stops transformers where LUQ is missing.
@@ -123,7 +123,7 @@ class LuqQuantizer(HfQuantizer):
             _check_shapes(folder, model)
             check_before_loading(folder)
             if (folder / ABOUT).exists():
-                self.loaded = LoadedFolder(read_about(folder).run, tensor_types(folder))
+                self.loaded = LoadedFolder(folder, read_about(folder).run)
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:

@@ -4,10 +4,10 @@ The folder is then like an exported one: without LUQ it stops with a sentence, a
 compared with their checksums before they are loaded.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors import safe_open
 from torch import nn
 
@@ -29,38 +29,51 @@ from luq.store.store import write_json
 
 
 class LoadedFolder(NamedTuple):
-    """What of the folder that a model came from is kept for the one that it is saved to."""
+    """Where a packed model came from, and what luq.json said there of the run that packed it."""
 
-    run: ExportedRun | None  # whose scores hold for the same numbers in the same types
-    types: Mapping[str, str]  # plain name of a tensor -> its type
-
-
-NOTHING = LoadedFolder(None, {})
+    folder: Path
+    run: ExportedRun | None
 
 
-def tensor_types(folder: Path) -> dict[str, str]:
-    """The types of what a folder's weight files hold, by plain name."""
-    tensors = stored_tensors(folder)
-    return {plain_name(name): tensor.dtype for name, tensor in tensors.items()}
-
-
-def complete(folder: Path, model: nn.Module, loaded: LoadedFolder) -> None:
+def complete(folder: Path, model: nn.Module, loaded: LoadedFolder | None) -> None:
     """Add the guard and luq.json to a folder that transformers wrote of a packed model.
 
     Args:
         folder: Holds config and weights. What else is in it by now, as the processor, gets a
             checksum, too.
         model: What was saved.
-        loaded: What is known of where the model came from. The run is said of the new folder only
-            if all tensors have the types that they had there.
+        loaded: Where it came from. The run is said of the new folder only if that one is still
+            there and holds the same tensors: its scores are theirs.
     """
     config = read_settings(folder / CONFIG)
     config[GUARD_ENTRY] = GUARD
     write_json(folder / CONFIG, config)
-    run = loaded.run if tensor_types(folder) == loaded.types else None
+    run: ExportedRun | None = None
+    if loaded is not None and _hold_the_same(folder, loaded.folder):
+        run = loaded.run
     ledger = _ledger(folder, model)
     about = ExportedFolder(NATIVE_LAYOUT, ledger, sum(ledger.values()), run, checksums(folder))
     write_json(folder / ABOUT, about_json(about))
+
+
+def _hold_the_same(folder: Path, other: Path) -> bool:
+    """Whether two folders hold the same tensors, whatever the files and modules are called."""
+    if not other.is_dir() or other.samefile(folder):
+        return False
+    files: dict[str, tuple[Path, str]] = {}
+    for name, tensor in stored_tensors(other).items():
+        files[plain_name(name)] = (tensor.file, name)
+    stored = stored_tensors(folder)
+    if {plain_name(name) for name in stored} != files.keys():
+        return False
+    for name, tensor in stored.items():
+        other_file, other_name = files[plain_name(name)]
+        with safe_open(tensor.file, "pt") as one, safe_open(other_file, "pt") as two:
+            values = one.get_tensor(name)
+            others = two.get_tensor(other_name)
+        if values.dtype != others.dtype or not torch.equal(values, others):
+            return False
+    return True
 
 
 def _ledger(folder: Path, model: nn.Module) -> dict[str, int]:

@@ -261,6 +261,14 @@ def test_a_model_saved_in_another_type_claims_no_scores(folder: Path, tmp_path: 
     assert_same(list(again.state_dict().values()), list(model.state_dict().values()))
 
 
+def test_a_changed_model_claims_no_scores(folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+    model.save_pretrained(tmp_path)
+    assert verify(tmp_path).run is None
+
+
 def test_damage_to_a_saved_model_is_found(folder: Path, tmp_path: Path) -> None:
     load(folder).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"

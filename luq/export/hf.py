@@ -6,16 +6,19 @@ whose buffers have the stored shapes and types, and transformers fills them from
 """
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from luq.errors import ModelError
+from luq.errors import ModelError, brief
 from luq.export.about import ABOUT, FORMAT_VERSION, GUARD, GUARD_ENTRY, read_about
 from luq.export.checksums import check_before_loading
 from luq.export.packed_model import Place, packed_linears, place_of
@@ -27,6 +30,7 @@ from luq.models.decoder import find_layers, linears_of
 from luq.models.families import short_name
 from luq.models.weight_files import stored_tensors
 
+log = logging.getLogger(__name__)
 METHOD = "luq"
 HUB_SETTINGS = ("commit_message", "create_pr", "private", "token")  # of save_pretrained
 # What comes of reading JSON that says something else than an export writes: names and types, and
@@ -121,6 +125,7 @@ class LuqQuantizer(HfQuantizer):
         # The checksums come last: the other checks say more than that a file differs.
         for folder in {Path(file).parent for file in checkpoint_files or ()}:
             _check_shapes(folder, model)
+            _bring_about(folder, model.name_or_path)
             check_before_loading(folder)
             if (folder / ABOUT).exists():
                 self.loaded = LoadedFolder(folder, read_about(folder).run)
@@ -198,6 +203,26 @@ def _complete_when_saved(kind: Any) -> None:
 
     save_pretrained.completes_packed_models = True  # type: ignore[attr-defined]
     kind.save_pretrained = save_pretrained
+
+
+def _bring_about(folder: Path, repository: str) -> None:
+    """Have luq.json in the folder of a cache to which transformers downloads config and weights.
+
+    Args:
+        folder: Where the weights are: `models--OWNER--NAME/snapshots/COMMIT` in a cache of the hub.
+            Nothing is done for any other.
+        repository: Its name on the hub.
+    """
+    is_cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models")
+    if not is_cached or (folder / ABOUT).exists():
+        return
+    cache = folder.parent.parent.parent
+    try:
+        hf_hub_download(repository, ABOUT, revision=folder.name, cache_dir=cache)
+    except (EntryNotFoundError, OSError, ValueError) as error:  # others of the hub are among them
+        log.warning(
+            "%s comes without checksums (%s): its files are not compared", repository, brief(error)
+        )
 
 
 def _check_shapes(folder: Path, model: Any) -> None:

@@ -20,6 +20,7 @@ import luq  # noqa: F401  # registers the quantization method
 from luq.config import QuantizerConfig
 from luq.config.building import build
 from luq.errors import ModelError
+from luq.export import hf
 from luq.export.about import GUARD, GUARD_ENTRY, read_about
 from luq.export.checksums import verify
 from luq.export.folder import PackedModel, export
@@ -339,6 +340,55 @@ def test_a_folder_without_a_buffer_is_refused(name: str, folder: Path, tmp_path:
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=rf"lack {name} of layers\.{layer}\.mlp\.up_proj"):
         load(copy)
+
+
+REPOSITORY = "someone/packed"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(folder: Path, tmp_path: Path) -> Path:
+    """A cache of the hub as transformers leaves it: without luq.json, for which it does not ask."""
+    repository = tmp_path / "cache" / "models--someone--packed"
+    snapshot = Path(shutil.copytree(folder, repository / "snapshots" / COMMIT))
+    (snapshot / "luq.json").unlink()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    return tmp_path / "cache"
+
+
+def spoil(cache: Path) -> None:
+    (file,) = cache.glob("*/snapshots/*/model.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-10] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_repository_of_the_hub_is_compared_with_its_checksums(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def download(repository: str, name: str, *, revision: str, cache_dir: Path) -> None:
+        asked.append((repository, revision))
+        target = cache_dir / "models--someone--packed" / "snapshots" / revision / name
+        shutil.copyfile(folder / name, target)
+
+    monkeypatch.setattr(hf, "hf_hub_download", download)
+    AutoModelForImageTextToText.from_pretrained(REPOSITORY, cache_dir=cache)
+    AutoModelForImageTextToText.from_pretrained(REPOSITORY, cache_dir=cache)
+    assert asked == [(REPOSITORY, COMMIT)], "once: then it is there"
+    spoil(cache)
+    with pytest.raises(ModelError, match="its bytes are not those that were exported"):
+        AutoModelForImageTextToText.from_pretrained(REPOSITORY, cache_dir=cache)
+
+
+def test_without_a_connection_a_cached_model_is_loaded_with_a_warning(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(REPOSITORY, cache_dir=cache)
+    assert len(packed_linears(model)) == 7 * len(TIERS)
+    assert "someone/packed comes without checksums" in caplog.text
 
 
 def test_a_model_without_a_head_is_loaded_and_saved(folder: Path, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def _check_shapes(folder: Path, model: Any) -> None:
             stored = shapes.get(Place(index, name, buffer))
             if stored is None:
                 raise ModelError(
-                    f"{folder}: the weight files lack {buffer} of layers.{index}.{name}: copy, "
+                    f"{folder}: the weight files lack layers.{index}.{name}.{buffer}: copy, "
                     "download or export the folder again"
                 )
             if stored != tuple(tensor.shape):

@@ -338,7 +338,7 @@ def test_a_folder_without_a_buffer_is_refused(name: str, folder: Path, tmp_path:
     tensors = load_file(file)
     del tensors[f"language_model.model.layers.{layer}.mlp.up_proj.{name}"]
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=rf"lack {name} of layers\.{layer}\.mlp\.up_proj"):
+    with pytest.raises(ModelError, match=rf"lack layers\.{layer}\.mlp\.up_proj\.{name}"):
         load(copy)
 
 

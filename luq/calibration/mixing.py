@@ -15,6 +15,7 @@ from luq.calibration.samples import CalibrationSet, Sample
 from luq.config import CalibrationConfig
 from luq.errors import DataError
 from luq.models.asking import context_length, plain_text
+from luq.models.families import FAMILIES
 from luq.models.processors import encode_chats
 from luq.models.vlm import VLM
 from luq.plugins import CalibrationQuestion
@@ -116,6 +117,8 @@ def multimodal_samples(vlm: VLM, questions: Iterator[AskedQuestion]) -> Iterator
     One that the processor refuses, or that is longer than the model's context, is left out.
     """
     limit = context_length(vlm.model)
+    family = FAMILIES.get(vlm.model.config.model_type)
+    is_alone = family is not None and not family.joins_images
     for question in questions:
         chat = _chat(vlm, question.prompt)
         try:
@@ -135,7 +138,7 @@ def multimodal_samples(vlm: VLM, questions: Iterator[AskedQuestion]) -> Iterator
             raise DataError(
                 f"{question.name} has no image token after the processor: check its chat template"
             )
-        yield Sample(question.name, ids, mask, dict(inputs))
+        yield Sample(question.name, ids, mask, dict(inputs), is_alone)
 
 
 def _chat(vlm: VLM, prompt: str) -> str:

@@ -13,12 +13,14 @@ class Sample:
     """One sequence.
 
     input_ids and image_mask are [tokens]; `extra` holds what else the model's forward takes.
+    `is_alone`: it can be in no batch with others, since its pixels cannot stand behind theirs.
     """
 
     source: str  # which passage or question
     input_ids: Tensor
     image_mask: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
+    is_alone: bool = False
 
     @property
     def tokens(self) -> int:
@@ -87,11 +89,12 @@ class CalibrationSet:
         """Samples of equal length, kind and pixel shapes together, at most `tokens` a batch, so
         that nothing is ever padded.
         """
-        by_shape: dict[tuple[int, bool, str], list[Sample]] = {}
-        for sample in self.samples:
-            key = (sample.tokens, sample.multimodal, sample.extra_shapes)
+        by_shape: dict[tuple[int, bool, str, int], list[Sample]] = {}
+        for index, sample in enumerate(self.samples):
+            place = index if sample.is_alone else -1
+            key = (sample.tokens, sample.multimodal, sample.extra_shapes, place)
             by_shape.setdefault(key, []).append(sample)
-        for (length, _, _), group in sorted(by_shape.items(), key=lambda item: item[0]):
+        for (length, *_), group in sorted(by_shape.items(), key=lambda item: item[0]):
             size = max(1, tokens // length)
             for start in range(0, len(group), size):
                 yield group[start : start + size]

@@ -15,12 +15,14 @@ class Family(NamedTuple):
     title: Of the models, as people call them.
     bounds_pixels: Whether its processor bounds an image's pixels (`model.min_pixels`).
     pads: Whether its processor can pad an image to a square (`model.do_pad`).
+    joins_images: Whether images of several samples can be put one behind another in a batch.
     template: A chat template for checkpoints that have none, since they were made for no chats.
     """
 
     title: str
     bounds_pixels: bool = False
     pads: bool = False
+    joins_images: bool = True
     template: str | None = None
 
 
@@ -49,8 +51,9 @@ VISION_FAMILIES = {
     "mistral3": Family("Pixtral and Mistral 3"),
     "gemma4": Family("Gemma 4"),
     "glm4v": Family("GLM-4V", bounds_pixels=True),
+    "lfm2_vl": Family("LFM2-VL"),
     "ovis2": Family("Ovis 2"),
-    "minicpmv4_6": Family("MiniCPM-V 4.6"),
+    "minicpmv4_6": Family("MiniCPM-V 4.6", joins_images=False),
     "mllama": Family("Llama 3.2 Vision"),
 }
 # Families of language models without a vision tower.

@@ -1,7 +1,8 @@
 """Processors through the Auto class, with what a config says of images, and chats as tokens.
 
-Without torchvision, which prepares videos, families that also take videos get a processor for
-images alone. A language model without a vision tower has a tokenizer for a processor.
+Families that also take videos get a processor for images alone: nothing here asks about videos,
+and what prepares them needs torchvision. A language model without a vision tower has a tokenizer
+for a processor.
 """
 
 import inspect
@@ -143,6 +144,10 @@ def _from_folder(folder: Path, family: str) -> Any:
         )
     except LuqError:
         raise
+    except ImportError as error:
+        raise ModelError(
+            f"{folder}: its processor needs a package that is not installed ({brief(error)})"
+        ) from error
     except Exception as error:  # tokenizers raises Exception itself
         raise ModelError(
             f"{folder}: its tokenizer or processor cannot be loaded ({brief(error)}): copy the "
@@ -158,12 +163,9 @@ def _from_folder(folder: Path, family: str) -> Any:
 
 
 def _processor_class(folder: Path, family: str) -> Any:
-    """The Auto class; without torchvision the folder's own class without its video processor."""
+    """The folder's own class without its video processor; the Auto class if it is not known."""
     from transformers import AutoProcessor
-    from transformers.utils.import_utils import is_torchvision_available
 
-    if is_torchvision_available():
-        return AutoProcessor
     name = None
     for file in (TOKENIZER_CONFIG, IMAGE_CONFIG, PROCESSOR_CONFIG):
         if (folder / file).exists():

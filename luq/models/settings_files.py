@@ -167,8 +167,10 @@ def _check_family(folder: Path, config: Settings) -> None:
             "checkpoint of the organization llava-hf on the hub (llava-hf/llava-1.5-7b-hf for "
             "liuhaotian/llava-v1.5-7b)"
         )
-    if not isinstance(family, str):
+    if family is None:
         raise ModelError(f"{file} has no model_type, which names the model's family: copy it again")
+    if not isinstance(family, str):
+        raise ModelError(f"{file}: model_type={family!r} is no name of a family: copy it again")
     if family not in FAMILIES:
         _check_other_family(file, family)
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.errors import ModelError
 from luq.models.decoder import decoder_of
+from luq.models.families import FAMILIES
 from luq.models.scratch import Scratch, Slot
 from luq.models.vlm import VLM
 
@@ -207,15 +209,46 @@ def first_inputs(vlm: VLM, samples: CalibrationSet, folder: Path | None = None) 
     room_bytes = vlm.config.activations_gb * 1e9
     gives_tuple: bool | None = None
     states: list[State] = []
+    is_tested = vlm.model.config.model_type in FAMILIES
+    checked: set[bool] = set()  # a batch with images, and one without
     for batch in samples.batches():
-        call = _decoder_call(vlm, decoder, inputs_of(batch, vlm.device))
+        inputs = inputs_of(batch, vlm.device)
+        call = _decoder_call(vlm, decoder, inputs)
         if gives_tuple is None:
             gives_tuple = _gives_tuple(decoder, vlm.layers, call)
         passage = Passage(decoder, vlm.layers, call, gives_tuple)
+        if not is_tested and batch[0].multimodal not in checked:
+            _check_passage(vlm, inputs, passage)
+            checked.add(batch[0].multimodal)
         room_bytes -= passage.first.numel() * passage.first.element_size()
         place = None if room_bytes >= 0 else scratch
         states.append(State(passage, place, samples.weights(batch)))
     return states
+
+
+def _check_passage(vlm: VLM, inputs: dict[str, Tensor], passage: Passage) -> None:
+    """A ModelError unless the layers one by one give what the model as a whole gives.
+
+    It is looked at where no test of ours has looked: in families that are not in `FAMILIES`.
+    """
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...], output: LayerOutput) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = vlm.layers[-1].register_forward_hook(keep)
+    try:
+        vlm.model(**inputs, use_cache=False)
+    finally:
+        handle.remove()
+    state = State(passage)
+    for layer in vlm.layers[:-1]:
+        state.advance(state.output(layer))
+    if not outputs or not torch.equal(outputs[0], state.output(vlm.layers[-1])):
+        raise ModelError(
+            f"the decoder layers of this {vlm.model.config.model_type} model give other hidden "
+            "states one by one than in the model as a whole: LUQ cannot quantize it layer by layer"
+        )
 
 
 def _decoder_call(vlm: VLM, decoder: nn.Module, inputs: dict[str, Tensor]) -> DecoderCall:

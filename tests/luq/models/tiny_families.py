@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Gemma4AudioFeatureExtractor,
+)
 
 from luq.models.processors import images_only, processor_class
 from luq.pocket.shipped import WEIGHTS as POCKET
@@ -110,7 +116,11 @@ def _qwen(family: str, vision: dict[str, Any]) -> Tiny:
     )  # fmt: skip
 
 
-_CLIP = ("clip.image_processing_pil_clip", "CLIPImageProcessorPil", {"size": SQUARE, "crop_size": SQUARE})
+_CLIP = (
+    "clip.image_processing_pil_clip",
+    "CLIPImageProcessorPil",
+    {"size": SQUARE, "crop_size": SQUARE},
+)
 _IDEFICS_TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}  # fmt: skip
 _IDEFICS_TOKENS = {
     "image_token": "<image>",
@@ -129,9 +139,7 @@ _GEMMA_TOKENS = {
 TEXT = {
     "llama": _text("llama"),
     "mistral": _text("mistral", sliding_window=WINDOW),
-    "qwen2": _text(
-        "qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2
-    ),
+    "qwen2": _text("qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),
     "qwen3": _text("qwen3"),
     "smollm3": _text("smollm3", no_rope_layers=[1, 1, 0, 1]),
     "gemma": _text("gemma"),
@@ -238,6 +246,31 @@ VISION = {
                 "video_start": "<|begin_of_video|>", "video_end": "<|end_of_video|>"},
         images=("glm4v.image_processing_pil_glm4v", "Glm4vImageProcessorPil", {"size": {"shortest_edge": 3136, "longest_edge": 12544 * 2}}),
     ),
+    "gemma4": _vision(
+        "gemma4",
+        {"sliding_window": WINDOW, "layer_types": MIXED, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 32,
+         "vocab_size_per_layer_input": 4000, "num_global_key_value_heads": None, "global_head_dim": 32},
+        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+         "head_dim": 16, "patch_size": 8, "pooling_kernel_size": 3, "position_embedding_size": 256, "max_position_embeddings": 1024},
+        lambda ids: {"image_token_id": ids["image_token"], "boi_token_id": ids["boi_token"], "eoi_token_id": ids["eoi_token"],
+                     "audio_token_id": ids["audio_token"], "video_token_id": ids["video_token"], "audio_config": None},
+        image="<|image|>",
+        tokens={"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>", "audio_token": "<|audio|>",
+                "boa_token": "<|audio>", "eoa_token": "<audio|>", "video_token": "<|video|>"},
+        images=("gemma4.image_processing_pil_gemma4", "Gemma4ImageProcessorPil", {"patch_size": 8, "max_soft_tokens": 70}),
+    ),
+    "minicpmv4_6": _vision(
+        "minicpmv4_6",
+        {"model_type": "qwen3_5_text", "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+         "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+         "rope_parameters": {**MROPE, "mrope_section": [1, 1, 0], "partial_rotary_factor": 0.25}},
+        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56, "patch_size": 14},
+        lambda ids: {"image_token_id": ids["image_token"], "video_token_id": ids["video_token"], "insert_layer_id": 1},
+        image="<|image_pad|>",
+        tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "image_start_token": "<image>", "image_end_token": "</image>",
+                "slice_start_token": "<slice>", "slice_end_token": "</slice>", "image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>"},
+        images=("minicpmv4_6.image_processing_pil_minicpmv4_6", "MiniCPMV4_6ImageProcessorPil", {"scale_resolution": 56, "max_slice_nums": 2, "patch_size": 14}),
+    ),
     "ovis2": _vision(
         "ovis2", {"model_type": "qwen2"},
         {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": SIDE, "patch_size": 14,
@@ -248,6 +281,17 @@ VISION = {
         tokens={"image_token": "<IMG_ATOM>", **{f"indicator{i}": f"<IMG_{part}>" for i, part in enumerate(("START", "GRID", "COL", "ROW", "END"))}},
         images=("ovis2.image_processing_pil_ovis2", "Ovis2ImageProcessorPil", {"size": SQUARE}),
         processor={"image_seq_length": 4},
+    ),
+    "lfm2_vl": _vision(
+        "lfm2_vl",
+        {"model_type": "lfm2", "layer_types": ["conv", "full_attention", "conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+        {**TOWER, "num_hidden_layers": 2, "num_patches": 16, "patch_size": 14, "vision_use_head": False},
+        lambda ids: {"image_token_id": ids["image_token"], "projector_hidden_size": 32, "downsample_factor": 2},
+        image="<image>",
+        tokens={"image_token": "<image>", "image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>", "image_thumbnail": "<|img_thumbnail|>"},
+        images=("lfm2_vl.image_processing_lfm2_vl", "Lfm2VlImageProcessor", {
+            "tile_size": 56, "min_image_tokens": 4, "max_image_tokens": 16, "encoder_patch_size": 14, "downsample_factor": 2, "max_num_patches": 64,
+        }),
     ),
     "mllama": _vision(
         "mllama", {"num_hidden_layers": 4, "cross_attention_layers": [1]},
@@ -290,9 +334,7 @@ def write(folder: Path, family: str) -> Path:
     return folder
 
 
-def _save_processor(
-    folder: Path, family: str, tiny: Tiny, tokenizer: Any, template: str
-) -> None:
+def _save_processor(folder: Path, family: str, tiny: Tiny, tokenizer: Any, template: str) -> None:
     from importlib import import_module
 
     assert tiny.images is not None
@@ -300,7 +342,8 @@ def _save_processor(
     images = getattr(import_module(f"transformers.models.{module}"), name)(**settings)
     kind = images_only(processor_class(family))
     has_template = bool(tiny.image)
-    processor = kind(
-        images, tokenizer, chat_template=template if has_template else None, **tiny.processor
-    )
+    parts: dict[str, Any] = {"image_processor": images, "tokenizer": tokenizer}
+    if "feature_extractor" in kind.get_attributes():  # of sounds
+        parts["feature_extractor"] = Gemma4AudioFeatureExtractor()
+    processor = kind(**parts, chat_template=template if has_template else None, **tiny.processor)
     processor.save_pretrained(folder)

@@ -221,11 +221,11 @@ def test_image_tokens_count_as_the_weighting_says(vlm: VLM, weighting: str, fact
         weighting
     ]
     assert made.image_weight == pytest.approx(weight)
+    states = first_inputs(vlm, made)
     seen: list[torch.Tensor] = []
     hook = vlm.layers[0].self_attn.q_proj.register_forward_pre_hook(
         lambda m, args: seen.append(args[0].reshape(-1, 128))
     )
-    states = first_inputs(vlm, made)
     found = hessians(vlm.layers[0], states, (("self_attn.q_proj",),))["self_attn.q_proj"]
     hook.remove()
     inputs = torch.cat(seen).double()

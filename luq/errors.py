@@ -7,12 +7,15 @@ LuqError
 └── StoreError    an artefact is damaged or cannot be written
 """
 
-import difflib
 import errno
 import textwrap
 from collections.abc import Iterable
 
+from rapidfuzz import fuzz, process
+
 SHOWN_NAMES = 40  # of those that are known, in an error message
+NEAR = 50  # a name this similar may have been meant; 100: but for upper and lower case the same
+SUGGESTIONS = 3  # at most
 # What the system's refusals mean to the person who started the command, and what to do.
 ELSEWHERE = "give another folder (--outputs, or paths.outputs=DIR)"
 REMEDIES = {
@@ -76,10 +79,23 @@ def system_message(error: OSError, where: object = None) -> str | None:
     return f"{place}{reason}; {REMEDIES[error.errno]}"
 
 
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that may have been meant, the most similar one first."""
+    matches = process.extract(
+        name,
+        list(known),
+        scorer=fuzz.ratio,
+        processor=str.lower,
+        limit=SUGGESTIONS,
+        score_cutoff=NEAR,
+    )
+    return [match for match, _similarity, _place in matches]
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not there, with the nearest ones that are ("did you mean")."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = nearest(name, names)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     if not names:
         return ConfigError(f"unknown {kind} {name!r}: there are none")

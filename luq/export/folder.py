@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -166,7 +167,8 @@ def _check_space(source: Path, shards: list[str], target: Path) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise ModelError(
-            f"{parent} has {free / 1e9:.1f} GB left, the export may need {needed / 1e9:.1f} GB"
+            f"{parent} has {decimal(free)} left, the export may need {decimal(needed)}: free some "
+            "space, or give another folder"
         )
 
 

@@ -5,26 +5,34 @@ unpacked while loading, and no 16-bit linear is ever made: the model's skeleton 
 whose buffers have the stored shapes and types, and transformers fills them from the files.
 """
 
+import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from luq.errors import ModelError
-from luq.export.about import FORMAT_VERSION, GUARD, GUARD_ENTRY
+from luq.errors import ModelError, brief
+from luq.export.about import ABOUT, FORMAT_VERSION, GUARD, GUARD_ENTRY, read_about
 from luq.export.checksums import check_before_loading
+from luq.export.packed_model import Place, packed_linears, place_of
+from luq.export.saving import LoadedFolder, complete
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
 from luq.formats.linear import PackedLinear
 from luq.models.decoder import find_layers, linears_of
 from luq.models.families import short_name
-from luq.models.weight_files import plain_name, stored_tensors
+from luq.models.weight_files import stored_tensors
 
+log = logging.getLogger(__name__)
 METHOD = "luq"
+HUB_SETTINGS = ("commit_message", "create_pr", "private", "token")  # of save_pretrained
 # What comes of reading JSON that says something else than an export writes: names and types, and
 # sizes that torch refuses.
 _NOT_AS_WRITTEN = (
@@ -78,6 +86,7 @@ class LuqQuantizer(HfQuantizer):
 
     requires_calibration = True  # weights are packed by `luq run`, not by from_pretrained
     quantization_config: Any
+    loaded: LoadedFolder | None = None
 
     def update_attn_implementation(self, config: Any) -> Any:
         """The model's config without what stops transformers where LUQ is missing.
@@ -110,12 +119,44 @@ class LuqQuantizer(HfQuantizer):
                         f"the folder's config does not say how layers.{index}.{name} is packed "
                         f"({error!r}): export it again"
                     ) from error
-                linear = PackedLinear(weight, tier, original.bias)
+                dtype = original.weight.dtype
+                linear = PackedLinear(weight, tier, original.bias, compute_dtype=dtype)
                 setattr(layer.get_submodule(parent), attribute, linear)
         # The checksums come last: the other checks say more than that a file differs.
         for folder in {Path(file).parent for file in checkpoint_files or ()}:
             _check_shapes(folder, model)
+            _bring_about(folder, model.name_or_path)
             check_before_loading(folder)
+            if (folder / ABOUT).exists():
+                self.loaded = LoadedFolder(folder, read_about(folder).run)
+        return model
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        _complete_when_saved(type(model))
+        return model
+
+    def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        """Make plain linears of a model's packed ones, which hold what those compute with.
+
+        An adapter on packed linears is then one on plain linears, and can be merged.
+
+        Args:
+            model: Changed in place.
+            dtype: Of the whole model; without it, its own.
+
+        Returns:
+            The model, which is no quantized one any more.
+        """
+        if dtype is not None:
+            model.to(dtype)
+        return super().dequantize(model, model.dtype)  # type: ignore[no-untyped-call]
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        # Linears are trained where the embeddings are: not in a model that has an adapter.
+        is_trained = model.get_input_embeddings().weight.requires_grad
+        for name, module in list(model.named_modules()):
+            if isinstance(module, PackedLinear):
+                model.set_submodule(name, module.dequantized(dtype).requires_grad_(is_trained))
         return model
 
     def is_serializable(self) -> bool:
@@ -123,27 +164,85 @@ class LuqQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        return False
+        """Adapters on packed linears are trained; the packed weights are not."""
+        return True
+
+
+def _complete_when_saved(kind: Any) -> None:
+    """Have a class of models write what an exported folder has when it saves a packed model.
+
+    The method is the class's, not the model's: a model that holds a method of itself would stay in
+    memory until Python looks for circles. Others of the class are saved as before.
+    """
+    save: Any = kind.save_pretrained
+    if getattr(save, "completes_packed_models", False):
+        return
+
+    @functools.wraps(save)
+    def save_pretrained(
+        self: Any,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: dict[str, Any] | None = None,
+        push_to_hub: bool = False,
+        **settings: Any,
+    ) -> None:
+        quantizer = getattr(self, "hf_quantizer", None)
+        is_adapter = getattr(self, "_hf_peft_config_loaded", False)
+        other_files = settings.get("variant") or settings.get("distributed_checkpoint")
+        if not isinstance(quantizer, LuqQuantizer) or is_adapter or other_files:
+            save(self, save_directory, is_main_process, state_dict, push_to_hub, **settings)
+            return
+        hub_settings = {name: settings.pop(name) for name in HUB_SETTINGS if name in settings}
+        repository = settings.pop("repo_id", Path(save_directory).name)
+        save(self, save_directory, is_main_process, state_dict, **settings)
+        if is_main_process:
+            complete(Path(save_directory), self, quantizer.loaded)
+        if push_to_hub:  # transformers' own way would push before the folder is complete
+            self.push_to_hub(repository, **hub_settings)
+
+    save_pretrained.completes_packed_models = True  # type: ignore[attr-defined]
+    kind.save_pretrained = save_pretrained
+
+
+def _bring_about(folder: Path, repository: str) -> None:
+    """Have luq.json in the folder of a cache to which transformers downloads config and weights.
+
+    Args:
+        folder: Where the weights are: `models--OWNER--NAME/snapshots/COMMIT` in a cache of the hub.
+            Nothing is done for any other.
+        repository: Its name on the hub.
+    """
+    is_cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models")
+    if not is_cached or (folder / ABOUT).exists():
+        return
+    cache = folder.parent.parent.parent
+    try:
+        hf_hub_download(repository, ABOUT, revision=folder.name, cache_dir=cache)
+    except (EntryNotFoundError, OSError, ValueError) as error:  # others of the hub are among them
+        log.warning(
+            "%s comes without checksums (%s): its files are not compared", repository, brief(error)
+        )
 
 
 def _check_shapes(folder: Path, model: Any) -> None:
-    """A ModelError that names a packed linear's buffer which has another shape in the files.
-
-    One that is missing there is named by what loads the files.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, entry in stored_tensors(folder).items():
-        shapes[plain_name(name)] = entry.shape
-    for name, module in model.named_modules():
-        if not isinstance(module, PackedLinear):
-            continue
-        for buffer, tensor in module.named_buffers(recurse=False):
-            expected = tuple(tensor.shape)
-            stored = shapes.get(plain_name(f"{name}.{buffer}"), expected)
-            if stored != expected:
+    """A ModelError that names a packed linear's buffer which the files lack or have otherwise."""
+    shapes: dict[Place | None, tuple[int, ...]] = {}
+    for stored_name, entry in stored_tensors(folder).items():
+        shapes[place_of(stored_name)] = entry.shape
+    for (index, name), linear in packed_linears(model).items():
+        for buffer, tensor in linear.packed.buffers.items():
+            stored = shapes.get(Place(index, name, buffer))
+            if stored is None:
                 raise ModelError(
-                    f"{folder}: {name} has {buffer} of the shape {list(stored)} in the files, but "
-                    f"config.json makes it {list(expected)}: export the folder again"
+                    f"{folder}: the weight files lack layers.{index}.{name}.{buffer}: copy, "
+                    "download or export the folder again"
+                )
+            if stored != tuple(tensor.shape):
+                raise ModelError(
+                    f"{folder}: layers.{index}.{name} has {buffer} of the shape {list(stored)} in "
+                    f"the files, but config.json makes it {list(tensor.shape)}: export the folder "
+                    "again"
                 )
 
 

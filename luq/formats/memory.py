@@ -29,7 +29,10 @@ def reset_peak() -> None:
 
 
 def peak_bytes() -> int:
-    """The peak memory since the last reset: allocated on CUDA, resident on CPU."""
+    """The peak memory since the last reset: allocated on CUDA, resident on CPU.
+
+    psutil knows what is resident now, but no peak, and cannot start one anew.
+    """
     if has_cuda():
         import torch
 

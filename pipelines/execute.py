@@ -14,13 +14,13 @@ from luq.evaluation.measures import perplexity, perplexity_ratio, summarise_fide
 from luq.formats.memory import peak_bytes, reset_peak
 from luq.formats.sizes import LayerSize, memory
 from luq.models import devices
+from luq.planning import LayerScores, allocate
 from luq.quantization.artefacts import end_walk
 from luq.questions import prompts
 from luq.store.artefact import Holdings
 from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console
-from pipelines.allocate import LayerScores, allocate
 from pipelines.clock import StageClock
 from pipelines.graph import Graph
 from pipelines.record import (

@@ -39,6 +39,8 @@ ORDER = [
     "luq.formats",
     "luq.quantization",
     "luq.evaluation",
+    "luq.graph",
+    "luq.planning",
     "luq.export",
     "luq.pocket",
     "pipelines",

@@ -6,9 +6,9 @@ import pytest
 
 from luq.allocation.plans import Allocation
 from luq.errors import LuqError
+from luq.planning import allocate
 from luq.questions.text import TextSource
 from luq.store.store import NotMade, Store
-from pipelines.allocate import allocate
 from pipelines.graph import Graph
 from pipelines.run import config_key
 from tests.pipelines.test_schema import composed, to_config

@@ -27,6 +27,7 @@ from luq.models.checkpoint import Checkpoint
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
 from luq.quantization.artefacts import PackedLayer
 from luq.questions.sources import QuestionTable, evaluation_table
+from luq.questions.specs import spec
 from luq.questions.subsets import Subset, subset
 
 
@@ -65,8 +66,10 @@ def question_set(config: EvaluationConfig, cache: Path, download: bool = True) -
         download: whether questions that are not there may be fetched from the hub.
 
     Raises:
+        ConfigError: a source is of a benchmark that is not asked.
         DataError: they cannot be read, or (without download) are not there.
     """
+    _check_sources(config)
     tables = {name: evaluation_table(name, config, cache, download) for name in config.benchmarks}
     fidelity = None
     if config.fidelity != 0:
@@ -74,6 +77,17 @@ def question_set(config: EvaluationConfig, cache: Path, download: bool = True) -
         fidelity = subset(config.split, min(counts, default=None), config.seed)
     asked = subset(config.split, config.samples, config.seed)
     return QuestionSet(tables, asked, fidelity, Batching(config.batch_size, config.strict))
+
+
+def _check_sources(config: EvaluationConfig) -> None:
+    """A ConfigError for a source of a benchmark that is not asked."""
+    for name in config.sources:
+        # textvqa_ocr reads textvqa's data
+        if name not in {*config.benchmarks, *(spec(asked).data for asked in config.benchmarks)}:
+            raise ConfigError(
+                f"evaluation.sources.{name} would be ignored: {name} is not among "
+                f"evaluation.benchmarks={config.benchmarks}. Add it there, or leave the source out"
+            )
 
 
 class ModelGraph(ABC):

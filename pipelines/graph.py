@@ -21,14 +21,13 @@ from luq.evaluation.artefacts import Layers, TextLosses
 from luq.graph import ModelGraph, QuestionSet, question_set
 from luq.models.checkpoint import (
     Checkpoint,
+    check_context,
     checkpoint,
-    context_length,
     linear_shapes,
     rest_weights,
 )
 from luq.profiling.entropies import subsample_of
 from luq.questions.overlap import check_texts, same_files
-from luq.questions.specs import spec
 from luq.questions.text import TextSource, text_source
 from luq.store.keys import digest
 
@@ -56,8 +55,7 @@ class Graph(ModelGraph):
         self.checkpoint: Checkpoint = checkpoint(config.model, download)
         _check_layers(config, self.checkpoint.layers)
         _check_budget(config, self.checkpoint, self.tiers)
-        _check_windows(config, self.checkpoint.folder)
-        _check_sources(config.evaluation)
+        _check_windows(config, self.checkpoint)
         _check_modality(config)
         if self.is_profiled:
             # The smallest modality has no more tokens; how many it has is known with the samples.
@@ -211,21 +209,14 @@ def _check_budget(config: RunConfig, checkpoint: Checkpoint, tiers: dict[str, Ti
             )
 
 
-def _check_windows(config: RunConfig, folder: Path) -> None:
+def _check_windows(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Say before any work that a text window is longer than what the model was made for."""
-    context = context_length(folder)
     lengths: dict[str, int] = {}
     if config.calibration.alpha < 1:
         lengths["calibration.sample_tokens"] = config.calibration.sample_tokens
     if config.evaluation.text_tokens:
         lengths["evaluation.text_length"] = config.evaluation.text_length
-    for setting, length in lengths.items():
-        if context is not None and length > context:
-            raise ConfigError(
-                f"{setting}={length} is not possible: {config.model.name} has a context of "
-                f"{context} tokens (max_position_embeddings in {folder / 'config.json'}). Use "
-                f"{setting}={context} or less"
-            )
+    check_context(checkpoint, lengths)
 
 
 def _check_modality(config: RunConfig) -> None:
@@ -235,14 +226,3 @@ def _check_modality(config: RunConfig) -> None:
             "order.modality=image is not possible: the calibration set (alpha=0) has no image "
             "tokens. Calibrate with images, or choose order.modality=text"
         )
-
-
-def _check_sources(config: EvaluationConfig) -> None:
-    """A ConfigError for a source of a benchmark that is not asked."""
-    for name in config.sources:
-        # textvqa_ocr reads textvqa's data
-        if name not in {*config.benchmarks, *(spec(asked).data for asked in config.benchmarks)}:
-            raise ConfigError(
-                f"evaluation.sources.{name} would be ignored: {name} is not among "
-                f"evaluation.benchmarks={config.benchmarks}. Add it there, or leave the source out"
-            )

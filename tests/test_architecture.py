@@ -42,6 +42,8 @@ ORDER = [
     "luq.graph",
     "luq.planning",
     "luq.export",
+    "luq.progress",
+    "luq.api",
     "luq.pocket",
     "pipelines",
     "analysis",

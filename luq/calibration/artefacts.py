@@ -117,6 +117,17 @@ class SharedQuestions(Artefact[list[SharedRow]]):
         return [SharedRow(*pair) for pair in pairs]
 
 
+def check_shared(shared: list[SharedRow]) -> None:
+    """A DataError if questions are asked that the model is calibrated on."""
+    if shared:
+        first = shared[0]
+        raise DataError(
+            f"calibration.source and evaluation.data share {len(shared)} questions with their "
+            f"images, for example {first.calibrated} and {first.asked}: calibrate on other "
+            "questions"
+        )
+
+
 def calibration(
     checkpoint: Checkpoint, settings: CalibrationConfig, cache: Path, download: bool = True
 ) -> Calibration:

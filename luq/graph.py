@@ -90,6 +90,15 @@ def _check_sources(config: EvaluationConfig) -> None:
             )
 
 
+def shared_questions(calibration: Calibration, questions: QuestionSet) -> list[SharedQuestions]:
+    """What a calibration set shares with each benchmark that is asked."""
+    if not calibration.may_share_questions:
+        return []
+    return [
+        SharedQuestions(calibration, table, questions.subset) for table in questions.tables.values()
+    ]
+
+
 class ModelGraph(ABC):
     """The artefacts of one model: calibrated, profiled, packed, asked."""
 
@@ -203,12 +212,3 @@ class ModelGraph(ABC):
             )
             measured[name] = Fidelity(layers, reference)
         return measured
-
-    def shared_with(self, questions: QuestionSet) -> list[SharedQuestions]:
-        """What the calibration shares with each benchmark that is asked."""
-        if not self.calibration.may_share_questions:
-            return []
-        return [
-            SharedQuestions(self.calibration, table, questions.subset)
-            for table in questions.tables.values()
-        ]

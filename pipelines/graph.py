@@ -18,7 +18,7 @@ from luq.config import EvaluationConfig, RunConfig, TierConfig
 from luq.config.unread import chooses_by_questions
 from luq.errors import ConfigError, DataError
 from luq.evaluation.artefacts import Layers, TextLosses
-from luq.graph import ModelGraph, QuestionSet, question_set
+from luq.graph import ModelGraph, QuestionSet, question_set, shared_questions
 from luq.models.checkpoint import (
     Checkpoint,
     check_context,
@@ -153,9 +153,9 @@ class Graph(ModelGraph):
         """What the calibration shares with each benchmark, of all that is asked in this run."""
         if not self.is_calibrated:
             return []
-        shared = self.shared_with(self.questions)
+        shared = shared_questions(self.calibration, self.questions)
         if chooses_by_questions(self.config):
-            shared += self.shared_with(self.selection_set(None))
+            shared += shared_questions(self.calibration, self.selection_set(None))
         return shared
 
     def _text(self) -> TextSource | None:

@@ -9,10 +9,10 @@ from typing import Any
 from luq.api.graph import FLOAT, GraphSettings, LoadedGraph, quantizer_of
 from luq.api.loaded import LoadedModel
 from luq.api.packed import PackedModel
-from luq.calibration.artefacts import check_shared
+from luq.calibration.artefacts import Calibration, check_shared
 from luq.config import EvaluationConfig
 from luq.evaluation.answers import scored
-from luq.graph import question_set
+from luq.graph import question_set, shared_questions
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,21 @@ def evaluate(
         strict=strict,
         seed=seed,
     )
+    seen: list[Calibration] = []
     if isinstance(model, LoadedModel):
+        source = model
         graph = LoadedGraph(model, GraphSettings(quantizer_of(FLOAT, FLOAT)), None)
-        source, layers = model, graph.float_layers
+        layers = graph.float_layers
     else:
-        graph, source, layers = model.graph, model.source, model.layers
+        source = model.source
+        graph = model.graph
+        layers = model.layers
+        seen = model.seen
     store = source.store
     questions = question_set(config, store.root)
-    for artefact in graph.shared_with(questions) if graph.is_calibrated else []:
-        check_shared(store.get(artefact))
+    for calibration in seen:
+        for artefact in shared_questions(calibration, questions):
+            check_shared(store.get(artefact))
     scores: dict[str, Score] = {}
     with _own_generation(source.vlm.model):
         for name, answers in graph.answers(layers, questions).items():

@@ -42,26 +42,18 @@ class LoadedGraph(ModelGraph):
     def __init__(self, model: LoadedModel, settings: GraphSettings, samples: Calibration | None):
         self.checkpoint = model.checkpoint
         self.config = settings
-        self._samples = samples
+        self.samples = samples
 
     @property
     def calibration(self) -> Calibration:
-        if self._samples is None:
+        if self.samples is None:
             raise ConfigError(
                 "a tier of this plan needs calibration samples: luq.quantize(model, plan, samples)"
             )
-        return self._samples
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether there are calibration samples."""
-        return self._samples is not None
+        return self.samples
 
     def selection_set(self, samples: int | None) -> QuestionSet:
-        raise ConfigError(
-            "kl asks questions of the selection split, which `luq run` does: choose another order "
-            "or error here"
-        )
+        raise ConfigError("the API asks no questions of the selection split: use `luq run`")
 
 
 def quantizer_of(

@@ -9,6 +9,7 @@ from typing import Any
 from luq.api.graph import GraphSettings, LoadedGraph, Samples, Tier, calibration_of
 from luq.api.loaded import LoadedModel
 from luq.api.planned import Plan, as_plan
+from luq.calibration.artefacts import Calibration
 from luq.evaluation.artefacts import Layers, installed
 from luq.export import folder as export_folder
 from luq.formats.memory import peak_bytes
@@ -34,6 +35,12 @@ class PackedModel:
     def model(self) -> Any:
         """The transformers model with these packed linears: `generate` works."""
         return installed(self.source.checkpoint, self.layers, self.source.store.tools).model
+
+    @property
+    def seen(self) -> list[Calibration]:
+        """The calibration sets that made this model: what ranked its layers, what packed them."""
+        sets = (self.plan.samples, self.graph.samples)
+        return list(dict.fromkeys(samples for samples in sets if samples is not None))
 
     @property
     def processor(self) -> Any:

@@ -7,6 +7,7 @@ from luq.allocation.plans import Allocation
 from luq.allocation.reports import PlanReport
 from luq.api.graph import FLOAT, GraphSettings, LoadedGraph, Tier, quantizer_of
 from luq.api.profiled import Profile
+from luq.calibration.artefacts import Calibration
 from luq.config import AllocationConfig, OrderConfig, QuantizerConfig, TierConfig
 from luq.config.named_tiers import named_tier, named_tiers
 from luq.errors import ConfigError
@@ -30,6 +31,7 @@ class Plan:
     allocation: Allocation
     quantizer: QuantizerConfig = field(repr=False)  # what the names of its tiers mean
     report: PlanReport = field(default_factory=PlanReport, repr=False)
+    samples: Calibration | None = field(default=None, repr=False)  # that the layers are ranked by
 
     def __str__(self) -> str:
         return str(self.allocation)
@@ -83,6 +85,11 @@ def plan(
         )
     if tiers and names[0] not in ("bits", "bytes"):
         raise ConfigError(f"tiers would be ignored with {names[0]}: they go with bits or bytes")
+    if order == "kl" or (tiers and error == "kl"):
+        raise ConfigError(
+            "kl asks questions of the selection split, which `luq run` does: choose another order "
+            "or error here"
+        )
     candidates = named_tiers(tiers)
     quantizer = quantizer_of(low, high, propagation, tiers)
     allocation = AllocationConfig(
@@ -101,7 +108,7 @@ def plan(
     graph = LoadedGraph(profile.model, settings, profile.samples)
     chosen = allocate(graph, profile.model.store.get)
     end_walk(profile.model.store.tools)
-    return Plan(chosen.allocation, quantizer, chosen.report)
+    return Plan(chosen.allocation, quantizer, chosen.report, profile.samples)
 
 
 def as_plan(plan: Plan | Tier | Sequence[Tier], layers: int) -> Plan:

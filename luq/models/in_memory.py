@@ -22,9 +22,9 @@ from luq.models.processors import load_processor
 from luq.models.quiet import quiet
 from luq.models.settings_files import CONFIG, check_asking, check_settings
 from luq.models.vlm import VLM, wrapped
-from luq.models.weight_files import DTYPES
 from luq.store.keys import digest
 
+COMPUTED = ("float32", "float16", "bfloat16")
 # What transformers writes into config.json that says nothing of the model itself.
 INCIDENTAL = ("_name_or_path", "transformers_version")
 
@@ -59,7 +59,7 @@ def adopt(
     """
     device = _place(model)
     dtype = str(model.dtype).removeprefix("torch.")
-    if dtype not in DTYPES.values():
+    if dtype not in COMPUTED:
         raise ModelError(
             f"the model in memory is computed in {dtype}: give it float32, float16 or bfloat16"
         )

@@ -72,6 +72,7 @@ class PackedModel:
         target = Path(folder).expanduser()
         if not self.source.is_adopted:
             return self._export(self.source.checkpoint.folder, target)
+        export_folder.check_target(target)
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=target.absolute().parent, prefix=f".{target.name}-"

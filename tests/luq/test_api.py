@@ -300,6 +300,8 @@ def test_a_model_in_memory_is_taken_as_it_is(name: str, dtype: torch.dtype, tmp_
     assert reloaded.dtype == dtype
     assert_same(packed.model, reloaded)
     assert [file.name for file in tmp_path.iterdir()] == ["packed"]
+    with pytest.raises(ModelError, match="exists"):
+        packed.save_pretrained(folder)
     restored = packed.restore().state_dict()
     assert restored.keys() == before.keys()
     assert all(torch.equal(tensor, before[key]) for key, tensor in restored.items())

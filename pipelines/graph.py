@@ -197,7 +197,7 @@ def _check_budget(config: RunConfig, checkpoint: Checkpoint, tiers: dict[str, Ti
         )
     if plan.bytes is not None:
         shapes = linear_shapes(checkpoint.folder).values()
-        weights = checkpoint.layers * sum(rows * columns for rows, columns in shapes)
+        weights = sum(rows * columns for rows, columns in shapes)
         linears_bytes = weights * least_bits / 8
         rest_bytes = BYTES_16_BIT * rest_weights(checkpoint.folder)
         if parse_bytes(plan.bytes) < linears_bytes + rest_bytes:

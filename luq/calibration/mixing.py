@@ -17,6 +17,7 @@ from luq.config import CalibrationConfig
 from luq.config.calibration import FEWEST_TOKENS
 from luq.errors import DataError
 from luq.models.asking import context_length, plain_text
+from luq.models.families import FAMILIES
 from luq.models.processors import encode_chats
 from luq.models.vlm import VLM
 from luq.plugins import CalibrationQuestion
@@ -143,7 +144,9 @@ def question_sample(vlm: VLM, name: str, prompt: str, images: Sequence["Image"])
     """
     chat = _chat(vlm, prompt, len(images))
     try:
-        inputs = encode_chats(vlm.processor, [chat], list(images))
+        # Of several images processors must be told that they are one sample's.
+        given = list(images) if len(images) == 1 else [list(images)]
+        inputs = encode_chats(vlm.processor, [chat], given)
     except (MemoryError, torch.OutOfMemoryError):
         raise  # no fault of the question
     except Exception as error:  # processors raise many kinds
@@ -156,7 +159,9 @@ def question_sample(vlm: VLM, name: str, prompt: str, images: Sequence["Image"])
     mask = vlm.image_mask(ids)
     if not mask.any():
         raise DataError(f"{name} has no image token after the processor: check its chat template")
-    return Sample(name, ids, mask, dict(inputs))
+    family = FAMILIES.get(vlm.model.config.model_type)
+    is_alone = family is not None and not family.joins_images
+    return Sample(name, ids, mask, dict(inputs), is_alone)
 
 
 def _chat(vlm: VLM, prompt: str, images: int) -> str:
@@ -182,6 +187,8 @@ def whole(vlm: VLM, config: CalibrationConfig, own: OwnSamples) -> CalibrationSe
     samples: list[Sample] = []
     for sample in own.samples:
         try:
+            if sample.images and not vlm.sees_images:
+                raise DataError("it has an image, and the model sees none: give its text alone")
             if sample.images:
                 images = [image.picture() for image in sample.images]
                 samples.append(question_sample(vlm, sample.name, sample.text, images))

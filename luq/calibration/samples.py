@@ -13,16 +13,24 @@ class Sample:
     """One sequence.
 
     input_ids and image_mask are [tokens]; `extra` holds what else the model's forward takes.
+    `is_alone`: it can be in no batch with others, since its pixels cannot stand behind theirs.
     """
 
     source: str  # which passage or question
     input_ids: Tensor
     image_mask: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
+    is_alone: bool = False
 
     @property
     def tokens(self) -> int:
         return self.input_ids.numel()
+
+    @property
+    def extra_shapes(self) -> str:
+        """What samples must have in common so that their pixels can be put one after another."""
+        shapes = {name: tuple(tensor.shape[1:]) for name, tensor in self.extra.items()}
+        return str(sorted(shapes.items()))
 
     @property
     def multimodal(self) -> bool:
@@ -78,13 +86,15 @@ class CalibrationSet:
         return torch.where(torch.cat([s.image_mask for s in batch]), self.image_weight, 1.0)
 
     def batches(self, tokens: int = 2048) -> Iterator[list[Sample]]:
-        """Samples of equal length and kind together, at most `tokens` a batch, so that nothing is
-        ever padded.
+        """Samples of equal length, kind and pixel shapes together, at most `tokens` a batch, so
+        that nothing is ever padded.
         """
-        by_shape: dict[tuple[int, bool], list[Sample]] = {}
-        for sample in self.samples:
-            by_shape.setdefault((sample.tokens, sample.multimodal), []).append(sample)
-        for (length, _), group in sorted(by_shape.items(), key=lambda item: item[0]):
+        by_shape: dict[tuple[int, bool, str, int], list[Sample]] = {}
+        for index, sample in enumerate(self.samples):
+            place = index if sample.is_alone else -1
+            key = (sample.tokens, sample.multimodal, sample.extra_shapes, place)
+            by_shape.setdefault(key, []).append(sample)
+        for (length, *_), group in sorted(by_shape.items(), key=lambda item: item[0]):
             size = max(1, tokens // length)
             for start in range(0, len(group), size):
                 yield group[start : start + size]

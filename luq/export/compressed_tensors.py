@@ -9,6 +9,7 @@ shorter.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +21,10 @@ from luq.errors import ModelError
 from luq.export.folder import Layout, Tensors
 from luq.formats.base import IntegerGrid, PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
+from luq.models.families import NO_DECODER, PARTS
 
-OTHERS = r"vision|visual|multi_modal_projector|merger"  # of a model's modules: never packed
+# Of a model's modules: never packed.
+OTHERS = "|".join(PARTS[part].pattern for part in NO_DECODER)
 SMALLEST_GROUP = 32  # columns; vLLM's kernels have no smaller groups
 
 
@@ -73,7 +76,7 @@ class Grid(NamedTuple):
 
 
 def _grids(packed: PackedLayer, index: int, tier: str) -> dict[str, Grid | None]:
-    """The grid of each linear of a layer, by its short name; None: it stays in 16 bit.
+    """The grid of each linear of a layer; None: it stays in 16 bit.
 
     Args:
         packed: The layer's linears.
@@ -99,15 +102,14 @@ def _grids(packed: PackedLayer, index: int, tier: str) -> dict[str, Grid | None]
     sizes_of_many = {grid.group_size for grid in integers.values() if grid.groups > 1}
     grids: dict[str, Grid | None] = {}
     for name in packed:
-        short_name = name.rpartition(".")[2]
         if name not in integers:
-            grids[short_name] = None
+            grids[name] = None
             continue
         grid = integers[name]
         # One group per row is as wide as its row. Where rows differ, no one size names them all.
         is_whole_row = grid.groups == 1 and len(sizes) > 1 and grid.group_size not in sizes_of_many
         size = 0 if is_whole_row else grid.group_size
-        grids[short_name] = Grid(grid.bits, size, grid.symmetric)
+        grids[name] = Grid(grid.bits, size, grid.symmetric)
     return grids
 
 
@@ -175,9 +177,9 @@ def _patterns(linears: dict[str, list[int]]) -> list[str]:
     """
     by_layers: dict[str, list[str]] = {}
     for name, indices in linears.items():
-        by_layers.setdefault("|".join(map(str, indices)), []).append(name)
+        by_layers.setdefault("|".join(map(str, indices)), []).append(re.escape(name))
     return [
-        rf"re:^(?!.*({OTHERS})).*layers\.({layers})\.(self_attn|mlp)\.({'|'.join(names)})$"
+        rf"re:^(?!.*({OTHERS})).*layers\.({layers})\.({'|'.join(names)})$"
         for layers, names in by_layers.items()
     ]
 

@@ -5,7 +5,6 @@ decoder linear is copied as it stands.
 """
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from luq.formats import tensor_files
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.checkpoint import SETTINGS, check_files
-from luq.models.families import LINEARS, part_of
+from luq.models.families import decoder_weight, part_of, short_name
 from luq.models.weight_files import INDEX, shards_of
 from luq.store import durable
 from luq.store.store import write_json
@@ -40,8 +39,6 @@ from luq.store.writers import sole_writer
 
 CONFIG = "config.json"
 README = "README.md"
-LINEAR = re.compile(rf"^(.*\.)?layers\.(\d+)\.({'|'.join(map(re.escape, LINEARS))})\.weight$")
-TOWER = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
 READABLE_BY_ALL = 0o644  # safetensors makes files that only their owner can read
 
 # What follows a linear's name in the file -> the tensor and its ledger class.
@@ -78,8 +75,7 @@ def quantization_config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[s
             for buffer, tensor in weight.buffers.items():
                 dtype = str(tensor.dtype).removeprefix("torch.")
                 buffers[buffer] = [dtype, list(tensor.shape)]
-            short_name = name.rpartition(".")[2]
-            linears[short_name] = {
+            linears[short_name(name)] = {
                 "format": weight.format,
                 "shape": list(weight.shape),
                 "buffers": buffers,
@@ -200,13 +196,13 @@ class _WeightWriter:
         try:
             with safe_open(self.model.source / shard, framework="pt") as file:
                 for name in sorted(file.keys()):
-                    match = None if TOWER.search(name) else LINEAR.match(name)
-                    if match is None:
+                    place = decoder_weight(name)
+                    if place is not None and len(file.get_slice(name).get_shape()) == 2:
+                        tensors |= self._packed_tensors(shard, name, *place)
+                    else:
                         tensor = file.get_tensor(name)
                         tensors[name] = tensor
                         self._count(part_of(name), tensor)
-                    else:
-                        tensors |= self._packed_tensors(shard, name, int(match[2]), match[3])
         except SafetensorError as error:
             raise ModelError(
                 f"{self.model.source / shard} is damaged ({error}): copy or download it again"
@@ -228,6 +224,11 @@ class _WeightWriter:
         if index != self._layer_index:
             self._layer = read_layer(self.model.folders[index])
             self._layer_index = index
+        if linear not in self._layer:
+            raise ModelError(
+                f"{self.model.source / shard} holds {name}, but of layer {index} were packed "
+                f"{', '.join(self._layer)}"
+            )
         self.packed_linears.add((index, linear))
         prefix = name.removesuffix("weight")
         tensors: dict[str, Tensor] = {}
@@ -246,8 +247,8 @@ class _WeightWriter:
         Returns:
             Bytes per class of what the files hold, their headers too: sums to the files.
         """
-        for index in range(len(self.model.folders)):
-            for linear in LINEARS:
+        for index, folder in enumerate(self.model.folders):
+            for linear in read_layer(folder):
                 if (index, linear) not in self.packed_linears:
                     raise ModelError(
                         f"{self.model.source} has no weight for layers.{index}.{linear}: its "

@@ -20,8 +20,8 @@ from luq.export.checksums import check_before_loading
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
 from luq.formats.linear import PackedLinear
-from luq.models.families import LINEARS
-from luq.models.vlm import find_layers
+from luq.models.decoder import find_layers, linears_of
+from luq.models.families import short_name
 from luq.models.weight_files import plain_name, stored_tensors
 
 METHOD = "luq"
@@ -100,19 +100,18 @@ class LuqQuantizer(HfQuantizer):
                 f"{len(layers)}: export it again"
             )
         for index, layer in enumerate(layers):
-            for name in LINEARS:
-                parent, _dot, short_name = name.rpartition(".")
-                bias = getattr(layer.get_submodule(name), "bias", None)
+            for name, original in linears_of(layer).items():
+                parent, _dot, attribute = name.rpartition(".")
                 try:
                     tier = entries[index]["tier"]
-                    weight = _skeleton(entries[index]["linears"][short_name])
+                    weight = _skeleton(entries[index]["linears"][short_name(name)])
                 except _NOT_AS_WRITTEN as error:
                     raise ModelError(
                         f"the folder's config does not say how layers.{index}.{name} is packed "
                         f"({error!r}): export it again"
                     ) from error
-                linear = PackedLinear(weight, tier, bias)
-                setattr(layer.get_submodule(parent), short_name, linear)
+                linear = PackedLinear(weight, tier, original.bias)
+                setattr(layer.get_submodule(parent), attribute, linear)
         # The checksums come last: the other checks say more than that a file differs.
         for folder in {Path(file).parent for file in checkpoint_files or ()}:
             _check_shapes(folder, model)

@@ -1,8 +1,8 @@
 """One artefact per layer and tier: a safetensors file with the packed weights of a layer's linears.
 
-Tensor names are `<linear>.<buffer>` with the short linear name (`q_proj.codes`); formats, shapes
-and the few numbers of each packed weight stand in the file's metadata. The ledger of a file sums
-to its size.
+Tensor names are `<linear>.<buffer>` with the linear's short name if it has one (`q_proj.codes`,
+`conv.in_proj.codes`); formats, shapes and the few numbers of each packed weight stand in the file's
+metadata. The ledger of a file sums to its size.
 """
 
 import json
@@ -18,7 +18,7 @@ from luq.formats import tensor_files
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
 from luq.formats.sizes import LayerSize
-from luq.models.families import LINEARS
+from luq.models.families import full_name, short_name
 
 FILE = "layer.safetensors"
 METADATA = "luq"  # under which safetensors keeps our JSON
@@ -26,17 +26,12 @@ PackedLayer = dict[str, PackedWeight]
 Buffers = dict[str, dict[str, Tensor]]  # short linear name -> buffer name -> tensor
 
 
-def _short(name: str) -> str:
-    """`self_attn.q_proj` -> `q_proj`."""
-    return name.rpartition(".")[2]
-
-
 def write_layer(folder: Path, packed: PackedLayer) -> None:
     """Write one layer's packed weights into `folder`."""
     tensors: dict[str, Tensor] = {}
     entries: dict[str, Any] = {}
     for name, weight in packed.items():
-        short = _short(name)
+        short = short_name(name)
         entries[short] = {"format": weight.format, "shape": list(weight.shape), **weight.meta}
         for buffer, tensor in weight.buffers.items():
             tensors[f"{short}.{buffer}"] = tensor.contiguous().cpu()
@@ -54,14 +49,13 @@ def read_layer(folder: Path, device: torch.device | str = "cpu") -> PackedLayer:
     metadata, buffers = _read(path, device)
     entries = _entries(path, metadata)
     packed: PackedLayer = {}
-    for name in LINEARS:
-        short = _short(name)
+    for short, entry in entries.items():
         try:
-            packed[name] = _restored(entries.pop(short, None), buffers.pop(short, {}))
+            packed[full_name(short)] = _restored(entry, buffers.pop(short, {}))
         except StoreError as error:
             raise _damaged(path, f"linear {short}: {error}") from error
-    if entries or buffers:
-        unknown = ", ".join(sorted({*entries, *buffers}))
+    if buffers:
+        unknown = ", ".join(sorted(buffers))
         raise _damaged(path, f"it holds the unknown linears {unknown}")
     return packed
 
@@ -77,7 +71,7 @@ def _read(path: Path, device: torch.device | str) -> tuple[str | None, Buffers]:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = (file.metadata() or {}).get(METADATA)
             for name in file.keys():  # noqa: SIM118  # safe_open is no mapping
-                short, _, buffer = name.partition(".")
+                short, _, buffer = name.rpartition(".")
                 buffers.setdefault(short, {})[buffer] = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise _damaged(path, f"it cannot be read ({error})") from error

@@ -4,7 +4,6 @@ Imports neither torch nor transformers: what is known here is known without load
 """
 
 import math
-import re
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from luq.config import ModelConfig
 from luq.config.checks import VOLATILE
 from luq.errors import ConfigError, ModelError
 from luq.models import devices
+from luq.models.families import decoder_weight
 from luq.models.settings_files import (
     CONFIG,
     check_asking,
@@ -32,9 +32,6 @@ from luq.store.digests import file_digest
 from luq.store.keys import Identified, digest
 
 SETTINGS = ["*.json", "*.model", "*.txt", "*.jinja"]
-FIRST_LAYER = re.compile(r"^(?:.*\.)?layers\.0\.((?:self_attn|mlp)\.\w+_proj)\.weight$")
-ANY_LAYER = re.compile(r"^(?:.*\.)?layers\.\d+\.(?:self_attn|mlp)\.\w+_proj\.weight$")
-TOWER = re.compile(r"vision|visual|audio")  # towers have layers and attention of their own
 
 
 @dataclass(frozen=True)
@@ -202,16 +199,13 @@ def check_context(source: Checkpoint, lengths: dict[str, int]) -> None:
             )
 
 
-def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
-    """Shapes [out, in] of the linears of the first decoder layer, by name, from the headers.
-
-    A tensor of another rank is left for the loading to report.
-    """
-    shapes: dict[str, tuple[int, int]] = {}
+def linear_shapes(folder: Path) -> dict[tuple[int, str], tuple[int, int]]:
+    """Shapes [out, in] of the decoder linears by layer and name, from the headers."""
+    shapes: dict[tuple[int, str], tuple[int, int]] = {}
     for name, tensor in stored_tensors(folder).items():
-        match = FIRST_LAYER.match(name)
-        if match and not TOWER.search(name) and len(tensor.shape) == 2:
-            shapes[match[1]] = (tensor.shape[0], tensor.shape[1])
+        place = decoder_weight(name)
+        if place is not None and len(tensor.shape) == 2:
+            shapes[place] = (tensor.shape[0], tensor.shape[1])
     return shapes
 
 
@@ -220,13 +214,12 @@ def rest_weights(folder: Path) -> int:
 
     A head that may be tied to the embeddings is not counted, nor is what may be no parameter.
     """
-
     config = read_config(folder)
     tied = [part.get("tie_word_embeddings") for part in (config, text_settings(config))]
     has_head = False in tied and True not in tied
     count = 0
     for name, tensor in stored_tensors(folder).items():
-        is_linear = ANY_LAYER.match(name) and not TOWER.search(name)
+        is_linear = decoder_weight(name) is not None and len(tensor.shape) == 2
         is_doubtful = "lm_head" in name and not has_head
         if not is_linear and not is_doubtful and name.endswith((".weight", ".bias")):
             count += math.prod(tensor.shape)

@@ -16,8 +16,8 @@ from torch import nn
 from luq.config import ModelConfig
 from luq.errors import ModelError, brief
 from luq.models.checkpoint import SETTINGS, Checkpoint, asking_of
-from luq.models.families import LINEARS
-from luq.models.loading import check_tokens, is_finite
+from luq.models.decoder import find_layers, linears_of
+from luq.models.loading import check_tokens, is_finite, load_skeleton
 from luq.models.processors import load_processor
 from luq.models.quiet import quiet
 from luq.models.settings_files import CONFIG, check_asking, check_settings
@@ -77,7 +77,7 @@ def adopt(
         written_processor = load_processor(folder, model.config.model_type, config)
     check_tokens(folder, model, written_processor)
     vlm = wrapped(config, model, written_processor)
-    _check_linears(vlm)
+    _check_linears(vlm, folder)
     checkpoint = Checkpoint(
         digest=_digest(model, folder),
         dtype=dtype,
@@ -134,17 +134,18 @@ def _write_settings(model: Any, processor: Any, folder: Path) -> None:
         ) from error
 
 
-def _check_linears(vlm: VLM) -> None:
-    """A ModelError unless the decoder's linears are plain, and all values are numbers."""
-    for index in range(len(vlm.layers)):
-        for name in LINEARS:
-            linear = vlm.originals[index][name]
-            if not isinstance(linear, nn.Linear) or not linear.weight.is_floating_point():
-                raise ModelError(
-                    f"layer {index} {name} of the model in memory is a "
-                    f"{type(linear).__name__}, not a plain Linear: merge adapters first, and give "
-                    "a model that is not quantized"
-                )
+def _check_linears(vlm: VLM, folder: Path) -> None:
+    """A ModelError unless the decoder's linears are those of its config, and all values numbers."""
+    skeleton_layers = find_layers(load_skeleton(folder))
+    for index, expected in enumerate(skeleton_layers):
+        names = set(linears_of(expected))
+        others = names.symmetric_difference(vlm.originals[index])
+        if others:
+            raise ModelError(
+                f"layer {index} of the model in memory has other linears than its config says "
+                f"({', '.join(sorted(others))}): merge adapters first, and give a model that is "
+                "not quantized"
+            )
     for name, tensor in vlm.model.state_dict().items():
         if not is_finite(tensor):
             raise ModelError(f"{name} of the model in memory holds NaN or infinite values")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from luq.errors import LuqError, ModelError, brief
 from luq.models.families import part_of
+from luq.models.processors import image_token_id, written_image_token
 from luq.models.quiet import quiet
 from luq.models.settings_files import CONFIG
 from luq.models.weight_files import (
@@ -42,6 +43,16 @@ def load_config(folder: Path) -> Any:
         ) from error
 
 
+def model_class(config: Any) -> Any:
+    """The Auto class of a config: models that see images have one, language models another."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
 def load_skeleton(folder: Path) -> Any:
     """The model that a checkpoint's config describes, without its weights.
 
@@ -49,14 +60,11 @@ def load_skeleton(folder: Path) -> Any:
         ModelError: transformers cannot build it.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoModelForImageTextToText
 
     config = load_config(folder)
     try:
         with init_empty_weights():
-            return AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]  # theirs
-                config, trust_remote_code=False
-            )
+            return model_class(config).from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever a config makes of a model
         raise _unusable(folder, error) from error
 
@@ -72,12 +80,10 @@ def load_model(folder: Path, dtype: torch.dtype, places: dict[str, str] | None =
     Raises:
         ModelError: names the tensors that are missing, left over or of another shape.
     """
-    from transformers import AutoModelForImageTextToText
-
     check_adapter(folder)
     shards_of(folder)  # not ambiguous
     options: dict[str, Any] = {} if places is None else {"device_map": places}
-    auto: Any = AutoModelForImageTextToText  # its types know no loading info
+    auto = model_class(load_config(folder))
     try:
         with quiet():  # what its report says is said below
             model, report = auto.from_pretrained(
@@ -170,11 +176,14 @@ def check_tokens(folder: Path, model: Any, processor: Any) -> None:
             f"{folder}: its tokenizer has a token {largest}, but the model has embeddings for "
             f"{rows} (vocab_size in {CONFIG}): copy the tokenizer's files again"
         )
-    written = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    expected = model.config.image_token_id
+    if getattr(processor, "image_processor", None) is None:
+        return
+    written = written_image_token(processor)
+    expected = image_token_id(model.config, processor)
     if written != expected:
+        token = processor.tokenizer.convert_ids_to_tokens(written)
         raise ModelError(
-            f"{folder}: its processor writes images as token {written} ({processor.image_token}), "
+            f"{folder}: its processor writes images as token {written} ({token}), "
             f"but the model takes token {expected} for them (image_token_id in {CONFIG}): copy "
             "both files again"
         )
@@ -247,7 +256,7 @@ def check_tied(folder: Path, model: Any) -> None:
     Raises:
         ModelError: names both tensors.
     """
-    if not model.config.tie_word_embeddings:
+    if not getattr(model.config, "tie_word_embeddings", False):
         return
     from safetensors import safe_open
 

@@ -1,17 +1,73 @@
 """Processors through the Auto class, with what a config says of images, and chats as tokens.
 
-Without torchvision Qwen2.5-VL gets a processor for images alone.
+Families that also take videos get a processor for images alone: nothing here asks about videos,
+and what prepares them needs torchvision. A language model without a vision tower has a tokenizer
+for a processor.
 """
 
+import inspect
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from luq.config import ModelConfig
 from luq.errors import ConfigError, LuqError, ModelError, brief
-from luq.models.families import LLAVA, QWEN2_5_VL
+from luq.models.families import FAMILIES, Family
+from luq.models.settings_files import (
+    IMAGE_CONFIG,
+    PROCESSOR_CONFIG,
+    TOKENIZER_CONFIG,
+    read_config,
+    read_settings,
+    sees_images,
+)
 
-IMAGE = "<|image_pad|>"
-VIDEO = "<|video_pad|>"
+VIDEO_PART = "video_processor"
+PIECE = "<IMG_ATOM>"  # of an image, where the processor's `image_token` stands for a whole one
+
+
+class TextProcessor:
+    """What stands for the processor of a language model without a vision tower."""
+
+    image_processor = None
+    image_token = None
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, text: Any, images: Any = None, **options: Any) -> Any:
+        return self.tokenizer(text, **options)
+
+    def apply_chat_template(self, *arguments: Any, tokenize: bool = False, **options: Any) -> Any:
+        """A chat as text, as processors write it; a tokenizer would give tokens."""
+        return self.tokenizer.apply_chat_template(*arguments, tokenize=tokenize, **options)
+
+
+def image_token_id(config: Any, processor: Any) -> int:
+    """The token that stands for a piece of an image, as the model's config has it.
+
+    Args:
+        config: The model's.
+        processor: Asked where the config does not say it.
+    """
+    for name in ("image_token_id", "image_token_index"):
+        token = getattr(config, name, None)
+        if token is not None:
+            return int(token)
+    return written_image_token(processor)
+
+
+def written_image_token(processor: Any) -> int:
+    """The token that a processor writes for a piece of an image."""
+    if PIECE in processor.tokenizer.get_vocab():
+        return int(processor.tokenizer.convert_tokens_to_ids(PIECE))
+    known = getattr(processor, "image_token_ids", None) or [None]
+    if known[0] is not None:
+        return int(known[0])
+    return int(processor.tokenizer.convert_tokens_to_ids(processor.image_token))
 
 
 def load_processor(folder: Path, family: str, config: ModelConfig) -> Any:
@@ -26,21 +82,28 @@ def load_processor(folder: Path, family: str, config: ModelConfig) -> Any:
         ConfigError: The family knows no such setting.
         ModelError: A file of the processor is missing or damaged, or its template writes no chat.
     """
+    known = FAMILIES.get(family, Family(family))
+    if not sees_images(read_config(folder)):
+        _check_no_image_settings(family, config)
+        return TextProcessor(_tokenizer(folder))
     processor = _from_folder(folder, family)
+    if processor.chat_template is None:
+        processor.chat_template = known.template
     _check_chat(folder, processor, config.system_prompt)
     if config.do_pad is not None:
-        if family != LLAVA:
+        if not known.pads:
             raise ConfigError(
                 f"model.do_pad={config.do_pad}: {family} takes images of any shape, leave it out"
             )
         processor.image_processor = _padding(processor.image_processor, config.do_pad)
     has_limits = config.min_pixels is not None or config.max_pixels is not None
-    if has_limits and family != QWEN2_5_VL:
+    if has_limits and not known.bounds_pixels:
+        bounding = [entry.title for entry in FAMILIES.values() if entry.bounds_pixels]
         raise ConfigError(
-            "model.min_pixels and max_pixels bound the images of Qwen2.5-VL, and this is "
-            f"{family}: leave them out"
+            f"model.min_pixels and max_pixels bound the images of {', '.join(bounding)}, and this "
+            f"is {family}: leave them out"
         )
-    if family == QWEN2_5_VL:
+    if has_limits:
         # The size's names speak of edges, but what it bounds are pixels.
         size = dict(processor.image_processor.size)
         if config.min_pixels is not None:
@@ -51,18 +114,40 @@ def load_processor(folder: Path, family: str, config: ModelConfig) -> Any:
     return processor
 
 
+def _check_no_image_settings(family: str, config: ModelConfig) -> None:
+    for name in ("do_pad", "min_pixels", "max_pixels"):
+        value = getattr(config, name)
+        if value is not None:
+            raise ConfigError(
+                f"model.{name}={value}: {family} is a language model that sees no images, leave it "
+                "out"
+            )
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises Exception itself
+        raise ModelError(
+            f"{folder}: its tokenizer cannot be loaded ({brief(error)}): copy the files tokenizer* "
+            "again"
+        ) from error
+
+
 def _from_folder(folder: Path, family: str) -> Any:
     """A folder's processor as it stands."""
-    from transformers import AutoProcessor
-    from transformers.utils.import_utils import is_torchvision_available
-
-    kind: Any = AutoProcessor
-    if family == QWEN2_5_VL and not is_torchvision_available():
-        kind = images_only()
     try:
-        processor = kind.from_pretrained(folder, trust_remote_code=False)
+        processor = _processor_class(folder, family).from_pretrained(
+            folder, trust_remote_code=False
+        )
     except LuqError:
         raise
+    except ImportError as error:
+        raise ModelError(
+            f"{folder}: its processor needs a package that is not installed ({brief(error)})"
+        ) from error
     except Exception as error:  # tokenizers raises Exception itself
         raise ModelError(
             f"{folder}: its tokenizer or processor cannot be loaded ({brief(error)}): copy the "
@@ -75,6 +160,47 @@ def _from_folder(folder: Path, family: str) -> Any:
                 "processor_config.json and tokenizer_config.json"
             )
     return processor
+
+
+def _processor_class(folder: Path, family: str) -> Any:
+    """The folder's own class without its video processor; the Auto class if it is not known."""
+    from transformers import AutoProcessor
+
+    name = None
+    for file in (TOKENIZER_CONFIG, IMAGE_CONFIG, PROCESSOR_CONFIG):
+        if (folder / file).exists():
+            name = read_settings(folder / file).get("processor_class") or name
+    named = processor_class(family, name)
+    return AutoProcessor if named is None else images_only(named)
+
+
+def processor_class(family: str, name: str | None = None) -> Any:
+    """A class of processors, also where transformers hides it since torchvision is missing.
+
+    Args:
+        family: whose it is.
+        name: of the class; None: the family's.
+
+    Returns:
+        None if transformers knows no such class.
+    """
+    from transformers.models.auto import processing_auto
+
+    names: dict[str, str] = vars(processing_auto)["PROCESSOR_MAPPING_NAMES"]
+    name = name or names.get(family)
+    if name is None:
+        return None
+    # Families share classes: it is in the module of one of them, or in one that it is named after.
+    modules = [model_type.replace("-", "_") for model_type, known in names.items() if known == name]
+    modules.append(name.removesuffix("Processor").lower())
+    for module_name in modules:
+        try:
+            module = import_module(f"transformers.models.{module_name}.processing_{module_name}")
+        except ImportError:
+            continue
+        if hasattr(module, name):
+            return getattr(module, name)
+    return None
 
 
 def _check_chat(folder: Path, processor: Any, system_prompt: str) -> None:
@@ -95,7 +221,7 @@ def _check_chat(folder: Path, processor: Any, system_prompt: str) -> None:
             f"{remedy}"
         ) from error
     parts = {
-        "image": processor.image_token,
+        "image": str(processor.image_token),
         "question": question,
         "system prompt": system_prompt.strip(),
     }
@@ -158,29 +284,58 @@ def _padding(image_processor: Any, pad: bool) -> Any:
     return kind(**settings)
 
 
-def images_only() -> Any:
-    """Qwen2.5-VL's processor without the one part that needs torchvision, its video processor.
+class _NoVideos:
+    """Stands for a video processor while a processor is made; each of its settings is None."""
 
-    ProcessorMixin loads what the constructor's signature names. The class keeps the original's
-    name, so that a processor that it saves is found again by the Auto class.
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def images_only(original: Any) -> Any:
+    """A processor's class without its video processor, the one part that needs torchvision.
+
+    A class that has none is the same otherwise.
+
+    What a processor is made of, ProcessorMixin reads from the constructor's signature. The class
+    keeps the original's name, so that a processor that it saves is found again by the Auto class.
     """
-    from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor as Original
-    from transformers.processing_utils import ProcessorMixin
+    all_parts: list[str] = original.get_attributes()
+    parts = [part for part in all_parts if part != VIDEO_PART]
+    signature = inspect.signature(original.__init__)
+    parameters = [entry for name, entry in signature.parameters.items() if name != VIDEO_PART]
+    settings_taken = [entry.name for entry in parameters if entry.name not in (*parts, "self")]
 
-    class Qwen2_5_VLProcessor(Original):
-        def __init__(
-            self,
-            image_processor: Any = None,
-            tokenizer: Any = None,
-            chat_template: Any = None,
-            **_: Any,
-        ) -> None:
-            self.image_token = IMAGE
-            self.video_token = VIDEO
-            self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
-            self.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO)
-            # Not the original's constructor: it asks for the video processor.
-            mixin: Any = ProcessorMixin
-            mixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+    class ImageProcessor(original):  # type: ignore[misc]  # a class that is found at run time
+        _parts = parts
 
-    return Qwen2_5_VLProcessor
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return cls._parts
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if isinstance(argument, _NoVideos):
+                return _NoVideos
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+        @classmethod
+        def validate_init_kwargs(cls, processor_config: Any, valid_kwargs: Any) -> Any:
+            # What is asked for is read from this class's constructor, which takes anything.
+            return super().validate_init_kwargs(processor_config, settings_taken)
+
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            given = dict(zip(parts, arguments, strict=False)) | settings
+            if VIDEO_PART in all_parts:
+                given[VIDEO_PART] = _NoVideos()
+            kind = cast("Any", type(self))
+            # The original's constructor hands all parts on, in their order.
+            kind._parts = all_parts
+            try:
+                super().__init__(**given)
+            finally:
+                kind._parts = parts
+
+    # What saves a processor asks the constructor which settings it has.
+    cast("Any", ImageProcessor.__init__).__signature__ = signature.replace(parameters=parameters)
+    ImageProcessor.__name__ = original.__name__
+    ImageProcessor.__qualname__ = original.__qualname__
+    return ImageProcessor

@@ -5,11 +5,14 @@ is refused before anything is loaded.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
-from luq.errors import ModelError
-from luq.models.families import LAYERS, LLAVA
+from luq.errors import ModelError, unknown
+from luq.models.families import FAMILIES, LLAVA, VISION_FAMILIES
+
+log = logging.getLogger(__name__)
 
 Settings = dict[str, Any]  # the content of a JSON file
 
@@ -33,6 +36,8 @@ VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merge
 ORIGINAL_LLAVA = "LlavaLlamaForCausalLM"
 FEATURES = ("default", "full")  # what LLaVA takes of the tower's outputs: all but the class, or all
 CLIP = "clip_vision_model"
+# How configs call the experts of a layer, of which a token uses a few.
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
@@ -63,6 +68,14 @@ def text_settings(config: Settings) -> Settings:
     return section(config, "text_config") or config
 
 
+def sees_images(config: Settings) -> bool:
+    """Whether a config is of a model with a vision tower."""
+    family = config.get("model_type")
+    if family in FAMILIES:
+        return family in VISION_FAMILIES
+    return "vision_config" in config
+
+
 def check_settings(folder: Path) -> None:
     """A ModelError that says which of a folder's settings keep it from being loaded.
 
@@ -82,19 +95,24 @@ def check_settings(folder: Path) -> None:
     _check_quantized(folder, config)
     _check_family(folder, config)
     _check_numbers(folder, config)
-    _check_attention(folder, config)
+    _check_experts(folder, config)
     _check_tokenizer(folder)
-    _check_processor(folder, contents)
+    if sees_images(config):
+        _check_processor(folder, contents)
 
 
 def check_asking(folder: Path) -> None:
     """A ModelError that says why a model could not be asked about an image.
+
+    A model without a vision tower is asked about none.
 
     Args:
         folder: a checkpoint that `check_settings` lets pass.
     """
     contents = {name: read_settings(folder / name) for name in READ if (folder / name).exists()}
     config = contents[CONFIG]
+    if not sees_images(config):
+        return
     processor = contents.get(PROCESSOR_CONFIG, {})
     kind = str(processor.get("processor_class", "LlavaProcessor"))
     if config["model_type"] == LLAVA and kind == "LlavaProcessor":
@@ -149,14 +167,34 @@ def _check_family(folder: Path, config: Settings) -> None:
             "checkpoint of the organization llava-hf on the hub (llava-hf/llava-1.5-7b-hf for "
             "liuhaotian/llava-v1.5-7b)"
         )
-    known = " and ".join(LAYERS)
     if family is None:
-        raise ModelError(f"{file} has no model_type: LUQ knows {known}; copy the file again")
-    if not isinstance(family, str) or family not in LAYERS:
-        kind = "" if "vision_config" in config else " (a model without a vision tower)"
+        raise ModelError(f"{file} has no model_type, which names the model's family: copy it again")
+    if not isinstance(family, str):
+        raise ModelError(f"{file}: model_type={family!r} is no name of a family: copy it again")
+    if family not in FAMILIES:
+        _check_other_family(file, family)
+
+
+def _check_other_family(file: Path, family: str) -> None:
+    """A ModelError unless transformers has such models; that they can be quantized shows later."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    known = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
+    if family not in known:
+        reason = unknown("model_type", family, sorted(FAMILIES))
         raise ModelError(
-            f"{file}: model_type={family!r}{kind} is none that LUQ quantizes; it knows {known}"
+            f"{file}: {reason}. Other families work if transformers has them as models that write "
+            "text"
         )
+    log.warning(
+        "%s: model_type=%s is none of the families that LUQ is tested with. Its layers are "
+        "compared with the model as a whole before they are used",
+        file,
+        family,
+    )
 
 
 def _check_numbers(folder: Path, config: Settings) -> None:
@@ -172,25 +210,16 @@ def _check_numbers(folder: Path, config: Settings) -> None:
         )
 
 
-def _check_attention(folder: Path, config: Settings) -> None:
-    """Layers are walked one by one with what the first is given: all must attend alike."""
-    text = text_settings(config)
-    kinds = text.get("layer_types")
-    if isinstance(kinds, list):
-        is_mixed = len({str(kind) for kind in kinds}) > 1
-    else:
-        # Older configs: the layers from max_window_layers on attend to a window.
-        first = text.get("max_window_layers")
-        layers = text.get("num_hidden_layers")
-        slides = bool(text.get("use_sliding_window")) and text.get("sliding_window") is not None
-        is_mixed = False
-        if slides and isinstance(first, int) and isinstance(layers, int):
-            is_mixed = 0 < first < layers
-    if is_mixed:
-        raise ModelError(
-            f"{folder / CONFIG}: some decoder layers attend to a window and some to all "
-            "(layer_types): LUQ quantizes models whose layers attend alike"
-        )
+def _check_experts(folder: Path, config: Settings) -> None:
+    """A ModelError for a mixture of experts: most tokens never reach most of its linears."""
+    for part in (config, section(config, "text_config")):
+        for name in EXPERTS:
+            count = part.get(name)
+            if type(count) is int and count > 1:
+                raise ModelError(
+                    f"{folder / CONFIG}: {name}={count}: its layers are mixtures of experts, which "
+                    "LUQ does not quantize: take a model whose layers are dense"
+                )
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -270,6 +299,9 @@ def _check_image_size(folder: Path, config: Settings, images: Any) -> None:
 
 def _check_template(folder: Path, contents: dict[str, Settings]) -> None:
     """Questions are asked as chats: a ModelError if no file says how one is written."""
+    family = VISION_FAMILIES.get(contents[CONFIG]["model_type"])
+    if family is not None and family.template is not None:
+        return
     if (folder / "chat_template.jinja").exists():
         return
     if any((folder / "additional_chat_templates").glob("default.jinja")):

@@ -1,8 +1,7 @@
-"""A vision-language model as the pipeline sees it: decoder layers, their linears, and which tokens
-are image.
+"""A model as the pipeline sees it: decoder layers, their linears, and which tokens are image.
 
-Works for any Hugging Face VLM whose decoder layers stand at a known path; adding a family is one
-line in `LAYERS`.
+Works for vision-language models and for language models without a vision tower: what they have in
+common is a list of decoder layers (`luq.models.decoder`).
 """
 
 from dataclasses import dataclass, field
@@ -13,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from luq.config import ModelConfig
-from luq.errors import ModelError, unknown
 from luq.models import devices
 from luq.models.checkpoint import Checkpoint, checkpoint
-from luq.models.families import LAYERS, LINEARS
+from luq.models.decoder import find_layers, layers_path, linears_of
 from luq.models.loading import (
     check_tied,
     check_tokens,
@@ -25,7 +23,7 @@ from luq.models.loading import (
     load_model,
     load_skeleton,
 )
-from luq.models.processors import load_processor
+from luq.models.processors import image_token_id, load_processor
 from luq.models.quiet import quiet
 from luq.store.artefact import Tools
 
@@ -52,12 +50,16 @@ class VLM:
             torch.device("cpu"),
         )
 
+    @property
+    def sees_images(self) -> bool:
+        """Whether the model has a vision tower."""
+        return getattr(self.processor, "image_processor", None) is not None
+
     def image_mask(self, input_ids: Tensor) -> Tensor:
         """True where a token stands for a piece of an image; same shape as input_ids."""
-        token = getattr(self.model.config, "image_token_id", None)
-        if token is None:
-            token = self.model.config.image_token_index
-        return torch.eq(input_ids, token)
+        if not self.sees_images:
+            return torch.zeros_like(input_ids, dtype=torch.bool)
+        return torch.eq(input_ids, image_token_id(self.model.config, self.processor))
 
     def original(self, layer: int) -> dict[str, Tensor]:
         """The 16-bit weights [out, in] of one layer's linears, by name; read from disk where the
@@ -98,28 +100,6 @@ class VLM:
             self.install(layer, None)
 
 
-def find_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder layers of the language backbone, each with the seven linears."""
-    family = getattr(model.config, "model_type", "?")
-    if family not in LAYERS:
-        raise unknown("model family", family, LAYERS)
-    try:
-        layers = model.get_submodule(LAYERS[family])
-    except AttributeError as error:
-        raise ModelError(
-            f"a {family} model should have its decoder layers at {LAYERS[family]}: {error}"
-        ) from error
-    if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
-        raise ModelError(f"{LAYERS[family]} of the {family} model is no list of decoder layers")
-    for i, layer in enumerate(layers):
-        for name in LINEARS:
-            try:
-                layer.get_submodule(name)
-            except AttributeError as error:
-                raise ModelError(f"decoder layer {i} has no linear {name}: {error}") from error
-    return layers
-
-
 def streamed(folder: Path, device: str) -> dict[str, str]:
     """A device map that leaves the decoder's layers on disk, in the shards where they are, and
     puts the rest on a device.
@@ -128,8 +108,8 @@ def streamed(folder: Path, device: str) -> dict[str, str]:
     used and let go afterwards.
     """
     skeleton = load_skeleton(folder)
-    find_layers(skeleton)
-    target, places = LAYERS[skeleton.config.model_type], dict[str, str]()
+    target = layers_path(skeleton)
+    places: dict[str, str] = {}
 
     def fill(prefix: str, module: nn.Module) -> None:
         for name, child in module.named_children():
@@ -175,7 +155,7 @@ def wrapped(config: ModelConfig, model: Any, processor: Any) -> VLM:
     """A model in memory as the pipeline sees it; it is not trained any more."""
     model.eval().requires_grad_(False)
     layers = find_layers(model)
-    originals = [{name: layer.get_submodule(name) for name in LINEARS} for layer in layers]
+    originals: list[dict[str, Any]] = [dict(linears_of(layer)) for layer in layers]
     return VLM(config, model, processor, layers, originals)
 
 

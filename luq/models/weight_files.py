@@ -238,7 +238,8 @@ def check_weights(folder: Path, config: Settings) -> None:
         names[plain] = name
     decoder = _stack(names, DECODER)
     _check_count(folder, decoder, text_settings(config), "num_hidden_layers")
-    _check_alike(tensors, decoder)
+    for layers in _by_kind(decoder, text_settings(config)):
+        _check_alike(tensors, layers)
     is_llava = config.get("model_type") == LLAVA
     tower = _stack(names, LLAVA_TOWER if is_llava else QWEN_TOWER)
     depth = "num_hidden_layers" if is_llava else "depth"
@@ -289,6 +290,26 @@ def _check_count(folder: Path, stack: Stack, settings: Settings, setting: str) -
             f"{len(stack)} layers (the last has {name}): give the config that belongs to the "
             "weights, or copy the checkpoint again"
         )
+
+
+def _by_kind(decoder: Stack, settings: Settings) -> list[Stack]:
+    """Decoder layers with those of their kind: kinds may have other linears, or other heads.
+
+    Args:
+        decoder: all layers.
+        settings: what a config says of the language backbone.
+    """
+    layer_types = settings.get("layer_types")
+    if not isinstance(layer_types, list):
+        layer_types = []
+    crossing = settings.get("cross_attention_layers") or []
+    shared_count = settings.get("num_kv_shared_layers") or 0  # of the last layers
+    kinds: dict[tuple[str, bool, bool], Stack] = {}
+    for index, layer in decoder.items():
+        layer_type = str(layer_types[index]) if index < len(layer_types) else ""
+        is_shared = index >= len(decoder) - shared_count
+        kinds.setdefault((layer_type, index in crossing, is_shared), {})[index] = layer
+    return list(kinds.values())
 
 
 def _check_alike(tensors: dict[str, StoredTensor], stack: Stack) -> None:

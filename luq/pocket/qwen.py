@@ -17,10 +17,11 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from luq.models.processors import IMAGE, VIDEO, images_only
+from luq.models.processors import images_only
 from luq.pocket import llava
 from luq.pocket.drawing import CELL, GRID, SIZE, Scene
 from luq.pocket.shipped import WEIGHTS
@@ -36,6 +37,8 @@ FULL = (1, 3)  # blocks of the tower in which all cells look at each other
 # shares (1 : 1.5 : 1.5) would leave columns only frequencies that turn by less than a fiftieth of
 # a radian over six cells.
 SECTIONS = [1, 2, 13]
+IMAGE = "<|image_pad|>"
+VIDEO = "<|video_pad|>"
 VISION_START = "<|vision_start|>"
 VISION_END = "<|vision_end|>"
 TURN_START = "<|im_start|>"
@@ -256,4 +259,5 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    return images_only()(image_processor, tokenizer, chat_template=CHAT_TEMPLATE)
+    processor = images_only(Qwen2_5_VLProcessor)
+    return processor(image_processor, tokenizer, chat_template=CHAT_TEMPLATE)

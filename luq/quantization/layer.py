@@ -7,18 +7,66 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from luq.config import TierConfig
-from luq.errors import DataError
+from luq.errors import DataError, ModelError
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer
 from luq.formats.linear import PackedLinear
-from luq.models.families import GROUPS
+from luq.models.decoder import linears_of
 from luq.models.vlm import VLM
 from luq.quantization.hessian import HessianSum
 from luq.quantization.methods import Quantizer, make_quantizer
-from luq.quantization.states import State, layer_output
+from luq.quantization.states import State
 
 Groups = tuple[tuple[str, ...], ...]  # linears that share an input, in the forward pass's order
 Hessian = Float[Tensor, "in in"]
+
+
+@torch.no_grad()
+def shared_inputs(layer: nn.Module, states: list[State]) -> Groups:
+    """The linears of a layer that are given the same tensor, in the order of the forward pass.
+
+    Args:
+        layer: the decoder layer, with its 16-bit linears.
+        states: the layer's inputs; the first batch for which the layer is called is looked at.
+
+    Raises:
+        DataError: the layer is called for no batch.
+        ModelError: a linear is not called as a module, so that nothing could stand in its place.
+    """
+    linears = linears_of(layer)
+    groups: list[list[str]] = []
+    inputs: list[Tensor] = []  # of each group; held, so that no later tensor is taken for one
+
+    def listen(name: str) -> Any:
+        def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            for group, known in zip(groups, inputs, strict=True):
+                if known is arguments[0]:
+                    group.append(name)
+                    return
+            groups.append([name])
+            inputs.append(arguments[0])
+
+        return note
+
+    called = next((state for state in states if state.is_called), None)
+    if called is None:
+        raise DataError(
+            "no calibration sample reaches this layer: calibrate with images "
+            "(calibration=multimodal)"
+        )
+    hooks = [linear.register_forward_pre_hook(listen(name)) for name, linear in linears.items()]
+    try:
+        called.output(layer)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    uncalled = set(linears).difference(*groups)
+    if uncalled:
+        raise ModelError(
+            f"the linears {', '.join(sorted(uncalled))} are not called in the forward pass: LUQ "
+            "cannot put packed ones in their place"
+        )
+    return tuple(tuple(group) for group in groups)
 
 
 @torch.no_grad()
@@ -51,7 +99,7 @@ def hessians(layer: nn.Module, states: list[State], groups: Groups) -> dict[str,
         listen(group)
     try:
         for current in states:
-            layer_output(layer, current)
+            current.output(layer)
     finally:
         for hook in hooks:
             hook.remove()
@@ -104,20 +152,32 @@ def quantize_layer(
     packed: PackedLayer = {}
     vlm.install(index, None)
     weights = vlm.original(index)
-    passes: list[Groups] = [(group,) for group in GROUPS] if tier.sees_packed_groups else [GROUPS]
+    groups = _groups(index, layer, states)
+    passes: list[Groups] = [(group,) for group in groups] if tier.sees_packed_groups else [groups]
     try:
-        for groups in passes:
+        for part in passes:
             by_linear: dict[str, Hessian] = {}
             if states is not None and not tier.data_free:
-                by_linear = hessians(layer, states, groups)
-            for group in groups:
-                for name in group:
-                    where = f"layer {index} {name}"
-                    packed[name] = _packed(quantizer, weights[name], by_linear.get(name), where)
+                by_linear = hessians(layer, states, part)
+            for name in (name for group in part for name in group):
+                where = f"layer {index} {name}"
+                packed[name] = _packed(quantizer, weights[name], by_linear.get(name), where)
             vlm.install(index, runtime_modules(vlm, index, packed, tier.method, cache=True))
     finally:
         vlm.install(index, None)
-    return packed
+    return {name: packed[name] for name in weights}
+
+
+def _groups(index: int, layer: nn.Module, states: list[State] | None) -> Groups:
+    """The layer's linears by shared inputs; without data each for itself."""
+    if states is None:
+        return tuple((name,) for name in linears_of(layer))
+    try:
+        return shared_inputs(layer, states)
+    except DataError as error:
+        raise DataError(f"layer {index}: {error}") from error
+    except ModelError as error:
+        raise ModelError(f"layer {index}: {error}") from error
 
 
 def _packed(

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.formats.layer_file import PackedLayer
-from luq.models.families import LINEARS
 from luq.models.vlm import VLM
 from luq.quantization.layer import runtime_modules
-from luq.quantization.states import first_inputs, layer_output
+from luq.quantization.states import first_inputs
 
 IGNORED = -100  # a target that torch leaves out of the cross-entropy
 
@@ -42,11 +41,11 @@ def output_errors(
         for state in states:
             vlm.install(index, modules)
             try:
-                quantized = layer_output(layer, state)
+                quantized = state.output(layer)
             finally:
                 vlm.install(index, None)
-            full = layer_output(layer, state)
-            state.hidden = full
+            full = state.output(layer)
+            state.advance(full)
             squared_error += float((quantized.double() - full.double()).square().sum())
             squared_norm += float(full.double().square().sum())
         errors.append(squared_error / squared_norm)
@@ -87,10 +86,10 @@ def delta_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer
     Source: AutoScheme (arXiv 2512.04746), there on activations, here on weights.
     """
     vlm.restore()
-    by_layer: list[list[nn.Parameter]] = []
+    by_layer: list[dict[str, nn.Parameter]] = []
     for linears in vlm.originals:
-        by_layer.append([linears[name].weight for name in LINEARS])
-    parameters = [weight for layer in by_layer for weight in layer]
+        by_layer.append({name: linear.weight for name, linear in linears.items()})
+    parameters = [weight for layer in by_layer for weight in layer.values()]
     losses: list[float] = []
     with _differentiable(parameters), torch.enable_grad():
         tokens = 0
@@ -101,7 +100,7 @@ def delta_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer
                 tokens += int((~sample.image_mask[1:]).sum())
         for weights, packed in zip(by_layer, layers, strict=True):
             total = 0.0
-            for name, weight in zip(LINEARS, weights, strict=True):
+            for name, weight in weights.items():
                 stored = packed[name].dequantize(torch.float32).to(weight)
                 error = weight.detach() - stored
                 gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad

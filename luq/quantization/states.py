@@ -1,42 +1,164 @@
-"""Hidden states of a calibration set on their way through a model, in memory or on disk."""
+"""Hidden states of a calibration set on their way through a model, in memory or on disk.
 
+A model's decoder hands its layers more than hidden states: masks, rotary embeddings, and others
+that may differ from layer to layer (sliding and full attention, inputs of each layer). Between two
+layers it may change the hidden states (Qwen3-VL adds image features there). What each layer is
+given is learnt from the decoder itself, by letting it run with layers that do nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.errors import ModelError
+from luq.models.decoder import decoder_of
+from luq.models.families import FAMILIES
 from luq.models.scratch import Scratch, Slot
 from luq.models.vlm import VLM
 
 NO_ARGUMENTS = ("past_key_values", "use_cache")  # of a decoder layer: there is no cache here
+LayerOutput = Tensor | tuple[Tensor, ...]
+LayerFunction = Callable[..., LayerOutput]
+# Positional and named arguments of a decoder.
+DecoderCall = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class _Captured(Exception):
-    """Thrown by the hook that has what it came for."""
+    """Thrown by a hook that has what it came for."""
+
+
+class Call(NamedTuple):
+    """How a layer is called, beside its hidden states."""
+
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    @staticmethod
+    def of(arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[Tensor, "Call"]:
+        """The hidden states that a layer is called with, and the rest of the call."""
+        options = {name: item for name, item in options.items() if name not in NO_ARGUMENTS}
+        if arguments:
+            return arguments[0], Call(arguments[1:], options)
+        return options.pop("hidden_states"), Call((), options)
+
+
+# Stands for a layer: its index, hidden states, and the rest of the call -> its output.
+LayerAct = Callable[[int, Tensor, Call], Tensor]
+
+
+class Passage:
+    """One batch's way through a decoder: how each layer is called, and what is done between them.
+
+    Args:
+        decoder: hands hidden states from layer to layer.
+        layers: its layers.
+        call: how the model calls the decoder for this batch.
+        gives_tuple: whether layers return their hidden states in a tuple.
+    """
+
+    def __init__(
+        self, decoder: nn.Module, layers: nn.ModuleList, call: DecoderCall, gives_tuple: bool
+    ) -> None:
+        self._decoder = decoder
+        self._layers = layers
+        self._decoder_call: DecoderCall | None = call
+        self._gives_tuple = gives_tuple
+        # By layer; None: the decoder leaves the layer out for this batch.
+        self.calls: list[Call | None] = [None] * len(layers)
+        self._changed: set[int] = set()  # layers whose outputs the decoder changes before the next
+        self.first = self._learn()  # hidden states before layer 0
+        if not self._changed:
+            self._decoder_call = None  # it holds as much as the hidden states
+
+    def _learn(self) -> Tensor:
+        """Run the decoder with layers that give back what they are given."""
+        given: list[Tensor] = []
+        called: list[int] = []
+
+        def note(index: int, hidden: Tensor, call: Call) -> Tensor:
+            if given and hidden is not given[-1]:
+                self._changed.add(called[-1])
+            self.calls[index] = call
+            given.append(hidden)
+            called.append(index)
+            return hidden
+
+        self._run(note)
+        return given[0]
+
+    def between(self, index: int, output: Tensor) -> Tensor:
+        """What the layer after `index` receives, given the output of layer `index`."""
+        if index not in self._changed:
+            return output
+        received: list[Tensor] = []
+
+        def hand_on(layer: int, hidden: Tensor, call: Call) -> Tensor:
+            if layer < index:
+                return hidden
+            if layer == index:
+                return output
+            received.append(hidden)
+            raise _Captured
+
+        with suppress(_Captured):
+            self._run(hand_on)
+        return received[0]
+
+    def _run(self, act: LayerAct) -> None:
+        """Run the decoder with `act` in place of its layers."""
+        assert self._decoder_call is not None
+        arguments, options = self._decoder_call
+        with _stand_ins(self._layers, act, self._gives_tuple):
+            self._decoder(*arguments, **options)
+
+
+@contextmanager
+def _stand_ins(layers: nn.ModuleList, act: LayerAct, gives_tuple: bool) -> Iterator[None]:
+    """Other functions in place of the layers' own; nothing is left of them afterwards."""
+
+    def stand_in(index: int) -> LayerFunction:
+        def forward(*arguments: Any, **options: Any) -> LayerOutput:
+            output = act(index, *Call.of(arguments, options))
+            return (output,) if gives_tuple else output
+
+        return forward
+
+    # A streamed model's layers have a `forward` of their own, which reads their weights.
+    own = [layer.__dict__.get("forward") for layer in layers]
+    try:
+        for index, layer in enumerate(layers):
+            layer.forward = stand_in(index)
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            if forward is None:
+                layer.__dict__.pop("forward", None)
+            else:
+                layer.forward = forward
 
 
 class State:
-    """One batch on its way: hidden states [batch, tokens, width], and the layer's other arguments.
+    """One batch on its way: hidden states [batch, tokens, width] before the layer `index`.
 
     `hidden` lies on disk if there is a scratch file. `weights` [batch * tokens] is what the tokens
     count in a Hessian; None: all alike.
     """
 
     def __init__(
-        self,
-        hidden: Tensor,
-        arguments: dict[str, Any],
-        scratch: Scratch | None = None,
-        weights: Tensor | None = None,
+        self, passage: Passage, scratch: Scratch | None = None, weights: Tensor | None = None
     ):
-        self.arguments = arguments
-        self.device = hidden.device
+        self.index = 0
+        self.device = passage.first.device
         self.weights = weights
+        self._passage = passage
         self._scratch = scratch
         self._slot: Slot | None = None
-        self.hidden = hidden
+        self.hidden = passage.first
 
     @property
     def hidden(self) -> Tensor:
@@ -52,6 +174,28 @@ class State:
         else:
             self._slot = self._scratch.put(value, self._slot)
 
+    @property
+    def is_called(self) -> bool:
+        """Whether the decoder calls the layer for this batch; else it is passed by."""
+        return self._passage.calls[self.index] is not None
+
+    def output(self, layer: nn.Module) -> Tensor:
+        """The layer's output of this batch [batch, tokens, width].
+
+        Args:
+            layer: the module at `index`, with whatever linears stand in it.
+        """
+        call = self._passage.calls[self.index]
+        if call is None:
+            return self.hidden
+        output: LayerOutput = layer(self.hidden, *call.arguments, **call.options)
+        return output[0] if isinstance(output, tuple) else output
+
+    def advance(self, output: Tensor) -> None:
+        """Go on to the next layer, with what this one gave."""
+        self.hidden = self._passage.between(self.index, output)
+        self.index += 1
+
 
 @torch.no_grad()
 def first_inputs(vlm: VLM, samples: CalibrationSet, folder: Path | None = None) -> list[State]:
@@ -60,41 +204,89 @@ def first_inputs(vlm: VLM, samples: CalibrationSet, folder: Path | None = None) 
     Beyond `model.activations_gb` in all, states lie in a nameless file in `folder`.
     """
     vlm.restore()
-    states: list[State] = []
+    decoder = decoder_of(vlm.model)
     scratch = Scratch(folder)
     room_bytes = vlm.config.activations_gb * 1e9
-    weights: Tensor | None = None
-
-    def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal room_bytes
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        arguments = {name: item for name, item in kwargs.items() if name not in NO_ARGUMENTS}
-        room_bytes -= hidden.numel() * hidden.element_size()
+    gives_tuple: bool | None = None
+    states: list[State] = []
+    is_tested = vlm.model.config.model_type in FAMILIES
+    checked: set[bool] = set()  # a batch with images, and one without
+    for batch in samples.batches():
+        inputs = inputs_of(batch, vlm.device)
+        call = _decoder_call(vlm, decoder, inputs)
+        if gives_tuple is None:
+            gives_tuple = _gives_tuple(decoder, vlm.layers, call)
+        passage = Passage(decoder, vlm.layers, call, gives_tuple)
+        if not is_tested and batch[0].multimodal not in checked:
+            _check_passage(vlm, inputs, passage)
+            checked.add(batch[0].multimodal)
+        room_bytes -= passage.first.numel() * passage.first.element_size()
         place = None if room_bytes >= 0 else scratch
-        states.append(State(hidden, arguments, place, weights))
-        raise _Captured
-
-    handle = vlm.layers[0].register_forward_pre_hook(capture, with_kwargs=True)
-    try:
-        for batch in samples.batches():
-            weights = samples.weights(batch)
-            try:
-                vlm.model(**inputs_of(batch, vlm.device), use_cache=False)
-            except _Captured:
-                continue
-    finally:
-        handle.remove()
+        states.append(State(passage, place, samples.weights(batch)))
     return states
 
 
+def _check_passage(vlm: VLM, inputs: dict[str, Tensor], passage: Passage) -> None:
+    """A ModelError unless the layers one by one give what the model as a whole gives.
+
+    It is looked at where no test of ours has looked: in families that are not in `FAMILIES`.
+    """
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...], output: LayerOutput) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = vlm.layers[-1].register_forward_hook(keep)
+    try:
+        vlm.model(**inputs, use_cache=False)
+    finally:
+        handle.remove()
+    state = State(passage)
+    for layer in vlm.layers[:-1]:
+        state.advance(state.output(layer))
+    if not outputs or not torch.equal(outputs[0], state.output(vlm.layers[-1])):
+        raise ModelError(
+            f"the decoder layers of this {vlm.model.config.model_type} model give other hidden "
+            "states one by one than in the model as a whole: LUQ cannot quantize it layer by layer"
+        )
+
+
+def _decoder_call(vlm: VLM, decoder: nn.Module, inputs: dict[str, Tensor]) -> DecoderCall:
+    """How the model calls its decoder for one batch."""
+    calls: list[DecoderCall] = []
+
+    def capture(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        calls.append((arguments, options))
+        raise _Captured
+
+    handle = decoder.register_forward_pre_hook(capture, with_kwargs=True)
+    try:
+        with suppress(_Captured):
+            vlm.model(**inputs, use_cache=False)
+    finally:
+        handle.remove()
+    return calls[0]
+
+
+def _gives_tuple(decoder: nn.Module, layers: nn.ModuleList, call: DecoderCall) -> bool:
+    """Whether the layers return their hidden states in a tuple: the first is asked."""
+    outputs: list[LayerOutput] = []
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...], output: LayerOutput) -> None:
+        outputs.append(output)
+        raise _Captured
+
+    handle = layers[0].register_forward_hook(keep)
+    try:
+        with suppress(_Captured):
+            decoder(*call[0], **call[1])
+    finally:
+        handle.remove()
+    return isinstance(outputs[0], tuple)
+
+
 @torch.no_grad()
-def layer_output(layer: nn.Module, state: State) -> Tensor:
-    """A layer's output of one batch, [batch, tokens, width]."""
-    output: Tensor | tuple[Tensor, ...] = layer(state.hidden, **state.arguments)
-    return output[0] if isinstance(output, tuple) else output
-
-
 def pass_through(layer: nn.Module, states: list[State]) -> None:
-    """Turn every state from a layer's input into its output."""
+    """Turn every state from a layer's input into the next layer's."""
     for state in states:
-        state.hidden = layer_output(layer, state)
+        state.advance(state.output(layer))

@@ -14,7 +14,6 @@ from luq.calibration.samples import CalibrationSet
 from luq.errors import ModelError
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.formats.linear import installed_tiers
-from luq.models.families import LINEARS
 from luq.models.vlm import VLM
 from luq.quantization.layer import runtime_modules
 from luq.quantization.states import State, first_inputs, pass_through
@@ -54,7 +53,7 @@ class Walk:
         # An error on the way leaves some batches ahead of others: such states are not kept.
         self._states = None
         for layer in range(len(self._passed), index):
-            packed = read_layer(before[layer]) if layer < len(before) else None
+            packed = packed_layer(self.vlm, layer, before[layer]) if layer < len(before) else None
             self._pass(layer, packed, states)
             self._passed.append(way[layer])
         self._states = states
@@ -68,6 +67,22 @@ class Walk:
             pass_through(self.vlm.layers[index], states)
         finally:
             self.vlm.install(index, None)
+
+
+def packed_layer(vlm: VLM, index: int, folder: Path) -> PackedLayer:
+    """The packed weights of one layer of a model.
+
+    Raises:
+        ModelError: they are not those of the layer's linears.
+    """
+    packed = read_layer(folder)
+    linears = vlm.originals[index]
+    if set(packed) != set(linears):
+        raise ModelError(
+            f"{folder} holds {', '.join(sorted(packed))}, but layer {index} has the linears "
+            f"{', '.join(sorted(linears))}: delete it and run again"
+        )
+    return packed
 
 
 def install(vlm: VLM, folders: Sequence[Path], cache: bool = True) -> int:
@@ -84,7 +99,8 @@ def install(vlm: VLM, folders: Sequence[Path], cache: bool = True) -> int:
     changed = 0
     for index, folder in enumerate(folders):
         if vlm.standing.get(index) != folder.name:
-            modules = runtime_modules(vlm, index, read_layer(folder), folder.name, cache)
+            packed = packed_layer(vlm, index, folder)
+            modules = runtime_modules(vlm, index, packed, folder.name, cache)
             vlm.install(index, modules, folder.name)
             changed += 1
     return changed
@@ -93,7 +109,7 @@ def install(vlm: VLM, folders: Sequence[Path], cache: bool = True) -> int:
 def assert_installed(vlm: VLM, folders: Sequence[Path]) -> None:
     """A ModelError unless every layer's linears are those of its folder, bit for bit."""
     for index, folder in enumerate(folders):
-        labels = installed_tiers(vlm.layers[index], LINEARS)
+        labels = installed_tiers(vlm.layers[index], tuple(vlm.originals[index]))
         if labels != {folder.name}:
             raise ModelError(f"layer {index} should be {folder}, but its linears are from {labels}")
         for name, weight in read_layer(folder).items():

@@ -22,9 +22,10 @@ from luq.config.building import build
 from luq.errors import ModelError
 from luq.export import folder as folders
 from luq.export.about import ABOUT, GUARD, GUARD_ENTRY, read_about
-from luq.export.folder import LINEAR, TOWER, PackedModel, export
+from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import read_layer, write_layer
 from luq.models.checkpoint import check_files
+from luq.models.families import decoder_weight
 from luq.models.vlm import VLM
 from luq.models.weight_files import INDEX, SINGLE
 from luq.pocket.shipped import WEIGHTS as POCKET
@@ -194,12 +195,17 @@ def test_one_weight_file_has_no_index(exported: Path) -> None:
     assert not (exported / INDEX).exists()
 
 
+def _is_linear(name: str) -> bool:
+    """Whether a tensor of the pocket model is a decoder linear's weight."""
+    return decoder_weight(name) is not None and name.endswith("_proj.weight")
+
+
 def test_everything_else_is_copied_as_it_stands(exported: Path) -> None:
     with (
         safe_open(SOURCE / SINGLE, "pt") as before,
         safe_open(exported / SINGLE, "pt") as after,
     ):
-        copied = [n for n in before.keys() if TOWER.search(n) or not LINEAR.match(n)]  # noqa: SIM118
+        copied = [name for name in before.keys() if not _is_linear(name)]  # noqa: SIM118
         assert len(copied) > 50
         for name in copied:
             assert torch.equal(before.get_tensor(name), after.get_tensor(name)), name
@@ -620,25 +626,27 @@ def test_towers_have_layers_that_are_not_packed() -> None:
         "visual.layers.0.mlp.gate_proj.weight",
         "audio_tower.layers.0.self_attn.q_proj.weight",
     )
-    assert all(TOWER.search(name) for name in names)
-    assert not TOWER.search("model.language_model.layers.0.self_attn.q_proj.weight")
+    assert not any(decoder_weight(name) for name in names)
+    decoder = "model.language_model.layers.0.self_attn.q_proj.weight"
+    assert decoder_weight(decoder) == (0, "self_attn.q_proj")
 
 
 @pytest.mark.parametrize(
     ("name", "linear"),
     [
-        ("layers.3.self_attn.q_proj.weight", ("3", "self_attn.q_proj")),
-        ("model.language_model.layers.12.mlp.down_proj.weight", ("12", "mlp.down_proj")),
+        ("layers.3.self_attn.q_proj.weight", (3, "self_attn.q_proj")),
+        ("model.language_model.layers.12.mlp.down_proj.weight", (12, "mlp.down_proj")),
+        ("model.language_model.layers.0.conv.in_proj.weight", (0, "conv.in_proj")),
+        ("model.text_model.layers.0.mlp.gate_up_proj.weight", (0, "mlp.gate_up_proj")),
         ("model.layers.3.self_attn.q_proj.bias", None),
         ("model.layers.3.mlp.down_proj.weight_scale", None),
         ("model.sublayers.3.mlp.down_proj.weight", None),
-        ("model.layers.3.mlp.down-proj.weight", None),
-        ("model.layers.3.self_attnXq_proj.weight", None),
+        ("model.connector.layers.3.mlp.down_proj.weight", None),
+        ("model.vision_model.layers.3.self_attn.q_proj.weight", None),
     ],
 )
-def test_names_of_decoder_linears(name: str, linear: tuple[str, str] | None) -> None:
-    match = LINEAR.match(name)
-    assert (match and (match[2], match[3])) == linear
+def test_names_of_decoder_linears(name: str, linear: tuple[int, str] | None) -> None:
+    assert decoder_weight(name) == linear
 
 
 def spoil_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -140,23 +140,6 @@ CASES: dict[str, tuple[str, Change, str]] = {
         r"num_hidden_layers=3.*4 layers",
     ),
     "more tower blocks": ("pocket_qwen", settings(vision_config={"depth": 5}), r"depth=5.*4 lay"),
-    "mixed attention": (
-        "pocket_qwen",
-        settings(text_config={"layer_types": ["full_attention"] * 5 + ["sliding_attention"] * 5}),
-        r"layer_types",
-    ),
-    "mixed attention of older configs": (
-        "pocket_qwen",
-        settings(
-            text_config={
-                "layer_types": None,
-                "use_sliding_window": True,
-                "sliding_window": 16,
-                "max_window_layers": 5,
-            }
-        ),
-        r"attend to a window",
-    ),
     # quantized
     "int8": ("pocket_llava", retyped(LLAVA_UP, torch.int8), rf"{LLAVA_UP} has the type I8.*16-bit"),
     "uint8": ("pocket_qwen", retyped("model.norm.weight", torch.uint8), r"the type U8"),
@@ -280,13 +263,17 @@ CASES: dict[str, tuple[str, Change, str]] = {
     "llava_llama": ("pocket_llava", settings(model_type="llava_llama"), r"llava-hf"),
     "no JSON": ("pocket_llava", file("config.json", "{"), r"config\.json cannot be read"),
     "a list": ("pocket_llava", file("config.json", "[]"), r"no JSON object"),
-    "no model_type": ("pocket_llava", settings(model_type=None), r"no model_type.*llava and qwen"),
-    "an unknown one": ("pocket_llava", settings(model_type="lava"), r"model_type='lava'"),
-    "one that is no name": ("pocket_llava", settings(model_type=["llava"]), r"model_type=\['llav"),
-    "a text model": (
+    "no model_type": ("pocket_llava", settings(model_type=None), r"has no model_type"),
+    "an unknown one": (
         "pocket_llava",
-        settings(model_type="llama", vision_config=None),
-        r"'llama' \(a model without a vision tower\)",
+        settings(model_type="lava"),
+        r"unknown model_type 'lava'.*llava",
+    ),
+    "one that is no name": ("pocket_llava", settings(model_type=["llava"]), r"model_type=\['llav"),
+    "experts": (
+        "pocket_qwen",
+        settings(text_config={"num_experts": 8}),
+        r"num_experts=8.*mixtures of experts",
     ),
     # tokenizer, processor, template
     "no vocabulary": ("pocket_llava", without("tokenizer.json"), r"tokenizer\.json is missing"),

@@ -64,7 +64,7 @@ def test_a_tensor_that_is_no_matrix_has_no_columns_to_check(tmp_path: Path) -> N
     name = "language_model.model.layers.0.mlp.{}_proj.weight"
     tensors = {name.format("up"): torch.zeros(4), name.format("down"): torch.zeros(4, 8)}
     save_file(tensors, tmp_path / "model.safetensors")
-    assert linear_shapes(tmp_path) == {"mlp.down_proj": (4, 8)}
+    assert linear_shapes(tmp_path) == {(0, "mlp.down_proj"): (4, 8)}
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,23 @@ def test_a_model_without_findable_layers() -> None:
     class Strange(nn.Module):
         config = type("C", (), {"model_type": "llavaa"})
 
-    with pytest.raises(ConfigError, match="did you mean llava"):
+    with pytest.raises(ModelError, match="no decoder layers are found in this llavaa model"):
         find_layers(Strange())
-    Strange.config.model_type = "llava"
-    with pytest.raises(ModelError, match=r"model\.language_model\.layers"):
-        find_layers(Strange())
+
+    class WithLayers(Strange):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([layer])
+
+        def get_decoder(self) -> nn.Module:
+            return self
+
+    with pytest.raises(ModelError, match="decoder layer 0 has no linear"):
+        find_layers(WithLayers(nn.LayerNorm(2)))
+    experts = nn.ModuleDict({"experts": nn.ModuleList([nn.Linear(2, 2)])})
+    with pytest.raises(ModelError, match="mixture of experts"):
+        find_layers(WithLayers(experts))
+    assert len(find_layers(WithLayers(nn.Sequential(nn.Linear(2, 2))))) == 1
 
 
 def test_a_checkpoint_of_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def write(
 
     `tied`: the head is the embeddings, as in the 3B model.
     """
-    tokenizer = AutoTokenizer.from_pretrained(POCKET / "pocket_llava")
+    tokenizer = AutoTokenizer.from_pretrained(
+        POCKET / "pocket_llava", extra_special_tokens={"image_token": "<|image_pad|>"}
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
     tokenizer.chat_template = TEMPLATE
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}

@@ -25,7 +25,7 @@ from luq.formats.sizes import memory
 from luq.models.families import LINEARS
 from luq.models.vlm import VLM, load_vlm
 from luq.quantization.layer import hessians, quantize_layer
-from luq.quantization.states import first_inputs, layer_output
+from luq.quantization.states import first_inputs
 from luq.quantization.walk import Walk, assert_installed, install
 from tests.conftest import pocket_samples
 from tests.luq.quantization.packing_by_hand import pack
@@ -128,7 +128,7 @@ def test_exact_equals_quantizing_by_hand(
     install(vlm, folders[:1])
     try:
         for state in states:
-            state.hidden = layer_output(vlm.layers[0], state)
+            state.advance(state.output(vlm.layers[0]))
     finally:
         vlm.restore()
     by_hand = quantize_layer(vlm, 1, tier, states)
@@ -221,11 +221,11 @@ def test_image_tokens_count_as_the_weighting_says(vlm: VLM, weighting: str, fact
         weighting
     ]
     assert made.image_weight == pytest.approx(weight)
+    states = first_inputs(vlm, made)
     seen: list[torch.Tensor] = []
     hook = vlm.layers[0].self_attn.q_proj.register_forward_pre_hook(
         lambda m, args: seen.append(args[0].reshape(-1, 128))
     )
-    states = first_inputs(vlm, made)
     found = hessians(vlm.layers[0], states, (("self_attn.q_proj",),))["self_attn.q_proj"]
     hook.remove()
     inputs = torch.cat(seen).double()

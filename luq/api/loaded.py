@@ -18,7 +18,7 @@ from luq.store.store import Store
 
 
 class LoadedModel:
-    """A vision-language model in memory, and the store of what is made of it.
+    """A model in memory, and the store of what is made of it.
 
     Args:
         source: The model as it stands in keys.
@@ -84,13 +84,13 @@ def load(
     max_pixels: int | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
-    """A vision-language model, from a folder, from the hub, or from memory.
+    """A vision-language or language model, from a folder, from the hub, or from memory.
 
     Args:
         model: A folder, a hub id, or a transformers model in memory. One in memory is not loaded
             again: it stays where it is, in its own type, is set to `eval()` and its parameters to
             `requires_grad=False`, and gets packed linears in place of its own when it is packed.
-        processor: Of a model in memory.
+        processor: Of a model in memory; of one that sees no images, its tokenizer.
         device: auto, cpu, cuda or cuda:N.
         store: Folder for what is made (profiles, layers, answers), which is found there again.
             None: a temporary one, which is deleted with the loaded model.

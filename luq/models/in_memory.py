@@ -48,8 +48,8 @@ def adopt(
     The model stays where it is, in the type that it has; it is not trained any more.
 
     Args:
-        model: A vision-language model of transformers, not quantized and in one place.
-        processor: Its processor.
+        model: A model of transformers, not quantized and in one place.
+        processor: Its processor, or the tokenizer of one that sees no images.
         folder: An empty folder, which has to be there as long as the checkpoint is used.
         system_prompt: With which the model is asked.
         activations_gb: Of calibration activations that stay in memory.

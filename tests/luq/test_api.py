@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 import luq
 from luq.config import ModelConfig, TierConfig
@@ -26,6 +26,7 @@ from luq.models.processors import load_processor
 from luq.pocket.plugin import PocketPlugin
 from pipelines.graph import Graph
 from pipelines.schema import to_config
+from tests.luq.models import tiny_families
 from tests.pipelines.test_schema import composed
 
 ROOT = Path(__file__).parents[2]
@@ -308,6 +309,21 @@ def test_a_model_in_memory_is_taken_as_it_is(name: str, dtype: torch.dtype, tmp_
     del model, packed
     gc.collect()
     assert not root.exists(), "a temporary store goes with its model"
+
+
+def test_a_language_model_in_memory_needs_a_tokenizer_and_no_images(tmp_path: Path) -> None:
+    folder = tiny_families.write(tmp_path / "qwen3", "qwen3")
+    own = AutoModelForCausalLM.from_pretrained(folder)
+    model = luq.load(own, AutoTokenizer.from_pretrained(folder))
+    samples = [{"text": f"Passage {index}: {'some words in a row. ' * 20}"} for index in range(8)]
+    tier = luq.GptqTier(bits=4, group_size=32)
+    profile = luq.profile(model, samples, tokens=64, seeds=1)
+    plan = luq.plan(profile, k=1, low="rtn4", high=tier)
+    packed = luq.quantize(model, plan, samples)
+    reloaded = AutoModelForCausalLM.from_pretrained(packed.save_pretrained(tmp_path / "packed"))
+    assert_same(packed.model, reloaded)
+    with pytest.raises(DataError, match=r"samples:8: it has an image, and the model sees none"):
+        luq.profile(model, [*samples, {"image": rows(1)[0]["image"], "text": "What is it?"}])
 
 
 def test_a_model_in_memory_is_known_by_its_content() -> None:

@@ -119,7 +119,7 @@ def _setting_columns(record: RunRecord) -> Row:
     mixed = is_mixed(record)
     return {
         "calibration": config.calibration.name,
-        "alpha": 0.0 if is_text else config.calibration.alpha,
+        "alpha": 0.0 if is_text else _alpha(record),
         "order": order_label(config.order),
         "rule": config.allocation.name,
         "low_tier": config.quantizer.low,
@@ -133,6 +133,13 @@ def _setting_columns(record: RunRecord) -> Row:
         "mixed": mixed,
         "tier": "" if mixed else record.tiers[0],
     }
+
+
+def _alpha(record: RunRecord) -> float:
+    """The share of multimodal tokens that was asked for, or that samples of a user's own have."""
+    if record.config.calibration.is_own and record.calibration is not None:
+        return record.calibration.alpha
+    return record.config.calibration.alpha
 
 
 def _score_columns(record: RunRecord) -> Row:

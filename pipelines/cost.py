@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from luq.errors import LuqError
+from luq.planning import allocate
 from luq.store.artefact import Artefact
 from luq.store.keys import digest
 from luq.store.store import NotMade, Store
 from pipelines import console
-from pipelines.allocate import allocate
 from pipelines.graph import Graph
 from pipelines.sweep import Job, Sweep, show_status
 from pipelines.units import duration, human

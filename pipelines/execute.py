@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from luq.allocation.plans import Chosen
+from luq.calibration.artefacts import check_shared
 from luq.config import RunConfig
-from luq.errors import DataError
 from luq.evaluation import scorers
+from luq.evaluation.answers import Scored, scored
 from luq.evaluation.artefacts import Answers, Fidelity, Layers
 from luq.evaluation.measures import perplexity, perplexity_ratio, summarise_fidelity
 from luq.formats.memory import peak_bytes, reset_peak
 from luq.formats.sizes import LayerSize, memory
 from luq.models import devices
+from luq.planning import LayerScores, allocate
 from luq.quantization.artefacts import end_walk
 from luq.questions import prompts
 from luq.store.artefact import Holdings
 from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console
-from pipelines.allocate import LayerScores, allocate
 from pipelines.clock import StageClock
 from pipelines.graph import Graph
 from pipelines.record import (
@@ -31,7 +32,7 @@ from pipelines.record import (
     Perplexity,
     RunRecord,
 )
-from pipelines.scores import Scored, score_part, scored
+from pipelines.scores import score_part
 from pipelines.version import git_sha
 
 # The last loaded model, so that the jobs of a multirun that use the same one load it once.
@@ -111,14 +112,7 @@ class Workbench:
     def check_leaks(self) -> None:
         """A DataError if questions are asked that the model is calibrated on."""
         for artefact in self.graph.shared_questions():
-            shared = self.store.get(artefact)
-            if shared:
-                first = shared[0]
-                raise DataError(
-                    f"calibration.source and evaluation.data share {len(shared)} questions with "
-                    f"their images, for example {first.calibrated} and {first.asked}: calibrate on "
-                    "other questions"
-                )
+            check_shared(self.store.get(artefact))
 
 
 def workbench(config: RunConfig) -> Workbench:

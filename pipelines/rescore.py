@@ -5,14 +5,14 @@ from pathlib import Path
 
 from luq.errors import ConfigError, LuqError, StoreError
 from luq.evaluation import scorers
-from luq.evaluation.answers import ANSWERS
+from luq.evaluation.answers import ANSWERS, Scored, scored
 from luq.evaluation.predictions import read_answers
 from luq.store.sealed import sealed
 from luq.store.store import Store, write_json
 from pipelines import console, runs_folder
 from pipelines.record import RunRecord, to_json
 from pipelines.run import config_key
-from pipelines.scores import Scored, score_part, scored
+from pipelines.scores import score_part
 
 
 def rescore(outputs: Path, sweep: str | None) -> int:

@@ -23,11 +23,11 @@ from luq.errors import LuqError, system_message
 from luq.evaluation import scorers
 from luq.formats.memory import peak_bytes
 from luq.formats.sizes import memory
+from luq.planning import LayerScores
 from luq.questions import prompts
 from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console, devices, runs_folder
-from pipelines.allocate import LayerScores
 from pipelines.conf_folder import CONF
 from pipelines.execute import RunIdentity, choose, execute, workbench
 from pipelines.follow import follow, make_up

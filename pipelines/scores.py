@@ -3,21 +3,9 @@
 from typing import NamedTuple
 
 from luq.errors import DataError
-from luq.evaluation.answers import summarise
-from luq.evaluation.collapse import collapsed
-from luq.evaluation.predictions import AnswerRow
-from luq.evaluation.scorers.summary import Summary, mean
+from luq.evaluation.answers import Scored
+from luq.evaluation.scorers.summary import mean
 from pipelines.record import BenchmarkScore
-
-
-class Scored(NamedTuple):
-    """One benchmark of one allocation."""
-
-    summary: Summary
-    collapsed: str  # why the model is none any more; empty if it is one
-    errors: int  # rows that could not be asked
-    rows: int  # all of them
-    key: str  # of the answers
 
 
 class ScorePart(NamedTuple):
@@ -27,12 +15,6 @@ class ScorePart(NamedTuple):
     mean_score: float
     float_mean_score: float
     mean_retention: float | None
-
-
-def scored(benchmark: str, rows: list[AnswerRow], key: str) -> Scored:
-    """The score of kept answers."""
-    errors = sum("error" in row for row in rows)
-    return Scored(summarise(benchmark, rows), collapsed(rows), errors, len(rows), key)
 
 
 def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> ScorePart:

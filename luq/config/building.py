@@ -123,6 +123,12 @@ def build(kind: type[T], values: Any, where: str = "", strict: bool = True) -> T
     return Builder(strict).build(kind, values, where)
 
 
+def build_tier(values: dict[str, Any]) -> TierConfig:
+    """The tier of a table with its `method` and parameters; a ConfigError if there is none."""
+    tier: TierConfig = Builder().fit(TierConfig, values, ITSELF)
+    return tier
+
+
 def plain(value: Any) -> Any:
     """The inverse of `build`: JSON data of dataclasses and tuples, tiers with their method."""
     if is_dataclass(value) and not isinstance(value, type):

@@ -75,9 +75,19 @@ def reads(config: RunConfig, name: str) -> bool:
 def _unread_names(config: RunConfig) -> dict[str, str]:
     """Settings that nothing of the run reads, whatever their values -> what would read them."""
     readers = _allocation_readers(config) | _order_readers(config) | _profile_readers(config)
+    readers |= _calibration_readers(config)
     if config.calibration.alpha == 0:
         readers["calibration.weighting"] = "calibration sets with images: calibration.alpha above 0"
     return readers
+
+
+def _calibration_readers(config: RunConfig) -> dict[str, str]:
+    """Settings of the calibration that samples of one's own make idle -> what reads them."""
+    if not config.calibration.is_own:
+        return {}
+    reader = f"calibration sets that are mixed: {config.calibration.source} is taken whole"
+    names = ("alpha", "tokens", "sample_tokens", "text", "benchmarks", "seed")
+    return {f"calibration.{name}": reader for name in names}
 
 
 def ranks_layers(config: RunConfig) -> bool:
@@ -162,6 +172,8 @@ def _words(prefix: str, names: Sequence[str]) -> str:
 
 def _default(config: RunConfig, name: str) -> Any:
     """The default of a setting by its dotted name."""
+    if name == "calibration.alpha":
+        return 1.0  # nothing is mixed
     group, _, setting = name.partition(".")
     for entry in fields(getattr(config, group)):
         if entry.name == setting and entry.default_factory is not MISSING:

@@ -1,5 +1,8 @@
 """Kept answers: scored again, and question by question. Needs no model, no torch, no dataset."""
 
+from typing import NamedTuple
+
+from luq.evaluation.collapse import collapsed
 from luq.evaluation.compare import Units
 from luq.evaluation.predictions import AnswerRow
 from luq.evaluation.scorers import SCORERS
@@ -9,6 +12,16 @@ from luq.questions.subsets import unit_of
 # the files of the artefacts of the stages `evaluation` and `fidelity`
 ANSWERS = "answers.jsonl"
 FIDELITY = "fidelity.jsonl"
+
+
+class Scored(NamedTuple):
+    """One benchmark of one allocation."""
+
+    summary: Summary
+    collapsed: str  # why the model is none any more; empty if it is one
+    errors: int  # rows that could not be asked
+    rows: int  # all of them
+    key: str  # of the answers
 
 
 def summarise(benchmark: str, rows: list[AnswerRow]) -> Summary:
@@ -27,6 +40,12 @@ def summarise(benchmark: str, rows: list[AnswerRow]) -> Summary:
             values = scorer.process(row["doc"], [row["text"]])
         items.append((row["doc"], values))
     return scorer.summarise(items)
+
+
+def scored(benchmark: str, rows: list[AnswerRow], key: str) -> Scored:
+    """The score of kept answers."""
+    errors = sum("error" in row for row in rows)
+    return Scored(summarise(benchmark, rows), collapsed(rows), errors, len(rows), key)
 
 
 def units(benchmark: str, rows: list[AnswerRow]) -> Units:

@@ -130,8 +130,7 @@ def _export(
 ) -> Path:
     """`export`, while no other process writes the target."""
     check_files(model.source)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelError(f"{target} exists: give another folder, or delete it")
+    check_target(target)
     shards = shards_of(model.source)
     _check_space(model.source, shards, target)
     quantization = layout.config(model.folders, model.tiers)
@@ -155,6 +154,12 @@ def _export(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def check_target(target: Path) -> None:
+    """A ModelError unless a folder can be written there: it is empty, or not there yet."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelError(f"{target} exists: give another folder, or delete it")
 
 
 def _check_space(source: Path, shards: list[str], target: Path) -> None:

@@ -9,14 +9,15 @@ from luq.allocation.plans import Chosen
 from luq.config import RunConfig
 from luq.errors import DataError
 from luq.evaluation import scorers
-from luq.evaluation.artefacts import Answers, Fidelity, Layers
+from luq.evaluation.answers import Kept, rows_of
+from luq.evaluation.artefacts import Fidelity, Layers
 from luq.evaluation.measures import perplexity, perplexity_ratio, summarise_fidelity
 from luq.formats.memory import peak_bytes, reset_peak
 from luq.formats.sizes import LayerSize, memory
 from luq.models import devices
 from luq.quantization.artefacts import end_walk
 from luq.questions import prompts
-from luq.store.artefact import Holdings
+from luq.store.artefact import Artefact, Holdings
 from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console
@@ -62,7 +63,7 @@ class Workbench:
                 advance(layer.description, 1)
         return sizes
 
-    def evaluate(self, answers: dict[str, Answers], stage: str) -> dict[str, Scored]:
+    def evaluate(self, answers: dict[str, Artefact[Kept]], stage: str) -> dict[str, Scored]:
         """Ask the benchmarks; their scores."""
         scores: dict[str, Scored] = {}
         with self.clock.stage(stage):
@@ -233,9 +234,10 @@ def _keys(layers: Layers) -> list[str]:
     return [layer.key for layer in layers]
 
 
-def _asked_rows(bench: Workbench, answers: dict[str, Answers]) -> dict[str, str]:
+def _asked_rows(bench: Workbench, answers: dict[str, Artefact[Kept]]) -> dict[str, str]:
     """Digest of the rows that were asked, by benchmark."""
     rows: dict[str, str] = {}
     for benchmark, artefact in answers.items():
-        rows[benchmark] = digest([row["id"] for row in bench.store.get(artefact)])
+        kept = bench.store.get(artefact)
+        rows[benchmark] = digest([row["id"] for row in rows_of(kept)])
     return rows

@@ -7,7 +7,7 @@ follows are then known.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,16 @@ from luq.allocation.knapsack import parse_bytes
 from luq.allocation.plans import Allocation
 from luq.calibration.artefacts import Calibration, SharedQuestions, calibration
 from luq.config import EvaluationConfig, RunConfig, TierConfig
-from luq.config.unread import chooses_by_questions
+from luq.config.unread import chooses_by_questions, measures_kl
 from luq.errors import ConfigError, DataError
+from luq.evaluation.answers import Kept
 from luq.evaluation.artefacts import (
     Answers,
     Batching,
     Fidelity,
     Layers,
     ReferenceProbabilities,
+    TaskAnswers,
     TextLosses,
 )
 from luq.formats.artefacts import Rest
@@ -37,11 +39,13 @@ from luq.models.checkpoint import (
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
 from luq.profiling.entropies import subsample_of
 from luq.quantization.artefacts import PackedLayer
+from luq.questions.lm_eval_tasks import TaskTable, check_include_path, is_built_in, task_table
 from luq.questions.overlap import check_texts, same_files
 from luq.questions.sources import QuestionTable, evaluation_table
 from luq.questions.specs import spec
 from luq.questions.subsets import Subset, subset
 from luq.questions.text import TextSource, text_source
+from luq.store.artefact import Artefact
 from luq.store.keys import digest
 
 BYTES_16_BIT = 2
@@ -55,6 +59,7 @@ class QuestionSet:
     subset: Subset
     fidelity: Subset | None  # for KL and likelihoods; None: not measured
     batching: Batching
+    tasks: dict[str, TaskTable] = field(default_factory=dict)  # of lm-eval, not built in
 
 
 class Graph:
@@ -79,6 +84,8 @@ class Graph:
         _check_windows(config, self.checkpoint.folder)
         _check_sources(config.evaluation)
         _check_modality(config)
+        check_include_path(config.evaluation.include_path)
+        _check_divergences(config)
         if self.is_profiled:
             # The smallest modality has no more tokens; how many it has is known with the samples.
             most_vectors = min(config.profile.tokens, config.calibration.tokens)
@@ -208,16 +215,20 @@ class Graph:
 
     def question_set(self, config: EvaluationConfig) -> QuestionSet:
         """The questions that an evaluation config asks."""
-        tables = {
-            name: evaluation_table(name, config, self.cache, self.download)
-            for name in config.benchmarks
-        }
+        tables: dict[str, QuestionTable] = {}
+        tasks: dict[str, TaskTable] = {}
+        for name in config.benchmarks:
+            if is_built_in(name):
+                tables[name] = evaluation_table(name, config, self.cache, self.download)
+            else:
+                tasks[name] = task_table(name, config, self.download)
         fidelity = None
         if config.fidelity != 0:
             counts = [n for n in (config.fidelity, config.samples) if n is not None]
             fidelity = subset(config.split, min(counts, default=None), config.seed)
         asked = subset(config.split, config.samples, config.seed)
-        return QuestionSet(tables, asked, fidelity, Batching(config.batch_size, config.strict))
+        batching = Batching(config.batch_size, config.strict)
+        return QuestionSet(tables, asked, fidelity, batching, tasks)
 
     def selection_set(self, samples: int | None) -> QuestionSet:
         """Questions of the selection split: those by which a plan chooses, never the report's."""
@@ -229,12 +240,15 @@ class Graph:
             )
         return self.question_set(replace(config, split="selection", samples=samples, fidelity=None))
 
-    def answers(self, layers: Layers, questions: QuestionSet) -> dict[str, Answers]:
+    def answers(self, layers: Layers, questions: QuestionSet) -> dict[str, Artefact[Kept]]:
         """What packed layers say, by benchmark."""
-        return {
-            name: Answers(self.checkpoint, layers, table, questions.subset, questions.batching)
-            for name, table in questions.tables.items()
-        }
+        subset, batching = questions.subset, questions.batching
+        answers: dict[str, Artefact[Kept]] = {}
+        for name, table in questions.tables.items():
+            answers[name] = Answers(self.checkpoint, layers, table, subset, batching)
+        for name, task in questions.tasks.items():
+            answers[name] = TaskAnswers(self.checkpoint, layers, task, subset, batching)
+        return answers
 
     def fidelity(self, layers: Layers, questions: QuestionSet) -> dict[str, Fidelity]:
         """How far packed layers moved the probabilities, by benchmark; empty if not asked for."""
@@ -362,11 +376,24 @@ def _check_modality(config: RunConfig) -> None:
         )
 
 
+def _check_divergences(config: RunConfig) -> None:
+    """Say before any work that no benchmark has the probabilities by which layers are chosen."""
+    swaps = config.allocation.name == "search" and config.allocation.swaps
+    has_tables = any(is_built_in(name) for name in config.evaluation.benchmarks)
+    if (swaps or measures_kl(config)) and not has_tables:
+        raise ConfigError(
+            f"evaluation.benchmarks={config.evaluation.benchmarks} is not possible here: the plan "
+            "or the order goes by the KL of answers, which only built-in benchmarks have. Add one "
+            "of them"
+        )
+
+
 def _check_sources(config: EvaluationConfig) -> None:
     """A ConfigError for a source of a benchmark that is not asked."""
     for name in config.sources:
         # textvqa_ocr reads textvqa's data
-        if name not in {*config.benchmarks, *(spec(asked).data for asked in config.benchmarks)}:
+        data = {spec(asked).data for asked in config.benchmarks if is_built_in(asked)}
+        if name not in {*config.benchmarks, *data}:
             raise ConfigError(
                 f"evaluation.sources.{name} would be ignored: {name} is not among "
                 f"evaluation.benchmarks={config.benchmarks}. Add it there, or leave the source out"

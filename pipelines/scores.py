@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 from luq.errors import DataError
-from luq.evaluation.answers import summarise
+from luq.evaluation.answers import Kept, rows_of, summary_of
 from luq.evaluation.collapse import collapsed
-from luq.evaluation.predictions import AnswerRow
 from luq.evaluation.scorers.summary import Summary, mean
 from pipelines.record import BenchmarkScore
 
@@ -29,10 +28,11 @@ class ScorePart(NamedTuple):
     mean_retention: float | None
 
 
-def scored(benchmark: str, rows: list[AnswerRow], key: str) -> Scored:
+def scored(benchmark: str, kept: Kept, key: str) -> Scored:
     """The score of kept answers."""
+    rows = rows_of(kept)
     errors = sum("error" in row for row in rows)
-    return Scored(summarise(benchmark, rows), collapsed(rows), errors, len(rows), key)
+    return Scored(summary_of(benchmark, kept), collapsed(rows), errors, len(rows), key)
 
 
 def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> ScorePart:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines import console, run
-from pipelines.conf_folder import CONF
+from pipelines.conf_folder import CONF, allow_modules
 from pipelines.schema import check_choices, composition_error, register
 
 RAISE = "HYDRA_FULL_ERROR"
@@ -39,6 +39,7 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
         return finished.code if isinstance(finished.code, int) else 1
     own = None if arguments.config_dir is None else Path(arguments.config_dir)
     check_choices(arguments.overrides, own)
+    allow_modules(own)
     console.log_warnings()
     register()
     failures = run.Failures()

@@ -28,7 +28,7 @@ from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console, devices, runs_folder
 from pipelines.allocate import LayerScores
-from pipelines.conf_folder import CONF
+from pipelines.conf_folder import CONF, allow_modules
 from pipelines.execute import RunIdentity, choose, execute, workbench
 from pipelines.follow import follow, make_up
 from pipelines.graph import Graph
@@ -69,10 +69,16 @@ def command(config: RunConfig) -> str:
 
 def _own_configs() -> list[str]:
     """The option that names the user's folder of configs, if Hydra looked into one."""
+    own = _own_folder()
+    return [] if own is None else ["--config-dir", str(own)]
+
+
+def _own_folder() -> Path | None:
+    """The user's folder of configs, if Hydra looked into one."""
     for source in HydraConfig.get().runtime.config_sources:
         if source.schema == "file" and Path(source.path) != CONF:
-            return ["--config-dir", str(source.path)]
-    return []
+            return Path(source.path)
+    return None
 
 
 def job_name(overrides: Sequence[str]) -> str:
@@ -157,6 +163,7 @@ def job(
     name = job_name(overrides)
     failures = failures or Failures()
     console.out.rule(Text(name, "bold"), align="left")
+    allow_modules(_own_folder())  # of a launcher's workers too
     try:
         # `luq profile` reads settings of the profile whatever the plan.
         config = as_asked(composed) if stage == "profile" else to_config(composed, base)

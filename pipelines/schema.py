@@ -23,6 +23,7 @@ from luq.errors import ConfigError, unknown
 from pipelines.conf_folder import CONF, files
 
 OPTIONAL = ("experiment",)  # groups of which a run may have none
+SEARCH_PATH = "hydra.searchpath"  # Hydra's own setting for more folders of configs
 
 
 def defaults(kind: type) -> dict[str, Any]:
@@ -116,6 +117,22 @@ def settings_of(overrides: Sequence[str]) -> list[str]:
     return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
+def _searched(overrides: Sequence[str]) -> list[Path]:
+    """The folders that hydra.searchpath names; those of packages (pkg://) are left to Hydra."""
+    folders: list[Path] = []
+    for override in overrides:
+        if not override.lstrip("+").startswith(f"{SEARCH_PATH}="):
+            continue
+        try:
+            value = OverridesParser.create().parse_override(override).value()
+        except HydraException:
+            continue  # it is refused with the others that cannot be read
+        for path in value if isinstance(value, list) else [value]:
+            if "://" not in str(path) or str(path).startswith("file://"):
+                folders.append(Path(str(path).removeprefix("file://")))
+    return folders
+
+
 def check_choices(overrides: Sequence[str], own: Path | None = None) -> None:
     """Refuse overrides that cannot be read, and choices of config groups that do not exist.
 
@@ -127,6 +144,7 @@ def check_choices(overrides: Sequence[str], own: Path | None = None) -> None:
         ConfigError: it names the override, and the nearest choices.
     """
     parser = OverridesParser.create()
+    folders = [own, *_searched(overrides)]
     for override in overrides:
         group, equals, value = override.lstrip("+").partition("=")
         try:
@@ -148,7 +166,9 @@ def check_choices(overrides: Sequence[str], own: Path | None = None) -> None:
         folder = CONF / group
         if not equals or "." in group or not folder.is_dir():
             continue
-        known = files(group, own)
+        known: dict[str, Path] = {}
+        for own_folder in folders:
+            known |= files(group, own_folder)
         none = ("null", "") if group in OPTIONAL else ()
         for name in value.split(","):
             if name not in (*known, *none) and "(" not in name:

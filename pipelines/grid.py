@@ -20,7 +20,13 @@ from rich.table import Table
 from luq.errors import ConfigError, brief, unknown
 from pipelines import console
 from pipelines.conf_folder import CONF, SWEEPS, allow_modules, files
-from pipelines.schema import SEARCH_PATH, check_choices, composition_error, register
+from pipelines.schema import (
+    SEARCH_PATH,
+    check_choices,
+    composition_error,
+    register,
+    with_own_model,
+)
 
 
 class Definition(NamedTuple):
@@ -139,6 +145,7 @@ class Grid:
             raise ConfigError(
                 f"{SEARCH_PATH} is for single runs: name the folder by --config-dir DIR"
             )
+        self.overrides = with_own_model(self.overrides, self.definition.base)
         check_choices(self.task, self.own)
         allow_modules(self.own)
         self.parser = OverridesParser.create()

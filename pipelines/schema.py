@@ -20,6 +20,7 @@ from luq.config.building import build
 from luq.config.checks import is_plain_name, require, require_seed
 from luq.config.unread import with_what_is_read
 from luq.errors import ConfigError, unknown
+from luq.plugins import plugin
 from pipelines.conf_folder import CONF, files
 
 OPTIONAL = ("experiment",)  # groups of which a run may have none
@@ -66,6 +67,7 @@ def as_asked(composed: DictConfig) -> RunConfig:
         raise ConfigError(str(error).splitlines()[0]) from error
     if isinstance(plain, dict):
         plain.pop("experiment", None)
+        _name_own_model(plain)
         seed = plain.get("seed")
         if isinstance(seed, int):  # here under the name that people give; the groups have copies
             require_seed("seed", seed)
@@ -73,6 +75,16 @@ def as_asked(composed: DictConfig) -> RunConfig:
     # A folder of this name is made beside those of other groups.
     require(is_plain_name(config.group), "group", config.group, "a plain name, without folders")
     return config
+
+
+def _name_own_model(plain: dict[Any, Any]) -> None:
+    """Give a model without a name that of its folder or repository."""
+    model = plain.get("model")
+    if not isinstance(model, dict) or model.get("name") is not None:
+        return
+    path = model.get("path")
+    if isinstance(path, str) and path != "???":
+        model["name"] = Path(path).expanduser().resolve().name or path
 
 
 def to_config(composed: DictConfig, shared: Sequence[str] = ()) -> RunConfig:
@@ -131,6 +143,29 @@ def _searched(overrides: Sequence[str]) -> list[Path]:
             if "://" not in str(path) or str(path).startswith("file://"):
                 folders.append(Path(str(path).removeprefix("file://")))
     return folders
+
+
+def with_own_model(overrides: Sequence[str], base: Sequence[str] = ()) -> list[str]:
+    """Overrides that name a checkpoint by its path alone, with what such a one is asked.
+
+    The shipped model that a run has without them has a name and questions of its own, which are
+    not those of another checkpoint.
+
+    Args:
+        overrides: of a command line.
+        base: overrides of a sweep, which may choose a model.
+    """
+    given = settings_of([*base, *overrides])
+    if "model.path" not in given or "model" in given:
+        return list(overrides)
+    for override in overrides:
+        name, _, path = override.lstrip("+").partition("=")
+        if name == "model.path" and plugin(path.strip("'\"").partition(":")[0]) is not None:
+            return list(overrides)  # it is a shipped one
+    choices = ["model=own"]
+    if "evaluation" not in given:
+        choices.append("evaluation=quick")
+    return [*choices, *overrides]
 
 
 def check_choices(overrides: Sequence[str], own: Path | None = None) -> None:

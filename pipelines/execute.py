@@ -10,7 +10,7 @@ from luq.config import RunConfig
 from luq.errors import DataError
 from luq.evaluation import scorers
 from luq.evaluation.answers import Kept, rows_of
-from luq.evaluation.artefacts import Fidelity, Layers
+from luq.evaluation.artefacts import Answers, Fidelity, Layers
 from luq.evaluation.measures import perplexity, perplexity_ratio, summarise_fidelity
 from luq.formats.memory import peak_bytes, reset_peak
 from luq.formats.sizes import LayerSize, memory
@@ -33,6 +33,7 @@ from pipelines.record import (
     RunRecord,
 )
 from pipelines.scores import Scored, score_part, scored
+from pipelines.space import check_space
 from pipelines.version import git_sha
 
 # The last loaded model, so that the jobs of a multirun that use the same one load it once.
@@ -109,6 +110,12 @@ class Workbench:
         if reference is not None and not self.store.has(reference):
             reference.check(self.store.tools)
 
+    def check_questions(self) -> None:
+        """A DataError if questions lack a column or cannot be read; what is open stays open."""
+        for artefact in self.graph.answers(self.graph.float_layers, self.graph.questions).values():
+            if isinstance(artefact, Answers) and not self.store.has(artefact):
+                artefact.table.check(self.store.tools)
+
     def check_leaks(self) -> None:
         """A DataError if questions are asked that the model is calibrated on."""
         for artefact in self.graph.shared_questions():
@@ -154,6 +161,8 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     reset_peak()
     graph, store, clock = bench.graph, bench.store, bench.clock
     config = graph.config
+    check_space(graph, store)
+    bench.check_questions()
     bench.check_text()
     chosen = choose(bench)
     layers = graph.layers(chosen.allocation)

@@ -23,6 +23,24 @@ from luq.errors import ConfigError, unknown
 from luq.plugins import plugin
 from pipelines.conf_folder import CONF, files
 
+# What Hydra says of overrides -> the same for people who do not know it.
+_SEVERAL = "{0}: several values are several runs: `luq run -m`, or one list in brackets, [a,b]"
+_CHOSEN = "{0} is there anyway: write {0}=NAME, without the +"
+PLAIN_WORDS = {
+    r"Ambiguous value for argument '(.+?)'\n": _SEVERAL,
+    r"Sweep parameters '(.+)' requires --multirun": _SEVERAL,
+    r"(\S+) appears more than once in the final defaults list": _CHOSEN,
+    r"Multiple values for (\S+)\. To override": _CHOSEN,
+    r"Could not find '(\S+)'.*Available options in '\S+':(.*?)Config search path": (
+        "there is no {0}: known are {1}"
+    ),
+    r"Interpolation key '([^']+)' not found": (
+        "${{{0}}} is not possible: there is no setting {0} that it could be taken from"
+    ),
+    r"Environment variable '([^']+)' not found": (
+        "the environment has no variable {0}: set it, or give the value itself"
+    ),
+}
 OPTIONAL = ("experiment",)  # groups of which a run may have none
 SEARCH_PATH = "hydra.searchpath"  # Hydra's own setting for more folders of configs
 
@@ -64,7 +82,7 @@ def as_asked(composed: DictConfig) -> RunConfig:
     try:
         plain = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise composition_error(error) from error
     if isinstance(plain, dict):
         plain.pop("experiment", None)
         _name_own_model(plain)
@@ -83,7 +101,9 @@ def _name_own_model(plain: dict[Any, Any]) -> None:
     if not isinstance(model, dict) or model.get("name") is not None:
         return
     path = model.get("path")
-    if isinstance(path, str) and path != "???":
+    if path == "???":
+        raise ConfigError("model.path is not set: give a checkpoint's folder, model.path=DIR")
+    if isinstance(path, str):
         model["name"] = Path(path).expanduser().resolve().name or path
 
 
@@ -105,8 +125,16 @@ def composition_error(error: HydraException | OmegaConfBaseException) -> ConfigE
     """What Hydra says of overrides, as an error of ours; the nearest names for an unknown one."""
     message = str(error)
     unknown_setting = re.search(r"Could not override '([^']+)'", message)
+    if unknown_setting and unknown_setting[1].startswith("hydra"):
+        return ConfigError(
+            f"Hydra has no setting {unknown_setting[1]!r}: see `luq run --cfg hydra`"
+        )
     if unknown_setting:
         return unknown("setting", unknown_setting[1], _names(defaults(RunConfig)))
+    for pattern, words in PLAIN_WORDS.items():
+        match = re.search(pattern, message, re.DOTALL)
+        if match:
+            return ConfigError(words.format(*(" ".join(g.split()) for g in match.groups())))
     if isinstance(error.__cause__, OmegaConfBaseException):
         message = f"{message}\n{error.__cause__}"
     lines = [line.strip() for line in message.splitlines() if line.strip()]

@@ -47,8 +47,12 @@ class Builder(NamedTuple):
         is_bool_for_int = hint is int and isinstance(value, bool)
         if isinstance(hint, type) and isinstance(value, hint) and not is_bool_for_int:
             return value
-        name = getattr(hint, "__name__", hint)
-        raise ConfigError(f"{where}={value!r} is not possible: it must be of type {name}")
+        wanted = f"of type {getattr(hint, '__name__', hint)}"
+        if origin is list:
+            wanted = f"a list, as in {where}=[{value}]"
+        elif origin is dict:
+            wanted = "a table, as in {name: value}"
+        raise ConfigError(f"{where}={value!r} is not possible: it must be {wanted}")
 
     def build(self, kind: type[T], values: Any, where: str = "") -> T:
         """The dataclass `kind` from a table of its fields."""
@@ -79,7 +83,10 @@ class Builder(NamedTuple):
         if isinstance(value, dict) and "class" in value:
             return self._own_tier(value, where)
         if not isinstance(value, dict) or "method" not in value:
-            raise ConfigError(f"{where}={value!r} is not possible: it must name a method")
+            raise ConfigError(
+                f"{where}={value!r} is not possible: it must name a method, or a class of your "
+                "own. Is the tier's name misspelt?"
+            )
         method = value["method"]
         if method not in TIERS:
             raise unknown(f"quantizer in {where}.method", str(method), TIERS)

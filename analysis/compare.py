@@ -21,7 +21,7 @@ from analysis.settings import (
 from luq.errors import StoreError, unknown
 from luq.evaluation import answers
 from luq.evaluation.compare import MEAN, Difference, Units, average, paired
-from luq.evaluation.predictions import read_answers, read_fidelity
+from luq.evaluation.predictions import read_fidelity
 from luq.store import keys
 from luq.store.store import Store
 from pipelines.record import BenchmarkScore, RunRecord
@@ -89,10 +89,10 @@ class Reader:
         units: dict[str, Units] = {}
         try:
             for benchmark, key in answer_keys.items():
-                rows = read_answers(self.store.verify("evaluation", key) / answers.ANSWERS)
-                if all("error" in row for row in rows):
+                kept = answers.read_kept(self.store.verify("evaluation", key))
+                if all("error" in row for row in answers.rows_of(kept)):
                     continue  # nothing was asked: there is no score
-                units[benchmark] = answers.units(benchmark, rows)
+                units[benchmark] = answers.units_of(benchmark, kept)
         except StoreError:
             return None
         return units

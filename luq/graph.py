@@ -6,7 +6,7 @@ checkpoint, calibration and settings it is of.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -21,14 +21,24 @@ from luq.config import (
     QuantizerConfig,
 )
 from luq.errors import ConfigError
-from luq.evaluation.artefacts import Answers, Batching, Fidelity, Layers, ReferenceProbabilities
+from luq.evaluation.answers import Kept
+from luq.evaluation.artefacts import (
+    Answers,
+    Batching,
+    Fidelity,
+    Layers,
+    ReferenceProbabilities,
+    TaskAnswers,
+)
 from luq.formats.artefacts import Rest
 from luq.models.checkpoint import Checkpoint
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
 from luq.quantization.artefacts import PackedLayer
+from luq.questions.lm_eval_tasks import TaskTable, is_built_in, task_table
 from luq.questions.sources import QuestionTable, evaluation_table
 from luq.questions.specs import spec
 from luq.questions.subsets import Subset, subset
+from luq.store.artefact import Artefact
 
 
 class PlanSettings(Protocol):
@@ -55,6 +65,7 @@ class QuestionSet:
     subset: Subset
     fidelity: Subset | None  # for KL and likelihoods; None: not measured
     batching: Batching
+    tasks: dict[str, TaskTable] = field(default_factory=dict)  # of lm-eval, not built in
 
 
 def question_set(config: EvaluationConfig, cache: Path, download: bool = True) -> QuestionSet:
@@ -70,20 +81,28 @@ def question_set(config: EvaluationConfig, cache: Path, download: bool = True) -
         DataError: they cannot be read, or (without download) are not there.
     """
     _check_sources(config)
-    tables = {name: evaluation_table(name, config, cache, download) for name in config.benchmarks}
+    tables: dict[str, QuestionTable] = {}
+    tasks: dict[str, TaskTable] = {}
+    for name in config.benchmarks:
+        if is_built_in(name):
+            tables[name] = evaluation_table(name, config, cache, download)
+        else:
+            tasks[name] = task_table(name, config, download)
     fidelity = None
     if config.fidelity != 0:
         counts = [n for n in (config.fidelity, config.samples) if n is not None]
         fidelity = subset(config.split, min(counts, default=None), config.seed)
     asked = subset(config.split, config.samples, config.seed)
-    return QuestionSet(tables, asked, fidelity, Batching(config.batch_size, config.strict))
+    batching = Batching(config.batch_size, config.strict)
+    return QuestionSet(tables, asked, fidelity, batching, tasks)
 
 
 def _check_sources(config: EvaluationConfig) -> None:
     """A ConfigError for a source of a benchmark that is not asked."""
     for name in config.sources:
         # textvqa_ocr reads textvqa's data
-        if name not in {*config.benchmarks, *(spec(asked).data for asked in config.benchmarks)}:
+        data = {spec(asked).data for asked in config.benchmarks if is_built_in(asked)}
+        if name not in {*config.benchmarks, *data}:
             raise ConfigError(
                 f"evaluation.sources.{name} would be ignored: {name} is not among "
                 f"evaluation.benchmarks={config.benchmarks}. Add it there, or leave the source out"
@@ -194,12 +213,15 @@ class ModelGraph(ABC):
 
     # evaluate
 
-    def answers(self, layers: Layers, questions: QuestionSet) -> dict[str, Answers]:
+    def answers(self, layers: Layers, questions: QuestionSet) -> dict[str, Artefact[Kept]]:
         """What packed layers say, by benchmark."""
-        return {
-            name: Answers(self.checkpoint, layers, table, questions.subset, questions.batching)
-            for name, table in questions.tables.items()
-        }
+        subset, batching = questions.subset, questions.batching
+        answers: dict[str, Artefact[Kept]] = {}
+        for name, table in questions.tables.items():
+            answers[name] = Answers(self.checkpoint, layers, table, subset, batching)
+        for name, task in questions.tasks.items():
+            answers[name] = TaskAnswers(self.checkpoint, layers, task, subset, batching)
+        return answers
 
     def fidelity(self, layers: Layers, questions: QuestionSet) -> dict[str, Fidelity]:
         """How far packed layers moved the probabilities, by benchmark; empty if not asked for."""

@@ -198,9 +198,9 @@ class RunEvidence:
             self.get(layer)
         summaries = []
         for name, item in self.graph.answers(layers, self._questions).items():
-            rows = self.get(item)
-            if not all("error" in row for row in rows):  # else there is no score
-                summaries.append(answers.summarise(name, rows))
+            kept = self.get(item)
+            if not all("error" in row for row in answers.rows_of(kept)):  # else there is no score
+                summaries.append(answers.summary_of(name, kept))
         if not summaries:
             raise DataError("no question of the selection split could be asked")
         variance = sum(summary.stderr**2 for summary in summaries)

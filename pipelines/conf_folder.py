@@ -4,6 +4,7 @@ A user's folder (`--config-dir DIR`) has the same groups: DIR/model/NAME.yaml, D
 DIR/sweep/NAME.yaml. Its names are added to those that ship, and none may hide one of them.
 """
 
+import sys
 from pathlib import Path
 
 from luq.errors import ConfigError
@@ -13,6 +14,15 @@ INSTALLED = HERE / "conf"
 # Beside the packages in a checkout, inside of this one in an installed wheel.
 CONF = INSTALLED if INSTALLED.is_dir() else HERE.parent / "conf"
 SWEEPS = "sweep"  # the folder of named sweeps, which is no group of the config
+
+
+def allow_modules(own: Path | None) -> None:
+    """Let a config name classes of Python files in the user's folder; nothing is imported yet.
+
+    The folder stands last on the path of modules: it hides none.
+    """
+    if own is not None and str(own.resolve()) not in sys.path:
+        sys.path.append(str(own.resolve()))
 
 
 def files(group: str, own: Path | None = None) -> dict[str, Path]:

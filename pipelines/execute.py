@@ -9,7 +9,7 @@ from luq.allocation.plans import Chosen
 from luq.calibration.artefacts import check_shared
 from luq.config import RunConfig
 from luq.evaluation import scorers
-from luq.evaluation.answers import Scored, scored
+from luq.evaluation.answers import Kept, Scored, rows_of, scored
 from luq.evaluation.artefacts import Answers, Fidelity, Layers
 from luq.evaluation.measures import perplexity, perplexity_ratio, summarise_fidelity
 from luq.formats.memory import peak_bytes, reset_peak
@@ -18,7 +18,7 @@ from luq.models import devices
 from luq.planning import LayerScores, allocate
 from luq.quantization.artefacts import end_walk
 from luq.questions import prompts
-from luq.store.artefact import Holdings
+from luq.store.artefact import Artefact, Holdings
 from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console
@@ -33,6 +33,7 @@ from pipelines.record import (
     RunRecord,
 )
 from pipelines.scores import score_part
+from pipelines.space import check_space
 from pipelines.version import git_sha
 
 # The last loaded model, so that the jobs of a multirun that use the same one load it once.
@@ -63,7 +64,7 @@ class Workbench:
                 advance(layer.description, 1)
         return sizes
 
-    def evaluate(self, answers: dict[str, Answers], stage: str) -> dict[str, Scored]:
+    def evaluate(self, answers: dict[str, Artefact[Kept]], stage: str) -> dict[str, Scored]:
         """Ask the benchmarks; their scores."""
         scores: dict[str, Scored] = {}
         with self.clock.stage(stage):
@@ -109,6 +110,12 @@ class Workbench:
         if reference is not None and not self.store.has(reference):
             reference.check(self.store.tools)
 
+    def check_questions(self) -> None:
+        """A DataError if questions lack a column or cannot be read; what is open stays open."""
+        for artefact in self.graph.answers(self.graph.float_layers, self.graph.questions).values():
+            if isinstance(artefact, Answers) and not self.store.has(artefact):
+                artefact.table.check(self.store.tools)
+
     def check_leaks(self) -> None:
         """A DataError if questions are asked that the model is calibrated on."""
         for artefact in self.graph.shared_questions():
@@ -147,6 +154,8 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     reset_peak()
     graph, store, clock = bench.graph, bench.store, bench.clock
     config = graph.config
+    check_space(graph, store)
+    bench.check_questions()
     bench.check_text()
     chosen = choose(bench)
     layers = graph.layers(chosen.allocation)
@@ -227,9 +236,10 @@ def _keys(layers: Layers) -> list[str]:
     return [layer.key for layer in layers]
 
 
-def _asked_rows(bench: Workbench, answers: dict[str, Answers]) -> dict[str, str]:
+def _asked_rows(bench: Workbench, answers: dict[str, Artefact[Kept]]) -> dict[str, str]:
     """Digest of the rows that were asked, by benchmark."""
     rows: dict[str, str] = {}
     for benchmark, artefact in answers.items():
-        rows[benchmark] = digest([row["id"] for row in bench.store.get(artefact)])
+        kept = bench.store.get(artefact)
+        rows[benchmark] = digest([row["id"] for row in rows_of(kept)])
     return rows

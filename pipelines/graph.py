@@ -15,7 +15,7 @@ from luq.allocation.knapsack import parse_bytes
 from luq.calibration.artefacts import Calibration, SharedQuestions, calibration
 from luq.calibration.own import OwnSamples, check_own_texts
 from luq.config import EvaluationConfig, RunConfig, TierConfig
-from luq.config.unread import chooses_by_questions
+from luq.config.unread import chooses_by_questions, measures_kl
 from luq.errors import ConfigError, DataError
 from luq.evaluation.artefacts import Layers, TextLosses
 from luq.graph import ModelGraph, QuestionSet, question_set, shared_questions
@@ -27,6 +27,7 @@ from luq.models.checkpoint import (
     rest_weights,
 )
 from luq.profiling.entropies import subsample_of
+from luq.questions.lm_eval_tasks import check_include_path, is_built_in
 from luq.questions.overlap import check_texts, same_files
 from luq.questions.text import TextSource, text_source
 from luq.store.keys import digest
@@ -57,6 +58,8 @@ class Graph(ModelGraph):
         _check_budget(config, self.checkpoint, self.tiers)
         _check_windows(config, self.checkpoint)
         _check_modality(config)
+        check_include_path(config.evaluation.include_path)
+        _check_divergences(config)
         if self.is_profiled:
             # The smallest modality has no more tokens; how many it has is known with the samples.
             most_vectors = min(config.profile.tokens, config.calibration.tokens)
@@ -225,4 +228,16 @@ def _check_modality(config: RunConfig) -> None:
         raise ConfigError(
             "order.modality=image is not possible: the calibration set (alpha=0) has no image "
             "tokens. Calibrate with images, or choose order.modality=text"
+        )
+
+
+def _check_divergences(config: RunConfig) -> None:
+    """Say before any work that no benchmark has the probabilities by which layers are chosen."""
+    swaps = config.allocation.name == "search" and config.allocation.swaps
+    has_tables = any(is_built_in(name) for name in config.evaluation.benchmarks)
+    if (swaps or measures_kl(config)) and not has_tables:
+        raise ConfigError(
+            f"evaluation.benchmarks={config.evaluation.benchmarks} is not possible here: the plan "
+            "or the order goes by the KL of answers, which only built-in benchmarks have. Add one "
+            "of them"
         )

@@ -19,8 +19,14 @@ from rich.table import Table
 
 from luq.errors import ConfigError, brief, unknown
 from pipelines import console
-from pipelines.conf_folder import CONF, SWEEPS, files
-from pipelines.schema import check_choices, composition_error, register
+from pipelines.conf_folder import CONF, SWEEPS, allow_modules, files
+from pipelines.schema import (
+    SEARCH_PATH,
+    check_choices,
+    composition_error,
+    register,
+    with_own_model,
+)
 
 
 class Definition(NamedTuple):
@@ -135,7 +141,13 @@ class Grid:
 
     def __post_init__(self) -> None:
         register()
+        if any(override.startswith(SEARCH_PATH) for override in self.overrides):
+            raise ConfigError(
+                f"{SEARCH_PATH} is for single runs: name the folder by --config-dir DIR"
+            )
+        self.overrides = with_own_model(self.overrides, self.definition.base)
         check_choices(self.task, self.own)
+        allow_modules(self.own)
         self.parser = OverridesParser.create()
 
     @property

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines import console, run
-from pipelines.conf_folder import CONF
-from pipelines.schema import check_choices, composition_error, register
+from pipelines.conf_folder import CONF, allow_modules
+from pipelines.schema import check_choices, composition_error, register, with_own_model
 
 RAISE = "HYDRA_FULL_ERROR"
 
@@ -38,7 +38,9 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
     except SystemExit as finished:
         return finished.code if isinstance(finished.code, int) else 1
     own = None if arguments.config_dir is None else Path(arguments.config_dir)
+    arguments.overrides = with_own_model(arguments.overrides)
     check_choices(arguments.overrides, own)
+    allow_modules(own)
     console.log_warnings()
     register()
     failures = run.Failures()

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from luq.errors import ConfigError, LuqError, StoreError
 from luq.evaluation import scorers
-from luq.evaluation.answers import ANSWERS, Scored, scored
-from luq.evaluation.predictions import read_answers
+from luq.evaluation.answers import Scored, read_kept, scored
 from luq.store.sealed import sealed
 from luq.store.store import Store, write_json
 from pipelines import console, runs_folder
@@ -65,6 +64,6 @@ def _rescored(store: Store, record: RunRecord) -> RunRecord:
 def _scores(store: Store, answers: dict[str, str]) -> dict[str, Scored]:
     scores: dict[str, Scored] = {}
     for benchmark, key in answers.items():
-        rows = read_answers(store.verify("evaluation", key) / ANSWERS)
-        scores[benchmark] = scored(benchmark, rows, key)
+        kept = read_kept(store.verify("evaluation", key))
+        scores[benchmark] = scored(benchmark, kept, key)
     return scores

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
 from luq.config import RunConfig
@@ -28,12 +29,13 @@ from luq.questions import prompts
 from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console, devices, runs_folder
-from pipelines.conf_folder import CONF
+from pipelines.conf_folder import CONF, allow_modules
 from pipelines.execute import RunIdentity, choose, execute, workbench
 from pipelines.follow import follow, make_up
 from pipelines.graph import Graph
 from pipelines.record import ELSEWHERE, MACHINE, RunRecord
 from pipelines.schema import as_asked, settings_of, to_config
+from pipelines.space import check_space
 
 log = logging.getLogger(__name__)
 UNNAMED = ("paths", "tracking", "group=", "checkpoint=")  # overrides that no run is named after
@@ -60,19 +62,31 @@ def command(config: RunConfig) -> str:
     What a sweep set for all its runs and this one does not read is left out.
     """
     overrides: list[str] = []
-    for override in HydraConfig.get().overrides.task:
+    for override in _overrides():
         name = override.lstrip("+").partition("=")[0]
         if not override.startswith(UNREPEATED) and reads(config, name):
             overrides.append(override)
     return shlex.join(["luq", "run", *_own_configs(), *overrides])
 
 
+def _overrides() -> list[str]:
+    """The running job's overrides as they were given, with their ${interpolations}."""
+    task: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return list(task)
+
+
 def _own_configs() -> list[str]:
     """The option that names the user's folder of configs, if Hydra looked into one."""
+    own = _own_folder()
+    return [] if own is None else ["--config-dir", str(own)]
+
+
+def _own_folder() -> Path | None:
+    """The user's folder of configs, if Hydra looked into one."""
     for source in HydraConfig.get().runtime.config_sources:
         if source.schema == "file" and Path(source.path) != CONF:
-            return ["--config-dir", str(source.path)]
-    return []
+            return Path(source.path)
+    return None
 
 
 def job_name(overrides: Sequence[str]) -> str:
@@ -111,6 +125,7 @@ def profile(config: RunConfig, name: str) -> None:
 def quantize(config: RunConfig, name: str) -> None:
     """Up to the packed layers; print where they are and what they weigh."""
     bench = workbench(config)
+    check_space(bench.graph, bench.store)
     layers = bench.graph.layers(choose(bench).allocation)
     sizes = bench.quantize(layers, "quantize")
     rest = bench.store.get(bench.graph.rest)
@@ -153,10 +168,11 @@ def job(
         wait: for another process that is at the same job; else leave it alone.
         failures: where the names of failed jobs go.
     """
-    overrides = [o for o in HydraConfig.get().overrides.task if o not in base]
+    overrides = [o for o in _overrides() if o not in base]
     name = job_name(overrides)
     failures = failures or Failures()
     console.out.rule(Text(name, "bold"), align="left")
+    allow_modules(_own_folder())  # of a launcher's workers too
     try:
         # `luq profile` reads settings of the profile whatever the plan.
         config = as_asked(composed) if stage == "profile" else to_config(composed, base)

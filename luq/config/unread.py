@@ -146,12 +146,12 @@ def _profile_readers(config: RunConfig) -> dict[str, str]:
     if plan.name == "uniform" and not orders:
         for setting in ("clusters", "tokens", "seeds", "seed"):
             readers[f"profile.{setting}"] = "plans that choose layers, not allocation=uniform"
-    if not _measures_kl(config):
+    if not measures_kl(config):
         readers["profile.samples"] = "order=kl, allocation.error=kl and profile.orders=[kl]"
     return readers
 
 
-def _measures_kl(config: RunConfig) -> bool:
+def measures_kl(config: RunConfig) -> bool:
     """Whether the KL of one layer at a time is measured, on questions of the selection split."""
     plan = config.allocation
     ranked_by_kl = ranks_layers(config) and config.order.name == "kl"
@@ -161,7 +161,7 @@ def _measures_kl(config: RunConfig) -> bool:
 
 def chooses_by_questions(config: RunConfig) -> bool:
     """Whether the run asks questions of the selection split before it has an allocation."""
-    return config.allocation.name in ("quality", "search") or _measures_kl(config)
+    return config.allocation.name in ("quality", "search") or measures_kl(config)
 
 
 def _words(prefix: str, names: Sequence[str]) -> str:

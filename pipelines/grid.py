@@ -15,12 +15,12 @@ import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from rich.table import Table
 
 from luq.errors import ConfigError, brief, unknown
 from pipelines import console
 from pipelines.conf_folder import CONF, SWEEPS, files
 from pipelines.schema import check_choices, composition_error, register
+from pipelines.sheet import Sheet, text_column
 
 
 class Definition(NamedTuple):
@@ -105,9 +105,7 @@ def _word(value: object) -> str:
 
 def show_names(own: Path | None = None) -> None:
     """List the named sweeps; a file that cannot be used is one line, and the others are listed."""
-    table = Table(title="named sweeps", title_justify="left")
-    table.add_column("name")
-    table.add_column("what it asks")
+    table = Sheet("named sweeps", [text_column("name"), text_column("what it asks")])
     problems: list[str] = []
     for name in names(own):
         try:

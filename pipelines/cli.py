@@ -16,6 +16,7 @@ import click
 from luq import __version__
 from luq.errors import LuqError, system_message, unknown
 from luq.escaping import VisibleFormatter
+from pipelines.conf_folder import default_outputs
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}  # -m and +x=y are Hydra's
 EPILOG = """\b
@@ -45,7 +46,7 @@ def outputs_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--outputs",
         type=click.Path(path_type=Path),
-        default=lambda: Path(os.environ.get("LUQ_OUTPUTS", "outputs")),
+        default=default_outputs,
         help="Where records and artefacts are (LUQ_OUTPUTS, or outputs).",
     )(command)
 

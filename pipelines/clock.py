@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from luq.store.store import Store
-from pipelines import console
+from pipelines.display import Advance, Display
 
 ALWAYS_DONE = "load"  # a stage that no store can save
 
@@ -16,11 +16,12 @@ class StageClock:
     A stage inside a stage counts for itself alone, so that the seconds add up.
     """
 
-    def __init__(self, display: console.Display):
+    def __init__(self, display: Display):
         self.display = display
         self.seconds: dict[str, float] = {}
         self.cached: dict[str, bool] = {}
         self.store: Store | None = None
+        self.announcements: dict[str, str] = {}  # stage -> what is said when it begins
         # What the stages inside each running stage took and made.
         self._inner_seconds = [0.0]
         self._inner_made = [0]
@@ -32,8 +33,11 @@ class StageClock:
         made_before = self._made()
         self._inner_seconds.append(0.0)
         self._inner_made.append(0)
+        if name in self.announcements:
+            self.display.note(self.announcements[name])
         try:
-            yield
+            with self.display.working(name):
+                yield
         finally:
             all_seconds = time.perf_counter() - begin
             own_seconds = all_seconds - self._inner_seconds.pop()
@@ -55,7 +59,7 @@ class StageClock:
         return 0 if self.store is None else len(self.store.made)
 
     @contextmanager
-    def bar(self, name: str, total: int) -> Iterator[console.Advance]:
+    def bar(self, name: str, total: int) -> Iterator[Advance]:
         """A bar of `total` steps."""
         with self.display.bar(name, total) as advance:
             yield advance

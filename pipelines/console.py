@@ -1,12 +1,10 @@
-"""What a person sees: bars while it works, one line per finished stage, tables at the end."""
+"""What a person reads when work is done: tables, lines, errors; and the logs."""
 
 import logging
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rich import progress as bars
 from rich.console import Group
 from rich.text import Text
 
@@ -20,66 +18,19 @@ from pipelines.screen import Screen, styled
 from pipelines.sheet import Column, Sheet, text_column
 from pipelines.units import human, percent
 
-log = logging.getLogger(__name__)
 out = Screen()
-Advance = Callable[[str, int], None]
+RULE_MARGIN = 4  # columns that a rule takes beside its title
 WARNING = ("!", "red")  # before what a reader must know of a score
 STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "missing": "dim"}
 
 
-class Display:
-    """Bars on a terminal, silence elsewhere; one line per stage in both."""
-
-    def __init__(self) -> None:
-        self._bars: bars.Progress | None = None  # rich can show one group of bars at a time
-
-    @contextmanager
-    def bar(self, name: str, total: int) -> Iterator[Advance]:
-        """A bar of `total` steps; a bar inside a bar is another line."""
-        columns = (
-            bars.TextColumn("{task.description}", markup=False),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-        )
-        if self._bars is not None:
-            with self._task(self._bars, name, total) as advance:
-                yield advance
-            return
-        is_terminal = sys.stdout.isatty()
-        with bars.Progress(*columns, console=out, transient=True, disable=not is_terminal) as group:
-            self._bars = group
-            try:
-                with self._task(group, name, total) as advance:
-                    yield advance
-            finally:
-                self._bars = None
-
-    @contextmanager
-    def _task(self, group: bars.Progress, name: str, total: int) -> Iterator[Advance]:
-        task = group.add_task(name, total=total)
-
-        def advance(what: str, steps: int) -> None:
-            group.update(task, advance=steps, description=f"{name} {what}".strip())
-
-        try:
-            yield advance
-        finally:
-            group.remove_task(task)
-
-    def note(self, text: str) -> None:
-        """One line that people should see."""
-        out.print(styled("  ", (text, "dim")))
-
-    def stage(self, name: str, seconds: float, cached: bool, made: int) -> None:
-        """A finished stage."""
-        how = "done"
-        if cached:
-            how = "from the store"
-        elif made:
-            how = f"{made} made"
-        log.info("%s: %.1f s, %s", name, seconds, how)
-        out.print(styled(f"  {name:<16} {seconds:7.1f} s  ", (how, "dim")))
+def show_title(name: str) -> None:
+    """A rule with the name of what begins; one that is too long for it stands above it, whole."""
+    title = Text(name, "bold")
+    if title.cell_len + RULE_MARGIN > out.width:
+        out.print(title, overflow="fold")
+        title = Text()
+    out.rule(title, align="left")
 
 
 def log_warnings() -> None:
@@ -337,3 +288,13 @@ def note_line(name: str, reason: str) -> Text:
 def fail(message: str) -> None:
     """An error for people, on stderr."""
     Screen(stderr=True).print(styled(("error", "bold red"), f" {message}"), soft_wrap=True)
+
+
+def show_next(commands: Sequence[tuple[str, str]]) -> None:
+    """What a person may want to type next, with what it does."""
+    width = max(len(command) for command, _ in commands)
+    for index, (command, meaning) in enumerate(commands):
+        lead = "next: " if index == 0 else "      "
+        gap = " " * (width - len(command) + 2)
+        line = styled(lead, (command, "bold"), gap, (meaning, "dim"))
+        out.print(line, soft_wrap=True)

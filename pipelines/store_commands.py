@@ -11,6 +11,7 @@ import click
 from luq.errors import StoreError, unknown
 from luq.store.store import Store
 from pipelines import console, runs_folder
+from pipelines.display import Display
 from pipelines.screen import styled
 from pipelines.sheet import Column, Sheet, text_column
 from pipelines.units import human
@@ -236,7 +237,7 @@ def verify(outputs: Path) -> int:
     store = _existing_store(outputs)
     labels = list(store.labels())
     damaged = 0
-    with console.Display().bar("verify", len(labels)) as advance:
+    with Display().bar("verify", len(labels)) as advance:
         for stage, key in labels:
             try:
                 store.verify(stage, key)

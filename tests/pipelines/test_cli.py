@@ -241,7 +241,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, RunConfig]]:
     """The stage and the config of every job that a command starts; those with k=3 fail."""
     started: list[tuple[str, RunConfig]] = []
 
-    def job(stage: str, composed: DictConfig, failures: run.Failures) -> None:
+    def job(stage: str, composed: DictConfig, failures: run.Failures, **_: object) -> None:
         config = to_config(composed)
         started.append((stage, config))
         if config.allocation.k == 3:

@@ -1,8 +1,7 @@
 """What a run is worth: the numbers that it returns to whoever searches for good settings.
 
 `objective=[retention,checkpoint_bytes]` names them. Hydra hands them to its sweeper as what the
-job returned: one number, or a list of several in the order of their names. Scores and retention
-are to be maximised, all others minimised.
+job returned: one number, or a list of several in the order of their names.
 """
 
 import math
@@ -11,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pipelines.record import RunRecord
 
 Values = float | list[float]
+MAXIMISED = ("retention", "score")  # all others are to be minimised
 
 
 def mean_divergence(record: RunRecord) -> float | None:

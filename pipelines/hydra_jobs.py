@@ -25,7 +25,8 @@ RAISE = "HYDRA_FULL_ERROR"
 def run_jobs(stage: str, overrides: Sequence[str]) -> int:
     """Compose the config and run one stage for every job.
 
-    What `hydra.main` does, but with the words that are given instead of those of the process.
+    What `hydra.main` does, but with the words that are given: it reads those of the process, and
+    has no public twin that takes others, which is why two private names of Hydra are used.
 
     Returns:
         The exit code: 0 if all jobs succeeded.

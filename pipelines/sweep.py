@@ -174,6 +174,7 @@ class Sweep(Grid):
                 )
             except HydraException as error:
                 raise _launcher_error(error) from error
+            # a launcher wants callbacks, and only this class of Hydra's own makes them
             context = HydraContext(hydra.config_loader, Callbacks(config))
             launcher = Plugins.instance().instantiate_launcher(context, task, config)
             launcher.launch([job.overrides for job in jobs], initial_job_idx=0)

@@ -3,11 +3,24 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from luq.store.store import Store
 from pipelines.display import Advance, Display
 
 ALWAYS_DONE = "load"  # a stage that no store can save
+
+
+class Watcher(Protocol):
+    """Who is told how far a run is, beside the terminal."""
+
+    def stage(self, name: str, seconds: float, made: int) -> None:
+        """A stage has ended, and made so many artefacts."""
+        ...
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """Steps of a bar are done."""
+        ...
 
 
 class StageClock:
@@ -22,6 +35,7 @@ class StageClock:
         self.cached: dict[str, bool] = {}
         self.store: Store | None = None
         self.announcements: dict[str, str] = {}  # stage -> what is said when it begins
+        self.watchers: list[Watcher] = []
         # What the stages inside each running stage took and made.
         self._inner_seconds = [0.0]
         self._inner_made = [0]
@@ -54,6 +68,8 @@ class StageClock:
         self.cached[name] = self.cached.get(name, True) and from_store
         if made or is_first:
             self.display.stage(name, seconds, from_store, made)
+            for watcher in self.watchers:
+                watcher.stage(name, seconds, made)
 
     def _made(self) -> int:
         return 0 if self.store is None else len(self.store.made)
@@ -61,8 +77,17 @@ class StageClock:
     @contextmanager
     def bar(self, name: str, total: int) -> Iterator[Advance]:
         """A bar of `total` steps."""
+        done = 0
         with self.display.bar(name, total) as advance:
-            yield advance
+
+            def advance_and_tell(what: str, steps: int) -> None:
+                nonlocal done
+                done += steps
+                advance(what, steps)
+                for watcher in self.watchers:
+                    watcher.progress(name, done, total)
+
+            yield advance_and_tell
 
     def note(self, text: str) -> None:
         """One line that people should see."""

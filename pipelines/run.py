@@ -37,6 +37,7 @@ from pipelines.objectives import Values, objective_values
 from pipelines.record import ELSEWHERE, MACHINE, RunRecord
 from pipelines.run_names import NAMELESS
 from pipelines.schema import as_asked, settings_of, to_config
+from pipelines.tracking import RunStart, make_tracker
 
 log = logging.getLogger(__name__)
 # Overrides that no run is named after.
@@ -88,12 +89,18 @@ def job_name(overrides: Sequence[str]) -> str:
 def run(config: RunConfig, name: str) -> RunRecord:
     """Execute, write the record, show it, and do what follows a record."""
     bench = workbench(config)
-    record = execute(bench, RunIdentity(name, command(config)))
     outputs = Path(config.paths.outputs)
-    file = runs_folder.write(outputs, record)
+    live = make_tracker(config.tracking, outputs).live(RunStart(bench.graph.key, name, config))
+    bench.clock.watchers.append(live)
+    try:
+        record = execute(bench, RunIdentity(name, command(config)))
+        file = runs_folder.write(outputs, record)
+    except BaseException:
+        live.fail()
+        raise
     runs_folder.clear_failure(outputs, config_key(config))
     console.show_record(record)
-    follow(record, config, outputs)
+    follow(record, config, outputs, live)
     console.out.print(
         f"{len(bench.store.found)} artefacts from the store, {len(bench.store.made)} made, "
         f"{record.wall_seconds:.1f} s. Record: {file}"

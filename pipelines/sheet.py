@@ -62,7 +62,8 @@ class Sheet:
         yield Text(self.title, "table.title")
         if is_wide(console):
             everything = list(range(len(self.columns)))
-            table = self._table(everything, is_stacked=True, whole_names=True)
+            is_stacked = not self._fits(console, options, everything, is_stacked=False)
+            table = self._table(everything, is_stacked, whole_names=True)
             yield from console.render(table, options.update(max_width=ENDLESS))
             return
         shown = self._shown(console, options)

@@ -56,30 +56,21 @@ def run(**options: Any) -> int:
     return _hydra("run", options)
 
 
-@luq.command(
-    context_settings=OVERRIDES,
-    takes_overrides=True,
-)
+@luq.command(context_settings=OVERRIDES, takes_overrides=True)
 @hydra_options
 def evaluate(**options: Any) -> int:
     """The same chain as run, under the name of its last step."""
     return _hydra("evaluate", options)
 
 
-@luq.command(
-    context_settings=OVERRIDES,
-    takes_overrides=True,
-)
+@luq.command(context_settings=OVERRIDES, takes_overrides=True)
 @hydra_options
 def profile(**options: Any) -> int:
     """Only measure the layers: their entropies, and the orders."""
     return _hydra("profile", options)
 
 
-@luq.command(
-    context_settings=OVERRIDES,
-    takes_overrides=True,
-)
+@luq.command(context_settings=OVERRIDES, takes_overrides=True)
 @hydra_options
 def quantize(**options: Any) -> int:
     """Only pack the layers; no question is asked.
@@ -89,10 +80,7 @@ def quantize(**options: Any) -> int:
     return _hydra("quantize", options)
 
 
-@luq.command(
-    context_settings=OVERRIDES,
-    takes_overrides=True,
-)
+@luq.command(context_settings=OVERRIDES, takes_overrides=True)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [SETTING=VALUE ...]")
 @click.option("--plan", is_flag=True, help="Only say what is done and what the rest will cost.")
 @config_dir_option
@@ -116,9 +104,7 @@ def sweep(words: tuple[str, ...], plan: bool, config_dir: Path | None) -> int:
     return 0 if chosen.run() else 1
 
 
-@luq.command(
-    context_settings=OVERRIDES,
-)
+@luq.command(context_settings=OVERRIDES)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [SETTING=VALUE ...]")
 @config_dir_option
 @wide_option
@@ -144,9 +130,7 @@ def _sweep(words: tuple[str, ...], own: Path | None) -> Any:
     return Sweep(grid.read(words[0], own), list(words[1:]), own)
 
 
-@luq.command(
-    short_help="One page over sweeps: figures, comparisons, every run.",
-)
+@luq.command(short_help="One page over sweeps: figures, comparisons, every run.")
 @click.argument("sweeps", nargs=-1, metavar="[SWEEP ...]")
 @click.option(
     "--to",

@@ -41,18 +41,18 @@ def test_without_a_terminal_long_work_is_heard_of(lines: list[str]) -> None:
 
 
 def test_nothing_is_heard_of_short_work_and_none_of_what_has_ended(lines: list[str]) -> None:
-    display = Display(heartbeat=0.2)
+    display = Display(heartbeat=0.5)
     for _ in range(3):
         with display.working("a"):
             pass
-    time.sleep(0.4)
+    time.sleep(0.7)
     assert lines == []
 
 
 def test_a_line_of_a_stage_counts_as_a_sign_of_life(lines: list[str]) -> None:
-    display = Display(heartbeat=0.3)
+    display = Display(heartbeat=1.0)
     with display.working("a"):
-        for _ in range(4):
+        for _ in range(15):
             time.sleep(0.1)
             display.stage("b", 0.1, cached=False, made=1)
     assert not [line for line in lines if line.startswith("...")]

@@ -15,6 +15,7 @@ from analysis.settings import differing, order_label, plan_key, seedless, settin
 from luq.config import RunConfig
 from luq.store import keys
 from pipelines.record import BenchmarkFidelity, Interval, Perplexity, RunRecord
+from pipelines.run_names import plan_labels
 
 BASE = "gptq4"  # what memory is compared with
 SIZES = (
@@ -79,23 +80,12 @@ class Study(NamedTuple):
         return list(self.records[0].scores)
 
 
-def short(name: str) -> str:
-    """A run's name without its seeds and the groups of its settings: `low=gptq2 k=4`."""
-    words = []
-    for word in name.split():
-        setting, sign, value = word.partition("=")
-        # a plan is named by its first run, and stands for all its seeds
-        if not setting.endswith("seed"):
-            words.append(f"{setting.rpartition('.')[2]}{sign}{value}")
-    return " ".join(words) or name
-
-
-def run_row(record: RunRecord) -> Row:
-    """A run as a flat row."""
+def run_row(record: RunRecord, label: str) -> Row:
+    """A run as a flat row; `label` is what it is called beside the others."""
     return {
         "sweep": record.sweep,
         "name": record.name,
-        "label": short(record.name),
+        "label": label,
         "key": record.key,
         "plan": plan_key(record.config),
         "answers": keys.digest(record.artefacts.answers),
@@ -224,7 +214,10 @@ def runs(records: Iterable[RunRecord]) -> pd.DataFrame:
 
     `linears_saved` and `checkpoint_saved` are shares, against the run all in 4-bit GPTQ.
     """
-    frame = pd.DataFrame([run_row(record) for record in records])
+    all_records = list(records)
+    labels = plan_labels([record.name for record in all_records])
+    rows = [run_row(record, label) for record, label in zip(all_records, labels, strict=True)]
+    frame = pd.DataFrame(rows)
     frame = frame.sort_values(["stored_bytes", "name"]).reset_index(drop=True)
     # of several 4-bit runs the smallest file, which stands first
     base = frame[frame["tier"] == BASE]

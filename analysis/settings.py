@@ -13,6 +13,7 @@ WITHOUT_EFFECT = (
     "paths",
     "group",
     "checkpoint",
+    "objective",
     "model.device",
     "model.activations_gb",
     "evaluation.batch_size",

@@ -5,8 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from luq.errors import ModelError
 from luq.export import checksums
 from luq.export.about import NATIVE_LAYOUT, ExportedRun, read_about
@@ -17,6 +15,7 @@ from luq.plugins import plugin
 from luq.store.store import Store
 from pipelines import console, runs_folder
 from pipelines.record import RunRecord
+from pipelines.sheet import Column, Sheet, text_column
 
 if TYPE_CHECKING:
     from luq.export.folder import Layout
@@ -150,13 +149,11 @@ def info(folder: Path, verify: bool = False) -> None:
     """
     about = checksums.verify(folder) if verify else read_about(folder)
     file_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    table = Table(title=str(folder), title_justify="left")
-    table.add_column("part")
-    table.add_column("bytes", justify="right")
-    table.add_column("%", justify="right")
-    for part, count in sorted(about.ledger.items(), key=lambda item: -item[1]):
-        table.add_row(part, f"{count:,}", f"{100 * count / about.file_bytes:.1f}")
-    table.add_section()
+    table = Sheet(str(folder), [text_column("part"), Column("bytes"), Column("%", rank=1)])
+    parts = sorted(about.ledger.items(), key=lambda item: -item[1])
+    for part, count in parts:
+        share = f"{100 * count / about.file_bytes:.1f}"
+        table.add_row(part, f"{count:,}", share, ends_section=part == parts[-1][0])
     table.add_row("sum of the ledger", f"{about.file_bytes:,}", "100.0")
     table.add_row("weight files on disk", f"{file_bytes:,}", "")
     console.out.print(table)

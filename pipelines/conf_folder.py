@@ -4,6 +4,7 @@ A user's folder (`--config-dir DIR`) has the same groups: DIR/model/NAME.yaml, D
 DIR/sweep/NAME.yaml. Its names are added to those that ship, and none may hide one of them.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -47,3 +48,8 @@ def files(group: str, own: Path | None = None) -> dict[str, Path]:
             )
         by_name[file.stem] = file
     return by_name
+
+
+def default_outputs() -> Path:
+    """Where everything goes unless a command says otherwise, as `conf/paths` has it."""
+    return Path(os.environ.get("LUQ_OUTPUTS", "outputs"))

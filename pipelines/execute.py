@@ -15,6 +15,7 @@ from luq.evaluation.measures import perplexity, perplexity_ratio, summarise_fide
 from luq.formats.memory import peak_bytes, reset_peak
 from luq.formats.sizes import LayerSize, memory
 from luq.models import devices
+from luq.models.weight_files import shards_of
 from luq.planning import LayerScores, allocate
 from luq.quantization.artefacts import end_walk
 from luq.questions import prompts
@@ -23,6 +24,7 @@ from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console
 from pipelines.clock import StageClock
+from pipelines.display import Display
 from pipelines.graph import Graph
 from pipelines.record import (
     ArtefactKeys,
@@ -34,6 +36,7 @@ from pipelines.record import (
 )
 from pipelines.scores import score_part
 from pipelines.space import check_space
+from pipelines.units import human
 from pipelines.version import git_sha
 
 # The last loaded model, so that the jobs of a multirun that use the same one load it once.
@@ -124,11 +127,15 @@ class Workbench:
 
 def workbench(config: RunConfig) -> Workbench:
     """What a run is made with."""
-    clock = StageClock(console.Display())
+    clock = StageClock(Display())
     store = Store(Path(config.paths.outputs) / "store", clock, HOLDINGS)
     clock.store = store
-    graph = Graph(config, store.root)
+    with clock.display.working(f"reading {config.model.name}"):  # all its bytes, the first time
+        graph = Graph(config, store.root)
     store.about = graph.checkpoint.digest
+    folder = graph.checkpoint.folder
+    weights = sum((folder / name).stat().st_size for name in shards_of(folder))
+    clock.announcements["load"] = f"loading {config.model.name}, {human(weights)}"
     return Workbench(graph, store, clock)
 
 

@@ -14,8 +14,9 @@ from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
 
 SCHEMA = 4
-# Settings that say where a run is written and mirrored, and on what it is computed.
-ELSEWHERE = ("paths", "tracking", "group", "checkpoint")
+# Settings that say where a run is written and mirrored, what it returns, and on what it is
+# computed.
+ELSEWHERE = ("paths", "tracking", "group", "checkpoint", "objective")
 MACHINE = (("model", "device"), ("model", "activations_gb"), ("evaluation", "batch_size"))
 LISTS_OF_NAMES = (
     ("model", "benchmarks"),

@@ -211,7 +211,7 @@ def check_choices(overrides: Sequence[str], own: Path | None = None) -> None:
     for override in overrides:
         group, equals, value = override.lstrip("+").partition("=")
         try:
-            parser.parse_override(override)
+            parsed = parser.parse_override(override)
             is_readable = bool(group)
         except HydraException:
             is_readable = False
@@ -233,6 +233,7 @@ def check_choices(overrides: Sequence[str], own: Path | None = None) -> None:
         for own_folder in folders:
             known |= files(group, own_folder)
         none = ("null", "") if group in OPTIONAL else ()
-        for name in value.split(","):
+        names = list(parsed.sweep_string_iterator()) if parsed.is_choice_sweep() else [value]
+        for name in names:
             if name not in (*known, *none) and "(" not in name:
                 raise unknown(group, name, known)

@@ -84,19 +84,6 @@ def test_a_tier_alone_that_saw_another_model_is_named_so(tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "short"),
-    [
-        ("order=lim allocation.k=4", "order=lim k=4"),
-        ("luq_k4", "luq_k4"),
-        ("seed=1", "seed=1"),
-        ("order.seed=2 x.k=4", "k=4"),
-    ],
-)
-def test_short_names(name: str, short: str) -> None:
-    assert frame.short(name) == short
-
-
 def test_of_a_name_only_the_latest(tmp_path: Path) -> None:
     old, new = (
         mixed(2, 50.0, **{"calibration.tokens": 1000}),

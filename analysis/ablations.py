@@ -9,7 +9,7 @@ from analysis import paper
 from analysis.charts import LABELLED, Forest, Lines, Rule, Tick, TopAxis
 from analysis.compare import Comparison
 from analysis.frame import Study
-from analysis.pareto import COLLAPSED, ParetoInfo, Z
+from analysis.pareto import COLLAPSED, ParetoInfo
 from luq.allocation.orders import kendall
 from luq.evaluation.compare import MEAN
 from pipelines.units import axis_unit
@@ -18,6 +18,7 @@ FLOAT_RULE = Rule(100.0, "16-bit ")
 # bits that the trade-off shows: 8 and 16 are on the Pareto figure, and would squeeze this one
 HIGHEST = 6
 SERIES = 7  # that can be told apart in a picture of all plans
+NO_ORDER = ""  # of plans of one tier
 RETENTION = "mean retention, % of the 16-bit score"
 ALONG_ENTROPY = ("count", "threshold")  # rules that put the layers of lowest entropy low
 TRADEOFF_RULES = (*ALONG_ENTROPY, "uniform")
@@ -53,12 +54,14 @@ def families(plans: pd.DataFrame, most: int = SERIES) -> pd.Series:
     return names
 
 
-def _with_interval(points: pd.DataFrame) -> pd.DataFrame:
-    """Adds y, low, high in percent of the 16-bit score, from `retention` and standard errors."""
-    scores = points["score"].where(points["score"] != 0)  # a score of zero has no interval
-    error = Z * points["stderr"] * points["retention"] / scores
-    y = 100 * points["retention"]
-    return points.assign(y=y, low=y - 100 * error, high=y + 100 * error)
+def _with_interval(plans: pd.DataFrame) -> pd.DataFrame:
+    """Adds y, low, high in percent of the 16-bit score, whose own error is left out."""
+    float_score = plans["float_score"].where(plans["float_score"] != 0)
+    return plans.assign(
+        y=100 * plans["retention"],
+        low=100 * plans["score_low"] / float_score,
+        high=100 * plans["score_high"] / float_score,
+    )
 
 
 def _single(points: pd.DataFrame) -> frozenset[str]:
@@ -75,7 +78,11 @@ def pareto_chart(study: Study, info: ParetoInfo) -> Lines:
     """Retention against bytes of the whole checkpoint, every plan and the front."""
     unit = axis_unit(info.points["bytes"].max())
     series = dict(zip(study.plans["plan"], families(study.plans), strict=True))
-    points = _with_interval(info.points)
+    points = info.points.assign(
+        y=100 * info.points["retention"],
+        low=100 * info.points["low"],
+        high=100 * info.points["high"],
+    )
     points["x"] = points["bytes"] / unit.bytes
     points["hollow"] = points["collapsed"]
     points["series"] = points["plan"].map(series).fillna("uniform")
@@ -112,7 +119,7 @@ def tradeoff_chart(study: Study, bits: str = "stored_bits") -> Lines | None:
     """Score against average bits, the number of low layers above (the paper's trade-off figure)."""
     plans = study.plans
     plans = plans[(plans["tier"] != "float16") & plans["rule"].isin(TRADEOFF_RULES)]
-    plans = plans[(plans["order"] == "entropy") | ~plans["mixed"]]
+    plans = plans[plans["order"].isin(["entropy", NO_ORDER])]
     plans = plans[plans["nominal_bits"] <= HIGHEST]
     if not plans["mixed"].any():
         return None
@@ -151,7 +158,7 @@ def paper_chart(study: Study) -> Lines | None:
     """MME retention against nominal bits, this study's over the paper's."""
     mme = study.scores[(study.scores["benchmark"] == "mme") & study.scores["retention"].notna()]
     mme = mme[mme["nominal_bits"] <= HIGHEST]
-    mme = mme[(mme["order"] == "entropy") & mme["rule"].isin(TRADEOFF_RULES)]
+    mme = mme[mme["order"].isin(["entropy", NO_ORDER]) & mme["rule"].isin(TRADEOFF_RULES)]
     if not mme["mixed"].any():
         return None
     names = dict(zip(study.plans["plan"], families(study.plans), strict=True))
@@ -223,7 +230,7 @@ def orders_chart(study: Study) -> Lines | None:
         return None
     # one figure, of the settings under which most orders and k were run
     group = max(groups, key=len)
-    points = _with_interval(group).assign(x=group["k"], series=group["order"])
+    points = _with_interval(group).assign(x=group["k"].astype(int), series=group["order"])
     best = points.groupby("series")["y"].mean().sort_values(ascending=False)
     # a categorical sorts by the place of its category, so the legend begins with the best order
     points["series"] = pd.Categorical(points["series"], best.index)

@@ -65,6 +65,8 @@ def values(table: pd.DataFrame, with_empty: bool = False) -> list[dict[str, Plai
 
 def _plain(value: Any) -> Plain:
     """A cell's value for JSON, which knows neither NaN nor the types of numpy."""
+    if value is pd.NA:
+        return None
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     plain: Plain = value.item() if hasattr(value, "item") else value

@@ -49,9 +49,10 @@ RUN_COLUMNS = (
     RunColumn("nominal_bits", "nominal", 2),
     RunColumn("stored_bits", "stored", 3),
     RunColumn("checkpoint_bytes", "MB", 3, 1e-6),
-    RunColumn("checkpoint_saved", "saved %", 1, 100),
+    RunColumn("checkpoint_change", "vs 4-bit %", 1, 100),
     RunColumn("score", "score", 1),
-    RunColumn("stderr", "±", 1),
+    RunColumn("score_low", "95 % from", 1),
+    RunColumn("score_high", "to", 1),
     RunColumn("retention", "retention %", 1, 100),
     RunColumn("kl", "KL", 3),
     RunColumn("agreement", "top-1 %", 1, 100),
@@ -77,6 +78,8 @@ TRACKED = [  # columns of the runs that a tracker gets
     "stored_bits",
     "checkpoint_bytes",
     "score",
+    "score_low",
+    "score_high",
     "stderr",
     "retention",
     "kl",
@@ -266,7 +269,8 @@ def plan_details(chapter: Chapter, row_of_run: dict[str, int]) -> dict[str, dict
         }
         numbers = {
             "score": plan["score"],
-            "stderr": plan["stderr"],
+            "low": plan["score_low"],
+            "high": plan["score_high"],
             "retention": 100 * plan["retention"],
             "bits": plan["stored_bits"],
             "nominal": plan["nominal_bits"],
@@ -302,8 +306,10 @@ def _run_cell(column: RunColumn, value: Any) -> Plain:
     """A cell of the table of runs: text, or a number rounded as it is shown, or nothing."""
     if column.places is None:
         return str(value)
+    if pd.isna(value):
+        return None
     number = float(value) * column.scale
-    return round(number, column.places) if math.isfinite(number) else None
+    return round(number, column.places)
 
 
 def export(chapters: Sequence[Chapter], folder: Path) -> None:

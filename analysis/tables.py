@@ -12,14 +12,16 @@ from luq.evaluation.compare import MEAN, Difference
 from pipelines.units import human
 
 MOST = 200  # rows of a table in the page
+EDGES = ("score", "score_low", "score_high")
 FEW = 24  # rows of an overview: the front and the baselines, and as many of the others
 
 
 class Number(NamedTuple):
-    """A cell that does not sort by its text."""
+    """A cell that does not sort by its text; `detail` stands behind it, or small below it."""
 
     text: str
     order: float
+    detail: str = ""
 
 
 Cell = str | Number
@@ -45,7 +47,9 @@ class Table:
 
 def text(cell: Cell) -> str:
     """What a cell shows."""
-    return cell if isinstance(cell, str) else cell.text
+    if isinstance(cell, str):
+        return cell
+    return f"{cell.text} {cell.detail}".rstrip()
 
 
 def size(count: float) -> Number:
@@ -66,9 +70,9 @@ def count(value: int) -> Number:
     return Number(str(value), value)
 
 
-def change(saved: float) -> Number:
-    """A share saved as a change in percent: 0.1 is -10.0."""
-    return number(-100 * saved + 0.0, 1, sign=bool(saved))  # + 0.0: no minus before a zero
+def change(share: float) -> Number:
+    """By how much a size differs, in percent: -10.0 is smaller."""
+    return number(100 * share, 1, sign=bool(share))
 
 
 def interval(difference: Difference, places: int = 1) -> Number:
@@ -77,9 +81,10 @@ def interval(difference: Difference, places: int = 1) -> Number:
     return Number(f"{low} .. {difference.high:+.{places}f}", difference.low)
 
 
-def with_error(score: float, stderr: float) -> Number:
-    """A score and its standard error."""
-    return Number(f"{score:.1f} ± {stderr:.1f}", score)
+def with_interval(score: float, low: float, high: float) -> Number:
+    """A score with its 95 % interval, if that is known."""
+    detail = f"[{low:.1f}, {high:.1f}]" if math.isfinite(low) else ""
+    return Number(f"{score:.1f}", score, detail)
 
 
 def overview(study: Study, chosen: Sequence[str]) -> Table:
@@ -109,10 +114,10 @@ def overview(study: Study, chosen: Sequence[str]) -> Table:
                 f"{plan['label']}{seeds}",
                 number(plan["nominal_bits"], 2),
                 number(plan["stored_bits"], 3),
-                change(plan["linears_saved"]),
+                change(plan["linears_change"]),
                 size(plan["checkpoint_bytes"]),
-                change(plan["checkpoint_saved"]),
-                with_error(plan["score"], plan["stderr"]),
+                change(plan["checkpoint_change"]),
+                with_interval(plan["score"], plan["score_low"], plan["score_high"]),
                 number(100 * plan["retention"]),
                 number(plan["kl"], 3),
                 number(100 * plan["agreement"]),
@@ -126,8 +131,10 @@ def overview(study: Study, chosen: Sequence[str]) -> Table:
         f"{study.name}: {first['benchmarks']} benchmarks, n = {first['n']} units, smallest first"
     )
     note = (
-        "±: standard error of the mean score over questions. KL per answer token to the 16-bit "
-        "model and same first choices: means over benchmarks. Perplexity: held-out text, and how "
+        f"vs 4-bit: size against {BASE}, minus is smaller; of the decoder's linears, and of the "
+        "whole checkpoint. In brackets: 95 % interval over questions. KL per answer token to the "
+        "16-bit model, and share of tokens with the same first choice (top-1): means over "
+        "benchmarks. Perplexity: held-out text, and how "
         "many times the 16-bit model's on the same sequences. "
         "collapsed: benchmarks with one answer for (nearly) all, or gibberish."
     )
@@ -299,7 +306,7 @@ def _divergence_cells(divergence: Difference | None) -> list[Cell]:
 def scores(study: Study, info: ParetoInfo, labels: list[str]) -> Table:
     """Scores per benchmark of some plans, smallest first."""
     chosen = info.points[info.points["label"].isin(labels)]
-    means = study.scores.groupby(["plan", "benchmark"])[["score", "stderr"]].mean()
+    means = study.scores.groupby(["plan", "benchmark"])[[*EDGES]].mean()
     rows: list[list[Cell]] = []
     for _, point in chosen.iterrows():
         cells: list[Cell] = [point["label"], size(point["bytes"])]
@@ -307,10 +314,13 @@ def scores(study: Study, info: ParetoInfo, labels: list[str]) -> Table:
             place = (point["plan"], benchmark)
             if place in means.index:
                 mean = means.loc[[place]].iloc[0]
-                cells.append(with_error(mean["score"], mean["stderr"]))
+                cells.append(with_interval(*(mean[edge] for edge in EDGES)))
             else:  # the 16-bit model without a run of its own
                 cells.append(number(study.records[0].scores[benchmark].float_score))
-        rows.append([*cells, number(point["score"])])
+        rows.append([*cells, with_interval(*(point[edge] for edge in EDGES))])
     columns = ["plan", "checkpoint", *study.benchmarks, "mean"]
-    note = f"±: standard error. Baselines, and the front; memory is against {BASE}."
+    note = (
+        "% of the maximum; in brackets: 95 % interval. Baselines, and the plans on the front, "
+        "smallest first."
+    )
     return Table("scores", "Scores per benchmark", columns, rows, note)

@@ -178,7 +178,7 @@ def memory_line(memory: Memory) -> Text:
 
 def result_table(record: RunRecord) -> Table:
     """Per benchmark: 16-bit, this run, retention, and how far the probabilities moved."""
-    columns = ["benchmark", "16-bit", "this run", "±", "n", "retention %", "KL", "top-1 %"]
+    columns = ["benchmark", "16-bit", "this run", "95 %", "n", "retention %", "KL", "top-1 %"]
     table = _table("scores, % of the maximum", columns)
     for name, score in record.scores.items():
         table.add_row(*_score_cells(name, score, record.fidelity.get(name)))
@@ -210,7 +210,7 @@ def _score_cells(
         styled(name, " ", WARNING) if is_flagged else name,
         f"{score.float_score:.1f}",
         f"{score.score:.1f}",
-        f"{score.stderr:.1f}",
+        f"{score.interval.low:.1f} .. {score.interval.high:.1f}",
         str(score.n),
         percent(score.retention),
     ]

@@ -35,7 +35,7 @@ function config() {
 function planTooltip(plan, datum) {
   const rows = [
     ["retention", plan.retention === undefined ? "-" : plan.retention.toFixed(1) + " %"],
-    ["score", plan.score.toFixed(1) + " ± " + (plan.stderr === undefined ? "?" : plan.stderr.toFixed(1))],
+    ["score", plan.score.toFixed(1) + (plan.low === undefined ? "" : ` [${plan.low.toFixed(1)}, ${plan.high.toFixed(1)}]`)],
     ["checkpoint", bytes(plan.bytes)],
     ["stored, nominal bits", plan.bits.toFixed(3) + ", " + plan.nominal.toFixed(2)],
     ["seeds", plan.seeds],

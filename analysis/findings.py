@@ -222,9 +222,9 @@ PROTOCOL = (
     "with the files, bit by bit.",
     "Retention is the score divided by the same model's own 16-bit score on the same questions. "
     "Intervals of single scores are 95 % intervals over questions: Wilson's where a score is a "
-    "share of right answers, the bootstrap's where it is none (VQA's soft accuracy, MME's sum), and "
-    "for a mean of benchmarks their combination. Of retention they leave out the 16-bit score's own "
-    "error.",
+    "share of right answers, the bootstrap's where it is none (VQA's soft accuracy, MME's sum), "
+    "and for a mean of benchmarks their combination. Those of retention leave out the 16-bit "
+    "score's own error.",
     "Changes of size are in percent of the 4-bit plan's (gptq4): minus is smaller.",
     "Comparisons are paired: each question's score is averaged over the runs of either side, the "
     "difference taken, and the questions drawn anew 2,000 times. A difference whose 95 % interval "

@@ -18,6 +18,7 @@ FLOAT_RULE = Rule(100.0, "16-bit ")
 # bits that the trade-off shows: 8 and 16 are on the Pareto figure, and would squeeze this one
 HIGHEST = 6
 SERIES = 7  # that can be told apart in a picture of all plans
+SERIES_NAMES = "Series: low tier / high tier, calibration; uniform: one tier everywhere."
 NO_ORDER = ""  # of plans of one tier
 RETENTION = "mean retention, % of the 16-bit score"
 ALONG_ENTROPY = ("count", "threshold")  # rules that put the layers of lowest entropy low
@@ -93,7 +94,8 @@ def pareto_chart(study: Study, info: ParetoInfo) -> Lines:
         f"{len(points)} plans of {study.name}, {len(study.benchmarks)} benchmarks, "
         f"n = {study.runs['n'].iloc[0]} units, 95 % intervals over questions. "
         f"Hypervolume {info.hypervolume:.3f}: the mean, over all budgets up to the 16-bit file, "
-        "of the best retention that fits."
+        "of the best retention that fits. Steps: the Pareto front, the plans that no other beats "
+        f"in both. {SERIES_NAMES}"
     )
     rule = FLOAT_RULE
     is_float = points["tier"] == "float16"
@@ -127,6 +129,7 @@ def tradeoff_chart(study: Study, bits: str = "stored_bits") -> Lines | None:
     points["hollow"] = plans["collapsed"] >= COLLAPSED * plans["benchmarks"]
     word = bits.split("_")[0]
     caption = f"Plans in entropy order; n = {plans['n'].iloc[0]} units, 95 % intervals. "
+    caption += f"{SERIES_NAMES} "
     if word == "stored":
         caption += "Stored bits are bytes of the files, scales and masks and all."
     else:
@@ -171,7 +174,7 @@ def paper_chart(study: Study) -> Lines | None:
     measured["label"] = measured["name"]
     published = paper.published()
     columns = ["series", "x", "y", "plan", "label"]
-    caption = paper.CAVEATS
+    caption = f"Nominal bits are code bits, as the paper counts. {paper.CAVEATS}"
     if study.name.startswith("pocket"):
         caption += " A pocket model is not a 7B model."
     return Lines(
@@ -179,7 +182,7 @@ def paper_chart(study: Study) -> Lines | None:
         "MME over nominal bits, with the paper's published points in grey",
         caption,
         pd.concat([published, measured[columns]], ignore_index=True),
-        "nominal (code) bits per weight, as the paper counts",
+        "nominal bits per weight",
         "MME, % of the 16-bit total",
         FLOAT_RULE,
         joined=_single(measured[measured["mixed"]]) | {f"published: {paper.LLAVA}"},
@@ -218,7 +221,8 @@ def along_chart(study: Study, name: str, column: str, x: str, title: str) -> Lin
         "everything else equal along a line."
     )
     joined = frozenset(points["series"])
-    return Lines(name, title, caption, points, x, RETENTION, FLOAT_RULE, joined=joined)
+    whole = column == "clusters"
+    return Lines(name, title, caption, points, x, RETENTION, FLOAT_RULE, joined=joined, whole=whole)
 
 
 def orders_chart(study: Study) -> Lines | None:
@@ -252,6 +256,7 @@ def orders_chart(study: Study) -> Lines | None:
         RETENTION,
         FLOAT_RULE,
         joined=frozenset(best.index),
+        whole=True,
     )
 
 
@@ -297,6 +302,7 @@ def stability_chart(study: Study) -> Lines | None:
         "K of the K-means",
         "Kendall distance to the next smaller K",
         joined=frozenset([series]),
+        whole=True,
     )
 
 
@@ -340,5 +346,5 @@ def difference_chart(
         f"Points of score against {base}, over {plans} plan{'s' if plans > 1 else ''} each, "
         f"95 % intervals, {method}. Those that hold 0 are ties."
     )
-    axis = f"points of score, {value} minus {base}"
+    axis = f"points, {value} minus {base}"
     return Forest(name, title, caption, pd.DataFrame(rows), axis)

@@ -93,14 +93,15 @@ def promise(table: pd.DataFrame) -> list[str]:
         verdict = "holds here"
     elif mixes["linears_change"].min() <= -PROMISE_SIZE:
         verdict = "holds here for the decoder's linears, not for the whole file"
-    best = mixes.loc[mixes["linears_change"].idxmin()]
+    best = mixes.sort_values("linears_change").iloc[0]
     sentences = [
         f"{claim} {verdict}: of the mixes that lose at most 10 %, {best['label']} is the smallest; "
         f"{_sizes_and_loss(best)}."
     ]
-    uniform = good[~good["mixed"]]
-    if len(uniform) and uniform["linears_change"].min() < best["linears_change"]:
-        smaller = uniform.loc[uniform["linears_change"].idxmin()]
+    is_smaller = good["linears_change"] < best["linears_change"]
+    uniform = good[~good["mixed"] & is_smaller].sort_values("linears_change")
+    if len(uniform):
+        smaller = uniform.iloc[0]
         sentences.append(
             f"One tier everywhere does it smaller: {smaller['label']}; {_sizes_and_loss(smaller)}."
         )
@@ -235,6 +236,33 @@ PROTOCOL = (
     "front.",
     "Calibration, selection and report questions are disjoint. Scores are those of the split named "
     "above.",
+)
+WORDS = (
+    Fact(
+        "layer",
+        "one decoder layer of the language model; its linears are q, k, v, o, gate, up, down",
+    ),
+    Fact("tier", "how the linears of a layer are stored: a method with its bits, such as gptq4"),
+    Fact("mix, k", "a plan of two tiers: k layers in the low one, the others in the high one"),
+    Fact("uniform", "a plan of one tier in every layer; float16 is the 16-bit model"),
+    Fact("order", "which layers go low first; entropy: those whose output vectors vary least"),
+    Fact(
+        "plan", "the settings of a run but its seeds; runs that differ in seeds alone are averaged"
+    ),
+    Fact("unit", "what counts once in a score: a question, or all questions of one MME image"),
+    Fact("nominal bits", "code bits per weight of the linears, the paper's way of counting"),
+    Fact("stored bits", "8 x bytes of the layer files / weights: codes, scales, masks and headers"),
+    Fact("whole checkpoint", "the layer files and all that stays 16-bit: embeddings, head, vision"),
+    Fact("retention", "a score divided by the same model's 16-bit score on the same questions"),
+    Fact(
+        "KL", "how far the probabilities of the answers' tokens moved from the 16-bit model's, nats"
+    ),
+    Fact(
+        "top-1",
+        "share of the answers' tokens of which the 16-bit model's first choice is this one's",
+    ),
+    Fact("alpha", "share of image-and-question tokens in the calibration set; 0 is text-only"),
+    Fact("interval", "95 %: of a hundred such intervals about five miss the true value"),
 )
 POCKET = (
     "pocket models have a few million parameters and were trained on a synthetic world. What is "

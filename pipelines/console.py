@@ -210,7 +210,7 @@ def _score_cells(
         styled(name, " ", WARNING) if is_flagged else name,
         f"{score.float_score:.1f}",
         f"{score.score:.1f}",
-        f"{score.interval.low:.1f} .. {score.interval.high:.1f}",
+        f"[{score.interval.low:.1f}, {score.interval.high:.1f}]",
         str(score.n),
         percent(score.retention),
     ]

@@ -33,8 +33,10 @@ def family(plan: pd.Series) -> str:
         f"{plan['low_tier']} / {plan['high_tier']}",
         "text-only" if plan["calibration"] == "text" else plan["calibration"],
     ]
+    if plan["rule"] not in ALONG_ENTROPY:
+        words.append(plan["rule"])
     if plan["order"] != "entropy" or plan["rule"] not in ALONG_ENTROPY:
-        words += [plan["rule"], f"{plan['order']} order"]
+        words.append(f"{plan['order']} order")
     return ", ".join(words)
 
 
@@ -171,7 +173,7 @@ def paper_chart(study: Study) -> Lines | None:
     measured["x"] = grouped["nominal_bits"].mean()
     measured = measured.reset_index()
     measured["series"] = study.name + ": " + measured["plan"].map(names)
-    measured["label"] = measured["name"]
+    measured["label"] = measured["plan"].map(study.plans.set_index("plan")["label"])
     published = paper.published()
     columns = ["series", "x", "y", "plan", "label"]
     caption = f"Nominal bits are code bits, as the paper counts. {paper.CAVEATS}"

@@ -82,8 +82,8 @@ class Chapter:
         if info.missing:
             experiments = ", ".join(f"experiment={tier}" for tier in info.missing)
             text.append(
-                f"Baselines that are missing: {', '.join(info.missing)}; "
-                f"luq run -m {experiments} makes them."
+                f"Baselines that are missing: {', '.join(info.missing)}. "
+                f"To have them: luq run -m {experiments}"
             )
         important = info.points[info.points["front"] | info.points["baseline"]]
         return Section(

@@ -12,11 +12,11 @@ HIGH_BITS = 4.0
 
 
 # The project page shubhangb97.github.io/LUQ has the table in two versions.
-BOTH_PAGES = "2025-09, 2026-06"
+BOTH_PAGES = "both"
 LATER_PAGE = "2026-06"
 SOURCES = (
-    "Source: the project page as it was in these months. Where the later one stands alone, the "
-    "earlier one has the same numbers with MMBench and TextVQA exchanged."
+    "Source: the project page as it was in 2025-09 and in 2026-06. Where the later one stands "
+    "alone, the earlier one has the same numbers with MMBench and TextVQA exchanged."
 )
 BENCHMARKS = (
     "MME perception",

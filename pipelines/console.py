@@ -13,6 +13,8 @@ from rich.text import Text
 
 from luq.allocation.orders import Correlation
 from luq.escaping import VisibleFormatter
+from luq.evaluation import intervals
+from luq.evaluation.intervals import Estimate
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
 from pipelines.record import BenchmarkFidelity, BenchmarkScore, Perplexity, RunRecord
@@ -178,7 +180,17 @@ def memory_line(memory: Memory) -> Text:
 
 def result_table(record: RunRecord) -> Table:
     """Per benchmark: 16-bit, this run, retention, and how far the probabilities moved."""
-    columns = ["benchmark", "16-bit", "this run", "95 %", "n", "retention %", "KL", "top-1 %"]
+    # in two lines the titles leave room for an interval in one: 80 columns are enough
+    columns = [
+        "benchmark",
+        "16-bit",
+        "this\nrun",
+        "95 %\ninterval",
+        "n",
+        "retention\n%",
+        "KL",
+        "top-1\n%",
+    ]
     table = _table("scores, % of the maximum", columns)
     for name, score in record.scores.items():
         table.add_row(*_score_cells(name, score, record.fidelity.get(name)))
@@ -189,8 +201,14 @@ def result_table(record: RunRecord) -> Table:
     name = "mean"
     if len(record.averaged) < len(record.scores):
         name = f"mean of {len(record.averaged)}"
-    table.add_row(name, float_mean, mean, "", "", retention, style="bold")
+    interval = _brackets(intervals.of_mean([score.interval for score in record.averaged]))
+    table.add_row(name, float_mean, mean, interval, "", retention, style="bold")
     return table
+
+
+def _brackets(estimate: Estimate) -> str:
+    """The ends of a score's 95 % interval."""
+    return f"[{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
 def error_line(record: RunRecord) -> Text:
@@ -210,7 +228,7 @@ def _score_cells(
         styled(name, " ", WARNING) if is_flagged else name,
         f"{score.float_score:.1f}",
         f"{score.score:.1f}",
-        f"[{score.interval.low:.1f}, {score.interval.high:.1f}]",
+        _brackets(score.interval),
         str(score.n),
         percent(score.retention),
     ]

@@ -160,7 +160,7 @@ document.querySelectorAll(".chooser").forEach((place) => {
     const interval = plan?.low === undefined ? "" : ` [${plan.low.toFixed(1)}, ${plan.high.toFixed(1)}]`;
     answer.textContent = plan
       ? `${plan.label}: ${bytes(plan.bytes)}, score ${plan.score.toFixed(1)}${interval}, ${Math.abs(lost).toFixed(1)} points ${lost >= 0 ? "below" : "above"} 16-bit (${original.toFixed(1)}).`
-      : `No ${mixes.checked ? "mix" : "plan"} here loses at most ${allowed} points of ${original.toFixed(1)}.`;
+      : `No ${mixes.checked ? "mix" : "plan"} here is within ${allowed} ${allowed === 1 ? "point" : "points"} of ${original.toFixed(1)}.`;
     select.value = "";
     showPlan(shown, plan);
   };

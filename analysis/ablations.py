@@ -89,9 +89,9 @@ def pareto_chart(study: Study, info: ParetoInfo) -> Lines:
     points["x"] = points["bytes"] / unit.bytes
     points["hollow"] = points["collapsed"]
     points["series"] = points["plan"].map(series).fillna("uniform")
-    # the names of very many points would cover each other: those of the baselines stay
+    # the names of very many would cover each other: those of the baselines and the front stay
     if len(points) > LABELLED:
-        points["label"] = points["label"].where(points["baseline"], "")
+        points["label"] = points["label"].where(points["baseline"] | points["front"], "")
     caption = (
         f"{len(points)} plans of {study.name}, {len(study.benchmarks)} benchmarks, "
         f"n = {study.runs['n'].iloc[0]} units, 95 % intervals over questions. "

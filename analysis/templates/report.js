@@ -27,7 +27,7 @@ function config() {
     background: null,
     font: "system-ui, sans-serif",
     view: { stroke: null },
-    axis: { labelColor: soft, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500, labelFontSize: narrow ? 11 : 12, titleFontSize: narrow ? 11 : 13, labelLimit: narrow ? 110 : 220 },
+    axis: { labelColor: soft, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500, labelSeparation: 6, labelFontSize: narrow ? 11 : 12, titleFontSize: narrow ? 11 : 13, labelLimit: narrow ? 110 : 220 },
     legend: { labelColor: ink, titleColor: soft, labelFontSize: 12, orient: "bottom", columns: narrow ? 1 : 3, labelLimit: 320, symbolOpacity: 1 },
     text: { color: soft },
   };

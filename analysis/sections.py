@@ -81,7 +81,10 @@ class Chapter:
         text = []
         if info.missing:
             experiments = ", ".join(f"experiment={tier}" for tier in info.missing)
-            text.append(f"Baselines that nobody ran: luq run -m {experiments}.")
+            text.append(
+                f"Baselines that are missing: {', '.join(info.missing)}. "
+                f"To have them: luq run -m {experiments}"
+            )
         important = info.points[info.points["front"] | info.points["baseline"]]
         return Section(
             "memory",
@@ -94,6 +97,7 @@ class Chapter:
             ),
             [
                 self.overview,
+                tables.smallest_plans(info),
                 tables.best_plans(info),
                 tables.scores(study, info, important["label"].tolist()),
             ],
@@ -158,6 +162,8 @@ class Chapter:
             self.study, "clusters", "clusters", "clusters of the K-means, K", "Number of clusters"
         )
         axes = [self.comparisons[axis] for axis in ("propagation", "quantizer")]
+        paper_chart = ablations.paper_chart(self.study)
+        rankings = [tables.ranking(comparisons) for comparisons in axes if comparisons]
         return Section(
             "ablations",
             "Ablations, and the paper's figures",
@@ -166,9 +172,10 @@ class Chapter:
                 alpha,
                 clusters,
                 ablations.tradeoff_chart(self.study, "nominal_bits"),
-                ablations.paper_chart(self.study),
+                paper_chart,
             ),
-            [tables.ranking(comparisons) for comparisons in axes if comparisons],
+            # the paper's numbers stand beside the figure that shows some of them
+            [*rankings, tables.published()] if paper_chart else rankings,
         )
 
     def _costs(self) -> Section:

@@ -31,7 +31,8 @@ def card_facts(record: RunRecord) -> CardFacts:
                 n=score.n,
                 float_score=score.float_score,
                 score=score.score,
-                stderr=score.stderr,
+                low=score.interval.low,
+                high=score.interval.high,
                 retention=score.retention,
                 is_collapsed=bool(score.collapsed),
             )

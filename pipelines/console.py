@@ -10,6 +10,8 @@ from rich.text import Text
 
 from luq.allocation.orders import Correlation
 from luq.escaping import VisibleFormatter
+from luq.evaluation import intervals
+from luq.evaluation.intervals import Estimate
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
 from pipelines.objectives import mean_divergence
@@ -131,7 +133,7 @@ def result_table(record: RunRecord) -> Sheet:
         text_column("benchmark"),
         Column("16-bit", rank=2),
         Column("this run"),
-        Column("±", rank=3),
+        Column("95 % interval", rank=3),
         Column("n", rank=4),
         Column("retention %", rank=1),
         Column("KL", rank=5),
@@ -148,8 +150,14 @@ def result_table(record: RunRecord) -> Sheet:
     name = "mean"
     if len(record.averaged) < len(record.scores):
         name = f"mean of {len(record.averaged)}"
-    table.add_row(name, float_mean, mean, "", "", retention, "", "", style="bold")
+    interval = _brackets(intervals.of_mean([score.interval for score in record.averaged]))
+    table.add_row(name, float_mean, mean, interval, "", retention, "", "", style="bold")
     return table
+
+
+def _brackets(estimate: Estimate) -> str:
+    """The ends of a score's 95 % interval."""
+    return f"[{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
 def error_line(record: RunRecord) -> Text:
@@ -169,7 +177,7 @@ def _score_cells(
         styled(name, " ", WARNING) if is_flagged else name,
         f"{score.float_score:.1f}",
         f"{score.score:.1f}",
-        f"{score.stderr:.1f}",
+        _brackets(score.interval),
         str(score.n),
         percent(score.retention),
     ]

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from luq.allocation.reports import PlanReport
 from luq.config import RunConfig
 from luq.config.building import build, plain
+from luq.evaluation import intervals
+from luq.evaluation.intervals import Estimate
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
 
@@ -50,6 +52,15 @@ class BenchmarkScore:
     float_score: float  # of the same model in 16 bit
     retention: float | None  # score / float_score; None if that is zero
     rows: int = 0  # that the score is of, errors and all; 0 in records of earlier versions
+    low: float | None = None  # ends of the score's 95 % interval; None in earlier records
+    high: float | None = None
+
+    @property
+    def interval(self) -> Estimate:
+        """The score with its 95 % interval; of earlier versions' records from standard errors."""
+        if self.low is None or self.high is None:
+            return intervals.of_error(self.score, self.stderr, self.n)
+        return Estimate(self.score, self.low, self.high)
 
     @property
     def was_asked(self) -> bool:

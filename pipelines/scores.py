@@ -42,6 +42,7 @@ def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> Score
 def _benchmark(item: Scored, reference: Scored) -> BenchmarkScore:
     score = item.summary.score
     float_score = reference.summary.score
+    interval = item.summary.interval
     return BenchmarkScore(
         score=score,
         stderr=item.summary.stderr,
@@ -52,4 +53,6 @@ def _benchmark(item: Scored, reference: Scored) -> BenchmarkScore:
         float_score=float_score,
         retention=score / float_score if float_score else None,
         rows=item.rows,
+        low=interval.low,
+        high=interval.high,
     )

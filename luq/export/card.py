@@ -31,7 +31,7 @@ Made with luq {version}: {command}, calibrated on {calibration}.
 
 ## Scores
 
-{split} split; ±: standard error. Retention: share of the same model's own 16-bit score.
+{split} split; in brackets: 95 % interval. Retention: share of the same model's own 16-bit score.
 
 {scores}
 """
@@ -50,7 +50,8 @@ class ScoreRow:
     n: int
     float_score: float  # of the same model in 16 bit
     score: float
-    stderr: float
+    low: float  # end of its 95 % interval
+    high: float
     retention: float | None
     is_collapsed: bool
 
@@ -139,7 +140,7 @@ def _score_table(facts: CardFacts) -> str:
     rows = ["| benchmark | n | 16-bit | this model | retention % |", "|---|---:|---:|---:|---:|"]
     for row in facts.scores:
         name = markdown(row.benchmark) + (" (collapsed)" if row.is_collapsed else "")
-        score = f"{row.score:.1f} ± {row.stderr:.1f}"
+        score = f"{row.score:.1f} [{row.low:.1f}, {row.high:.1f}]"
         retention = _percent(row.retention)
         rows.append(f"| {name} | {row.n} | {row.float_score:.1f} | {score} | {retention} |")
     rows.append(

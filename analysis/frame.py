@@ -13,7 +13,6 @@ import pandas as pd
 from analysis.loading import Results, is_mixed, questions
 from analysis.settings import differing, order_label, plan_key, seedless, settings_of
 from luq.config import RunConfig
-from luq.evaluation import intervals
 from luq.store import keys
 from pipelines.record import BenchmarkFidelity, Interval, Perplexity, RunRecord
 from pipelines.run_names import plan_labels
@@ -147,7 +146,7 @@ def _score_columns(record: RunRecord) -> Row:
     scores = record.averaged
     # benchmarks are independent: the variances of their scores add
     variance = sum(score.stderr**2 for score in scores)
-    interval = intervals.of_mean([score.interval for score in scores])
+    interval = record.score_interval
     return {
         "score": record.mean_score,
         "score_low": interval.low,

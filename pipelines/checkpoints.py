@@ -183,5 +183,7 @@ def _show_run(run: ExportedRun) -> None:
     retention = ""
     if run.mean_retention is not None:
         retention = f" ({100 * run.mean_retention:.1f} % of 16-bit)"
+    if not scores:
+        scores = "none, by perplexity"
     console.out.print(f"scores: {scores}; mean {run.mean_score:.1f}{retention}")
     console.out.print(f"made by: {run.command}")

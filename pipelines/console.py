@@ -10,7 +10,6 @@ from rich.text import Text
 
 from luq.allocation.orders import Correlation
 from luq.escaping import VisibleFormatter
-from luq.evaluation import intervals
 from luq.evaluation.intervals import Estimate
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
@@ -150,7 +149,7 @@ def result_table(record: RunRecord) -> Sheet:
     name = "mean"
     if len(record.averaged) < len(record.scores):
         name = f"mean of {len(record.averaged)}"
-    interval = _brackets(intervals.of_mean([score.interval for score in record.averaged]))
+    interval = _brackets(record.score_interval)
     table.add_row(name, float_mean, mean, interval, "", retention, "", "", style="bold")
     return table
 
@@ -236,7 +235,8 @@ def fidelity_line(record: RunRecord) -> Text:
 
 def show_record(record: RunRecord) -> None:
     """A finished run: scores, what to know of them, sizes."""
-    out.print(result_table(record))
+    if record.scores:
+        out.print(result_table(record))
     for line in (*flags(record), error_line(record), fidelity_line(record)):
         if line:
             out.print(line)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from luq.allocation.plans import Chosen
 from luq.calibration.artefacts import check_shared
 from luq.config import RunConfig
+from luq.errors import ConfigError
 from luq.evaluation import scorers
 from luq.evaluation.answers import Kept, Scored, rows_of, scored
 from luq.evaluation.artefacts import Answers, Fidelity, Layers
@@ -161,6 +162,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     reset_peak()
     graph, store, clock = bench.graph, bench.store, bench.clock
     config = graph.config
+    _check_measured(config)
     check_space(graph, store)
     bench.check_questions()
     bench.check_text()
@@ -208,7 +210,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         layer_scores=layer_scores.recorded() if graph.is_profiled else {},
         k=tiers.count(low) if low != high else len(tiers),
         memory=memory(sizes, rest.ledger, peak_bytes()),
-        **score_part(scores, float_scores)._asdict(),
+        **score_part(scores, float_scores, measured_perplexity)._asdict(),
         fidelity=fidelity,
         perplexity=measured_perplexity,
         artefacts=ArtefactKeys(
@@ -225,6 +227,15 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         wall_seconds=sum(seconds.values()),
         finished=started + sum(seconds.values()),
     )
+
+
+def _check_measured(config: RunConfig) -> None:
+    """A ConfigError if nothing would be known of the packed model but its size."""
+    if not config.evaluation.benchmarks and not config.evaluation.text_tokens:
+        raise ConfigError(
+            "nothing would be measured: evaluation.benchmarks is empty and "
+            "evaluation.text_tokens is 0. Name benchmarks, or set evaluation.text_tokens=131072"
+        )
 
 
 def _calibration_summary(bench: Workbench) -> CalibrationSummary | None:

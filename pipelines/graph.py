@@ -58,6 +58,7 @@ class Graph(ModelGraph):
         _check_budget(config, self.checkpoint, self.tiers)
         _check_windows(config, self.checkpoint)
         _check_modality(config)
+        _check_images(config, self.checkpoint)
         check_include_path(config.evaluation.include_path)
         _check_divergences(config)
         if self.is_profiled:
@@ -228,6 +229,24 @@ def _check_modality(config: RunConfig) -> None:
         raise ConfigError(
             "order.modality=image is not possible: the calibration set (alpha=0) has no image "
             "tokens. Calibrate with images, or choose order.modality=text"
+        )
+
+
+def _check_images(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Say before any work that a language model cannot be shown images."""
+    if checkpoint.sees_images:
+        return
+    model = f"{config.model.name} is a language model that sees no images"
+    if config.calibration.alpha > 0 and not config.calibration.is_own:
+        raise ConfigError(
+            f"{model}: calibration.alpha={config.calibration.alpha:g} is not possible. Use "
+            "calibration=text"
+        )
+    asked = [name for name in config.evaluation.benchmarks if is_built_in(name)]
+    if asked:
+        raise ConfigError(
+            f"{model}, but {', '.join(asked)} ask about them. Use evaluation.benchmarks=[] and "
+            "evaluation.text_tokens=131072 for perplexity, or name text tasks of lm-eval"
         )
 
 

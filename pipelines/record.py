@@ -150,7 +150,7 @@ class RunRecord:
     k: int  # layers in the low tier
     memory: Memory
     scores: dict[str, BenchmarkScore]
-    mean_score: float
+    mean_score: float  # without questions: the 16-bit model's perplexity over this one's, percent
     float_mean_score: float
     mean_retention: float | None
     fidelity: dict[str, BenchmarkFidelity]
@@ -160,6 +160,16 @@ class RunRecord:
     cached: dict[str, bool]  # stage -> whether the store had all of it
     wall_seconds: float
     finished: float  # seconds since the epoch
+
+    @property
+    def score_interval(self) -> Estimate:
+        """The mean score with its 95 % interval."""
+        perplexity = self.perplexity
+        if not self.scores and perplexity is not None and perplexity.ratio is not None:
+            # the score is 100 / ratio
+            ratio = perplexity.ratio
+            return Estimate(self.mean_score, 100 / ratio.high, 100 / ratio.low)
+        return intervals.of_mean([score.interval for score in self.averaged])
 
     @property
     def averaged(self) -> list[BenchmarkScore]:

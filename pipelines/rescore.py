@@ -57,7 +57,7 @@ def rescore(outputs: Path, sweep: str | None) -> int:
 def _rescored(store: Store, record: RunRecord) -> RunRecord:
     scores = _scores(store, record.artefacts.answers)
     reference = _scores(store, record.artefacts.float_answers)
-    part = score_part(scores, reference)
+    part = score_part(scores, reference, record.perplexity)
     return replace(record, scorer_version=scorers.VERSION, **part._asdict())
 
 

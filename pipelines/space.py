@@ -7,8 +7,8 @@ from typing import NamedTuple
 from luq.errors import StoreError
 from luq.evaluation.artefacts import Layers
 from luq.models.checkpoint import linear_shapes, rest_weights
+from luq.planning import allocate
 from luq.store.store import NotMade, Store
-from pipelines.allocate import allocate
 from pipelines.graph import BYTES_16_BIT, Graph
 from pipelines.units import human
 

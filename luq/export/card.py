@@ -143,6 +143,9 @@ def _score_table(facts: CardFacts) -> str:
         score = f"{row.score:.1f} [{row.low:.1f}, {row.high:.1f}]"
         retention = _percent(row.retention)
         rows.append(f"| {name} | {row.n} | {row.float_score:.1f} | {score} | {retention} |")
+    if not facts.scores:
+        perplexity = f"{facts.mean_score:.1f} % of the 16-bit model's"
+        return f"No benchmark was asked. Perplexity on held-out text, inverted: {perplexity}."
     rows.append(
         f"| **mean** | | {facts.float_mean_score:.1f} | {facts.mean_score:.1f} "
         f"| {_percent(facts.mean_retention)} |"

@@ -18,6 +18,7 @@ from luq.models.settings_files import (
     check_asking,
     check_settings,
     read_config,
+    sees_images,
     text_settings,
 )
 from luq.models.weight_files import (
@@ -56,6 +57,7 @@ class Checkpoint(Identified):
     config: ModelConfig = field(metadata=VOLATILE)
     folder: Path = field(metadata=VOLATILE)
     layers: int = field(metadata=VOLATILE)  # decoder layers of the language backbone
+    sees_images: bool = field(default=True, metadata=VOLATILE)  # else it is a language model alone
     commit: str | None = field(default=None, metadata=VOLATILE)  # of the hub's repository
     asking: Asking = Asking()
 
@@ -87,6 +89,7 @@ def checkpoint(config: ModelConfig, download: bool = True) -> Checkpoint:
         config=config,
         folder=folder,
         layers=count_layers(folder),
+        sees_images=sees_images(read_config(folder)),
         commit=folder.name if in_cache_of_hub else None,
     )
 

@@ -299,10 +299,12 @@ def fail(message: str) -> None:
 
 
 def show_next(commands: Sequence[tuple[str, str]]) -> None:
-    """What a person may want to type next, with what it does."""
+    """What a person may want to type next, whole; and what it does, where there is room."""
     width = max(len(command) for command, _ in commands)
     for index, (command, meaning) in enumerate(commands):
         lead = "next: " if index == 0 else "      "
         gap = " " * (width - len(command) + 2)
         line = styled(lead, (command, "bold"), gap, (meaning, "dim"))
+        if line.cell_len > out.width:
+            line = styled(lead, (command, "bold"))
         out.print(line, soft_wrap=True)

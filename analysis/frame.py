@@ -193,6 +193,24 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+# Of `score_rows`; a run that asks no benchmark has none, but its frame has these columns.
+SCORE_COLUMNS = [
+    "score",
+    "score_low",
+    "score_high",
+    "stderr",
+    "n",
+    "float_score",
+    "errors",
+    "key",
+    "benchmark",
+    "collapsed",
+    "why",
+    "retention",
+    "kl",
+]
+
+
 def score_rows(record: RunRecord) -> list[Row]:
     """A run's benchmarks, a row each."""
     rows: list[Row] = []
@@ -249,7 +267,9 @@ def scores(records: Iterable[RunRecord], runs: pd.DataFrame) -> pd.DataFrame:
         rows += score_rows(record)
     # a run has these columns too, as means over its benchmarks
     of_runs = runs[[column for column in runs.columns if column not in OF_BENCHMARKS]]
-    return of_runs.merge(pd.DataFrame(rows), on="key", validate="one_to_many")
+    return of_runs.merge(
+        pd.DataFrame(rows, columns=SCORE_COLUMNS), on="key", validate="one_to_many"
+    )
 
 
 def studies(loaded: Results) -> list[Study]:

@@ -86,21 +86,24 @@ class Chapter:
                 f"To have them: luq run -m {experiments}"
             )
         important = info.points[info.points["front"] | info.points["baseline"]]
+        section_tables = [self.overview, tables.smallest_plans(info), tables.best_plans(info)]
+        retention = None
+        if study.scores.empty:
+            text.append(
+                "No benchmark was asked: scores are the 16-bit model's perplexity over a plan's, "
+                "in percent."
+            )
+        else:
+            retention = costs.retention_chart(study, info)
+            section_tables.append(tables.scores(study, info, important["label"].tolist()))
         return Section(
             "memory",
             "Memory and score",
             text,
             _present(
-                ablations.pareto_chart(study, info),
-                ablations.tradeoff_chart(study),
-                costs.retention_chart(study, info),
+                ablations.pareto_chart(study, info), ablations.tradeoff_chart(study), retention
             ),
-            [
-                self.overview,
-                tables.smallest_plans(info),
-                tables.best_plans(info),
-                tables.scores(study, info, important["label"].tolist()),
-            ],
+            section_tables,
         )
 
     def _calibration(self) -> Section:

@@ -97,6 +97,16 @@ def question_set(config: EvaluationConfig, cache: Path, download: bool = True) -
     return QuestionSet(tables, asked, fidelity, batching, tasks)
 
 
+def check_sight(checkpoint: Checkpoint, benchmarks: Sequence[str]) -> None:
+    """A ConfigError if a language model would be asked about images."""
+    asked = [name for name in benchmarks if is_built_in(name)]
+    if asked and not checkpoint.sees_images:
+        raise ConfigError(
+            f"{checkpoint.config.name} is a language model that sees no images, but "
+            f"{', '.join(asked)} ask about them: name text tasks of lm-eval, such as arc_easy"
+        )
+
+
 def _check_sources(config: EvaluationConfig) -> None:
     """A ConfigError for a source of a benchmark that is not asked."""
     for name in config.sources:

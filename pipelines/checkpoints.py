@@ -10,7 +10,7 @@ from luq.export import checksums
 from luq.export.about import NATIVE_LAYOUT, ExportedRun, read_about
 from luq.export.card import CardFacts, ScoreRow
 from luq.models.checkpoint import fingerprint, resolve_path, stored_dtype
-from luq.models.settings_files import read_config
+from luq.models.settings_files import read_config, sees_images
 from luq.plugins import plugin
 from luq.store.store import Store
 from pipelines import console, runs_folder
@@ -131,11 +131,11 @@ def export_run(outputs: Path, run: str, target: Path, layout: str = NATIVE_LAYOU
     folder = export(outputs, runs_folder.find(outputs, run), target, layout)
     info(folder)
     first = "import luq; " if layout == NATIVE_LAYOUT else ""
-    console.out.print(
-        f"load it: {first}AutoModelForImageTextToText.from_pretrained({str(folder)!r})"
-    )
-    quoted = shlex.quote(str(folder))
-    console.out.print(f"or ask it: luq chat {quoted} --image X --question Y")
+    has_eyes = sees_images(read_config(folder))
+    kind = "AutoModelForImageTextToText" if has_eyes else "AutoModelForCausalLM"
+    console.out.print(f"load it: {first}{kind}.from_pretrained({str(folder)!r})")
+    image = "--image X " if has_eyes else ""
+    console.out.print(f"or ask it: luq chat {shlex.quote(str(folder))} {image}--question Y")
 
 
 def info(folder: Path, verify: bool = False) -> None:

@@ -244,16 +244,15 @@ def info(folder: Path, verify: bool) -> None:
     "--image",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    required=True,
-    help="A picture's file.",
+    help="A picture's file; without one the question is about none.",
 )
 @click.option(
     "--question",
     metavar="TEXT",
     help="Without it: question after question, until an empty line.",
 )
-def chat(folder: Path, image: Path, question: str | None) -> None:
-    """Ask an exported folder about an image."""
+def chat(folder: Path, image: Path | None, question: str | None) -> None:
+    """Ask an exported folder, about an image or about none."""
     from pipelines import chat as chatting
 
     chatting.chat(folder, image, question)

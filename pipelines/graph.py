@@ -18,7 +18,7 @@ from luq.config import EvaluationConfig, RunConfig, TierConfig
 from luq.config.unread import chooses_by_questions, measures_kl
 from luq.errors import ConfigError, DataError
 from luq.evaluation.artefacts import Layers, TextLosses
-from luq.graph import ModelGraph, QuestionSet, question_set, shared_questions
+from luq.graph import ModelGraph, QuestionSet, check_sight, question_set, shared_questions
 from luq.models.checkpoint import (
     Checkpoint,
     check_context,
@@ -234,19 +234,12 @@ def _check_modality(config: RunConfig) -> None:
 
 def _check_images(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Say before any work that a language model cannot be shown images."""
-    if checkpoint.sees_images:
-        return
-    model = f"{config.model.name} is a language model that sees no images"
-    if config.calibration.alpha > 0 and not config.calibration.is_own:
+    check_sight(checkpoint, config.evaluation.benchmarks)
+    calibration = config.calibration
+    if calibration.alpha > 0 and not calibration.is_own and not checkpoint.sees_images:
         raise ConfigError(
-            f"{model}: calibration.alpha={config.calibration.alpha:g} is not possible. Use "
-            "calibration=text"
-        )
-    asked = [name for name in config.evaluation.benchmarks if is_built_in(name)]
-    if asked:
-        raise ConfigError(
-            f"{model}, but {', '.join(asked)} ask about them. Use evaluation.benchmarks=[] and "
-            "evaluation.text_tokens=131072 for perplexity, or name text tasks of lm-eval"
+            f"calibration.alpha={calibration.alpha:g} is not possible: {config.model.name} is a "
+            "language model that sees no images. Use calibration=text"
         )
 
 

@@ -12,7 +12,7 @@ from luq.api.packed import PackedModel
 from luq.calibration.artefacts import Calibration, check_shared
 from luq.config import EvaluationConfig
 from luq.evaluation.answers import scored
-from luq.graph import question_set, shared_questions
+from luq.graph import check_sight, question_set, shared_questions
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ def evaluate(
     *,
     data: str | Path = "hub",
     sources: Mapping[str, str | Path] | None = None,
+    include_path: str | Path | None = None,
+    metrics: Mapping[str, str] | None = None,
     samples: int | None = None,
     split: str = EvaluationConfig.split,
     protocol: str = EvaluationConfig.protocol,
@@ -49,10 +51,13 @@ def evaluate(
 
     Args:
         model: A packed model, or a loaded one, which is asked in 16 bit.
-        benchmarks: Their names, such as `textvqa` (`luq.config.evaluation.BENCHMARKS`).
+        benchmarks: Their names, such as `textvqa` (`luq.config.evaluation.BENCHMARKS`), or tasks of
+            lm-eval, such as `mmmu_val` or `arc_easy`.
         data: Where questions come from: hub, pocket, or a folder with BENCHMARK.parquet or the
             clone of a dataset as BENCHMARK/.
         sources: Benchmark -> a source for it alone.
+        include_path: A folder with tasks of your own, as lm-eval's YAML.
+        metrics: Task of lm-eval -> the metric that is its score; without one the task's first.
         samples: Questions (or units of questions) per benchmark; None: all.
         split: report, selection or all.
         protocol: Whose wording: llava or qwen.
@@ -74,6 +79,8 @@ def evaluate(
         benchmarks=list(benchmarks),
         data=str(data),
         sources={name: str(source) for name, source in (sources or {}).items()},
+        include_path=None if include_path is None else str(include_path),
+        metrics=dict(metrics or {}),
         split=split,
         protocol=protocol,
         samples=samples,
@@ -92,6 +99,7 @@ def evaluate(
         layers = model.layers
         seen = model.seen
     store = source.store
+    check_sight(source.checkpoint, config.benchmarks)
     questions = question_set(config, store.root)
     for calibration in seen:
         for artefact in shared_questions(calibration, questions):

@@ -78,6 +78,8 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
             batch_size=batch_size,
             max_length=context_length(vlm.model),
             convert_img_format=True,
+            # what a prompt without a chat template says for an image
+            image_string=str(vlm.processor.image_token or PLACEHOLDER),
         )
         self._device = vlm.device  # of a streamed model transformers says "meta"
 

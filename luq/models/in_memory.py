@@ -85,6 +85,7 @@ def adopt(
         config=config,
         folder=folder,
         layers=len(vlm.layers),
+        sees_images=vlm.sees_images,
     )
     return Adopted(checkpoint, vlm)
 

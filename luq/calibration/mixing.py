@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 log = logging.getLogger(__name__)
+MOST_LEFT_OUT = 200  # questions one after another, before it is the model and not the questions
 
 
 class AskedQuestion(NamedTuple):
@@ -117,12 +118,23 @@ def multimodal_samples(vlm: VLM, questions: Iterator[AskedQuestion]) -> Iterator
     """Each question with its image in the model's chat format.
 
     One that the processor refuses, or that is longer than the model's context, is left out.
+
+    Raises:
+        DataError: so many were left out, and none was not: a source may have no end.
     """
+    left_out = 0
     for question in questions:
         try:
             yield question_sample(vlm, question.name, question.prompt, [question.image])
+            left_out = 0
         except UnusableError as error:
             _leave_out(question.name, str(error))
+            left_out += 1
+            if left_out == MOST_LEFT_OUT:
+                raise DataError(
+                    f"calibration: {left_out} questions one after another cannot be asked; the "
+                    f"last, {question.name}: {error}"
+                ) from error
 
 
 class UnusableError(DataError):

@@ -7,6 +7,7 @@ from datasets import Dataset, Features
 from datasets import Image as DatasetImage
 from PIL import Image
 
+from luq.calibration import mixing
 from luq.calibration.artefacts import calibration, samples_of
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.config import CalibrationConfig, ModelConfig
@@ -163,6 +164,18 @@ def test_a_picture_that_does_not_decode_is_left_out(
     made = real_samples(vlm, settings, tmp_path)
     assert "textvqa:3" not in {s.source for s in made.samples}
     assert made.tokens == pytest.approx(500, abs=40)
+
+
+def test_a_source_without_end_of_which_nothing_can_be_asked_ends(
+    vlm: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ValueError("no image like this")
+
+    monkeypatch.setattr(mixing, "encode_chats", refuse)
+    monkeypatch.setattr(mixing, "MOST_LEFT_OUT", 3)
+    with pytest.raises(DataError, match="3 questions one after another cannot be asked.*like this"):
+        pocket_samples(vlm, CalibrationConfig("multimodal", alpha=1.0, tokens=512))
 
 
 def test_what_the_set_is_made_from_is_in_its_key(real: Path, tmp_path: Path) -> None:

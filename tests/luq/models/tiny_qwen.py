@@ -70,6 +70,7 @@ def write(
         ids["<|im_end|>"],
     )
     model.save_pretrained(folder)
+    tokenizer._set_processor_class("Qwen2_5_VLProcessor")
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessorPil(patch_size=14, merge_size=2).save_pretrained(folder)
     return folder

@@ -9,7 +9,7 @@ from analysis import paper
 from analysis.charts import LABELLED, Forest, Lines, Rule, Tick, TopAxis
 from analysis.compare import Comparison
 from analysis.frame import Study
-from analysis.pareto import COLLAPSED, ParetoInfo, Z
+from analysis.pareto import COLLAPSED, ParetoInfo
 from luq.allocation.orders import kendall
 from luq.evaluation.compare import MEAN
 from pipelines.units import axis_unit
@@ -18,6 +18,8 @@ FLOAT_RULE = Rule(100.0, "16-bit ")
 # bits that the trade-off shows: 8 and 16 are on the Pareto figure, and would squeeze this one
 HIGHEST = 6
 SERIES = 7  # that can be told apart in a picture of all plans
+SERIES_NAMES = "Series: low tier / high tier, calibration; uniform: one tier everywhere."
+NO_ORDER = ""  # of plans of one tier
 RETENTION = "mean retention, % of the 16-bit score"
 ALONG_ENTROPY = ("count", "threshold")  # rules that put the layers of lowest entropy low
 TRADEOFF_RULES = (*ALONG_ENTROPY, "uniform")
@@ -31,8 +33,10 @@ def family(plan: pd.Series) -> str:
         f"{plan['low_tier']} / {plan['high_tier']}",
         "text-only" if plan["calibration"] == "text" else plan["calibration"],
     ]
+    if plan["rule"] not in ALONG_ENTROPY:
+        words.append(plan["rule"])
     if plan["order"] != "entropy" or plan["rule"] not in ALONG_ENTROPY:
-        words += [plan["rule"], f"{plan['order']} order"]
+        words.append(f"{plan['order']} order")
     return ", ".join(words)
 
 
@@ -53,12 +57,14 @@ def families(plans: pd.DataFrame, most: int = SERIES) -> pd.Series:
     return names
 
 
-def _with_interval(points: pd.DataFrame) -> pd.DataFrame:
-    """Adds y, low, high in percent of the 16-bit score, from `retention` and standard errors."""
-    scores = points["score"].where(points["score"] != 0)  # a score of zero has no interval
-    error = Z * points["stderr"] * points["retention"] / scores
-    y = 100 * points["retention"]
-    return points.assign(y=y, low=y - 100 * error, high=y + 100 * error)
+def _with_interval(plans: pd.DataFrame) -> pd.DataFrame:
+    """Adds y, low, high in percent of the 16-bit score, whose own error is left out."""
+    float_score = plans["float_score"].where(plans["float_score"] != 0)
+    return plans.assign(
+        y=100 * plans["retention"],
+        low=100 * plans["score_low"] / float_score,
+        high=100 * plans["score_high"] / float_score,
+    )
 
 
 def _single(points: pd.DataFrame) -> frozenset[str]:
@@ -75,18 +81,23 @@ def pareto_chart(study: Study, info: ParetoInfo) -> Lines:
     """Retention against bytes of the whole checkpoint, every plan and the front."""
     unit = axis_unit(info.points["bytes"].max())
     series = dict(zip(study.plans["plan"], families(study.plans), strict=True))
-    points = _with_interval(info.points)
+    points = info.points.assign(
+        y=100 * info.points["retention"],
+        low=100 * info.points["low"],
+        high=100 * info.points["high"],
+    )
     points["x"] = points["bytes"] / unit.bytes
     points["hollow"] = points["collapsed"]
     points["series"] = points["plan"].map(series).fillna("uniform")
-    # the names of very many points would cover each other: those of the baselines stay
+    # the names of very many would cover each other: those of the baselines and the front stay
     if len(points) > LABELLED:
-        points["label"] = points["label"].where(points["baseline"], "")
+        points["label"] = points["label"].where(points["baseline"] | points["front"], "")
     caption = (
         f"{len(points)} plans of {study.name}, {len(study.benchmarks)} benchmarks, "
         f"n = {study.runs['n'].iloc[0]} units, 95 % intervals over questions. "
         f"Hypervolume {info.hypervolume:.3f}: the mean, over all budgets up to the 16-bit file, "
-        "of the best retention that fits."
+        "of the best retention that fits. Steps: the Pareto front, the plans that no other beats "
+        f"in both. {SERIES_NAMES}"
     )
     rule = FLOAT_RULE
     is_float = points["tier"] == "float16"
@@ -112,7 +123,7 @@ def tradeoff_chart(study: Study, bits: str = "stored_bits") -> Lines | None:
     """Score against average bits, the number of low layers above (the paper's trade-off figure)."""
     plans = study.plans
     plans = plans[(plans["tier"] != "float16") & plans["rule"].isin(TRADEOFF_RULES)]
-    plans = plans[(plans["order"] == "entropy") | ~plans["mixed"]]
+    plans = plans[plans["order"].isin(["entropy", NO_ORDER])]
     plans = plans[plans["nominal_bits"] <= HIGHEST]
     if not plans["mixed"].any():
         return None
@@ -120,6 +131,7 @@ def tradeoff_chart(study: Study, bits: str = "stored_bits") -> Lines | None:
     points["hollow"] = plans["collapsed"] >= COLLAPSED * plans["benchmarks"]
     word = bits.split("_")[0]
     caption = f"Plans in entropy order; n = {plans['n'].iloc[0]} units, 95 % intervals. "
+    caption += f"{SERIES_NAMES} "
     if word == "stored":
         caption += "Stored bits are bytes of the files, scales and masks and all."
     else:
@@ -151,7 +163,7 @@ def paper_chart(study: Study) -> Lines | None:
     """MME retention against nominal bits, this study's over the paper's."""
     mme = study.scores[(study.scores["benchmark"] == "mme") & study.scores["retention"].notna()]
     mme = mme[mme["nominal_bits"] <= HIGHEST]
-    mme = mme[(mme["order"] == "entropy") & mme["rule"].isin(TRADEOFF_RULES)]
+    mme = mme[mme["order"].isin(["entropy", NO_ORDER]) & mme["rule"].isin(TRADEOFF_RULES)]
     if not mme["mixed"].any():
         return None
     names = dict(zip(study.plans["plan"], families(study.plans), strict=True))
@@ -161,10 +173,10 @@ def paper_chart(study: Study) -> Lines | None:
     measured["x"] = grouped["nominal_bits"].mean()
     measured = measured.reset_index()
     measured["series"] = study.name + ": " + measured["plan"].map(names)
-    measured["label"] = measured["name"]
+    measured["label"] = measured["plan"].map(study.plans.set_index("plan")["label"])
     published = paper.published()
     columns = ["series", "x", "y", "plan", "label"]
-    caption = paper.CAVEATS
+    caption = f"Nominal bits are code bits, as the paper counts. {paper.CAVEATS}"
     if study.name.startswith("pocket"):
         caption += " A pocket model is not a 7B model."
     return Lines(
@@ -172,7 +184,7 @@ def paper_chart(study: Study) -> Lines | None:
         "MME over nominal bits, with the paper's published points in grey",
         caption,
         pd.concat([published, measured[columns]], ignore_index=True),
-        "nominal (code) bits per weight, as the paper counts",
+        "nominal bits per weight",
         "MME, % of the 16-bit total",
         FLOAT_RULE,
         joined=_single(measured[measured["mixed"]]) | {f"published: {paper.LLAVA}"},
@@ -211,7 +223,8 @@ def along_chart(study: Study, name: str, column: str, x: str, title: str) -> Lin
         "everything else equal along a line."
     )
     joined = frozenset(points["series"])
-    return Lines(name, title, caption, points, x, RETENTION, FLOAT_RULE, joined=joined)
+    whole = column == "clusters"
+    return Lines(name, title, caption, points, x, RETENTION, FLOAT_RULE, joined=joined, whole=whole)
 
 
 def orders_chart(study: Study) -> Lines | None:
@@ -223,7 +236,7 @@ def orders_chart(study: Study) -> Lines | None:
         return None
     # one figure, of the settings under which most orders and k were run
     group = max(groups, key=len)
-    points = _with_interval(group).assign(x=group["k"], series=group["order"])
+    points = _with_interval(group).assign(x=group["k"].astype(int), series=group["order"])
     best = points.groupby("series")["y"].mean().sort_values(ascending=False)
     # a categorical sorts by the place of its category, so the legend begins with the best order
     points["series"] = pd.Categorical(points["series"], best.index)
@@ -245,6 +258,7 @@ def orders_chart(study: Study) -> Lines | None:
         RETENTION,
         FLOAT_RULE,
         joined=frozenset(best.index),
+        whole=True,
     )
 
 
@@ -290,6 +304,7 @@ def stability_chart(study: Study) -> Lines | None:
         "K of the K-means",
         "Kendall distance to the next smaller K",
         joined=frozenset([series]),
+        whole=True,
     )
 
 
@@ -333,5 +348,5 @@ def difference_chart(
         f"Points of score against {base}, over {plans} plan{'s' if plans > 1 else ''} each, "
         f"95 % intervals, {method}. Those that hold 0 are ties."
     )
-    axis = f"points of score, {value} minus {base}"
+    axis = f"points, {value} minus {base}"
     return Forest(name, title, caption, pd.DataFrame(rows), axis)

@@ -23,6 +23,7 @@ COLOURS = (
     "#dd1c77",
 )
 QUIET = "#9a9a9a"
+QUIET_MARKS = ("square", "triangle-up")
 MARKS = ("circle", "diamond", "square", "triangle-up")
 LABELLED = 24  # points that can all carry their names on paper
 MANY = 40  # rows of a heat map or bars that can still be read
@@ -64,7 +65,7 @@ class Lines(Chart):
 
     Columns of `points`: series, x, y; and, if they apply, low, high, hollow, plan, label. `steps`
     are a staircase of (x, y) from left to right; series in `quiet` are drawn grey and behind;
-    `joined` series are lines, others points.
+    `joined` series are lines, others points; x is `whole` where it counts something.
     """
 
     points: pd.DataFrame
@@ -76,6 +77,7 @@ class Lines(Chart):
     joined: frozenset[str] = frozenset()
     quiet: frozenset[str] = frozenset()
     hollow: str = "collapsed"  # what an open mark means
+    whole: bool = False
 
     @property
     def series(self) -> list[str]:
@@ -84,6 +86,15 @@ class Lines(Chart):
     @property
     def has_hollow(self) -> bool:
         return "hollow" in self.points and bool(self.points["hollow"].any())
+
+    @property
+    def named(self) -> pd.DataFrame:
+        """The points that carry their names, if those are few enough to be read."""
+        if "label" not in self.points:
+            return self.points[:0]
+        has_name = self.points["label"].notna() & (self.points["label"] != "")
+        named = self.points[has_name]
+        return named if len(named) <= LABELLED else named[:0]
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,10 @@ class Palette:
 
     def __post_init__(self) -> None:
         self.colours = dict.fromkeys(self.names, QUIET)
-        self.marks = dict.fromkeys(self.names, "square")
+        self.marks = {}
+        quiet = [name for name in self.names if name in self.quiet]
+        for i, name in enumerate(quiet):
+            self.marks[name] = QUIET_MARKS[i % len(QUIET_MARKS)]
         loud = [name for name in self.names if name not in self.quiet]
         for i, name in enumerate(loud):
             self.colours[name] = COLOURS[i % len(COLOURS)]

@@ -1,15 +1,12 @@
 """Runs that differ in one thing only, question by question: calibration, order, propagation ..."""
 
-import math
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
 from analysis.frame import Study
 from analysis.loading import is_mixed
-from analysis.pareto import Z
 from analysis.settings import (
     calibration_label,
     order_label,
@@ -19,12 +16,13 @@ from analysis.settings import (
     without,
 )
 from luq.errors import StoreError, unknown
-from luq.evaluation import answers
+from luq.evaluation import answers, intervals
 from luq.evaluation.compare import MEAN, Difference, Units, average, paired
-from luq.evaluation.predictions import read_answers, read_fidelity
+from luq.evaluation.intervals import Estimate
+from luq.evaluation.predictions import read_fidelity
 from luq.store import keys
 from luq.store.store import Store
-from pipelines.record import BenchmarkScore, RunRecord
+from pipelines.record import RunRecord
 
 Label = Callable[[RunRecord], str]
 Settings = dict[str, list[RunRecord]]  # key of everything but the axis -> its runs, a seed each
@@ -44,7 +42,7 @@ class Comparison(NamedTuple):
 
     `scores` is a difference per benchmark and, last, that of their mean; `plans` are differences of
     the mean, one per setting. Where the answers are gone `by_question` is false: the intervals then
-    come from the standard errors, which are wider.
+    come from those of the scores, which are wider.
     """
 
     axis: str
@@ -89,10 +87,10 @@ class Reader:
         units: dict[str, Units] = {}
         try:
             for benchmark, key in answer_keys.items():
-                rows = read_answers(self.store.verify("evaluation", key) / answers.ANSWERS)
-                if all("error" in row for row in rows):
+                kept = answers.read_kept(self.store.verify("evaluation", key))
+                if all("error" in row for row in answers.rows_of(kept)):
                     continue  # nothing was asked: there is no score
-                units[benchmark] = answers.units(benchmark, rows)
+                units[benchmark] = answers.units_of(benchmark, kept)
         except StoreError:
             return None
         return units
@@ -267,56 +265,40 @@ def name_of(record: RunRecord) -> str:
 
 
 def unpaired(pairs: list[Pair]) -> list[Difference]:
-    """Differences per benchmark and of their mean, from scores and standard errors alone.
+    """Differences per benchmark and of their mean, from the scores' own intervals alone.
 
     Each setting weighs the same.
     """
     runs = [run for pair in pairs for run in (*pair.a, *pair.b)]
+    left: list[Estimate] = []
+    right: list[Estimate] = []
     differences = []
     for benchmark, first in runs[0].scores.items():
         if all(benchmark in run.scores and run.scores[benchmark].was_asked for run in runs):
-            left = _over_settings([pair.a for pair in pairs], benchmark)
-            right = _over_settings([pair.b for pair in pairs], benchmark)
-            error = math.sqrt(left.variance + right.variance)
-            differences.append(_normal(benchmark, left.score, right.score, error, first.n))
+            left.append(_over_settings([pair.a for pair in pairs], benchmark))
+            right.append(_over_settings([pair.b for pair in pairs], benchmark))
+            differences.append(_difference(benchmark, left[-1], right[-1], first.n))
     if not differences:
         return []
-    # each benchmark's error is taken back from its interval; those of the mean add in squares
-    variance = sum(((d.high - d.low) / 2 / Z) ** 2 for d in differences)
-    mean = _normal(
-        MEAN,
-        fmean(d.a for d in differences),
-        fmean(d.b for d in differences),
-        math.sqrt(variance) / len(differences),
-        sum(d.n for d in differences),
-    )
+    n = sum(difference.n for difference in differences)
+    mean = _difference(MEAN, intervals.of_mean(left), intervals.of_mean(right), n)
     return [*differences, mean]
 
 
-class _Side(NamedTuple):
-    """A benchmark's mean score over the settings of one side, and the variance of that mean."""
-
-    score: float
-    variance: float
-
-
-def _over_settings(side: list[list[RunRecord]], benchmark: str) -> _Side:
-    scores = []
-    variances = []
+def _over_settings(side: list[list[RunRecord]], benchmark: str) -> Estimate:
+    """A benchmark's mean score over the settings of one side, each the mean of its seeds."""
+    of_settings = []
     for runs in side:
-        of_seeds: list[BenchmarkScore] = [run.scores[benchmark] for run in runs]
-        scores.append(fmean(score.score for score in of_seeds))
-        variances.append(fmean(score.stderr**2 for score in of_seeds))
-    # all runs were asked the same questions, so more runs do not make the variance smaller
-    return _Side(fmean(scores), fmean(variances))
+        of_seeds = [run.scores[benchmark].interval for run in runs]
+        of_settings.append(intervals.over_runs(of_seeds))
+    # all runs were asked the same questions, so more runs do not make the interval narrower
+    return intervals.over_runs(of_settings)
 
 
-def _normal(name: str, a: float, b: float, error: float, n: int) -> Difference:
-    """A difference with a normal interval; nobody counted who won how often."""
-    change = b - a
-    low = change - Z * error
-    high = change + Z * error
-    return Difference(name, a, b, change, low, high, n, wins=0, ties=0, losses=0)
+def _difference(name: str, a: Estimate, b: Estimate, n: int) -> Difference:
+    """A difference of two scores; nobody counted who won how often."""
+    change, low, high = intervals.combined([(1, b), (-1, a)])
+    return Difference(name, a.score, b.score, change, low, high, n, wins=0, ties=0, losses=0)
 
 
 def loss(record: RunRecord, reader: Reader) -> Difference | None:

@@ -69,7 +69,7 @@ def ledger_chart(study: Study, info: ParetoInfo, most: int = 16) -> Bars:
         "Measured on the stored files; the parts of a bar sum to the checkpoint. "
         "Embeddings, head, norms, projector and vision stay 16-bit."
     )
-    axis = f"bytes of the checkpoint, {unit.name}"
+    axis = f"whole checkpoint, {unit.name}"
     return Bars("ledger", "Where the bytes are", caption, table, axis)
 
 

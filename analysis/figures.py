@@ -1,4 +1,9 @@
-"""Charts for paper, with matplotlib: a PNG and a PDF each."""
+"""Charts for paper, with matplotlib: a PNG and a PDF each.
+
+Not drawn from the page's Vega-Lite specifications (`interactive`): what places the names of points
+there needs a browser's canvas, which vl-convert lacks, and a Pareto figure on paper without names
+says little.
+"""
 
 import math
 import textwrap
@@ -17,9 +22,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from analysis.charts import LABELLED, Bars, Chart, Forest, Heat, Lines, Palette, Rule, TopAxis
+from analysis.charts import Bars, Chart, Forest, Heat, Lines, Palette, Rule, TopAxis
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -90,7 +96,9 @@ def _lines(chart: Lines) -> Figure:
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
     axes.margins(x=0.1, y=0.1)
-    if "label" in chart.points:
+    if chart.whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(chart.named):
         _labels(axes, chart)
     if chart.top:
         _top_axis(axes, chart.top)
@@ -148,11 +156,10 @@ def _labels(axes: Axes, chart: Lines) -> None:
     """Names beside their points.
 
     Each stands where it covers least of the points, their intervals and the names before it.
+    adjustText was tried on the same figures: it takes marks for points without size, and left
+    names across marks, intervals and the 16-bit line.
     """
-    has_name = chart.points["label"].notna() & (chart.points["label"] != "")
-    named = chart.points[has_name].sort_values("y", ascending=False)
-    if len(named) > LABELLED:
-        return
+    named = chart.named.sort_values("y", ascending=False)
     # so that places on the page are known
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # no SubFigure is drawn here
     obstacles = _obstacles(axes, chart)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.compare import Comparison, Reader, loss
-from analysis.frame import BASE, Study
+from analysis.frame import BASE, CHANGES, Study
 from analysis.loading import is_mixed
 from analysis.pareto import ParetoInfo
 from analysis.settings import differing, settings_of, without
@@ -39,26 +39,25 @@ def points(difference: Difference) -> str:
 
 
 def headline(study: Study, info: ParetoInfo, reader: Reader) -> list[str]:
-    """Sentences on the claim of the paper, by bytes of files."""
-    table = info.points.assign(saved=_saved(info.points))
+    """Sentences on the smallest good plan, and on the claim of the paper, by bytes of files."""
+    table = info.points.merge(study.plans[["plan", *CHANGES]], on="plan", how="left")
     good = _within_promised_loss(table).sort_values("bytes")
     if good.empty:
-        return ["No plan keeps 90 % of the 16-bit score."]
+        return ["No plan keeps 90 % of the 16-bit score.", *promise(table)]
     best = good.iloc[0]
     retention = f"keeps {100 * best['retention']:.1f} % of the 16-bit score"
     difference = _loss(study, str(best["plan"]), reader)
     if difference:
         retention += f" ({points(difference)})"
     size = f"{human(best['bytes'])} whole"
-    if pd.notna(best["saved"]):
-        direction = "less" if best["saved"] >= 0 else "more"
-        size += f", {abs(100 * best['saved']):.1f} % {direction} than {BASE}"
+    if pd.notna(best["checkpoint_change"]):
+        size += f", {_smaller(best['checkpoint_change'])} than {BASE}"
     sentences = [
         f"The smallest plan within 10 % of the 16-bit score is {best['label']}: "
         f"{size}; it {retention}."
     ]
     mixed = good[good["mixed"]]
-    is_uniform = bool(best["tier"])
+    is_uniform = not best["mixed"]
     # where one tier everywhere wins, the reader wants to know what mixing would cost
     if is_uniform and len(mixed):
         first = mixed.iloc[0]
@@ -67,52 +66,64 @@ def headline(study: Study, info: ParetoInfo, reader: Reader) -> list[str]:
             f"The smallest mix of tiers that does is {first['label']}: {human(first['bytes'])} "
             f"({larger:.1f} % larger), {100 * first['retention']:.1f} %."
         )
-    elif is_uniform and table["mixed"].any():
-        sentences.append("No mix of tiers does.")
-    return [*sentences, promise(study, table)]
+    return [*sentences, *promise(table)]
 
 
-def promise(study: Study, table: pd.DataFrame) -> str:
-    """Whether a plan is 40 % smaller than 4-bit with under 10 % loss.
+def promise(table: pd.DataFrame) -> list[str]:
+    """Whether a mix of layers is 40 % smaller than 4-bit with under 10 % loss, in sentences.
+
+    The claim is one on mixes, so plans of one tier neither keep nor break it; where one of them
+    saves more at the same loss, a second sentence says so.
 
     Args:
-        study: its plans say what is saved of the linears.
-        table: the points of the mean, with `saved`: the share saved of the whole file.
+        table: the points of the mean, with `linears_change` and `checkpoint_change`: by which share
+            the sizes differ from those of the 4-bit plan.
     """
-    linears_saved = study.plans.set_index("plan")["linears_saved"]
-    measured = table[table["plan"].isin(linears_saved.index)]
-    measured = measured.assign(linears=measured["plan"].map(linears_saved))
-    if measured["linears"].isna().all():
-        return (
-            f"No run all in {BASE} is here, so the paper's 40 % cannot be checked: "
-            f"run experiment={BASE}."
-        )
-    good = _within_promised_loss(measured)
+    claim = "The paper's claim, a mix of layers 40 % smaller than 4-bit with under 10 % loss,"
+    if not table["mixed"].any():
+        return [f"{claim} is not tested: no mix of layers is here."]
+    if table["linears_change"].isna().all():
+        return [f"{claim} cannot be tested: no run all in {BASE} is here: run experiment={BASE}."]
+    good = _within_promised_loss(table).dropna(subset=list(CHANGES))
+    mixes = good[good["mixed"]]
+    if mixes.empty:
+        return [f"{claim} does not hold here: no mix loses at most 10 % of the 16-bit score."]
     verdict = "does not hold here"
-    if good["saved"].max() >= PROMISE_SIZE:
+    if mixes["checkpoint_change"].min() <= -PROMISE_SIZE:
         verdict = "holds here"
-    elif good["linears"].max() >= PROMISE_SIZE:
+    elif mixes["linears_change"].min() <= -PROMISE_SIZE:
         verdict = "holds here for the decoder's linears, not for the whole file"
+    best = mixes.sort_values("linears_change").iloc[0]
+    sentences = [
+        f"{claim} {verdict}: of the mixes that lose at most 10 %, {best['label']} is the smallest; "
+        f"{_sizes_and_loss(best)}."
+    ]
+    is_smaller = good["linears_change"] < best["linears_change"]
+    uniform = good[~good["mixed"] & is_smaller].sort_values("linears_change")
+    if len(uniform):
+        smaller = uniform.iloc[0]
+        sentences.append(
+            f"One tier everywhere does it smaller: {smaller['label']}; {_sizes_and_loss(smaller)}."
+        )
+    return sentences
+
+
+def _sizes_and_loss(plan: pd.Series) -> str:
+    loss = 100 * (1 - plan["retention"])
+    change = f"loses {loss:.1f} %" if loss > 0 else f"gains {-loss:.1f} %"
     return (
-        f"The paper's claim, 40 % less memory than 4-bit with under 10 % loss, {verdict}: "
-        f"with at most 10 % loss the most saved against {BASE} is {_most(good['linears'])} "
-        f"of the decoder's linears and {_most(good['saved'])} of the whole checkpoint."
+        f"its linears are {_smaller(plan['linears_change'])} than {BASE}'s, its whole checkpoint "
+        f"{_smaller(plan['checkpoint_change'])}, and it {change} of the mean score"
     )
+
+
+def _smaller(share: float) -> str:
+    """The words for a change of size: `16.8 % smaller`."""
+    return f"{abs(100 * share):.1f} % {'smaller' if share <= 0 else 'larger'}"
 
 
 def _within_promised_loss(table: pd.DataFrame) -> pd.DataFrame:
     return table[~table["collapsed"] & (table["retention"] >= 1 - PROMISE_LOSS)]
-
-
-def _most(shares: pd.Series) -> str:
-    return f"{100 * shares.max():.1f} %" if len(shares) else "nothing"
-
-
-def _saved(table: pd.DataFrame) -> pd.Series:
-    """The share of the 4-bit checkpoint that each saves; NaN without one."""
-    base = table[table["tier"] == BASE]
-    base_bytes = base["bytes"].iloc[0] if len(base) else float("nan")
-    return 1 - table["bytes"] / base_bytes
 
 
 def _loss(study: Study, plan: str, reader: Reader) -> Difference | None:
@@ -211,8 +222,11 @@ PROTOCOL = (
     "What is scored is what is stored: before every evaluation the buffers in memory are compared "
     "with the files, bit by bit.",
     "Retention is the score divided by the same model's own 16-bit score on the same questions. "
-    "Intervals of single plans come from standard errors over questions; the 16-bit score's own "
-    "error is not in them.",
+    "Intervals of single scores are 95 % intervals over questions: Wilson's where a score is a "
+    "share of right answers, the bootstrap's where it is none (VQA's soft accuracy, MME's sum), "
+    "and for a mean of benchmarks their combination. Those of retention leave out the 16-bit "
+    "score's own error.",
+    "Changes of size are in percent of the 4-bit plan's (gptq4): minus is smaller.",
     "Comparisons are paired: each question's score is averaged over the runs of either side, the "
     "difference taken, and the questions drawn anew 2,000 times. A difference whose 95 % interval "
     "holds 0 is called a tie. Nothing corrects for many comparisons: of twenty with no difference "
@@ -222,6 +236,33 @@ PROTOCOL = (
     "front.",
     "Calibration, selection and report questions are disjoint. Scores are those of the split named "
     "above.",
+)
+WORDS = (
+    Fact(
+        "layer",
+        "one decoder layer of the language model; its linears are q, k, v, o, gate, up, down",
+    ),
+    Fact("tier", "how the linears of a layer are stored: a method with its bits, such as gptq4"),
+    Fact("mix, k", "a plan of two tiers: k layers in the low one, the others in the high one"),
+    Fact("uniform", "a plan of one tier in every layer; float16 is the 16-bit model"),
+    Fact("order", "which layers go low first; entropy: those whose output vectors vary least"),
+    Fact(
+        "plan", "the settings of a run but its seeds; runs that differ in seeds alone are averaged"
+    ),
+    Fact("unit", "what counts once in a score: a question, or all questions of one MME image"),
+    Fact("nominal bits", "code bits per weight of the linears, the paper's way of counting"),
+    Fact("stored bits", "8 x bytes of the layer files / weights: codes, scales, masks and headers"),
+    Fact("whole checkpoint", "the layer files and all that stays 16-bit: embeddings, head, vision"),
+    Fact("retention", "a score divided by the same model's 16-bit score on the same questions"),
+    Fact(
+        "KL", "how far the probabilities of the answers' tokens moved from the 16-bit model's, nats"
+    ),
+    Fact(
+        "top-1",
+        "share of the answers' tokens of which the 16-bit model's first choice is this one's",
+    ),
+    Fact("alpha", "share of image-and-question tokens in the calibration set; 0 is text-only"),
+    Fact("interval", "95 %: of a hundred such intervals about five miss the true value"),
 )
 POCKET = (
     "pocket models have a few million parameters and were trained on a synthetic world. What is "

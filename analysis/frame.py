@@ -1,7 +1,7 @@
 """Records -> tidy frames: a row per run x benchmark, a row per run, a row per plan (its seeds).
 
-Bits are per weight of the decoder's linears, sizes in bytes, scores in percent, retention a share
-of the 16-bit score.
+Bits are per weight of the decoder's linears, sizes in bytes, scores and the ends of their 95 %
+intervals (`score_low`, `score_high`) in percent, retention a share of the 16-bit score.
 """
 
 import math
@@ -15,6 +15,7 @@ from analysis.settings import differing, order_label, plan_key, seedless, settin
 from luq.config import RunConfig
 from luq.store import keys
 from pipelines.record import BenchmarkFidelity, Interval, Perplexity, RunRecord
+from pipelines.run_names import plan_labels
 
 BASE = "gptq4"  # what memory is compared with
 SIZES = (
@@ -33,21 +34,26 @@ PERPLEXITY = (
     "perplexity_ratio_low",
     "perplexity_ratio_high",
 )
+# shares by which a run's sizes differ from the 4-bit run's; minus: smaller
+CHANGES = ("linears_change", "checkpoint_change")
 # columns of the runs whose means over seeds are a plan's
 AVERAGED = (
     *SIZES,
     "score",
+    "score_low",
+    "score_high",
     "stderr",
     "retention",
     "kl",
     "agreement",
     *PERPLEXITY,
-    "linears_saved",
-    "checkpoint_saved",
+    *CHANGES,
 )
 # columns of the runs that the frame of scores has of each benchmark instead, or not at all
 OF_BENCHMARKS = (
     "score",
+    "score_low",
+    "score_high",
     "stderr",
     "n",
     "float_score",
@@ -79,23 +85,12 @@ class Study(NamedTuple):
         return list(self.records[0].scores)
 
 
-def short(name: str) -> str:
-    """A run's name without its seeds and the groups of its settings: `low=gptq2 k=4`."""
-    words = []
-    for word in name.split():
-        setting, sign, value = word.partition("=")
-        # a plan is named by its first run, and stands for all its seeds
-        if not setting.endswith("seed"):
-            words.append(f"{setting.rpartition('.')[2]}{sign}{value}")
-    return " ".join(words) or name
-
-
-def run_row(record: RunRecord) -> Row:
-    """A run as a flat row."""
+def run_row(record: RunRecord, label: str) -> Row:
+    """A run as a flat row; `label` is what it is called beside the others."""
     return {
         "sweep": record.sweep,
         "name": record.name,
-        "label": short(record.name),
+        "label": label,
         "key": record.key,
         "plan": plan_key(record.config),
         "answers": keys.digest(record.artefacts.answers),
@@ -113,26 +108,37 @@ def run_row(record: RunRecord) -> Row:
 
 
 def _setting_columns(record: RunRecord) -> Row:
-    """The settings that figures and tables tell plans apart by, and the plan that came of them."""
+    """The settings that figures and tables tell plans apart by, and the plan that came of them.
+
+    A plan of one tier has neither a low tier nor a number of layers in it, nor did it use an
+    order; one that needs no data (16-bit) has no calibration set.
+    """
     config = record.config
     is_text = config.calibration.name == "text"
     mixed = is_mixed(record)
     return {
-        "calibration": config.calibration.name,
-        "alpha": 0.0 if is_text else config.calibration.alpha,
-        "order": order_label(config.order),
+        "calibration": config.calibration.name if record.calibration is not None else "",
+        "alpha": 0.0 if is_text else _alpha(record),
+        "order": order_label(config.order) if mixed else "",
         "rule": config.allocation.name,
-        "low_tier": config.quantizer.low,
+        "low_tier": config.quantizer.low if mixed else "",
         "high_tier": config.quantizer.high,
         "propagation": config.quantizer.propagation,
         "clusters": config.profile.clusters,
         "seed": config.seed,
         "allocation": record.allocation,
-        "k": record.k,
+        "k": record.k if mixed else None,
         "layers": len(record.tiers),
         "mixed": mixed,
         "tier": "" if mixed else record.tiers[0],
     }
+
+
+def _alpha(record: RunRecord) -> float:
+    """The share of multimodal tokens that was asked for, or that samples of a user's own have."""
+    if record.config.calibration.is_own and record.calibration is not None:
+        return record.calibration.alpha
+    return record.config.calibration.alpha
 
 
 def _score_columns(record: RunRecord) -> Row:
@@ -140,8 +146,11 @@ def _score_columns(record: RunRecord) -> Row:
     scores = record.averaged
     # benchmarks are independent: the variances of their scores add
     variance = sum(score.stderr**2 for score in scores)
+    interval = record.score_interval
     return {
         "score": record.mean_score,
+        "score_low": interval.low,
+        "score_high": interval.high,
         "stderr": math.sqrt(variance) / max(len(scores), 1),
         "float_score": record.float_mean_score,
         "retention": _number(record.mean_retention),
@@ -184,6 +193,24 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+# Of `score_rows`; a run that asks no benchmark has none, but its frame has these columns.
+SCORE_COLUMNS = [
+    "score",
+    "score_low",
+    "score_high",
+    "stderr",
+    "n",
+    "float_score",
+    "errors",
+    "key",
+    "benchmark",
+    "collapsed",
+    "why",
+    "retention",
+    "kl",
+]
+
+
 def score_rows(record: RunRecord) -> list[Row]:
     """A run's benchmarks, a row each."""
     rows: list[Row] = []
@@ -191,6 +218,8 @@ def score_rows(record: RunRecord) -> list[Row]:
         rows.append(
             {
                 "score": score.score,
+                "score_low": score.interval.low,
+                "score_high": score.interval.high,
                 "stderr": score.stderr,
                 "n": score.n,
                 "float_score": score.float_score,
@@ -215,17 +244,19 @@ def _kl(measured: BenchmarkFidelity | None) -> float:
 def runs(records: Iterable[RunRecord]) -> pd.DataFrame:
     """A row per run, smallest file first.
 
-    `linears_saved` and `checkpoint_saved` are shares, against the run all in 4-bit GPTQ.
+    `linears_change` and `checkpoint_change` are shares by which sizes differ from those of the run
+    all in 4-bit GPTQ: -0.4 is 40 % smaller.
     """
-    frame = pd.DataFrame([run_row(record) for record in records])
+    all_records = list(records)
+    labels = plan_labels([record.name for record in all_records])
+    rows = [run_row(record, label) for record, label in zip(all_records, labels, strict=True)]
+    frame = pd.DataFrame(rows)
+    frame["k"] = frame["k"].astype("Int64")  # whole numbers, of which plans of one tier have none
     frame = frame.sort_values(["stored_bytes", "name"]).reset_index(drop=True)
     # of several 4-bit runs the smallest file, which stands first
     base = frame[frame["tier"] == BASE]
-    for column, size in (
-        ("linears_saved", "stored_bytes"),
-        ("checkpoint_saved", "checkpoint_bytes"),
-    ):
-        frame[column] = math.nan if base.empty else 1 - frame[size] / base[size].iloc[0]
+    for column, size in zip(CHANGES, ("stored_bytes", "checkpoint_bytes"), strict=True):
+        frame[column] = math.nan if base.empty else frame[size] / base[size].iloc[0] - 1
     return frame
 
 
@@ -236,7 +267,9 @@ def scores(records: Iterable[RunRecord], runs: pd.DataFrame) -> pd.DataFrame:
         rows += score_rows(record)
     # a run has these columns too, as means over its benchmarks
     of_runs = runs[[column for column in runs.columns if column not in OF_BENCHMARKS]]
-    return of_runs.merge(pd.DataFrame(rows), on="key", validate="one_to_many")
+    return of_runs.merge(
+        pd.DataFrame(rows, columns=SCORE_COLUMNS), on="key", validate="one_to_many"
+    )
 
 
 def studies(loaded: Results) -> list[Study]:

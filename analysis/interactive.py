@@ -28,6 +28,8 @@ PICK: Spec = {
     "bind": "legend",
 }
 FADED: Spec = {"condition": {"param": "picked", "value": 1}, "value": 0.12}
+POINTS = "points"  # the layer whose marks the page's script names
+TICKS = 8  # of an axis, about
 DIGITS = 5  # significant, of numbers in the page
 
 
@@ -65,6 +67,8 @@ def values(table: pd.DataFrame, with_empty: bool = False) -> list[dict[str, Plai
 
 def _plain(value: Any) -> Plain:
     """A cell's value for JSON, which knows neither NaN nor the types of numpy."""
+    if value is pd.NA:
+        return None
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     plain: Plain = value.item() if hasattr(value, "item") else value
@@ -90,23 +94,28 @@ def _shape(palette: Palette) -> Spec:
     return {"field": "series", "type": "nominal", "scale": scale, "legend": {"title": None}}
 
 
-def _axis(field: str, title: str) -> Spec:
+def _axis(field: str, title: str, whole: bool = False) -> Spec:
+    """An axis of numbers; a whole one has ticks at whole numbers only."""
+    axis: Spec = {"tickCount": TICKS}
+    if whole:
+        axis |= {"tickMinStep": 1, "format": "d"}
     return {
         "field": field,
         "type": "quantitative",
         "title": title,
-        "scale": {"zero": False, "nice": True, "padding": 14},
+        "axis": axis,
+        "scale": {"zero": False, "nice": not whole, "padding": 14},
     }
 
 
 def _lines(chart: Lines) -> Spec:
     palette = Palette(chart.series, chart.quiet)
-    x = _axis("x", chart.x)
+    x = _axis("x", chart.x, chart.whole)
     y = _axis("y", chart.y)
     colour = _colour(palette)
     layers: list[Spec] = []
     if chart.rule:
-        layers.append(_rule(chart.rule, y))
+        layers += _rule(chart.rule, y)
     if chart.steps is not None and len(chart.steps):
         layers.append(_steps(chart.steps, x, y))
     if chart.joined:
@@ -132,21 +141,32 @@ def _lines(chart: Lines) -> Spec:
                 },
             }
         )
-    encoding = {"x": x, "y": y, "color": colour, "shape": _shape(palette), "opacity": FADED}
-    layers.append({"params": [PICK, ZOOM], **_points("!datum.hollow", True, encoding)})
-    if chart.has_hollow:
-        layers.append(_points("datum.hollow", False, encoding))
+    layers.append(_points(chart, palette, {"x": x, "y": y}))
+    body: Spec = {"height": 380, "data": {"values": values(chart.points)}, "layer": layers}
     if chart.top:
+        # the scale is one, the axes are two: all other layers draw theirs, which are the same
         layers.append(_top_axis(chart.top, x))
-    return {"height": 380, "data": {"values": values(chart.points)}, "layer": layers}
+        body["resolve"] = {"axis": {"x": "independent"}}
+        for layer in layers[:-2]:
+            if "x" in layer["encoding"]:
+                layer["encoding"]["x"] = layer["encoding"]["x"] | {"axis": None}
+    if len(chart.named):
+        body["usermeta"] = {"names": POINTS}
+    return body
 
 
-def _rule(rule: Rule, y: Spec) -> Spec:
-    return {
-        "data": {"values": [{"y": rule.y}]},
-        "mark": {"type": "rule", "strokeDash": [5, 4], "color": "#999"},
-        "encoding": {"y": y},
-    }
+def _rule(rule: Rule, y: Spec) -> list[Spec]:
+    """A dashed line, its name at the left: small plans seldom reach it."""
+    data = {"values": [{"y": rule.y, "name": rule.name.strip()}]}
+    name = {"type": "text", "align": "left", "baseline": "bottom", "dy": -3, "x": 4}
+    return [
+        {
+            "data": data,
+            "mark": {"type": "rule", "strokeDash": [5, 4], "color": "#999"},
+            "encoding": {"y": y},
+        },
+        {"data": data, "mark": name, "encoding": {"y": y, "text": {"field": "name"}}},
+    ]
 
 
 def _steps(steps: pd.DataFrame, x: Spec, y: Spec) -> Spec:
@@ -154,24 +174,45 @@ def _steps(steps: pd.DataFrame, x: Spec, y: Spec) -> Spec:
     return {"data": {"values": values(steps)}, "mark": line, "encoding": {"x": x, "y": y}}
 
 
-def _points(condition: str, filled: bool, encoding: Spec) -> Spec:
-    """The points that meet a condition."""
+def _points(chart: Lines, palette: Palette, place: Spec) -> Spec:
+    """The points, open where they are hollow."""
     mark = {
         "type": "point",
         "size": 70,
         "strokeWidth": 1.8,
         "tooltip": TOOLTIP,
         "cursor": "pointer",
-        "filled": filled,
     }
-    return {"transform": [{"filter": condition}], "mark": mark, "encoding": encoding}
+    colour = _colour(palette)
+    encoding = {
+        **place,
+        "stroke": colour,
+        "fill": colour,
+        "shape": _shape(palette),
+        "opacity": FADED,
+    }
+    if chart.has_hollow:
+        is_open = {"test": "datum.hollow", "value": 0}
+        encoding["fillOpacity"] = {"condition": is_open, "value": 1}
+    return {"name": POINTS, "params": [PICK, ZOOM], "mark": mark, "encoding": encoding}
 
 
 def _top_axis(top: TopAxis, x: Spec) -> Spec:
+    """A second axis above, whose ticks stand at given places with given texts."""
+    places = [tick.x for tick in top.ticks]
+    texts = [tick.text for tick in top.ticks]
+    axis = {
+        "orient": "top",
+        "title": top.title,
+        "values": places,
+        "labelExpr": f"{json.dumps(texts)}[indexof({json.dumps(places)}, datum.value)]",
+        "grid": False,
+        "labelOverlap": True,
+    }
     return {
-        "data": {"values": [{"x": tick.x, "k": tick.text} for tick in top.ticks]},
-        "mark": {"type": "text", "baseline": "top", "fontSize": 10},
-        "encoding": {"x": x, "y": {"value": 2}, "text": {"field": "k"}},
+        "data": {"values": [{"x": place} for place in places]},
+        "mark": {"type": "tick", "opacity": 0},
+        "encoding": {"x": x | {"axis": axis, "title": top.title}},
     }
 
 
@@ -229,7 +270,13 @@ def _bars(chart: Bars) -> Spec:
     }
     encoding: Spec = {
         "y": {"field": "bar", "type": "nominal", "sort": chart.bars, "title": None},
-        "x": {"field": "value", "type": "quantitative", "title": chart.x, "stack": "zero"},
+        "x": {
+            "field": "value",
+            "type": "quantitative",
+            "title": chart.x,
+            "stack": "zero",
+            "axis": {"tickCount": TICKS},
+        },
         "color": colour,
         "order": {"field": "place", "type": "quantitative"},
     }

@@ -101,6 +101,7 @@ def entropy_chart(study: Study) -> Lines | None:
         "entropy, bits",
         joined=frozenset(table["series"]),
         hollow="low tier",
+        whole=True,
     )
 
 

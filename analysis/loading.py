@@ -59,7 +59,7 @@ def load(outputs: Path, sweeps: Sequence[str] = ()) -> Results:
     for sweep in sweeps or (None,):
         count = len(records)
         for record in runs_folder.iterate(outputs, sweep, problems):
-            if record.scores:
+            if record.scores or record.perplexity is not None:
                 records.setdefault(record.key, record)
             else:
                 folder = runs_folder.record_file(outputs, record.key).parent

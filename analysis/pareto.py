@@ -11,7 +11,6 @@ from luq.evaluation.compare import MEAN
 
 COLLAPSED = 0.5  # share of collapsed benchmarks from which the mean of them says nothing
 BUDGETS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.25, 1.5)  # of the 4-bit checkpoint
-Z = 1.96  # half a 95 % interval in standard errors
 # columns of the plans that a Pareto figure or its tables use
 OF_PLANS = (
     "plan",
@@ -24,6 +23,8 @@ OF_PLANS = (
     "tier",
 )
 OF_BEST = ("plan", "label", "bytes", "score", "retention", "low", "high")
+OF_SCORE = ["score", "score_low", "score_high", "retention"]
+LOSSES = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)  # points of score that a plan may lose
 BY_SIZE = ["bytes", "score", "label"]  # smallest first, of equal sizes the highest score first
 ASCENDING = [True, False, True]
 
@@ -31,8 +32,8 @@ ASCENDING = [True, False, True]
 class ParetoInfo(NamedTuple):
     """One benchmark's points, smallest first, and the share of the unit square under the front.
 
-    Columns of the points: plan, label, bytes, score, low, high (95 % interval), retention,
-    collapsed, front, baseline. `missing` are the uniform baselines that nobody ran.
+    Columns of the points: plan, label, bytes, score, retention and its 95 % interval (low, high),
+    collapsed, front, baseline, mixed. `missing` are the uniform baselines that nobody ran.
     """
 
     benchmark: str
@@ -49,11 +50,11 @@ def points(study: Study, benchmark: str = MEAN) -> pd.DataFrame:
     # two orders that agree on the first k layers are one model
     plans = study.plans.drop_duplicates("answers")
     if benchmark == MEAN:
-        table = plans[[*OF_PLANS, "score", "stderr", "retention"]].copy()
+        table = plans[[*OF_PLANS, *OF_SCORE]].copy()
         table["collapsed"] = plans["collapsed"] >= COLLAPSED * plans["benchmarks"]
     else:
         scores = study.scores[study.scores["benchmark"] == benchmark].groupby("plan")
-        means = scores[["score", "stderr", "retention"]].mean()
+        means = scores[OF_SCORE].mean()
         means["collapsed"] = scores["collapsed"].any()
         table = plans[list(OF_PLANS)].merge(means.reset_index(), on="plan")
     table = table.rename(columns={"checkpoint_bytes": "bytes"}).dropna(subset=["score"])
@@ -62,9 +63,8 @@ def points(study: Study, benchmark: str = MEAN) -> pd.DataFrame:
         table = pd.concat([table, float_point], ignore_index=True)
     # scores are divided by the 16-bit score; its own error is left out, as the protocol says
     scale = _float_score(study, benchmark)
-    for column, sign in (("low", -1), ("high", 1)):
-        edge = table["score"] + sign * Z * table["stderr"]
-        table[column] = edge / scale if scale else math.nan
+    for edge in ("low", "high"):
+        table[edge] = table[f"score_{edge}"] / scale if scale else math.nan
     table["baseline"] = table["tier"] != ""
     return table.sort_values(BY_SIZE, ascending=ASCENDING).reset_index(drop=True)
 
@@ -84,14 +84,15 @@ def _float_point(study: Study, benchmark: str) -> Row:
         "plan": "float16",
         "label": "float16",
         "tier": "float16",
-        "k": 0,
+        "k": None,
         "mixed": False,
         "collapsed": False,
         "bytes": 2 * memory.weights + memory.rest_bytes,
         "stored_bits": 16.0,
         "nominal_bits": 16.0,
-        "stderr": math.nan,
         "score": score,
+        "score_low": math.nan,
+        "score_high": math.nan,
         "retention": 1.0 if score else math.nan,
     }
 
@@ -156,3 +157,26 @@ def budgets(info: ParetoInfo) -> pd.DataFrame:
             row |= {name: best[name] for name in OF_BEST}
         rows.append(row)
     return pd.DataFrame(rows, columns=["share", "of", "budget", *OF_BEST])
+
+
+class Smallest(NamedTuple):
+    """The smallest plans that lose at most so many points of the 16-bit score; None: none does."""
+
+    loss: float
+    plan: pd.Series | None
+    mix: pd.Series | None  # of the plans that mix tiers
+
+
+def smallest(info: ParetoInfo) -> list[Smallest]:
+    """The smallest plan, and the smallest mix of tiers, for each of `LOSSES`."""
+    points = info.points[~info.points["collapsed"]].sort_values(BY_SIZE, ascending=ASCENDING)
+    float_score = float(points.loc[points["tier"] == "float16", "score"].iloc[0])
+    rows = []
+    for loss in LOSSES:
+        good = points[points["score"] >= float_score - loss]
+        rows.append(Smallest(loss, _first(good), _first(good[good["mixed"]])))
+    return rows
+
+
+def _first(table: pd.DataFrame) -> pd.Series | None:
+    return None if table.empty else table.iloc[0]

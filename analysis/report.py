@@ -18,6 +18,7 @@ from analysis.compare import Reader
 from analysis.frame import studies
 from analysis.interactive import Plain, Spec
 from analysis.loading import Results
+from analysis.pareto import COLLAPSED
 from analysis.sections import Chapter
 from luq.escaping import cell, file_name, markdown, markdown_code, visible
 from luq.evaluation.compare import MEAN
@@ -44,23 +45,26 @@ RUN_COLUMNS = (
     RunColumn("calibration", "calibration", None),
     RunColumn("order", "order", None),
     RunColumn("k", "k", 0),
-    RunColumn("low_tier", "low", None),
-    RunColumn("high_tier", "high", None),
-    RunColumn("nominal_bits", "nominal", 2),
-    RunColumn("stored_bits", "stored", 3),
+    RunColumn("low_tier", "low tier", None),
+    RunColumn("high_tier", "high tier", None),
+    RunColumn("tier", "tier of all", None),
+    RunColumn("nominal_bits", "nominal bits", 2),
+    RunColumn("stored_bits", "stored bits", 3),
     RunColumn("checkpoint_bytes", "MB", 3, 1e-6),
-    RunColumn("checkpoint_saved", "saved %", 1, 100),
+    RunColumn("checkpoint_change", "vs 4-bit %", 1, 100),
     RunColumn("score", "score", 1),
-    RunColumn("stderr", "±", 1),
+    RunColumn("score_low", "95 % low", 1),
+    RunColumn("score_high", "95 % high", 1),
     RunColumn("retention", "retention %", 1, 100),
-    RunColumn("kl", "KL", 3),
+    RunColumn("kl", "KL nats", 3),
     RunColumn("agreement", "top-1 %", 1, 100),
     RunColumn("perplexity", "perplexity", 1),
     RunColumn("float_perplexity", "16-bit perplexity", 1),
     RunColumn("perplexity_ratio", "perplexity / 16-bit", 3),
     RunColumn("collapsed", "collapsed", 0),
-    RunColumn("seconds", "s", 0),
+    RunColumn("seconds", "seconds", 0),
 )
+ALWAYS = ("label", "checkpoint_bytes", "score", "retention")  # columns that stay if all are alike
 TRACKED = [  # columns of the runs that a tracker gets
     "sweep",
     "name",
@@ -77,6 +81,8 @@ TRACKED = [  # columns of the runs that a tracker gets
     "stored_bits",
     "checkpoint_bytes",
     "score",
+    "score_low",
+    "score_high",
     "stderr",
     "retention",
     "kl",
@@ -175,7 +181,10 @@ def _render(report: Report, title: str, folder: Path) -> None:
         trim_blocks=True,
     )
     environment.filters["text"] = tables.text
+    environment.filters["value"] = tables.value
+    environment.filters["detail"] = tables.detail
     environment.filters["key"] = _sort_key
+    environment.filters["unbroken"] = _unbroken
     environment.filters["md"] = markdown
     environment.filters["md_code"] = markdown_code
     chapters = report.chapters
@@ -210,14 +219,22 @@ def page_data(chapters: Sequence[Chapter]) -> dict[str, Any]:
             row_of_run[key] = len(row_of_run)
     charts: dict[str, Spec] = {}
     plans: dict[str, dict[str, Any]] = {}
+    float_scores: dict[str, float] = {}  # prefix of a chapter -> its 16-bit model's mean score
     for prefix, chapter in zip(prefixes(chapters), chapters, strict=True):
         for section in chapter.sections:
             for chart in section.charts:
                 charts[prefix + chart.name] = interactive.spec(chart)
         for benchmark, chart in benchmark_charts(chapter).items():
             charts[f"{prefix}pareto-{benchmark}"] = interactive.spec(chart)
-        plans |= plan_details(chapter, row_of_run)
-    return {"charts": charts, "plans": plans, "runs": run_table(chapters)}
+        for plan, details in plan_details(chapter, row_of_run).items():
+            plans[plan] = {"chapter": prefix, **details}
+        float_scores[prefix] = round(chapter.study.records[0].float_mean_score, 4)
+    return {
+        "charts": charts,
+        "plans": plans,
+        "floatScores": float_scores,
+        "runs": run_table(chapters),
+    }
 
 
 def prefixes(chapters: Sequence[Chapter]) -> list[str]:
@@ -262,11 +279,14 @@ def plan_details(chapter: Chapter, row_of_run: dict[str, int]) -> dict[str, dict
             "label": plan["label"],
             "allocation": plan["allocation"],
             "seeds": int(plan["seeds"]),
+            "mixed": bool(plan["mixed"]),
+            "collapsed": bool(plan["collapsed"] >= COLLAPSED * plan["benchmarks"]),
             "run": row_of_run[plan["key"]],
         }
         numbers = {
             "score": plan["score"],
-            "stderr": plan["stderr"],
+            "low": plan["score_low"],
+            "high": plan["score_high"],
             "retention": 100 * plan["retention"],
             "bits": plan["stored_bits"],
             "nominal": plan["nominal_bits"],
@@ -288,22 +308,38 @@ def plan_details(chapter: Chapter, row_of_run: dict[str, int]) -> dict[str, dict
 
 
 def run_table(chapters: Sequence[Chapter]) -> dict[str, Any]:
-    """All runs, as compact rows for the page's own table: a row's last cell is its command."""
+    """All runs, as compact rows for the page's own table: a row's last cell is its command.
+
+    Columns in which all runs are alike are left out: `alike` says of each the one value.
+    """
+    runs = pd.concat([chapter.study.runs for chapter in chapters], ignore_index=True)
+    # of plans of one tier the quantizer's other tier was not used
+    runs["high_tier"] = runs["high_tier"].where(runs["mixed"], "")
+    columns = []
+    alike = []
+    for column in RUN_COLUMNS:
+        values = runs[column.name].unique()
+        if len(values) > 1 or column.name in ALWAYS:
+            columns.append(column)
+        elif (cell := _run_cell(column, values[0])) not in (None, ""):
+            shown = f"{cell:.{column.places}f}" if isinstance(cell, float) else cell
+            alike.append(f"{column.title} {shown}")
     rows = []
-    for chapter in chapters:
-        for run in chapter.study.runs.to_dict("records"):
-            cells = [_run_cell(column, run[column.name]) for column in RUN_COLUMNS]
-            rows.append([*cells, run["command"]])
-    columns = [{"title": column.title, "places": column.places} for column in RUN_COLUMNS]
-    return {"columns": columns, "rows": rows}
+    for run in runs.to_dict("records"):
+        cells = [_run_cell(column, run[column.name]) for column in columns]
+        rows.append([*cells, run["command"]])
+    heads = [{"title": column.title, "places": column.places} for column in columns]
+    return {"columns": heads, "rows": rows, "alike": alike}
 
 
 def _run_cell(column: RunColumn, value: Any) -> Plain:
     """A cell of the table of runs: text, or a number rounded as it is shown, or nothing."""
     if column.places is None:
         return str(value)
+    if pd.isna(value):
+        return None
     number = float(value) * column.scale
-    return round(number, column.places) if math.isfinite(number) else None
+    return round(number, column.places)
 
 
 def export(chapters: Sequence[Chapter], folder: Path) -> None:
@@ -318,6 +354,11 @@ def export(chapters: Sequence[Chapter], folder: Path) -> None:
 def _csv_cell(value: Any) -> Any:
     """A value of a frame as it stands in a CSV file."""
     return cell(value) if isinstance(value, str) else value
+
+
+def _unbroken(title: str) -> str:
+    """The title of a column, which may break at its blanks and not within `4-bit`."""
+    return title.replace("-", "\u2011")
 
 
 def _sort_key(entry: tables.Cell) -> str:

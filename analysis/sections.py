@@ -81,22 +81,29 @@ class Chapter:
         text = []
         if info.missing:
             experiments = ", ".join(f"experiment={tier}" for tier in info.missing)
-            text.append(f"Baselines that nobody ran: luq run -m {experiments}.")
+            text.append(
+                f"Baselines that are missing: {', '.join(info.missing)}. "
+                f"To have them: luq run -m {experiments}"
+            )
         important = info.points[info.points["front"] | info.points["baseline"]]
+        section_tables = [self.overview, tables.smallest_plans(info), tables.best_plans(info)]
+        retention = None
+        if study.scores.empty:
+            text.append(
+                "No benchmark was asked: scores are the 16-bit model's perplexity over a plan's, "
+                "in percent."
+            )
+        else:
+            retention = costs.retention_chart(study, info)
+            section_tables.append(tables.scores(study, info, important["label"].tolist()))
         return Section(
             "memory",
             "Memory and score",
             text,
             _present(
-                ablations.pareto_chart(study, info),
-                ablations.tradeoff_chart(study),
-                costs.retention_chart(study, info),
+                ablations.pareto_chart(study, info), ablations.tradeoff_chart(study), retention
             ),
-            [
-                self.overview,
-                tables.best_plans(info),
-                tables.scores(study, info, important["label"].tolist()),
-            ],
+            section_tables,
         )
 
     def _calibration(self) -> Section:
@@ -158,6 +165,8 @@ class Chapter:
             self.study, "clusters", "clusters", "clusters of the K-means, K", "Number of clusters"
         )
         axes = [self.comparisons[axis] for axis in ("propagation", "quantizer")]
+        paper_chart = ablations.paper_chart(self.study)
+        rankings = [tables.ranking(comparisons) for comparisons in axes if comparisons]
         return Section(
             "ablations",
             "Ablations, and the paper's figures",
@@ -166,9 +175,10 @@ class Chapter:
                 alpha,
                 clusters,
                 ablations.tradeoff_chart(self.study, "nominal_bits"),
-                ablations.paper_chart(self.study),
+                paper_chart,
             ),
-            [tables.ranking(comparisons) for comparisons in axes if comparisons],
+            # the paper's numbers stand beside the figure that shows some of them
+            [*rankings, tables.published()] if paper_chart else rankings,
         )
 
     def _costs(self) -> Section:

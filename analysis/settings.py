@@ -1,5 +1,6 @@
 """A run's settings under dotted names, and those that two runs must share to be compared."""
 
+from pathlib import Path
 from typing import Any
 
 from luq.config import CalibrationConfig, OrderConfig, RunConfig
@@ -12,6 +13,7 @@ WITHOUT_EFFECT = (
     "paths",
     "group",
     "checkpoint",
+    "objective",
     "model.device",
     "model.activations_gb",
     "evaluation.batch_size",
@@ -67,7 +69,9 @@ def order_label(order: OrderConfig) -> str:
 
 
 def calibration_label(calibration: CalibrationConfig) -> str:
-    """`text`, or the name of the multimodal set with its share of multimodal tokens."""
+    """`text`, a user's own file, or the name of the multimodal set with its share of them."""
+    if calibration.is_own:
+        return Path(calibration.source).name
     if calibration.name == "text" or calibration.alpha == 0:
         return "text"
     return f"{calibration.name} {calibration.alpha:g}"

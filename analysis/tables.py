@@ -5,25 +5,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pandas as pd
+
+from analysis import paper
 from analysis.compare import Comparison
 from analysis.frame import BASE, Study
-from analysis.pareto import ParetoInfo, budgets
+from analysis.pareto import ParetoInfo, budgets, smallest
 from luq.evaluation.compare import MEAN, Difference
 from pipelines.units import human
 
 MOST = 200  # rows of a table in the page
+BRACKETS = "In brackets: 95 % interval."
+EDGES = ("score", "score_low", "score_high")
 FEW = 24  # rows of an overview: the front and the baselines, and as many of the others
 
 
 class Number(NamedTuple):
-    """A cell that does not sort by its text."""
+    """A cell that does not sort by its text; `detail` stands behind it, or small below it."""
 
     text: str
     order: float
+    detail: str = ""
 
 
 Cell = str | Number
 NO_NUMBER = Number("-", math.inf)  # sorts last
+EMPTY = Number("", math.inf)
 # a smaller divergence is better
 OF_DIVERGENCE = {"better": "worse", "worse": "better", "tie": "tie"}
 
@@ -42,10 +49,24 @@ class Table:
     note: str = ""
     words: int = 1
 
+    def is_text(self, column: int) -> bool:
+        """Whether a column holds text alone, which stands at the left."""
+        return all(isinstance(row[column], str) for row in self.rows)
+
+
+def value(cell: Cell) -> str:
+    """What a cell shows first."""
+    return cell if isinstance(cell, str) else cell.text
+
+
+def detail(cell: Cell) -> str:
+    """What a cell shows behind its value, or small below it."""
+    return "" if isinstance(cell, str) else cell.detail
+
 
 def text(cell: Cell) -> str:
-    """What a cell shows."""
-    return cell if isinstance(cell, str) else cell.text
+    """All that a cell shows, in one line."""
+    return f"{value(cell)} {detail(cell)}".rstrip()
 
 
 def size(count: float) -> Number:
@@ -53,33 +74,34 @@ def size(count: float) -> Number:
     return Number(human(count, places=3), count)
 
 
-def number(value: float | None, places: int = 1, sign: bool = False) -> Number:
+def number(amount: float | None, places: int = 1, sign: bool = False) -> Number:
     """A number that sorts as one; `-` where there is none."""
-    if value is None or not math.isfinite(value):
+    if amount is None or not math.isfinite(amount):
         return NO_NUMBER
-    digits = f"{value:+.{places}f}" if sign else f"{value:.{places}f}"
-    return Number(digits, round(value, 6))
+    digits = f"{amount:+.{places}f}" if sign else f"{amount:.{places}f}"
+    return Number(digits, round(amount, 6))
 
 
-def count(value: int) -> Number:
+def count(amount: int) -> Number:
     """A whole number."""
-    return Number(str(value), value)
+    return Number(str(amount), amount)
 
 
-def change(saved: float) -> Number:
-    """A share saved as a change in percent: 0.1 is -10.0."""
-    return number(-100 * saved + 0.0, 1, sign=bool(saved))  # + 0.0: no minus before a zero
+def change(share: float) -> Number:
+    """By how much a size differs, in percent: -10.0 is smaller."""
+    return number(100 * share, 1, sign=bool(share))
 
 
 def interval(difference: Difference, places: int = 1) -> Number:
     """The ends of a difference's interval."""
     low = f"{difference.low:+.{places}f}"
-    return Number(f"{low} .. {difference.high:+.{places}f}", difference.low)
+    return Number(f"[{low}, {difference.high:+.{places}f}]", difference.low)
 
 
-def with_error(score: float, stderr: float) -> Number:
-    """A score and its standard error."""
-    return Number(f"{score:.1f} ± {stderr:.1f}", score)
+def with_interval(score: float, low: float, high: float) -> Number:
+    """A score with its 95 % interval, if that is known."""
+    detail = f"[{low:.1f}, {high:.1f}]" if math.isfinite(low) else ""
+    return Number(f"{score:.1f}", score, detail)
 
 
 def overview(study: Study, chosen: Sequence[str]) -> Table:
@@ -103,16 +125,19 @@ def overview(study: Study, chosen: Sequence[str]) -> Table:
     plans = study.plans[study.plans["plan"].isin(chosen)]
     for _, plan in plans.iterrows():
         seeds = f" ({plan['seeds']} seeds)" if plan["seeds"] > 1 else ""
-        collapsed = f"{plan['collapsed']}/{plan['benchmarks']}" if plan["collapsed"] else ""
+        collapsed = EMPTY
+        if plan["collapsed"]:
+            fraction = f"{plan['collapsed']} of {plan['benchmarks']}"
+            collapsed = Number(fraction, plan["collapsed"])
         rows.append(
             [
                 f"{plan['label']}{seeds}",
                 number(plan["nominal_bits"], 2),
                 number(plan["stored_bits"], 3),
-                change(plan["linears_saved"]),
+                change(plan["linears_change"]),
                 size(plan["checkpoint_bytes"]),
-                change(plan["checkpoint_saved"]),
-                with_error(plan["score"], plan["stderr"]),
+                change(plan["checkpoint_change"]),
+                with_interval(plan["score"], plan["score_low"], plan["score_high"]),
                 number(100 * plan["retention"]),
                 number(plan["kl"], 3),
                 number(100 * plan["agreement"]),
@@ -126,8 +151,10 @@ def overview(study: Study, chosen: Sequence[str]) -> Table:
         f"{study.name}: {first['benchmarks']} benchmarks, n = {first['n']} units, smallest first"
     )
     note = (
-        "±: standard error of the mean score over questions. KL per answer token to the 16-bit "
-        "model and same first choices: means over benchmarks. Perplexity: held-out text, and how "
+        f"vs 4-bit: size against {BASE}, minus is smaller; of the decoder's linears, and of the "
+        "whole checkpoint. In brackets: 95 % interval over questions. KL per answer token to the "
+        "16-bit model, and share of tokens with the same first choice (top-1): means over "
+        "benchmarks. Perplexity: held-out text, and how "
         "many times the 16-bit model's on the same sequences. "
         "collapsed: benchmarks with one answer for (nearly) all, or gibberish."
     )
@@ -145,16 +172,57 @@ def best_plans(info: ParetoInfo) -> Table:
         cells: list[Cell] = [budget, size(row["budget"])]
         # an empty label is NaN in a frame
         if not isinstance(row["label"], str):
-            cells += ["nothing that small", "", "", ""]
+            cells += ["nothing that small", EMPTY, EMPTY]
         else:
-            edges = NO_NUMBER
-            if math.isfinite(row["low"]):
-                edges = Number(f"{100 * row['low']:.1f} .. {100 * row['high']:.1f}", row["low"])
-            cells += [row["label"], size(row["bytes"]), number(100 * row["retention"]), edges]
+            shares = (100 * row[edge] for edge in ("retention", "low", "high"))
+            cells += [row["label"], size(row["bytes"]), with_interval(*shares)]
         rows.append(cells)
-    columns = ["budget", "bytes", "best plan", "its checkpoint", "retention %", "95 % interval"]
-    note = "Bytes of the whole checkpoint; collapsed plans left out."
+    columns = ["budget", "bytes", "best plan", "its checkpoint", "retention %"]
+    note = "Bytes of the whole checkpoint; collapsed plans are left out. " + BRACKETS
     return Table("best", "The best plan under a budget", columns, rows, note)
+
+
+def smallest_plans(info: ParetoInfo) -> Table:
+    """The smallest plan that loses at most so many points, of all plans and of the mixes."""
+    rows: list[list[Cell]] = []
+    for loss, plan, mix in smallest(info):
+        limit = Number(f"{loss:g}", loss)
+        rows.append([limit, *_plan_cells(plan), *_plan_cells(mix)])
+    columns = [
+        "points lost, at most",
+        "smallest plan",
+        "its checkpoint",
+        "score",
+        "smallest mix of tiers",
+        "its checkpoint",
+        "score",
+    ]
+    note = (
+        "Points of the mean score below the 16-bit model's, as measured: a plan whose interval "
+        f"reaches further down may lose more. {BRACKETS}"
+    )
+    return Table("smallest", "The smallest plan within a loss", columns, rows, note)
+
+
+def published() -> Table:
+    """The paper's main table, with the source of each row."""
+    rows: list[list[Cell]] = []
+    for row in paper.MAIN:
+        places = [0, 0, *[1] * (len(paper.BENCHMARKS) - 2)]  # MME's are sums, the others percent
+        scores = [number(s, p) for s, p in zip(row.scores, places, strict=True)]
+        rows.append([row.model, row.method, number(row.bits, 2), *scores, row.source])
+    columns = ["model", "method", "nominal bits", *paper.BENCHMARKS, "source"]
+    note = (
+        "As published, not measured here. MME perception of 2000, cognition of 800, the others "
+        f"% of the maximum. {paper.SOURCES} {paper.CAVEATS}"
+    )
+    return Table("published", "What the paper published", columns, rows, note, words=2)
+
+
+def _plan_cells(plan: pd.Series | None) -> list[Cell]:
+    if plan is None:
+        return ["none", EMPTY, EMPTY]
+    return [plan["label"], size(plan["bytes"]), with_interval(*(plan[edge] for edge in EDGES))]
 
 
 def differences(comparison: Comparison) -> Table:
@@ -165,7 +233,7 @@ def differences(comparison: Comparison) -> Table:
     winners = {"better": b, "worse": a, "tie": "tie"}
     rows: list[list[Cell]] = []
     for difference in comparison.scores:
-        counts: list[Cell] = ["-", "-", "-"]
+        counts: list[Cell] = [NO_NUMBER] * 3
         if comparison.by_question:
             counts = [count(difference.wins), count(difference.ties), count(difference.losses)]
         rows.append(
@@ -299,7 +367,7 @@ def _divergence_cells(divergence: Difference | None) -> list[Cell]:
 def scores(study: Study, info: ParetoInfo, labels: list[str]) -> Table:
     """Scores per benchmark of some plans, smallest first."""
     chosen = info.points[info.points["label"].isin(labels)]
-    means = study.scores.groupby(["plan", "benchmark"])[["score", "stderr"]].mean()
+    means = study.scores.groupby(["plan", "benchmark"])[[*EDGES]].mean()
     rows: list[list[Cell]] = []
     for _, point in chosen.iterrows():
         cells: list[Cell] = [point["label"], size(point["bytes"])]
@@ -307,10 +375,13 @@ def scores(study: Study, info: ParetoInfo, labels: list[str]) -> Table:
             place = (point["plan"], benchmark)
             if place in means.index:
                 mean = means.loc[[place]].iloc[0]
-                cells.append(with_error(mean["score"], mean["stderr"]))
+                cells.append(with_interval(*(mean[edge] for edge in EDGES)))
             else:  # the 16-bit model without a run of its own
                 cells.append(number(study.records[0].scores[benchmark].float_score))
-        rows.append([*cells, number(point["score"])])
+        rows.append([*cells, with_interval(*(point[edge] for edge in EDGES))])
     columns = ["plan", "checkpoint", *study.benchmarks, "mean"]
-    note = f"±: standard error. Baselines, and the front; memory is against {BASE}."
+    note = (
+        "% of the maximum; in brackets: 95 % interval. Baselines, and the plans on the front, "
+        "smallest first."
+    )
     return Table("scores", "Scores per benchmark", columns, rows, note)

@@ -1,8 +1,7 @@
 """Tables for a terminal, and `luq compare`: two runs, or a sweep along an axis."""
 
+import os
 from pathlib import Path
-
-from rich.table import Table as RichTable
 
 from analysis import compare, tables
 from analysis.frame import studies
@@ -11,34 +10,46 @@ from analysis.tables import Table
 from luq.errors import ConfigError
 from pipelines import runs_folder
 from pipelines.screen import Screen
+from pipelines.sheet import Column, Sheet
 
 WIDTH = 160  # columns of output that goes to a file or another program
 # the interval stands in one line of a column's title, the other words below each other
 INTERVAL = "95 % "
-INTERVAL_LINE = "95\u00a0%\n"
+INTERVAL_LINE = "95\u00a0% "
+# What stays on a narrow terminal; of the other columns the last leave first.
+LASTING = (
+    "whole checkpoint",
+    "mean score",
+    "retention %",
+    "collapsed",
+    "score",
+    "difference",
+    "95 % interval",
+    "verdict",
+)
 
 
 def console() -> Screen:
     """Standard output, wide where nobody looks on."""
     out = Screen()
-    if not out.is_terminal:
+    if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = WIDTH
     return out
 
 
-def printable(table: Table) -> RichTable:
-    """A table for a terminal; the words of a column's title below each other."""
-    rich_table = RichTable(title=table.title, title_justify="left")
-    for i, name in enumerate(table.columns):
-        is_text = i < table.words
-        rich_table.add_column(
-            name.replace(INTERVAL, INTERVAL_LINE).replace(" ", "\n"),
-            justify="left" if is_text else "right",
-            no_wrap=not is_text,
-        )
+def printable(table: Table) -> Sheet:
+    """A table for a terminal of any width."""
+    columns: list[Column] = []
+    for index, name in enumerate(table.columns):
+        is_text = index < table.words
+        # of two columns with one name the first is the one about scores
+        is_lasting = name in LASTING and name not in table.columns[:index]
+        rank = 0 if is_text or is_lasting else index
+        columns.append(Column(name.replace(INTERVAL, INTERVAL_LINE), rank, is_text))
+    sheet = Sheet(table.title, columns)
     for row in table.rows:
-        rich_table.add_row(*(tables.text(cell) for cell in row))
-    return rich_table
+        sheet.add_row(*(tables.text(cell) for cell in row))
+    return sheet
 
 
 def compare_runs(outputs: Path, a: str, b: str) -> None:

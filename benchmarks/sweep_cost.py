@@ -20,10 +20,10 @@ from rich.console import Console
 
 from luq.config import RunConfig
 from luq.models.vlm import VLM, loaded
+from luq.planning import allocate
 from luq.quantization.artefacts import PackedLayer, end_walk
 from luq.store.artefact import Holdings, Silent
 from luq.store.store import Store
-from pipelines.allocate import allocate
 from pipelines.graph import Graph
 from pipelines.grid import read
 from pipelines.sweep import Sweep

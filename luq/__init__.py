@@ -1,6 +1,7 @@
 """LUQ: layerwise ultra-low-bit quantization of multimodal LLMs.
 
-After `import luq`, transformers loads folders that LUQ exported:
+The API, a function a step, is in `luq.api`; its names stand here and are imported when they are
+first used. After `import luq`, transformers loads folders that LUQ exported:
 `AutoModelForImageTextToText.from_pretrained(DIR)`.
 """
 
@@ -10,10 +11,80 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luq.api import (
+        LoadedModel,
+        PackedModel,
+        Plan,
+        Profile,
+        Score,
+        evaluate,
+        load,
+        plan,
+        profile,
+        quantize,
+    )
+    from luq.config import (
+        ArbRcTier,
+        BillmTier,
+        CalibrationConfig,
+        Float16Tier,
+        GptqTier,
+        RtnTier,
+        TernaryTier,
+        TrellisTier,
+    )
+    from luq.config.named_tiers import NAMED_TIERS
+    from luq.errors import ConfigError, DataError, LuqError, ModelError, StoreError
 
 __version__ = "0.1.0"
+__all__ = [
+    "NAMED_TIERS",
+    "ArbRcTier",
+    "BillmTier",
+    "CalibrationConfig",
+    "ConfigError",
+    "DataError",
+    "Float16Tier",
+    "GptqTier",
+    "LoadedModel",
+    "LuqError",
+    "ModelError",
+    "PackedModel",
+    "Plan",
+    "Profile",
+    "RtnTier",
+    "Score",
+    "StoreError",
+    "TernaryTier",
+    "TrellisTier",
+    "evaluate",
+    "load",
+    "plan",
+    "profile",
+    "quantize",
+]
 _QUANTIZERS = "transformers.quantizers.auto"
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the API: torch and transformers are imported with the first that needs them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "luq.api"
+    if name.endswith("Error"):
+        home = "luq.errors"
+    elif name == "NAMED_TIERS":
+        home = "luq.config.named_tiers"
+    elif name.endswith(("Tier", "Config")):
+        home = "luq.config"
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 class _Register(Loader):

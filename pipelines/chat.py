@@ -1,4 +1,4 @@
-"""`luq chat`: ask an exported folder about an image."""
+"""`luq chat`: ask an exported folder, about an image or about none."""
 
 from pathlib import Path
 from typing import Any
@@ -38,39 +38,40 @@ def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:
 def answer(
     model: Any,
     processor: Any,
-    image: Path,
+    image: Path | None,
     question: str,
     tokens: int = ANSWER_TOKENS,
     system: str = "",
 ) -> str:
-    """What a model says of an image, greedily.
+    """What a model says to a question, greedily.
 
     Args:
         model: as `load` gives it.
         processor: as `load` gives it.
-        image: a picture's file.
-        question: what is asked of it.
+        image: a picture's file; None: the question is about none.
+        question: what is asked.
         tokens: of the answer, at most.
         system: the system prompt that the run was scored with.
 
     Raises:
-        DataError: the file is no picture.
+        DataError: the file is no picture, or the model sees none.
     """
-    try:
-        picture = pictures.decoded(image.read_bytes())
-    except OSError as error:
-        raise DataError(f"{image} cannot be read ({error})") from error
-    except DataError as error:
-        raise DataError(f"{image}: {error}") from error
-    content = [{"type": "image"}, {"type": "text", "text": plain_text(processor, question)}]
+    images: list[Any] = []
+    content: list[dict[str, str]] = [{"type": "text", "text": plain_text(processor, question)}]
+    if image is not None:
+        if processor.image_processor is None:
+            raise DataError(f"{image}: this is a language model that sees no images: leave it out")
+        images = [_picture(image)]
+        content.insert(0, {"type": "image"})
     messages = [{"role": "user", "content": content}]
     if system:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     try:
-        inputs = encode_chats(processor, [prompt], [picture])
+        inputs = encode_chats(processor, [prompt], images)
     except ValueError as error:
-        raise DataError(f"{image}: the processor refuses it ({error})") from error
+        what = question if image is None else image
+        raise DataError(f"{what}: the processor refuses it ({error})") from error
     inputs = inputs.to(model.device, model.dtype)
     with torch.no_grad():
         output = model.generate(**inputs, generation_config=greedy(model, tokens))
@@ -78,7 +79,16 @@ def answer(
     return str(processor.batch_decode(new_tokens, skip_special_tokens=True)[0]).strip()
 
 
-def chat(folder: Path, image: Path, question: str | None) -> None:
+def _picture(image: Path) -> Any:
+    try:
+        return pictures.decoded(image.read_bytes())
+    except OSError as error:
+        raise DataError(f"{image} cannot be read ({error})") from error
+    except DataError as error:
+        raise DataError(f"{image}: {error}") from error
+
+
+def chat(folder: Path, image: Path | None, question: str | None) -> None:
     """One answer, or question after question until an empty line or the end of the input."""
     run = read_about(folder).run
     system = "" if run is None else run.system_prompt

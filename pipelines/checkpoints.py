@@ -5,18 +5,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from luq.errors import ModelError
 from luq.export import checksums
 from luq.export.about import NATIVE_LAYOUT, ExportedRun, read_about
 from luq.export.card import CardFacts, ScoreRow
 from luq.models.checkpoint import fingerprint, resolve_path, stored_dtype
-from luq.models.settings_files import read_config
+from luq.models.settings_files import read_config, sees_images
 from luq.plugins import plugin
 from luq.store.store import Store
 from pipelines import console, runs_folder
 from pipelines.record import RunRecord
+from pipelines.sheet import Column, Sheet, text_column
 
 if TYPE_CHECKING:
     from luq.export.folder import Layout
@@ -32,7 +31,8 @@ def card_facts(record: RunRecord) -> CardFacts:
                 n=score.n,
                 float_score=score.float_score,
                 score=score.score,
-                stderr=score.stderr,
+                low=score.interval.low,
+                high=score.interval.high,
                 retention=score.retention,
                 is_collapsed=bool(score.collapsed),
             )
@@ -131,11 +131,11 @@ def export_run(outputs: Path, run: str, target: Path, layout: str = NATIVE_LAYOU
     folder = export(outputs, runs_folder.find(outputs, run), target, layout)
     info(folder)
     first = "import luq; " if layout == NATIVE_LAYOUT else ""
-    console.out.print(
-        f"load it: {first}AutoModelForImageTextToText.from_pretrained({str(folder)!r})"
-    )
-    quoted = shlex.quote(str(folder))
-    console.out.print(f"or ask it: luq chat {quoted} --image X --question Y")
+    has_eyes = sees_images(read_config(folder))
+    kind = "AutoModelForImageTextToText" if has_eyes else "AutoModelForCausalLM"
+    console.out.print(f"load it: {first}{kind}.from_pretrained({str(folder)!r})")
+    image = "--image X " if has_eyes else ""
+    console.out.print(f"or ask it: luq chat {shlex.quote(str(folder))} {image}--question Y")
 
 
 def info(folder: Path, verify: bool = False) -> None:
@@ -150,13 +150,11 @@ def info(folder: Path, verify: bool = False) -> None:
     """
     about = checksums.verify(folder) if verify else read_about(folder)
     file_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    table = Table(title=str(folder), title_justify="left")
-    table.add_column("part")
-    table.add_column("bytes", justify="right")
-    table.add_column("%", justify="right")
-    for part, count in sorted(about.ledger.items(), key=lambda item: -item[1]):
-        table.add_row(part, f"{count:,}", f"{100 * count / about.file_bytes:.1f}")
-    table.add_section()
+    table = Sheet(str(folder), [text_column("part"), Column("bytes"), Column("%", rank=1)])
+    parts = sorted(about.ledger.items(), key=lambda item: -item[1])
+    for part, count in parts:
+        share = f"{100 * count / about.file_bytes:.1f}"
+        table.add_row(part, f"{count:,}", share, ends_section=part == parts[-1][0])
     table.add_row("sum of the ledger", f"{about.file_bytes:,}", "100.0")
     table.add_row("weight files on disk", f"{file_bytes:,}", "")
     console.out.print(table)
@@ -185,5 +183,7 @@ def _show_run(run: ExportedRun) -> None:
     retention = ""
     if run.mean_retention is not None:
         retention = f" ({100 * run.mean_retention:.1f} % of 16-bit)"
+    if not scores:
+        scores = "none, by perplexity"
     console.out.print(f"scores: {scores}; mean {run.mean_score:.1f}{retention}")
     console.out.print(f"made by: {run.command}")

@@ -3,65 +3,31 @@
 Commands are imported when they are called: `luq --help` needs none of them.
 """
 
-import io
 import logging
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from luq import __version__
-from luq.errors import LuqError, system_message, unknown
+from luq.errors import LuqError, system_message
 from luq.escaping import VisibleFormatter
-
-OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}  # -m and +x=y are Hydra's
-EPILOG = """\b
-run, profile, quantize and evaluate take Hydra overrides, -m for combinations:
-  luq run allocation=count allocation.k=4
-  luq run -m allocation.k=0,2,4,6 calibration=text,multimodal
-sweep and status take a name and Hydra overrides:
-  luq sweep pareto --plan
-  luq sweep pareto model=pocket_llava seed=0,1 hydra/launcher=joblib
-tab completion: eval "$(luq completion bash)"
-"""
-
-
-class Commands(click.Group):
-    """A group whose unknown commands are answered with the nearest ones."""
-
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in self.commands:
-            raise unknown("command", args[0], self.commands)
-        return super().resolve_command(context, args)
-
-
-def outputs_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--outputs: where records and artefacts are."""
-    return click.option(
-        "--outputs",
-        type=click.Path(path_type=Path),
-        default=lambda: Path(os.environ.get("LUQ_OUTPUTS", "outputs")),
-        help="Where records and artefacts are (LUQ_OUTPUTS, or outputs).",
-    )(command)
-
-
-def config_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--config-dir: a folder with configs of the user's own."""
-    return click.option(
-        "--config-dir",
-        type=click.Path(path_type=Path),
-        help="A folder with own configs: DIR/model/NAME.yaml, DIR/sweep/NAME.yaml, ...",
-    )(command)
+from pipelines import streams
+from pipelines.cli_parts import (
+    OVERRIDES,
+    Commands,
+    config_dir_option,
+    hydra_options,
+    hydra_words,
+    outputs_option,
+    wide_option,
+)
 
 
 @click.group(
     cls=Commands,
-    epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 @click.version_option(__version__, message="luq %(version)s")
@@ -69,46 +35,61 @@ def luq() -> None:
     """Layerwise ultra-low-bit quantization of multimodal LLMs."""
 
 
-def _hydra(stage: str, overrides: Sequence[str]) -> int:
+def _hydra(stage: str, options: dict[str, Any]) -> int:
     from pipelines.hydra_jobs import run_jobs
 
-    return run_jobs(stage, overrides)
+    return run_jobs(stage, hydra_words(**options))
 
 
-@luq.command(context_settings=OVERRIDES)
-@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-def run(overrides: tuple[str, ...]) -> int:
-    """The whole chain: calibrate, profile, allocate, quantize, evaluate, record."""
-    return _hydra("run", overrides)
+@luq.command(
+    context_settings=OVERRIDES,
+    takes_overrides=True,
+    short_help="Quantize and score a model: the whole chain, and its record.",
+)
+@hydra_options
+def run(**options: Any) -> int:
+    """Quantize and score a model: calibrate, profile, allocate, quantize, evaluate, record.
+
+    Settings are given as overrides, in Hydra's grammar. What the store has is not made again; a run
+    that was stopped goes on where it was.
+    """
+    return _hydra("run", options)
 
 
-@luq.command(context_settings=OVERRIDES)
-@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-def evaluate(overrides: tuple[str, ...]) -> int:
-    """The same chain as run: what the store has is not made again."""
-    return _hydra("evaluate", overrides)
+@luq.command(context_settings=OVERRIDES, takes_overrides=True)
+@hydra_options
+def evaluate(**options: Any) -> int:
+    """The same chain as run, under the name of its last step."""
+    return _hydra("evaluate", options)
 
 
-@luq.command(context_settings=OVERRIDES)
-@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-def profile(overrides: tuple[str, ...]) -> int:
-    """Up to the layers' activation entropies."""
-    return _hydra("profile", overrides)
+@luq.command(context_settings=OVERRIDES, takes_overrides=True)
+@hydra_options
+def profile(**options: Any) -> int:
+    """Only measure the layers: their entropies, and the orders."""
+    return _hydra("profile", options)
 
 
-@luq.command(context_settings=OVERRIDES)
-@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-def quantize(overrides: tuple[str, ...]) -> int:
-    """Up to the packed layers."""
-    return _hydra("quantize", overrides)
+@luq.command(context_settings=OVERRIDES, takes_overrides=True)
+@hydra_options
+def quantize(**options: Any) -> int:
+    """Only pack the layers; no question is asked.
+
+    Prints where they are and what they weigh.
+    """
+    return _hydra("quantize", options)
 
 
-@luq.command(context_settings=OVERRIDES)
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [OVERRIDE ...]")
-@click.option("--plan", is_flag=True, help="Only say what it will cost.")
+@luq.command(context_settings=OVERRIDES, takes_overrides=True)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [SETTING=VALUE ...]")
+@click.option("--plan", is_flag=True, help="Only say what is done and what the rest will cost.")
 @config_dir_option
+@wide_option
 def sweep(words: tuple[str, ...], plan: bool, config_dir: Path | None) -> int:
-    """A named sweep: run what is missing or failed. Without a name: list them."""
+    """A named sweep: run what is missing or failed.
+
+    Without a name: list them.
+    """
     from pipelines import console
 
     chosen = _sweep(words, config_dir)
@@ -124,10 +105,11 @@ def sweep(words: tuple[str, ...], plan: bool, config_dir: Path | None) -> int:
 
 
 @luq.command(context_settings=OVERRIDES)
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [OVERRIDE ...]")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [SETTING=VALUE ...]")
 @config_dir_option
+@wide_option
 def status(words: tuple[str, ...], config_dir: Path | None) -> int:
-    """Which runs of a named sweep are done, running, failed or missing."""
+    """Which runs of a sweep are done, running, failed or missing."""
     from pipelines.sweep import show_status
 
     chosen = _sweep(words, config_dir)
@@ -148,23 +130,54 @@ def _sweep(words: tuple[str, ...], own: Path | None) -> Any:
     return Sweep(grid.read(words[0], own), list(words[1:]), own)
 
 
-@luq.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def report(arguments: tuple[str, ...]) -> int:
-    """One HTML file over sweeps (or all runs), the same in Markdown, figures and tables."""
-    from analysis.__main__ import main as report_main
+@luq.command(short_help="One page over sweeps: figures, comparisons, every run.")
+@click.argument("sweeps", nargs=-1, metavar="[SWEEP ...]")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the report goes; OUTPUTS/report/SWEEPS by default.",
+)
+@click.option(
+    "--wandb",
+    "wandb_project",
+    metavar="ENTITY/PROJECT",
+    help="Take the records from W&B, where tracking=wandb put them.",
+)
+@click.option(
+    "--tracking",
+    type=click.Choice(["wandb", "wandb_offline"]),
+    help="Log the report as a W&B run of its own.",
+)
+@click.option("--project", default="luq", show_default=True, help="W&B project of --tracking.")
+@click.option("--entity", metavar="NAME", help="W&B user or team of --tracking.")
+@outputs_option
+@wide_option
+def report(**options: Any) -> None:
+    """One HTML file over sweeps (all runs, if none is named), the same in Markdown, and tables.
 
-    return report_main(list(arguments))
+    A SWEEP is a name of `luq sweep`, or the group=NAME of `luq run`.
+    """
+    from analysis.__main__ import Request, write_report
+
+    write_report(Request(**options))
 
 
 @luq.command()
 @click.argument("a")
 @click.argument("b", required=False)
-@click.option("--axis", help="A row per value of it: order, calibration, profile.clusters, ...")
-@click.option("--base", help="The value that the others are compared with.")
+@click.option(
+    "--axis",
+    metavar="SETTING",
+    help="A row for each of its values: order, calibration, profile.clusters, ...",
+)
+@click.option("--base", metavar="VALUE", help="With --axis: what the others are compared with.")
 @outputs_option
+@wide_option
 def compare(a: str, b: str | None, axis: str | None, base: str | None, outputs: Path) -> None:
-    """Two runs question by question: `luq compare SWEEP/NAME SWEEP/NAME`; or a sweep's axis.
+    """Two runs question by question, or a sweep along an axis.
+
+    With 95 % intervals, paired by question.
 
     A and B are SWEEP/NAME, or the beginning of a run's key; with --axis A is a sweep.
     """
@@ -183,7 +196,10 @@ def compare(a: str, b: str | None, axis: str | None, base: str | None, outputs: 
 @click.argument("sweep", required=False)
 @outputs_option
 def rescore(sweep: str | None, outputs: Path) -> None:
-    """Score kept answers again, after a scorer changed; nothing is generated."""
+    """Score kept answers again, after a scorer changed.
+
+    Nothing is generated. SWEEP: all runs without one.
+    """
     from pipelines import rescore as rescoring
 
     rescoring.rescore(outputs, sweep)
@@ -202,7 +218,10 @@ def rescore(sweep: str | None, outputs: Path) -> None:
 )
 @outputs_option
 def export(run: str, folder: Path, layout: str, outputs: Path) -> None:
-    """A run's packed model as a Hugging Face folder: `luq export demo/luq_k4 DIR`."""
+    """A run's packed model as a Hugging Face folder.
+
+    RUN is SWEEP/NAME, or the beginning of a run's key.
+    """
     from pipelines import checkpoints
 
     checkpoints.export_run(outputs, run, folder, layout)
@@ -211,8 +230,9 @@ def export(run: str, folder: Path, layout: str, outputs: Path) -> None:
 @luq.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Compare all bytes of its files with their checksums.")
+@wide_option
 def info(folder: Path, verify: bool) -> None:
-    """Ledger, allocation and scores of an exported folder."""
+    """What an exported folder holds: bytes, bits, scores."""
     from pipelines import checkpoints
 
     checkpoints.info(folder, verify)
@@ -220,22 +240,32 @@ def info(folder: Path, verify: bool) -> None:
 
 @luq.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--image", type=click.Path(path_type=Path), required=True, help="A picture's file.")
-@click.option("--question", help="Without it: question after question, until an empty line.")
-def chat(folder: Path, image: Path, question: str | None) -> None:
-    """Ask an exported folder about an image."""
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A picture's file; without one the question is about none.",
+)
+@click.option(
+    "--question",
+    metavar="TEXT",
+    help="Without it: question after question, until an empty line.",
+)
+def chat(folder: Path, image: Path | None, question: str | None) -> None:
+    """Ask an exported folder, about an image or about none."""
     from pipelines import chat as chatting
 
     chatting.chat(folder, image, question)
 
 
-@luq.group()
+@luq.group(cls=Commands)
 def store() -> None:
-    """What the store holds: sizes, what no record needs, damage."""
+    """What the store holds, what can go, what is damaged."""
 
 
 @store.command()
 @outputs_option
+@wide_option
 def du(outputs: Path) -> None:
     """Bytes by stage and by sweep."""
     from pipelines import store_commands
@@ -244,9 +274,14 @@ def du(outputs: Path) -> None:
 
 
 @store.command()
-@click.option("--sweep", help="What only this sweep's records need, instead of what none needs.")
+@click.option(
+    "--sweep",
+    metavar="NAME",
+    help="What only this sweep's records need, instead of what none needs.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @outputs_option
+@wide_option
 def clean(sweep: str | None, yes: bool, outputs: Path) -> int:
     """Delete artefacts that no record needs: says what, and asks."""
     from pipelines import store_commands
@@ -263,14 +298,20 @@ def verify(outputs: Path) -> int:
     return store_commands.verify(outputs)
 
 
-@luq.group()
+@luq.group(cls=Commands)
 def pocket() -> None:
-    """The pocket testbed: its questions, and the training of its models."""
+    """The pocket testbed: its questions, and its training."""
 
 
 @pocket.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--split", type=click.Choice(["report", "selection"]), default="report")
+@click.option(
+    "--split",
+    type=click.Choice(["report", "selection"]),
+    default="report",
+    show_default=True,
+    help="Questions for reporting, or those for choosing.",
+)
 def data(folder: Path, split: str) -> None:
     """Write the nine miniature benchmarks as parquet files."""
     from luq.pocket.benchmarks import write
@@ -283,7 +324,9 @@ def data(folder: Path, split: str) -> None:
 @pocket.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
-    "--model", help="pocket_llava (default) or pocket_qwen, which starts from its decoder."
+    "--model",
+    metavar="NAME",
+    help="pocket_llava (default) or pocket_qwen, which starts from its decoder.",
 )
 @click.option("--steps", type=int, help="Language steps.")
 @click.option("--vision-steps", type=int, help="Steps of the tower alone, before.")
@@ -316,7 +359,7 @@ def train(folder: Path, **options: Any) -> None:
 @luq.command()
 @click.argument("shell", type=click.Choice(["bash"]), default="bash")
 def completion(shell: str) -> None:
-    """The script for tab completion: eval "$(luq completion bash)"."""
+    """The script that lets tab complete words in bash."""
     from pipelines import completion as completing
 
     click.echo(completing.SCRIPT)
@@ -342,8 +385,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 after an error, or if nobody reads the output any more; 2 for words
         that are no command; 130 after Ctrl-C.
     """
-    _open_closed_streams()
-    _print_what_can_be_printed()
+    streams.open_closed()
+    streams.print_what_can_be_printed()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["-sc", "install=bash"]:  # Hydra's way to say it, in people's start-up files
         arguments = ["completion", "bash"]
@@ -351,7 +394,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # `luq status NAME | head -1`
-        _discard_output()
+        streams.discard_output()
         return 1
     except OSError as error:
         message = system_message(error)
@@ -383,36 +426,6 @@ def _run(arguments: list[str]) -> int:
         _fail("interrupted: what was finished is kept, the same command continues from there")
         return 130
     return code if isinstance(code, int) else 0
-
-
-def _open_closed_streams() -> None:
-    """Give a process that was started without stdin, stdout or stderr empty ones.
-
-    Otherwise the next file that is opened takes their place, and what is printed goes into it.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: the closed one
-            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
-
-
-def _print_what_can_be_printed() -> None:
-    """A stream that has no sign for a character shows its number, whatever the locale.
-
-    Warnings of commands without a log hold nothing that commands a terminal, either.
-    """
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(VisibleFormatter("%(message)s"))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _discard_output() -> None:
-    """Send what is still to be printed nowhere: the end of the process would complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def _fail(message: str) -> None:

@@ -3,11 +3,24 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from luq.store.store import Store
-from pipelines import console
+from pipelines.display import Advance, Display
 
 ALWAYS_DONE = "load"  # a stage that no store can save
+
+
+class Watcher(Protocol):
+    """Who is told how far a run is, beside the terminal."""
+
+    def stage(self, name: str, seconds: float, made: int) -> None:
+        """A stage has ended, and made so many artefacts."""
+        ...
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """Steps of a bar are done."""
+        ...
 
 
 class StageClock:
@@ -16,11 +29,13 @@ class StageClock:
     A stage inside a stage counts for itself alone, so that the seconds add up.
     """
 
-    def __init__(self, display: console.Display):
+    def __init__(self, display: Display):
         self.display = display
         self.seconds: dict[str, float] = {}
         self.cached: dict[str, bool] = {}
         self.store: Store | None = None
+        self.announcements: dict[str, str] = {}  # stage -> what is said when it begins
+        self.watchers: list[Watcher] = []
         # What the stages inside each running stage took and made.
         self._inner_seconds = [0.0]
         self._inner_made = [0]
@@ -32,8 +47,11 @@ class StageClock:
         made_before = self._made()
         self._inner_seconds.append(0.0)
         self._inner_made.append(0)
+        if name in self.announcements:
+            self.display.note(self.announcements[name])
         try:
-            yield
+            with self.display.working(name):
+                yield
         finally:
             all_seconds = time.perf_counter() - begin
             own_seconds = all_seconds - self._inner_seconds.pop()
@@ -50,15 +68,26 @@ class StageClock:
         self.cached[name] = self.cached.get(name, True) and from_store
         if made or is_first:
             self.display.stage(name, seconds, from_store, made)
+            for watcher in self.watchers:
+                watcher.stage(name, seconds, made)
 
     def _made(self) -> int:
         return 0 if self.store is None else len(self.store.made)
 
     @contextmanager
-    def bar(self, name: str, total: int) -> Iterator[console.Advance]:
+    def bar(self, name: str, total: int) -> Iterator[Advance]:
         """A bar of `total` steps."""
+        done = 0
         with self.display.bar(name, total) as advance:
-            yield advance
+
+            def advance_and_tell(what: str, steps: int) -> None:
+                nonlocal done
+                done += steps
+                advance(what, steps)
+                for watcher in self.watchers:
+                    watcher.progress(name, done, total)
+
+            yield advance_and_tell
 
     def note(self, text: str) -> None:
         """One line that people should see."""

@@ -4,6 +4,8 @@ A user's folder (`--config-dir DIR`) has the same groups: DIR/model/NAME.yaml, D
 DIR/sweep/NAME.yaml. Its names are added to those that ship, and none may hide one of them.
 """
 
+import os
+import sys
 from pathlib import Path
 
 from luq.errors import ConfigError
@@ -13,6 +15,15 @@ INSTALLED = HERE / "conf"
 # Beside the packages in a checkout, inside of this one in an installed wheel.
 CONF = INSTALLED if INSTALLED.is_dir() else HERE.parent / "conf"
 SWEEPS = "sweep"  # the folder of named sweeps, which is no group of the config
+
+
+def allow_modules(own: Path | None) -> None:
+    """Let a config name classes of Python files in the user's folder; nothing is imported yet.
+
+    The folder stands last on the path of modules: it hides none.
+    """
+    if own is not None and str(own.resolve()) not in sys.path:
+        sys.path.append(str(own.resolve()))
 
 
 def files(group: str, own: Path | None = None) -> dict[str, Path]:
@@ -37,3 +48,8 @@ def files(group: str, own: Path | None = None) -> dict[str, Path]:
             )
         by_name[file.stem] = file
     return by_name
+
+
+def default_outputs() -> Path:
+    """Where everything goes unless a command says otherwise, as `conf/paths` has it."""
+    return Path(os.environ.get("LUQ_OUTPUTS", "outputs"))

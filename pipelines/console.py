@@ -1,84 +1,37 @@
-"""What a person sees: bars while it works, one line per finished stage, tables at the end."""
+"""What a person reads when work is done: tables, lines, errors; and the logs."""
 
 import logging
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rich import progress as bars
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from luq.allocation.orders import Correlation
 from luq.escaping import VisibleFormatter
+from luq.evaluation.intervals import Estimate
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
+from pipelines.objectives import mean_divergence
 from pipelines.record import BenchmarkFidelity, BenchmarkScore, Perplexity, RunRecord
 from pipelines.screen import Screen, styled
+from pipelines.sheet import Column, Sheet, text_column
 from pipelines.units import human, percent
 
-log = logging.getLogger(__name__)
 out = Screen()
-Advance = Callable[[str, int], None]
+RULE_MARGIN = 4  # columns that a rule takes beside its title
 WARNING = ("!", "red")  # before what a reader must know of a score
 STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "missing": "dim"}
 
 
-class Display:
-    """Bars on a terminal, silence elsewhere; one line per stage in both."""
-
-    def __init__(self) -> None:
-        self._bars: bars.Progress | None = None  # rich can show one group of bars at a time
-
-    @contextmanager
-    def bar(self, name: str, total: int) -> Iterator[Advance]:
-        """A bar of `total` steps; a bar inside a bar is another line."""
-        columns = (
-            bars.TextColumn("{task.description}", markup=False),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-        )
-        if self._bars is not None:
-            with self._task(self._bars, name, total) as advance:
-                yield advance
-            return
-        is_terminal = sys.stdout.isatty()
-        with bars.Progress(*columns, console=out, transient=True, disable=not is_terminal) as group:
-            self._bars = group
-            try:
-                with self._task(group, name, total) as advance:
-                    yield advance
-            finally:
-                self._bars = None
-
-    @contextmanager
-    def _task(self, group: bars.Progress, name: str, total: int) -> Iterator[Advance]:
-        task = group.add_task(name, total=total)
-
-        def advance(what: str, steps: int) -> None:
-            group.update(task, advance=steps, description=f"{name} {what}".strip())
-
-        try:
-            yield advance
-        finally:
-            group.remove_task(task)
-
-    def note(self, text: str) -> None:
-        """One line that people should see."""
-        out.print(styled("  ", (text, "dim")))
-
-    def stage(self, name: str, seconds: float, cached: bool, made: int) -> None:
-        """A finished stage."""
-        how = "done"
-        if cached:
-            how = "from the store"
-        elif made:
-            how = f"{made} made"
-        log.info("%s: %.1f s, %s", name, seconds, how)
-        out.print(styled(f"  {name:<16} {seconds:7.1f} s  ", (how, "dim")))
+def show_title(name: str) -> None:
+    """A rule with the name of what begins; one that is too long for it stands above it, whole."""
+    title = Text(name, "bold")
+    if title.cell_len + RULE_MARGIN > out.width:
+        out.print(title, overflow="fold")
+        title = Text()
+    out.rule(title, align="left")
 
 
 def log_warnings() -> None:
@@ -116,22 +69,15 @@ def log_file(file: Path) -> Iterator[None]:
         handler.close()
 
 
-def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
-    """A table whose first `left` columns are text, the others numbers."""
-    table = Table(title=title, title_justify="left")
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index < left else "right")
-    return table
-
-
-def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Table:
+def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Sheet:
     """Entropy in bits per layer, and each layer's place in the order."""
     entropies = {(entry.layer, entry.modality): entry for entry in profile}
     present = {entry.modality for entry in profile}
     modalities = [name for name in ("all", "image", "text") if name in present]
     first = profile[0]
     title = f"Activation entropy, bits ({first.tokens} vectors each, K = {first.clusters})"
-    table = _table(title, ["layer", *modalities, "place"], left=0)
+    columns = [Column(name) for name in ("layer", *modalities, "place")]
+    table = Sheet(title, columns)
     for layer in range(len(order)):
         cells = [str(layer)]
         for modality in modalities:
@@ -143,14 +89,18 @@ def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Table:
 
 def order_tables(orders: dict[str, list[int]], correlations: list[Correlation]) -> Group:
     """The orders, and how alike they rank: tau above the diagonal, rho below it."""
-    layers = _table("Orders, most compressible layer first", ["order", "layers"], left=2)
+    layers = Sheet(
+        "Orders, most compressible layer first", [text_column("order"), text_column("layers")]
+    )
     for name, order in orders.items():
         layers.add_row(name, " ".join(str(layer) for layer in order))
     by_pair = {(item.a, item.b): item for item in correlations}
     names = list(orders)
     title = "Rank correlation: Kendall's tau above the diagonal, Spearman's rho below it"
-    numbers = [str(index + 1) for index in range(len(names))]
-    alike = _table(title, ["order", *numbers])
+    columns = [text_column("order")]
+    # the last orders leave first where not all fit
+    columns += [Column(str(index + 1), rank=index) for index in range(len(names))]
+    alike = Sheet(title, columns)
     for row, name in enumerate(names):
         cells = [f"{row + 1} {name}"]
         for column, neighbour in enumerate(names):
@@ -176,21 +126,37 @@ def memory_line(memory: Memory) -> Text:
     )
 
 
-def result_table(record: RunRecord) -> Table:
+def result_table(record: RunRecord) -> Sheet:
     """Per benchmark: 16-bit, this run, retention, and how far the probabilities moved."""
-    columns = ["benchmark", "16-bit", "this run", "±", "n", "retention %", "KL", "top-1 %"]
-    table = _table("scores, % of the maximum", columns)
-    for name, score in record.scores.items():
-        table.add_row(*_score_cells(name, score, record.fidelity.get(name)))
-    table.add_section()
+    columns = [
+        text_column("benchmark"),
+        Column("16-bit", rank=2),
+        Column("this run"),
+        Column("95 % interval", rank=3),
+        Column("n", rank=4),
+        Column("retention %", rank=1),
+        Column("KL", rank=5),
+        Column("top-1 %", rank=6),
+    ]
+    table = Sheet("scores, % of the maximum", columns)
+    last = len(record.scores) - 1
+    for index, (name, score) in enumerate(record.scores.items()):
+        cells = _score_cells(name, score, record.fidelity.get(name))
+        table.add_row(*cells, ends_section=index == last)
     float_mean = f"{record.float_mean_score:.1f}"
     mean = f"{record.mean_score:.1f}"
     retention = percent(record.mean_retention)
     name = "mean"
     if len(record.averaged) < len(record.scores):
         name = f"mean of {len(record.averaged)}"
-    table.add_row(name, float_mean, mean, "", "", retention, style="bold")
+    interval = _brackets(record.score_interval)
+    table.add_row(name, float_mean, mean, interval, "", retention, "", "", style="bold")
     return table
+
+
+def _brackets(estimate: Estimate) -> str:
+    """The ends of a score's 95 % interval."""
+    return f"[{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
 def error_line(record: RunRecord) -> Text:
@@ -210,7 +176,7 @@ def _score_cells(
         styled(name, " ", WARNING) if is_flagged else name,
         f"{score.float_score:.1f}",
         f"{score.score:.1f}",
-        f"{score.stderr:.1f}",
+        _brackets(score.interval),
         str(score.n),
         percent(score.retention),
     ]
@@ -269,18 +235,26 @@ def fidelity_line(record: RunRecord) -> Text:
 
 def show_record(record: RunRecord) -> None:
     """A finished run: scores, what to know of them, sizes."""
-    out.print(result_table(record))
+    if record.scores:
+        out.print(result_table(record))
     for line in (*flags(record), error_line(record), fidelity_line(record)):
         if line:
             out.print(line)
     out.print(memory_line(record.memory))
 
 
-def sweep_table(records: dict[str, RunRecord]) -> Table:
+def sweep_table(records: dict[str, RunRecord]) -> Sheet:
     """Finished runs, smallest file first; * where no smaller or equal one scores higher."""
     title = "finished runs, smallest first; * on the Pareto front of bytes and score"
-    columns = ["run", "stored bits", "checkpoint", "score", "retention %", "KL"]
-    table = _table(title, columns)
+    columns = [
+        text_column("run"),
+        Column("stored bits", rank=2),
+        Column("checkpoint"),
+        Column("score"),
+        Column("retention %", rank=1),
+        Column("KL", rank=3),
+    ]
+    table = Sheet(title, columns)
     best_score = float("-inf")
 
     def smallest_first(item: tuple[str, RunRecord]) -> tuple[int, float]:
@@ -289,24 +263,21 @@ def sweep_table(records: dict[str, RunRecord]) -> Table:
     for name, record in sorted(records.items(), key=smallest_first):
         on_front = record.mean_score > best_score
         best_score = max(best_score, record.mean_score)
-        divergences = [item.kl.mean for item in record.fidelity.values() if item.kl]
-        mean_divergence = "-"
-        if divergences:
-            mean_divergence = f"{sum(divergences) / len(divergences):.3f}"
+        divergence = mean_divergence(record)
         table.add_row(
             name + (" *" if on_front else ""),
             f"{record.memory.stored_bits:.3f}",
             human(record.memory.checkpoint_bytes),
             f"{record.mean_score:.1f}",
             percent(record.mean_retention),
-            mean_divergence,
+            "-" if divergence is None else f"{divergence:.3f}",
         )
     return table
 
 
-def status_table(sweep: str, states: dict[str, str]) -> Table:
+def status_table(sweep: str, states: dict[str, str]) -> Sheet:
     """The state of every run of a sweep."""
-    table = _table(f"sweep {sweep}", ["run", "state"], left=2)
+    table = Sheet(f"sweep {sweep}", [text_column("run"), text_column("state")])
     for name, state in states.items():
         table.add_row(name, Text(state, STATE_COLOURS[state]))
     return table
@@ -325,3 +296,15 @@ def note_line(name: str, reason: str) -> Text:
 def fail(message: str) -> None:
     """An error for people, on stderr."""
     Screen(stderr=True).print(styled(("error", "bold red"), f" {message}"), soft_wrap=True)
+
+
+def show_next(commands: Sequence[tuple[str, str]]) -> None:
+    """What a person may want to type next, whole; and what it does, where there is room."""
+    width = max(len(command) for command, _ in commands)
+    for index, (command, meaning) in enumerate(commands):
+        lead = "next: " if index == 0 else "      "
+        gap = " " * (width - len(command) + 2)
+        line = styled(lead, (command, "bold"), gap, (meaning, "dim"))
+        if line.cell_len > out.width:
+            line = styled(lead, (command, "bold"))
+        out.print(line, soft_wrap=True)

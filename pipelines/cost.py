@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
-from rich.table import Table
-
 from luq.errors import LuqError
+from luq.planning import allocate
 from luq.store.artefact import Artefact
 from luq.store.keys import digest
 from luq.store.store import NotMade, Store
 from pipelines import console
-from pipelines.allocate import allocate
 from pipelines.graph import Graph
+from pipelines.sheet import Column, Sheet, text_column
 from pipelines.sweep import Job, Sweep, show_status
 from pipelines.units import duration, human
 
@@ -133,9 +132,16 @@ def graph_of(job: Job) -> Graph:
 
 
 def _show_work(work: Work, known: dict[str, Price]) -> None:
-    table = Table(title="work that is left, each piece once", title_justify="left")
-    for name in ("work", "needed", "stored", "to do", "each took", "time", "disk"):
-        table.add_column(name, justify="left" if name == "work" else "right")
+    columns = [
+        text_column("work"),
+        Column("needed", rank=2),
+        Column("stored", rank=3),
+        Column("to do"),
+        Column("each took", rank=1),
+        Column("time"),
+        Column("disk"),
+    ]
+    table = Sheet("work that is left, each piece once", columns)
     seconds = 0.0
     size = 0.0
     unknown: list[str] = []

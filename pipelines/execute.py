@@ -6,22 +6,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from luq.allocation.plans import Chosen
+from luq.calibration.artefacts import check_shared
 from luq.config import RunConfig
-from luq.errors import DataError
+from luq.errors import ConfigError
 from luq.evaluation import scorers
+from luq.evaluation.answers import Kept, Scored, rows_of, scored
 from luq.evaluation.artefacts import Answers, Fidelity, Layers
 from luq.evaluation.measures import perplexity, perplexity_ratio, summarise_fidelity
 from luq.formats.memory import peak_bytes, reset_peak
 from luq.formats.sizes import LayerSize, memory
 from luq.models import devices
+from luq.models.weight_files import shards_of
+from luq.planning import LayerScores, allocate
 from luq.quantization.artefacts import end_walk
 from luq.questions import prompts
-from luq.store.artefact import Holdings
+from luq.store.artefact import Artefact, Holdings
 from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console
-from pipelines.allocate import LayerScores, allocate
 from pipelines.clock import StageClock
+from pipelines.display import Display
 from pipelines.graph import Graph
 from pipelines.record import (
     ArtefactKeys,
@@ -31,7 +35,9 @@ from pipelines.record import (
     Perplexity,
     RunRecord,
 )
-from pipelines.scores import Scored, score_part, scored
+from pipelines.scores import score_part
+from pipelines.space import check_space
+from pipelines.units import human
 from pipelines.version import git_sha
 
 # The last loaded model, so that the jobs of a multirun that use the same one load it once.
@@ -62,7 +68,7 @@ class Workbench:
                 advance(layer.description, 1)
         return sizes
 
-    def evaluate(self, answers: dict[str, Answers], stage: str) -> dict[str, Scored]:
+    def evaluate(self, answers: dict[str, Artefact[Kept]], stage: str) -> dict[str, Scored]:
         """Ask the benchmarks; their scores."""
         scores: dict[str, Scored] = {}
         with self.clock.stage(stage):
@@ -108,26 +114,29 @@ class Workbench:
         if reference is not None and not self.store.has(reference):
             reference.check(self.store.tools)
 
+    def check_questions(self) -> None:
+        """A DataError if questions lack a column or cannot be read; what is open stays open."""
+        for artefact in self.graph.answers(self.graph.float_layers, self.graph.questions).values():
+            if isinstance(artefact, Answers) and not self.store.has(artefact):
+                artefact.table.check(self.store.tools)
+
     def check_leaks(self) -> None:
         """A DataError if questions are asked that the model is calibrated on."""
         for artefact in self.graph.shared_questions():
-            shared = self.store.get(artefact)
-            if shared:
-                first = shared[0]
-                raise DataError(
-                    f"calibration.source and evaluation.data share {len(shared)} questions with "
-                    f"their images, for example {first.calibrated} and {first.asked}: calibrate on "
-                    "other questions"
-                )
+            check_shared(self.store.get(artefact))
 
 
 def workbench(config: RunConfig) -> Workbench:
     """What a run is made with."""
-    clock = StageClock(console.Display())
+    clock = StageClock(Display())
     store = Store(Path(config.paths.outputs) / "store", clock, HOLDINGS)
     clock.store = store
-    graph = Graph(config, store.root)
+    with clock.display.working(f"reading {config.model.name}"):  # all its bytes, the first time
+        graph = Graph(config, store.root)
     store.about = graph.checkpoint.digest
+    folder = graph.checkpoint.folder
+    weights = sum((folder / name).stat().st_size for name in shards_of(folder))
+    clock.announcements["load"] = f"loading {config.model.name}, {human(weights)}"
     return Workbench(graph, store, clock)
 
 
@@ -153,6 +162,9 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     reset_peak()
     graph, store, clock = bench.graph, bench.store, bench.clock
     config = graph.config
+    _check_measured(config)
+    check_space(graph, store)
+    bench.check_questions()
     bench.check_text()
     chosen = choose(bench)
     layers = graph.layers(chosen.allocation)
@@ -198,7 +210,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         layer_scores=layer_scores.recorded() if graph.is_profiled else {},
         k=tiers.count(low) if low != high else len(tiers),
         memory=memory(sizes, rest.ledger, peak_bytes()),
-        **score_part(scores, float_scores)._asdict(),
+        **score_part(scores, float_scores, measured_perplexity)._asdict(),
         fidelity=fidelity,
         perplexity=measured_perplexity,
         artefacts=ArtefactKeys(
@@ -217,6 +229,15 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     )
 
 
+def _check_measured(config: RunConfig) -> None:
+    """A ConfigError if nothing would be known of the packed model but its size."""
+    if not config.evaluation.benchmarks and not config.evaluation.text_tokens:
+        raise ConfigError(
+            "nothing would be measured: evaluation.benchmarks is empty and "
+            "evaluation.text_tokens is 0. Name benchmarks, or set evaluation.text_tokens=131072"
+        )
+
+
 def _calibration_summary(bench: Workbench) -> CalibrationSummary | None:
     """What the model was calibrated on; None if nothing of the run needs data."""
     if not bench.graph.is_calibrated:
@@ -233,9 +254,10 @@ def _keys(layers: Layers) -> list[str]:
     return [layer.key for layer in layers]
 
 
-def _asked_rows(bench: Workbench, answers: dict[str, Answers]) -> dict[str, str]:
+def _asked_rows(bench: Workbench, answers: dict[str, Artefact[Kept]]) -> dict[str, str]:
     """Digest of the rows that were asked, by benchmark."""
     rows: dict[str, str] = {}
     for benchmark, artefact in answers.items():
-        rows[benchmark] = digest([row["id"] for row in bench.store.get(artefact)])
+        kept = bench.store.get(artefact)
+        rows[benchmark] = digest([row["id"] for row in rows_of(kept)])
     return rows

@@ -1,63 +1,41 @@
 """A run as a graph of artefacts: load -> calibrate -> profile -> allocate -> quantize -> evaluate.
 
-Every arrow is an artefact in the store. This file only connects them: what an artefact is stands
-beside the code that makes it. An allocation is a result, and packed layers depend on its value, so
-the graph has two phases: `allocate` (in `pipelines.allocate`) resolves it, `layers` and what
-follows are then known.
+Every arrow is an artefact in the store: what it is stands beside the code that makes it, and how
+those of one model are connected is `luq.graph.ModelGraph`. Here a config says which they are. An
+allocation is a result, and packed layers depend on its value, so the graph has two phases:
+`allocate` (in `luq.planning`) resolves it, `layers` and what follows are then known.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from luq.allocation.knapsack import parse_bytes
-from luq.allocation.plans import Allocation
 from luq.calibration.artefacts import Calibration, SharedQuestions, calibration
+from luq.calibration.own import OwnSamples, check_own_texts
 from luq.config import EvaluationConfig, RunConfig, TierConfig
-from luq.config.unread import chooses_by_questions
+from luq.config.unread import chooses_by_questions, measures_kl
 from luq.errors import ConfigError, DataError
-from luq.evaluation.artefacts import (
-    Answers,
-    Batching,
-    Fidelity,
-    Layers,
-    ReferenceProbabilities,
-    TextLosses,
-)
-from luq.formats.artefacts import Rest
+from luq.evaluation.artefacts import Layers, TextLosses
+from luq.graph import ModelGraph, QuestionSet, check_sight, question_set, shared_questions
 from luq.models.checkpoint import (
     Checkpoint,
+    check_context,
     checkpoint,
-    context_length,
     linear_shapes,
     rest_weights,
 )
-from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
 from luq.profiling.entropies import subsample_of
-from luq.quantization.artefacts import PackedLayer
+from luq.questions.lm_eval_tasks import check_include_path, is_built_in
 from luq.questions.overlap import check_texts, same_files
-from luq.questions.sources import QuestionTable, evaluation_table
-from luq.questions.specs import spec
-from luq.questions.subsets import Subset, subset
 from luq.questions.text import TextSource, text_source
 from luq.store.keys import digest
 
 BYTES_16_BIT = 2
 
 
-@dataclass(frozen=True)
-class QuestionSet:
-    """What is asked of a model: tables by benchmark, and which of their questions."""
-
-    tables: dict[str, QuestionTable]
-    subset: Subset
-    fidelity: Subset | None  # for KL and likelihoods; None: not measured
-    batching: Batching
-
-
-class Graph:
+class Graph(ModelGraph):
     """The artefacts of one run.
 
     Args:
@@ -69,6 +47,8 @@ class Graph:
         LuqError: something that the run needs is missing, or a setting does not fit the checkpoint.
     """
 
+    config: RunConfig
+
     def __init__(self, config: RunConfig, cache: Path, download: bool = True):
         self.config = config
         self.cache = cache
@@ -76,9 +56,11 @@ class Graph:
         self.checkpoint: Checkpoint = checkpoint(config.model, download)
         _check_layers(config, self.checkpoint.layers)
         _check_budget(config, self.checkpoint, self.tiers)
-        _check_windows(config, self.checkpoint.folder)
-        _check_sources(config.evaluation)
+        _check_windows(config, self.checkpoint)
         _check_modality(config)
+        _check_images(config, self.checkpoint)
+        check_include_path(config.evaluation.include_path)
+        _check_divergences(config)
         if self.is_profiled:
             # The smallest modality has no more tokens; how many it has is known with the samples.
             most_vectors = min(config.profile.tokens, config.calibration.tokens)
@@ -99,13 +81,6 @@ class Graph:
         quantizer = self.config.quantizer
         names = (quantizer.low, quantizer.high, *self.config.allocation.tiers)
         return {name: quantizer.tiers[name] for name in dict.fromkeys(names)}
-
-    @cached_property
-    def is_uniform(self) -> bool:
-        """Whether the settings alone say that all layers get one tier: nothing is ranked then."""
-        plan = self.config.allocation
-        takes_none_or_all = plan.name == "count" and plan.k in (0, self.checkpoint.layers)
-        return plan.name == "uniform" or takes_none_or_all
 
     @cached_property
     def is_profiled(self) -> bool:
@@ -133,91 +108,9 @@ class Graph:
         parts += [self.tiers, self.questions, self.text, config.evaluation.text_tokens]
         return digest("run", parts, config.evaluation.text_length)
 
-    # profile
-
-    @cached_property
-    def profile(self) -> EntropyProfile:
-        """Entropies per layer and modality."""
-        settings = self.config.profile
-        return EntropyProfile(
-            self.calibration, settings.clusters, settings.tokens, settings.seeds, settings.seed
-        )
-
-    @property
-    def forward_scores(self) -> ForwardScores:
-        """Scores from one pass over the calibration samples."""
-        return ForwardScores(self.calibration)
-
-    @property
-    def weight_scores(self) -> WeightScores:
-        """Scores from the weights alone."""
-        return WeightScores(self.checkpoint.weights)
-
-    @property
-    def rest(self) -> Rest:
-        """The sizes of what stays in 16 bit."""
-        return Rest(self.checkpoint.weights)
-
-    # quantize
-
-    def layers(self, allocation: Allocation, propagation: str | None = None) -> Layers:
-        """The packed layers of an allocation.
-
-        With `exact` propagation each layer is quantized for what the layers before it, as packed
-        here, give it (the paper's way); with `high` for what the model all in the high tier gives;
-        with `float` for what the 16-bit model gives.
-        """
-        propagation = propagation or self.config.quantizer.propagation
-        before: list[PackedLayer] = []
-        if propagation == "high":
-            before += self.uniform(self.config.quantizer.high, "exact")
-        layers: list[PackedLayer] = []
-        for index, name in enumerate(allocation.tiers):
-            layers.append(self._layer(index, name, before[:index]))
-            if propagation == "exact":
-                before.append(layers[-1])
-        return tuple(layers)
-
-    def _layer(self, index: int, name: str, before: Sequence[PackedLayer]) -> PackedLayer:
-        tier = self.config.quantizer.tiers[name]
-        weights = self.checkpoint.weights
-        if tier.data_free:
-            return PackedLayer(weights, index, tier, name=name)
-        return PackedLayer(weights, index, tier, self.calibration, tuple(before), name)
-
-    def uniform(self, name: str, propagation: str | None = None) -> Layers:
-        """Every layer in one tier."""
-        return self.layers(Allocation((name,) * self.checkpoint.layers), propagation)
-
-    @cached_property
-    def float_tier(self) -> str:
-        """The name of the tier that keeps 16-bit weights; a ConfigError if there is none."""
-        for name, tier in self.config.quantizer.tiers.items():
-            if tier.method == "float16":
-                return name
-        raise ConfigError(
-            "quantizer.tiers has no float16 tier: retention needs the model's own 16-bit score"
-        )
-
-    @cached_property
-    def float_layers(self) -> Layers:
-        """The same model in 16 bit."""
-        return self.uniform(self.float_tier)
-
-    # evaluate
-
     def question_set(self, config: EvaluationConfig) -> QuestionSet:
         """The questions that an evaluation config asks."""
-        tables = {
-            name: evaluation_table(name, config, self.cache, self.download)
-            for name in config.benchmarks
-        }
-        fidelity = None
-        if config.fidelity != 0:
-            counts = [n for n in (config.fidelity, config.samples) if n is not None]
-            fidelity = subset(config.split, min(counts, default=None), config.seed)
-        asked = subset(config.split, config.samples, config.seed)
-        return QuestionSet(tables, asked, fidelity, Batching(config.batch_size, config.strict))
+        return question_set(config, self.cache, self.download)
 
     def selection_set(self, samples: int | None) -> QuestionSet:
         """Questions of the selection split: those by which a plan chooses, never the report's."""
@@ -228,25 +121,6 @@ class Graph:
                 "needs 'report' there"
             )
         return self.question_set(replace(config, split="selection", samples=samples, fidelity=None))
-
-    def answers(self, layers: Layers, questions: QuestionSet) -> dict[str, Answers]:
-        """What packed layers say, by benchmark."""
-        return {
-            name: Answers(self.checkpoint, layers, table, questions.subset, questions.batching)
-            for name, table in questions.tables.items()
-        }
-
-    def fidelity(self, layers: Layers, questions: QuestionSet) -> dict[str, Fidelity]:
-        """How far packed layers moved the probabilities, by benchmark; empty if not asked for."""
-        measured: dict[str, Fidelity] = {}
-        if questions.fidelity is None:
-            return measured
-        for name, table in questions.tables.items():
-            reference = ReferenceProbabilities(
-                self.checkpoint, self.float_layers, table, questions.fidelity, questions.batching
-            )
-            measured[name] = Fidelity(layers, reference)
-        return measured
 
     def _check_leaks(self, calibration: Calibration) -> None:
         """A DataError if the evaluation has what the model is calibrated on.
@@ -263,6 +137,9 @@ class Graph:
                             f"{table.benchmark}, as {known.benchmark}: calibrate on other questions"
                         )
         texts = (calibration.text, self.text)
+        own = calibration.questions
+        if isinstance(own, OwnSamples) and self.text is not None:
+            self._check_own_texts(own, self.text)
         if calibration.text is None or self.text is None:
             return
         if calibration.text.name == self.text.name:
@@ -271,19 +148,19 @@ class Graph:
         if self.download or all(text.is_here for text in texts if text is not None):
             check_texts(calibration.text, self.text)
 
+    def _check_own_texts(self, own: OwnSamples, text: TextSource) -> None:
+        # `status` and `--plan` fetch nothing
+        if self.download or text.is_here:
+            check_own_texts(own, text)
+
     def shared_questions(self) -> list[SharedQuestions]:
         """What the calibration shares with each benchmark, of all that is asked in this run."""
-        # A plug-in makes its own questions for calibration, which no split of it asks.
-        if not self.is_calibrated or not isinstance(self.calibration.questions, tuple):
+        if not self.is_calibrated:
             return []
-        asked = [self.questions]
+        shared = shared_questions(self.calibration, self.questions)
         if chooses_by_questions(self.config):
-            asked.append(self.selection_set(None))
-        return [
-            SharedQuestions(self.calibration, table, questions.subset)
-            for questions in asked
-            for table in questions.tables.values()
-        ]
+            shared += shared_questions(self.calibration, self.selection_set(None))
+        return shared
 
     def _text(self) -> TextSource | None:
         """Held-out text for perplexity; None if the config asks for none."""
@@ -336,21 +213,14 @@ def _check_budget(config: RunConfig, checkpoint: Checkpoint, tiers: dict[str, Ti
             )
 
 
-def _check_windows(config: RunConfig, folder: Path) -> None:
+def _check_windows(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Say before any work that a text window is longer than what the model was made for."""
-    context = context_length(folder)
     lengths: dict[str, int] = {}
     if config.calibration.alpha < 1:
         lengths["calibration.sample_tokens"] = config.calibration.sample_tokens
     if config.evaluation.text_tokens:
         lengths["evaluation.text_length"] = config.evaluation.text_length
-    for setting, length in lengths.items():
-        if context is not None and length > context:
-            raise ConfigError(
-                f"{setting}={length} is not possible: {config.model.name} has a context of "
-                f"{context} tokens (max_position_embeddings in {folder / 'config.json'}). Use "
-                f"{setting}={context} or less"
-            )
+    check_context(checkpoint, lengths)
 
 
 def _check_modality(config: RunConfig) -> None:
@@ -362,12 +232,24 @@ def _check_modality(config: RunConfig) -> None:
         )
 
 
-def _check_sources(config: EvaluationConfig) -> None:
-    """A ConfigError for a source of a benchmark that is not asked."""
-    for name in config.sources:
-        # textvqa_ocr reads textvqa's data
-        if name not in {*config.benchmarks, *(spec(asked).data for asked in config.benchmarks)}:
-            raise ConfigError(
-                f"evaluation.sources.{name} would be ignored: {name} is not among "
-                f"evaluation.benchmarks={config.benchmarks}. Add it there, or leave the source out"
-            )
+def _check_images(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Say before any work that a language model cannot be shown images."""
+    check_sight(checkpoint, config.evaluation.benchmarks)
+    calibration = config.calibration
+    if calibration.alpha > 0 and not calibration.is_own and not checkpoint.sees_images:
+        raise ConfigError(
+            f"calibration.alpha={calibration.alpha:g} is not possible: {config.model.name} is a "
+            "language model that sees no images. Use calibration=text"
+        )
+
+
+def _check_divergences(config: RunConfig) -> None:
+    """Say before any work that no benchmark has the probabilities by which layers are chosen."""
+    swaps = config.allocation.name == "search" and config.allocation.swaps
+    has_tables = any(is_built_in(name) for name in config.evaluation.benchmarks)
+    if (swaps or measures_kl(config)) and not has_tables:
+        raise ConfigError(
+            f"evaluation.benchmarks={config.evaluation.benchmarks} is not possible here: the plan "
+            "or the order goes by the KL of answers, which only built-in benchmarks have. Add one "
+            "of them"
+        )

@@ -6,21 +6,29 @@ table of key -> values in Hydra's grammar (`2,4,6`, `range(0,11,2)`), whose comb
 runs.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from rich.table import Table
 
 from luq.errors import ConfigError, brief, unknown
 from pipelines import console
-from pipelines.conf_folder import CONF, SWEEPS, files
-from pipelines.schema import check_choices, composition_error, register
+from pipelines.conf_folder import CONF, SWEEPS, allow_modules, files
+from pipelines.schema import (
+    SEARCH_PATH,
+    check_choices,
+    composition_error,
+    register,
+    with_own_model,
+)
+from pipelines.sheet import Sheet, text_column
 
 
 class Definition(NamedTuple):
@@ -105,9 +113,7 @@ def _word(value: object) -> str:
 
 def show_names(own: Path | None = None) -> None:
     """List the named sweeps; a file that cannot be used is one line, and the others are listed."""
-    table = Table(title="named sweeps", title_justify="left")
-    table.add_column("name")
-    table.add_column("what it asks")
+    table = Sheet("named sweeps", [text_column("name"), text_column("what it asks")])
     problems: list[str] = []
     for name in names(own):
         try:
@@ -119,6 +125,28 @@ def show_names(own: Path | None = None) -> None:
         console.fail(problem)
     usage = "luq sweep NAME [--plan] [override ...]; luq status NAME [override ...]"
     console.out.print(usage)
+
+
+def all_combinations(overrides: Sequence[Override]) -> list[list[str]]:
+    """The words of every combination of values; of several overrides of one key the last counts.
+
+    Raises:
+        ConfigError: a setting is given an interval, which has no end of values.
+    """
+    words_by_key: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_discrete_sweep():
+            values = list(override.sweep_string_iterator())
+        elif override.is_sweep_override():
+            raise ConfigError(
+                f"{override.input_line}: a grid needs single values, as 1,2 or range(1,9); "
+                "luq run -m hydra/sweeper=optuna searches intervals"
+            )
+        else:
+            values = [override.get_value_element_as_str()]
+        words_by_key[key] = [f"{key}={value}" for value in values]
+    return [list(words) for words in itertools.product(*words_by_key.values())]
 
 
 @dataclass
@@ -135,7 +163,13 @@ class Grid:
 
     def __post_init__(self) -> None:
         register()
+        if any(override.startswith(SEARCH_PATH) for override in self.overrides):
+            raise ConfigError(
+                f"{SEARCH_PATH} is for single runs: name the folder by --config-dir DIR"
+            )
+        self.overrides = with_own_model(self.overrides, self.definition.base)
         check_choices(self.task, self.own)
+        allow_modules(self.own)
         self.parser = OverridesParser.create()
 
     @property
@@ -197,7 +231,7 @@ class Grid:
     def _values(self, key: str, value: str) -> list[str]:
         """The single values of an axis."""
         parsed = self.parser.parse_overrides([f"{key}={value}"])
-        return [run[0].partition("=")[2] for run in BasicSweeper.split_arguments(parsed, None)[0]]
+        return [run[0].partition("=")[2] for run in all_combinations(parsed)]
 
     @cached_property
     def given(self) -> dict[str, str]:
@@ -217,7 +251,7 @@ class Grid:
                 parsed = self.parser.parse_overrides(
                     [*fixed, *self.extra, *(f"{key}={value}" for key, value in part.items())]
                 )
-                found |= {tuple(run): None for run in BasicSweeper.split_arguments(parsed, None)[0]}
+                found |= {tuple(run): None for run in all_combinations(parsed)}
         except HydraException as error:
             raise ConfigError(
                 f"sweep {self.definition.name}: {composition_error(error)}"

@@ -8,13 +8,16 @@ from pathlib import Path
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipelines import console, run
-from pipelines.conf_folder import CONF
-from pipelines.schema import check_choices, composition_error, register
+from pipelines import console, run, run_names
+from pipelines.conf_folder import CONF, allow_modules
+from pipelines.next_steps import after_runs
+from pipelines.objectives import Values
+from pipelines.schema import check_choices, composition_error, register, with_own_model
 
 RAISE = "HYDRA_FULL_ERROR"
 
@@ -22,7 +25,8 @@ RAISE = "HYDRA_FULL_ERROR"
 def run_jobs(stage: str, overrides: Sequence[str]) -> int:
     """Compose the config and run one stage for every job.
 
-    What `hydra.main` does, but with the words that are given instead of those of the process.
+    What `hydra.main` does, but with the words that are given: it reads those of the process, and
+    has no public twin that takes others, which is why two private names of Hydra are used.
 
     Returns:
         The exit code: 0 if all jobs succeeded.
@@ -35,16 +39,20 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
     parser.prog = f"luq {stage}"
     try:
         arguments = parser.parse_args(list(overrides))
-    except SystemExit as finished:
-        return finished.code if isinstance(finished.code, int) else 1
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
     own = None if arguments.config_dir is None else Path(arguments.config_dir)
+    arguments.overrides = with_own_model(arguments.overrides)
     check_choices(arguments.overrides, own)
+    allow_modules(own)
     console.log_warnings()
     register()
     failures = run.Failures()
+    finished = run.Finished()
+    untitled = _shared(arguments.overrides) if arguments.multirun else []
 
-    def job(composed: DictConfig) -> None:
-        run.job(stage, composed, failures=failures)
+    def job(composed: DictConfig) -> Values:
+        return run.job(stage, composed, failures=failures, finished=finished, untitled=untitled)
 
     try:
         with _errors_come_through():
@@ -57,11 +65,26 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
             )
     except (HydraException, OmegaConfBaseException) as error:
         raise composition_error(error) from error
-    except SystemExit as finished:
-        return finished.code if isinstance(finished.code, int) else 1
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
     finally:
         GlobalHydra.instance().clear()
+    if len(finished.records) > 1:
+        names = run_names.labels([record.name for record in finished.records])
+        console.out.print(console.sweep_table(dict(zip(names, finished.records, strict=True))))
+    if finished.records:
+        console.show_next(after_runs(finished.records))
     return 1 if failures.names else 0
+
+
+def _shared(overrides: Sequence[str]) -> list[str]:
+    """The overrides of a multirun that are the same for all its jobs."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [
+        text
+        for text, override in zip(overrides, parsed, strict=True)
+        if not override.is_sweep_override()
+    ]
 
 
 @contextmanager

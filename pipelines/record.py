@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 from luq.allocation.reports import PlanReport
 from luq.config import RunConfig
 from luq.config.building import build, plain
+from luq.evaluation import intervals
+from luq.evaluation.intervals import Estimate
 from luq.formats.sizes import Memory
 from luq.profiling.entropies import LayerEntropy
 
 SCHEMA = 4
-# Settings that say where a run is written and mirrored, and on what it is computed.
-ELSEWHERE = ("paths", "tracking", "group", "checkpoint")
+# Settings that say where a run is written and mirrored, what it returns, and on what it is
+# computed.
+ELSEWHERE = ("paths", "tracking", "group", "checkpoint", "objective")
 MACHINE = (("model", "device"), ("model", "activations_gb"), ("evaluation", "batch_size"))
 LISTS_OF_NAMES = (
     ("model", "benchmarks"),
@@ -49,6 +52,15 @@ class BenchmarkScore:
     float_score: float  # of the same model in 16 bit
     retention: float | None  # score / float_score; None if that is zero
     rows: int = 0  # that the score is of, errors and all; 0 in records of earlier versions
+    low: float | None = None  # ends of the score's 95 % interval; None in earlier records
+    high: float | None = None
+
+    @property
+    def interval(self) -> Estimate:
+        """The score with its 95 % interval; of earlier versions' records from standard errors."""
+        if self.low is None or self.high is None:
+            return intervals.of_error(self.score, self.stderr, self.n)
+        return Estimate(self.score, self.low, self.high)
 
     @property
     def was_asked(self) -> bool:
@@ -138,7 +150,7 @@ class RunRecord:
     k: int  # layers in the low tier
     memory: Memory
     scores: dict[str, BenchmarkScore]
-    mean_score: float
+    mean_score: float  # without questions: the 16-bit model's perplexity over this one's, percent
     float_mean_score: float
     mean_retention: float | None
     fidelity: dict[str, BenchmarkFidelity]
@@ -148,6 +160,16 @@ class RunRecord:
     cached: dict[str, bool]  # stage -> whether the store had all of it
     wall_seconds: float
     finished: float  # seconds since the epoch
+
+    @property
+    def score_interval(self) -> Estimate:
+        """The mean score with its 95 % interval."""
+        perplexity = self.perplexity
+        if not self.scores and perplexity is not None and perplexity.ratio is not None:
+            # the score is 100 / ratio
+            ratio = perplexity.ratio
+            return Estimate(self.mean_score, 100 / ratio.high, 100 / ratio.low)
+        return intervals.of_mean([score.interval for score in self.averaged])
 
     @property
     def averaged(self) -> list[BenchmarkScore]:

@@ -5,14 +5,13 @@ from pathlib import Path
 
 from luq.errors import ConfigError, LuqError, StoreError
 from luq.evaluation import scorers
-from luq.evaluation.answers import ANSWERS
-from luq.evaluation.predictions import read_answers
+from luq.evaluation.answers import Scored, read_kept, scored
 from luq.store.sealed import sealed
 from luq.store.store import Store, write_json
 from pipelines import console, runs_folder
 from pipelines.record import RunRecord, to_json
 from pipelines.run import config_key
-from pipelines.scores import Scored, score_part, scored
+from pipelines.scores import score_part
 
 
 def rescore(outputs: Path, sweep: str | None) -> int:
@@ -58,13 +57,13 @@ def rescore(outputs: Path, sweep: str | None) -> int:
 def _rescored(store: Store, record: RunRecord) -> RunRecord:
     scores = _scores(store, record.artefacts.answers)
     reference = _scores(store, record.artefacts.float_answers)
-    part = score_part(scores, reference)
+    part = score_part(scores, reference, record.perplexity)
     return replace(record, scorer_version=scorers.VERSION, **part._asdict())
 
 
 def _scores(store: Store, answers: dict[str, str]) -> dict[str, Scored]:
     scores: dict[str, Scored] = {}
     for benchmark, key in answers.items():
-        rows = read_answers(store.verify("evaluation", key) / ANSWERS)
-        scores[benchmark] = scored(benchmark, rows, key)
+        kept = read_kept(store.verify("evaluation", key))
+        scores[benchmark] = scored(benchmark, kept, key)
     return scores

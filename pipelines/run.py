@@ -4,17 +4,18 @@ Errors of a job are shown and recorded, and the next job goes on.
 """
 
 import logging
+import math
 import shlex
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-from rich.text import Text
+from omegaconf import DictConfig, OmegaConf
 
 from luq.config import RunConfig
 from luq.config.building import plain
@@ -23,20 +24,25 @@ from luq.errors import LuqError, system_message
 from luq.evaluation import scorers
 from luq.formats.memory import peak_bytes
 from luq.formats.sizes import memory
+from luq.planning import LayerScores
 from luq.questions import prompts
 from luq.store.keys import digest
 from luq.store.store import Store
 from pipelines import console, devices, runs_folder
-from pipelines.allocate import LayerScores
-from pipelines.conf_folder import CONF
+from pipelines.conf_folder import CONF, allow_modules
 from pipelines.execute import RunIdentity, choose, execute, workbench
 from pipelines.follow import follow, make_up
 from pipelines.graph import Graph
+from pipelines.objectives import Values, objective_values
 from pipelines.record import ELSEWHERE, MACHINE, RunRecord
+from pipelines.run_names import NAMELESS
 from pipelines.schema import as_asked, settings_of, to_config
+from pipelines.space import check_space
+from pipelines.tracking import RunStart, make_tracker
 
 log = logging.getLogger(__name__)
-UNNAMED = ("paths", "tracking", "group=", "checkpoint=")  # overrides that no run is named after
+# Overrides that no run is named after.
+UNNAMED = ("paths", "tracking", "group=", "checkpoint=", "objective=")
 UNREPEATED = (*UNNAMED, "model.device", "evaluation.batch_size")  # and that its command leaves out
 
 
@@ -60,40 +66,59 @@ def command(config: RunConfig) -> str:
     What a sweep set for all its runs and this one does not read is left out.
     """
     overrides: list[str] = []
-    for override in HydraConfig.get().overrides.task:
+    for override in _overrides():
         name = override.lstrip("+").partition("=")[0]
         if not override.startswith(UNREPEATED) and reads(config, name):
             overrides.append(override)
     return shlex.join(["luq", "run", *_own_configs(), *overrides])
 
 
+def _overrides() -> list[str]:
+    """The running job's overrides as they were given, with their ${interpolations}."""
+    task: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return list(task)
+
+
 def _own_configs() -> list[str]:
     """The option that names the user's folder of configs, if Hydra looked into one."""
+    own = _own_folder()
+    return [] if own is None else ["--config-dir", str(own)]
+
+
+def _own_folder() -> Path | None:
+    """The user's folder of configs, if Hydra looked into one."""
     for source in HydraConfig.get().runtime.config_sources:
         if source.schema == "file" and Path(source.path) != CONF:
-            return ["--config-dir", str(source.path)]
-    return []
+            return Path(source.path)
+    return None
 
 
 def job_name(overrides: Sequence[str]) -> str:
     """What a run is called: the overrides by which it differs from its neighbours."""
     words = [o.removeprefix("experiment=") for o in overrides if not o.startswith(UNNAMED)]
-    return " ".join(words) or "default"
+    return " ".join(words) or NAMELESS
 
 
-def run(config: RunConfig, name: str) -> None:
+def run(config: RunConfig, name: str) -> RunRecord:
     """Execute, write the record, show it, and do what follows a record."""
     bench = workbench(config)
-    record = execute(bench, RunIdentity(name, command(config)))
     outputs = Path(config.paths.outputs)
-    file = runs_folder.write(outputs, record)
+    live = make_tracker(config.tracking, outputs).live(RunStart(bench.graph.key, name, config))
+    bench.clock.watchers.append(live)
+    try:
+        record = execute(bench, RunIdentity(name, command(config)))
+        file = runs_folder.write(outputs, record)
+    except BaseException:
+        live.fail()
+        raise
     runs_folder.clear_failure(outputs, config_key(config))
     console.show_record(record)
-    follow(record, config, outputs)
+    follow(record, config, outputs, live)
     console.out.print(
         f"{len(bench.store.found)} artefacts from the store, {len(bench.store.made)} made, "
         f"{record.wall_seconds:.1f} s. Record: {file}"
     )
+    return record
 
 
 def profile(config: RunConfig, name: str) -> None:
@@ -111,6 +136,7 @@ def profile(config: RunConfig, name: str) -> None:
 def quantize(config: RunConfig, name: str) -> None:
     """Up to the packed layers; print where they are and what they weigh."""
     bench = workbench(config)
+    check_space(bench.graph, bench.store)
     layers = bench.graph.layers(choose(bench).allocation)
     sizes = bench.quantize(layers, "quantize")
     rest = bench.store.get(bench.graph.rest)
@@ -120,7 +146,7 @@ def quantize(config: RunConfig, name: str) -> None:
     console.out.print(" ".join(layer.key for layer in layers))
 
 
-STAGES: dict[str, Callable[[RunConfig, str], None]] = {
+STAGES: dict[str, Callable[[RunConfig, str], RunRecord | None]] = {
     "run": run,
     "evaluate": run,
     "profile": profile,
@@ -135,6 +161,13 @@ class Failures:
         self.names: list[str] = []
 
 
+class Finished:
+    """The records of the runs of this process: a command says what can be done with them."""
+
+    def __init__(self) -> None:
+        self.records: list[RunRecord] = []
+
+
 def job(
     stage: str,
     composed: DictConfig,
@@ -142,7 +175,9 @@ def job(
     once: bool = False,
     wait: bool = True,
     failures: Failures | None = None,
-) -> None:
+    finished: Finished | None = None,
+    untitled: Sequence[str] = (),
+) -> Values:
     """One job of a (multi)run.
 
     Args:
@@ -152,37 +187,65 @@ def job(
         once: leave a job alone that has its record.
         wait: for another process that is at the same job; else leave it alone.
         failures: where the names of failed jobs go.
+        finished: where the record goes.
+        untitled: overrides that all jobs share; the line above the job's output leaves them out.
+
+    Returns:
+        The values of `objective`, which Hydra hands to its sweeper: a number, or a list for
+        several; NaN if there is no record.
     """
-    overrides = [o for o in HydraConfig.get().overrides.task if o not in base]
+    overrides = [o for o in _overrides() if o not in base]
     name = job_name(overrides)
     failures = failures or Failures()
-    console.out.rule(Text(name, "bold"), align="left")
+    own_overrides = [o for o in overrides if o not in untitled]
+    console.show_title(job_name(own_overrides or overrides))
+    allow_modules(_own_folder())  # of a launcher's workers too
     try:
         # `luq profile` reads settings of the profile whatever the plan.
         config = as_asked(composed) if stage == "profile" else to_config(composed, base)
     except LuqError as error:
         failures.names.append(name)
         console.fail(str(error))
-        return
+        return math.nan
     if stage != "profile":
         _tell_unread(composed, base)
+    record = _locked(_Job(stage, config, name, once, wait), failures)
+    if record is not None and finished is not None:
+        finished.records.append(record)
+    return objective_values(config.objective, record)
+
+
+class _Job(NamedTuple):
+    """What `job` is asked for, with its config."""
+
+    stage: str
+    config: RunConfig
+    name: str
+    once: bool
+    wait: bool
+
+
+def _locked(job: _Job, failures: Failures) -> RunRecord | None:
+    """Do a job while no other process does; its record, None if it has none."""
+    config, name = job.config, job.name
     outputs = Path(config.paths.outputs)
     key = config_key(config)
     try:
-        lock = Store(outputs / "store").lock(f"run-{key}", f"the run {name}" if wait else "")
+        lock = Store(outputs / "store").lock(f"run-{key}", f"the run {name}" if job.wait else "")
         with (
-            lock.acquire(timeout=-1 if wait else 0),
+            lock.acquire(timeout=-1 if job.wait else 0),
             console.log_file(outputs / "logs" / f"{key}.log"),
         ):
-            record = done(config) if once else None
+            record = done(config) if job.once else None
             if record is not None:
                 _complete(record, config, name, failures)
-                return
-            _attempt(stage, config, name, failures)
+                return record
+            return _attempt(job.stage, config, name, failures)
     except Timeout:
         console.out.print("  another process is at it: later")
     except OSError as error:  # of the folder of outputs itself: what a job does is caught in there
         _fail(config, name, error, failures)
+    return None
 
 
 def _tell_unread(composed: DictConfig, base: Sequence[str]) -> None:
@@ -204,15 +267,16 @@ def _complete(record: RunRecord, config: RunConfig, name: str, failures: Failure
         _fail(config, name, error, failures)
 
 
-def _attempt(stage: str, config: RunConfig, name: str, failures: Failures) -> None:
+def _attempt(stage: str, config: RunConfig, name: str, failures: Failures) -> RunRecord | None:
     try:
         with devices.free(config.model.device) as device:
-            STAGES[stage](replace(config, model=replace(config.model, device=device)), name)
+            return STAGES[stage](replace(config, model=replace(config.model, device=device)), name)
     except (LuqError, OSError) as error:
         _fail(config, name, error, failures)
     except Exception as error:
         _record_failure(config, name, error)
         raise
+    return None
 
 
 def _fail(config: RunConfig, name: str, error: Exception, failures: Failures) -> None:

@@ -17,6 +17,7 @@ from luq.errors import ConfigError, StoreError, unknown
 from luq.escaping import encodable
 from luq.store.sealed import read_table, sealed
 from luq.store.store import write_json
+from pipelines import run_names
 from pipelines.record import RunRecord, from_json, to_json
 
 FILE = "result.json"
@@ -123,19 +124,14 @@ def iterate(
 def find(outputs: Path, name: str) -> RunRecord:
     """The record of SWEEP/NAME, or whose key begins with `name`.
 
+    NAME is what the record is called, or its label among the runs of its sweep.
+
     Raises:
         ConfigError: there is none, or more than one; it says the nearest names.
     """
     sweep, _, run = name.partition("/")
     if run:
-        check_sweep(outputs, sweep)
-        problems: list[str] = []
-        records = {record.name: record for record in iterate(outputs, sweep, problems)}
-        if run in records:
-            return records[run]
-        if problems:
-            raise StoreError(f"no run {run!r} of sweep {sweep!r} can be read: {problems[0]}")
-        raise unknown(f"run of sweep {sweep!r}", run, records)
+        return _find_in_sweep(outputs, sweep, run)
     files = sorted((outputs / "runs").glob(f"{glob.escape(name)}*/{FILE}"))
     if len(files) != 1:
         raise ConfigError(
@@ -143,6 +139,23 @@ def find(outputs: Path, name: str) -> RunRecord:
             "give SWEEP/NAME or a longer key"
         )
     return read(files[0])
+
+
+def _find_in_sweep(outputs: Path, sweep: str, run: str) -> RunRecord:
+    check_sweep(outputs, sweep)
+    problems: list[str] = []
+    records = list(iterate(outputs, sweep, problems))
+    names = [record.name for record in records]
+    named = [record for record in records if record.name == run]
+    # of one name the latest, as in reports
+    if named:
+        return max(named, key=lambda record: record.finished)
+    labels = run_names.labels(names)
+    if run in labels:
+        return records[labels.index(run)]
+    if problems:
+        raise StoreError(f"no run {run!r} of sweep {sweep!r} can be read: {problems[0]}")
+    raise unknown(f"run of sweep {sweep!r}", run, labels)
 
 
 def check_sweep(outputs: Path, sweep: str) -> None:

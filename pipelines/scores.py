@@ -3,21 +3,9 @@
 from typing import NamedTuple
 
 from luq.errors import DataError
-from luq.evaluation.answers import summarise
-from luq.evaluation.collapse import collapsed
-from luq.evaluation.predictions import AnswerRow
-from luq.evaluation.scorers.summary import Summary, mean
-from pipelines.record import BenchmarkScore
-
-
-class Scored(NamedTuple):
-    """One benchmark of one allocation."""
-
-    summary: Summary
-    collapsed: str  # why the model is none any more; empty if it is one
-    errors: int  # rows that could not be asked
-    rows: int  # all of them
-    key: str  # of the answers
+from luq.evaluation.answers import Scored
+from luq.evaluation.scorers.summary import mean
+from pipelines.record import BenchmarkScore, Perplexity
 
 
 class ScorePart(NamedTuple):
@@ -29,37 +17,43 @@ class ScorePart(NamedTuple):
     mean_retention: float | None
 
 
-def scored(benchmark: str, rows: list[AnswerRow], key: str) -> Scored:
-    """The score of kept answers."""
-    errors = sum("error" in row for row in rows)
-    return Scored(summarise(benchmark, rows), collapsed(rows), errors, len(rows), key)
-
-
-def score_part(scores: dict[str, Scored], reference: dict[str, Scored]) -> ScorePart:
+def score_part(
+    scores: dict[str, Scored], reference: dict[str, Scored], perplexity: Perplexity | None
+) -> ScorePart:
     """What a record says of the scores, beside those of the 16-bit model.
 
-    A benchmark of which every row is an error has no score, and is not in the mean.
+    A benchmark of which every row is an error has no score, and is not in the mean. Of a run that
+    asks nothing the score is the 16-bit model's perplexity over its own, in percent.
+
+    Args:
+        scores: of the run, by benchmark.
+        reference: of the 16-bit model.
+        perplexity: of the run, if it was measured.
 
     Raises:
         DataError: no benchmark has a score.
     """
+    if not scores and perplexity is not None and perplexity.float_value is not None:
+        retention = perplexity.float_value / perplexity.value
+        return ScorePart({}, 100 * retention, 100.0, retention)
     by_benchmark = {name: _benchmark(item, reference[name]) for name, item in scores.items()}
     # In one order, since a mean's last bit depends on it, and a record that is read is sorted.
     ordered = [by_benchmark[name] for name in sorted(by_benchmark) if by_benchmark[name].was_asked]
     if not ordered:
+        keys = ", ".join(f"store/evaluation/{item.key}" for item in scores.values())
         raise DataError(
-            f"no row of {', '.join(by_benchmark)} could be asked: the answers say why "
-            f"(store/evaluation/{next(iter(scores.values())).key})"
+            f"no row of {', '.join(by_benchmark)} could be asked: the answers say why ({keys})"
         )
     score = mean([item.score for item in ordered])
     float_score = mean([item.float_score for item in ordered])
-    retention = score / float_score if float_score else None
-    return ScorePart(by_benchmark, score, float_score, retention)
+    share = score / float_score if float_score else None
+    return ScorePart(by_benchmark, score, float_score, share)
 
 
 def _benchmark(item: Scored, reference: Scored) -> BenchmarkScore:
     score = item.summary.score
     float_score = reference.summary.score
+    interval = item.summary.interval
     return BenchmarkScore(
         score=score,
         stderr=item.summary.stderr,
@@ -70,4 +64,6 @@ def _benchmark(item: Scored, reference: Scored) -> BenchmarkScore:
         float_score=float_score,
         retention=score / float_score if float_score else None,
         rows=item.rows,
+        low=interval.low,
+        high=interval.high,
     )

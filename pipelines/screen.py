@@ -4,14 +4,30 @@ Names of runs, folders and models, settings, answers, and what exported folders 
 may hold anything: square brackets, colons around a word, escape codes, bidirectional marks.
 """
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
+import click
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
 from luq.escaping import COMMANDS, visible
+
+WIDE = "luq.wide"  # in click's context of a command: whether --wide was given
+
+
+def is_wide(console: Console) -> bool:
+    """Whether tables have all their columns, however long the lines.
+
+    So it is with `--wide`, and where the output goes to a file or to another program, whose width
+    nobody knows (unless the variable COLUMNS says it).
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get(WIDE):
+        return True
+    return not console.is_terminal and "COLUMNS" not in os.environ
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
@@ -24,6 +40,12 @@ class Screen(Console):
 
     def __init__(self, **options: Any):
         super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich prints; lines of wide tables are not cut at the width of the terminal."""
+        if is_wide(self):
+            options.setdefault("crop", False)
+        super().print(*objects, **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from luq.errors import StoreError, unknown
 from luq.store.store import Store
 from pipelines import console, runs_folder
+from pipelines.display import Display
 from pipelines.screen import styled
+from pipelines.sheet import Column, Sheet, text_column
 from pipelines.units import human
 
 NOBODY = "(no record)"
@@ -126,11 +127,8 @@ def _closure(labels: Iterable[str], needs: dict[str, list[str]]) -> set[str]:
     return reached
 
 
-def _table(title: str, first: str, sizes: dict[str, list[int]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(first)
-    table.add_column("artefacts", justify="right")
-    table.add_column("bytes", justify="right")
+def _table(title: str, first: str, sizes: dict[str, list[int]]) -> Sheet:
+    table = Sheet(title, [text_column(first), Column("artefacts", rank=1), Column("bytes")])
     for name, all_bytes in sorted(sizes.items(), key=lambda item: -sum(item[1])):
         table.add_row(name, str(len(all_bytes)), human(sum(all_bytes)))
     return table
@@ -239,7 +237,7 @@ def verify(outputs: Path) -> int:
     store = _existing_store(outputs)
     labels = list(store.labels())
     damaged = 0
-    with console.Display().bar("verify", len(labels)) as advance:
+    with Display().bar("verify", len(labels)) as advance:
         for stage, key in labels:
             try:
                 store.verify(stage, key)

@@ -27,6 +27,7 @@ from pipelines import console, run, runs_folder
 from pipelines.conf_folder import CONF
 from pipelines.follow import MIRROR, Lack, lacks
 from pipelines.grid import Grid
+from pipelines.next_steps import after_runs
 from pipelines.record import RunRecord
 from pipelines.schema import composition_error, to_config
 
@@ -173,6 +174,7 @@ class Sweep(Grid):
                 )
             except HydraException as error:
                 raise _launcher_error(error) from error
+            # a launcher wants callbacks, and only this class of Hydra's own makes them
             context = HydraContext(hydra.config_loader, Callbacks(config))
             launcher = Plugins.instance().instantiate_launcher(context, task, config)
             launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
@@ -202,6 +204,8 @@ class Sweep(Grid):
         console.out.print(console.sweep_table(records))
         for line in failure_lines(self.jobs):
             console.out.print(line, soft_wrap=True)
+        if records:
+            console.show_next(after_runs(list(records.values())))
         return all(outcome == DONE for outcome in outcomes)
 
 

@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+from rich import filesize
+
 
 class Unit(NamedTuple):
     """A unit of bytes and its name."""
@@ -13,18 +15,12 @@ class Unit(NamedTuple):
 
 GIGABYTE = Unit(1e9, "GB")
 MEGABYTE = Unit(1e6, "MB")
-KILOBYTE = Unit(1e3, "kB")
 AXIS_GIGABYTES = 2e9  # from this size on the axis of a figure counts gigabytes
 
 
 def human(count: float, places: int = 2) -> str:
     """Bytes in the largest unit of which there is at least one, `-` for NaN."""
-    if math.isnan(count):
-        return "-"
-    for unit in (GIGABYTE, MEGABYTE, KILOBYTE):
-        if count >= unit.bytes:
-            return f"{count / unit.bytes:.{places}f} {unit.name}"
-    return f"{count:.0f} B"
+    return "-" if math.isnan(count) else filesize.decimal(round(count), precision=places)
 
 
 def axis_unit(largest: float) -> Unit:

@@ -22,7 +22,7 @@ from luq.quantization.methods import QUANTIZERS
 from luq.questions.prompts import OTHER_PROMPTS
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("luq", "pipelines", "analysis")
+PACKAGES = ("luq", "pipelines", "analysis", "hydra_plugins")
 SOURCES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 # Each may import those before it, and itself.
 ORDER = [
@@ -39,7 +39,11 @@ ORDER = [
     "luq.formats",
     "luq.quantization",
     "luq.evaluation",
+    "luq.graph",
+    "luq.planning",
     "luq.export",
+    "luq.progress",
+    "luq.api",
     "luq.pocket",
     "pipelines",
     "analysis",
@@ -49,6 +53,7 @@ LATE = {
     "luq/plugins.py": "the registry of plug-ins",
     "luq/__init__.py": "waits for transformers",
     "pipelines/cli.py": "the table of commands",
+    "hydra_plugins/luq_optuna.py": "Hydra imports every plug-in at every start",
     "pipelines/checkpoints.py": "needs torch, and its neighbours do not",
 }
 OPTIONAL = "luq.formats.kernels.gpu"  # imports triton, which is optional

@@ -27,15 +27,31 @@ function config() {
     background: null,
     font: "system-ui, sans-serif",
     view: { stroke: null },
-    axis: { labelColor: soft, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500, labelLimit: narrow ? 110 : 220 },
-    legend: { labelColor: ink, titleColor: soft, orient: "bottom", columns: narrow ? 1 : 3, labelLimit: 320, symbolOpacity: 1 },
+    axis: { labelColor: soft, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500, labelSeparation: 6, labelFontSize: narrow ? 11 : 12, titleFontSize: narrow ? 11 : 13, labelLimit: narrow ? 110 : 220 },
+    legend: { labelColor: ink, titleColor: soft, labelFontSize: 12, orient: "bottom", columns: narrow ? 1 : 3, labelLimit: 320, symbolOpacity: 1 },
     text: { color: soft },
   };
 }
-function planTooltip(plan, datum) {
+// names beside the points, where there is room: a transform of Vega that Vega-Lite does not have
+function withNames(vega, layer) {
+  const style = getComputedStyle(root).getPropertyValue("--ink").trim();
+  const names = vega.marks.map((mark) => mark.name);
+  const points = `${layer}_marks`;
+  vega.marks.push({
+    type: "text", interactive: false, from: { data: points },
+    encode: { enter: { text: { signal: "datum.datum.label || ''" }, fontSize: { value: 11 }, fill: { value: style } } },
+    transform: [{
+      type: "label", size: { signal: "[max(1, width), max(1, height)]" }, padding: 0, avoidBaseMark: true,
+      avoidMarks: names.filter((name) => name !== points && !name.endsWith("pathgroup")),
+      anchor: ["right", "left", "bottom", "top", "bottom-right", "top-right", "bottom-left", "top-left"], offset: [5, 5, 5, 5, 5, 5, 5, 5],
+    }],
+  });
+  return vega;
+}
+function planTooltip(plan) {
   const rows = [
     ["retention", plan.retention === undefined ? "-" : plan.retention.toFixed(1) + " %"],
-    ["score", plan.score.toFixed(1) + " ± " + (plan.stderr === undefined ? "?" : plan.stderr.toFixed(1))],
+    ["score", plan.score.toFixed(1) + (plan.low === undefined ? "" : ` [${plan.low.toFixed(1)}, ${plan.high.toFixed(1)}]`)],
     ["checkpoint", bytes(plan.bytes)],
     ["stored, nominal bits", plan.bits.toFixed(3) + ", " + plan.nominal.toFixed(2)],
     ["seeds", plan.seeds],
@@ -45,7 +61,7 @@ function planTooltip(plan, datum) {
   return "<b>" + escaped(plan.label) + "</b><table>" + rows.map(([k, v]) => `<tr><td>${k}</td><td>${v}</td></tr>`).join("") + "</table>";
 }
 function tooltip(datum) {
-  if (datum.plan !== undefined && DATA.plans[datum.plan]) return planTooltip(DATA.plans[datum.plan], datum);
+  if (datum.plan !== undefined && DATA.plans[datum.plan]) return planTooltip(DATA.plans[datum.plan]);
   const shown = Object.entries(datum).filter(([k]) => !["place", "hollow", "plan", "text"].includes(k));
   return "<table>" + shown.map(([k, v]) => {
     const value = typeof v === "number" ? Number(v.toPrecision(5)) : v;
@@ -62,6 +78,8 @@ async function draw(place) {
   try {
     const spec = structuredClone(DATA.charts[name]);
     if (innerWidth < 640 && spec.layer?.[0].mark.type === "rect") spec.layer.length = 1; // no room for a heat map's numbers
+    const layer = spec.usermeta?.names;
+    if (layer) options.patch = (vega) => withNames(vega, layer);
     const { view } = await vegaEmbed(place, spec, options);
     view.addEventListener("click", (event, item) => {
       if (item && item.datum && DATA.plans[item.datum.plan]) showPlan(place.closest("figure"), DATA.plans[item.datum.plan]);
@@ -107,8 +125,11 @@ function copyButton(text) {
   });
   return button;
 }
-function showPlan(figure, plan) {
-  figure.querySelector(".plan")?.remove();
+function showPlan(place, plan) {
+  place.querySelector(".plan")?.remove();
+  if (plan) place.append(planCard(plan));
+}
+function planCard(plan) {
   const tiers = tiersOf(plan.allocation);
   const names = [...new Set(tiers)];
   const colour = (tier) => TIERS[names.indexOf(tier) % TIERS.length];
@@ -122,8 +143,32 @@ function showPlan(figure, plan) {
   const command = make("div", { className: "command" }, make("code", { textContent: commandOf(plan) || "not recorded" }));
   if (commandOf(plan)) command.append(copyButton(commandOf(plan)));
   const told = `${bytes(plan.bytes)}, ${plan.bits.toFixed(3)} stored bits, score ${plan.score.toFixed(1)}. ${scores}.${more}`;
-  figure.append(make("div", { className: "plan" }, make("b", { textContent: plan.label }), strip, legend, make("div", { className: "note", textContent: told }), command));
+  return make("div", { className: "plan" }, make("b", { textContent: plan.label }), strip, legend, make("div", { className: "note", textContent: told }), command);
 }
+
+// the smallest plan within a loss, and any plan, by keyboard too
+document.querySelectorAll(".chooser").forEach((place) => {
+  const [loss, mixes, select, answer, shown] = ["input[type=number]", "input[type=checkbox]", "select", ".answer", ".shown"].map((s) => place.querySelector(s));
+  const plans = Object.values(DATA.plans).filter((plan) => plan.chapter === place.dataset.chapter).sort((a, b) => a.bytes - b.bytes || b.score - a.score);
+  const original = DATA.floatScores[place.dataset.chapter];
+  select.append(...plans.map((plan, i) => make("option", { value: i, textContent: `${plan.label}, ${bytes(plan.bytes)}` })));
+  const answerLoss = () => {
+    const allowed = Number(loss.value);
+    if (loss.value === "" || Number.isNaN(allowed)) return;
+    const plan = plans.find((p) => !p.collapsed && p.score >= original - allowed && (p.mixed || !mixes.checked));
+    const lost = plan && original - plan.score;
+    const interval = plan?.low === undefined ? "" : ` [${plan.low.toFixed(1)}, ${plan.high.toFixed(1)}]`;
+    answer.textContent = plan
+      ? `${plan.label}: ${bytes(plan.bytes)}, score ${plan.score.toFixed(1)}${interval}, ${Math.abs(lost).toFixed(1)} points ${lost >= 0 ? "below" : "above"} 16-bit (${original.toFixed(1)}).`
+      : `No ${mixes.checked ? "mix" : "plan"} here is within ${allowed} ${allowed === 1 ? "point" : "points"} of ${original.toFixed(1)}.`;
+    select.value = "";
+    showPlan(shown, plan);
+  };
+  loss.addEventListener("input", answerLoss);
+  mixes.addEventListener("change", answerLoss);
+  select.addEventListener("change", () => showPlan(shown, plans[select.value]));
+  answerLoss();
+});
 
 // tables
 function compareKeys(a, b) {
@@ -142,7 +187,11 @@ function sortable(header, sort) {
     sort(up);
   };
   header.addEventListener("click", act);
-  header.addEventListener("keydown", (event) => { if (event.key === "Enter") act(); });
+  header.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault(); // the space bar scrolls the page
+    act();
+  });
 }
 for (const table of document.querySelectorAll("table.sort")) {
   const body = table.tBodies[0];
@@ -160,7 +209,7 @@ function runsTable(place) {
   const head = table.createTHead().insertRow();
   const word = (column) => (column.places === null ? "word" : "");
   columns.forEach((column, i) => {
-    const header = make("th", { textContent: column.title, className: word(column), scope: "col" });
+    const header = make("th", { textContent: column.title.replaceAll("-", "\u2011"), className: word(column), scope: "col" });
     head.append(header);
     sortable(header, (up) => { order = [i, up]; fill(); });
   });
@@ -176,7 +225,7 @@ function runsTable(place) {
     body.replaceChildren(...shown.slice(0, limit).map((row) => {
       const line = make("tr");
       columns.forEach((column, i) => {
-        const text = row[i] === null ? "-" : column.places === null ? row[i] : row[i].toFixed(column.places);
+        const text = row[i] === null ? "-" : column.places === null ? row[i] || "-" : row[i].toFixed(column.places);
         line.append(make("td", { textContent: text, className: word(column) }));
       });
       line.append(make("td", { className: "word" }, row.at(-1) ? copyButton(row.at(-1)) : "-"));
@@ -185,11 +234,28 @@ function runsTable(place) {
     count.textContent = `${shown.length} of ${rows.length} runs` + (shown.length > limit ? `, the first ${limit} shown` : "");
     all.hidden = shown.length <= limit;
   }
+  const { alike } = DATA.runs;
+  if (alike.length) document.querySelector(".alike").textContent = `The same in all runs: ${alike.join(", ")}. `;
   input.addEventListener("input", fill);
   all.addEventListener("click", () => { limit = Infinity; fill(); });
   fill();
 }
 document.querySelectorAll(".runs").forEach(runsTable);
+
+// a table that is wider than the page says so, and scrolls by keyboard
+function markWide(wide) {
+  const scroll = wide.firstElementChild;
+  const hidden = scroll.scrollWidth - scroll.clientWidth;
+  wide.dataset.more = hidden - scroll.scrollLeft > 1 ? "yes" : "no";
+  if (hidden > 1) scroll.tabIndex = 0;
+  else scroll.removeAttribute("tabindex");
+}
+const sizes = new ResizeObserver((entries) => entries.forEach((entry) => markWide(entry.target.closest(".wide"))));
+document.querySelectorAll(".wide").forEach((wide) => {
+  wide.firstElementChild.addEventListener("scroll", () => markWide(wide), { passive: true });
+  sizes.observe(wide.firstElementChild);
+  sizes.observe(wide.querySelector("table"));
+});
 document.querySelectorAll("button.copy[data-text]").forEach((old) => old.replaceWith(copyButton(old.dataset.text)));
 
 document.querySelectorAll("select.benchmark").forEach((select) => select.addEventListener("change", () => {

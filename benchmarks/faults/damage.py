@@ -265,7 +265,8 @@ def _exported(folder: Path) -> None:
     model = _sharded_model(folder.with_name("model"))
     outputs_folder = folder.with_name("sharded")
     path = f"model.path={model}"
-    must_work(luq(*RUN, QUIET, "checkpoint=true", path, to(outputs_folder)))
+    words = ["checkpoint=true", "model=pocket_llava", path, to(outputs_folder)]
+    must_work(luq(*RUN, QUIET, *words))
     (exported,) = (outputs_folder / "checkpoints").glob("[!.]*")
     exported.rename(folder)
 

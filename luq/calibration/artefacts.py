@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from luq.calibration.own import OwnSamples, own_samples
 from luq.config import CalibrationConfig
 from luq.errors import DataError
 from luq.models.checkpoint import Checkpoint
@@ -60,8 +61,13 @@ class Calibration(Artefact[CalibrationSummary]):
     version: ClassVar[int] = 2
     checkpoint: Checkpoint
     settings: CalibrationConfig
-    questions: tuple[QuestionTable, ...] | GeneratedQuestions | None
+    questions: tuple[QuestionTable, ...] | GeneratedQuestions | OwnSamples | None
     text: TextSource | None
+
+    @property
+    def may_share_questions(self) -> bool:
+        """Whether an evaluation could ask what is here: a plug-in's questions no split asks."""
+        return isinstance(self.questions, tuple | OwnSamples)
 
     @property
     def description(self) -> str:
@@ -93,18 +99,33 @@ class SharedQuestions(Artefact[list[SharedRow]]):
         return f"the questions of {self.table.benchmark} that the calibration has too"
 
     def make(self, folder: Path, tools: Tools) -> None:
-        names = tools.store.get(self.calibration).sources
-        calibrated: dict[str, Questions] = {}
-        if isinstance(self.calibration.questions, tuple):
-            for table in self.calibration.questions:
-                calibrated[table.benchmark] = table.open(tools)
         asked = self.table.open(tools)
         rows = choose(asked, self.subset)
+        questions = self.calibration.questions
+        if isinstance(questions, OwnSamples):
+            write_json(folder / OVERLAP, questions.shared_with(asked, rows))
+            return
+        names = tools.store.get(self.calibration).sources
+        calibrated: dict[str, Questions] = {}
+        if isinstance(questions, tuple):
+            for table in questions:
+                calibrated[table.benchmark] = table.open(tools)
         write_json(folder / OVERLAP, shared_rows(asked, rows, calibrated, names))
 
     def read(self, folder: Path) -> list[SharedRow]:
         pairs = json.loads((folder / OVERLAP).read_text(encoding="utf-8"))
         return [SharedRow(*pair) for pair in pairs]
+
+
+def check_shared(shared: list[SharedRow]) -> None:
+    """A DataError if questions are asked that the model is calibrated on."""
+    if shared:
+        first = shared[0]
+        raise DataError(
+            f"calibration.source and evaluation.data share {len(shared)} questions with their "
+            f"images, for example {first.calibrated} and {first.asked}: calibrate on other "
+            "questions"
+        )
 
 
 def calibration(
@@ -115,6 +136,8 @@ def calibration(
     Raises:
         DataError: a source of questions or text cannot be read, or (without download) is not here.
     """
+    if settings.is_own:
+        return own_calibration(checkpoint, settings, own_samples(settings.source))
     questions: tuple[QuestionTable, ...] | GeneratedQuestions | None = None
     shipped = plugin(settings.source)
     if settings.alpha > 0 and shipped is not None:
@@ -128,20 +151,36 @@ def calibration(
     return Calibration(checkpoint, settings, questions, text)
 
 
+def own_calibration(
+    checkpoint: Checkpoint, settings: CalibrationConfig, samples: OwnSamples
+) -> Calibration:
+    """The calibration set of a user's own samples; of the settings only the weighting counts."""
+    own = CalibrationConfig(
+        name=settings.name,
+        alpha=1.0,
+        weighting=settings.weighting,
+        image_factor=settings.image_factor,
+    )
+    return Calibration(checkpoint, own, samples, None)
+
+
 def samples_of(calibration: Calibration, tools: Tools) -> "CalibrationSet":
     """The samples of a calibration set, made once and held.
 
     Raises:
         DataError: they are not those that the store's artefacts were made with.
     """
-    from luq.calibration.mixing import build
+    from luq.calibration.mixing import build, whole
     from luq.calibration.samples import CalibrationSet
     from luq.models.vlm import loaded
 
     def make() -> CalibrationSet:
         vlm = loaded(tools, calibration.checkpoint)
-        questions = _asked(calibration, tools)
-        samples = build(vlm, calibration.settings, questions, calibration.text)
+        if isinstance(calibration.questions, OwnSamples):
+            samples = whole(vlm, calibration.settings, calibration.questions)
+        else:
+            questions = _asked(calibration, tools)
+            samples = build(vlm, calibration.settings, questions, calibration.text)
         if tools.store.has(calibration):
             expected = tools.store.get(calibration).hash
             if samples.hash != expected:

@@ -4,15 +4,17 @@ Deterministic from the seed.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from luq.calibration.own import OwnSample, OwnSamples
 from luq.calibration.samples import CalibrationSet, Sample
 from luq.config import CalibrationConfig
+from luq.config.calibration import FEWEST_TOKENS
 from luq.errors import DataError
 from luq.models.asking import context_length, plain_text
 from luq.models.families import FAMILIES
@@ -116,41 +118,103 @@ def multimodal_samples(vlm: VLM, questions: Iterator[AskedQuestion]) -> Iterator
 
     One that the processor refuses, or that is longer than the model's context, is left out.
     """
+    for question in questions:
+        try:
+            yield question_sample(vlm, question.name, question.prompt, [question.image])
+        except UnusableError as error:
+            _leave_out(question.name, str(error))
+
+
+class UnusableError(DataError):
+    """A question that a model cannot be asked."""
+
+
+def question_sample(vlm: VLM, name: str, prompt: str, images: Sequence["Image"]) -> Sample:
+    """A question with its images in the model's chat format.
+
+    Args:
+        vlm: the model.
+        name: of the question, for the record.
+        prompt: what is asked.
+        images: at least one; they stand before the prompt.
+
+    Raises:
+        UnusableError: the processor refuses it, or it is longer than the model's context.
+        DataError: the processor writes no token for an image.
+    """
+    chat = _chat(vlm, prompt, len(images))
+    try:
+        # Of several images processors must be told that they are one sample's.
+        given = list(images) if len(images) == 1 else [list(images)]
+        inputs = encode_chats(vlm.processor, [chat], given)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # no fault of the question
+    except Exception as error:  # processors raise many kinds
+        raise UnusableError(f"the processor refuses it ({reason(error)})") from error
+    ids = inputs.pop("input_ids")[0]
+    inputs.pop("attention_mask")
     limit = context_length(vlm.model)
+    if len(ids) > limit:
+        raise UnusableError(f"its {len(ids)} tokens are more than the context ({limit})")
+    mask = vlm.image_mask(ids)
+    if not mask.any():
+        raise DataError(f"{name} has no image token after the processor: check its chat template")
     family = FAMILIES.get(vlm.model.config.model_type)
     is_alone = family is not None and not family.joins_images
-    for question in questions:
-        chat = _chat(vlm, question.prompt)
-        try:
-            inputs = encode_chats(vlm.processor, [chat], [question.image])
-        except (MemoryError, torch.OutOfMemoryError):
-            raise  # no fault of the question
-        except Exception as error:  # noqa: BLE001 (processors raise many kinds)
-            _leave_out(question.name, f"the processor refuses it ({reason(error)})")
-            continue
-        ids = inputs.pop("input_ids")[0]
-        inputs.pop("attention_mask")
-        if len(ids) > limit:
-            _leave_out(question.name, f"its {len(ids)} tokens are more than the context ({limit})")
-            continue
-        mask = vlm.image_mask(ids)
-        if not mask.any():
-            raise DataError(
-                f"{question.name} has no image token after the processor: check its chat template"
-            )
-        yield Sample(question.name, ids, mask, dict(inputs), is_alone)
+    return Sample(name, ids, mask, dict(inputs), is_alone)
 
 
-def _chat(vlm: VLM, prompt: str) -> str:
-    """A question about an image, up to where the model's answer begins."""
+def _chat(vlm: VLM, prompt: str, images: int) -> str:
+    """A question about images, up to where the model's answer begins."""
     text = plain_text(vlm.processor, prompt)
-    content = [{"type": "image"}, {"type": "text", "text": text}]
+    content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     system = vlm.config.system_prompt
     if system:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     chat: str = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
     return chat
+
+
+def whole(vlm: VLM, config: CalibrationConfig, own: OwnSamples) -> CalibrationSet:
+    """A user's own samples, all of them in their order.
+
+    One with images is asked as a question is; one without is plain text, cut at the context.
+
+    Raises:
+        DataError: a sample cannot be used, which the message names, or all are too short.
+    """
+    samples: list[Sample] = []
+    for sample in own.samples:
+        try:
+            if sample.images and not vlm.sees_images:
+                raise DataError("it has an image, and the model sees none: give its text alone")
+            if sample.images:
+                images = [image.picture() for image in sample.images]
+                samples.append(question_sample(vlm, sample.name, sample.text, images))
+            else:
+                samples.append(_plain_sample(vlm, sample))
+        except UnusableError as error:
+            raise DataError(f"{sample.name}: {error}. Shorten it, or leave it out") from error
+        except DataError as error:
+            raise DataError(f"{sample.name}: {error}") from error
+    tokens = sum(sample.tokens for sample in samples)
+    if tokens < FEWEST_TOKENS:
+        raise DataError(
+            f"the calibration samples of {own.name} have {tokens} tokens, and at least "
+            f"{FEWEST_TOKENS} are needed: give more or longer ones"
+        )
+    return CalibrationSet.of(samples, config.weighting, config.image_factor)
+
+
+def _plain_sample(vlm: VLM, sample: OwnSample) -> Sample:
+    """A text without images as tokens."""
+    text = plain_text(vlm.processor, sample.text)
+    ids = vlm.processor.tokenizer(text).input_ids[: context_length(vlm.model)]
+    if not ids:
+        raise DataError("its text has no token")
+    tokens = torch.tensor(ids)
+    return Sample(sample.name, tokens, torch.zeros_like(tokens, dtype=torch.bool))
 
 
 def build(

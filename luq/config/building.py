@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_ty
 
 from luq.config.quantizer import TIERS, TierConfig
 from luq.config.quantizer.base import ITSELF
+from luq.config.quantizer.own import OwnTier, source_of, tier_class
 from luq.errors import ConfigError, unknown
 
 T = TypeVar("T")
@@ -46,8 +47,12 @@ class Builder(NamedTuple):
         is_bool_for_int = hint is int and isinstance(value, bool)
         if isinstance(hint, type) and isinstance(value, hint) and not is_bool_for_int:
             return value
-        name = getattr(hint, "__name__", hint)
-        raise ConfigError(f"{where}={value!r} is not possible: it must be of type {name}")
+        wanted = f"of type {getattr(hint, '__name__', hint)}"
+        if origin is list:
+            wanted = f"a list, as in {where}=[{value}]"
+        elif origin is dict:
+            wanted = "a table, as in {name: value}"
+        raise ConfigError(f"{where}={value!r} is not possible: it must be {wanted}")
 
     def build(self, kind: type[T], values: Any, where: str = "") -> T:
         """The dataclass `kind` from a table of its fields."""
@@ -74,15 +79,38 @@ class Builder(NamedTuple):
         return kind(**arguments)
 
     def _tier(self, value: Any, where: str) -> TierConfig:
-        """The tier of the class that its `method` names."""
+        """The tier of the class that its `method` names, or of a class of the user's own."""
+        if isinstance(value, dict) and "class" in value:
+            return self._own_tier(value, where)
         if not isinstance(value, dict) or "method" not in value:
-            raise ConfigError(f"{where}={value!r} is not possible: it must name a method")
+            raise ConfigError(
+                f"{where}={value!r} is not possible: it must name a method, or a class of your "
+                "own. Is the tier's name misspelt?"
+            )
         method = value["method"]
         if method not in TIERS:
             raise unknown(f"quantizer in {where}.method", str(method), TIERS)
         parameters = {name: item for name, item in value.items() if name != "method"}
+        return self._built_tier(TIERS[method], parameters, where)
+
+    def _own_tier(self, value: dict[str, Any], where: str) -> OwnTier:
+        """A tier of a class outside of the project; what a file says imports nothing."""
+        path = value["class"]
+        if not isinstance(path, str):
+            raise ConfigError(f"{where}.class={path!r} is not possible: it must be a text")
+        parameters = {name: item for name, item in value.items() if name != "class"}
+        if not self.strict:
+            source = str(parameters.pop("source", ""))
+            return OwnTier(path, source, parameters)
+        kind = tier_class(path, where)
+        tier = self._built_tier(kind, parameters, where)
+        values = {entry.name: plain(getattr(tier, entry.name)) for entry in fields(tier)}
+        return OwnTier(path, source_of(kind, where), values, tier)
+
+    def _built_tier(self, kind: type[TierConfig], parameters: Any, where: str) -> TierConfig:
+        """A tier whose errors name its place in the config."""
         try:
-            return self.build(TIERS[method], parameters, where)
+            return self.build(kind, parameters, where)
         except ConfigError as error:
             message = str(error)
             if not message.startswith(f"{ITSELF}."):
@@ -123,8 +151,16 @@ def build(kind: type[T], values: Any, where: str = "", strict: bool = True) -> T
     return Builder(strict).build(kind, values, where)
 
 
+def build_tier(values: dict[str, Any]) -> TierConfig:
+    """The tier of a table with its `method` and parameters; a ConfigError if there is none."""
+    tier: TierConfig = Builder().fit(TierConfig, values, ITSELF)
+    return tier
+
+
 def plain(value: Any) -> Any:
     """The inverse of `build`: JSON data of dataclasses and tuples, tiers with their method."""
+    if isinstance(value, OwnTier):
+        return {"class": value.path, "source": value.source, **value.parameters}
     if is_dataclass(value) and not isinstance(value, type):
         content = {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
         return {"method": value.method, **content} if isinstance(value, TierConfig) else content

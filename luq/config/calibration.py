@@ -14,6 +14,8 @@ from luq.config.checks import (
 )
 from luq.config.evaluation import require_benchmark
 
+FEWEST_TOKENS = 256  # of a calibration set
+OWN_SAMPLES = ".jsonl"  # how a file of a user's own samples ends
 WEIGHTINGS = ("count", "balance", "factor")
 
 
@@ -29,7 +31,8 @@ class CalibrationConfig:
     # per text sample
     sample_tokens: int = 128
     # Where questions come from: a plug-in, hub (the training split), or a folder as for
-    # evaluation.data. What was read stands in keys, not where it was.
+    # evaluation.data, or a .jsonl file with samples of one's own, which are taken whole. What was
+    # read stands in keys, not where it was.
     source: str = field(default="pocket", metadata=VOLATILE)
     # Where passages come from: a plug-in, wikitext (the training split), or a text file.
     text: str = field(default="pocket", metadata=VOLATILE)
@@ -56,7 +59,7 @@ class CalibrationConfig:
             "1, unless calibration.weighting=factor",
         )
         require_between("calibration.alpha", self.alpha, 0, 1, "in [0, 1]")
-        require_count("calibration.tokens", self.tokens, 256)
+        require_count("calibration.tokens", self.tokens, FEWEST_TOKENS)
         require_between(
             "calibration.sample_tokens", self.sample_tokens, 8, self.tokens, "in [8, tokens]"
         )
@@ -72,3 +75,8 @@ class CalibrationConfig:
         )
         for name in self.benchmarks:
             require_benchmark(name)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the samples are a user's own: a file of them is the calibration set as it is."""
+        return self.source.endswith(OWN_SAMPLES)

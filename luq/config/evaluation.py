@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from luq.config.checks import require, require_count, require_distinct, require_seed, require_text
+from luq.config.checks import (
+    is_plain_name,
+    require,
+    require_count,
+    require_distinct,
+    require_seed,
+    require_text,
+)
 from luq.errors import unknown
 
 # Each has a task in luq/questions/tasks and a scorer in luq/evaluation/scorers.
@@ -24,9 +31,20 @@ SPLITS = ("report", "selection", "all")
 
 
 def require_benchmark(name: str) -> None:
-    """A ConfigError unless there is a benchmark of this name."""
+    """A ConfigError unless there is a built-in benchmark of this name."""
     if name not in BENCHMARKS:
         raise unknown("benchmark", name, BENCHMARKS)
+
+
+def require_task_names(key: str, names: list[str]) -> None:
+    """A ConfigError for what is no name of a benchmark, or stands there twice.
+
+    Names that are none of `BENCHMARKS` are tasks of lm-eval: a run looks them up before any work.
+    """
+    for name in names:
+        is_name = is_plain_name(name) and name == name.strip()
+        require(is_name, key, name, "a list of names of benchmarks")
+    require_distinct(key, names)
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,10 @@ class EvaluationConfig:
     data: str = "pocket"
     # benchmark -> a source for it alone: a file, or anything that `data` may be
     sources: dict[str, str] = field(default_factory=dict)
+    # A folder with benchmarks of the user's own: tasks as lm-eval's YAML, by their names.
+    include_path: str | None = None
+    # task of lm-eval -> the metric that is its score, else its first one: acc_norm
+    metrics: dict[str, str] = field(default_factory=dict)
     # Whose copies of the datasets on the hub are read, and under which name if there are none.
     organisation: str = "lmms-lab-encoder"
     fallback: str = "lmms-lab"
@@ -63,9 +85,14 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (*self.benchmarks, *self.sources):
+        require_task_names("evaluation.benchmarks", self.benchmarks)
+        for name in self.sources:
             require_benchmark(name)
-        require_distinct("evaluation.benchmarks", self.benchmarks)
+        require_text("evaluation.include_path", self.include_path)
+        for name in self.metrics:
+            is_asked = name in self.benchmarks and name not in BENCHMARKS
+            allowed = "of a task of lm-eval that is among evaluation.benchmarks"
+            require(is_asked, f"evaluation.metrics.{name}", self.metrics[name], allowed)
         require_count("evaluation.samples", self.samples, 1, "null for all")
         require_count("evaluation.fidelity", self.fidelity, 0, "null for all")
         require(self.split in SPLITS, "evaluation.split", self.split, f"one of {', '.join(SPLITS)}")

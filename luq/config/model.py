@@ -7,10 +7,9 @@ from luq.config.checks import (
     require,
     require_between,
     require_count,
-    require_distinct,
     require_text,
 )
-from luq.config.evaluation import require_benchmark
+from luq.config.evaluation import require_task_names
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 LARGEST_PIXELS = 2**31 - 1  # of an image
@@ -49,9 +48,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         is_device = DEVICE.fullmatch(self.device) is not None
         require(is_device, "model.device", self.device, "auto, cpu, cuda or cuda:N")
-        for name in self.benchmarks:
-            require_benchmark(name)
-        require_distinct("model.benchmarks", self.benchmarks)
+        require_task_names("model.benchmarks", self.benchmarks)
         require_text("model.name", self.name)
         require_text("model.path", self.path)
         require_text("model.revision", self.revision)

@@ -1,10 +1,10 @@
 """One run, whole."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from luq.config.allocation import AllocationConfig
 from luq.config.calibration import CalibrationConfig
-from luq.config.checks import require, require_seed, require_text
+from luq.config.checks import require, require_distinct, require_seed, require_text
 from luq.config.evaluation import EvaluationConfig
 from luq.config.model import ModelConfig
 from luq.config.order import OrderConfig
@@ -16,6 +16,17 @@ from luq.errors import unknown
 
 # Texts with a part for calibration and another one for the report.
 SPLIT_TEXTS = ("pocket", "wikitext")
+# What a search can make large (the first two) or small; `pipelines/objectives.py` reads them.
+OBJECTIVES = (
+    "retention",
+    "score",
+    "kl",
+    "perplexity",
+    "checkpoint_bytes",
+    "stored_bytes",
+    "stored_bits",
+    "nominal_bits",
+)
 
 
 @dataclass(frozen=True)
@@ -35,10 +46,17 @@ class RunConfig:
     group: str = "default"
     # also write the packed model as a Hugging Face folder
     checkpoint: bool = False
+    # what the run returns to a sweeper of Hydra that searches
+    objective: list[str] = field(default_factory=lambda: ["retention"])
 
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
         require_text("group", self.group)
+        require(bool(self.objective), "objective", self.objective, "one name or several")
+        require_distinct("objective", self.objective)
+        for name in self.objective:
+            if name not in OBJECTIVES:
+                raise unknown("name in objective", name, OBJECTIVES)
         text = self.calibration.text
         is_other_text = text in SPLIT_TEXTS or text != self.evaluation.text
         require(is_other_text, "calibration.text", text, "another file than evaluation.text")

@@ -14,6 +14,8 @@ class TrackingConfig:
     name: str = "wandb_offline"
     project: str = "luq"
     entity: str | None = None
+    # also give the tracker the packed model, as an artifact of the run
+    model: bool = False
 
     def __post_init__(self) -> None:
         require(self.name in TRACKERS, "tracking.name", self.name, f"one of {', '.join(TRACKERS)}")

@@ -75,9 +75,19 @@ def reads(config: RunConfig, name: str) -> bool:
 def _unread_names(config: RunConfig) -> dict[str, str]:
     """Settings that nothing of the run reads, whatever their values -> what would read them."""
     readers = _allocation_readers(config) | _order_readers(config) | _profile_readers(config)
+    readers |= _calibration_readers(config)
     if config.calibration.alpha == 0:
         readers["calibration.weighting"] = "calibration sets with images: calibration.alpha above 0"
     return readers
+
+
+def _calibration_readers(config: RunConfig) -> dict[str, str]:
+    """Settings of the calibration that samples of one's own make idle -> what reads them."""
+    if not config.calibration.is_own:
+        return {}
+    reader = f"calibration sets that are mixed: {config.calibration.source} is taken whole"
+    names = ("alpha", "tokens", "sample_tokens", "text", "benchmarks", "seed")
+    return {f"calibration.{name}": reader for name in names}
 
 
 def ranks_layers(config: RunConfig) -> bool:
@@ -136,12 +146,12 @@ def _profile_readers(config: RunConfig) -> dict[str, str]:
     if plan.name == "uniform" and not orders:
         for setting in ("clusters", "tokens", "seeds", "seed"):
             readers[f"profile.{setting}"] = "plans that choose layers, not allocation=uniform"
-    if not _measures_kl(config):
+    if not measures_kl(config):
         readers["profile.samples"] = "order=kl, allocation.error=kl and profile.orders=[kl]"
     return readers
 
 
-def _measures_kl(config: RunConfig) -> bool:
+def measures_kl(config: RunConfig) -> bool:
     """Whether the KL of one layer at a time is measured, on questions of the selection split."""
     plan = config.allocation
     ranked_by_kl = ranks_layers(config) and config.order.name == "kl"
@@ -151,7 +161,7 @@ def _measures_kl(config: RunConfig) -> bool:
 
 def chooses_by_questions(config: RunConfig) -> bool:
     """Whether the run asks questions of the selection split before it has an allocation."""
-    return config.allocation.name in ("quality", "search") or _measures_kl(config)
+    return config.allocation.name in ("quality", "search") or measures_kl(config)
 
 
 def _words(prefix: str, names: Sequence[str]) -> str:
@@ -162,6 +172,8 @@ def _words(prefix: str, names: Sequence[str]) -> str:
 
 def _default(config: RunConfig, name: str) -> Any:
     """The default of a setting by its dotted name."""
+    if name == "calibration.alpha":
+        return 1.0  # nothing is mixed
     group, _, setting = name.partition(".")
     for entry in fields(getattr(config, group)):
         if entry.name == setting and entry.default_factory is not MISSING:

@@ -1,7 +1,12 @@
 """Kept answers: scored again, and question by question. Needs no model, no torch, no dataset."""
 
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luq.evaluation.collapse import collapsed
 from luq.evaluation.compare import Units
-from luq.evaluation.predictions import AnswerRow
+from luq.evaluation.predictions import AnswerRow, read_answers, write_rows
 from luq.evaluation.scorers import SCORERS
 from luq.evaluation.scorers.summary import Item, Summary
 from luq.questions.subsets import unit_of
@@ -9,6 +14,65 @@ from luq.questions.subsets import unit_of
 # the files of the artefacts of the stages `evaluation` and `fidelity`
 ANSWERS = "answers.jsonl"
 FIDELITY = "fidelity.jsonl"
+RESULTS = "results.json"  # beside the answers to a task of lm-eval's
+
+
+class TaskResult(NamedTuple):
+    """The answers to a task of lm-eval's, which has scored them itself."""
+
+    rows: list[AnswerRow]
+    summary: Summary
+    names: list[str]  # of the summary's units: PART/ROW
+
+
+# What is kept of a benchmark: rows that a scorer of ours scores, or rows with lm-eval's score.
+Kept = list[AnswerRow] | TaskResult
+
+
+def read_kept(folder: Path) -> Kept:
+    """The answers in a folder of the stage `evaluation`, with lm-eval's score if it has one."""
+    rows = read_answers(folder / ANSWERS)
+    results = folder / RESULTS
+    if not results.is_file():
+        return rows
+    content = json.loads(results.read_text(encoding="utf-8"))
+    return TaskResult(rows, Summary(**content["summary"]), content["names"])
+
+
+def write_result(folder: Path, result: TaskResult, lm_eval: dict[str, Any]) -> None:
+    """Write the answers to a task with their score, and all that lm-eval says of it."""
+    write_rows(folder / ANSWERS, result.rows)
+    content = {"summary": result.summary._asdict(), "names": result.names, "lm_eval": lm_eval}
+    text = json.dumps(content, indent=1, sort_keys=True)
+    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
+
+
+def rows_of(kept: Kept) -> list[AnswerRow]:
+    """The rows {id, text} or {id, error}."""
+    return kept.rows if isinstance(kept, TaskResult) else kept
+
+
+def summary_of(benchmark: str, kept: Kept) -> Summary:
+    """The score: lm-eval's of its own tasks, ours of the built-in benchmarks."""
+    return kept.summary if isinstance(kept, TaskResult) else summarise(benchmark, kept)
+
+
+def units_of(benchmark: str, kept: Kept) -> Units:
+    """Unit -> its value in [0, 1] and its weight, for comparisons question by question."""
+    if not isinstance(kept, TaskResult):
+        return units(benchmark, kept)
+    values_and_weights = zip(kept.summary.units, kept.summary.weights, strict=True)
+    return dict(zip(kept.names, values_and_weights, strict=True))
+
+
+class Scored(NamedTuple):
+    """One benchmark of one allocation."""
+
+    summary: Summary
+    collapsed: str  # why the model is none any more; empty if it is one
+    errors: int  # rows that could not be asked
+    rows: int  # all of them
+    key: str  # of the answers
 
 
 def summarise(benchmark: str, rows: list[AnswerRow]) -> Summary:
@@ -27,6 +91,13 @@ def summarise(benchmark: str, rows: list[AnswerRow]) -> Summary:
             values = scorer.process(row["doc"], [row["text"]])
         items.append((row["doc"], values))
     return scorer.summarise(items)
+
+
+def scored(benchmark: str, kept: Kept, key: str) -> Scored:
+    """The score of kept answers."""
+    rows = rows_of(kept)
+    errors = sum("error" in row for row in rows)
+    return Scored(summary_of(benchmark, kept), collapsed(rows), errors, len(rows), key)
 
 
 def units(benchmark: str, rows: list[AnswerRow]) -> Units:

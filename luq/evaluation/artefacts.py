@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from luq.config.checks import VOLATILE
-from luq.evaluation.answers import ANSWERS, FIDELITY
+from luq.errors import StoreError
+from luq.evaluation.answers import (
+    ANSWERS,
+    FIDELITY,
+    RESULTS,
+    Kept,
+    TaskResult,
+    read_kept,
+    write_result,
+)
 from luq.evaluation.predictions import (
     AnswerRow,
     FidelityRows,
@@ -17,6 +26,7 @@ from luq.evaluation.predictions import (
 )
 from luq.models.checkpoint import Checkpoint
 from luq.quantization.artefacts import PackedLayer
+from luq.questions.lm_eval_tasks import TaskTable
 from luq.questions.sources import QuestionTable
 from luq.questions.subsets import Subset, choose
 from luq.questions.text import TextSource
@@ -54,7 +64,7 @@ class Asked(Artefact[T], abstract=True):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Answers(Asked[list[AnswerRow]]):
+class Answers(Asked[Kept]):
     """What the model says."""
 
     stage: ClassVar[str] = "evaluation"
@@ -87,6 +97,44 @@ class Answers(Asked[list[AnswerRow]]):
         if self.batching.strict:  # answers that were kept without it too
             refuse_errors(self.table.benchmark, rows)
         return rows
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TaskAnswers(Artefact[Kept]):
+    """What the model says to a task of lm-eval's, with lm-eval's score."""
+
+    stage: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = 1
+    checkpoint: Checkpoint
+    layers: Layers
+    table: TaskTable
+    subset: Subset
+    batching: Batching = Batching()
+
+    @property
+    def description(self) -> str:
+        return f"the answers to {self.table.benchmark}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.evaluation.lm_eval_tasks import TaskLM, run_task
+        from luq.evaluation.predictions import Predictions
+
+        task = self.table.opened()
+        under_way = Predictions(tools.store.resumable(self, "partial.jsonl"))
+        vlm = installed(self.checkpoint, self.layers, tools)
+        batch_size = self.batching.batch_size
+        lm = tools.hold(TaskLM, (self.checkpoint, batch_size), lambda: TaskLM(vlm, batch_size))
+        lm.begin_task(under_way, self.batching.strict, tools.progress)
+        result, lm_eval = run_task(lm, task, self.subset)
+        write_result(folder, result, lm_eval)
+
+    def read(self, folder: Path) -> TaskResult:
+        result = read_kept(folder)
+        if not isinstance(result, TaskResult):
+            raise StoreError(f"{folder} lacks {RESULTS}: delete the folder, and run again")
+        if self.batching.strict:
+            refuse_errors(self.table.benchmark, result.rows)
+        return result
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,6 +1,9 @@
 """Two sets of scores question by question: differences with bootstrap intervals.
 
-A difference whose 95 % interval holds 0 is a tie.
+A difference whose 95 % interval holds 0 is a tie. The resampling is our own and not scipy's:
+`scipy.stats.bootstrap` gives the same intervals (a test compares them) but draws anew for each
+difference, which takes 6 to 25 times as long for up to 1,000 questions, and a report has thousands
+of differences. (Of 5,000 questions, where ours draws anew too, scipy's is 2 to 5 times as quick.)
 """
 
 from functools import lru_cache
@@ -47,11 +50,20 @@ class Difference(NamedTuple):
         return "tie"
 
 
-def bootstrap(values: list[float], seed: int = 0) -> tuple[float, float, float]:
-    """The mean of some values, and the ends of its 95 % interval."""
+def bootstrap(
+    values: list[float], seed: int = 0, weights: list[float] | None = None
+) -> tuple[float, float, float]:
+    """The mean of some values, and the ends of its 95 % interval.
+
+    Args:
+        values: what is resampled.
+        seed: of the resampling.
+        weights: of the values in the mean; None: all count alike.
+    """
     array = np.asarray(values, np.float64)
-    low, high = np.quantile(_resampled(array, np.ones(len(array)), seed), EDGES)
-    return float(array.mean()), float(low), float(high)
+    shares = np.ones(len(array)) if weights is None else np.asarray(weights, np.float64)
+    low, high = np.quantile(_resampled(array, shares, seed), EDGES)
+    return float(np.average(array, weights=shares)), float(low), float(high)
 
 
 def average(runs: list[dict[str, Units]]) -> dict[str, Units]:

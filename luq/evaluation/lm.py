@@ -78,9 +78,10 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
             batch_size=batch_size,
             max_length=context_length(vlm.model),
             convert_img_format=True,
+            # what a prompt without a chat template says for an image
+            image_string=str(vlm.processor.image_token or PLACEHOLDER),
         )
         self._device = vlm.device  # of a streamed model transformers says "meta"
-        vlm.model.generation_config = greedy(vlm.model)
 
     def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
         self.processor = ChatProcessor(self.vlm.processor)
@@ -101,6 +102,7 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
             strict: the first bad row is an error, instead of a row {id, error}.
             advance: is told how many more questions are done.
         """
+        self.vlm.model.generation_config = greedy(self.vlm.model)
         self._session = _Session(predictions, ids, strict, advance)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:

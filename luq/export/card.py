@@ -17,10 +17,7 @@ CARD = """---
 
 ```python
 {requirement}
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-model = AutoModelForImageTextToText.from_pretrained("DIR")
-processor = AutoProcessor.from_pretrained("DIR")
+{loading}
 ```
 
 Made with luq {version}: {command}, calibrated on {calibration}.
@@ -31,10 +28,18 @@ Made with luq {version}: {command}, calibrated on {calibration}.
 
 ## Scores
 
-{split} split; ±: standard error. Retention: share of the same model's own 16-bit score.
+{split} split; in brackets: 95 % interval. Retention: share of the same model's own 16-bit score.
 
 {scores}
 """
+LOADING_VISION = """from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("DIR")
+processor = AutoProcessor.from_pretrained("DIR")"""
+LOADING_TEXT = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("DIR")
+tokenizer = AutoTokenizer.from_pretrained("DIR")"""
 REQUIREMENTS = {  # by layout: what has to be there before transformers can load it
     "luq": "import luq  # pip install luq",
     "compressed-tensors": "# pip install compressed-tensors",
@@ -50,7 +55,8 @@ class ScoreRow:
     n: int
     float_score: float  # of the same model in 16 bit
     score: float
-    stderr: float
+    low: float  # end of its 95 % interval
+    high: float
     retention: float | None
     is_collapsed: bool
 
@@ -74,16 +80,17 @@ class CardFacts:
     mean_retention: float | None
 
 
-def render(facts: CardFacts, layout: str, ledger: dict[str, int]) -> str:
+def render(facts: CardFacts, layout: str, ledger: dict[str, int], sees_images: bool = True) -> str:
     """The text of a card.
 
     Args:
         facts: What it says. Names in it may hold anything: they are escaped.
         layout: Name of the layout in which the folder is written.
         ledger: Bytes per tensor class of the folder's weight files.
+        sees_images: Whether the model has a vision tower.
     """
     return CARD.format(
-        head=_head(facts.base),
+        head=_head(facts.base, sees_images),
         title=markdown(facts.title),
         base=markdown(facts.base),
         paper=PAPER,
@@ -91,6 +98,7 @@ def render(facts: CardFacts, layout: str, ledger: dict[str, int]) -> str:
         nominal_bits=facts.nominal_bits,
         stored_bits=facts.stored_bits,
         requirement=REQUIREMENTS[layout],
+        loading=LOADING_VISION if sees_images else LOADING_TEXT,
         version=__version__,
         command=markdown_code(facts.command),
         calibration=markdown_code(f"{facts.calibration}, {facts.calibration_tokens} tokens"),
@@ -112,13 +120,13 @@ class _OneLine(yaml.SafeDumper):
 _OneLine.add_representer(str, _OneLine.represent_str)
 
 
-def _head(base: str) -> str:
+def _head(base: str, sees_images: bool) -> str:
     """The card's YAML. It is dumped, not formatted: a name may hold colons, quotes or a `#`."""
     entries = {
         "library_name": "transformers",
-        "pipeline_tag": "image-text-to-text",
+        "pipeline_tag": "image-text-to-text" if sees_images else "text-generation",
         "base_model": base,
-        "tags": ["luq", "quantized", "vision-language"],
+        "tags": ["luq", "quantized", *(["vision-language"] if sees_images else [])],
     }
     head: str = yaml.dump(
         entries, Dumper=_OneLine, sort_keys=False, default_flow_style=None, width=float("inf")
@@ -139,9 +147,12 @@ def _score_table(facts: CardFacts) -> str:
     rows = ["| benchmark | n | 16-bit | this model | retention % |", "|---|---:|---:|---:|---:|"]
     for row in facts.scores:
         name = markdown(row.benchmark) + (" (collapsed)" if row.is_collapsed else "")
-        score = f"{row.score:.1f} ± {row.stderr:.1f}"
+        score = f"{row.score:.1f} [{row.low:.1f}, {row.high:.1f}]"
         retention = _percent(row.retention)
         rows.append(f"| {name} | {row.n} | {row.float_score:.1f} | {score} | {retention} |")
+    if not facts.scores:
+        perplexity = f"{facts.mean_score:.1f} % of the 16-bit model's"
+        return f"No benchmark was asked. Perplexity on held-out text, inverted: {perplexity}."
     rows.append(
         f"| **mean** | | {facts.float_mean_score:.1f} | {facts.mean_score:.1f} "
         f"| {_percent(facts.mean_retention)} |"

@@ -33,6 +33,7 @@ from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.checkpoint import SETTINGS, check_files
 from luq.models.families import decoder_weight, part_of, short_name
+from luq.models.settings_files import read_config, sees_images
 from luq.models.weight_files import INDEX, shards_of
 from luq.store import durable
 from luq.store.store import write_json
@@ -130,8 +131,7 @@ def _export(
 ) -> Path:
     """`export`, while no other process writes the target."""
     check_files(model.source)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelError(f"{target} exists: give another folder, or delete it")
+    check_target(target)
     shards = shards_of(model.source)
     _check_space(model.source, shards, target)
     quantization = layout.config(model.folders, model.tiers)
@@ -147,7 +147,9 @@ def _export(
         about = ExportedFolder(layout.name, ledger, sum(ledger.values()), run, checksums(scratch))
         write_json(scratch / ABOUT, about_json(about))
         if card is not None:
-            (scratch / README).write_text(render(card, layout.name, ledger), encoding="utf-8")
+            has_eyes = sees_images(read_config(model.source))
+            text = render(card, layout.name, ledger, has_eyes)
+            (scratch / README).write_text(text, encoding="utf-8")
         durable.sync_tree(scratch)
         if target.exists():
             target.rmdir()
@@ -155,6 +157,12 @@ def _export(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def check_target(target: Path) -> None:
+    """A ModelError unless a folder can be written there: it is empty, or not there yet."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelError(f"{target} exists: give another folder, or delete it")
 
 
 def _check_space(source: Path, shards: list[str], target: Path) -> None:

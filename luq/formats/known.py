@@ -1,5 +1,6 @@
 """Every format that a file may hold, by name."""
 
+from importlib.metadata import entry_points
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +23,34 @@ FORMATS: dict[str, type[PackedWeight]] = {
     "trellis": TrellisWeight,
 }
 
+ENTRY_POINTS = "luq.formats"  # of installed packages: a format's name -> its class
+
+
+def register(kind: type[PackedWeight]) -> type[PackedWeight]:
+    """Make a format of the user's own known to this process; for use as a decorator.
+
+    Args:
+        kind: the format's class. Whoever reads its files imports the module that registers it, or
+            installs a package that names the class among its entry points `luq.formats`.
+
+    Raises:
+        StoreError: another class has its name.
+    """
+    known = FORMATS.get(kind.format)
+    is_same = known is None or f"{known.__module__}.{known.__qualname__}" == (
+        f"{kind.__module__}.{kind.__qualname__}"
+    )
+    if not is_same:
+        raise StoreError(f"{kind.__name__} has the name {kind.format!r} of another format")
+    FORMATS[kind.format] = kind
+    return kind
+
+
+def _register_installed(name: str) -> None:
+    """Look for a format among the entry points of installed packages."""
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        register(entry.load())
+
 
 def restore(
     name: str, buffers: dict[str, Tensor], shape: tuple[int, int], **meta: Any
@@ -32,8 +61,11 @@ def restore(
         StoreError: There is no such format, or the buffers are not what it stores.
     """
     if name not in FORMATS:
+        _register_installed(name)
+    if name not in FORMATS:
         known = ", ".join(FORMATS)
         raise StoreError(
-            f"packed weight has the unknown format {name!r}; this version reads {known}"
+            f"packed weight has the unknown format {name!r}; this version reads {known}. One of "
+            "your own: import the module that registers it first, or install its package"
         )
     return FORMATS[name](buffers, shape, **meta)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from luq.config import ModelConfig
 from luq.config.checks import VOLATILE
-from luq.errors import ModelError
+from luq.errors import ConfigError, ModelError
 from luq.models import devices
 from luq.models.families import decoder_weight
 from luq.models.settings_files import (
@@ -18,6 +18,7 @@ from luq.models.settings_files import (
     check_asking,
     check_settings,
     read_config,
+    sees_images,
     text_settings,
 )
 from luq.models.weight_files import (
@@ -56,6 +57,7 @@ class Checkpoint(Identified):
     config: ModelConfig = field(metadata=VOLATILE)
     folder: Path = field(metadata=VOLATILE)
     layers: int = field(metadata=VOLATILE)  # decoder layers of the language backbone
+    sees_images: bool = field(default=True, metadata=VOLATILE)  # else it is a language model alone
     commit: str | None = field(default=None, metadata=VOLATILE)  # of the hub's repository
     asking: Asking = Asking()
 
@@ -79,22 +81,27 @@ def checkpoint(config: ModelConfig, download: bool = True) -> Checkpoint:
     folder = resolve_path(config, download)
     check_files(folder)
     check_asking(folder)
-    asking = Asking(
+    in_cache_of_hub = folder.parent.name == "snapshots"
+    return Checkpoint(
+        digest=fingerprint(folder),
+        dtype=compute_dtype(folder, devices.resolve(config.device), config.stream),
+        asking=asking_of(config),
+        config=config,
+        folder=folder,
+        layers=count_layers(folder),
+        sees_images=sees_images(read_config(folder)),
+        commit=folder.name if in_cache_of_hub else None,
+    )
+
+
+def asking_of(config: ModelConfig) -> Asking:
+    """How a config's model is asked on this machine."""
+    return Asking(
         config.system_prompt,
         config.do_pad,
         config.min_pixels,
         config.max_pixels,
         "torchvision" if find_spec("torchvision") else "pil",
-    )
-    in_cache_of_hub = folder.parent.name == "snapshots"
-    return Checkpoint(
-        digest=fingerprint(folder),
-        dtype=compute_dtype(folder, devices.resolve(config.device), config.stream),
-        asking=asking,
-        config=config,
-        folder=folder,
-        layers=count_layers(folder),
-        commit=folder.name if in_cache_of_hub else None,
     )
 
 
@@ -181,6 +188,18 @@ def context_length(folder: Path) -> int | None:
     length = text_settings(config).get(name) or config.get(name)
     is_number = isinstance(length, int) and not isinstance(length, bool)
     return length if is_number else None
+
+
+def check_context(source: Checkpoint, lengths: dict[str, int]) -> None:
+    """A ConfigError if a text window (setting -> tokens) is longer than the model was made for."""
+    context = context_length(source.folder)
+    for setting, length in lengths.items():
+        if context is not None and length > context:
+            raise ConfigError(
+                f"{setting}={length} is not possible: {source.config.name} has a context of "
+                f"{context} tokens (max_position_embeddings in {source.folder / CONFIG}). Use "
+                f"{setting}={context} or less"
+            )
 
 
 def linear_shapes(folder: Path) -> dict[tuple[int, str], tuple[int, int]]:

@@ -39,7 +39,9 @@ class TextProcessor:
         return getattr(self.tokenizer, name)
 
     def __call__(self, text: Any, images: Any = None, **options: Any) -> Any:
-        return self.tokenizer(text, **options)
+        from transformers import BatchFeature
+
+        return BatchFeature(dict(self.tokenizer(text, **options)))
 
     def apply_chat_template(self, *arguments: Any, tokenize: bool = False, **options: Any) -> Any:
         """A chat as text, as processors write it; a tokenizer would give tokens."""
@@ -248,7 +250,7 @@ def encode_chats(processor: Any, chats: list[str], images: list[Any], **options:
     begin = processor.tokenizer.bos_token
     if begin and chats[0].startswith(begin):
         options["add_special_tokens"] = False
-    return processor(images=images, text=chats, return_tensors="pt", **options)
+    return processor(images=images or None, text=chats, return_tensors="pt", **options)
 
 
 class ChatProcessor:

@@ -148,6 +148,11 @@ def load(source: Checkpoint) -> VLM:
     if not config.stream:
         model = model.to(device)
     check_values(source.folder, model, dtype)
+    return wrapped(config, model, processor)
+
+
+def wrapped(config: ModelConfig, model: Any, processor: Any) -> VLM:
+    """A model in memory as the pipeline sees it; it is not trained any more."""
     model.eval().requires_grad_(False)
     layers = find_layers(model)
     originals: list[dict[str, Any]] = [dict(linears_of(layer)) for layer in layers]
@@ -166,4 +171,13 @@ def loaded(tools: Tools, source: Checkpoint) -> VLM:
         with tools.progress.stage("load"):
             return load(source)
 
-    return tools.hold(VLM, (source.digest, source.config), open_, alone=True)
+    return tools.hold(VLM, _held_as(source), open_, alone=True)
+
+
+def hold_loaded(tools: Tools, source: Checkpoint, vlm: VLM) -> None:
+    """Hold a model that is in memory, so that `loaded` gives it and loads none."""
+    tools.hold(VLM, _held_as(source), lambda: vlm, alone=True)
+
+
+def _held_as(source: Checkpoint) -> tuple[str, ModelConfig]:
+    return source.digest, source.config

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.errors import DataError
 from luq.models.scratch import Scratch, Slot
 from luq.models.vlm import VLM
 
@@ -112,11 +113,20 @@ class LayerOutputs(Sequence[Rows]):
     @overload
     def __getitem__(self, index: slice) -> list[Rows]: ...
     def __getitem__(self, index: int | slice) -> Rows | list[Rows]:
-        """The vectors of one layer by modality [tokens, hidden]."""
+        """The vectors of one layer by modality [tokens, hidden].
+
+        Raises:
+            DataError: The model calls the layer for none of the samples.
+        """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         rows: Rows = {}
         for modality, slots in self.slots[index].items():
+            if not slots:
+                raise DataError(
+                    f"layer {index} is called for no calibration sample: calibrate with images "
+                    "(calibration=multimodal)"
+                )
             pieces = [self.scratch.get(slot) for slot in slots]
             rows[modality] = torch.cat(pieces).float()
         return rows

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.config import MODALITIES
+from luq.errors import DataError
 from luq.models.vlm import VLM
 from luq.profiling.capture import LayerOutput, hidden_states
 
@@ -94,6 +95,9 @@ def forward_scores(vlm: VLM, calibration: CalibrationSet) -> dict[str, dict[str,
 
     Returns:
         modality -> score -> value per layer. A modality without tokens is left out.
+
+    Raises:
+        DataError: The model calls a layer for none of the samples.
     """
     vlm.restore()
     hooks = _MomentHooks(vlm.layers)
@@ -103,6 +107,12 @@ def forward_scores(vlm: VLM, calibration: CalibrationSet) -> dict[str, dict[str,
             vlm.model.base_model(**inputs_of(batch, vlm.device), use_cache=False)
     finally:
         hooks.finish()
+    for index, moments in enumerate(hooks.moments["all"]):
+        if moments.tokens == 0:
+            raise DataError(
+                f"layer {index} is called for no calibration sample: calibrate with images "
+                "(calibration=multimodal)"
+            )
     scores: dict[str, dict[str, list[float]]] = {}
     for modality, layers in hooks.moments.items():
         if layers[0].tokens > 0:

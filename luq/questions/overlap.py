@@ -161,13 +161,13 @@ def shared_rows(
     by_words: dict[str, list[str]] = {}  # a question's words -> names of the calibration
     images: dict[str, str] = {}  # name -> digest of its image
     for name, questions, row in _named_rows(names, calibrated):
-        words = _plain_words(questions.docs[row][QUESTION])
+        words = plain_words(questions.docs[row][QUESTION])
         by_words.setdefault(words, []).append(name)
         images[name] = _image_digest(questions, row)
     asked_questions = list(asked.docs.select_columns([QUESTION])[QUESTION])
     shared: list[SharedRow] = []
     for row in asked_rows:
-        same_words = by_words.get(_plain_words(asked_questions[row]))
+        same_words = by_words.get(plain_words(asked_questions[row]))
         # An image is only read where the words agree: it can take megabytes.
         if same_words is None:
             continue
@@ -189,7 +189,7 @@ def _named_rows(
             yield name, tables[benchmark], int(row)
 
 
-def _plain_words(question: object) -> str:
+def plain_words(question: object) -> str:
     """A question without case and white space that means nothing."""
     return " ".join(str(question).casefold().split())
 

@@ -46,6 +46,15 @@ class QuestionTable(Identified):
             tables[self] = replace(self._open(tools), protocol=self.protocol)
         return tables[self]
 
+    def check(self, tools: Tools) -> None:
+        """Open a table that is not made here, before any work.
+
+        Raises:
+            DataError: a column is missing, or the rows cannot be read.
+        """
+        if not isinstance(self.content, Artefact):
+            self.open(tools)
+
     def _open(self, tools: Tools) -> Questions:
         about = self.spec or spec(self.benchmark)
         if isinstance(self.content, Artefact):

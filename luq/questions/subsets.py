@@ -101,6 +101,35 @@ def choose(questions: Questions, subset: Subset) -> list[int]:
     return sorted(row for rows in groups for row in rows)
 
 
+def choose_of_parts(sizes: dict[str, int], subset: Subset) -> dict[str, list[int]]:
+    """The questions of a benchmark's parts that are asked, each part taking its share.
+
+    Args:
+        sizes: name of a part -> how many questions it has. Each question is a unit.
+        subset: which of them are asked.
+
+    Returns:
+        Name of a part -> its rows, ascending; without parts of which none is asked.
+    """
+    questions: list[tuple[str, int]] = []
+    for part, size in sizes.items():
+        for row in range(size):
+            if _is_in_split(part, str(row), subset.split):
+                questions.append((part, row))
+    chosen = [[index] for index in range(len(questions))]
+    if subset.samples is not None and subset.samples < len(questions):
+        strata: dict[Stratum, list[list[int]]] = {}
+        generator = np.random.default_rng([subset.seed, SAMPLING])
+        for index in generator.permutation(len(questions)).tolist():
+            strata.setdefault((questions[index][0],), []).append([index])
+        chosen = _proportional(strata, subset.samples)
+    rows: dict[str, list[int]] = {}
+    for index in sorted(index for unit in chosen for index in unit):
+        part, row = questions[index]
+        rows.setdefault(part, []).append(row)
+    return rows
+
+
 def _grouping_columns(questions: Questions) -> list[Doc]:
     """Of each row, the columns that say to which unit and stratum it belongs."""
     grouping = GROUPINGS.get(questions.benchmark, _PLAIN)

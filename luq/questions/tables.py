@@ -167,8 +167,9 @@ def _first_readable(
         except Exception as error:  # noqa: BLE001 (datasets and the hub raise many kinds)
             failures.append(f"{location.path}: {pictures.reason(error)}")
     raise DataError(
-        f"the questions cannot be read ({'; '.join(failures)}): connect to the hub, or set "
-        "evaluation.data or evaluation.sources"
+        f"the questions cannot be read ({'; '.join(failures)}): connect to the hub, or name local "
+        "ones: evaluation.data or evaluation.sources for what is asked, calibration.source for "
+        "what is calibrated on"
     )
 
 

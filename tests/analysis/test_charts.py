@@ -62,6 +62,7 @@ def test_tradeoff_has_the_number_of_low_layers_above(demo: Path) -> None:
     assert chart.top[1] == sorted(
         chart.top[1], key=lambda tick: -tick[0]
     )  # more low layers, fewer bits
+    assert chart.top.title == "layers in billm (the others gptq4)"
     assert chart.points["x"].max() < ablations.HIGHEST
     assert chart.joined == {"billm / gptq4, multimodal", "billm / gptq4, text-only"}
 
@@ -198,8 +199,67 @@ def test_the_paper_lies_under_ours(demo: Path) -> None:
     assert "not a 7B model" in chart.caption
 
 
+def test_the_main_table_of_the_paper() -> None:
+    """The four rows that the two versions of the project page give differently."""
+    rows = {(row.model, row.method, row.bits): row for row in paper.MAIN}
+    expected = {
+        (paper.LLAVA, "BiLLM", 1.08): (7.4, 15.6),
+        (paper.LLAVA, "LUQ, 16 layers", 2.54): (46.7, 53.4),
+        (paper.QWEN, "FP16", 16.0): (82.6, 84.9),
+        (paper.QWEN, "GPTQ", 4.0): (80.2, 84.2),
+    }
+    places = [paper.BENCHMARKS.index(name) for name in ("MMBench", "TextVQA")]
+    for place, scores in expected.items():
+        assert tuple(rows[place].scores[i] for i in places) == scores
+    later = {place for place, row in rows.items() if row.source == paper.LATER_PAGE}
+    assert later == set(expected)
+    assert all(len(row.scores) == len(paper.BENCHMARKS) for row in paper.MAIN)
+    # on every benchmark that was asked no quantized model is above its own 16 bit
+    for model in (paper.LLAVA, paper.QWEN):
+        original, *quantized = [row for row in paper.MAIN if row.model == model]
+        for row in quantized:
+            pairs = zip(row.scores, original.scores, strict=True)
+            assert all(a is None or b is None or a <= b for a, b in pairs), row
+
+
+def test_points_carry_their_names_if_they_are_few(demo: Path, tmp_path: Path) -> None:
+    study = frame.studies(load(demo))[0]
+    chart = ablations.pareto_chart(study, pareto.pareto_info(study))
+    assert set(chart.named["label"]) == set(chart.points["label"])
+    specification = interactive.spec(chart)
+    (points,) = [layer for layer in specification["layer"] if layer.get("name")]
+    assert specification["usermeta"] == {"names": points["name"]}
+    crowd = studied(tmp_path / "many", list(many(200)))
+    chart = ablations.pareto_chart(crowd, pareto.pareto_info(crowd))
+    info = pareto.pareto_info(crowd).points
+    important = info[(info["baseline"] | info["front"]) & (info["tier"] != "float16")]
+    assert set(chart.named["label"]) == set(important["label"]) > {"gptq2", "gptq3", "gptq4"}
+
+
+def test_layers_and_k_have_whole_ticks(full: Chapter, tmp_path: Path) -> None:
+    charts = {chart.name: chart for section in full.sections for chart in section.charts}
+    whole = {n for n, c in charts.items() if isinstance(c, Lines) and c.whole}
+    assert whole == {"entropy", "orders", "clusters", "stability"}
+    svg = vl_convert.vegalite_to_svg(
+        json.dumps(interactive.spec(charts["entropy"]) | {"width": 600})
+    )
+    assert ">decoder layer<" in svg
+    assert ">1<" in svg
+    assert ">0.5<" not in svg
+
+
+def test_the_top_axis_is_one_with_a_title_and_its_own_ticks(demo: Path) -> None:
+    chart = ablations.tradeoff_chart(frame.studies(load(demo))[0])
+    assert chart is not None
+    svg = vl_convert.vegalite_to_svg(json.dumps(interactive.spec(chart) | {"width": 600}))
+    assert ">layers in billm (the others gptq4)<" in svg
+    assert svg.count(">stored bits per weight<") == 1
+    for k in (2, 4, 6):
+        assert f">{k}<" in svg
+
+
 def test_every_series_looks_different() -> None:
-    palette = Palette([f"s{i}" for i in range(40)], frozenset({"s0"}))
+    palette = Palette([f"s{i}" for i in range(40)], frozenset({"s0", "s1"}))
     looks = [(palette.colours[n], palette.marks[n]) for n in palette.names]
     assert len(set(looks)) == 40
 

@@ -40,14 +40,35 @@ def test_a_row_per_run_and_benchmark(demo: Path) -> None:
 def test_memory_is_compared_with_the_4_bit_run(demo: Path) -> None:
     runs = only(demo, "demo").runs.set_index("name")
     four, two = runs.loc["gptq4"], runs.loc["gptq2"]
-    assert four["linears_saved"] == four["checkpoint_saved"] == 0
-    assert two["linears_saved"] == pytest.approx(1 - two["stored_bytes"] / four["stored_bytes"])
-    assert 0 < two["checkpoint_saved"] < two["linears_saved"]
+    assert four["linears_change"] == four["checkpoint_change"] == 0
+    assert two["linears_change"] == pytest.approx(two["stored_bytes"] / four["stored_bytes"] - 1)
+    assert two["linears_change"] < two["checkpoint_change"] < 0
     assert runs.loc["billm", "collapsed"] == 3
 
 
 def test_without_a_4_bit_run_nothing_is_compared(tmp_path: Path) -> None:
-    assert only(write(tmp_path, [mixed(2, 50.0)])).runs["linears_saved"].isna().all()
+    assert only(write(tmp_path, [mixed(2, 50.0)])).runs["linears_change"].isna().all()
+
+
+def test_a_plan_of_one_tier_has_neither_low_layers_nor_an_order(demo: Path) -> None:
+    runs = only(demo, "demo").runs.set_index("name")
+    uniform = runs.loc["gptq3"]
+    assert (uniform["tier"], uniform["low_tier"], uniform["order"]) == ("gptq3", "", "")
+    assert uniform["k"] is pd.NA
+    mix = runs[runs["mixed"]].iloc[0]
+    assert (mix["tier"], mix["low_tier"], mix["order"]) == ("", "billm", "entropy")
+    assert mix["k"] in (2, 4, 6)
+
+
+def test_intervals_are_wilson_s_also_of_records_without_any(tmp_path: Path) -> None:
+    perfect = record("all right", score=100.0)
+    scores = {name: replace(s, stderr=0.0, n=40) for name, s in perfect.scores.items()}
+    rows = only(write(tmp_path, [replace(perfect, scores=scores)])).scores
+    assert list(rows["score_low"]) == pytest.approx([91.2378] * 3, abs=1e-3)
+    assert list(rows["score_high"]) == pytest.approx([100.0] * 3)
+    runs = only(tmp_path).runs
+    reach = (3 * (100 - 91.2378) ** 2) ** 0.5 / 3
+    assert runs["score_low"].iloc[0] == pytest.approx(100 - reach, abs=1e-3)
 
 
 def test_seeds_are_one_plan(demo: Path) -> None:
@@ -82,19 +103,6 @@ def test_a_tier_alone_that_saw_another_model_is_named_so(tmp_path: Path) -> None
         "gptq3",
         "propagation=exact k=2",
     }
-
-
-@pytest.mark.parametrize(
-    ("name", "short"),
-    [
-        ("order=lim allocation.k=4", "order=lim k=4"),
-        ("luq_k4", "luq_k4"),
-        ("seed=1", "seed=1"),
-        ("order.seed=2 x.k=4", "k=4"),
-    ],
-)
-def test_short_names(name: str, short: str) -> None:
-    assert frame.short(name) == short
 
 
 def test_of_a_name_only_the_latest(tmp_path: Path) -> None:

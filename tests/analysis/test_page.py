@@ -144,11 +144,81 @@ def test_hovering_names_the_plan_and_a_click_shows_its_layers(opened: tuple) -> 
     assert "stored, nominal bits" in tooltip
     page.mouse.down()
     page.mouse.up()
-    page.wait_for_selector(".plan .strip")
-    assert page.locator(".plan .strip span").count() == 8
-    assert "of 8 layers" in page.inner_text(".plan .legend")
-    assert page.inner_text(".plan code").startswith("luq run ")
+    page.wait_for_selector("figure .plan .strip")
+    assert page.locator("figure .plan .strip span").count() == 8
+    assert "of 8 layers" in page.inner_text("figure .plan .legend")
+    assert page.inner_text("figure .plan code").startswith("luq run ")
     assert console == []
+
+
+def shown_names(page) -> list[str]:
+    """The names of points that are drawn."""
+    return page.eval_on_selector_all(
+        "#chart-pareto text",
+        "all => all.filter(t => t.getAttribute('opacity') !== '0').map(t => t.textContent)",
+    )
+
+
+def test_points_have_their_names_beside_them(opened: tuple) -> None:
+    page, _ = opened
+    # of 150 plans the baselines
+    assert {"gptq2", "gptq3", "gptq4"} <= set(shown_names(page))
+
+
+def test_the_smallest_plan_within_a_loss_is_found_by_keyboard(opened: tuple) -> None:
+    page, console = opened
+    answer = page.locator(".chooser .answer")
+    loss = page.locator(".chooser input[type=number]")
+    # the scores: 16-bit 80, gptq4 79, gptq3 76
+    assert answer.inner_text().startswith("gptq4: ")
+    loss.focus()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("4")
+    assert answer.inner_text().startswith("gptq3: ")
+    assert "4.0 points below 16-bit (80.0)" in answer.inner_text()
+    assert page.inner_text(".chooser .plan code") == "luq run gptq3"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    assert " k=1: " in answer.inner_text()
+    loss.fill("1")
+    assert answer.inner_text() == "No mix here is within 1 point of 80.0."
+    assert page.locator(".chooser .plan").count() == 0
+    page.select_option(".chooser select", index=1)
+    assert page.locator(".chooser .plan .strip span").count() == 8
+    assert console == []
+
+
+@pytest.mark.parametrize("opened", [{"viewport": {"width": 1280, "height": 900}}], indirect=True)
+def test_a_table_fits_or_says_that_it_scrolls(opened: tuple) -> None:
+    page, _ = opened
+    states = dict(
+        page.eval_on_selector_all(
+            ".wide",
+            """all => all.filter(w => w.checkVisibility()).map(w => {
+              const scroll = w.firstElementChild;
+              return [scroll.getAttribute("aria-label"), [scroll.scrollWidth > scroll.clientWidth + 1,
+                w.dataset.more, scroll.tabIndex]];
+            })""",
+        )
+    )
+    assert len(states) > 4
+    for name, (is_wide, more, tab) in states.items():
+        assert (more, tab) == (("yes", 0) if is_wide else ("no", -1)), name
+    # this sweep's plans have names as long as a line
+    may_scroll = {"all runs", "pocket_test: 3 benchmarks, n = 150 units, smallest first"}
+    assert {name for name in states if states[name][0]} <= may_scroll
+    runs = page.locator(".runs .scroll")
+    runs.evaluate("e => { e.scrollLeft = e.scrollWidth }")
+    page.wait_for_selector(".runs .wide[data-more=no]")
+
+
+@pytest.mark.parametrize("opened", [PHONE], indirect=True)
+def test_wide_tables_say_so_on_a_phone(opened: tuple) -> None:
+    page, _ = opened
+    wide = page.locator(".wide:has(#table-overview)")
+    assert wide.get_attribute("data-more") == "yes"
+    hint = wide.evaluate("e => getComputedStyle(e, '::before').content")
+    assert "scroll sideways" in hint
 
 
 def test_a_benchmark_can_be_chosen(opened: tuple) -> None:
@@ -192,7 +262,7 @@ def test_names_that_are_tags_are_shown_and_do_nothing(tmp_path: Path, browser) -
             page.wait_for_selector("#vg-tooltip-element.visible")
             page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
             page.mouse.move(0, 0)
-    assert "onerror" in page.inner_text(".plan")
+    assert "onerror" in page.inner_text("figure .plan")
     assert page.locator("img").count() == 0
     assert page.title().startswith("LUQ report: <img")
     assert said == []

@@ -111,6 +111,17 @@ def test_best_plan_under_a_budget(demo: Path) -> None:
     assert rows["score"].dropna().is_monotonic_increasing
 
 
+def test_the_smallest_plan_within_a_loss(demo: Path) -> None:
+    info = pareto.pareto_info(frame.studies(load(demo))[0])
+    rows = {row.loss: row for row in pareto.smallest(info)}
+    labels = {loss: row.plan["label"] for loss, row in rows.items() if row.plan is not None}
+    # the scores: 16-bit 80, gptq4 79, gptq3 76, two layers low 75, gptq2 40
+    assert labels == {0.5: "gptq8", 1: "gptq4", 2: "gptq4", 3: "gptq4", 5: "gptq3", 10: "gptq3"}
+    assert rows[3].mix is None
+    assert rows[5].mix is not None
+    assert rows[5].mix["k"] == 2
+
+
 def test_budgets_without_a_4_bit_run_are_of_16_bit(tmp_path: Path) -> None:
     rows = pareto.budgets(pareto.pareto_info(studied(tmp_path, [mixed(2, 60.0)])))
     assert set(rows["of"]) == {"float16"}

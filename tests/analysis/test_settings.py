@@ -48,6 +48,7 @@ def test_labels() -> None:
     mix = CalibrationConfig("multimodal", 0.25)
     assert settings.calibration_label(mix) == "multimodal 0.25"
     assert settings.calibration_label(replace(mix, alpha=0.0)) == "text"
+    assert settings.calibration_label(replace(mix, source="/a/mine.jsonl")) == "mine.jsonl"
     assert settings.weighting_label(mix) == "count"
     factor = replace(mix, weighting="factor", image_factor=0.5)
     assert settings.weighting_label(factor) == "factor 0.5"

@@ -190,6 +190,7 @@ def test_bad_input(ran: tuple[Path, RunRecord], tmp_path: Path) -> None:
     done = luq(
         "run",
         *SMALL,
+        "model=pocket_llava",
         f"model.path={outputs / 'checkpoints' / record.key}",
         f"paths.outputs={outputs}",
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
 from omegaconf import DictConfig
@@ -16,6 +17,7 @@ from luq.config import RunConfig
 from luq.pocket.shipped import WEIGHTS
 from pipelines import cli, run
 from pipelines.completion import candidates
+from pipelines.examples import EXAMPLES
 from pipelines.schema import to_config
 from tests.conftest import BENCHMARKS
 from tests.pipelines.command import luq, luq_to
@@ -119,6 +121,15 @@ def test_a_quick_command_imports_nothing_heavy(words: str, tmp_path: Path) -> No
         ("luq sweep pareto calibration=t", {"calibration=text"}),
         ("luq run allocation.q", {"allocation.quantile="}),
         ("luq info ", set()),
+        ("luq run quantizer.low=trellis", {f"quantizer.low=trellis{bits}" for bits in (1, 2, 3, 4)}),
+        ("luq run quantizer.propagation=", {f"quantizer.propagation={name}" for name in ("exact", "high", "float")}),
+        ("luq run checkpoint=", {"checkpoint=true", "checkpoint=false"}),
+        ("luq run -m hydra/sweeper=", {"hydra/sweeper=basic", "hydra/sweeper=optuna"}),
+        ("luq run --mul", {"--multirun"}),
+        ("luq sweep --plan ti", {"tiers"}),
+        ("luq export a b --format d", {"dequantized"}),
+        ("luq report --tracking w", {"wandb", "wandb_offline"}),
+        ("luq report --t", {"--to", "--tracking"}),
     ],
 )  # fmt: skip
 def test_tab_completion(line: str, expected: set[str]) -> None:
@@ -143,6 +154,63 @@ def finished_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tab_completes_the_names_of_runs(command: str) -> None:
     assert candidates([command, "demo/l"], cli.luq) == ["demo/luq_k4"]
     assert len(candidates([command, ""], cli.luq)) == 2
+
+
+@pytest.mark.usefixtures("finished_runs")
+def test_tab_completes_groups_that_have_runs() -> None:
+    assert "demo" in candidates(["report", "d"], cli.luq)
+
+
+def test_tab_names_runs_by_what_differs(tmp_path: Path) -> None:
+    for k in (2, 4):
+        note = tmp_path / "sweeps" / "mine" / f"{k}.json"
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"run": str(k), "name": f"profile.tokens=9 allocation.k={k}"}))
+    words = ["compare", "--outputs", str(tmp_path), "mine/"]
+    assert candidates(words, cli.luq) == ["mine/allocation.k=2", "mine/allocation.k=4"]
+
+
+def test_tab_knows_own_configs(tmp_path: Path) -> None:
+    for name in ("model/mine.yaml", "sweep/ours.yaml"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+    own = ["--config-dir", str(tmp_path)]
+    assert candidates(["run", *own, "model=m"], cli.luq) == ["model=mine"]
+    assert candidates(["sweep", "o"], cli.luq) == ["order"]
+
+
+@pytest.mark.parametrize(
+    "name", [*COMMANDS, "store du", "store clean", "pocket data", "pocket train"]
+)
+def test_the_help_of_a_command_has_words_for_all_and_an_example(name: str) -> None:
+    command: click.Command = cli.luq
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    shown = luq(*name.split(), "--help").stdout
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, f"{name} {option.name}"
+    if not isinstance(command, click.Group):
+        assert f"  luq {name}" in shown or "luq completion" in shown
+    summary = command.get_short_help_str(limit=64)
+    assert not summary.endswith("..."), summary
+
+
+def test_the_help_of_run_names_every_group_and_its_choices() -> None:
+    shown = luq("run", "--help").stdout
+    for word in ("calibration=", "multimodal_all", "experiment=", "trellis2", "--multirun"):
+        assert word in shown
+
+
+def test_examples_are_commands_that_there_are() -> None:
+    for examples in EXAMPLES.values():
+        for line, meaning in examples:
+            words = line.removeprefix('eval "$(').split()
+            assert words[0] == "luq"
+            assert words[1] in cli.luq.commands
+            assert meaning
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -241,7 +309,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, RunConfig]]:
     """The stage and the config of every job that a command starts; those with k=3 fail."""
     started: list[tuple[str, RunConfig]] = []
 
-    def job(stage: str, composed: DictConfig, failures: run.Failures) -> None:
+    def job(stage: str, composed: DictConfig, failures: run.Failures, **_: object) -> None:
         config = to_config(composed)
         started.append((stage, config))
         if config.allocation.k == 3:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from luq.store.store import Store
 from pipelines.clock import StageClock
-from pipelines.console import Display
+from pipelines.display import Display
 from tests.luq.store.notes import Note
 
 

@@ -192,7 +192,7 @@ def test_a_benchmark_of_errors_alone_is_not_averaged_in(finished: Path, tmp_path
     assert "gqa: 2 of 2 rows were errors and it is not in the mean" in done.stdout
     (record,) = (r for r in runs_folder.iterate(outputs) if "docvqa" in r.scores)
     assert record.mean_score == record.scores["chartqa"].score
-    assert frame.run_row(record)["benchmarks"] == 1
+    assert frame.run_row(record, record.name)["benchmarks"] == 1
     failed = luq(outputs, "run", *data, "model.benchmarks=[gqa,docvqa]")
     assert failed.returncode == 1
     assert "no row of gqa, docvqa could be asked" in failed.stderr.replace("\n", " ")

@@ -1,14 +1,15 @@
 """The graph of a run: what depends on what, and what runs share."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from luq.allocation.plans import Allocation
 from luq.errors import LuqError
+from luq.planning import allocate
 from luq.questions.text import TextSource
 from luq.store.store import NotMade, Store
-from pipelines.allocate import allocate
 from pipelines.graph import Graph
 from pipelines.run import config_key
 from tests.pipelines.test_schema import composed, to_config
@@ -214,3 +215,45 @@ def test_status_reads_no_text_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> N
         Graph(config, Path("/nowhere"))
     both = to_config(composed("calibration.text=wikitext", "evaluation.text=wikitext"))
     Graph(both, Path("/nowhere"))
+
+
+OWN_TEXT = "One sees a table with a cup and a plate on it, and beside it nothing that matters. "
+
+
+def own_file(folder: Path, *texts: str) -> Path:
+    """A user's own calibration samples."""
+    file = folder / "mine.jsonl"
+    lines = [json.dumps({"text": text}) for text in texts]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+def test_own_samples_are_the_calibration_set_whatever_would_be_mixed(tmp_path: Path) -> None:
+    source = f"calibration.source={own_file(tmp_path, OWN_TEXT)}"
+    run = graph(source)
+    assert run.config.calibration.alpha == 1.0, "nothing is mixed, and a record does not say 0.5"
+    for setting in ("calibration.alpha=0.2", "calibration.tokens=512", "calibration.seed=3"):
+        assert graph(source, setting).key == run.key
+    assert graph(source, "calibration.weighting=balance").key != run.key
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert graph(f"calibration.source={own_file(elsewhere, OWN_TEXT)}").key == run.key
+    own_file(tmp_path, OWN_TEXT, OWN_TEXT)
+    assert graph(source).key != run.key
+    (tmp_path / "mine.jsonl").write_text("{", encoding="utf-8")
+    with pytest.raises(LuqError, match=r"mine\.jsonl:1 is no JSON"):
+        graph(source)
+
+
+def test_own_samples_share_no_text_with_the_perplexity(tmp_path: Path) -> None:
+    words = " ".join(f"w{index}" for index in range(200))
+    report = tmp_path / "report.txt"
+    report.write_text(words, encoding="utf-8")
+    evaluated = [
+        f"evaluation.text={report}",
+        "evaluation.text_tokens=64",
+        "evaluation.text_length=32",
+    ]
+    graph(f"calibration.source={own_file(tmp_path, OWN_TEXT)}", *evaluated)
+    with pytest.raises(LuqError, match=r"mine\.jsonl and evaluation\.text=.* share"):
+        graph(f"calibration.source={own_file(tmp_path, words[40:700])}", *evaluated)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from luq.pocket import benchmarks
 from luq.pocket.shipped import WEIGHTS
 from pipelines import runs_folder
+from pipelines.schema import with_own_model
 from tests.pipelines.command import luq
 
 SMALL = [
@@ -97,3 +99,70 @@ def test_unknown_choices_are_answered_with_own_ones(own: Path, tmp_path: Path) -
     done = luq("run", "--config-dir", str(own), "model=my_lava", f"paths.outputs={tmp_path}")
     assert done.returncode == 1
     assert "did you mean my_llava" in done.stderr
+
+
+POCKET_DATA = [
+    "evaluation.data=pocket", "evaluation.text=pocket", "calibration.source=pocket",
+    "calibration.text=pocket", "model.text_length=128",
+]  # fmt: skip
+
+
+def test_a_checkpoint_by_its_path_has_its_folders_name_and_asks_no_pocket_questions(
+    own: Path, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    outputs = f"paths.outputs={tmp_path / 'outputs'}"
+    refused = luq("run", f"model.path={checkpoint}", outputs, "model.text_length=128")
+    assert refused.returncode == 1
+    message = refused.stderr.replace("\n", " ")
+    assert "lmms-lab/MME" in message, "questions of the hub, which this test has not"
+    assert "evaluation.data" in message
+    assert "calibration.source" in message
+    assert not (tmp_path / "outputs" / "store" / "layers").exists(), "before any work"
+    words = [f"model.path={checkpoint}", *SMALL, *POCKET_DATA, "allocation=uniform", outputs]
+    done = luq("run", *words, "quantizer.high=rtn4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (record,) = runs_folder.iterate(tmp_path / "outputs")
+    assert record.config.model.name == "checkpoint"
+    assert (record.config.model.data, record.config.model.text) == ("hub", "wikitext")
+    assert "model=own" in record.command
+
+
+MODELS = {
+    "a folder": (["model.path=/a/llava"], ["model=own", "evaluation=quick"]),
+    "a repository": (["model.path=me/llava"], ["model=own", "evaluation=quick"]),
+    "with an evaluation": (["model.path=/a", "evaluation=full"], ["model=own"]),
+    "with a model": (["model=llava_1_5_7b", "model.path=/a"], []),
+    "a shipped one": (["model.path=pocket:pocket_qwen"], []),
+    "none": (["allocation.k=2"], []),
+}
+
+
+@pytest.mark.parametrize(("words", "added"), MODELS.values(), ids=MODELS)
+def test_what_a_path_alone_chooses(words: list[str], added: list[str]) -> None:
+    assert with_own_model(words) == [*added, *words]
+    assert with_own_model(words, ["model=mine"]) == words
+
+
+def test_hydras_own_search_path_finds_own_configs(own: Path, tmp_path: Path) -> None:
+    outputs = f"paths.outputs={tmp_path / 'outputs'}"
+    search = f"hydra.searchpath=['file://{own}']"
+    words = ["model=my_llava", *SMALL, "allocation=uniform", "quantizer.high=rtn4", outputs]
+    done = luq("run", search, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (record,) = runs_folder.iterate(tmp_path / "outputs")
+    again = luq(*shlex.split(record.command)[1:], outputs)
+    assert "0 made" in again.stdout, "its command names the folder"
+    refused = luq("sweep", "two", "--config-dir", str(own), search, outputs)
+    assert "--config-dir" in refused.stderr
+    assert "did you mean my_llava" in luq("run", search, "model=my_lava", outputs).stderr
+
+
+def test_a_source_of_one_benchmark_needs_no_plus(tmp_path: Path) -> None:
+    words = ["run", *SMALL, f"paths.outputs={tmp_path / 'outputs'}", "allocation=uniform"]
+    refused = luq(*words, f"evaluation.sources.gqa={tmp_path / 'none'}")
+    assert refused.returncode == 1
+    assert "gqa.parquet is missing" in refused.stderr.replace("\n", " ")
+    benchmarks.write(tmp_path / "questions", "report")
+    done = luq(*words, f"evaluation.sources.gqa={tmp_path / 'questions'}", "quantizer.high=rtn4")
+    assert done.returncode == 0, done.stdout + done.stderr

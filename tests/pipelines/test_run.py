@@ -368,7 +368,9 @@ def test_perplexity_stands_beside_that_of_16_bit(uniform: tuple[Path, Done]) -> 
     words = " ".join(done.stdout.split())
     assert f"perplexity {packed.value:.2f} (" in words
     assert f"16-bit {base.value:.2f}: {packed.ratio.mean:.3f} times (" in words
-    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    # a command that is to be copied stays whole, whatever it takes
+    prose = [line for line in done.stdout.splitlines() if " luq " not in line]
+    assert max(len(line) for line in prose) <= 80
 
 
 def test_a_report_of_runs_without_profile_and_calibration(uniform: tuple[Path, Done]) -> None:

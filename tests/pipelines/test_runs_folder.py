@@ -112,3 +112,20 @@ def test_failures_are_those_of_a_sweep_or_of_all(tmp_path: Path) -> None:
     problems: list[str] = []
     assert [entry.key for entry in runs_folder.failures(tmp_path, None, problems)] == ["k2"]
     assert len(problems) == 1
+
+
+def test_a_run_is_found_by_what_differs_within_its_sweep(tmp_path: Path, record: RunRecord) -> None:
+    for key, k in (("a1", 2), ("b2", 4)):
+        name = f"profile.tokens=512 allocation.k={k}"
+        runs_folder.write(tmp_path, replace(record, key=key, sweep="mine", name=name))
+    assert runs_folder.find(tmp_path, "mine/allocation.k=4").key == "b2"
+    assert runs_folder.find(tmp_path, "mine/profile.tokens=512 allocation.k=4").key == "b2"
+    with pytest.raises(ConfigError, match=r"did you mean allocation\.k="):
+        runs_folder.find(tmp_path, "mine/allocation.k=5")
+
+
+def test_of_two_runs_of_one_name_the_latest_is_found(tmp_path: Path, record: RunRecord) -> None:
+    for key, finished in (("a1", 2.0), ("b2", 1.0)):
+        run = replace(record, key=key, sweep="mine", name="luq_k4", finished=finished)
+        runs_folder.write(tmp_path, run)
+    assert runs_folder.find(tmp_path, "mine/luq_k4").key == "a1"

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from luq.config import BillmTier, GptqTier, RunConfig
 from luq.config.building import build, plain
 from luq.errors import ConfigError
 from pipelines.schema import CONF, check_choices, register, to_config
+from tests.pipelines.command import luq
 
 CHOICES = sorted(
     f"{file.parent.name}={file.stem}"
@@ -21,6 +23,7 @@ NEEDED = {  # what has no default, since no value is right for every model
     "allocation=budget": ["allocation.bits=3.5"],
     "allocation=search": ["allocation.bytes=2GB"],
     "allocation=quality": ["allocation.drop=5"],
+    "model=own": ["model.path=/models/mine"],
 }
 
 
@@ -115,7 +118,11 @@ def test_experiments_set_what_they_say() -> None:
         (["group=../../x"], r"group='\.\./\.\./x' .* a plain name"),
         (["group=/x"], "group='/x' .* a plain name"),
         (["group=.."], r"group='\.\.' .* a plain name"),
-        (["evaluation.benchmarks=[gqaa]"], "did you mean gqa"),
+        (["evaluation.benchmarks=gqa"], r"a list, as in evaluation\.benchmarks=\[gqa\]"),
+        (["model=own"], r"model\.path is not set: .*model\.path=DIR"),
+        (["calibration.tokens=${oc.env:NOT_THERE}"], "the environment has no variable NOT_THERE"),
+        (["calibration.tokens=${x.y}"], r"\$\{x\.y\} is not possible: there is no setting x\.y"),
+        (["quantizer.tiers.gptq5.bits=3"], r"gptq5=.*Is the tier's name misspelt"),
         (["+model.sytem_prompt=x"], "did you mean system_prompt"),
         (
             ["quantizer.tiers.gptq4.grup_size=64"],
@@ -159,3 +166,24 @@ def test_schema_and_yaml_agree(tmp_path: Path) -> None:
     values = OmegaConf.to_container(composed(), resolve=True)
     assert isinstance(values, dict)
     assert set(values) - {"experiment"} == set(RunConfig.__dataclass_fields__)
+
+
+OF_HYDRA = {
+    "several values": (["order=depth,entropy"], "several values are several runs: `luq run -m`"),
+    "a range": (["seed=range(1,3)"], "several values are several runs"),
+    "a plus": (["+order=depth"], "order is there anyway: write order=NAME, without the +"),
+    "a launcher": (["hydra/launcher=nope"], "there is no hydra/launcher/nope: known are basic"),
+    "a setting of Hydra's": (["hydra.nope=3"], "Hydra has no setting 'hydra.nope'"),
+    "an interpolation": (["seed=${x}"], r"\$\{x\} is not possible: there is no setting x"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "said"), OF_HYDRA.values(), ids=OF_HYDRA)
+def test_what_hydra_refuses_is_said_without_its_words(
+    tmp_path: Path, overrides: list[str], said: str
+) -> None:
+    done = luq("run", *overrides, f"paths.outputs={tmp_path}", width=1000)
+    assert done.returncode == 1
+    assert re.search(said, done.stderr), done.stderr
+    for word in ("job with overrides", "Config search path", "multirun", "defaults list"):
+        assert word not in done.stderr

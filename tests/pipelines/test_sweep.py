@@ -128,6 +128,7 @@ def test_the_command_line_changes_the_grid() -> None:
         ("paretto", [], "did you mean pareto"),
         ("pareto", ["model=lava"], "unknown model"),
         ("order", ["allocation.k=(1"], "cannot be read"),
+        ("clusters", ["profile.clusters=interval(10,20)"], r"interval\(10,20\): a grid needs"),
     ],
 )
 def test_bad_sweeps_say_so(sweep: str, overrides: list[str], match: str) -> None:

@@ -8,12 +8,12 @@ from pipelines.units import axis_unit, human
 @pytest.mark.parametrize(
     ("count", "places", "text"),
     [
-        (0, 2, "0 B"),
-        (999, 2, "999 B"),
+        (0, 2, "0 bytes"),
+        (999, 2, "999 bytes"),
         (1000, 2, "1.00 kB"),
         (3_256_496, 3, "3.256 MB"),
         (1_000_000_000, 2, "1.00 GB"),
-        (5e12, 0, "5000 GB"),
+        (5e12, 0, "5 TB"),
         (math.nan, 2, "-"),
     ],
 )

@@ -12,6 +12,7 @@ from luq.config.quantizer.base import TierConfig
 from luq.config.quantizer.billm import BillmTier
 from luq.config.quantizer.float16 import Float16Tier
 from luq.config.quantizer.gptq import GptqTier
+from luq.config.quantizer.own import OwnTier
 from luq.config.quantizer.rtn import RtnTier
 from luq.config.quantizer.ternary import TernaryTier
 from luq.config.quantizer.trellis import TrellisTier
@@ -24,6 +25,7 @@ __all__ = [
     "BillmTier",
     "Float16Tier",
     "GptqTier",
+    "OwnTier",
     "QuantizerConfig",
     "RtnTier",
     "TernaryTier",

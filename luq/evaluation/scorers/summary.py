@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
+from luq.evaluation import intervals
+from luq.evaluation.intervals import Estimate
 from luq.questions.prompts import is_null, text_of
 
 Doc = dict[str, Any]
@@ -29,6 +31,11 @@ class Summary(NamedTuple):
     metrics: dict[str, float]
     units: list[float]
     weights: list[float]
+
+    @property
+    def interval(self) -> Estimate:
+        """The score with its 95 % interval, in percent; resampled each time that it is asked."""
+        return intervals.of_units(self.units, self.weights)
 
 
 def reference(doc: Doc) -> str:

@@ -12,6 +12,7 @@ from luq.config import (
     BillmTier,
     Float16Tier,
     GptqTier,
+    OwnTier,
     RtnTier,
     TernaryTier,
     TierConfig,
@@ -21,6 +22,7 @@ from luq.quantization.methods.arb_rc import ArbRc
 from luq.quantization.methods.billm import Billm
 from luq.quantization.methods.float16 import Float16
 from luq.quantization.methods.gptq import Gptq
+from luq.quantization.methods.own import OwnQuantizer
 from luq.quantization.methods.quantizer import Quantizer
 from luq.quantization.methods.rtn import Rtn
 from luq.quantization.methods.ternary import Ternary
@@ -42,4 +44,6 @@ QUANTIZERS: dict[type[TierConfig], Callable[[Any], Quantizer]] = {
 
 def make_quantizer(tier: TierConfig) -> Quantizer:
     """The quantizer of a tier."""
+    if isinstance(tier, OwnTier):
+        return OwnQuantizer(tier)
     return QUANTIZERS[type(tier)](tier)

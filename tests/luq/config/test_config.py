@@ -40,7 +40,7 @@ BAD = {
         lambda: CalibrationConfig("x", 0.5, benchmarks=[]),
         r"calibration\.benchmarks",
     ),
-    "benchmark": (lambda: EvaluationConfig("x", ["textvqaa"]), "did you mean textvqa"),
+    "benchmark": (lambda: EvaluationConfig("x", ["a/b"]), r"evaluation\.benchmarks='a/b'"),
     "order": (lambda: OrderConfig("entropie"), "unknown order 'entropie': did you mean entropy"),
     "modality": (lambda: OrderConfig(modality="images"), "all, image, text"),
     "plan": (lambda: AllocationConfig("treshold"), "did you mean threshold"),
@@ -75,8 +75,8 @@ BAD = {
     "samples": (lambda: EvaluationConfig("x", ["mme"], samples=0), r"evaluation\.samples=0"),
     "tracking": (lambda: TrackingConfig("mlflow"), "wandb, wandb_offline, none"),
     "benchmark of a model": (
-        lambda: ModelConfig("x", "y", benchmarks=["gqaa"]),
-        "did you mean gqa",
+        lambda: ModelConfig("x", "y", benchmarks=["a/b"]),
+        r"model\.benchmarks='a/b'",
     ),
     "benchmark of a source": (
         lambda: EvaluationConfig("x", [], sources={"gqaa": "hub"}),

@@ -59,12 +59,12 @@ Made with luq {__version__}: `luq run allocation.k=4`, calibrated on `multimodal
 
 ## Scores
 
-report split; ±: standard error. Retention: share of the same model's own 16-bit score.
+report split; in brackets: 95 % interval. Retention: share of the same model's own 16-bit score.
 
 | benchmark | n | 16-bit | this model | retention % |
 |---|---:|---:|---:|---:|
-| gqa | 500 | 62.5 | 61.2 ± 1.2 | 98.0 |
-| mme (collapsed) | 120 | 0.0 | 50.0 ± 0.2 | - |
+| gqa | 500 | 62.5 | 61.2 [56.9, 65.4] | 98.0 |
+| mme (collapsed) | 120 | 0.0 | 50.0 [49.5, 50.5] | - |
 | **mean** | | 31.2 | 55.6 | - |
 """
     )

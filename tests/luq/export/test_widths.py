@@ -90,7 +90,7 @@ def test_a_run_of_576_columns_ends_in_a_folder_that_answers(plan: str, tmp_path:
     source = write(tmp_path / "model", layers=2, hidden=576, wide=320, heads=9, narrow=3)
     outputs = tmp_path / "outputs"
     done = luq(
-        "run", f"model.path={source}", "model.name=widths", "model.max_pixels=12544", *PLANS[plan],
+        "run", "model=pocket_qwen", f"model.path={source}", "model.name=widths", "model.max_pixels=12544", *PLANS[plan],
         "calibration.tokens=512", "profile.tokens=256", "profile.clusters=10", "tracking=none",
         "evaluation.samples=2", "evaluation.fidelity=0", "evaluation.text_tokens=0",
         "evaluation.benchmarks=[gqa]", "checkpoint=true", f"paths.outputs={outputs}",

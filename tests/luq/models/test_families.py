@@ -13,6 +13,7 @@ import torch
 from luq.calibration.mixing import AskedQuestion, build
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.config import CalibrationConfig, GptqTier, ModelConfig, TrellisTier
+from luq.errors import DataError, ModelError
 from luq.evaluation.ask import make_lm
 from luq.evaluation.perplexity import text_losses
 from luq.export.folder import PackedModel, export
@@ -26,7 +27,7 @@ from luq.profiling.capture import layer_outputs
 from luq.profiling.entropy import profile_entropy
 from luq.profiling.scores import forward_scores, weight_scores
 from luq.quantization.layer import quantize_layer
-from luq.quantization.states import first_inputs, pass_through
+from luq.quantization.states import Passage, State, first_inputs, pass_through
 from luq.quantization.walk import Walk, assert_installed, install
 from luq.questions.text import text_source
 from tests.luq.models import tiny_families
@@ -229,6 +230,59 @@ def test_export_and_reload(family: Family, packed: Packed) -> None:
         packed.exported, config.model_type, ModelConfig("reloaded", str(packed.exported))
     )
     assert processor.tokenizer.get_vocab() == family.vlm.processor.tokenizer.get_vocab()
+
+
+def test_layers_that_text_never_reaches_are_named(tmp_path: Path) -> None:
+    """Llama 3.2 Vision leaves its cross-attention layers out where there is no image."""
+    folder = tiny_families.write(tmp_path / "mllama", "mllama")
+    vlm = load_vlm(ModelConfig("mllama", str(folder), device="cpu"))
+    config = CalibrationConfig("text", alpha=0.0, tokens=256, sample_tokens=32)
+    samples = build(vlm, config, iter(()), text_source("pocket", "calibration"))
+    with pytest.raises(DataError, match=r"layer 1 is called for no.*calibrate with images"):
+        list(layer_outputs(vlm, samples, tokens=100, seed=0))
+    with pytest.raises(DataError, match=r"layer 1 is called for no.*calibrate with images"):
+        forward_scores(vlm, samples)
+    with pytest.raises(DataError, match=r"layer 1.*no calibration sample reaches"):
+        quantize_layer(vlm, 1, TIERS["gptq4"], Walk(vlm, samples).inputs(1, []))
+
+
+class Stack(torch.nn.Module):
+    """A decoder that changes hidden states between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4, bias=False) for _ in range(3))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            hidden = layer(hidden) + 1
+        return hidden
+
+
+@torch.no_grad()
+def test_what_a_decoder_does_between_its_layers_is_done() -> None:
+    torch.manual_seed(0)
+    decoder = Stack()
+    given = torch.randn(1, 2, 4)
+    state = State(Passage(decoder, decoder.layers, ((given,), {}), gives_tuple=False))
+    for layer in decoder.layers:
+        state.advance(state.output(layer))
+    assert torch.equal(state.hidden + 1, decoder(given))
+
+
+def test_a_family_that_no_test_runs_is_compared_with_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(tiny_families.FAMILIES, "olmo2", tiny_families.text_model("olmo2"))
+    folder = tiny_families.write(tmp_path / "olmo2", "olmo2")
+    vlm = load_vlm(ModelConfig("olmo2", str(folder), device="cpu"))
+    assert "model_type=olmo2 is none of the families that LUQ is tested with" in caplog.text
+    config = CalibrationConfig("text", alpha=0.0, tokens=256, sample_tokens=32)
+    samples = build(vlm, config, iter(()), text_source("pocket", "calibration"))
+    assert first_inputs(vlm, samples)
+    monkeypatch.setattr(State, "advance", lambda state, output: setattr(state, "index", 3))
+    with pytest.raises(ModelError, match="olmo2 model give other hidden states one by one"):
+        first_inputs(vlm, samples)
 
 
 def test_the_table_in_the_docs_has_every_family() -> None:

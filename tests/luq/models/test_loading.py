@@ -318,7 +318,8 @@ def test_one_key_is_one_layer_streamed_or_not(tmp_path: Path) -> None:
 def test_a_run_stops_before_it_calibrates(tmp_path: Path) -> None:
     folder = copy(tmp_path)
     change_tensors(folder, lambda tensors: tensors.pop(PROJECTOR))
-    done = luq_to(tmp_path / "out", "run", f"model.path={folder}", "model.device=cpu")
+    words = ["model=pocket_llava", f"model.path={folder}", "model.device=cpu"]
+    done = luq_to(tmp_path / "out", "run", *words)
     assert done.returncode == 1
     assert "multi_modal_projector.linear_1.bias" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr

@@ -112,7 +112,7 @@ def test_the_whole_chain_to_a_folder_that_answers(
         with safe_open(folder / "model.safetensors", "pt") as file:
             assert not [n for n in file.keys() if "lm_head" in n]  # noqa: SIM118
     given = [
-        f"model.path={folder}", "model.name=tiny_qwen", "model.max_pixels=12544", "calibration.tokens=2048", "allocation.k=1",
+        "model=pocket_qwen", f"model.path={folder}", "model.name=tiny_qwen", "model.max_pixels=12544", "calibration.tokens=2048", "allocation.k=1",
         f"model.stream={stream}",
         "profile.tokens=256", "profile.clusters=10", "evaluation.samples=4", "evaluation.fidelity=2", "tracking=none",
         "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa,docvqa]", "checkpoint=true", f"paths.outputs={tmp_path}",
@@ -197,6 +197,7 @@ def test_what_needs_no_data_is_packed_the_same(streamed: tuple[VLM, VLM], tmp_pa
 
 def test_gradients_of_a_streamed_model_are_refused(folder: Path, tmp_path: Path) -> None:
     given = [
+        "model=pocket_qwen",
         f"model.path={folder}",
         "model.stream=true",
         "order=delta_loss",

@@ -61,7 +61,9 @@ class Tiny(NamedTuple):
     processor: dict[str, Any] = {}  # noqa: RUF012  # never changed
 
 
-def _text(family: str, **settings: Any) -> Tiny:
+def text_model(family: str, **settings: Any) -> Tiny:
+    """A language model without a vision tower."""
+
     def config(ids: dict[str, int], vocabulary: int) -> Any:
         return AutoConfig.for_model(family, **DECODER | {"vocab_size": vocabulary} | settings)
 
@@ -137,15 +139,17 @@ _GEMMA_TOKENS = {
 }
 
 TEXT = {
-    "llama": _text("llama"),
-    "mistral": _text("mistral", sliding_window=WINDOW),
-    "qwen2": _text("qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),
-    "qwen3": _text("qwen3"),
-    "smollm3": _text("smollm3", no_rope_layers=[1, 1, 0, 1]),
-    "gemma": _text("gemma"),
-    "gemma2": _text("gemma2", sliding_window=WINDOW, layer_types=MIXED),
-    "gemma3_text": _text("gemma3_text", sliding_window=WINDOW, layer_types=MIXED),
-    "phi3": _text("phi3"),
+    "llama": text_model("llama"),
+    "mistral": text_model("mistral", sliding_window=WINDOW),
+    "qwen2": text_model(
+        "qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2
+    ),
+    "qwen3": text_model("qwen3"),
+    "smollm3": text_model("smollm3", no_rope_layers=[1, 1, 0, 1]),
+    "gemma": text_model("gemma"),
+    "gemma2": text_model("gemma2", sliding_window=WINDOW, layer_types=MIXED),
+    "gemma3_text": text_model("gemma3_text", sliding_window=WINDOW, layer_types=MIXED),
+    "phi3": text_model("phi3"),
 }
 VISION = {
     "llava": _llava(
@@ -316,7 +320,7 @@ def write(folder: Path, family: str) -> Path:
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in tiny.tokens.items()}
     config = tiny.config(ids, len(tokenizer) + EXTRA_TOKENS)
     torch.manual_seed(0)
-    kind = AutoModelForCausalLM if family in TEXT else AutoModelForImageTextToText
+    kind = AutoModelForImageTextToText if family in VISION else AutoModelForCausalLM
     model = kind.from_config(config).to(torch.bfloat16)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -326,7 +330,7 @@ def write(folder: Path, family: str) -> Path:
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<end>")
     model.save_pretrained(folder)
     template = TEMPLATE % tiny.image
-    if family in TEXT:
+    if family not in VISION:
         tokenizer.chat_template = template
         tokenizer.save_pretrained(folder)
     else:

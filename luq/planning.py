@@ -18,10 +18,10 @@ from luq.evaluation.artefacts import Fidelity, Layers
 from luq.evaluation.measures import mean_divergence
 from luq.evaluation.scorers.summary import mean
 from luq.formats.artefacts import RestSizes
+from luq.graph import ModelGraph, QuestionSet
 from luq.profiling.entropies import LayerEntropy
 from luq.quantization.artefacts import DeltaLosses, LayerFolder, OutputErrors
 from luq.store.artefact import Artefact
-from pipelines.graph import Graph, QuestionSet
 
 T = TypeVar("T")
 CHEAP = ("entropy", "variance", "lim", "zd", "kurtosis", "depth")  # they need no quantized layer
@@ -39,7 +39,7 @@ class Get(Protocol):
 class LayerScores:
     """Scores and orders of one run's layers."""
 
-    def __init__(self, graph: Graph, get: Get):
+    def __init__(self, graph: ModelGraph, get: Get):
         self.graph = graph
         self.config = graph.config
         self.get = get
@@ -75,7 +75,7 @@ class LayerScores:
     def _no_tokens(self, modality: str) -> ConfigError:
         return ConfigError(
             f"order.modality={modality} is not possible: the calibration set "
-            f"(alpha={self.config.calibration.alpha}) has no {modality} tokens"
+            f"(alpha={self.graph.calibration.settings.alpha}) has no {modality} tokens"
         )
 
     def errors(self, name: str, tier: str) -> list[float]:
@@ -85,7 +85,7 @@ class LayerScores:
         return self._errors[name, tier]
 
     def _measured_errors(self, name: str, tier: str) -> list[float]:
-        if name == "delta_loss" and self.config.model.stream:
+        if name == "delta_loss" and self.graph.checkpoint.config.stream:
             raise ConfigError(
                 "delta_loss needs the gradients of all layers at once: model.stream=false, or "
                 "another order"
@@ -198,9 +198,9 @@ class RunEvidence:
             self.get(layer)
         summaries = []
         for name, item in self.graph.answers(layers, self._questions).items():
-            rows = self.get(item)
-            if not all("error" in row for row in rows):  # else there is no score
-                summaries.append(answers.summarise(name, rows))
+            kept = self.get(item)
+            if not all("error" in row for row in answers.rows_of(kept)):  # else there is no score
+                summaries.append(answers.summary_of(name, kept))
         if not summaries:
             raise DataError("no question of the selection split could be asked")
         variance = sum(summary.stderr**2 for summary in summaries)
@@ -236,7 +236,7 @@ def _mean_divergence(fidelity: dict[str, Fidelity], get: Get) -> float:
     return mean_divergence([get(artefact).measured for artefact in fidelity.values()])
 
 
-def allocate(graph: Graph, get: Get) -> Chosen:
+def allocate(graph: ModelGraph, get: Get) -> Chosen:
     """The allocation of the config's plan; one with a budget keeps it in the files really made.
 
     Raises:

@@ -1,0 +1,246 @@
+"""One model's artefacts and how they are connected, for runs (`pipelines.graph`) and the API alike.
+
+What an artefact is stands beside the code that makes it. Who makes a `ModelGraph` says which
+checkpoint, calibration and settings it is of.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from luq.allocation.plans import Allocation
+from luq.calibration.artefacts import Calibration, SharedQuestions
+from luq.config import (
+    AllocationConfig,
+    EvaluationConfig,
+    OrderConfig,
+    ProfileConfig,
+    QuantizerConfig,
+)
+from luq.errors import ConfigError
+from luq.evaluation.answers import Kept
+from luq.evaluation.artefacts import (
+    Answers,
+    Batching,
+    Fidelity,
+    Layers,
+    ReferenceProbabilities,
+    TaskAnswers,
+)
+from luq.formats.artefacts import Rest
+from luq.models.checkpoint import Checkpoint
+from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
+from luq.quantization.artefacts import PackedLayer
+from luq.questions.lm_eval_tasks import TaskTable, is_built_in, task_table
+from luq.questions.sources import QuestionTable, evaluation_table
+from luq.questions.specs import spec
+from luq.questions.subsets import Subset, subset
+from luq.store.artefact import Artefact
+
+
+class PlanSettings(Protocol):
+    """The settings that decide which layer gets which tier; `RunConfig` has them."""
+
+    @property
+    def profile(self) -> ProfileConfig: ...
+
+    @property
+    def order(self) -> OrderConfig: ...
+
+    @property
+    def allocation(self) -> AllocationConfig: ...
+
+    @property
+    def quantizer(self) -> QuantizerConfig: ...
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """What is asked of a model: tables by benchmark, and which of their questions."""
+
+    tables: dict[str, QuestionTable]
+    subset: Subset
+    fidelity: Subset | None  # for KL and likelihoods; None: not measured
+    batching: Batching
+    tasks: dict[str, TaskTable] = field(default_factory=dict)  # of lm-eval, not built in
+
+
+def question_set(config: EvaluationConfig, cache: Path, download: bool = True) -> QuestionSet:
+    """The questions that an evaluation config asks.
+
+    Args:
+        config: benchmarks, where their questions come from, and how many are asked.
+        cache: folder in which `datasets` may keep what it prepares.
+        download: whether questions that are not there may be fetched from the hub.
+
+    Raises:
+        ConfigError: a source is of a benchmark that is not asked.
+        DataError: they cannot be read, or (without download) are not there.
+    """
+    _check_sources(config)
+    tables: dict[str, QuestionTable] = {}
+    tasks: dict[str, TaskTable] = {}
+    for name in config.benchmarks:
+        if is_built_in(name):
+            tables[name] = evaluation_table(name, config, cache, download)
+        else:
+            tasks[name] = task_table(name, config, download)
+    fidelity = None
+    if config.fidelity != 0:
+        counts = [n for n in (config.fidelity, config.samples) if n is not None]
+        fidelity = subset(config.split, min(counts, default=None), config.seed)
+    asked = subset(config.split, config.samples, config.seed)
+    batching = Batching(config.batch_size, config.strict)
+    return QuestionSet(tables, asked, fidelity, batching, tasks)
+
+
+def check_sight(checkpoint: Checkpoint, benchmarks: Sequence[str]) -> None:
+    """A ConfigError if a language model would be asked about images."""
+    asked = [name for name in benchmarks if is_built_in(name)]
+    if asked and not checkpoint.sees_images:
+        raise ConfigError(
+            f"{checkpoint.config.name} is a language model that sees no images, but "
+            f"{', '.join(asked)} ask about them: name text tasks of lm-eval, such as arc_easy"
+        )
+
+
+def _check_sources(config: EvaluationConfig) -> None:
+    """A ConfigError for a source of a benchmark that is not asked."""
+    for name in config.sources:
+        # textvqa_ocr reads textvqa's data
+        data = {spec(asked).data for asked in config.benchmarks if is_built_in(asked)}
+        if name not in {*config.benchmarks, *data}:
+            raise ConfigError(
+                f"evaluation.sources.{name} would be ignored: {name} is not among "
+                f"evaluation.benchmarks={config.benchmarks}. Add it there, or leave the source out"
+            )
+
+
+def shared_questions(calibration: Calibration, questions: QuestionSet) -> list[SharedQuestions]:
+    """What a calibration set shares with each benchmark that is asked."""
+    if not calibration.may_share_questions:
+        return []
+    return [
+        SharedQuestions(calibration, table, questions.subset) for table in questions.tables.values()
+    ]
+
+
+class ModelGraph(ABC):
+    """The artefacts of one model: calibrated, profiled, packed, asked."""
+
+    config: PlanSettings
+    checkpoint: Checkpoint
+
+    @property
+    @abstractmethod
+    def calibration(self) -> Calibration:
+        """The tokens that the model is calibrated on."""
+
+    @abstractmethod
+    def selection_set(self, samples: int | None) -> QuestionSet:
+        """Questions of the selection split: those by which a plan chooses, never the report's."""
+
+    @cached_property
+    def is_uniform(self) -> bool:
+        """Whether the settings alone say that all layers get one tier: nothing is ranked then."""
+        plan = self.config.allocation
+        takes_none_or_all = plan.name == "count" and plan.k in (0, self.checkpoint.layers)
+        return plan.name == "uniform" or takes_none_or_all
+
+    # profile
+
+    @cached_property
+    def profile(self) -> EntropyProfile:
+        """Entropies per layer and modality."""
+        settings = self.config.profile
+        return EntropyProfile(
+            self.calibration, settings.clusters, settings.tokens, settings.seeds, settings.seed
+        )
+
+    @property
+    def forward_scores(self) -> ForwardScores:
+        """Scores from one pass over the calibration samples."""
+        return ForwardScores(self.calibration)
+
+    @property
+    def weight_scores(self) -> WeightScores:
+        """Scores from the weights alone."""
+        return WeightScores(self.checkpoint.weights)
+
+    @property
+    def rest(self) -> Rest:
+        """The sizes of what stays in 16 bit."""
+        return Rest(self.checkpoint.weights)
+
+    # quantize
+
+    def layers(self, allocation: Allocation, propagation: str | None = None) -> Layers:
+        """The packed layers of an allocation.
+
+        With `exact` propagation each layer is quantized for what the layers before it, as packed
+        here, give it (the paper's way); with `high` for what the model all in the high tier gives;
+        with `float` for what the 16-bit model gives.
+        """
+        propagation = propagation or self.config.quantizer.propagation
+        before: list[PackedLayer] = []
+        if propagation == "high":
+            before += self.uniform(self.config.quantizer.high, "exact")
+        layers: list[PackedLayer] = []
+        for index, name in enumerate(allocation.tiers):
+            layers.append(self._layer(index, name, before[:index]))
+            if propagation == "exact":
+                before.append(layers[-1])
+        return tuple(layers)
+
+    def _layer(self, index: int, name: str, before: Sequence[PackedLayer]) -> PackedLayer:
+        tier = self.config.quantizer.tiers[name]
+        weights = self.checkpoint.weights
+        if tier.data_free:
+            return PackedLayer(weights, index, tier, name=name)
+        return PackedLayer(weights, index, tier, self.calibration, tuple(before), name)
+
+    def uniform(self, name: str, propagation: str | None = None) -> Layers:
+        """Every layer in one tier."""
+        return self.layers(Allocation((name,) * self.checkpoint.layers), propagation)
+
+    @cached_property
+    def float_tier(self) -> str:
+        """The name of the tier that keeps 16-bit weights; a ConfigError if there is none."""
+        for name, tier in self.config.quantizer.tiers.items():
+            if tier.method == "float16":
+                return name
+        raise ConfigError(
+            "quantizer.tiers has no float16 tier: retention needs the model's own 16-bit score"
+        )
+
+    @cached_property
+    def float_layers(self) -> Layers:
+        """The same model in 16 bit."""
+        return self.uniform(self.float_tier)
+
+    # evaluate
+
+    def answers(self, layers: Layers, questions: QuestionSet) -> dict[str, Artefact[Kept]]:
+        """What packed layers say, by benchmark."""
+        subset, batching = questions.subset, questions.batching
+        answers: dict[str, Artefact[Kept]] = {}
+        for name, table in questions.tables.items():
+            answers[name] = Answers(self.checkpoint, layers, table, subset, batching)
+        for name, task in questions.tasks.items():
+            answers[name] = TaskAnswers(self.checkpoint, layers, task, subset, batching)
+        return answers
+
+    def fidelity(self, layers: Layers, questions: QuestionSet) -> dict[str, Fidelity]:
+        """How far packed layers moved the probabilities, by benchmark; empty if not asked for."""
+        measured: dict[str, Fidelity] = {}
+        if questions.fidelity is None:
+            return measured
+        for name, table in questions.tables.items():
+            reference = ReferenceProbabilities(
+                self.checkpoint, self.float_layers, table, questions.fidelity, questions.batching
+            )
+            measured[name] = Fidelity(layers, reference)
+        return measured

@@ -1,0 +1,79 @@
+"""Whether the disk has room for what a run will surely write, asked before any work."""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from luq.errors import StoreError
+from luq.evaluation.artefacts import Layers
+from luq.models.checkpoint import linear_shapes, rest_weights
+from luq.planning import allocate
+from luq.store.store import NotMade, Store
+from pipelines.graph import BYTES_16_BIT, Graph
+from pipelines.units import human
+
+
+class Needed(NamedTuple):
+    """Bytes that a run writes at least: what the store has is not counted."""
+
+    float_layers: int
+    packed_layers: int
+    checkpoint: int  # of an exported folder
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def needed(graph: Graph, store: Store) -> Needed:
+    """What a run writes at least, from the shapes of the linears and the tiers' bits."""
+    folder = graph.checkpoint.folder
+    weights = sum(rows * columns for rows, columns in linear_shapes(folder).values())
+    float_bytes = BYTES_16_BIT * weights * _missing(graph.float_layers, store)
+    packed_bytes = _packed_bits(graph, store) * weights // 8
+    checkpoint_bytes = 0
+    if graph.config.checkpoint and not _is_exported(graph):
+        least_bits = min(tier.least_bits for tier in graph.tiers.values())
+        linears = graph.checkpoint.layers * weights * least_bits / 8
+        checkpoint_bytes = int(linears) + BYTES_16_BIT * rest_weights(folder)
+    return Needed(float_bytes, int(packed_bytes), checkpoint_bytes)
+
+
+def check_space(graph: Graph, store: Store) -> None:
+    """A StoreError if the disk of the outputs has less room than the run surely needs."""
+    amounts = needed(graph, store)
+    place = store.root
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if amounts.total > free:
+        raise StoreError(
+            f"{place} has {human(free)} left, and this run writes {human(amounts.total)} or more: "
+            f"{human(amounts.float_layers)} of 16-bit layers, {human(amounts.packed_layers)} of "
+            f"packed ones, {human(amounts.checkpoint)} of an exported folder. Free some space "
+            "(luq store du), or give another disk: paths.outputs=DIR"
+        )
+
+
+def _missing(layers: Layers, store: Store) -> int:
+    return sum(not store.has(layer) for layer in layers)
+
+
+def _packed_bits(graph: Graph, store: Store) -> float:
+    """Bits per weight of a layer, summed over the packed layers that the store lacks."""
+    try:
+        allocation = allocate(graph, store.peek).allocation
+    except NotMade:
+        # Which layers are packed how is not known: all of them, in the smallest of the tiers.
+        least_bits = min(tier.least_bits for tier in graph.tiers.values())
+        return graph.checkpoint.layers * least_bits
+    bits = 0.0
+    for layer in graph.layers(allocation):
+        is_float = layer.tier.method == "float16"  # counted as such
+        if not is_float and not store.has(layer):
+            bits += layer.tier.least_bits
+    return bits
+
+
+def _is_exported(graph: Graph) -> bool:
+    return (Path(graph.config.paths.outputs) / "checkpoints" / graph.key).exists()

@@ -16,11 +16,10 @@ from rich.console import Console
 
 from luq.config import CalibrationConfig, ModelConfig
 from luq.evaluation.scorers import SCORERS
-from luq.models.families import GROUPS
 from luq.models.vlm import load_vlm
 from luq.pocket import benchmarks
 from luq.quantization.hessian import effective_rank
-from luq.quantization.layer import hessians
+from luq.quantization.layer import hessians, shared_inputs
 from luq.quantization.states import first_inputs, pass_through
 from luq.questions.prompts import TARGETS
 from pipelines import runs_folder
@@ -51,11 +50,12 @@ def effective_ranks(model: str, alpha: float) -> dict[str, list[float]]:
     """
     vlm = load_vlm(ModelConfig(model, f"pocket:{model}", device="cpu"))
     states = first_inputs(vlm, pocket_samples(vlm, CalibrationConfig("card", alpha)))
-    ranks: dict[str, list[float]] = {group[0]: [] for group in GROUPS}
+    ranks: dict[str, list[float]] = {}
     for layer in vlm.layers:
-        layer_hessians = hessians(layer, states, GROUPS)
-        for linear in ranks:
-            ranks[linear].append(effective_rank(layer_hessians[linear]))
+        groups = shared_inputs(layer, states)
+        layer_hessians = hessians(layer, states, groups)
+        for linear, *_ in groups:
+            ranks.setdefault(linear, []).append(effective_rank(layer_hessians[linear]))
         pass_through(layer, states)
     return ranks
 

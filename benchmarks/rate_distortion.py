@@ -26,9 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from luq.config import CalibrationConfig, ModelConfig, QuantizerConfig, TierConfig, building
-from luq.models.families import GROUPS
 from luq.models.vlm import load_vlm
-from luq.quantization.layer import hessians
+from luq.quantization.layer import hessians, shared_inputs
 from luq.quantization.methods import make_quantizer
 from luq.quantization.states import first_inputs, pass_through
 
@@ -63,7 +62,7 @@ def of_model(name: str) -> dict[str, np.ndarray]:
     states = first_inputs(vlm, pocket_samples(vlm, CalibrationConfig("multimodal", 0.5)))
     found: dict[str, list[tuple[float, float]]] = {n: [] for n in TIERS if n not in LEFT_OUT}
     for index, layer in enumerate(vlm.layers):
-        made = hessians(layer, states, GROUPS)
+        made = hessians(layer, states, shared_inputs(layer, states))
         for linear, weight in vlm.original(index).items():
             for tier, values in found.items():
                 values.append(measure(TIERS[tier], weight.float(), made[linear]))

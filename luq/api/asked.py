@@ -11,7 +11,7 @@ from luq.api.loaded import LoadedModel
 from luq.api.packed import PackedModel
 from luq.calibration.artefacts import Calibration, check_shared
 from luq.config import EvaluationConfig
-from luq.evaluation.answers import scored
+from luq.evaluation.answers import Scored, scored
 from luq.graph import check_sight, question_set, shared_questions
 
 
@@ -107,18 +107,21 @@ def evaluate(
     scores: dict[str, Score] = {}
     with _own_generation(source.vlm.model):
         for name, answers in graph.answers(layers, questions).items():
-            result = scored(name, store.get(answers), answers.key)
-            summary = result.summary
-            scores[name] = Score(
-                benchmark=name,
-                score=summary.score,
-                stderr=summary.stderr,
-                n=summary.n,
-                metrics=summary.metrics,
-                errors=result.errors,
-                collapsed=result.collapsed,
-            )
+            scores[name] = _score(name, scored(name, store.get(answers), answers.key))
     return scores
+
+
+def _score(benchmark: str, result: Scored) -> Score:
+    summary = result.summary
+    return Score(
+        benchmark=benchmark,
+        score=summary.score,
+        stderr=summary.stderr,
+        n=summary.n,
+        metrics=summary.metrics,
+        errors=result.errors,
+        collapsed=result.collapsed,
+    )
 
 
 @contextmanager

@@ -190,7 +190,7 @@ class _WeightWriter:
         self.ledger: dict[str, int] = {}  # bytes of the tensors, by class
         self.files: list[Path] = []
         self.places: dict[str, str] = {}  # tensor -> name of the file it is in
-        self.packed_linears: set[tuple[int, str]] = set()
+        self.missing: dict[int, set[str]] = {}  # layer -> linears that no weight was found for
         # Linears of a layer follow each other in a shard: its file is read once for all of them.
         self._layer_index = -1
         self._layer: PackedLayer = {}
@@ -229,12 +229,13 @@ class _WeightWriter:
         if index != self._layer_index:
             self._layer = read_layer(self.model.folders[index])
             self._layer_index = index
+            self.missing.setdefault(index, set(self._layer))
         if linear not in self._layer:
             raise ModelError(
                 f"{self.model.source / shard} holds {name}, but of layer {index} were packed "
                 f"{', '.join(self._layer)}"
             )
-        self.packed_linears.add((index, linear))
+        self.missing[index].discard(linear)
         prefix = name.removesuffix("weight")
         tensors: dict[str, Tensor] = {}
         for suffix, (tensor, ledger_class) in self.layout.tensors(self._layer[linear]).items():
@@ -252,13 +253,14 @@ class _WeightWriter:
         Returns:
             Bytes per class of what the files hold, their headers too: sums to the files.
         """
-        for index, folder in enumerate(self.model.folders):
-            for linear in read_layer(folder):
-                if (index, linear) not in self.packed_linears:
-                    raise ModelError(
-                        f"{self.model.source} has no weight for layers.{index}.{linear}: its "
-                        "tensors have other names than this version knows"
-                    )
+        for index in range(len(self.model.folders)):
+            missing = self.missing.get(index)
+            if missing is None or missing:
+                names = "any linear" if missing is None else ", ".join(sorted(missing))
+                raise ModelError(
+                    f"{self.model.source} has no weight for layers.{index}, {names}: its tensors "
+                    "have other names than this version knows"
+                )
         tensor_bytes = sum(self.ledger.values())
         if len(self.files) > 1:
             index_content = {"metadata": {"total_size": tensor_bytes}, "weight_map": self.places}

@@ -174,7 +174,9 @@ def test_a_source_without_end_of_which_nothing_can_be_asked_ends(
 
     monkeypatch.setattr(mixing, "encode_chats", refuse)
     monkeypatch.setattr(mixing, "MOST_LEFT_OUT", 3)
-    with pytest.raises(DataError, match=r"3 questions one after another cannot be asked.*like this"):
+    with pytest.raises(
+        DataError, match=r"3 questions one after another cannot be asked.*like this"
+    ):
         pocket_samples(vlm, CalibrationConfig("multimodal", alpha=1.0, tokens=512))
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from luq.errors import StoreError
-from luq.evaluation.artefacts import Layers
 from luq.models.checkpoint import linear_shapes, rest_weights
 from luq.planning import allocate
 from luq.store.store import NotMade, Store
@@ -28,15 +27,23 @@ class Needed(NamedTuple):
 def needed(graph: Graph, store: Store) -> Needed:
     """What a run writes at least, from the shapes of the linears and the tiers' bits."""
     folder = graph.checkpoint.folder
-    weights = sum(rows * columns for rows, columns in linear_shapes(folder).values())
-    float_bytes = BYTES_16_BIT * weights * _missing(graph.float_layers, store)
-    packed_bytes = _packed_bits(graph, store) * weights // 8
+    weights = _weights(graph)
+    missing = sum(weights[layer.index] for layer in graph.float_layers if not store.has(layer))
+    packed_bytes = _packed_bits(graph, store, weights) / 8
     checkpoint_bytes = 0
     if graph.config.checkpoint and not _is_exported(graph):
         least_bits = min(tier.least_bits for tier in graph.tiers.values())
-        linears = graph.checkpoint.layers * weights * least_bits / 8
+        linears = sum(weights) * least_bits / 8
         checkpoint_bytes = int(linears) + BYTES_16_BIT * rest_weights(folder)
-    return Needed(float_bytes, int(packed_bytes), checkpoint_bytes)
+    return Needed(BYTES_16_BIT * missing, int(packed_bytes), checkpoint_bytes)
+
+
+def _weights(graph: Graph) -> list[int]:
+    """Weights of the linears of every decoder layer."""
+    weights = [0] * graph.checkpoint.layers
+    for (layer, _), (rows, columns) in linear_shapes(graph.checkpoint.folder).items():
+        weights[layer] += rows * columns
+    return weights
 
 
 def check_space(graph: Graph, store: Store) -> None:
@@ -55,23 +62,25 @@ def check_space(graph: Graph, store: Store) -> None:
         )
 
 
-def _missing(layers: Layers, store: Store) -> int:
-    return sum(not store.has(layer) for layer in layers)
+def _packed_bits(graph: Graph, store: Store, weights: list[int]) -> float:
+    """Bits of the packed layers that the store lacks.
 
-
-def _packed_bits(graph: Graph, store: Store) -> float:
-    """Bits per weight of a layer, summed over the packed layers that the store lacks."""
+    Args:
+        graph: of the run.
+        store: what is there.
+        weights: of the linears of every layer.
+    """
     try:
         allocation = allocate(graph, store.peek).allocation
     except NotMade:
         # Which layers are packed how is not known: all of them, in the smallest of the tiers.
         least_bits = min(tier.least_bits for tier in graph.tiers.values())
-        return graph.checkpoint.layers * least_bits
+        return sum(weights) * least_bits
     bits = 0.0
     for layer in graph.layers(allocation):
         is_float = layer.tier.method == "float16"  # counted as such
         if not is_float and not store.has(layer):
-            bits += layer.tier.least_bits
+            bits += layer.tier.least_bits * weights[layer.index]
     return bits
 
 

@@ -70,7 +70,7 @@ def python(site: Path, folder: Path, *words: str) -> str:
 def test_it_holds_what_is_read_at_run_time_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"luq", "pipelines", "analysis", f"luq-{__version__}.dist-info"}
+    assert tops == {"luq", "pipelines", "analysis", "hydra_plugins", f"luq-{__version__}.dist-info"}
     for folder in ("luq", "pipelines", "analysis", "conf"):
         for file in (ROOT / folder).rglob("*"):
             place = file.relative_to(ROOT).as_posix()

@@ -253,13 +253,12 @@ class _WeightWriter:
         Returns:
             Bytes per class of what the files hold, their headers too: sums to the files.
         """
-        for index in range(len(self.model.folders)):
-            missing = self.missing.get(index)
-            if missing is None or missing:
-                names = "any linear" if missing is None else ", ".join(sorted(missing))
+        for index, folder in enumerate(self.model.folders):
+            missing = self.missing[index] if index in self.missing else set(read_layer(folder))
+            if missing:
                 raise ModelError(
-                    f"{self.model.source} has no weight for layers.{index}, {names}: its tensors "
-                    "have other names than this version knows"
+                    f"{self.model.source} has no weight for layers.{index}.{min(missing)}: its "
+                    "tensors have other names than this version knows"
                 )
         tensor_bytes = sum(self.ledger.values())
         if len(self.files) > 1:

@@ -113,20 +113,11 @@ class LayerOutputs(Sequence[Rows]):
     @overload
     def __getitem__(self, index: slice) -> list[Rows]: ...
     def __getitem__(self, index: int | slice) -> Rows | list[Rows]:
-        """The vectors of one layer by modality [tokens, hidden].
-
-        Raises:
-            DataError: The model calls the layer for none of the samples.
-        """
+        """The vectors of one layer by modality [tokens, hidden]."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         rows: Rows = {}
         for modality, slots in self.slots[index].items():
-            if not slots:
-                raise DataError(
-                    f"layer {index} is called for no calibration sample: calibrate with images "
-                    "(calibration=multimodal)"
-                )
             pieces = [self.scratch.get(slot) for slot in slots]
             rows[modality] = torch.cat(pieces).float()
         return rows
@@ -144,6 +135,9 @@ def layer_outputs(
         tokens: Vectors per layer and modality, at most.
         seed: Of the choice of tokens.
         folder: Where the vectors wait, in a file without a name; None: the system's folder.
+
+    Raises:
+        DataError: The model calls a layer for none of the samples.
     """
     vlm.restore()
     chosen = choose_tokens(calibration.image_mask(), tokens, seed)
@@ -155,4 +149,10 @@ def layer_outputs(
             outputs.advance(sum(sample.tokens for sample in batch))
     finally:
         outputs.finish()
+    for index, slots in enumerate(outputs.slots):
+        if not all(slots.values()):
+            raise DataError(
+                f"layer {index} is called for no calibration sample: calibrate with images "
+                "(calibration=multimodal)"
+            )
     return outputs

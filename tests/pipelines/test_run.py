@@ -133,7 +133,7 @@ def test_a_failed_job_does_not_stop_the_others(outputs: Path) -> None:
     [
         (["model=pocket_lava"], "did you mean pocket_llava"),
         (["quantizer.low=bilm"], "did you mean billm"),
-        (["model.path=/nowhere"], "there is no such folder"),
+        (["model=pocket_llava", "model.path=/nowhere"], "there is no such folder"),
         (["quantizer.tiers.gptq4.group_size=-48"], "quantizer.tiers.gptq4.group_size=-48"),
         (["allocation=threshold", "allocation.entropy_max=99"], "outside the layers' entropies"),
         (["calibration=text", "order.modality=image"], "has no image tokens"),

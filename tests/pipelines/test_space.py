@@ -39,7 +39,7 @@ def test_a_run_that_has_no_room_is_refused_before_any_work(
     assert again.returncode == 0, "what the store has needs no room: " + again.stderr
     refused = luq("run", *words, "checkpoint=true", width=1000)
     assert refused.returncode == 1
-    assert "0 B of packed ones" in refused.stderr
+    assert "0 bytes of packed ones" in refused.stderr
 
 
 def test_what_is_said_to_be_needed_is_no_more_than_what_is_written(

@@ -239,7 +239,7 @@ def test_layers_that_text_never_reaches_are_named(tmp_path: Path) -> None:
     config = CalibrationConfig("text", alpha=0.0, tokens=256, sample_tokens=32)
     samples = build(vlm, config, iter(()), text_source("pocket", "calibration"))
     with pytest.raises(DataError, match=r"layer 1 is called for no.*calibrate with images"):
-        list(layer_outputs(vlm, samples, tokens=100, seed=0))
+        layer_outputs(vlm, samples, tokens=100, seed=0)
     with pytest.raises(DataError, match=r"layer 1 is called for no.*calibrate with images"):
         forward_scores(vlm, samples)
     with pytest.raises(DataError, match=r"layer 1.*no calibration sample reaches"):

@@ -100,7 +100,8 @@ def test_the_organisation_is_one_value_with_the_old_name_as_fallback(
 
     monkeypatch.setattr(tables, "_hub_builder", refuse)
     with pytest.raises(
-        DataError, match=r"cannot be read .*offline.*: connect to the hub, or set evaluation.data"
+        DataError,
+        match=r"cannot be read .*offline.*: connect to the hub, or name local ones: evaluation.data",
     ):
         opened("pope", config("hub"), tmp_path)
     with pytest.raises(DataError):

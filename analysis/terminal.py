@@ -18,6 +18,7 @@ INTERVAL = "95 % "
 INTERVAL_LINE = "95\u00a0% "
 # What stays on a narrow terminal; of the other columns the last leave first.
 LASTING = (
+    "stored bits",
     "whole checkpoint",
     "mean score",
     "retention %",
@@ -27,6 +28,10 @@ LASTING = (
     "95 % interval",
     "verdict",
 )
+
+
+# What leaves before them: bits that no file has.
+LEAVING = ("nominal bits",)
 
 
 def console() -> Screen:
@@ -44,7 +49,9 @@ def printable(table: Table) -> Sheet:
         is_text = index < table.words
         # of two columns with one name the first is the one about scores
         is_lasting = name in LASTING and name not in table.columns[:index]
-        rank = 0 if is_text or is_lasting else index
+        rank = len(table.columns) if name in LEAVING else index
+        if is_text or is_lasting:
+            rank = 0
         columns.append(Column(name.replace(INTERVAL, INTERVAL_LINE), rank, is_text))
     sheet = Sheet(table.title, columns)
     for row in table.rows:

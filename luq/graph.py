@@ -34,8 +34,7 @@ from luq.evaluation.artefacts import (
 from luq.formats.artefacts import Rest
 from luq.models.checkpoint import Checkpoint
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
-from luq.quantization.artefacts import PackedLayer
-from luq.quantization.parts import PackedPart, Parts
+from luq.quantization.artefacts import PackedLayer, PackedPart, Parts
 from luq.questions.lm_eval_tasks import TaskTable, is_built_in, task_table
 from luq.questions.sources import QuestionTable, evaluation_table
 from luq.questions.specs import spec

@@ -166,6 +166,9 @@ def choose(bench: Workbench) -> Chosen:
     with clock.stage("allocate"):
         chosen = allocate(graph, store.get)
     console.out.print(f"  allocation       {chosen.allocation}")
+    if graph.parts:
+        parts = ", ".join(part.description for part in graph.parts)
+        console.out.print(f"  beside it        {parts}")
     return chosen
 
 

@@ -15,7 +15,7 @@ from luq.allocation.knapsack import parse_bytes
 from luq.calibration.artefacts import Calibration, SharedQuestions, calibration
 from luq.calibration.own import OwnSamples, check_own_texts
 from luq.config import EvaluationConfig, RunConfig, TierConfig
-from luq.config.quantizer import PROJECTOR, VISION
+from luq.config.quantizer import HEAD, PROJECTOR, VISION
 from luq.config.unread import chooses_by_questions, measures_kl
 from luq.errors import ConfigError, DataError
 from luq.evaluation.artefacts import Layers, TextLosses
@@ -31,11 +31,12 @@ from luq.models.checkpoint import (
     Checkpoint,
     check_context,
     checkpoint,
+    has_matrices,
     least_rest_bytes,
     linear_shapes,
 )
 from luq.profiling.entropies import subsample_of
-from luq.quantization.parts import Parts
+from luq.quantization.artefacts import Parts
 from luq.questions.lm_eval_tasks import check_include_path, is_built_in
 from luq.questions.overlap import check_texts, same_files
 from luq.questions.text import TextSource, text_source
@@ -70,6 +71,7 @@ class Graph(ModelGraph):
         _check_images(config, self.checkpoint)
         check_parts(self.checkpoint, config.quantizer)
         _check_part_images(config)
+        _check_part_linears(config, self.checkpoint)
         check_include_path(config.evaluation.include_path)
         _check_divergences(config)
         if self.is_profiled:
@@ -275,6 +277,16 @@ def _check_part_images(config: RunConfig) -> None:
                 f"quantizer.{part}={name} is not possible: the calibration set (alpha=0) has no "
                 "images for it. Calibrate with images (calibration=multimodal), or give it a tier "
                 "that needs no data (rtn4)"
+            )
+
+
+def _check_part_linears(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Say before any work that a part has nothing that could be packed."""
+    for part, name in config.quantizer.parts.items():
+        if part != HEAD and not has_matrices(checkpoint.folder, part):
+            raise ConfigError(
+                f"quantizer.{part}={name} is not possible: {config.model.name} has no linears "
+                "there that could be packed. Leave it out"
             )
 
 

@@ -25,8 +25,7 @@ from luq.evaluation.predictions import (
     write_rows,
 )
 from luq.models.checkpoint import Checkpoint
-from luq.quantization.artefacts import PackedLayer
-from luq.quantization.parts import Parts, folders_of
+from luq.quantization.artefacts import PackedLayer, Parts, folders_of
 from luq.questions.lm_eval_tasks import TaskTable
 from luq.questions.sources import QuestionTable
 from luq.questions.subsets import Subset, choose

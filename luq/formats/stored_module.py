@@ -5,7 +5,7 @@ but has no parameter `weight`: that is made of the buffers when it is read, and 
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -79,7 +79,7 @@ class StoredModule(nn.Module):
             return LazyWeight(self.packed, dtype)
         return super().__getattr__(name)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StoredModule":
         """`to` another device or type. Buffers stay in the types that the format stores."""
         stored = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

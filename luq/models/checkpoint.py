@@ -250,6 +250,12 @@ def least_rest_bytes(folder: Path, least_bits: Mapping[str, float]) -> float:
     return bits / 8
 
 
+def has_matrices(folder: Path, part: str) -> bool:
+    """Whether a part beside the decoder's linears has matrices, by the headers."""
+    matrices, _ = _rest_counts(folder).get(part, (0, 0))
+    return matrices > 0
+
+
 def _rest_counts(folder: Path) -> dict[str, tuple[int, int]]:
     """Numbers of the rest by part: those in matrices, and others."""
     config = read_config(folder)

@@ -302,20 +302,26 @@ def _pack_stack(packer: _Packer, runs: ImageRuns, path: str, folder: Path | None
 def _is_chain(runs: ImageRuns, owner: nn.Module, stack: nn.ModuleList) -> bool:
     """Whether blocks one by one give what the tower gives that calls them, bit for bit.
 
-    It is not so where a tower calls its blocks several times for a batch, or in another order.
+    It is not so where a tower calls its blocks several times for a batch, or in another order, or
+    where others than the blocks' owner call them.
     """
     outputs: list[Tensor] = []
+    owner_calls: list[nn.Module] = []
 
     def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         outputs.append(output[0] if isinstance(output, tuple) else output)
 
     batch = runs.batches[0]
-    handle = stack[-1].register_forward_hook(keep)
+    handles = [
+        owner.register_forward_pre_hook(lambda module, arguments: owner_calls.append(module)),
+        stack[-1].register_forward_hook(keep),
+    ]
     try:
         runs.run(batch)
     finally:
-        handle.remove()
-    if len(outputs) != 1:
+        for handle in handles:
+            handle.remove()
+    if len(outputs) != 1 or len(owner_calls) != 1:
         return False
     call = decoder_call(runs.vlm, owner, inputs_of(batch, runs.vlm.device))
     state = State(Passage(owner, stack, call, tuple_given(owner, stack, call)))

@@ -32,7 +32,7 @@ from rich.progress import Progress
 from rich.table import Table
 from smollm2 import packaged_file, write_folder
 
-from luq.allocation.plans import Allocation
+from luq.allocation.allocations import Allocation
 from luq.api.graph import GraphSettings, LoadedGraph, calibration_of
 from luq.api.loaded import LoadedModel, load
 from luq.config import CalibrationConfig, QuantizerConfig

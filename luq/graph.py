@@ -11,11 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from luq.allocation.plans import Allocation
+from luq.allocation.allocations import Allocation
 from luq.calibration.artefacts import Calibration, SharedQuestions
 from luq.config import (
     AllocationConfig,
     EvaluationConfig,
+    LayerTiers,
     OrderConfig,
     ProfileConfig,
     QuantizerConfig,
@@ -212,8 +213,8 @@ class ModelGraph(ABC):
         if propagation == "high":
             before += self.uniform(self.config.quantizer.high, "exact")
         layers: list[PackedLayer] = []
-        for index, name in enumerate(allocation.tiers):
-            layers.append(self._layer(index, name, before[:index]))
+        for index in range(len(allocation.tiers)):
+            layers.append(self._layer(allocation, index, before[:index]))
             if propagation == "exact":
                 before.append(layers[-1])
         return tuple(layers)
@@ -238,12 +239,18 @@ class ModelGraph(ABC):
                 parts.append(PackedPart(weights, part, tier, self.calibration, name=name))
         return tuple(parts)
 
-    def _layer(self, index: int, name: str, before: Sequence[PackedLayer]) -> PackedLayer:
-        tier = self.config.quantizer.tiers[name]
+    def _layer(
+        self, allocation: Allocation, index: int, before: Sequence[PackedLayer]
+    ) -> PackedLayer:
+        named = self.config.quantizer.tiers
+        other_names = allocation.others_of(index)
+        others = {linear: named[name] for linear, name in other_names.items()}
+        tiers = LayerTiers.of(named[allocation.tiers[index]], others)
+        name = "+".join(dict.fromkeys((allocation.tiers[index], *other_names.values())))
         weights = self.checkpoint.weights
-        if tier.data_free:
-            return PackedLayer(weights, index, tier, name=name)
-        return PackedLayer(weights, index, tier, self.calibration, tuple(before), name)
+        if tiers.data_free:
+            return PackedLayer(weights, index, tiers, name=name)
+        return PackedLayer(weights, index, tiers, self.calibration, tuple(before), name)
 
     def uniform(self, name: str, propagation: str | None = None) -> Layers:
         """Every layer in one tier."""

@@ -10,8 +10,9 @@ from functools import cached_property
 from typing import Protocol, TypeVar
 
 from luq.allocation import plans
+from luq.allocation.allocations import Allocation
 from luq.allocation.orders import ORDERS, Correlation, correlations
-from luq.allocation.plans import Allocation, Chosen, Selection
+from luq.allocation.plans import Chosen, Selection
 from luq.errors import ConfigError, DataError
 from luq.evaluation import answers
 from luq.evaluation.artefacts import Fidelity, Layers

@@ -202,7 +202,6 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     layer_scores = LayerScores(graph, store.get)
     seconds = dict(clock.seconds)
     low, high = config.quantizer.low, config.quantizer.high
-    tiers = list(chosen.allocation.tiers)
     return RunRecord(
         key=graph.key,
         name=identity.name,
@@ -222,10 +221,11 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         profile=store.get(graph.profile) if graph.is_profiled else [],
         order=layer_scores.order() if graph.is_profiled else [],
         allocation=str(chosen.allocation),
-        tiers=tiers,
+        tiers=list(chosen.allocation.tiers),
+        other_tiers=list(chosen.allocation.others),
         plan=chosen.report,
         layer_scores=layer_scores.recorded() if graph.is_profiled else {},
-        k=tiers.count(low) if low != high else len(tiers),
+        k=chosen.allocation.count(low) if low != high else len(layers),
         memory=memory(sizes, rest, peak_bytes()),
         **score_part(scores, float_scores, measured_perplexity)._asdict(),
         fidelity=fidelity,

@@ -77,10 +77,11 @@ def _packed_bits(graph: Graph, store: Store, weights: list[int]) -> float:
         least_bits = min(tier.least_bits for tier in graph.tiers.values())
         return sum(weights) * least_bits
     bits = 0.0
-    for layer in graph.layers(allocation):
-        is_float = layer.tier.method == "float16"  # counted as such
-        if not is_float and not store.has(layer):
-            bits += layer.tier.least_bits * weights[layer.index]
+    missing = {layer.index for layer in graph.layers(allocation) if not store.has(layer)}
+    for (layer, linear), (rows, columns) in linear_shapes(graph.checkpoint.folder).items():
+        tier = graph.tiers[allocation.tier_of(layer, linear)]
+        if layer in missing and tier.method != "float16":  # counted as such
+            bits += tier.least_bits * rows * columns
     return bits
 
 

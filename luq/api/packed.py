@@ -98,8 +98,8 @@ class PackedModel:
         images = None
         if any(setting is not None for setting in source.checkpoint.config.image):
             images = source.processor.image_processor.to_dict()
-        tiers = list(self.plan.allocation.tiers)
-        packed = export_folder.PackedModel(checkpoint_folder, folders, tiers, images)
+        allocation = self.plan.allocation
+        packed = export_folder.PackedModel(checkpoint_folder, folders, allocation, images)
         return export_folder.export(packed, target)
 
 

@@ -12,6 +12,7 @@ from luq.config.quantizer.base import TierConfig
 from luq.config.quantizer.billm import BillmTier
 from luq.config.quantizer.float16 import Float16Tier
 from luq.config.quantizer.gptq import GptqTier
+from luq.config.quantizer.layer_tiers import LayerTiers
 from luq.config.quantizer.own import OwnTier
 from luq.config.quantizer.rtn import RtnTier
 from luq.config.quantizer.ternary import TernaryTier
@@ -30,6 +31,7 @@ __all__ = [
     "BillmTier",
     "Float16Tier",
     "GptqTier",
+    "LayerTiers",
     "OwnTier",
     "QuantizerConfig",
     "RtnTier",

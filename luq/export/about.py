@@ -15,7 +15,8 @@ from luq.errors import ConfigError, ModelError
 from luq.formats.sizes import Memory
 from luq.store.sealed import read_table, sealed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # since parts beside the decoder's linears can be packed
+WITHOUT_PARTS = 1  # of folders whose decoder alone is packed
 NATIVE_LAYOUT = "luq"  # the folder's own layout, beside those of other libraries
 ABOUT = "luq.json"
 # An entry of config.json in which transformers looks for the name of the weight file. Without LUQ
@@ -46,6 +47,8 @@ class ExportedRun:
     git_sha: str | None
     # Linears in another tier than most of their layer. Earlier versions had none.
     other_tiers: list[LinearTier] = field(default_factory=list)
+    # Tiers of what is packed beside the decoder's linears, by part. Earlier versions had none.
+    parts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,13 @@ class ExportedFolder:
     run: ExportedRun | None = None
     # Name -> checksum. Empty in folders of earlier versions.
     files: dict[str, Checksum] = field(default_factory=dict)
+    format_version: int = WITHOUT_PARTS
 
 
 def about_json(about: ExportedFolder) -> dict[str, Any]:
     """luq.json: one flat table."""
     content: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": about.format_version,
         "layout": about.layout,
         "ledger": about.ledger,
         "file_bytes": about.file_bytes,

@@ -69,7 +69,11 @@ class _Relaxation(NamedTuple):
 
     price: float  # m, of a byte
     priced: Float[np.ndarray, " parts"]  # min_o (e_o + m b_o) of each part
-    known_error: float  # of a plan within the limit
+    known: list[Option]  # a plan within the limit
+
+    @property
+    def known_error(self) -> float:
+        return sum(option.error for option in self.known)
 
 
 class _Prefixes(NamedTuple):
@@ -77,12 +81,11 @@ class _Prefixes(NamedTuple):
 
     bytes: Int[np.ndarray, " prefixes"]
     error: Float[np.ndarray, " prefixes"]
-    place: Int[np.ndarray, " prefixes"]  # in the order of their choices, the earlier options first
+    # In the order of their choices, the earlier options first.
+    place: Int[np.ndarray, " prefixes"]
 
-    def of(
-        self, chosen: "Bool[np.ndarray, ' prefixes'] | Int[np.ndarray, ' chosen']"
-    ) -> "_Prefixes":
-        """Some of them."""
+    def of(self, chosen: Int[np.ndarray, " chosen"]) -> "_Prefixes":
+        """Some of them, by their positions."""
         return _Prefixes(self.bytes[chosen], self.error[chosen], self.place[chosen])
 
 
@@ -144,6 +147,8 @@ def solve(options: list[list[Option]], limit: int, most_prefixes: int = MOST_PRE
             by_bound = useful[np.argsort(bounds[useful], kind="stable")]
             least_left_out = min(least_left_out, float(bounds[by_bound[most_prefixes]]))
             useful = np.sort(by_bound[:most_prefixes])
+        if len(useful) == 0:  # none that was followed is as good as the plan that is known
+            return Solution(relaxed.known, max(0.0, relaxed.known_error - least_left_out))
         prefixes = _placed(extended.of(useful))
         steps.append((parents[useful], choices[useful]))
     # Fewer bytes always mean a larger error: the last is the best.
@@ -178,7 +183,8 @@ def _relaxation(options: list[list[Option]], limit: int) -> _Relaxation:
             low = middle
     choices = _filled_up(error, size, choices_at(high), limit)
     priced = (error + high * size).min(axis=1)
-    return _Relaxation(high, priced, float(error[rows, choices].sum()))
+    known = [part[choice] for part, choice in zip(options, choices, strict=True)]
+    return _Relaxation(high, priced, known)
 
 
 def _filled_up(

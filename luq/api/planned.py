@@ -89,10 +89,7 @@ def plan(
         )
     if tiers and names[0] not in ("bits", "bytes"):
         raise ConfigError(f"tiers would be ignored with {names[0]}: they go with bits or bytes")
-    if unit == "linear" and not tiers:
-        raise ConfigError('unit="linear" would be ignored: it goes with tiers and bits or bytes')
-    if tie and unit != "linear":
-        raise ConfigError('tie=True would be ignored: it goes with unit="linear"')
+    _check_unit(unit, tie, tiers)
     if order == "kl" or (tiers and error == "kl"):
         raise ConfigError(
             "kl asks questions of the selection split, which `luq run` does: choose another order "
@@ -119,6 +116,14 @@ def plan(
     chosen = allocate(graph, profile.model.store.get)
     end_walk(profile.model.store.tools)
     return Plan(chosen.allocation, quantizer, chosen.report, profile.samples)
+
+
+def _check_unit(unit: str, tie: bool, tiers: Sequence[Tier]) -> None:
+    """A ConfigError for a unit that no setting reads."""
+    if unit == "linear" and not tiers:
+        raise ConfigError('unit="linear" would be ignored: it goes with tiers and bits or bytes')
+    if tie and unit != "linear":
+        raise ConfigError('tie=True would be ignored: it goes with unit="linear"')
 
 
 def as_plan(plan: Plan | Tier | Sequence[Tier], layers: int) -> Plan:

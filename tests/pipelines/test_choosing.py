@@ -14,7 +14,7 @@ from luq.allocation.allocations import Allocation
 from luq.export.about import read_about
 from luq.formats.layer_file import read_layer
 from luq.formats.memory import peak_bytes, reset_peak
-from luq.models.decoder import find_layers
+from luq.models.decoder import decoder_of
 from pipelines import devices, runs_folder
 from pipelines.checkpoints import export
 from pipelines.record import RunRecord
@@ -87,13 +87,13 @@ def test_a_tier_for_each_linear_from_the_command_to_the_folder(
     assert about.other_tiers == record.other_tiers
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "folder")
     folders = [outputs / "store" / "layers" / key for key in record.artefacts.layers]
-    layers = find_layers(model)
+    layers = decoder_of(model).layers
     for index, folder in enumerate(folders):
         for name, stored in read_layer(folder).items():
             linear = layers[index].get_submodule(name)
             allocation = Allocation(tuple(record.tiers), tuple(record.other_tiers))
             assert linear.tier == allocation.tier_of(index, name)
-            assert stored.meta["bits"] == int(linear.tier[-1])
+            assert stored.nominal_bits == int(linear.tier[-1])
             for buffer, content in stored.buffers.items():
                 assert torch.equal(linear.get_buffer(buffer), content)
 

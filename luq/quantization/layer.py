@@ -168,7 +168,7 @@ def quantize_layer(
             for name in (name for group in part for name in group):
                 where = f"layer {index} {name}"
                 quantizer = quantizers[tiers.of_linear(name)]
-                packed[name] = _packed(quantizer, weights[name], by_linear.get(name), where)
+                packed[name] = packed_weight(quantizer, weights[name], by_linear.get(name), where)
             vlm.install(index, runtime_modules(vlm, index, packed, "packed", cache=True))
     finally:
         vlm.install(index, None)
@@ -207,9 +207,10 @@ def _groups(index: int, layer: nn.Module, states: list[State] | None) -> Groups:
         raise ModelError(f"layer {index}: {error}") from error
 
 
-def _packed(
+def packed_weight(
     quantizer: Quantizer, weight: Tensor, hessian: Hessian | None, where: str
 ) -> PackedWeight:
+    """A packed weight; the error of a Hessian that is none says where the linear stands."""
     try:
         return quantizer.quantize(weight.float(), hessian)
     except DataError as error:

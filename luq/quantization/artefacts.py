@@ -54,7 +54,7 @@ class PackedLayer(Artefact[LayerFolder]):
     """
 
     stage: ClassVar[str] = "layers"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     checkpoint: Checkpoint
     index: int
     tier: TierConfig

@@ -36,8 +36,8 @@ def questions(record: RunRecord) -> str:
 
 
 def is_mixed(record: RunRecord) -> bool:
-    """Whether the layers are in more than one tier."""
-    return len(set(record.tiers)) > 1
+    """Whether the linears are in more than one tier."""
+    return len(set(record.tiers)) > 1 or bool(record.other_tiers)
 
 
 def load(outputs: Path, sweeps: Sequence[str] = ()) -> Results:

@@ -22,6 +22,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from luq.allocation.allocations import Allocation
 from luq.config import GptqTier, QuantizerConfig, RtnTier, TrellisTier
 from luq.config.building import build
 from luq.export.folder import PackedModel, export
@@ -113,7 +114,7 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
         write_layer(place, {n: quantizer.quantize(w, same[w.shape[1]]) for n, w in weights.items()})
         places.append(place)
     del model
-    return export(PackedModel(folder, places, [tier] * layers), into)
+    return export(PackedModel(folder, places, Allocation((tier,) * layers)), into)
 
 
 def probe(folder: Path, dtype: str) -> dict[str, float]:

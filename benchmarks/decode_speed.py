@@ -25,6 +25,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from luq.allocation.allocations import Allocation
 from luq.config import QuantizerConfig, RtnTier
 from luq.config.building import build
 from luq.export.folder import PackedModel, export
@@ -114,7 +115,7 @@ def generation(n: int, scratch: Path) -> Table:
                 {n: quantizer.quantize(w, torch.eye(w.shape[1])) for n, w in linears.items()},
             )
             folders.append(folder)
-        packed = PackedModel(source, folders, [name] * len(folders))
+        packed = PackedModel(source, folders, Allocation((name,) * len(folders)))
         target = export(packed, scratch / name)
         models[name] = AutoModelForImageTextToText.from_pretrained(
             target, dtype=torch.float32

@@ -10,14 +10,16 @@ from functools import cached_property
 from typing import Protocol, TypeVar
 
 from luq.allocation import plans
+from luq.allocation.allocations import Allocation
 from luq.allocation.orders import ORDERS, Correlation, correlations
-from luq.allocation.plans import Allocation, Chosen, Selection
+from luq.allocation.plans import Chosen, Selection
 from luq.errors import ConfigError, DataError
 from luq.evaluation import answers
 from luq.evaluation.artefacts import Fidelity, Layers
 from luq.evaluation.measures import mean_divergence
 from luq.evaluation.scorers.summary import mean
 from luq.formats.artefacts import RestSizes
+from luq.formats.sizes import rest_ledger
 from luq.graph import ModelGraph, QuestionSet
 from luq.profiling.entropies import LayerEntropy
 from luq.quantization.artefacts import DeltaLosses, LayerFolder, OutputErrors
@@ -197,7 +199,8 @@ class RunEvidence:
         for layer in layers:
             self.get(layer)
         summaries = []
-        for name, item in self.graph.answers(layers, self._questions).items():
+        parts = self.graph.parts
+        for name, item in self.graph.answers(layers, self._questions, parts).items():
             kept = self.get(item)
             if not all("error" in row for row in answers.rows_of(kept)):  # else there is no score
                 summaries.append(answers.summary_of(name, kept))
@@ -215,7 +218,7 @@ class RunEvidence:
         layers = self.graph.layers(allocation)
         for layer in layers:
             self.get(layer)
-        measured = self.graph.fidelity(layers, self._questions)
+        measured = self.graph.fidelity(layers, self._questions, self.graph.parts)
         return _mean_divergence(measured, self.get)
 
     @cached_property
@@ -223,8 +226,9 @@ class RunEvidence:
         return self.get(self.graph.rest)
 
     def rest_bytes(self) -> int:
-        """Bytes of everything that is not a decoder linear."""
-        return self._rest.bytes
+        """Bytes of everything that is not a decoder linear, packed or not."""
+        sizes = {part.part: self.get(part).size() for part in self.graph.parts}
+        return sum(rest_ledger(self._rest.ledger, sizes).values())
 
     def weights(self) -> int:
         """Weights of the decoder linears."""

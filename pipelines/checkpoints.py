@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luq.allocation.allocations import Allocation
 from luq.errors import ModelError
 from luq.export import checksums
 from luq.export.about import NATIVE_LAYOUT, ExportedRun, read_about
@@ -65,6 +66,7 @@ def exported_run(record: RunRecord) -> ExportedRun:
         command=record.command,
         allocation=record.allocation,
         tiers=record.tiers,
+        other_tiers=record.other_tiers,
         model_fingerprint=record.model_fingerprint,
         model_commit=record.model_commit,
         system_prompt=record.config.model.system_prompt,
@@ -102,7 +104,8 @@ def export(outputs: Path, record: RunRecord, target: Path, layout: str = NATIVE_
     if any(setting is not None for setting in config.image):
         family = str(read_config(source)["model_type"])
         images = load_processor(source, family, config).image_processor.to_dict()
-    model = PackedModel(source, folders, record.tiers, images)
+    allocation = Allocation(tuple(record.tiers), tuple(record.other_tiers))
+    model = PackedModel(source, folders, allocation, images)
     return write_folder(model, target, exported_run(record), card_facts(record), chosen_layout)
 
 

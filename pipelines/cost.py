@@ -54,7 +54,7 @@ class Work:
             self._add_bound(graph)
             return
         layers = graph.layers(chosen.allocation)
-        for answers in graph.answers(layers, graph.questions).values():
+        for answers in graph.answers(layers, graph.questions, graph.parts).values():
             self._add(store, answers)
 
     def _add(self, store: Store, artefact: Artefact[Any]) -> None:

@@ -7,6 +7,7 @@ of schema 3 are read too.
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from luq.allocation.allocations import LinearTier
 from luq.allocation.reports import PlanReport
 from luq.config import RunConfig
 from luq.config.building import build, plain
@@ -119,6 +120,7 @@ class ArtefactKeys:
     float_layers: list[str]
     answers: dict[str, str]  # benchmark -> key
     float_answers: dict[str, str]
+    parts: dict[str, str] = field(default_factory=dict)  # part -> key, of packed ones
     used: list[str] = field(default_factory=list)
 
 
@@ -144,7 +146,7 @@ class RunRecord:
     profile: list[LayerEntropy]  # empty where no layer had to be chosen
     order: list[int]  # most compressible layer first; empty where no layer had to be chosen
     allocation: str
-    tiers: list[str]  # layer -> tier
+    tiers: list[str]  # layer -> tier, of most of its linears
     plan: PlanReport
     layer_scores: dict[str, list[float]]  # order -> score per layer
     k: int  # layers in the low tier
@@ -160,6 +162,8 @@ class RunRecord:
     cached: dict[str, bool]  # stage -> whether the store had all of it
     wall_seconds: float
     finished: float  # seconds since the epoch
+    # Linears in another tier than most of their layer. Earlier versions had none.
+    other_tiers: list[LinearTier] = field(default_factory=list)
 
     @property
     def score_interval(self) -> Estimate:

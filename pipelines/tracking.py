@@ -317,13 +317,14 @@ def tables(record: RunRecord, wandb: Any) -> dict[str, Any]:
         [name, s.score, s.stderr, s.n, s.float_score, s.retention]
         for name, s in record.scores.items()
     ]
-    tiers = [[layer, tier] for layer, tier in enumerate(record.tiers)]
+    tiers = [[layer, "", tier] for layer, tier in enumerate(record.tiers)]
+    tiers += [list(other) for other in record.other_tiers]
     ledger = [[part, count] for part, count in record.memory.ledger.items()]
     columns = ["benchmark", "score", "stderr", "n", "16-bit", "retention"]
     return {
         "entropy": wandb.Table(["layer", "modality", "bits", "spread"], entropy),
         "benchmarks": wandb.Table(columns, scores),
-        "tiers": wandb.Table(["layer", "tier"], tiers),
+        "tiers": wandb.Table(["layer", "linear", "tier"], tiers),
         "ledger": wandb.Table(["part", "bytes"], ledger),
     }
 

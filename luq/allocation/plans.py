@@ -1,52 +1,20 @@
-"""Plans: which tier each layer gets. An `Allocation` is plain data.
+"""Plans: which tier each layer gets.
 
 A plan is a function of the config and of `Evidence`, through which it asks for what it needs.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from luq.allocation import knapsack
+from luq.allocation.allocations import Allocation
 from luq.allocation.reports import PlanReport, SelectionPoint, Swap
 from luq.config import AllocationConfig
 from luq.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """Layer -> tier name.
-
-    Allocation(("gptq4", "billm", "billm"))      # by hand
-    make(config, evidence)                       # as the plan of a config says
-    str(Allocation(("gptq4", "billm", "billm"))) # "0:gptq4 1-2:billm"
-    """
-
-    tiers: tuple[str, ...]
-
-    def __str__(self) -> str:
-        parts: list[str] = []
-        first = 0
-        for tier, run in groupby(self.tiers):
-            last = first + len(list(run)) - 1
-            span = f"{first}" if first == last else f"{first}-{last}"
-            parts.append(f"{span}:{tier}")
-            first = last + 1
-        return " ".join(parts)
-
-    def count(self, tier: str) -> int:
-        """Layers in a tier."""
-        return self.tiers.count(tier)
-
-    def replace(self, changes: dict[int, str]) -> "Allocation":
-        """The same allocation with other tiers for some layers."""
-        tiers = list(self.tiers)
-        for layer, tier in changes.items():
-            tiers[layer] = tier
-        return Allocation(tuple(tiers))
 
 
 @dataclass(frozen=True)

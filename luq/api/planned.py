@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luq.allocation.plans import Allocation
+from luq.allocation.allocations import Allocation
 from luq.allocation.reports import PlanReport
 from luq.api.graph import FLOAT, GraphSettings, LoadedGraph, Tier, quantizer_of
 from luq.api.profiled import Profile

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from luq.allocation.allocations import LinearTier
 from luq.config.building import build
 from luq.config.checks import is_plain_name
 from luq.errors import ConfigError, ModelError
@@ -33,7 +34,7 @@ class ExportedRun:
     name: str
     command: str  # that makes the model again
     allocation: str
-    tiers: list[str]
+    tiers: list[str]  # of most linears of each layer
     model_fingerprint: str
     model_commit: str | None  # of the hub's repository; None for a folder
     system_prompt: str  # with which it was scored
@@ -43,6 +44,8 @@ class ExportedRun:
     memory: Memory
     versions: dict[str, str]  # package -> version
     git_sha: str | None
+    # Linears in another tier than most of their layer. Earlier versions had none.
+    other_tiers: list[LinearTier] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from luq.allocation.allocations import Allocation
 from luq.errors import ModelError
 from luq.export.folder import Layout, Tensors
 from luq.formats.base import IntegerGrid, PackedWeight
@@ -75,13 +76,13 @@ class Grid(NamedTuple):
         return f"{self.bits} bit {groups}" + ("" if self.symmetric else " with zero points")
 
 
-def _grids(packed: PackedLayer, index: int, tier: str) -> dict[str, Grid | None]:
+def _grids(packed: PackedLayer, index: int, allocation: Allocation) -> dict[str, Grid | None]:
     """The grid of each linear of a layer; None: it stays in 16 bit.
 
     Args:
         packed: The layer's linears.
         index: Of the layer.
-        tier: Its tier's name.
+        allocation: Has the tiers' names.
 
     Raises:
         ModelError: A linear has no grid, or one that compressed-tensors does not know.
@@ -92,12 +93,13 @@ def _grids(packed: PackedLayer, index: int, tier: str) -> dict[str, Grid | None]
         if grid is not None:
             integers[name] = grid
         elif weight.stored_floats() is None:
+            tier = allocation.tier_of(index, name)
             raise ModelError(
                 f"layer {index} is stored in {tier}, a {weight.format} format, for which "
                 "compressed-tensors has none: only integer tiers can be exported so, leave --format"
                 " out"
             )
-    _check_groups(integers, index, tier)
+    _check_groups(integers, index, allocation)
     sizes = {grid.group_size for grid in integers.values()}
     sizes_of_many = {grid.group_size for grid in integers.values() if grid.groups > 1}
     grids: dict[str, Grid | None] = {}
@@ -113,7 +115,7 @@ def _grids(packed: PackedLayer, index: int, tier: str) -> dict[str, Grid | None]
     return grids
 
 
-def _check_groups(integers: dict[str, IntegerGrid], index: int, tier: str) -> None:
+def _check_groups(integers: dict[str, IntegerGrid], index: int, allocation: Allocation) -> None:
     """A ModelError, with a group size that works, where a last group is shorter."""
     common_divisor = math.gcd(*(grid.shape[1] for grid in integers.values()))
     for name, grid in integers.items():
@@ -124,6 +126,7 @@ def _check_groups(integers: dict[str, IntegerGrid], index: int, tier: str) -> No
             size //= 2
         if size < SMALLEST_GROUP:
             size = 0  # one group per row
+        tier = allocation.tier_of(index, name)
         raise ModelError(
             f"layer {index} is stored in {tier}, whose groups of {grid.group_size} do not divide "
             f"the {grid.shape[1]} columns of {name}: compressed-tensors has no shorter last group. "
@@ -131,7 +134,7 @@ def _check_groups(integers: dict[str, IntegerGrid], index: int, tier: str) -> No
         )
 
 
-def config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
+def config(folders: Sequence[Path], allocation: Allocation) -> dict[str, Any]:
     """The `quantization_config`: one group of linears per grid; a ModelError for what transformers
     could not load.
 
@@ -140,8 +143,8 @@ def config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
     5.23, compressed-tensors 0.20).
     """
     found: dict[Grid | None, dict[str, list[int]]] = {}
-    for index, (folder, tier) in enumerate(zip(folders, tiers, strict=True)):
-        for name, grid in _grids(read_layer(folder), index, tier).items():
+    for index, folder in enumerate(folders):
+        for name, grid in _grids(read_layer(folder), index, allocation).items():
             found.setdefault(grid, {}).setdefault(name, []).append(index)
     plain, grids = (
         _patterns(found.pop(None, {})),

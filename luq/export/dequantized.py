@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from luq.allocation.allocations import Allocation
 from luq.errors import ModelError
 from luq.export.folder import Layout, Tensors
 from luq.formats.base import PackedWeight
@@ -17,7 +18,7 @@ from luq.formats.base import PackedWeight
 DEQUANTIZED = "dequantized"
 
 
-def no_quantization(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
+def no_quantization(folders: Sequence[Path], allocation: Allocation) -> dict[str, Any]:
     """Nothing: the folder's config says of no linear that it is packed."""
     return {}
 

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from luq.allocation.allocations import Allocation
 from luq.errors import ModelError
 from luq.export.about import (
     ABOUT,
@@ -52,7 +53,7 @@ class Layout(NamedTuple):
 
     name: str
     # The `quantization_config`, from the layers' folders and tiers; empty if there is none.
-    config: Callable[[Sequence[Path], Sequence[str]], dict[str, Any]]
+    config: Callable[[Sequence[Path], Allocation], dict[str, Any]]
     # What the file holds of one linear.
     tensors: Callable[[PackedWeight], Tensors]
 
@@ -63,14 +64,15 @@ class PackedModel:
 
     source: Path  # the 16-bit checkpoint that was packed
     folders: Sequence[Path]  # of each decoder layer's packed linears
-    tiers: Sequence[str]  # of each decoder layer
+    allocation: Allocation  # their tiers
     image_processor: dict[str, Any] | None = None  # its settings, if they are not the source's
 
 
-def quantization_config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[str, Any]:
+def quantization_config(folders: Sequence[Path], allocation: Allocation) -> dict[str, Any]:
     """What `luq.export.hf.LuqConfig` reads: formats, shapes and buffers of all packed linears."""
     layers: list[dict[str, Any]] = []
-    for folder, tier in zip(folders, tiers, strict=True):
+    for index, (folder, tier) in enumerate(zip(folders, allocation.tiers, strict=True)):
+        other_tiers = allocation.others_of(index)
         linears: dict[str, dict[str, Any]] = {}
         for name, weight in read_layer(folder).items():
             buffers: dict[str, list[Any]] = {}
@@ -84,6 +86,10 @@ def quantization_config(folders: Sequence[Path], tiers: Sequence[str]) -> dict[s
                 **weight.meta,
             }
         layers.append({"tier": tier, "linears": linears})
+        if other_tiers:
+            layers[-1]["other_tiers"] = {
+                short_name(name): other for name, other in other_tiers.items()
+            }
     return {"quant_method": "luq", "format_version": FORMAT_VERSION, "layers": layers}
 
 
@@ -134,7 +140,7 @@ def _export(
     check_target(target)
     shards = shards_of(model.source)
     _check_space(model.source, shards, target)
-    quantization = layout.config(model.folders, model.tiers)
+    quantization = layout.config(model.folders, model.allocation)
     scratch = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)

@@ -52,7 +52,8 @@ class LuqConfig(QuantizationConfigMixin):
     Args:
         format_version: Of the folder.
         layers: By decoder layer, {tier, linears: {short name: {format, shape, buffers: {name:
-            [type, shape]}, and the format's numbers}}}.
+            [type, shape]}, and the format's numbers}}, other_tiers: {short name: tier}}, the last
+            for linears that are not in the layer's tier.
 
     Raises:
         ModelError: A newer version of LUQ wrote the folder.
@@ -112,8 +113,10 @@ class LuqQuantizer(HfQuantizer):
             for name, original in linears_of(layer).items():
                 parent, _dot, attribute = name.rpartition(".")
                 try:
-                    tier = entries[index]["tier"]
-                    weight = _skeleton(entries[index]["linears"][short_name(name)])
+                    entry = entries[index]
+                    short = short_name(name)
+                    tier = entry.get("other_tiers", {}).get(short, entry["tier"])
+                    weight = _skeleton(entry["linears"][short])
                 except _NOT_AS_WRITTEN as error:
                     raise ModelError(
                         f"the folder's config does not say how layers.{index}.{name} is packed "

@@ -4,12 +4,12 @@ import math
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, PackedWeight, of_columns
 from luq.formats.kernels import cpu
-from luq.formats.packing import bytes_of_trits, unpack_trits
+from luq.formats.packing import bytes_of_trits, places_of_rows, trits_at, unpack_trits
 
 
 class TernaryWeight(PackedWeight):
@@ -36,6 +36,14 @@ class TernaryWeight(PackedWeight):
         scales = self.buffers["scales"].float()
         values = unpack_trits(self.buffers["codes"], self.shape).float() - 1
         values *= of_columns(scales, self.group_size, self.shape[1])
+        return values.to(dtype)
+
+    def rows(
+        self, index: Int64[Tensor, " n"], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "n in"]:
+        columns = self.shape[1]
+        values = trits_at(self.buffers["codes"], places_of_rows(index, columns)).float() - 1
+        values *= of_columns(self.buffers["scales"][index].float(), self.group_size, columns)
         return values.to(dtype)
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from luq.calibration.artefacts import Calibration, samples_of
-from luq.config import TierConfig
+from luq.config import LayerTiers, TierConfig
 from luq.config.checks import VOLATILE
 from luq.formats.sizes import LayerSize
 from luq.models.checkpoint import Checkpoint
@@ -47,24 +47,24 @@ class LayerFolder:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PackedLayer(Artefact[LayerFolder]):
-    """The linears of one decoder layer in one tier.
+    """The linears of one decoder layer in their tiers.
 
     `before` are the packed layers that the calibration samples went through on their way to this
-    one; layers that are not among them were 16-bit. A tier that needs no data has neither.
+    one; layers that are not among them were 16-bit. Tiers that need no data have neither.
     """
 
     stage: ClassVar[str] = "layers"
     version: ClassVar[int] = 4
     checkpoint: Checkpoint
     index: int
-    tier: TierConfig
+    tiers: LayerTiers
     calibration: Calibration | None = None
     before: "tuple[PackedLayer, ...]" = ()
-    name: str = field(default="", metadata=VOLATILE)  # of the tier, for people
+    name: str = field(default="", metadata=VOLATILE)  # of the tiers, for people
 
     @property
     def description(self) -> str:
-        return f"layer {self.index} in {self.name or self.tier.method}"
+        return f"layer {self.index} in {self.name or self.tiers.tier.method}"
 
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.formats.layer_file import write_layer
@@ -78,7 +78,7 @@ class PackedLayer(Artefact[LayerFolder]):
             states = walk_of(self.calibration, tools).inputs(self.index, before)
         else:
             vlm = loaded(tools, self.checkpoint)
-        write_layer(folder, quantize_layer(vlm, self.index, self.tier, states))
+        write_layer(folder, quantize_layer(vlm, self.index, self.tiers, states))
 
     def read(self, folder: Path) -> LayerFolder:
         return LayerFolder(folder)
@@ -158,3 +158,57 @@ class DeltaLosses(MeasuredScores):
         vlm = loaded(tools, self.calibration.checkpoint)
         samples = samples_of(self.calibration, tools)
         write_json(folder / SCORES, delta_losses(vlm, samples, self.packed(tools)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PackedPart(Artefact[LayerFolder]):
+    """Embeddings, head, vision tower or projector in one tier.
+
+    Parts are packed for what the 16-bit model gives them, and the decoder's layers for what the
+    16-bit parts give: neither depends on the other, so that all allocations share a part. What is
+    scored, stored and exported has both.
+
+    `before` are the packed parts that the calibration images went through on their way to this
+    one. A tier that needs no data has neither calibration nor parts before it.
+    """
+
+    stage: ClassVar[str] = "parts"
+    version: ClassVar[int] = 1
+    checkpoint: Checkpoint
+    part: str
+    tier: TierConfig
+    calibration: Calibration | None = None
+    before: "tuple[PackedPart, ...]" = ()
+    name: str = field(default="", metadata=VOLATILE)  # of the tier, for people
+
+    @property
+    def description(self) -> str:
+        return f"{self.part} in {self.name or self.tier.method}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.formats.layer_file import write_layer
+        from luq.models.vlm import loaded
+        from luq.quantization.rest import install_parts, quantize_part
+
+        if self.calibration is None:
+            vlm = loaded(tools, self.checkpoint)
+            vlm.restore()
+            samples = None
+        else:
+            vlm = loaded(tools, self.calibration.checkpoint)
+            samples = samples_of(self.calibration, tools)
+            vlm.restore()
+            install_parts(vlm, folders_of(self.before, tools))
+        packed = quantize_part(vlm, self.part, self.tier, samples, tools.store.root)
+        write_layer(folder, packed)
+
+    def read(self, folder: Path) -> LayerFolder:
+        return LayerFolder(folder)
+
+
+Parts = tuple[PackedPart, ...]
+
+
+def folders_of(parts: Parts, tools: Tools) -> dict[str, Path]:
+    """Where packed parts lie, by part."""
+    return {part.part: tools.store.get(part).folder for part in parts}

@@ -1,12 +1,13 @@
-"""One decoder layer into a tier: Hessians of its linears' inputs, and the packed weights."""
+"""One decoder layer into its tiers: Hessians of its linears' inputs, and the packed weights."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from luq.config import TierConfig
+from luq.config import LayerTiers
 from luq.errors import DataError, ModelError
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer
@@ -83,6 +84,8 @@ def hessians(layer: nn.Module, states: list[State], groups: Groups) -> dict[str,
     """
     sums: list[HessianSum] = []
     hooks: list[Any] = []
+    if not groups:
+        return {}
     current = states[0]
 
     def listen(group: tuple[str, ...]) -> None:
@@ -131,41 +134,65 @@ def runtime_modules(
 
 @torch.no_grad()
 def quantize_layer(
-    vlm: VLM, index: int, tier: TierConfig, states: list[State] | None
+    vlm: VLM, index: int, tiers: LayerTiers, states: list[State] | None
 ) -> PackedLayer:
-    """All linears of one layer in one tier; the layer has its 16-bit linears again afterwards.
+    """All linears of one layer, each in its tier; the layer has its 16-bit linears again
+    afterwards.
 
     With `true_sequential` each group's Hessian sees the groups before it already quantized, as
-    GPTQ's reference code does.
+    GPTQ's reference code does: for the whole layer, if one of its tiers wants it so.
 
     Args:
         vlm: the model.
         index: the decoder layer.
-        tier: how it is stored.
-        states: the layer's inputs; None only for a tier that needs no data.
+        tiers: how its linears are stored.
+        states: the layer's inputs; None only for tiers that need no data.
 
     Raises:
         DataError: a Hessian is none; the message names layer and linear.
+        ModelError: a tier is given for a linear that the layer does not have.
     """
-    quantizer = make_quantizer(tier)
+    quantizers = {tier: make_quantizer(tier) for tier in tiers.distinct}
     layer = vlm.layers[index]
     packed: PackedLayer = {}
     vlm.install(index, None)
     weights = vlm.original(index)
+    _check_names(index, tiers, weights)
     groups = _groups(index, layer, states)
-    passes: list[Groups] = [(group,) for group in groups] if tier.sees_packed_groups else [groups]
+    passes: list[Groups] = [(group,) for group in groups] if tiers.sees_packed_groups else [groups]
     try:
         for part in passes:
             by_linear: dict[str, Hessian] = {}
-            if states is not None and not tier.data_free:
-                by_linear = hessians(layer, states, part)
+            if states is not None:
+                by_linear = hessians(layer, states, _calibrated(part, tiers))
             for name in (name for group in part for name in group):
                 where = f"layer {index} {name}"
-                packed[name] = _packed(quantizer, weights[name], by_linear.get(name), where)
-            vlm.install(index, runtime_modules(vlm, index, packed, tier.method, cache=True))
+                quantizer = quantizers[tiers.of_linear(name)]
+                packed[name] = packed_weight(quantizer, weights[name], by_linear.get(name), where)
+            vlm.install(index, runtime_modules(vlm, index, packed, "packed", cache=True))
     finally:
         vlm.install(index, None)
     return {name: packed[name] for name in weights}
+
+
+def _check_names(index: int, tiers: LayerTiers, weights: Mapping[str, Tensor]) -> None:
+    """A ModelError unless the linears that have tiers of their own are among the layer's."""
+    unknown = [other.linear for other in tiers.others if other.linear not in weights]
+    if unknown:
+        raise ModelError(
+            f"layer {index} has no linear {', '.join(unknown)}, for which a tier was given: its "
+            f"linears are {', '.join(weights)}"
+        )
+
+
+def _calibrated(groups: Groups, tiers: LayerTiers) -> Groups:
+    """The linears of each group whose tiers need a Hessian; groups without any are left out."""
+    calibrated: list[tuple[str, ...]] = []
+    for group in groups:
+        names = tuple(name for name in group if not tiers.of_linear(name).data_free)
+        if names:
+            calibrated.append(names)
+    return tuple(calibrated)
 
 
 def _groups(index: int, layer: nn.Module, states: list[State] | None) -> Groups:
@@ -180,9 +207,10 @@ def _groups(index: int, layer: nn.Module, states: list[State] | None) -> Groups:
         raise ModelError(f"layer {index}: {error}") from error
 
 
-def _packed(
+def packed_weight(
     quantizer: Quantizer, weight: Tensor, hessian: Hessian | None, where: str
 ) -> PackedWeight:
+    """A packed weight; the error of a Hessian that is none says where the linear stands."""
     try:
         return quantizer.quantize(weight.float(), hessian)
     except DataError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from luq.allocation.plans import Allocation
+from luq.allocation.allocations import Allocation, LinearTier
 from luq.errors import LuqError
 from luq.planning import allocate
 from luq.questions.text import TextSource
@@ -28,6 +28,16 @@ def test_exact_shares_prefixes() -> None:
     mixed = run.layers(MIXED)
     assert uniform[: LAYERS - 2] == mixed[: LAYERS - 2]
     assert uniform[-1] != mixed[-1], "its inputs come from another layer"
+
+
+def test_linears_in_other_tiers_make_another_layer() -> None:
+    run = graph()
+    uniform = run.uniform("gptq4")
+    mixed = run.layers(Allocation(("gptq4",) * LAYERS, (LinearTier(1, "mlp.up_proj", "billm"),)))
+    assert mixed[0] == uniform[0]
+    assert mixed[1] != uniform[1]
+    assert mixed[1].description == "layer 1 in gptq4+billm"
+    assert mixed[2] != uniform[2], "its inputs come from another layer"
 
 
 @pytest.mark.parametrize("propagation", ["high", "float"])

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from analysis.frame import fidelity
+from analysis.loading import is_mixed
+from luq.allocation.allocations import LinearTier
 from luq.allocation.reports import Swap
 from luq.errors import ConfigError
 from pipelines.console import perplexity_words
@@ -53,6 +55,16 @@ def test_a_record_of_before_has_no_perplexity_of_16_bit(record: RunRecord) -> No
     assert "16-bit" not in told
     assert fidelity(record)["perplexity"] == record.perplexity.value
     assert math.isnan(fidelity(record)["perplexity_ratio"])
+
+
+def test_a_record_has_the_linears_that_are_in_other_tiers(record: RunRecord) -> None:
+    other = LinearTier(3, "mlp.down_proj", "gptq4")
+    mixed = replace(record, other_tiers=[other])
+    assert from_json(json.loads(json.dumps(to_json(mixed)))).other_tiers == [other]
+    uniform = replace(record, tiers=["billm"] * 10)
+    assert record.other_tiers == [], "earlier records had none"
+    assert not is_mixed(uniform)
+    assert is_mixed(replace(uniform, other_tiers=[other]))
 
 
 def test_a_record_that_named_a_benchmark_twice_is_still_read(record: RunRecord) -> None:

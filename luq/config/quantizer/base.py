@@ -17,6 +17,7 @@ class TierConfig:
 
     method: ClassVar[str]
     data_free: ClassVar[bool] = False  # needs no calibration data
+    decodes_rows: ClassVar[bool] = False  # single rows are decoded alone, as embeddings need it
 
     @property
     def sees_packed_groups(self) -> bool:

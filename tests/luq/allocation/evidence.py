@@ -3,7 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from luq.allocation.plans import Allocation, Selection
+from luq.allocation.allocations import Allocation
+from luq.allocation.plans import Selection
 
 ENTROPIES = [5.0, 3.0, 4.0, 6.0, 3.5]
 ORDER = [1, 4, 2, 0, 3]

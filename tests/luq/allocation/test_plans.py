@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luq.allocation.plans import PLANS, Allocation, Chosen, Evidence, make, prefix
+from luq.allocation.allocations import Allocation
+from luq.allocation.plans import PLANS, Chosen, Evidence, make, prefix
 from luq.allocation.reports import PlanReport, SelectionPoint
 from luq.config import AllocationConfig
 from luq.errors import ConfigError
@@ -55,6 +56,22 @@ def test_the_line_says_the_tier_of_every_layer(tiers: list[str]) -> None:
         assert int(first) == len(read)
         read += [tier] * (int(last or first) - int(first) + 1)
     assert read == tiers
+
+
+def test_linears_in_other_tiers_stand_behind_their_layer() -> None:
+    usual = {"attn.q_proj": "low", "attn.k_proj": "low", "mlp.down_proj": "low"}
+    mixed = usual | {"mlp.down_proj": "high"}
+    most = {"attn.q_proj": "high", "attn.k_proj": "low", "mlp.down_proj": "high"}
+    allocation = Allocation.of_linears([usual, usual, mixed, most])
+    assert str(allocation) == "0-1:low 2:low,down_proj=high 3:high,k_proj=low"
+    assert allocation.tiers == ("low", "low", "low", "high")
+    assert allocation.tier_of(2, "mlp.down_proj") == "high"
+    assert allocation.tier_of(2, "attn.q_proj") == "low"
+    assert allocation.others_of(0) == {}
+    assert allocation.count("low") == 2, "layers wholly in it"
+    assert allocation.names() == {"low", "high"}
+    assert Allocation.of_linears([usual, usual]) == Allocation(("low", "low"))
+    assert allocation.replace({2: "low", 3: "low"}) == Allocation(("low",) * 4)
 
 
 def test_some_layers_of_an_allocation_are_replaced() -> None:

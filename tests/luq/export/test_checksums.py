@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForImageTextToText
 
+from luq.allocation.allocations import Allocation
 from luq.config import QuantizerConfig
 from luq.config.building import build
 from luq.errors import ConfigError, ModelError
@@ -43,7 +44,7 @@ def exported(vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir()
         write_layer(folder, layer)
         folders.append(folder)
-    model = PackedModel(SOURCE, folders, ["rtn4"] * len(folders))
+    model = PackedModel(SOURCE, folders, Allocation(("rtn4",) * len(folders)))
     return export(model, root / "model", RUN)
 
 
@@ -158,7 +159,7 @@ def test_two_exports_into_one_folder_are_one(exported: Path, tmp_path: Path) -> 
     target = tmp_path / "model"
     folders = [exported] * 12  # never read
     with sole_writer(target, "export"):
-        process_of_another = PackedModel(SOURCE, folders, ["rtn4"] * 12)
+        process_of_another = PackedModel(SOURCE, folders, Allocation(("rtn4",) * 12))
         with pytest.raises(Exception, match="another export is writing"):
             export(process_of_another, target)
     assert list(tmp_path.iterdir()) == []

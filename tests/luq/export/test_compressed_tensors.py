@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from luq.allocation.allocations import Allocation
 from luq.config import BillmTier, Float16Tier, RtnTier
 from luq.errors import ModelError
 from luq.export.about import read_about
@@ -110,7 +111,7 @@ def test_plain_transformers_says_the_same(vlm: VLM, pack, tmp_path: Path, name: 
 
     plan = PLANS[name]
     packed = pack(plan)
-    model = PackedModel(SOURCE, packed, plan)
+    model = PackedModel(SOURCE, packed, Allocation(tuple(plan)))
     target = export(model, tmp_path / "model", layout=interchange.COMPRESSED_TENSORS)
     about = read_about(target)
     assert about.layout == "compressed-tensors"
@@ -186,7 +187,7 @@ def test_what_transformers_could_not_load_is_refused_and_leaves_nothing(
     pack, tmp_path: Path, plan, message: str
 ) -> None:
     plan = (*plan, *["rtn4"] * 8) if "rtn4" in plan else (*plan, *["rtn4 zeros"] * 8)
-    model = PackedModel(SOURCE, pack(plan), plan)
+    model = PackedModel(SOURCE, pack(plan), Allocation(tuple(plan)))
     with pytest.raises(ModelError, match=message):
         export(model, tmp_path / "out", layout=interchange.COMPRESSED_TENSORS)
     assert not (tmp_path / "out").exists()
@@ -217,7 +218,7 @@ def test_a_short_last_group_is_refused_with_a_size_that_works(
         rf"do not divide the \d+ columns of .* quantizer\.tiers\.low\.group_size={offered}, or"
     )
     with pytest.raises(ModelError, match=message):
-        interchange.config(short, ["low"])
+        interchange.config(short, Allocation(("low",)))
     even = write_widths(tmp_path, columns, wide, offered)
-    for group in interchange.config(even, ["low"])["config_groups"].values():
+    for group in interchange.config(even, Allocation(("low",)))["config_groups"].values():
         assert group["weights"].get("group_size", 0) == offered

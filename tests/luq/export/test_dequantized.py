@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from luq.allocation.allocations import Allocation
 from luq.config import QuantizerConfig
 from luq.config.building import build
 from luq.errors import ModelError
@@ -62,7 +63,7 @@ def test_transformers_alone_loads_what_the_packed_weights_mean(
     packed: tuple[list[Path], list[PackedLayer]], tmp_path: Path
 ) -> None:
     folders, layers = packed
-    model = PackedModel(SOURCE, folders, ["rtn4"] * len(folders))
+    model = PackedModel(SOURCE, folders, Allocation(("rtn4",) * len(folders)))
     folder = export(model, tmp_path / "plain", layout=dequantized(torch.float16))
     with safe_open(folder / SINGLE, framework="pt") as file:
         names = list(file.keys())
@@ -104,6 +105,6 @@ def test_the_folder_says_its_layout(
     packed: tuple[list[Path], list[PackedLayer]], tmp_path: Path
 ) -> None:
     folders, _ = packed
-    model = PackedModel(SOURCE, folders, ["rtn4"] * len(folders))
+    model = PackedModel(SOURCE, folders, Allocation(("rtn4",) * len(folders)))
     folder = export(model, tmp_path / "plain", layout=dequantized(torch.float16))
     assert read_about(folder).layout == "dequantized"

@@ -17,6 +17,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from luq.allocation.allocations import Allocation, LinearTier
 from luq.config import QuantizerConfig
 from luq.config.building import build
 from luq.errors import ModelError
@@ -49,6 +50,8 @@ TIERS = (
     "trellis2",
     "trellis1",
 )
+OTHERS = ("gate_proj", "up_proj", "down_proj")
+PLAN = Allocation(TIERS, tuple(LinearTier(9, f"mlp.{name}", "billm_faithful") for name in OTHERS))
 FRESH = """
 import hashlib, json, sys
 import luq
@@ -102,7 +105,7 @@ def packed(vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def exported(packed: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("export") / "model"
-    return export(PackedModel(SOURCE, packed, TIERS), target, RUN, CARD)
+    return export(PackedModel(SOURCE, packed, PLAN), target, RUN, CARD)
 
 
 def test_a_fresh_process_gets_the_same_bits_and_says_the_same(
@@ -247,6 +250,9 @@ def test_saving_the_loaded_model_again_changes_nothing(
     else:
         model.save_pretrained(tmp_path / "again")
     again = AutoModelForImageTextToText.from_pretrained(tmp_path / "again", dtype=torch.float16)
+    last_layer = again.model.language_model.layers[9]
+    assert last_layer.mlp.up_proj.tier == "billm_faithful"
+    assert last_layer.self_attn.q_proj.tier == TIERS[9]
     loaded = model.state_dict()
     saved = again.state_dict()
     assert loaded.keys() == saved.keys()
@@ -293,7 +299,7 @@ def test_shards_stay_shards(
     source: Path, packed: list[Path], exported: Path, tmp_path: Path
 ) -> None:
     split_in_two(source)
-    target = export(PackedModel(source, packed, TIERS), tmp_path / "two")
+    target = export(PackedModel(source, packed, PLAN), tmp_path / "two")
     tensor_bytes = {n: s for n, s in read_about(target).ledger.items() if n != "header"}
     index = json.loads((target / INDEX).read_text())
     assert index["metadata"] == {"total_size": sum(tensor_bytes.values())}
@@ -349,7 +355,7 @@ def test_a_bad_source_leaves_nothing(
 ) -> None:
     spoil(source)
     with pytest.raises(ModelError, match=message):
-        export(PackedModel(source, packed, TIERS), tmp_path / "out" / "model")
+        export(PackedModel(source, packed, PLAN), tmp_path / "out" / "model")
     assert not (tmp_path / "out" / "model").exists()
     assert list(tmp_path.glob("out/*")) == []
 
@@ -357,7 +363,7 @@ def test_a_bad_source_leaves_nothing(
 def test_what_is_there_is_not_overwritten(packed: list[Path], tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("x")
     with pytest.raises(ModelError, match="exists"):
-        export(PackedModel(SOURCE, packed, TIERS), tmp_path)
+        export(PackedModel(SOURCE, packed, PLAN), tmp_path)
     assert (tmp_path / "notes").read_text() == "x"
 
 
@@ -366,7 +372,7 @@ def test_a_full_disk_is_said_first(
 ) -> None:
     monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(ModelError, match="may need"):
-        export(PackedModel(SOURCE, packed, TIERS), tmp_path / "x")
+        export(PackedModel(SOURCE, packed, PLAN), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -428,7 +434,7 @@ def test_luq_json_says_the_run_and_gives_it_back(exported: Path) -> None:
 
 
 def test_a_folder_of_no_run_has_a_ledger_and_no_card(packed: list[Path], tmp_path: Path) -> None:
-    target = export(PackedModel(SOURCE, packed, TIERS), tmp_path / "model")
+    target = export(PackedModel(SOURCE, packed, PLAN), tmp_path / "model")
     about = read_about(target)
     assert about.run is None
     assert about.file_bytes == (target / SINGLE).stat().st_size
@@ -490,6 +496,8 @@ def test_the_config_is_the_source_s_and_what_is_packed(exported: Path) -> None:
     assert packing["quant_method"] == "luq"
     assert packing["format_version"] == FORMAT_VERSION
     assert [layer["tier"] for layer in packing["layers"]] == list(TIERS)
+    assert packing["layers"][9]["other_tiers"] == dict.fromkeys(OTHERS, "billm_faithful")
+    assert "other_tiers" not in packing["layers"][8]
     gptq4 = packing["layers"][2]["linears"]["q_proj"]
     assert gptq4["format"] == "integer"
     assert gptq4["shape"] == [128, 128]
@@ -502,7 +510,7 @@ def test_weights_can_be_read_by_everybody(exported: Path) -> None:
 
 def test_an_empty_target_is_used(packed: list[Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    target = export(PackedModel(SOURCE, packed, TIERS), tmp_path / "empty")
+    target = export(PackedModel(SOURCE, packed, PLAN), tmp_path / "empty")
     assert (target / SINGLE).exists()
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
@@ -512,7 +520,7 @@ def test_a_file_in_the_target_s_place_is_not_overwritten(
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="exists"):
-        export(PackedModel(SOURCE, packed, TIERS), tmp_path / "file")
+        export(PackedModel(SOURCE, packed, PLAN), tmp_path / "file")
     assert (tmp_path / "file").read_text() == ""
 
 
@@ -520,7 +528,7 @@ def test_what_a_killed_export_left_is_used_up(packed: list[Path], tmp_path: Path
     remains = tmp_path / ".model.tmp"
     remains.mkdir()
     (remains / "half.safetensors").write_text("x")
-    target = export(PackedModel(SOURCE, packed, TIERS), tmp_path / "model")
+    target = export(PackedModel(SOURCE, packed, PLAN), tmp_path / "model")
     assert not remains.exists()
     assert not (target / "half.safetensors").exists()
 
@@ -530,10 +538,10 @@ def test_a_disk_with_just_enough_room_is_used(
 ) -> None:
     needed = (SOURCE / SINGLE).stat().st_size
     monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
-    export(PackedModel(SOURCE, packed, TIERS), tmp_path / "model")
+    export(PackedModel(SOURCE, packed, PLAN), tmp_path / "model")
     monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     with pytest.raises(ModelError, match="may need"):
-        export(PackedModel(SOURCE, packed, TIERS), tmp_path / "other")
+        export(PackedModel(SOURCE, packed, PLAN), tmp_path / "other")
 
 
 def test_room_is_counted_over_all_shards(
@@ -543,20 +551,20 @@ def test_room_is_counted_over_all_shards(
     needed = sum(shard.stat().st_size for shard in source.glob("*.safetensors"))
     monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     with pytest.raises(ModelError, match="may need"):
-        export(PackedModel(source, packed, TIERS), tmp_path / "model")
+        export(PackedModel(source, packed, PLAN), tmp_path / "model")
 
 
 def test_fewer_packed_layers_than_the_source_has_are_said(
     packed: list[Path], tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="has decoder layer 9, but 9 layers were packed"):
-        export(PackedModel(SOURCE, packed[:9], TIERS[:9]), tmp_path / "model")
+        export(PackedModel(SOURCE, packed[:9], Allocation(TIERS[:9])), tmp_path / "model")
 
 
 def test_more_packed_layers_than_the_source_has_are_said(
     packed: list[Path], tmp_path: Path
 ) -> None:
-    model = PackedModel(SOURCE, [*packed, packed[0]], [*TIERS, TIERS[0]])
+    model = PackedModel(SOURCE, [*packed, packed[0]], Allocation((*TIERS, TIERS[0])))
     with pytest.raises(ModelError, match=r"no weight for layers\.10\.mlp\.down_proj"):
         export(model, tmp_path / "model")
 
@@ -571,7 +579,7 @@ def test_each_layer_of_a_shard_is_read_once(
         return read_layer(folder)
 
     monkeypatch.setattr(folders, "read_layer", counting)
-    export(PackedModel(SOURCE, packed, TIERS), tmp_path / "model")
+    export(PackedModel(SOURCE, packed, PLAN), tmp_path / "model")
     assert sorted(read) == sorted([*packed, *packed]), "for the config, and for the weights"
 
 
@@ -581,7 +589,7 @@ SETTINGS = {"do_pad": True, "size": {"shortest_edge": 32}}
 def test_the_image_processor_s_settings_replace_the_source_s(
     packed: list[Path], tmp_path: Path
 ) -> None:
-    model = PackedModel(SOURCE, packed, TIERS, SETTINGS)
+    model = PackedModel(SOURCE, packed, PLAN, SETTINGS)
     target = export(model, tmp_path / "model")
     before = json.loads((SOURCE / "processor_config.json").read_text())
     after = json.loads((target / "processor_config.json").read_text())
@@ -601,7 +609,7 @@ def test_an_image_processor_in_a_file_of_its_own_is_changed_there(
     (source / "preprocessor_config.json").write_text(json.dumps(settings | limits))
     if with_processor:
         (source / "processor_config.json").write_text(json.dumps(processor))
-    target = export(PackedModel(source, packed, TIERS, SETTINGS), tmp_path / "model")
+    target = export(PackedModel(source, packed, PLAN, SETTINGS), tmp_path / "model")
     after = json.loads((target / "preprocessor_config.json").read_text())
     assert after == settings | {"rescale_factor": 0.5} | SETTINGS
     if with_processor:
@@ -614,7 +622,7 @@ def test_what_is_not_of_the_model_is_not_copied(
     (source / "pytorch_model.bin").write_text("x")
     (source / ABOUT).write_text("{}")
     (source / "vocab.txt").write_text("x")
-    target = export(PackedModel(source, packed, TIERS), tmp_path / "model")
+    target = export(PackedModel(source, packed, PLAN), tmp_path / "model")
     assert not (target / "pytorch_model.bin").exists()
     assert (target / "vocab.txt").read_text() == "x"
     assert read_about(target).layout == "luq"

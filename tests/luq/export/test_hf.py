@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
 
 import luq  # noqa: F401  # registers the quantization method
+from luq.allocation.allocations import Allocation
 from luq.config import QuantizerConfig
 from luq.config.building import build
 from luq.errors import ModelError
@@ -49,6 +50,7 @@ TIERS = (
     "trellis2",
     "trellis1",
 )
+PLAN = Allocation(TIERS)
 IDS = torch.tensor([[1, 40, 41, 42, 43, 44, 50, 51], [1, 60, 61, 62, 63, 64, 65, 66]])
 ATTENTION = ["q_proj", "v_proj"]
 
@@ -71,7 +73,7 @@ def folder(vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
         layers.append(root / f"layer{index}")
         layers[-1].mkdir()
         write_layer(layers[-1], layer)
-    return export(PackedModel(SOURCE, layers, TIERS), root / "model", RUN, CARD)
+    return export(PackedModel(SOURCE, layers, PLAN), root / "model", RUN, CARD)
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:

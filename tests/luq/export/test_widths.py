@@ -9,6 +9,7 @@ import yaml
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
+from luq.allocation.allocations import Allocation
 from luq.calibration.samples import CalibrationSet
 from luq.config import CalibrationConfig, ModelConfig, QuantizerConfig
 from luq.config.building import build
@@ -66,7 +67,7 @@ def logits(model: torch.nn.Module, ids: list[int]) -> Tensor:
 def test_every_tier_of_these_widths_is_exported_and_answers_the_same(
     qwen: VLM, source: Path, packed: list[Path], tmp_path: Path
 ) -> None:
-    target = export(PackedModel(source, packed, tuple(TIERS)), tmp_path / "out")
+    target = export(PackedModel(source, packed, Allocation(tuple(TIERS))), tmp_path / "out")
     about = read_about(target)
     assert sum(about.ledger.values()) == about.file_bytes == (target / SINGLE).stat().st_size
     model = AutoModelForImageTextToText.from_pretrained(target, dtype=torch.float32).eval()

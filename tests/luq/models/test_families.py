@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from luq.allocation.allocations import Allocation
 from luq.calibration.mixing import AskedQuestion, build
 from luq.calibration.samples import CalibrationSet, inputs_of
-from luq.config import CalibrationConfig, GptqTier, ModelConfig, TrellisTier
+from luq.config import CalibrationConfig, GptqTier, LayerTiers, ModelConfig, TrellisTier
 from luq.errors import DataError, ModelError
 from luq.evaluation.ask import make_lm
 from luq.evaluation.perplexity import text_losses
@@ -144,13 +145,15 @@ def packed(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Packed:
         folder = root / f"layer{index}"
         folder.mkdir()
         states = walk.inputs(index, layers)
-        write_layer(folder, quantize_layer(vlm, index, TIERS[tier], states))
+        write_layer(folder, quantize_layer(vlm, index, LayerTiers(TIERS[tier]), states))
         layers.append(folder)
         tiers.append(tier)
     install(vlm, layers)
     logits = _logits(vlm.model, family.samples)
     vlm.restore()
-    exported = export(PackedModel(family.folder, layers, tiers), root / "exported")
+    exported = export(
+        PackedModel(family.folder, layers, Allocation(tuple(tiers))), root / "exported"
+    )
     return Packed(layers, logits, exported)
 
 
@@ -243,7 +246,7 @@ def test_layers_that_text_never_reaches_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"layer 1 is called for no.*calibrate with images"):
         forward_scores(vlm, samples)
     with pytest.raises(DataError, match=r"layer 1.*no calibration sample reaches"):
-        quantize_layer(vlm, 1, TIERS["gptq4"], Walk(vlm, samples).inputs(1, []))
+        quantize_layer(vlm, 1, LayerTiers(TIERS["gptq4"]), Walk(vlm, samples).inputs(1, []))
 
 
 class Stack(torch.nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from luq.config import CalibrationConfig, GptqTier, ModelConfig
+from luq.config import CalibrationConfig, GptqTier, LayerTiers, ModelConfig
 from luq.errors import ModelError
 from luq.formats.layer_file import FILE, write_layer
 from luq.models.checkpoint import checkpoint
@@ -297,7 +297,7 @@ def packed_bytes(vlm: VLM, folder: Path) -> bytes:
     for layer in vlm.layers[:2]:
         pass_through(layer, states)
     folder.mkdir()
-    write_layer(folder, quantize_layer(vlm, 2, GptqTier(group_size=64), states))
+    write_layer(folder, quantize_layer(vlm, 2, LayerTiers(GptqTier(group_size=64)), states))
     return (folder / FILE).read_bytes()
 
 

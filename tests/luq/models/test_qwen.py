@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from luq.calibration.samples import CalibrationSet, inputs_of
-from luq.config import CalibrationConfig, ModelConfig, RtnTier
+from luq.config import CalibrationConfig, LayerTiers, ModelConfig, RtnTier
 from luq.formats.layer_file import FILE, write_layer
 from luq.models.vlm import VLM, load_vlm
 from luq.quantization.layer import quantize_layer
@@ -191,7 +191,7 @@ def test_what_needs_no_data_is_packed_the_same(streamed: tuple[VLM, VLM], tmp_pa
     tier = RtnTier(bits=4, group_size=64)
     for place, vlm in zip((tmp_path / "a", tmp_path / "b"), streamed, strict=True):
         place.mkdir()
-        write_layer(place, quantize_layer(vlm, 1, tier, None))
+        write_layer(place, quantize_layer(vlm, 1, LayerTiers(tier), None))
     assert (tmp_path / "a" / FILE).read_bytes() == (tmp_path / "b" / FILE).read_bytes()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from luq.calibration.samples import CalibrationSet
-from luq.config import TierConfig
+from luq.config import LayerTiers, TierConfig
 from luq.formats.layer_file import write_layer
 from luq.models.vlm import VLM
 from luq.quantization.layer import quantize_layer
@@ -27,6 +27,6 @@ def pack(
             states = walk.inputs(index, folders if exact else [])
         folder = root / f"{index}-{tier.method}-{abs(hash(tier))}"
         folder.mkdir(parents=True)
-        write_layer(folder, quantize_layer(vlm, index, tier, states))
+        write_layer(folder, quantize_layer(vlm, index, LayerTiers(tier), states))
         folders.append(folder)
     return folders

@@ -12,6 +12,7 @@ from luq.config import (
     CalibrationConfig,
     Float16Tier,
     GptqTier,
+    LayerTiers,
     ModelConfig,
     RtnTier,
     TierConfig,
@@ -131,11 +132,46 @@ def test_exact_equals_quantizing_by_hand(
             state.advance(state.output(vlm.layers[0]))
     finally:
         vlm.restore()
-    by_hand = quantize_layer(vlm, 1, tier, states)
+    by_hand = quantize_layer(vlm, 1, LayerTiers(tier), states)
     stored = read_layer(folders[1])
     for name in LINEARS:
         for buffer, content in by_hand[name].buffers.items():
             assert torch.equal(content, stored[name].buffers[buffer])
+
+
+def test_linears_of_a_layer_are_each_in_their_tier(vlm: VLM, calibration: CalibrationSet) -> None:
+    """Without packed groups before them they are what they are in a layer all in their tier."""
+    low, high = GptqTier(bits=2, true_sequential=False), RtnTier(bits=4)
+    tiers = LayerTiers.of(low, {"mlp.down_proj": high, "self_attn.q_proj": high})
+    states = first_inputs(vlm, calibration)
+    mixed = quantize_layer(vlm, 0, tiers, states)
+    all_low = quantize_layer(vlm, 0, LayerTiers(low), states)
+    all_high = quantize_layer(vlm, 0, LayerTiers(high), None)
+    for name, weight in mixed.items():
+        is_high = name in ("mlp.down_proj", "self_attn.q_proj")
+        wanted = all_high[name] if is_high else all_low[name]
+        assert weight.format == wanted.format
+        for buffer, content in wanted.buffers.items():
+            assert torch.equal(weight.buffers[buffer], content)
+
+
+def test_a_layer_goes_group_by_group_if_one_of_its_tiers_does(
+    vlm: VLM, calibration: CalibrationSet
+) -> None:
+    plain = GptqTier(bits=2, true_sequential=False)
+    by_group = GptqTier(bits=3, true_sequential=True)
+    states = first_inputs(vlm, calibration)
+    mixed = quantize_layer(vlm, 0, LayerTiers.of(plain, {"mlp.up_proj": by_group}), states)
+    alone = quantize_layer(vlm, 0, LayerTiers(plain), states)
+    in_turn = quantize_layer(vlm, 0, LayerTiers(GptqTier(bits=2, true_sequential=True)), states)
+    assert torch.equal(mixed["mlp.gate_proj"].dequantize(), in_turn["mlp.gate_proj"].dequantize())
+    assert not torch.equal(mixed["mlp.gate_proj"].dequantize(), alone["mlp.gate_proj"].dequantize())
+
+
+def test_a_tier_for_a_linear_that_is_none_is_refused(vlm: VLM) -> None:
+    tiers = LayerTiers.of(RtnTier(bits=4), {"mlp.dwn_proj": RtnTier(bits=8)})
+    with pytest.raises(ModelError, match=r"layer 0 has no linear mlp\.dwn_proj.*mlp\.down_proj"):
+        quantize_layer(vlm, 0, tiers, None)
 
 
 def test_a_walk_that_has_passed_a_layer_starts_again(
@@ -195,7 +231,7 @@ def test_a_bad_activation_names_the_layer(vlm: VLM, calibration: CalibrationSet)
     states[0].hidden = states[0].hidden.clone()
     states[0].hidden[0, 0, 0] = float("nan")
     with pytest.raises(DataError, match=r"layer 0 self_attn\.q_proj: the Hessian holds NaN"):
-        quantize_layer(vlm, 0, TIERS["gptq4"], states)
+        quantize_layer(vlm, 0, LayerTiers(TIERS["gptq4"]), states)
 
 
 def test_linears_with_one_input_share_one_hessian(vlm: VLM, calibration: CalibrationSet) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from luq.calibration.artefacts import Calibration, calibration
-from luq.config import CalibrationConfig, GptqTier, ModelConfig, TierConfig
+from luq.config import CalibrationConfig, GptqTier, LayerTiers, ModelConfig, TierConfig
 from luq.config.checks import VOLATILE
 from luq.models.checkpoint import Asking, Checkpoint
 from luq.profiling.artefacts import EntropyProfile
@@ -90,8 +90,8 @@ def test_an_artefact_without_a_version_cannot_be_defined() -> None:
 def test_needs_are_found_in_nested_values() -> None:
     source = checkpoint()
     recipe = calibration(source, CalibrationConfig("text", 0.0), Path("/nowhere"))
-    first = PackedLayer(source.weights, 0, GptqTier(), recipe)
-    second = PackedLayer(source.weights, 1, GptqTier(), recipe, (first,))
+    first = PackedLayer(source.weights, 0, LayerTiers(GptqTier()), recipe)
+    second = PackedLayer(source.weights, 1, LayerTiers(GptqTier()), recipe, (first,))
     assert second.needs() == [recipe, first]
 
 
@@ -106,7 +106,7 @@ def test_a_layer_depends_on_all_that_can_change_it_and_on_nothing_else() -> None
     source = checkpoint()
     settings = CalibrationConfig("multimodal", 0.5)
     recipe = calibration(source, settings, Path("/nowhere"))
-    layer = PackedLayer(source.weights, 0, GptqTier(), recipe)
+    layer = PackedLayer(source.weights, 0, LayerTiers(GptqTier()), recipe)
 
     def with_settings(**changes: Any) -> PackedLayer:
         changed = replace(settings, **changes)
@@ -115,12 +115,12 @@ def test_a_layer_depends_on_all_that_can_change_it_and_on_nothing_else() -> None
     def with_checkpoint(**changes: Any) -> PackedLayer:
         other = checkpoint(**changes)
         return PackedLayer(
-            other.weights, 0, GptqTier(), calibration(other, settings, Path("/nowhere"))
+            other.weights, 0, LayerTiers(GptqTier()), calibration(other, settings, Path("/nowhere"))
         )
 
     others = {
         "index": replace(layer, index=1),
-        "tier": replace(layer, tier=GptqTier(bits=3)),
+        "tier": replace(layer, tiers=LayerTiers(GptqTier(bits=3))),
         "inputs": replace(layer, before=(layer,)),
         "tokens": with_settings(tokens=512),
         "seed": with_settings(seed=1),
@@ -136,6 +136,18 @@ def test_a_layer_depends_on_all_that_can_change_it_and_on_nothing_else() -> None
     assert with_checkpoint(folder=Path("/b")) == layer
     device = ModelConfig("m", "elsewhere", device="cpu", activations_gb=1.0)
     assert with_checkpoint(config=device) == layer
+
+
+def test_a_layer_in_one_tier_has_one_key_however_it_was_asked_for() -> None:
+    source = checkpoint().weights
+    four, three = GptqTier(bits=4), GptqTier(bits=3)
+    named = LayerTiers.of(four, {"mlp.up_proj": GptqTier(bits=4)})
+    uniform = PackedLayer(source, 0, LayerTiers(four))
+    assert PackedLayer(source, 0, named) == uniform
+    mixed = LayerTiers.of(four, {"mlp.up_proj": three, "mlp.down_proj": three})
+    turned = LayerTiers.of(four, {"mlp.down_proj": three, "mlp.up_proj": three})
+    assert PackedLayer(source, 0, mixed) == PackedLayer(source, 0, turned)
+    assert PackedLayer(source, 0, mixed) != uniform
 
 
 def artefact_classes() -> list[type[Artefact[Any]]]:
@@ -200,13 +212,15 @@ def test_a_changed_default_needs_a_new_version() -> None:
 def golden_artefacts() -> dict[str, Artefact[Any]]:
     source = checkpoint()
     recipe = Calibration(source, CalibrationConfig("multimodal", 0.5), None, None)
-    first = PackedLayer(source.weights, 0, GptqTier(bits=3), recipe)
+    first = PackedLayer(source.weights, 0, LayerTiers(GptqTier(bits=3)), recipe)
     return {
         "calibration": recipe,
         "profile": EntropyProfile(recipe),
         "profile of 20 clusters": EntropyProfile(recipe, clusters=20),
         "first layer": first,
-        "second layer": PackedLayer(source.weights, 1, GptqTier(bits=3), recipe, (first,)),
+        "second layer": PackedLayer(
+            source.weights, 1, LayerTiers(GptqTier(bits=3)), recipe, (first,)
+        ),
     }
 
 

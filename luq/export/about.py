@@ -15,8 +15,9 @@ from luq.errors import ConfigError, ModelError
 from luq.formats.sizes import Memory
 from luq.store.sealed import read_table, sealed
 
-FORMAT_VERSION = 2  # since parts beside the decoder's linears can be packed
-WITHOUT_PARTS = 1  # of folders whose decoder alone is packed
+# 1: trellis codes look their numbers up in a table, and the decoder alone is packed; it is still
+# read.
+FORMAT_VERSION = 2
 NATIVE_LAYOUT = "luq"  # the folder's own layout, beside those of other libraries
 ABOUT = "luq.json"
 # An entry of config.json in which transformers looks for the name of the weight file. Without LUQ
@@ -70,13 +71,12 @@ class ExportedFolder:
     run: ExportedRun | None = None
     # Name -> checksum. Empty in folders of earlier versions.
     files: dict[str, Checksum] = field(default_factory=dict)
-    format_version: int = WITHOUT_PARTS
 
 
 def about_json(about: ExportedFolder) -> dict[str, Any]:
     """luq.json: one flat table."""
     content: dict[str, Any] = {
-        "format_version": about.format_version,
+        "format_version": FORMAT_VERSION,
         "layout": about.layout,
         "ledger": about.ledger,
         "file_bytes": about.file_bytes,

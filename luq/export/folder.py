@@ -24,7 +24,6 @@ from luq.export.about import (
     GUARD,
     GUARD_ENTRY,
     NATIVE_LAYOUT,
-    WITHOUT_PARTS,
     ExportedFolder,
     ExportedRun,
     about_json,
@@ -67,11 +66,6 @@ class PackedModel:
     image_processor: dict[str, Any] | None = None  # its settings, if they are not the source's
     parts: Mapping[str, StoredPart] = field(default_factory=dict)  # part -> what is packed of it
 
-    @property
-    def format_version(self) -> int:
-        """Of the folder: who reads no packed parts should not read it."""
-        return FORMAT_VERSION if self.parts else WITHOUT_PARTS
-
 
 class Layout(NamedTuple):
     """How packed linears stand in a folder."""
@@ -95,7 +89,7 @@ def quantization_config(model: PackedModel) -> dict[str, Any]:
             layers[-1]["other_tiers"] = {
                 short_name(name): other for name, other in other_tiers.items()
             }
-    config = {"quant_method": "luq", "format_version": model.format_version, "layers": layers}
+    config = {"quant_method": "luq", "format_version": FORMAT_VERSION, "layers": layers}
     parts: dict[str, dict[str, Any]] = {}
     for part, stored in model.parts.items():
         modules = {name: _entry(weight) for name, weight in read_layer(stored.folder).items()}
@@ -170,14 +164,7 @@ def _export(
             writer.write(shard)
         ledger = writer.finish()
         _write_settings(model, scratch, quantization, layout)
-        about = ExportedFolder(
-            layout.name,
-            ledger,
-            sum(ledger.values()),
-            run,
-            checksums(scratch),
-            model.format_version,
-        )
+        about = ExportedFolder(layout.name, ledger, sum(ledger.values()), run, checksums(scratch))
         write_json(scratch / ABOUT, about_json(about))
         if card is not None:
             has_eyes = sees_images(read_config(model.source))

@@ -13,11 +13,9 @@ from torch import nn
 
 from luq.export.about import (
     ABOUT,
-    FORMAT_VERSION,
     GUARD,
     GUARD_ENTRY,
     NATIVE_LAYOUT,
-    WITHOUT_PARTS,
     ExportedFolder,
     ExportedRun,
     about_json,
@@ -25,7 +23,6 @@ from luq.export.about import (
 from luq.export.checksums import checksums
 from luq.export.packed_model import (
     Place,
-    buffers_beside,
     classes_beside,
     packed_linears,
     place_of,
@@ -60,10 +57,7 @@ def complete(folder: Path, model: nn.Module, loaded: LoadedFolder | None) -> Non
     if loaded is not None and _hold_the_same(folder, loaded.folder):
         run = loaded.run
     ledger = _ledger(folder, model)
-    version = FORMAT_VERSION if buffers_beside(model) else WITHOUT_PARTS
-    about = ExportedFolder(
-        NATIVE_LAYOUT, ledger, sum(ledger.values()), run, checksums(folder), version
-    )
+    about = ExportedFolder(NATIVE_LAYOUT, ledger, sum(ledger.values()), run, checksums(folder))
     write_json(folder / ABOUT, about_json(about))
 
 

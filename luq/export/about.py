@@ -15,7 +15,7 @@ from luq.errors import ConfigError, ModelError
 from luq.formats.sizes import Memory
 from luq.store.sealed import read_table, sealed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: trellis codes look their numbers up in a table; it is still read
 NATIVE_LAYOUT = "luq"  # the folder's own layout, beside those of other libraries
 ABOUT = "luq.json"
 # An entry of config.json in which transformers looks for the name of the weight file. Without LUQ

@@ -10,8 +10,6 @@ shorter.
 
 import math
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +17,10 @@ from torch import Tensor
 
 from luq.allocation.allocations import Allocation
 from luq.errors import ModelError
-from luq.export.folder import Layout, Tensors
+from luq.export.folder import Layout, PackedModel, Tensors
 from luq.formats.base import IntegerGrid, PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.models.families import NO_DECODER, PARTS
+from luq.models.families import NO_DECODER, PARTS, fused_groups
 
 # Of a model's modules: never packed.
 OTHERS = "|".join(PARTS[part].pattern for part in NO_DECODER)
@@ -112,7 +110,21 @@ def _grids(packed: PackedLayer, index: int, allocation: Allocation) -> dict[str,
         is_whole_row = grid.groups == 1 and len(sizes) > 1 and grid.group_size not in sizes_of_many
         size = 0 if is_whole_row else grid.group_size
         grids[name] = Grid(grid.bits, size, grid.symmetric)
+    _check_fused(grids, index, allocation)
     return grids
+
+
+def _check_fused(grids: dict[str, Grid | None], index: int, allocation: Allocation) -> None:
+    """A ModelError where linears differ that servers compute with as one."""
+    for group in fused_groups(list(grids)):
+        first = group[0]
+        for name in group:
+            if grids[name] != grids[first]:
+                raise ModelError(
+                    f"layer {index} has {first} in {allocation.tier_of(index, first)} and {name} "
+                    f"in {allocation.tier_of(index, name)}: vLLM and others make one matrix of "
+                    "both, which has one tier. Run with allocation.tie=true, or leave --format out"
+                )
 
 
 def _check_groups(integers: dict[str, IntegerGrid], index: int, allocation: Allocation) -> None:
@@ -134,7 +146,7 @@ def _check_groups(integers: dict[str, IntegerGrid], index: int, allocation: Allo
         )
 
 
-def config(folders: Sequence[Path], allocation: Allocation) -> dict[str, Any]:
+def config(model: PackedModel) -> dict[str, Any]:
     """The `quantization_config`: one group of linears per grid; a ModelError for what transformers
     could not load.
 
@@ -142,9 +154,15 @@ def config(folders: Sequence[Path], allocation: Allocation) -> dict[str, Any]:
     scales' fp16 (transformers
     5.23, compressed-tensors 0.20).
     """
+    if model.parts:
+        raise ModelError(
+            f"the run packs {', '.join(model.parts)}, for which --format compressed-tensors has no "
+            "place: leave --format out, or run without quantizer."
+            f"{', quantizer.'.join(model.parts)}"
+        )
     found: dict[Grid | None, dict[str, list[int]]] = {}
-    for index, folder in enumerate(folders):
-        for name, grid in _grids(read_layer(folder), index, allocation).items():
+    for index, folder in enumerate(model.folders):
+        for name, grid in _grids(read_layer(folder), index, model.allocation).items():
             found.setdefault(grid, {}).setdefault(name, []).append(index)
     plain, grids = (
         _patterns(found.pop(None, {})),

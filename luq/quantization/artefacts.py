@@ -1,10 +1,11 @@
 """Packed layers and what they cost, as artefacts."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from luq.calibration.artefacts import Calibration, samples_of
 from luq.config import LayerTiers, TierConfig
@@ -15,10 +16,14 @@ from luq.store.artefact import Artefact, Tools
 from luq.store.store import write_json
 
 if TYPE_CHECKING:
+    from luq.calibration.samples import CalibrationSet
     from luq.formats.layer_file import PackedLayer as Weights
+    from luq.models.vlm import VLM
     from luq.quantization.walk import Walk
 
 SCORES = "scores.json"
+T = TypeVar("T")
+Errors = dict[str, float]  # of the linears of one layer
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,12 @@ class LayerFolder:
     def bytes(self) -> int:
         """Size of the layer's file."""
         return (self.folder / "layer.safetensors").stat().st_size
+
+    def linear_bytes(self) -> dict[str, int]:
+        """Bytes of what the file holds of each linear, without the file's header."""
+        from luq.formats.layer_file import linear_bytes
+
+        return linear_bytes(self.folder)
 
     def read(self) -> "Weights":
         """The packed weights, by linear."""
@@ -107,57 +118,103 @@ def end_walk(tools: Tools) -> None:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MeasuredScores(Artefact[list[float]], abstract=True):
-    """A score per layer, measured with calibration samples and the weights that are stored."""
+class MeasuredErrors(Artefact[T], Generic[T], abstract=True):
+    """What putting something in a tier costs, measured with calibration samples and the weights
+    that are stored, all others 16-bit: per layer, or per layer and linear.
+    """
 
     stage: ClassVar[str] = "scores"
     version: ClassVar[int] = 1
     calibration: Calibration
+    measure: ClassVar[str]  # for people
     layers: tuple[PackedLayer, ...]
 
-    def read(self, folder: Path) -> list[float]:
-        scores: list[float] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-        return scores
-
-    def packed(self, tools: Tools) -> "Iterator[Weights]":
-        """The packed weights layer by layer, read one at a time."""
-        for layer in self.layers:
-            yield tools.store.get(layer).read()
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class OutputErrors(MeasuredScores):
-    """Per layer the relative error of its output when it alone is packed, all others 16-bit."""
-
     @property
     def description(self) -> str:
-        return f"the output_error scores of {self.layers[0].name}"
+        return f"the {self.measure} scores of {self.layers[0].name}"
+
+    @abstractmethod
+    def measured(
+        self, vlm: "VLM", samples: "CalibrationSet", packed: "Iterator[Weights]", folder: Path
+    ) -> T:
+        """The errors.
+
+        Args:
+            vlm: the model, in 16 bit.
+            samples: the calibration samples.
+            packed: the packed weights layer by layer, read one at a time.
+            folder: where activations may wait on disk.
+        """
 
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.models.vlm import loaded
-        from luq.quantization.sensitivity import output_errors
 
         vlm = loaded(tools, self.calibration.checkpoint)
         samples = samples_of(self.calibration, tools)
-        errors = output_errors(vlm, samples, self.packed(tools), tools.store.root)
+        packed = (tools.store.get(layer).read() for layer in self.layers)
+        errors = self.measured(vlm, samples, packed, tools.store.root)
         write_json(folder / SCORES, errors)
 
+    def read(self, folder: Path) -> T:
+        errors: T = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        return errors
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DeltaLosses(MeasuredScores):
-    """Per layer the summed |gradient x quantization error| of the calibration loss."""
+class OutputErrors(MeasuredErrors[list[float]]):
+    """Per layer the relative error of its output when it alone is packed."""
 
-    @property
-    def description(self) -> str:
-        return f"the delta_loss scores of {self.layers[0].name}"
+    measure: ClassVar[str] = "output_error"
 
-    def make(self, folder: Path, tools: Tools) -> None:
-        from luq.models.vlm import loaded
+    def measured(
+        self, vlm: "VLM", samples: "CalibrationSet", packed: "Iterator[Weights]", folder: Path
+    ) -> list[float]:
+        from luq.quantization.sensitivity import output_errors
+
+        return output_errors(vlm, samples, packed, folder)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LinearOutputErrors(MeasuredErrors[list[Errors]]):
+    """Per linear the relative error of its layer's output when it alone is packed."""
+
+    measure: ClassVar[str] = "linears' output_error"
+
+    def measured(
+        self, vlm: "VLM", samples: "CalibrationSet", packed: "Iterator[Weights]", folder: Path
+    ) -> list[Errors]:
+        from luq.quantization.sensitivity import linear_output_errors
+
+        return linear_output_errors(vlm, samples, packed, folder)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DeltaLosses(MeasuredErrors[list[Errors]]):
+    """Per linear the summed |gradient x quantization error| of the calibration loss."""
+
+    version: ClassVar[int] = 2
+    measure: ClassVar[str] = "delta_loss"
+
+    def measured(
+        self, vlm: "VLM", samples: "CalibrationSet", packed: "Iterator[Weights]", folder: Path
+    ) -> list[Errors]:
         from luq.quantization.sensitivity import delta_losses
 
-        vlm = loaded(tools, self.calibration.checkpoint)
-        samples = samples_of(self.calibration, tools)
-        write_json(folder / SCORES, delta_losses(vlm, samples, self.packed(tools)))
+        return delta_losses(vlm, samples, packed)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FisherLosses(MeasuredErrors[list[Errors]]):
+    """Per linear the squared change of the calibration loss to first order, token by token."""
+
+    measure: ClassVar[str] = "fisher"
+
+    def measured(
+        self, vlm: "VLM", samples: "CalibrationSet", packed: "Iterator[Weights]", folder: Path
+    ) -> list[Errors]:
+        from luq.quantization.sensitivity import fisher_losses
+
+        return fisher_losses(vlm, samples, packed)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

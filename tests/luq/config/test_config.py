@@ -52,7 +52,14 @@ BAD = {
     ),
     "quantile": (lambda: AllocationConfig("threshold", quantile=1.5), r"in \[0, 1\]"),
     "bits": (lambda: GptqTier(bits=5), r"tier\.bits=5 .* 2, 3, 4 or 8"),
-    "bits of a trellis": (lambda: TrellisTier(bits=8), r"tier\.bits=8 .* 1, 2, 3 or 4"),
+    "bits of a trellis": (lambda: TrellisTier(bits=8), r"tier\.bits=8 .* 1/4 in \[1, 4\]"),
+    "a third of a bit": (lambda: TrellisTier(bits=4 / 3), r"tier\.bits=1\.33.* multiple of 1/4"),
+    "less than a bit": (lambda: TrellisTier(bits=0.5), r"tier\.bits=0\.5 .* in \[1, 4\]"),
+    "no bits": (lambda: TrellisTier(bits=float("nan")), r"tier\.bits=nan .* in \[1, 4\]"),
+    "a window for a fraction": (
+        lambda: TrellisTier(bits=1.25, window=5),
+        r"tier\.window=5 .* in \[bits \+ 4, 16\]",
+    ),
     "bits to nearest": (lambda: RtnTier(bits=1), r"tier\.bits=1"),
     "narrow window": (
         lambda: TrellisTier(bits=4, window=7),
@@ -116,6 +123,15 @@ BAD = {
     "no drop": (lambda: AllocationConfig("quality"), r"allocation\.drop=None"),
     "negative drop": (lambda: AllocationConfig("quality", drop=-1), r"allocation\.drop=-1"),
     "error": (lambda: AllocationConfig("uniform", error="mse"), "output_error, kl, delta_loss"),
+    "unit": (lambda: AllocationConfig("search", bits=2, unit="row"), "one of layer, linear"),
+    "linears along an order": (
+        lambda: AllocationConfig("budget", bits=2, unit="linear"),
+        r"unit=linear is not possible without allocation\.tiers",
+    ),
+    "linears by questions": (
+        lambda: AllocationConfig("search", bits=2, unit="linear", error="kl"),
+        "Use fisher",
+    ),
     "swaps": (lambda: AllocationConfig("uniform", swaps=-1), r"allocation\.swaps=-1"),
     "selection samples": (lambda: AllocationConfig("uniform", samples=0), r"samples=0"),
     "pixels": (lambda: ModelConfig("x", "y", min_pixels=0), r"model\.min_pixels=0 .* above 0"),

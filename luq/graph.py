@@ -20,6 +20,7 @@ from luq.config import (
     OrderConfig,
     ProfileConfig,
     QuantizerConfig,
+    RefineConfig,
 )
 from luq.errors import ConfigError
 from luq.evaluation.answers import Kept
@@ -205,9 +206,12 @@ class ModelGraph(ABC):
         tiers = LayerTiers.of(named[allocation.tiers[index]], others)
         name = "+".join(dict.fromkeys((allocation.tiers[index], *other_names.values())))
         weights = self.checkpoint.weights
-        if tiers.data_free:
+        refine = self.config.quantizer.refine
+        if tiers.is_exact or not refine.is_on:
+            refine = RefineConfig()
+        if tiers.data_free and not refine.is_on:
             return PackedLayer(weights, index, tiers, name=name)
-        return PackedLayer(weights, index, tiers, self.calibration, tuple(before), name)
+        return PackedLayer(weights, index, tiers, self.calibration, tuple(before), refine, name)
 
     def uniform(self, name: str, propagation: str | None = None) -> Layers:
         """Every layer in one tier."""

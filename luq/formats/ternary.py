@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from luq.formats.base import BufferSpec, PackedWeight, of_columns
+from luq.formats.base import BufferSpec, GridCodes, PackedWeight, of_columns
 from luq.formats.kernels import cpu
-from luq.formats.packing import bytes_of_trits, unpack_trits
+from luq.formats.packing import bytes_of_trits, pack_trits, unpack_trits
+
+LEVELS = 3  # -1, 0 and 1
 
 
 class TernaryWeight(PackedWeight):
@@ -37,6 +39,15 @@ class TernaryWeight(PackedWeight):
         values = unpack_trits(self.buffers["codes"], self.shape).float() - 1
         values *= of_columns(scales, self.group_size, self.shape[1])
         return values.to(dtype)
+
+    def grid_codes(self) -> GridCodes:
+        scale = self.buffers["scales"].float()
+        codes = unpack_trits(self.buffers["codes"], self.shape).float()
+        return GridCodes(codes, scale, torch.ones_like(scale), LEVELS, self.group_size, True)
+
+    def with_codes(self, coded: GridCodes) -> "TernaryWeight":
+        buffers = {"codes": pack_trits(coded.codes), "scales": coded.scale.half()}
+        return TernaryWeight(buffers, self.shape, **self.meta)
 
     @property
     def group_size(self) -> int:

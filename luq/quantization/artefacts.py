@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from luq.calibration.artefacts import Calibration, samples_of
-from luq.config import LayerTiers
+from luq.config import LayerTiers, RefineConfig
 from luq.config.checks import VOLATILE
 from luq.formats.sizes import LayerSize
 from luq.models.checkpoint import Checkpoint
@@ -16,7 +16,8 @@ from luq.store.store import write_json
 
 if TYPE_CHECKING:
     from luq.formats.layer_file import PackedLayer as Weights
-    from luq.quantization.walk import Walk
+    from luq.quantization.layer import Refiner
+    from luq.quantization.walk import FloatWalk, Walk
 
 SCORES = "scores.json"
 
@@ -50,7 +51,8 @@ class PackedLayer(Artefact[LayerFolder]):
     """The linears of one decoder layer in their tiers.
 
     `before` are the packed layers that the calibration samples went through on their way to this
-    one; layers that are not among them were 16-bit. Tiers that need no data have neither.
+    one; layers that are not among them were 16-bit. Tiers that need no data have neither, unless
+    the layer is refined.
     """
 
     stage: ClassVar[str] = "layers"
@@ -60,6 +62,7 @@ class PackedLayer(Artefact[LayerFolder]):
     tiers: LayerTiers
     calibration: Calibration | None = None
     before: "tuple[PackedLayer, ...]" = ()
+    refine: RefineConfig = field(default_factory=RefineConfig)
     name: str = field(default="", metadata=VOLATILE)  # of the tiers, for people
 
     @property
@@ -71,39 +74,75 @@ class PackedLayer(Artefact[LayerFolder]):
         from luq.models.vlm import loaded
         from luq.quantization.layer import quantize_layer
 
-        states = None
-        if self.calibration is not None:
-            vlm = loaded(tools, self.calibration.checkpoint)
-            before = [tools.store.get(layer).folder for layer in self.before]
-            states = walk_of(self.calibration, tools).inputs(self.index, before)
-        else:
+        if self.calibration is None:
             vlm = loaded(tools, self.checkpoint)
-        write_layer(folder, quantize_layer(vlm, self.index, self.tiers, states))
+            write_layer(folder, quantize_layer(vlm, self.index, self.tiers, None))
+            return
+        vlm = loaded(tools, self.calibration.checkpoint)
+        before = [tools.store.get(layer).folder for layer in self.before]
+        walk = walk_of(self.calibration, tools, self.refine.is_on)
+        states = walk.inputs(self.index, before)
+        refiner = None
+        if self.refine.is_on:
+            refiner = self._refiner(self.calibration, walk, tools)
+        write_layer(folder, quantize_layer(vlm, self.index, self.tiers, states, refiner))
+
+    def _refiner(self, calibration: Calibration, walk: "Walk", tools: Tools) -> "Refiner":
+        """What tunes the layer, with the walk standing before it."""
+        from luq.quantization.refine import LayerRefiner, lessons_of
+
+        states = walk.states
+        float_states = states
+        if self.before[: self.index]:
+            float_states = float_walk_of(calibration, tools).inputs(self.index, [])
+        layer = walk.vlm.layers[self.index]
+        lessons = lessons_of(layer, states, float_states, self.refine.held_out)
+        return LayerRefiner(walk.vlm, self.index, lessons, self.refine)
 
     def read(self, folder: Path) -> LayerFolder:
         return LayerFolder(folder)
 
 
-def walk_of(calibration: Calibration, tools: Tools) -> "Walk":
+def walk_of(calibration: Calibration, tools: Tools, refined: bool = False) -> "Walk":
     """The walk of a calibration set through its model, held from layer to layer.
 
-    To lose it changes no byte: its states are then made again.
+    To lose it changes no byte: its states are then made again. Refined layers are walked through
+    in small batches, of which steps are made.
     """
     from luq.models.vlm import loaded
+    from luq.quantization.refine import LESSON_TOKENS, WAITING
     from luq.quantization.walk import Walk
 
     def start() -> Walk:
         vlm = loaded(tools, calibration.checkpoint)
-        return Walk(vlm, samples_of(calibration, tools), tools.store.root)
+        samples = samples_of(calibration, tools)
+        if refined:
+            return Walk(vlm, samples, tools.store.root, LESSON_TOKENS, WAITING)
+        return Walk(vlm, samples, tools.store.root)
 
-    return tools.hold(Walk, calibration, start)
+    return tools.hold(Walk, (calibration, refined), start)
+
+
+def float_walk_of(calibration: Calibration, tools: Tools) -> "FloatWalk":
+    """The walk of a calibration set through its 16-bit model, beside that of refined layers."""
+    from luq.models.vlm import loaded
+    from luq.quantization.refine import LESSON_TOKENS, WAITING
+    from luq.quantization.walk import FloatWalk
+
+    def start() -> FloatWalk:
+        vlm = loaded(tools, calibration.checkpoint)
+        samples = samples_of(calibration, tools)
+        return FloatWalk(vlm, samples, tools.store.root, LESSON_TOKENS, WAITING)
+
+    return tools.hold(FloatWalk, calibration, start)
 
 
 def end_walk(tools: Tools) -> None:
     """Let the hidden states go: no layer is left to be made."""
-    from luq.quantization.walk import Walk
+    from luq.quantization.walk import FloatWalk, Walk
 
     tools.release(Walk)
+    tools.release(FloatWalk)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -14,6 +14,7 @@ from luq.config.quantizer.float16 import Float16Tier
 from luq.config.quantizer.gptq import GptqTier
 from luq.config.quantizer.layer_tiers import LayerTiers
 from luq.config.quantizer.own import OwnTier
+from luq.config.quantizer.refine import RefineConfig
 from luq.config.quantizer.rtn import RtnTier
 from luq.config.quantizer.ternary import TernaryTier
 from luq.config.quantizer.trellis import TrellisTier
@@ -29,6 +30,7 @@ __all__ = [
     "LayerTiers",
     "OwnTier",
     "QuantizerConfig",
+    "RefineConfig",
     "RtnTier",
     "TernaryTier",
     "TierConfig",
@@ -53,6 +55,7 @@ class QuantizerConfig:
     # model all in the high tier; float: the 16-bit model.
     propagation: str = "exact"
     tiers: dict[str, TierConfig] = field(default_factory=dict)
+    refine: RefineConfig = field(default_factory=RefineConfig)
 
     def __post_init__(self) -> None:
         for key, name in (("low", self.low), ("high", self.high)):

@@ -47,6 +47,11 @@ class OwnTier(TierConfig):
         return self.imported.data_free
 
     @property
+    def is_exact(self) -> bool:  # type: ignore[override]  # a constant of the other tiers
+        """Whether its class loses nothing."""
+        return self.imported.is_exact
+
+    @property
     def sees_packed_groups(self) -> bool:
         return self.imported.sees_packed_groups
 

@@ -20,8 +20,8 @@ from luq.config import (
     OrderConfig,
     ProfileConfig,
     QuantizerConfig,
-    RefineConfig,
 )
+from luq.config.quantizer import EMBEDDINGS, HEAD, PROJECTOR, VISION
 from luq.errors import ConfigError
 from luq.evaluation.answers import Kept
 from luq.evaluation.artefacts import (
@@ -35,7 +35,7 @@ from luq.evaluation.artefacts import (
 from luq.formats.artefacts import Rest
 from luq.models.checkpoint import Checkpoint
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
-from luq.quantization.artefacts import PackedLayer
+from luq.quantization.artefacts import PackedLayer, PackedPart, Parts, Refinement
 from luq.questions.lm_eval_tasks import TaskTable, is_built_in, task_table
 from luq.questions.sources import QuestionTable, evaluation_table
 from luq.questions.specs import spec
@@ -130,6 +130,28 @@ def shared_questions(calibration: Calibration, questions: QuestionSet) -> list[S
     ]
 
 
+def check_parts(checkpoint: Checkpoint, quantizer: QuantizerConfig) -> None:
+    """A ConfigError if a tier is given to a part that the model does not have.
+
+    A head that is the embeddings, too, is stored once, in their tier.
+    """
+    name = checkpoint.config.name
+    for part in (VISION, PROJECTOR):
+        if part in quantizer.parts and not checkpoint.sees_images:
+            raise ConfigError(
+                f"quantizer.{part}={quantizer.parts[part]} is not possible: {name} is a language "
+                "model that sees no images. Leave it out"
+            )
+    if quantizer.head is None or quantizer.head == quantizer.embeddings:
+        return
+    if checkpoint.has_tied_head:
+        raise ConfigError(
+            f"quantizer.head={quantizer.head} is not possible: the head of {name} is tied to the "
+            f"embeddings, and stored with them once (quantizer.embeddings={quantizer.embeddings}). "
+            "Leave quantizer.head out, and give quantizer.embeddings the tier"
+        )
+
+
 class ModelGraph(ABC):
     """The artefacts of one model: calibrated, profiled, packed, asked."""
 
@@ -179,26 +201,49 @@ class ModelGraph(ABC):
 
     # quantize
 
-    def layers(self, allocation: Allocation, propagation: str | None = None) -> Layers:
+    def layers(
+        self, allocation: Allocation, propagation: str | None = None, refined: bool = True
+    ) -> Layers:
         """The packed layers of an allocation.
 
         With `exact` propagation each layer is quantized for what the layers before it, as packed
         here, give it (the paper's way); with `high` for what the model all in the high tier gives;
-        with `float` for what the 16-bit model gives.
+        with `float` for what the 16-bit model gives. They are refined as `quantizer.refine` says,
+        unless plain ones are wanted.
         """
         propagation = propagation or self.config.quantizer.propagation
         before: list[PackedLayer] = []
         if propagation == "high":
-            before += self.uniform(self.config.quantizer.high, "exact")
+            before += self.uniform(self.config.quantizer.high, "exact", refined)
         layers: list[PackedLayer] = []
         for index in range(len(allocation.tiers)):
-            layers.append(self._layer(allocation, index, before[:index]))
+            layers.append(self._layer(allocation, index, before[:index], refined))
             if propagation == "exact":
                 before.append(layers[-1])
         return tuple(layers)
 
+    @cached_property
+    def parts(self) -> Parts:
+        """What is packed beside the decoder's linears: the same for all allocations."""
+        parts: list[PackedPart] = []
+        for part in (EMBEDDINGS, HEAD, VISION, PROJECTOR):
+            name = self.config.quantizer.parts.get(part)
+            if name is None or (part == HEAD and self.checkpoint.has_tied_head):
+                continue
+            tier = self.config.quantizer.tiers[name]
+            weights = self.checkpoint.weights
+            before = tuple(other for other in parts if other.part == VISION)
+            is_seen = part != EMBEDDINGS or self.checkpoint.has_tied_head
+            if tier.data_free or not is_seen:
+                parts.append(PackedPart(weights, part, tier, name=name))
+            elif part == PROJECTOR:
+                parts.append(PackedPart(weights, part, tier, self.calibration, before, name))
+            else:
+                parts.append(PackedPart(weights, part, tier, self.calibration, name=name))
+        return tuple(parts)
+
     def _layer(
-        self, allocation: Allocation, index: int, before: Sequence[PackedLayer]
+        self, allocation: Allocation, index: int, before: Sequence[PackedLayer], refined: bool
     ) -> PackedLayer:
         named = self.config.quantizer.tiers
         other_names = allocation.others_of(index)
@@ -206,16 +251,17 @@ class ModelGraph(ABC):
         tiers = LayerTiers.of(named[allocation.tiers[index]], others)
         name = "+".join(dict.fromkeys((allocation.tiers[index], *other_names.values())))
         weights = self.checkpoint.weights
-        refine = self.config.quantizer.refine
-        if tiers.is_exact or not refine.is_on:
-            refine = RefineConfig()
-        if tiers.data_free and not refine.is_on:
+        refinement = None
+        if refined and not tiers.is_exact:
+            refinement = Refinement.of(self.config.quantizer.refine)
+        if tiers.data_free and refinement is None:
             return PackedLayer(weights, index, tiers, name=name)
-        return PackedLayer(weights, index, tiers, self.calibration, tuple(before), refine, name)
+        return PackedLayer(weights, index, tiers, self.calibration, tuple(before), refinement, name)
 
-    def uniform(self, name: str, propagation: str | None = None) -> Layers:
+    def uniform(self, name: str, propagation: str | None = None, refined: bool = True) -> Layers:
         """Every layer in one tier."""
-        return self.layers(Allocation((name,) * self.checkpoint.layers), propagation)
+        allocation = Allocation((name,) * self.checkpoint.layers)
+        return self.layers(allocation, propagation, refined)
 
     @cached_property
     def float_tier(self) -> str:
@@ -234,18 +280,24 @@ class ModelGraph(ABC):
 
     # evaluate
 
-    def answers(self, layers: Layers, questions: QuestionSet) -> dict[str, Artefact[Kept]]:
-        """What packed layers say, by benchmark."""
+    def answers(
+        self, layers: Layers, questions: QuestionSet, parts: Parts = ()
+    ) -> dict[str, Artefact[Kept]]:
+        """What packed layers and parts say, by benchmark."""
         subset, batching = questions.subset, questions.batching
         answers: dict[str, Artefact[Kept]] = {}
         for name, table in questions.tables.items():
-            answers[name] = Answers(self.checkpoint, layers, table, subset, batching)
+            answers[name] = Answers(self.checkpoint, layers, table, subset, batching, parts)
         for name, task in questions.tasks.items():
-            answers[name] = TaskAnswers(self.checkpoint, layers, task, subset, batching)
+            answers[name] = TaskAnswers(self.checkpoint, layers, task, subset, batching, parts)
         return answers
 
-    def fidelity(self, layers: Layers, questions: QuestionSet) -> dict[str, Fidelity]:
-        """How far packed layers moved the probabilities, by benchmark; empty if not asked for."""
+    def fidelity(
+        self, layers: Layers, questions: QuestionSet, parts: Parts = ()
+    ) -> dict[str, Fidelity]:
+        """How far packed layers and parts moved the probabilities, by benchmark; empty if not asked
+        for.
+        """
         measured: dict[str, Fidelity] = {}
         if questions.fidelity is None:
             return measured
@@ -253,5 +305,5 @@ class ModelGraph(ABC):
             reference = ReferenceProbabilities(
                 self.checkpoint, self.float_layers, table, questions.fidelity, questions.batching
             )
-            measured[name] = Fidelity(layers, reference)
+            measured[name] = Fidelity(layers, reference, parts)
         return measured

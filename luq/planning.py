@@ -19,6 +19,7 @@ from luq.evaluation.artefacts import Fidelity, Layers
 from luq.evaluation.measures import mean_divergence
 from luq.evaluation.scorers.summary import mean
 from luq.formats.artefacts import RestSizes
+from luq.formats.sizes import rest_ledger
 from luq.graph import ModelGraph, QuestionSet
 from luq.profiling.entropies import LayerEntropy
 from luq.quantization.artefacts import DeltaLosses, LayerFolder, OutputErrors
@@ -92,7 +93,7 @@ class LayerScores:
                 "another order"
             )
         self.files(tier)
-        layers = self.graph.uniform(tier, self.shared_propagation)
+        layers = self._plain(tier)
         if name == "kl":
             return self._divergences(layers)
         kind = OutputErrors if name == "output_error" else DeltaLosses
@@ -106,9 +107,14 @@ class LayerScores:
     def files(self, tier: str) -> list[LayerFolder]:
         """Every layer in one tier, independent of any allocation."""
         if tier not in self._files:
-            layers = self.graph.uniform(tier, self.shared_propagation)
-            self._files[tier] = [self.get(layer) for layer in layers]
+            self._files[tier] = [self.get(layer) for layer in self._plain(tier)]
         return self._files[tier]
+
+    def _plain(self, tier: str) -> Layers:
+        """These layers. They are not refined: that would take many times as long for each tier, and
+        changes no size.
+        """
+        return self.graph.uniform(tier, self.shared_propagation, refined=False)
 
     def _divergences(self, packed: Layers) -> list[float]:
         """One layer at a time packed, all others in 16 bit: mean KL of the selection split."""
@@ -198,7 +204,8 @@ class RunEvidence:
         for layer in layers:
             self.get(layer)
         summaries = []
-        for name, item in self.graph.answers(layers, self._questions).items():
+        parts = self.graph.parts
+        for name, item in self.graph.answers(layers, self._questions, parts).items():
             kept = self.get(item)
             if not all("error" in row for row in answers.rows_of(kept)):  # else there is no score
                 summaries.append(answers.summary_of(name, kept))
@@ -216,7 +223,7 @@ class RunEvidence:
         layers = self.graph.layers(allocation)
         for layer in layers:
             self.get(layer)
-        measured = self.graph.fidelity(layers, self._questions)
+        measured = self.graph.fidelity(layers, self._questions, self.graph.parts)
         return _mean_divergence(measured, self.get)
 
     @cached_property
@@ -224,8 +231,9 @@ class RunEvidence:
         return self.get(self.graph.rest)
 
     def rest_bytes(self) -> int:
-        """Bytes of everything that is not a decoder linear."""
-        return self._rest.bytes
+        """Bytes of everything that is not a decoder linear, packed or not."""
+        sizes = {part.part: self.get(part).size() for part in self.graph.parts}
+        return sum(rest_ledger(self._rest.ledger, sizes).values())
 
     def weights(self) -> int:
         """Weights of the decoder linears."""

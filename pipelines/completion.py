@@ -17,7 +17,7 @@ from luq.config.allocation import ERRORS
 from luq.config.calibration import WEIGHTINGS
 from luq.config.evaluation import PROTOCOLS, SPLITS
 from luq.config.order import MODALITIES
-from luq.config.quantizer import PROPAGATIONS
+from luq.config.quantizer import PARTS, PROPAGATIONS
 from luq.config.run import OBJECTIVES
 from luq.escaping import visible
 from luq.store.sealed import read_table
@@ -164,7 +164,8 @@ def overrides(typed: str, own: Path | None = None) -> Iterator[str]:
 
 def _values(setting: str) -> Iterable[str]:
     """The values of a setting that has a list of them."""
-    if setting in ("quantizer.low", "quantizer.high"):
+    group, _, name = setting.partition(".")
+    if group == "quantizer" and name in ("low", "high", *PARTS):
         return _tiers()
     if setting in CHOICES:
         return CHOICES[setting]

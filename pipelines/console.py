@@ -121,8 +121,8 @@ def memory_line(memory: Memory) -> Text:
         (f"{memory.nominal_bits:.2f}", "bold"),
         " bits, stored ",
         (f"{memory.stored_bits:.3f}", "bold"),
-        f" bits per weight; decoder linears {human(memory.stored_bytes)}, whole checkpoint "
-        f"{human(memory.checkpoint_bytes)}",
+        f" bits per weight; decoder linears {human(memory.stored_bytes)}, all else "
+        f"{human(memory.rest_bytes)}, whole checkpoint {human(memory.checkpoint_bytes)}",
     )
 
 

@@ -14,7 +14,7 @@ from luq.evaluation.answers import Kept, Scored, rows_of, scored
 from luq.evaluation.artefacts import Answers, Fidelity, Layers
 from luq.evaluation.measures import perplexity, perplexity_ratio, summarise_fidelity
 from luq.formats.memory import peak_bytes, reset_peak
-from luq.formats.sizes import LayerSize, memory
+from luq.formats.sizes import LayerSize, memory, rest_ledger
 from luq.models import devices
 from luq.models.weight_files import shards_of
 from luq.planning import LayerScores, allocate
@@ -94,10 +94,23 @@ class Workbench:
             )
         return measured
 
+    def pack_parts(self) -> dict[str, LayerSize]:
+        """Make what is packed beside the decoder's linears; sizes by part."""
+        parts = self.graph.parts
+        sizes: dict[str, LayerSize] = {}
+        if not parts:
+            return sizes
+        stage = "quantize the rest"
+        with self.clock.stage(stage), self.clock.bar(stage, len(parts)) as advance:
+            for part in parts:
+                sizes[part.part] = self.store.get(part).size()
+                advance(part.description, 1)
+        return sizes
+
     def perplexity(self, layers: Layers) -> Perplexity | None:
         """Perplexity on held-out text beside the 16-bit model's; None if none is asked for."""
         reference = self.graph.text_losses(self.graph.float_layers)
-        artefact = self.graph.text_losses(layers)
+        artefact = self.graph.text_losses(layers, self.graph.parts)
         if reference is None or artefact is None:
             return None
         float_losses = self.store.get(reference)
@@ -153,6 +166,9 @@ def choose(bench: Workbench) -> Chosen:
     with clock.stage("allocate"):
         chosen = allocate(graph, store.get)
     console.out.print(f"  allocation       {chosen.allocation}")
+    if graph.parts:
+        parts = ", ".join(part.description for part in graph.parts)
+        console.out.print(f"  beside it        {parts}")
     return chosen
 
 
@@ -171,8 +187,9 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     sizes = bench.quantize(layers, "quantize")
     bench.quantize(graph.float_layers, "quantize 16-bit")
     end_walk(store.tools)
-    rest = store.get(graph.rest)
-    answers = graph.answers(layers, graph.questions)
+    part_sizes = bench.pack_parts()
+    rest = rest_ledger(store.get(graph.rest).ledger, part_sizes)
+    answers = graph.answers(layers, graph.questions, graph.parts)
     float_answers = graph.answers(graph.float_layers, graph.questions)
     float_scores = bench.evaluate(float_answers, "evaluate 16-bit")
     scores = bench.evaluate(answers, "evaluate")
@@ -180,7 +197,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         float_losses = graph.text_losses(graph.float_layers)
         if float_losses is not None:  # before the fidelity, which installs the 16-bit model too
             store.get(float_losses)
-        fidelity = bench.measure(graph.fidelity(layers, graph.questions))
+        fidelity = bench.measure(graph.fidelity(layers, graph.questions, graph.parts))
         measured_perplexity = bench.perplexity(layers)
     layer_scores = LayerScores(graph, store.get)
     seconds = dict(clock.seconds)
@@ -209,7 +226,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         plan=chosen.report,
         layer_scores=layer_scores.recorded() if graph.is_profiled else {},
         k=chosen.allocation.count(low) if low != high else len(layers),
-        memory=memory(sizes, rest.ledger, peak_bytes()),
+        memory=memory(sizes, rest, peak_bytes()),
         **score_part(scores, float_scores, measured_perplexity)._asdict(),
         fidelity=fidelity,
         perplexity=measured_perplexity,
@@ -218,6 +235,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
             profile=graph.profile.key if graph.is_profiled else None,
             layers=_keys(layers),
             float_layers=_keys(graph.float_layers),
+            parts={part.part: part.key for part in graph.parts},
             answers={name: artefact.key for name, artefact in answers.items()},
             float_answers={name: artefact.key for name, artefact in float_answers.items()},
             used=store.used(),

@@ -15,18 +15,28 @@ from luq.allocation.knapsack import parse_bytes
 from luq.calibration.artefacts import Calibration, SharedQuestions, calibration
 from luq.calibration.own import OwnSamples, check_own_texts
 from luq.config import EvaluationConfig, RunConfig, TierConfig
+from luq.config.quantizer import HEAD, PROJECTOR, VISION
 from luq.config.unread import chooses_by_questions, measures_kl
 from luq.errors import ConfigError, DataError
 from luq.evaluation.artefacts import Layers, TextLosses
-from luq.graph import ModelGraph, QuestionSet, check_sight, question_set, shared_questions
+from luq.graph import (
+    ModelGraph,
+    QuestionSet,
+    check_parts,
+    check_sight,
+    question_set,
+    shared_questions,
+)
 from luq.models.checkpoint import (
     Checkpoint,
     check_context,
     checkpoint,
+    has_matrices,
+    least_rest_bytes,
     linear_shapes,
-    rest_weights,
 )
 from luq.profiling.entropies import subsample_of
+from luq.quantization.artefacts import Parts
 from luq.questions.lm_eval_tasks import check_include_path, is_built_in
 from luq.questions.overlap import check_texts, same_files
 from luq.questions.text import TextSource, text_source
@@ -59,6 +69,9 @@ class Graph(ModelGraph):
         _check_windows(config, self.checkpoint)
         _check_modality(config)
         _check_images(config, self.checkpoint)
+        check_parts(self.checkpoint, config.quantizer)
+        _check_part_images(config)
+        _check_part_linears(config, self.checkpoint)
         check_include_path(config.evaluation.include_path)
         _check_divergences(config)
         if self.is_profiled:
@@ -93,7 +106,9 @@ class Graph(ModelGraph):
         plan = self.config.allocation
         quantizer = self.config.quantizer
         tier = quantizer.tiers[quantizer.low if plan.name == "count" and plan.k else quantizer.high]
-        return self.is_profiled or not tier.data_free
+        sees_parts = any(part.calibration is not None for part in self.parts)
+        sees_samples = not tier.data_free or (quantizer.refine.is_on and not tier.is_exact)
+        return self.is_profiled or sees_samples or sees_parts
 
     @cached_property
     def key(self) -> str:
@@ -106,6 +121,10 @@ class Graph(ModelGraph):
             parts.append(self.calibration if self.is_calibrated else self.checkpoint)
         parts += [config.quantizer.low, config.quantizer.high, config.quantizer.propagation]
         parts += [self.tiers, self.questions, self.text, config.evaluation.text_tokens]
+        if config.quantizer.refine.is_on:
+            parts.append(config.quantizer.refine)
+        if self.parts:
+            parts.append(self.parts)
         return digest("run", parts, config.evaluation.text_length)
 
     def question_set(self, config: EvaluationConfig) -> QuestionSet:
@@ -167,13 +186,13 @@ class Graph(ModelGraph):
         config = self.config.evaluation
         return text_source(config.text, "report") if config.text_tokens else None
 
-    def text_losses(self, layers: Layers) -> TextLosses | None:
-        """Losses of packed layers on held-out text; None if the config asks for none."""
+    def text_losses(self, layers: Layers, parts: Parts = ()) -> TextLosses | None:
+        """Losses of packed layers and parts on held-out text; None if the config asks for none."""
         config = self.config.evaluation
         if self.text is None:
             return None
         return TextLosses(
-            self.checkpoint, layers, self.text, config.text_tokens, config.text_length
+            self.checkpoint, layers, self.text, config.text_tokens, config.text_length, parts
         )
 
 
@@ -203,14 +222,20 @@ def _check_budget(config: RunConfig, checkpoint: Checkpoint, tiers: dict[str, Ti
         shapes = linear_shapes(checkpoint.folder).values()
         weights = sum(rows * columns for rows, columns in shapes)
         linears_bytes = weights * least_bits / 8
-        rest_bytes = BYTES_16_BIT * rest_weights(checkpoint.folder)
+        rest_bytes = least_rest_bytes(checkpoint.folder, part_bits(config))
         if parse_bytes(plan.bytes) < linears_bytes + rest_bytes:
             raise ConfigError(
                 f"allocation.bytes={plan.bytes} is not possible: with the smallest plan (of "
                 f"{', '.join(names)}, every layer in {smallest}) the whole checkpoint takes "
                 f"{(linears_bytes + rest_bytes) / 1e6:.2f} MB or more, {rest_bytes / 1e6:.2f} MB "
-                "of it for what stays in 16 bit"
+                "of it for what is no linear of the decoder"
             )
+
+
+def part_bits(config: RunConfig) -> dict[str, float]:
+    """The least bits per weight of the parts that are packed."""
+    quantizer = config.quantizer
+    return {part: quantizer.tiers[name].least_bits for part, name in quantizer.parts.items()}
 
 
 def _check_windows(config: RunConfig, checkpoint: Checkpoint) -> None:
@@ -241,6 +266,31 @@ def _check_images(config: RunConfig, checkpoint: Checkpoint) -> None:
             f"calibration.alpha={calibration.alpha:g} is not possible: {config.model.name} is a "
             "language model that sees no images. Use calibration=text"
         )
+
+
+def _check_part_images(config: RunConfig) -> None:
+    """Say before any work that there are no images by which tower or projector could be packed."""
+    quantizer = config.quantizer
+    if config.calibration.alpha > 0 or config.calibration.is_own:
+        return
+    for part in (VISION, PROJECTOR):
+        name = quantizer.parts.get(part)
+        if name is not None and not quantizer.tiers[name].data_free:
+            raise ConfigError(
+                f"quantizer.{part}={name} is not possible: the calibration set (alpha=0) has no "
+                "images for it. Calibrate with images (calibration=multimodal), or give it a tier "
+                "that needs no data (rtn4)"
+            )
+
+
+def _check_part_linears(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Say before any work that a part has nothing that could be packed."""
+    for part, name in config.quantizer.parts.items():
+        if part != HEAD and not has_matrices(checkpoint.folder, part):
+            raise ConfigError(
+                f"quantizer.{part}={name} is not possible: {config.model.name} has no linears "
+                "there that could be packed. Leave it out"
+            )
 
 
 def _check_divergences(config: RunConfig) -> None:

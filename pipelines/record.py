@@ -120,6 +120,7 @@ class ArtefactKeys:
     float_layers: list[str]
     answers: dict[str, str]  # benchmark -> key
     float_answers: dict[str, str]
+    parts: dict[str, str] = field(default_factory=dict)  # part -> key, of packed ones
     used: list[str] = field(default_factory=list)
 
 

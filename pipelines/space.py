@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from luq.errors import StoreError
-from luq.models.checkpoint import linear_shapes, rest_weights
+from luq.models.checkpoint import least_rest_bytes, linear_shapes
 from luq.planning import allocate
 from luq.store.store import NotMade, Store
-from pipelines.graph import BYTES_16_BIT, Graph
+from pipelines.graph import BYTES_16_BIT, Graph, part_bits
 from pipelines.units import human
 
 
@@ -34,7 +34,7 @@ def needed(graph: Graph, store: Store) -> Needed:
     if graph.config.checkpoint and not _is_exported(graph):
         least_bits = min(tier.least_bits for tier in graph.tiers.values())
         linears = sum(weights) * least_bits / 8
-        checkpoint_bytes = int(linears) + BYTES_16_BIT * rest_weights(folder)
+        checkpoint_bytes = int(linears + least_rest_bytes(folder, part_bits(graph.config)))
     return Needed(BYTES_16_BIT * missing, int(packed_bytes), checkpoint_bytes)
 
 

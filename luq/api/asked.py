@@ -106,7 +106,7 @@ def evaluate(
             check_shared(store.get(artefact))
     scores: dict[str, Score] = {}
     with _own_generation(source.vlm.model):
-        for name, answers in graph.answers(layers, questions).items():
+        for name, answers in graph.answers(layers, questions, graph.parts).items():
             scores[name] = _score(name, scored(name, store.get(answers), answers.key))
     return scores
 

@@ -1,7 +1,7 @@
 """The artefacts of a loaded model: what `luq.graph.ModelGraph` is for the API."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,14 @@ def quantizer_of(
     high_name, high_tier = named_tier(high)
     given = {low_name: low_tier, high_name: high_tier, **named_tiers(others)}
     return QuantizerConfig(low_name, high_name, propagation, NAMED_TIERS | given)
+
+
+def with_parts(quantizer: QuantizerConfig, parts: Mapping[str, Tier | None]) -> QuantizerConfig:
+    """A quantizer with tiers for what is no linear of the decoder."""
+    named = {part: named_tier(tier) for part, tier in parts.items() if tier is not None}
+    tiers = quantizer.tiers | {name: tier for name, tier in named.values()}
+    names: dict[str, Any] = {part: entry.name for part, entry in named.items()}
+    return replace(quantizer, tiers=tiers, **names)
 
 
 def calibration_of(model: LoadedModel, source: Samples) -> Calibration:

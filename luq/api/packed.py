@@ -2,18 +2,27 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from luq.api.graph import GraphSettings, LoadedGraph, Samples, Tier, calibration_of
+from luq.api.graph import (
+    GraphSettings,
+    LoadedGraph,
+    Samples,
+    Tier,
+    calibration_of,
+    with_parts,
+)
 from luq.api.loaded import LoadedModel
 from luq.api.planned import Plan, as_plan
 from luq.calibration.artefacts import Calibration
-from luq.evaluation.artefacts import Layers, installed
+from luq.config import RefineConfig
+from luq.evaluation.artefacts import Layers, Packed, installed
 from luq.export import folder as export_folder
 from luq.formats.memory import peak_bytes
-from luq.formats.sizes import Memory, memory
+from luq.formats.sizes import Memory, memory, rest_ledger
+from luq.graph import check_parts
 from luq.models.in_memory import write_checkpoint
 from luq.quantization.artefacts import end_walk
 
@@ -34,7 +43,8 @@ class PackedModel:
     @property
     def model(self) -> Any:
         """The transformers model with these packed linears: `generate` works."""
-        return installed(self.source.checkpoint, self.layers, self.source.store.tools).model
+        packed = Packed(self.layers, self.graph.parts)
+        return installed(self.source.checkpoint, packed, self.source.store.tools).model
 
     @property
     def seen(self) -> list[Calibration]:
@@ -52,10 +62,12 @@ class PackedModel:
         return self.source.model
 
     def memory(self) -> Memory:
-        """Bytes of the linears' files, of what stays in 16 bit, and of both by class of tensor."""
+        """Bytes of the linears' files, of all else, and of both by class of tensor."""
         store = self.source.store
         sizes = [store.get(layer).size() for layer in self.layers]
-        return memory(sizes, store.get(self.graph.rest).ledger, peak_bytes())
+        parts = {part.part: store.get(part).size() for part in self.graph.parts}
+        rest = rest_ledger(store.get(self.graph.rest).ledger, parts)
+        return memory(sizes, rest, peak_bytes())
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that `AutoModelForImageTextToText` loads after `import luq`.
@@ -93,27 +105,51 @@ class PackedModel:
 
 
 def quantize(
-    model: LoadedModel, plan: Plan | Tier | Sequence[Tier], calibration: Samples | None = None
+    model: LoadedModel,
+    plan: Plan | Tier | Sequence[Tier],
+    calibration: Samples | None = None,
+    *,
+    embeddings: Tier | None = None,
+    head: Tier | None = None,
+    vision: Tier | None = None,
+    projector: Tier | None = None,
+    refine: RefineConfig | None = None,
 ) -> PackedModel:
-    """Pack the decoder's linears as a plan says.
+    """Pack the decoder's linears as a plan says, and other parts of the model in a tier each.
 
     Args:
         model: What is packed; it is the model that answers afterwards.
         plan: Of `luq.plan`; or a tier for all layers, or one for each.
-        calibration: As for `profile`; None if no tier of the plan needs data.
+        calibration: As for `profile`; None if no tier needs data.
+        embeddings: Tier of the embeddings, one whose rows are decoded alone, such as gptq4; a head
+            that is tied to them has it, too. None, here and below: 16 bit.
+        head: Tier of a head of its own.
+        vision: Tier of the vision tower's linears.
+        projector: Tier of the projector's linears.
+        refine: How layers are tuned while they are packed, as in `RefineConfig(steps=50)`; it needs
+            calibration samples for any tier. None: not at all.
 
     Raises:
-        ConfigError: The plan is of another number of layers, or needs calibration samples.
+        ConfigError: The plan is of another number of layers, a tier needs calibration samples, or
+            one is given to a part that the model does not have.
         DataError: A calibration sample cannot be used; the message names it.
     """
     chosen = as_plan(plan, model.layers)
     samples = None if calibration is None else calibration_of(model, calibration)
-    graph = LoadedGraph(model, GraphSettings(chosen.quantizer), samples)
+    tiers = {"embeddings": embeddings, "head": head, "vision": vision, "projector": projector}
+    quantizer = with_parts(chosen.quantizer, tiers)
+    if refine is not None:
+        quantizer = replace(quantizer, refine=refine)
+    check_parts(model.checkpoint, quantizer)
+    graph = LoadedGraph(model, GraphSettings(quantizer), samples)
     layers = graph.layers(chosen.allocation)
     store = model.store
-    with store.tools.progress.bar("quantize", len(layers)) as advance:
+    with store.tools.progress.bar("quantize", len(layers) + len(graph.parts)) as advance:
         for layer in layers:
             store.get(layer)
             advance(layer.description, 1)
-    end_walk(store.tools)
+        end_walk(store.tools)
+        for part in graph.parts:
+            store.get(part)
+            advance(part.description, 1)
     return PackedModel(model, chosen, layers, graph)

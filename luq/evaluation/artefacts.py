@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 from luq.config.checks import VOLATILE
 from luq.errors import StoreError
@@ -25,7 +25,7 @@ from luq.evaluation.predictions import (
     write_rows,
 )
 from luq.models.checkpoint import Checkpoint
-from luq.quantization.artefacts import PackedLayer
+from luq.quantization.artefacts import PackedLayer, Parts, folders_of
 from luq.questions.lm_eval_tasks import TaskTable
 from luq.questions.sources import QuestionTable
 from luq.questions.subsets import Subset, choose
@@ -53,7 +53,10 @@ class Batching:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Asked(Artefact[T], abstract=True):
-    """What comes of asking a model with these packed layers the questions of one benchmark."""
+    """What comes of asking a model with these packed layers the questions of one benchmark.
+
+    `parts` are what is packed beside the decoder's linears; parts that are not there are 16-bit.
+    """
 
     version: ClassVar[int] = 2
     checkpoint: Checkpoint
@@ -61,6 +64,7 @@ class Asked(Artefact[T], abstract=True):
     table: QuestionTable
     subset: Subset
     batching: Batching = Batching()
+    parts: Parts = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,7 +89,8 @@ class Answers(Asked[Kept]):
                 f"{under_way.reused} of {len(ids)} answers to {self.table.benchmark} are kept from "
                 "before the interruption"
             )
-        lm = installed_lm(self.checkpoint, self.layers, self.batching, tools)
+        packed = Packed(self.layers, self.parts)
+        lm = installed_lm(self.checkpoint, packed, self.batching, tools)
         with tools.progress.bar(self.table.benchmark, len(ids)) as advance:
             rows = ask.ask(
                 lm, questions, ids, under_way, self.batching.strict, lambda n: advance("", n)
@@ -110,6 +115,7 @@ class TaskAnswers(Artefact[Kept]):
     table: TaskTable
     subset: Subset
     batching: Batching = Batching()
+    parts: Parts = ()
 
     @property
     def description(self) -> str:
@@ -121,7 +127,7 @@ class TaskAnswers(Artefact[Kept]):
 
         task = self.table.opened()
         under_way = Predictions(tools.store.resumable(self, "partial.jsonl"))
-        vlm = installed(self.checkpoint, self.layers, tools)
+        vlm = installed(self.checkpoint, Packed(self.layers, self.parts), tools)
         batch_size = self.batching.batch_size
         lm = tools.hold(TaskLM, (self.checkpoint, batch_size), lambda: TaskLM(vlm, batch_size))
         lm.begin_task(under_way, self.batching.strict, tools.progress)
@@ -152,7 +158,7 @@ class ReferenceProbabilities(Asked[Path]):
 
         questions = self.table.open(tools)
         ids = choose(questions, self.subset)
-        lm = installed_lm(self.checkpoint, self.layers, self.batching, tools)
+        lm = installed_lm(self.checkpoint, Packed(self.layers), self.batching, tools)
         with tools.progress.bar(self.table.benchmark, len(ids)) as advance:
             logs = fidelity.log_probabilities(
                 lm, questions, ids, self.batching.strict, lambda n: advance("", n)
@@ -171,6 +177,7 @@ class Fidelity(Artefact[FidelityRows]):
     version: ClassVar[int] = 1
     layers: Layers
     reference: ReferenceProbabilities
+    parts: Parts = ()
 
     @property
     def description(self) -> str:
@@ -183,7 +190,8 @@ class Fidelity(Artefact[FidelityRows]):
         reference_file = tools.store.get(reference)
         questions = reference.table.open(tools)
         ids = choose(questions, reference.subset)
-        lm = installed_lm(reference.checkpoint, self.layers, reference.batching, tools)
+        packed = Packed(self.layers, self.parts)
+        lm = installed_lm(reference.checkpoint, packed, reference.batching, tools)
         with tools.progress.bar(reference.table.benchmark, len(ids)) as advance:
             logs = fidelity.log_probabilities(
                 lm, questions, ids, reference.batching.strict, lambda n: advance("", n)
@@ -210,6 +218,7 @@ class TextLosses(Artefact[list[float]]):
     text: TextSource
     tokens: int  # at most so many in all
     length: int  # of a sequence
+    parts: Parts = ()
 
     @property
     def description(self) -> str:
@@ -226,7 +235,7 @@ class TextLosses(Artefact[list[float]]):
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.evaluation.perplexity import text_losses, text_tokens
 
-        vlm = installed(self.checkpoint, self.layers, tools)
+        vlm = installed(self.checkpoint, Packed(self.layers, self.parts), tools)
         sequences = text_tokens(vlm.processor.tokenizer, self.text, self.tokens, self.length)
         write_json(folder / LOSSES, text_losses(vlm, sequences))
 
@@ -235,25 +244,36 @@ class TextLosses(Artefact[list[float]]):
         return losses
 
 
-def installed(checkpoint: Checkpoint, layers: Layers, tools: Tools) -> "VLM":
-    """The loaded model with these packed layers in it, checked bit for bit against their files."""
+class Packed(NamedTuple):
+    """What of a model is packed: its decoder's layers, and parts beside them."""
+
+    layers: Layers
+    parts: Parts = ()
+
+
+def installed(checkpoint: Checkpoint, packed: Packed, tools: Tools) -> "VLM":
+    """The loaded model with what is packed in it, checked bit for bit against its files."""
     from luq.models.vlm import loaded
+    from luq.quantization.rest import assert_parts_installed, install_parts
     from luq.quantization.walk import assert_installed, install
 
     vlm = loaded(tools, checkpoint)
-    folders = [tools.store.get(layer).folder for layer in layers]
+    folders = [tools.store.get(layer).folder for layer in packed.layers]
     if install(vlm, folders):
         assert_installed(vlm, folders)
+    parts = folders_of(packed.parts, tools)
+    if install_parts(vlm, parts):
+        assert_parts_installed(vlm, parts)
     return vlm
 
 
 def installed_lm(
-    checkpoint: Checkpoint, layers: Layers, batching: Batching, tools: Tools
+    checkpoint: Checkpoint, packed: Packed, batching: Batching, tools: Tools
 ) -> "LoadedVLM":
-    """The lm-eval model around the loaded model with these packed layers in it."""
+    """The lm-eval model around the loaded model with what is packed in it."""
     from luq.evaluation.ask import make_lm
     from luq.evaluation.lm import LoadedVLM
 
-    vlm = installed(checkpoint, layers, tools)
+    vlm = installed(checkpoint, packed, tools)
     key = (checkpoint, batching.batch_size)
     return tools.hold(LoadedVLM, key, lambda: make_lm(vlm, batching.batch_size))

@@ -40,6 +40,7 @@ class Rest(Artefact[RestSizes]):
         from luq.models.vlm import loaded
 
         vlm = loaded(tools, self.checkpoint)
+        vlm.restore()
         sizes = RestSizes(rest_ledger(vlm), linear_weights(vlm))
         write_json(folder / "rest.json", asdict(sizes))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Float16, Float32, UInt8
+from jaxtyping import Float, Float16, Float32, Int64, UInt8
 from torch import Tensor
 
 from luq.errors import StoreError
@@ -123,6 +123,15 @@ class PackedWeight(ABC):
     @abstractmethod
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         """The weight [out, in] that the buffers mean."""
+
+    def rows(
+        self, index: Int64[Tensor, " n"], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "n in"]:
+        """Some rows of what `dequantize` gives, bit for bit, as embeddings look them up.
+
+        A format that cannot decode a row alone decodes all of them, every time.
+        """
+        return self.dequantize(dtype)[index]
 
     @property
     @abstractmethod

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, PackedWeight
@@ -23,6 +23,11 @@ class FloatWeight(PackedWeight):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         return self.buffers["weight"].to(dtype)
+
+    def rows(
+        self, index: Int64[Tensor, " n"], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "n in"]:
+        return self.buffers["weight"][index].to(dtype)
 
     @property
     def nominal_bits(self) -> float:

@@ -3,12 +3,18 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float16, Float32, Int64, UInt8
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, GridCodes, IntegerGrid, PackedWeight, of_columns
 from luq.formats.kernels import cpu
-from luq.formats.packing import bytes_of_bits, pack_codes
+from luq.formats.packing import (
+    bytes_of_bits,
+    codes_at,
+    pack_codes,
+    places_of_rows,
+    rows_of_codes,
+)
 
 MOST_BITS = 8  # codes are unpacked into bytes
 
@@ -67,15 +73,33 @@ class IntegerWeight(PackedWeight):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         grid = self.integer_grid()
+        return self._values(grid.codes(), grid.scales, grid.zeros()).to(dtype)
+
+    def rows(
+        self, index: Int64[Tensor, " n"], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "n in"]:
+        scales = self.buffers["scales"]
+        codes = rows_of_codes(self.buffers["codes"], self.shape, index)
+        zeros = None
+        if "zeros" in self.buffers:
+            zeros = codes_at(self.buffers["zeros"], places_of_rows(index, scales.shape[1]))
+        return self._values(codes, scales[index], zeros).to(dtype)
+
+    def _values(
+        self,
+        codes: UInt8[Tensor, "n in"],
+        scales: Float16[Tensor, "n groups"],
+        zeros: UInt8[Tensor, "n groups"] | None,
+    ) -> Float32[Tensor, "n in"]:
+        """(code - zero) * scale of some rows."""
         columns = self.shape[1]
-        stored_zeros = grid.zeros()
-        values = grid.codes().float()  # the rest is done in place: a weight may take gigabytes
-        if stored_zeros is None:
-            values -= 2.0 ** (grid.bits - 1)
+        values = codes.float()  # the rest is done in place: a weight may take gigabytes
+        if zeros is None:
+            values -= 2.0 ** (len(self.buffers["codes"]) - 1)
         else:
-            values -= of_columns(stored_zeros.float(), grid.group_size, columns)
-        values *= of_columns(grid.scales.float(), grid.group_size, columns)
-        return values.to(dtype)
+            values -= of_columns(zeros.float(), self.group_size, columns)
+        values *= of_columns(scales.float(), self.group_size, columns)
+        return values
 
     @property
     def nominal_bits(self) -> float:

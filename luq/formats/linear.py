@@ -1,6 +1,5 @@
 """The runtime module of a packed linear: holds stored buffers and computes with what they mean."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,14 +10,11 @@ from torch.autograd.function import once_differentiable
 
 from luq.formats import kernels
 from luq.formats.base import PackedWeight
-from luq.formats.lazy_weight import LazyWeight
+from luq.formats.stored_module import StoredModule
 
 
-class PackedLinear(nn.Linear):
+class PackedLinear(StoredModule, nn.Linear):
     """y = x W^T + b with what the stored buffers mean.
-
-    It is a torch.nn.Linear for those who look for linears, as PEFT does, but has no parameter
-    `weight`: that is made of the buffers when it is read, and cannot be written.
 
     Args:
         packed: The stored weight; its buffers become the module's.
@@ -39,53 +35,14 @@ class PackedLinear(nn.Linear):
         cache: bool = False,
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
-        nn.Module.__init__(self)  # nn.Linear's own would make room for a weight
-        self.tier = tier
-        self.cache = cache
+        self.hold(packed, tier, cache, compute_dtype)
         self.bias: Any = bias  # a parameter, a tensor, or None
-        self.compute_dtype = compute_dtype
         self.out_features, self.in_features = packed.shape
-        for name, buffer in packed.buffers.items():
-            self.register_buffer(name, buffer, persistent=True)
-        self._packed = packed
-        self._weight: Tensor | None = None
-
-    @property
-    def packed(self) -> PackedWeight:
-        """The stored weight, around the buffers where they are now.
-
-        Buffers are replaced when the module moves to a device and when a checkpoint is loaded into
-        a skeleton. They are checked anew then, with their content, and not at every call.
-
-        Raises:
-            StoreError: The buffers are not what the format stores.
-        """
-        buffers = dict(self.named_buffers(recurse=False))
-        for name, buffer in buffers.items():
-            if buffer is not self._packed.buffers[name]:
-                packed = type(self._packed)(buffers, self._packed.shape, **self._packed.meta)
-                if not any(buffer.is_meta for buffer in buffers.values()):
-                    packed.check_content()
-                self._packed = packed
-                break
-        return self._packed
-
-    def __getattr__(self, name: str) -> Any:
-        """`weight`, which is read-only also where a buffer has that name; torch finds the rest."""
-        if name == "weight" and "_packed" in self.__dict__:
-            stored = self._buffers.get(name)
-            dtype = self.compute_dtype if stored is None else stored.dtype
-            return LazyWeight(self.packed, dtype)
-        return super().__getattr__(name)
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        weight = self._weight
-        if weight is not None and weight.dtype == x.dtype and weight.device == x.device:
-            return F.linear(x, weight, self.bias)
-        packed = self.packed
         if self.cache:
-            self._weight = kernels.unpack(packed, x.dtype)
-            return F.linear(x, self._weight, self.bias)
+            return F.linear(x, self.unpacked(x.dtype), self.bias)
+        packed = self.packed
         if x.requires_grad and torch.is_grad_enabled():
             outputs: Tensor = _Product.apply(x, self.bias, packed)  # type: ignore[no-untyped-call]
             return outputs
@@ -108,17 +65,6 @@ class PackedLinear(nn.Linear):
         if self.bias is not None:
             linear.bias = nn.Parameter(self.bias.detach().to(weight.dtype), requires_grad=False)
         return linear.train(self.training)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLinear":
-        """`to` another device or type. Buffers stay in the types that the format stores."""
-        stored = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in stored.items():
-            moved = self._buffers[name]
-            if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
-        self.compute_dtype = fn(torch.empty(0, dtype=self.compute_dtype)).dtype
-        return self
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, tier={self.tier}"

@@ -45,7 +45,11 @@ def peak_bytes() -> int:
 
 
 def rest_ledger(vlm: "VLM") -> dict[str, int]:
-    """16-bit bytes of everything that is not a decoder linear, by part; tied weights count once."""
+    """16-bit bytes of everything that is not a decoder linear, by part; tied weights count once.
+
+    Args:
+        vlm: a model with its 16-bit parts.
+    """
     in_linears: set[int] = set()
     for layer in vlm.originals:
         for linear in layer.values():

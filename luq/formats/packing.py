@@ -5,7 +5,7 @@ byte, lowest bit first, padded with zeros to whole bytes. Ternary digits are sto
 """
 
 import torch
-from jaxtyping import Bool, Integer, Shaped, UInt8
+from jaxtyping import Bool, Int64, Integer, Shaped, UInt8
 from torch import Tensor
 
 BITS_PER_BYTE = 8
@@ -61,6 +61,39 @@ def unpack_codes(
     return codes
 
 
+def codes_at(
+    packed: UInt8[Tensor, "bits bytes"], places: Int64[Tensor, "*shape"]
+) -> UInt8[Tensor, "*shape"]:
+    """The integers at some places of a flattened tensor that `pack_codes` packed."""
+    codes = torch.zeros(places.shape, dtype=torch.uint8, device=packed.device)
+    shifts = (places % BITS_PER_BYTE).to(torch.uint8)
+    for bit, plane in enumerate(packed):
+        codes |= ((plane[places // BITS_PER_BYTE] >> shifts) & 1) << bit
+    return codes
+
+
+def rows_of_codes(
+    packed: UInt8[Tensor, "bits bytes"], shape: tuple[int, int], rows: Int64[Tensor, " n"]
+) -> UInt8[Tensor, "n columns"]:
+    """Some rows of a matrix of integers that `pack_codes` packed.
+
+    Args:
+        packed: the planes.
+        shape: [rows, columns] of the matrix.
+        rows: which of them.
+    """
+    columns = shape[1]
+    if columns % BITS_PER_BYTE == 0:  # a row is whole bytes
+        by_row = packed.view(len(packed), shape[0], columns // BITS_PER_BYTE)
+        return unpack_codes(by_row[:, rows].flatten(1), (len(rows), columns))
+    return codes_at(packed, places_of_rows(rows, columns))
+
+
+def places_of_rows(rows: Int64[Tensor, " n"], columns: int) -> Int64[Tensor, "n columns"]:
+    """Where the entries of some rows of a matrix stand in the flattened matrix."""
+    return rows[:, None] * columns + torch.arange(columns, device=rows.device)
+
+
 def pack_trits(codes: Shaped[Tensor, "*shape"]) -> UInt8[Tensor, " bytes"]:
     """Integers 0, 1, 2 of any shape -> uint8 [ceil(n / 5)].
 
@@ -81,3 +114,11 @@ def unpack_trits(
     digits = packed.unsqueeze(-1) // places % 3
     count = torch.Size(shape).numel()
     return digits.reshape(-1)[:count].reshape(shape)
+
+
+def trits_at(
+    packed: UInt8[Tensor, " bytes"], places: Int64[Tensor, "*shape"]
+) -> Integer[Tensor, "*shape"]:
+    """The digits at some places of a flattened tensor that `pack_trits` packed."""
+    powers = 3 ** torch.arange(TRITS_PER_BYTE, dtype=torch.uint8, device=packed.device)
+    return packed[places // TRITS_PER_BYTE] // powers[places % TRITS_PER_BYTE] % 3

@@ -8,6 +8,8 @@ Needs no torch: records and the analysis read it.
 
 from dataclasses import dataclass
 
+BYTES_16_BIT = 2
+
 
 @dataclass(frozen=True)
 class LayerSize:
@@ -23,8 +25,8 @@ class LayerSize:
 class Memory:
     """Sizes of one allocation's decoder linears and of the whole checkpoint they belong to.
 
-    `stored_bytes` is the sum of the layer files' sizes. `rest_bytes` is what stays 16-bit
-    (embeddings, head, vision, projector, norms), and `checkpoint_bytes` the sum of both.
+    `stored_bytes` is the sum of the layer files' sizes. `rest_bytes` is all else (embeddings, head,
+    vision, projector, norms), as it is stored, and `checkpoint_bytes` the sum of both.
     `ledger` is bytes per tensor class and sums to `checkpoint_bytes`.
     """
 
@@ -39,12 +41,33 @@ class Memory:
     ledger: dict[str, int]
 
 
+def rest_ledger(rest: dict[str, int], parts: dict[str, LayerSize]) -> dict[str, int]:
+    """Bytes of all that is no decoder linear, with some parts packed.
+
+    Args:
+        rest: bytes of it in 16 bit, by part.
+        parts: what the files of packed parts hold.
+
+    Returns:
+        Bytes of what stays 16-bit by part, and of packed parts by part and tensor class
+        (`vision codes`).
+    """
+    ledger = dict(rest)
+    for part, size in parts.items():
+        ledger[part] -= BYTES_16_BIT * size.weights
+        if not ledger[part]:
+            del ledger[part]
+        for name, count in size.ledger.items():
+            ledger[f"{part} {name}"] = count
+    return ledger
+
+
 def memory(layers: list[LayerSize], rest: dict[str, int], peak_bytes: int) -> Memory:
     """The memory numbers of an allocation.
 
     Args:
         layers: what its layers' files hold.
-        rest: bytes of what stays 16-bit, by part.
+        rest: bytes of all else, as `rest_ledger` gives them.
         peak_bytes: the process's largest memory.
     """
     ledger: dict[str, int] = {}

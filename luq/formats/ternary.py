@@ -4,12 +4,18 @@ import math
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, GridCodes, PackedWeight, of_columns
 from luq.formats.kernels import cpu
-from luq.formats.packing import bytes_of_trits, pack_trits, unpack_trits
+from luq.formats.packing import (
+    bytes_of_trits,
+    pack_trits,
+    places_of_rows,
+    trits_at,
+    unpack_trits,
+)
 
 LEVELS = 3  # -1, 0 and 1
 
@@ -48,6 +54,14 @@ class TernaryWeight(PackedWeight):
     def with_codes(self, coded: GridCodes) -> "TernaryWeight":
         buffers = {"codes": pack_trits(coded.codes), "scales": coded.scale.half()}
         return TernaryWeight(buffers, self.shape, **self.meta)
+
+    def rows(
+        self, index: Int64[Tensor, " n"], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "n in"]:
+        columns = self.shape[1]
+        values = trits_at(self.buffers["codes"], places_of_rows(index, columns)).float() - 1
+        values *= of_columns(self.buffers["scales"][index].float(), self.group_size, columns)
+        return values.to(dtype)
 
     @property
     def group_size(self) -> int:

@@ -4,6 +4,7 @@ Imports neither torch nor transformers: what is known here is known without load
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ from luq.config import ModelConfig
 from luq.config.checks import VOLATILE
 from luq.errors import ConfigError, ModelError
 from luq.models import devices
-from luq.models.families import decoder_weight
+from luq.models.families import decoder_weight, part_of
 from luq.models.settings_files import (
     CONFIG,
     check_asking,
@@ -32,6 +33,7 @@ from luq.plugins import plugin
 from luq.store.digests import file_digest
 from luq.store.keys import Identified, digest
 
+FLOAT_BITS = 16  # of a number that no tier is given
 SETTINGS = ["*.json", "*.model", "*.txt", "*.jinja"]
 
 
@@ -59,12 +61,19 @@ class Checkpoint(Identified):
     layers: int = field(metadata=VOLATILE)  # decoder layers of the language backbone
     sees_images: bool = field(default=True, metadata=VOLATILE)  # else it is a language model alone
     commit: str | None = field(default=None, metadata=VOLATILE)  # of the hub's repository
+    # Whether the embeddings are the head's weight, too; None: the folder's files say it.
+    ties_head: bool | None = field(default=None, metadata=VOLATILE)
     asking: Asking = Asking()
 
     @property
     def weights(self) -> "Checkpoint":
         """The same checkpoint, however it is asked."""
         return replace(self, asking=Asking())
+
+    @property
+    def has_tied_head(self) -> bool:
+        """Whether embeddings and head are one table."""
+        return is_tied(self.folder) if self.ties_head is None else self.ties_head
 
 
 def checkpoint(config: ModelConfig, download: bool = True) -> Checkpoint:
@@ -181,6 +190,19 @@ def count_layers(folder: Path) -> int:
     return int(layers)
 
 
+def is_tied(folder: Path) -> bool:
+    """Whether a model's embeddings are its head's weight, too."""
+    if not any(part_of(name) == "head" for name in stored_tensors(folder)):
+        return True
+    tied = read_config(folder).get("tie_word_embeddings")
+    if tied is None:  # left out where it is the family's default
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tied = config.tie_word_embeddings
+    return bool(tied)
+
+
 def context_length(folder: Path) -> int | None:
     """Tokens of the longest sequence that the language backbone is made for; None if not said."""
     config = read_config(folder)
@@ -212,21 +234,47 @@ def linear_shapes(folder: Path) -> dict[tuple[int, str], tuple[int, int]]:
     return shapes
 
 
-def rest_weights(folder: Path) -> int:
-    """How many numbers stay in 16 bit at least: all but the decoder's linears, from the headers.
+def least_rest_bytes(folder: Path, least_bits: Mapping[str, float]) -> float:
+    """Bytes that all but the decoder's linears takes at least, from the headers.
 
     A head that may be tied to the embeddings is not counted, nor is what may be no parameter.
+
+    Args:
+        folder: of the checkpoint.
+        least_bits: bits per weight of the parts that are packed; others have 16 bits.
     """
+    bits = 0.0
+    for part, (matrices, others) in _rest_counts(folder).items():
+        # that all matrices of a part are packed is the least: position embeddings are not
+        bits += least_bits.get(part, FLOAT_BITS) * matrices + FLOAT_BITS * others
+    return bits / 8
+
+
+def has_matrices(folder: Path, part: str) -> bool:
+    """Whether a part beside the decoder's linears has matrices, by the headers."""
+    matrices, _ = _rest_counts(folder).get(part, (0, 0))
+    return matrices > 0
+
+
+def _rest_counts(folder: Path) -> dict[str, tuple[int, int]]:
+    """Numbers of the rest by part: those in matrices, and others."""
     config = read_config(folder)
     tied = [part.get("tie_word_embeddings") for part in (config, text_settings(config))]
     has_head = False in tied and True not in tied
-    count = 0
+    counts: dict[str, tuple[int, int]] = {}
     for name, tensor in stored_tensors(folder).items():
         is_linear = decoder_weight(name) is not None and len(tensor.shape) == 2
         is_doubtful = "lm_head" in name and not has_head
-        if not is_linear and not is_doubtful and name.endswith((".weight", ".bias")):
-            count += math.prod(tensor.shape)
-    return count
+        if is_linear or is_doubtful or not name.endswith((".weight", ".bias")):
+            continue
+        part = part_of(name)
+        matrices, others = counts.get(part, (0, 0))
+        count = math.prod(tensor.shape)
+        if len(tensor.shape) == 2:
+            counts[part] = matrices + count, others
+        else:
+            counts[part] = matrices, others + count
+    return counts
 
 
 def stored_dtype(folder: Path) -> str:

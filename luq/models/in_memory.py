@@ -18,6 +18,7 @@ from luq.errors import ModelError, brief
 from luq.models.checkpoint import SETTINGS, Checkpoint, asking_of
 from luq.models.decoder import find_layers, linears_of
 from luq.models.loading import check_tokens, is_finite, load_skeleton
+from luq.models.parts import tied_head
 from luq.models.processors import load_processor
 from luq.models.quiet import quiet
 from luq.models.settings_files import CONFIG, check_asking, check_settings
@@ -86,6 +87,7 @@ def adopt(
         folder=folder,
         layers=len(vlm.layers),
         sees_images=vlm.sees_images,
+        ties_head=tied_head(model) is not None,
     )
     return Adopted(checkpoint, vlm)
 

@@ -23,6 +23,7 @@ from luq.models.loading import (
     load_model,
     load_skeleton,
 )
+from luq.models.parts import Modules, parts_of
 from luq.models.processors import image_token_id, load_processor
 from luq.models.quiet import quiet
 from luq.store.artefact import Tools
@@ -33,7 +34,9 @@ class VLM:
     """A loaded model.
 
     `originals` keeps the 16-bit linears of every layer, so that any tier can be undone. `standing`
-    says which layers have packed linears: layer -> key of the artefact.
+    says which layers have packed linears: layer -> key of the artefact. `parts` and
+    `standing_parts` are the same for what is no linear of the decoder: by part, and of `parts` by
+    path in the model.
     """
 
     config: ModelConfig
@@ -42,6 +45,8 @@ class VLM:
     layers: nn.ModuleList
     originals: list[dict[str, Any]] = field(default_factory=list)
     standing: dict[int, str] = field(default_factory=dict)
+    parts: dict[str, Modules] = field(default_factory=dict)
+    standing_parts: dict[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -65,22 +70,14 @@ class VLM:
         """The 16-bit weights [out, in] of one layer's linears, by name; read from disk where the
         model is streamed.
         """
-        return {name: self._tensors(linear)[0] for name, linear in self.originals[layer].items()}
+        return {name: tensors_of(linear)[0] for name, linear in self.originals[layer].items()}
 
     def bias(self, layer: int, name: str) -> Tensor | None:
         """The bias [out] of a linear, if it has one."""
         linear = self.originals[layer][name]
         if linear.bias is None:  # a streamed weight is not read for nothing
             return None
-        return self._tensors(linear)[1]
-
-    @staticmethod
-    def _tensors(linear: Any) -> tuple[Tensor, Tensor | None]:
-        from accelerate.utils import align_module_device
-
-        with align_module_device(linear):
-            bias = linear.bias
-            return linear.weight.detach(), None if bias is None else bias.detach()
+        return tensors_of(linear)[1]
 
     def install(self, layer: int, modules: dict[str, nn.Module] | None, key: str = "") -> None:
         """Put modules in place of a layer's linears; None puts the 16-bit ones back. `key` is
@@ -94,10 +91,34 @@ class VLM:
         else:
             self.standing.pop(layer, None)
 
+    def install_part(self, part: str, modules: Modules | None, key: str = "") -> None:
+        """Put modules in place of a part's, by path; None puts the 16-bit ones back. `key` is
+        their artefact's.
+        """
+        for path, module in (modules or self.parts[part]).items():
+            self.model.set_submodule(path, module)
+        if modules:
+            self.standing_parts[part] = key
+        else:
+            self.standing_parts.pop(part, None)
+
     def restore(self) -> None:
-        """Put the 16-bit linears back wherever something else stands."""
+        """Put the 16-bit modules back wherever something else stands."""
         for layer in list(self.standing):
             self.install(layer, None)
+        for part in list(self.standing_parts):
+            self.install_part(part, None)
+
+
+def tensors_of(module: Any) -> tuple[Tensor, Tensor | None]:
+    """The 16-bit weight and the bias, if there is one, of a linear or an embedding; read from disk
+    where the model is streamed.
+    """
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        bias = getattr(module, "bias", None)
+        return module.weight.detach(), None if bias is None else bias.detach()
 
 
 def streamed(folder: Path, device: str) -> dict[str, str]:
@@ -156,7 +177,7 @@ def wrapped(config: ModelConfig, model: Any, processor: Any) -> VLM:
     model.eval().requires_grad_(False)
     layers = find_layers(model)
     originals: list[dict[str, Any]] = [dict(linears_of(layer)) for layer in layers]
-    return VLM(config, model, processor, layers, originals)
+    return VLM(config, model, processor, layers, originals, parts=parts_of(model))
 
 
 def load_vlm(config: ModelConfig) -> VLM:

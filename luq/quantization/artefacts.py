@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from luq.calibration.artefacts import Calibration, samples_of
-from luq.config import LayerTiers, RefineConfig
+from luq.config import LayerTiers, RefineConfig, TierConfig
 from luq.config.checks import VOLATILE
 from luq.formats.sizes import LayerSize
 from luq.models.checkpoint import Checkpoint
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from luq.quantization.walk import FloatWalk, Walk
 
 SCORES = "scores.json"
+REFINEMENT_VERSION = 1  # raise it when a refined layer gets other bytes
+REFINED = "-refined"  # after the name of a refined layer's tier, where work is told apart
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,19 @@ class LayerFolder:
         return layer_size(self.folder, self.read())
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """How a layer is tuned while it is packed."""
+
+    settings: RefineConfig
+    version: int  # of the tuning's code; it stands in the keys of refined layers alone
+
+    @staticmethod
+    def of(settings: RefineConfig) -> "Refinement | None":
+        """The refinement that settings ask for, if they do."""
+        return Refinement(settings, REFINEMENT_VERSION) if settings.is_on else None
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class PackedLayer(Artefact[LayerFolder]):
     """The linears of one decoder layer in their tiers.
@@ -62,12 +77,13 @@ class PackedLayer(Artefact[LayerFolder]):
     tiers: LayerTiers
     calibration: Calibration | None = None
     before: "tuple[PackedLayer, ...]" = ()
-    refine: RefineConfig = field(default_factory=RefineConfig)
+    refinement: Refinement | None = None
     name: str = field(default="", metadata=VOLATILE)  # of the tiers, for people
 
     @property
     def description(self) -> str:
-        return f"layer {self.index} in {self.name or self.tiers.tier.method}"
+        name = self.name or self.tiers.tier.method
+        return f"layer {self.index} in {name}{REFINED if self.refinement else ''}"
 
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.formats.layer_file import write_layer
@@ -80,14 +96,16 @@ class PackedLayer(Artefact[LayerFolder]):
             return
         vlm = loaded(tools, self.calibration.checkpoint)
         before = [tools.store.get(layer).folder for layer in self.before]
-        walk = walk_of(self.calibration, tools, self.refine.is_on)
+        walk = walk_of(self.calibration, tools, self.refinement is not None)
         states = walk.inputs(self.index, before)
         refiner = None
-        if self.refine.is_on:
-            refiner = self._refiner(self.calibration, walk, tools)
+        if self.refinement is not None:
+            refiner = self._refiner(self.calibration, self.refinement.settings, walk, tools)
         write_layer(folder, quantize_layer(vlm, self.index, self.tiers, states, refiner))
 
-    def _refiner(self, calibration: Calibration, walk: "Walk", tools: Tools) -> "Refiner":
+    def _refiner(
+        self, calibration: Calibration, settings: RefineConfig, walk: "Walk", tools: Tools
+    ) -> "Refiner":
         """What tunes the layer, with the walk standing before it."""
         from luq.quantization.refine import LayerRefiner, lessons_of
 
@@ -96,8 +114,8 @@ class PackedLayer(Artefact[LayerFolder]):
         if self.before[: self.index]:
             float_states = float_walk_of(calibration, tools).inputs(self.index, [])
         layer = walk.vlm.layers[self.index]
-        lessons = lessons_of(layer, states, float_states, self.refine.held_out)
-        return LayerRefiner(walk.vlm, self.index, lessons, self.refine)
+        lessons = lessons_of(layer, states, float_states, settings.held_out)
+        return LayerRefiner(walk.vlm, self.index, lessons, settings)
 
     def read(self, folder: Path) -> LayerFolder:
         return LayerFolder(folder)
@@ -197,3 +215,57 @@ class DeltaLosses(MeasuredScores):
         vlm = loaded(tools, self.calibration.checkpoint)
         samples = samples_of(self.calibration, tools)
         write_json(folder / SCORES, delta_losses(vlm, samples, self.packed(tools)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PackedPart(Artefact[LayerFolder]):
+    """Embeddings, head, vision tower or projector in one tier.
+
+    Parts are packed for what the 16-bit model gives them, and the decoder's layers for what the
+    16-bit parts give: neither depends on the other, so that all allocations share a part. What is
+    scored, stored and exported has both.
+
+    `before` are the packed parts that the calibration images went through on their way to this
+    one. A tier that needs no data has neither calibration nor parts before it.
+    """
+
+    stage: ClassVar[str] = "parts"
+    version: ClassVar[int] = 1
+    checkpoint: Checkpoint
+    part: str
+    tier: TierConfig
+    calibration: Calibration | None = None
+    before: "tuple[PackedPart, ...]" = ()
+    name: str = field(default="", metadata=VOLATILE)  # of the tier, for people
+
+    @property
+    def description(self) -> str:
+        return f"{self.part} in {self.name or self.tier.method}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.formats.layer_file import write_layer
+        from luq.models.vlm import loaded
+        from luq.quantization.rest import install_parts, quantize_part
+
+        if self.calibration is None:
+            vlm = loaded(tools, self.checkpoint)
+            vlm.restore()
+            samples = None
+        else:
+            vlm = loaded(tools, self.calibration.checkpoint)
+            samples = samples_of(self.calibration, tools)
+            vlm.restore()
+            install_parts(vlm, folders_of(self.before, tools))
+        packed = quantize_part(vlm, self.part, self.tier, samples, tools.store.root)
+        write_layer(folder, packed)
+
+    def read(self, folder: Path) -> LayerFolder:
+        return LayerFolder(folder)
+
+
+Parts = tuple[PackedPart, ...]
+
+
+def folders_of(parts: Parts, tools: Tools) -> dict[str, Path]:
+    """Where packed parts lie, by part."""
+    return {part.part: tools.store.get(part).folder for part in parts}

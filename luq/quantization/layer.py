@@ -204,7 +204,7 @@ def quantize_layer(
                 where = f"layer {index} {name}"
                 quantizer = quantizers[tiers.of_linear(name)]
                 weight = weights[name] if refiner is None else refiner.weight(name)
-                packed[name] = _packed(quantizer, weight, by_linear.get(name), where)
+                packed[name] = packed_weight(quantizer, weight, by_linear.get(name), where)
             vlm.install(index, runtime_modules(vlm, index, packed, "packed", cache=True))
             if refiner is not None:
                 refiner.between(packed)
@@ -247,9 +247,10 @@ def _groups(index: int, layer: nn.Module, states: list[State] | None) -> Groups:
         raise ModelError(f"layer {index}: {error}") from error
 
 
-def _packed(
+def packed_weight(
     quantizer: Quantizer, weight: Tensor, hessian: Hessian | None, where: str
 ) -> PackedWeight:
+    """A packed weight; the error of a Hessian that is none says where the linear stands."""
     try:
         return quantizer.quantize(weight.float(), hessian)
     except DataError as error:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.calibration.samples import CalibrationSet, Sample, inputs_of
 from luq.errors import ModelError
 from luq.models.decoder import decoder_of
 from luq.models.families import FAMILIES
@@ -29,7 +29,7 @@ LayerFunction = Callable[..., LayerOutput]
 DecoderCall = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-class _Captured(Exception):
+class Captured(Exception):
     """Thrown by a hook that has what it came for."""
 
 
@@ -104,9 +104,9 @@ class Passage:
             if layer == index:
                 return output
             received.append(hidden)
-            raise _Captured
+            raise Captured
 
-        with suppress(_Captured):
+        with suppress(Captured):
             self._run(hand_on)
         return received[0]
 
@@ -215,26 +215,60 @@ def first_inputs(
         copies: tensors of the states' size that will wait in memory in all.
     """
     vlm.restore()
+    batches = list(samples.batches(batch_tokens))
+    if vlm.model.config.model_type not in FAMILIES:
+        _check_passages(vlm, batches)
     decoder = decoder_of(vlm.model)
+    states = inputs_of_first(vlm, decoder, vlm.layers, batches, folder, copies)
+    for state, batch in zip(states, batches, strict=True):
+        state.weights = samples.weights(batch)
+    return states
+
+
+@torch.no_grad()
+def inputs_of_first(
+    vlm: VLM,
+    owner: nn.Module,
+    layers: nn.ModuleList,
+    batches: list[list[Sample]],
+    folder: Path | None = None,
+    copies: int = 1,
+) -> list[State]:
+    """What the first of a list of layers receives, batch by batch.
+
+    Args:
+        vlm: the model, as it stands.
+        owner: the module that hands hidden states from layer to layer: decoder or tower.
+        layers: its layers.
+        batches: what the model sees.
+        folder: as for `first_inputs`.
+        copies: as for `first_inputs`.
+    """
     scratch = Scratch(folder)
     room_bytes = vlm.config.activations_gb * 1e9 / copies
     gives_tuple: bool | None = None
     states: list[State] = []
-    is_tested = vlm.model.config.model_type in FAMILIES
-    checked: set[bool] = set()  # a batch with images, and one without
-    for batch in samples.batches(batch_tokens):
-        inputs = inputs_of(batch, vlm.device)
-        call = _decoder_call(vlm, decoder, inputs)
+    for batch in batches:
+        call = decoder_call(vlm, owner, inputs_of(batch, vlm.device))
         if gives_tuple is None:
-            gives_tuple = _gives_tuple(decoder, vlm.layers, call)
-        passage = Passage(decoder, vlm.layers, call, gives_tuple)
-        if not is_tested and batch[0].multimodal not in checked:
-            _check_passage(vlm, inputs, passage)
-            checked.add(batch[0].multimodal)
+            gives_tuple = tuple_given(owner, layers, call)
+        passage = Passage(owner, layers, call, gives_tuple)
         room_bytes -= passage.first.numel() * passage.first.element_size()
-        place = None if room_bytes >= 0 else scratch
-        states.append(State(passage, place, samples.weights(batch)))
+        states.append(State(passage, None if room_bytes >= 0 else scratch))
     return states
+
+
+def _check_passages(vlm: VLM, batches: list[list[Sample]]) -> None:
+    """`_check_passage` for a batch with images and for one without."""
+    decoder = decoder_of(vlm.model)
+    checked: set[bool] = set()
+    for batch in batches:
+        if batch[0].multimodal not in checked:
+            inputs = inputs_of(batch, vlm.device)
+            call = decoder_call(vlm, decoder, inputs)
+            gives_tuple = tuple_given(decoder, vlm.layers, call)
+            _check_passage(vlm, inputs, Passage(decoder, vlm.layers, call, gives_tuple))
+            checked.add(batch[0].multimodal)
 
 
 def _check_passage(vlm: VLM, inputs: dict[str, Tensor], passage: Passage) -> None:
@@ -262,34 +296,37 @@ def _check_passage(vlm: VLM, inputs: dict[str, Tensor], passage: Passage) -> Non
         )
 
 
-def _decoder_call(vlm: VLM, decoder: nn.Module, inputs: dict[str, Tensor]) -> DecoderCall:
-    """How the model calls its decoder for one batch."""
+def decoder_call(vlm: VLM, decoder: nn.Module, inputs: dict[str, Tensor]) -> DecoderCall:
+    """How the model calls its decoder, or another of its modules, for one batch.
+
+    What comes after it is not computed.
+    """
     calls: list[DecoderCall] = []
 
     def capture(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         calls.append((arguments, options))
-        raise _Captured
+        raise Captured
 
     handle = decoder.register_forward_pre_hook(capture, with_kwargs=True)
     try:
-        with suppress(_Captured):
+        with suppress(Captured):
             vlm.model(**inputs, use_cache=False)
     finally:
         handle.remove()
     return calls[0]
 
 
-def _gives_tuple(decoder: nn.Module, layers: nn.ModuleList, call: DecoderCall) -> bool:
+def tuple_given(decoder: nn.Module, layers: nn.ModuleList, call: DecoderCall) -> bool:
     """Whether the layers return their hidden states in a tuple: the first is asked."""
     outputs: list[LayerOutput] = []
 
     def keep(module: nn.Module, arguments: tuple[Any, ...], output: LayerOutput) -> None:
         outputs.append(output)
-        raise _Captured
+        raise Captured
 
     handle = layers[0].register_forward_hook(keep)
     try:
-        with suppress(_Captured):
+        with suppress(Captured):
             decoder(*call[0], **call[1])
     finally:
         handle.remove()

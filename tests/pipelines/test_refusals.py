@@ -73,6 +73,17 @@ CASES = {
     "group above": Case("run group=../x paths.outputs={place}", "a plain name"),
     "group elsewhere": Case("run group=/x paths.outputs={place}", "a plain name"),
     "group of escapes": Case("run group='\x1b[2J' paths.outputs={place}", "group"),
+    "unknown tier of a part": Case(
+        "run quantizer.vision=gptq5 paths.outputs={place}", "quantizer.vision 'gptq5': did you mean"
+    ),
+    "rows of a trellis": Case(
+        "run quantizer.embeddings=trellis2 paths.outputs={place}",
+        "a tier that decodes single rows: float16, gptq8",
+    ),
+    "tower without images": Case(
+        "run calibration=text quantizer.projector=gptq4 paths.outputs={place}",
+        "quantizer.projector=gptq4 is not possible: the calibration set (alpha=0) has no images",
+    ),
     # Outputs that cannot be written.
     "outputs a file": Case("run paths.outputs={place}/file", "a file stands where", A_FILE),
     "outputs in a file": Case("run -m seed=0,1 paths.outputs={place}/file/x", "a file", A_FILE),

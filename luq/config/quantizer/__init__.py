@@ -21,8 +21,13 @@ from luq.config.quantizer.trellis import TrellisTier
 from luq.errors import unknown
 
 __all__ = [
+    "EMBEDDINGS",
+    "HEAD",
+    "PARTS",
+    "PROJECTOR",
     "PROPAGATIONS",
     "TIERS",
+    "VISION",
     "ArbRcTier",
     "BillmTier",
     "Float16Tier",
@@ -38,6 +43,8 @@ __all__ = [
 ]
 
 PROPAGATIONS = ("exact", "high", "float")
+# Parts of a model beside its decoder's linears that a tier can be given to.
+PARTS = EMBEDDINGS, HEAD, VISION, PROJECTOR = ("embeddings", "head", "vision", "projector")
 
 TIERS: dict[str, type[TierConfig]] = {
     tier.method: tier
@@ -55,12 +62,33 @@ class QuantizerConfig:
     # model all in the high tier; float: the 16-bit model.
     propagation: str = "exact"
     tiers: dict[str, TierConfig] = field(default_factory=dict)
+    # Tiers of what is no linear of the decoder, by name; None: 16 bit.
+    embeddings: str | None = None
+    head: str | None = None
+    vision: str | None = None
+    projector: str | None = None
     refine: RefineConfig = field(default_factory=RefineConfig)
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """The names of the tiers that parts beside the decoder's linears are given."""
+        names = {part: getattr(self, part) for part in PARTS}
+        return {part: name for part, name in names.items() if name is not None}
+
     def __post_init__(self) -> None:
-        for key, name in (("low", self.low), ("high", self.high)):
+        names = {"low": self.low, "high": self.high, **self.parts}
+        for key, name in names.items():
             if name not in self.tiers:
                 raise unknown(f"tier in quantizer.{key}", name, self.tiers)
+        self._require_rows()
         allowed = f"one of {', '.join(PROPAGATIONS)}"
         known = self.propagation in PROPAGATIONS
         require(known, "quantizer.propagation", self.propagation, allowed)
+
+    def _require_rows(self) -> None:
+        """A ConfigError if the embeddings' tier cannot decode the rows that tokens look up."""
+        if self.embeddings is None or self.tiers[self.embeddings].decodes_rows:
+            return
+        names = [name for name, tier in self.tiers.items() if tier.decodes_rows]
+        allowed = f"a tier that decodes single rows: {', '.join(names) or 'there is none'}"
+        require(False, "quantizer.embeddings", self.embeddings, allowed)

@@ -13,6 +13,7 @@ class Float16Tier(TierConfig):
     method: ClassVar[str] = "float16"
     data_free: ClassVar[bool] = True
     is_exact: ClassVar[bool] = True
+    decodes_rows: ClassVar[bool] = True
 
     @property
     def least_bits(self) -> float:

@@ -21,6 +21,7 @@ class GptqTier(TierConfig):
     """Column by column with error feedback (Frantar et al., ICLR 2023)."""
 
     method: ClassVar[str] = "gptq"
+    decodes_rows: ClassVar[bool] = True
     bits: int = 4
     group_size: int = 128  # columns per group; 0: one group per row
     symmetric: bool = False

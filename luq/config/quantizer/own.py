@@ -52,6 +52,11 @@ class OwnTier(TierConfig):
         return self.imported.is_exact
 
     @property
+    def decodes_rows(self) -> bool:  # type: ignore[override]  # a constant of the other tiers
+        """Whether its class says that its format decodes single rows; of a record's it is true."""
+        return self.tier is None or self.tier.decodes_rows
+
+    @property
     def sees_packed_groups(self) -> bool:
         return self.imported.sees_packed_groups
 

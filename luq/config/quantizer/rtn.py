@@ -21,6 +21,7 @@ class RtnTier(TierConfig):
 
     method: ClassVar[str] = "rtn"
     data_free: ClassVar[bool] = True
+    decodes_rows: ClassVar[bool] = True
     bits: int = 4
     group_size: int = 128  # columns per group; 0: one group per row
     symmetric: bool = False

@@ -19,6 +19,7 @@ class TernaryTier(TierConfig):
     """-1, 0 and 1 times a scale per row and group: five weights in a byte."""
 
     method: ClassVar[str] = "ternary"
+    decodes_rows: ClassVar[bool] = True
     group_size: int = 128  # columns per group; 0: one group per row
     act_order: bool = False  # columns of large activations first
     static_groups: bool = False  # scales are fitted before the sweep, and not on its way

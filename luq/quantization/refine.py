@@ -16,7 +16,7 @@ from luq.config import RefineConfig
 from luq.errors import DataError
 from luq.formats.layer_file import PackedLayer
 from luq.models.vlm import VLM
-from luq.quantization.refit import refit
+from luq.quantization.refit import is_refitted, refit
 from luq.quantization.rounding import TunedRounding
 from luq.quantization.states import State
 from luq.quantization.tuning import (
@@ -101,10 +101,11 @@ class LayerRefiner:
             refit(self.layer, self.trials[names[0]], self.lessons)
 
     def between(self, packed: PackedLayer) -> None:
-        """Tune what is not packed yet."""
+        """Tune what is not packed yet; what will be refitted needs no tuning."""
         rest = [trial for name, trial in self.trials.items() if name not in packed]
-        if rest:
-            tune(self.layer, self.lessons, WeightTuner(rest), self.settings, self.generator)
+        if not rest or (len(rest) == 1 and is_refitted(self.layer, rest[0], self.lessons)):
+            return
+        tune(self.layer, self.lessons, WeightTuner(rest), self.settings, self.generator)
 
     def end(self, packed: PackedLayer) -> PackedLayer:
         """Tune roundings and ranges of all linears that are on a grid."""

@@ -48,7 +48,7 @@ def refit(layer: nn.Module, linear: TrialLinear, lessons: Lessons) -> float:
     Returns:
         The share of the held-out error that is left.
     """
-    if not lessons.held_out or not _is_added(layer, linear, lessons.held_out[0]):
+    if not is_refitted(layer, linear, lessons):
         return 1.0
     columns = linear.in_features
     metric = torch.zeros(columns, columns, device=linear.weight.device)
@@ -67,6 +67,12 @@ def refit(layer: nn.Module, linear: TrialLinear, lessons: Lessons) -> float:
             _add(part, metric, cross)
         linear.weight += _change(metric, cross, best_ridge)
     return best / before if before > 0 else 1.0
+
+
+@torch.no_grad()
+def is_refitted(layer: nn.Module, linear: TrialLinear, lessons: Lessons) -> bool:
+    """Whether `refit` fits a linear."""
+    return bool(lessons.held_out) and _is_added(layer, linear, lessons.held_out[0])
 
 
 def _is_added(layer: nn.Module, linear: TrialLinear, lesson: Lesson) -> bool:

@@ -1,4 +1,4 @@
-"""What the profiles say of the layers: entropy over depth, and how alike the orders rank."""
+"""Layers: their entropy over depth, how alike the orders rank them, and their linears' tiers."""
 
 from collections import Counter
 
@@ -8,7 +8,9 @@ from analysis.charts import Heat, Lines
 from analysis.frame import Study
 from analysis.loading import is_mixed
 from analysis.settings import calibration_label, order_label
+from luq.allocation.allocations import Allocation
 from luq.allocation.orders import kendall
+from luq.config import QuantizerConfig
 from pipelines.record import RunRecord
 
 MODALITIES = {"all": "all tokens", "image": "image tokens", "text": "text tokens"}
@@ -166,3 +168,48 @@ def places_chart(study: Study) -> Heat | None:
         low=1,
         high=len(next(iter(ranked.values()))),
     )
+
+
+def tiers_chart(study: Study) -> Heat | None:
+    """The tier of every linear, linears x layers: of the plan with the best score that has tiers
+    within layers.
+    """
+    records = [record for record in study.records if record.other_tiers and record.plan.linears]
+    if not records:
+        return None
+    record = max(records, key=lambda record: (record.mean_score, record.key))
+    allocation = Allocation(tuple(record.tiers), tuple(record.other_tiers))
+    numbers = _numbers_of_tiers(allocation, record.config.quantizer)
+    rows = []
+    for linear in record.plan.linears:
+        for layer in range(len(allocation.tiers)):
+            number = numbers[allocation.tier_of(layer, linear)]
+            rows.append(
+                {
+                    "row": linear.rpartition(".")[2],
+                    "column": str(layer),
+                    "value": number,
+                    "text": f"{number:g}",
+                }
+            )
+    names = ", ".join(f"{number:g}: {tier}" for tier, number in numbers.items())
+    return Heat(
+        "linear_tiers",
+        "The tier of every linear",
+        f"{record.name}, {record.memory.stored_bits:.2f} stored bits, by decoder layer. {names}.",
+        pd.DataFrame(rows),
+        "bits",
+        low=min(numbers.values()) - 1,  # the lightest colour is for less than all
+        high=max(numbers.values()),
+    )
+
+
+def _numbers_of_tiers(allocation: Allocation, quantizer: QuantizerConfig) -> dict[str, float]:
+    """The bits of the tiers that occur, lowest first; 1, 2 .. if one says no bits."""
+    bits: dict[str, float] = {}
+    for name in sorted(allocation.names()):
+        value = getattr(quantizer.tiers[name], "bits", None)
+        if value is None:
+            return {name: i for i, name in enumerate(sorted(allocation.names()), start=1)}
+        bits[name] = float(value)
+    return dict(sorted(bits.items(), key=lambda item: item[1]))

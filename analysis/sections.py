@@ -150,8 +150,12 @@ class Chapter:
         )
 
     def _layers(self) -> Section:
-        charts = _present(layers.entropy_chart(self.study), ablations.stability_chart(self.study))
-        return Section("layers", "Layers: entropy", [], charts)
+        charts = _present(
+            layers.entropy_chart(self.study),
+            ablations.stability_chart(self.study),
+            layers.tiers_chart(self.study),
+        )
+        return Section("layers", "Layers: entropy, and tiers of linears", [], charts)
 
     def _ablations(self) -> Section:
         alpha = ablations.along_chart(

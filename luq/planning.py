@@ -11,8 +11,9 @@ from typing import Protocol, TypeVar
 
 from luq.allocation import plans
 from luq.allocation.allocations import Allocation
+from luq.allocation.evidence import Part, Selection
 from luq.allocation.orders import ORDERS, Correlation, correlations
-from luq.allocation.plans import Chosen, Selection
+from luq.allocation.plans import Chosen
 from luq.errors import ConfigError, DataError
 from luq.evaluation import answers
 from luq.evaluation.artefacts import Fidelity, Layers
@@ -22,13 +23,31 @@ from luq.formats.artefacts import RestSizes
 from luq.formats.sizes import rest_ledger
 from luq.graph import ModelGraph, QuestionSet
 from luq.profiling.entropies import LayerEntropy
-from luq.quantization.artefacts import DeltaLosses, LayerFolder, OutputErrors
+from luq.quantization.artefacts import (
+    DeltaLosses,
+    Errors,
+    FisherLosses,
+    LayerFolder,
+    LinearOutputErrors,
+    MeasuredErrors,
+    OutputErrors,
+)
 from luq.store.artefact import Artefact
 
 T = TypeVar("T")
 CHEAP = ("entropy", "variance", "lim", "zd", "kurtosis", "depth")  # they need no quantized layer
 FORWARD = ("variance", "lim")
 WEIGHTS = ("zd", "kurtosis")
+GRADIENTS = ("delta_loss", "fisher")  # they need the whole model in memory
+# By error, where it is measured of one linear at a time.
+LINEAR_ERRORS: dict[str, type[MeasuredErrors[list[Errors]]]] = {
+    "output_error": LinearOutputErrors,
+    "delta_loss": DeltaLosses,
+    "fisher": FisherLosses,
+}
+# Bytes by which the header of a file with linears in several tiers may be longer than those of
+# files in one tier, per linear.
+HEADER_SLACK = 8
 REPAIRS = 3  # times a budget's plan is made again because its files are larger than expected
 
 
@@ -47,6 +66,7 @@ class LayerScores:
         self.get = get
         self._files: dict[str, list[LayerFolder]] = {}  # by tier
         self._errors: dict[tuple[str, str], list[float]] = {}  # by score and tier
+        self._linear_bytes: dict[str, list[dict[str, int]]] = {}  # by tier
 
     @cached_property
     def profile(self) -> list[LayerEntropy]:
@@ -81,23 +101,39 @@ class LayerScores:
         )
 
     def errors(self, name: str, tier: str) -> list[float]:
-        """What each layer alone costs in a tier: `output_error`, `delta_loss` or `kl`."""
+        """What each layer alone costs in a tier, by one of `luq.config.ERRORS`.
+
+        Of those by gradients it is the sum of its linears'.
+        """
         if (name, tier) not in self._errors:
             self._errors[name, tier] = self._measured_errors(name, tier)
         return self._errors[name, tier]
 
     def _measured_errors(self, name: str, tier: str) -> list[float]:
-        if name == "delta_loss" and self.graph.checkpoint.config.stream:
-            raise ConfigError(
-                "delta_loss needs the gradients of all layers at once: model.stream=false, or "
-                "another order"
-            )
+        if name in GRADIENTS:
+            return [sum(errors.values()) for errors in self.linear_errors(name, tier)]
         self.files(tier)
         layers = self._plain(tier)
         if name == "kl":
             return self._divergences(layers)
-        kind = OutputErrors if name == "output_error" else DeltaLosses
-        return self.get(kind(self.graph.calibration, layers))
+        return self.get(OutputErrors(self.graph.calibration, layers))
+
+    def linear_errors(self, name: str, tier: str) -> list[Errors]:
+        """What each linear alone costs in a tier, layer by layer."""
+        if name in GRADIENTS and self.graph.checkpoint.config.stream:
+            raise ConfigError(
+                f"{name} needs the gradients of all layers at once: model.stream=false, or "
+                "another order or allocation.error"
+            )
+        self.files(tier)
+        layers = self.graph.uniform(tier, self.shared_propagation)
+        return self.get(LINEAR_ERRORS[name](self.graph.calibration, layers))
+
+    def linear_bytes(self, tier: str) -> list[dict[str, int]]:
+        """Bytes of every linear in a tier, layer by layer, in the order of its linears."""
+        if tier not in self._linear_bytes:
+            self._linear_bytes[tier] = [folder.linear_bytes() for folder in self.files(tier)]
+        return self._linear_bytes[tier]
 
     @property
     def shared_propagation(self) -> str:
@@ -172,6 +208,7 @@ class RunEvidence:
         self.get = self.scores.get
         self.low = self.graph.config.quantizer.low
         self.high = self.graph.config.quantizer.high
+        self._errors: dict[str, list[Errors]] = {}  # of linears, by tier
 
     @cached_property
     def order(self) -> list[int]:
@@ -184,15 +221,44 @@ class RunEvidence:
         """Bits per layer, over the order's modality."""
         return self.scores.entropies(self.graph.config.order.modality)
 
-    def size(self, layer: int, tier: str) -> int:
-        """Bytes of a layer's file in a tier."""
-        return self.scores.files(tier)[layer].bytes
+    def linears(self, layer: int) -> tuple[str, ...]:
+        """The names of a layer's linears."""
+        return tuple(self.scores.linear_bytes(self._known_tier)[layer])
 
-    def error(self, layer: int, tier: str) -> float:
-        """Measured error of one layer in a tier, all others in 16 bit."""
+    @property
+    def _known_tier(self) -> str:
+        """One of the tiers in which all layers are made for the plan."""
+        return (self.graph.config.allocation.tiers or [self.low])[0]
+
+    def size(self, part: Part, tier: str) -> int:
+        """Bytes of a layer's file in a tier; of linears without the file's header."""
+        if not part.linears:
+            return self.scores.files(tier)[part.layer].bytes
+        sizes = self.scores.linear_bytes(tier)[part.layer]
+        return sum(sizes[name] for name in part.linears)
+
+    def header_size(self, layer: int, tiers: list[str]) -> int:
+        """Bytes of the header of a layer's file whose linears are in some of the tiers, or more."""
+        headers: list[int] = []
+        for tier in tiers:
+            sizes = self.scores.linear_bytes(tier)[layer]
+            headers.append(self.scores.files(tier)[layer].bytes - sum(sizes.values()))
+        return max(headers) + HEADER_SLACK * len(self.linears(layer))
+
+    def error(self, part: Part, tier: str) -> float:
+        """Measured error of one part in a tier, all others in 16 bit."""
         if tier == self.graph.float_tier:
             return 0.0
-        return self.scores.errors(self.graph.config.allocation.error, tier)[layer]
+        name = self.graph.config.allocation.error
+        if not part.linears:
+            return self.scores.errors(name, tier)[part.layer]
+        errors = self._linear_errors(tier)[part.layer]
+        return sum(errors[linear] for linear in part.linears)
+
+    def _linear_errors(self, tier: str) -> list[Errors]:
+        if tier not in self._errors:
+            self._errors[tier] = self.scores.linear_errors(self.graph.config.allocation.error, tier)
+        return self._errors[tier]
 
     @cached_property
     def _questions(self) -> QuestionSet:
@@ -255,13 +321,16 @@ def allocate(graph: ModelGraph, get: Get) -> Chosen:
     scores = LayerScores(graph, get)
     chosen = plans.make(config, RunEvidence(scores))
     budget = chosen.report.budget_bytes
-    if budget is None or graph.config.quantizer.propagation != "exact":
+    # Layers that were made to be measured have the very files of the plan.
+    are_known = graph.config.quantizer.propagation != "exact" and not chosen.allocation.others
+    if budget is None or are_known:
         return chosen
     files_bytes = 0
+    margin = 0
     for _ in range(REPAIRS):  # a layer's size can depend by a few bytes on what feeds it
         files_bytes = sum(get(layer).bytes for layer in graph.layers(chosen.allocation))
         if files_bytes <= budget:
             break
-        chosen = plans.make(config, RunEvidence(scores, files_bytes - budget))
-        budget = chosen.report.budget_bytes or budget
+        margin += files_bytes - budget
+        chosen = plans.make(config, RunEvidence(scores, margin))
     return Chosen(chosen.allocation, chosen.report.with_bytes(files_bytes))

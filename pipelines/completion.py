@@ -13,7 +13,7 @@ import click
 import yaml
 
 from luq.config import RunConfig
-from luq.config.allocation import ERRORS
+from luq.config.allocation import ERRORS, UNITS
 from luq.config.calibration import WEIGHTINGS
 from luq.config.evaluation import PROTOCOLS, SPLITS
 from luq.config.order import MODALITIES
@@ -36,6 +36,7 @@ HYDRA = {
 # Settings that have a list of values.
 CHOICES = {
     "allocation.error": ERRORS,
+    "allocation.unit": UNITS,
     "calibration.weighting": WEIGHTINGS,
     "evaluation.protocol": PROTOCOLS,
     "evaluation.split": SPLITS,

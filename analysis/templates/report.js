@@ -101,7 +101,7 @@ const drawAll = async () => {
 function tiersOf(allocation) {
   const tiers = [];
   for (const part of allocation.split(" ")) {
-    const [span, tier] = part.split(":");
+    const [span, tier] = part.split(":"); // "4:trellis2,down_proj=trellis3": most linears in trellis2
     const [first, last] = span.split("-").map(Number);
     for (let i = first; i <= Math.min(last ?? first, MOST_LAYERS); i++) tiers[i] = tier;
   }
@@ -130,14 +130,16 @@ function showPlan(place, plan) {
   if (plan) place.append(planCard(plan));
 }
 function planCard(plan) {
-  const tiers = tiersOf(plan.allocation);
+  const layers = tiersOf(plan.allocation);
+  const tiers = layers.map((tiers) => tiers.split(",")[0]);
+  const most = layers.some((tiers) => tiers.includes(",")) ? ", or most of its linears" : "";
   const names = [...new Set(tiers)];
   const colour = (tier) => TIERS[names.indexOf(tier) % TIERS.length];
   const strip = make("div", { className: "strip" });
-  strip.append(...tiers.map((tier, i) => make("span", { title: `layer ${i}: ${tier}`, style: "background:" + colour(tier) })));
+  strip.append(...tiers.map((tier, i) => make("span", { title: `layer ${i}: ${layers[i]}`, style: "background:" + colour(tier) })));
   const count = (tier) => tiers.filter((t) => t === tier).length;
   const legend = make("div", { className: "legend" });
-  legend.append(...names.map((tier) => make("span", {}, make("i", { style: "background:" + colour(tier) }), `${tier}: ${count(tier)} of ${tiers.length} layers`)));
+  legend.append(...names.map((tier) => make("span", {}, make("i", { style: "background:" + colour(tier) }), `${tier}: ${count(tier)} of ${tiers.length} layers${most}`)));
   const scores = Object.entries(plan.scores || {}).map(([k, v]) => `${k} ${v.toFixed(1)}`).join(", ");
   const more = plan.seeds > 1 ? ` Mean of ${plan.seeds} seeds; layers and command of the first.` : "";
   const command = make("div", { className: "command" }, make("code", { textContent: commandOf(plan) || "not recorded" }));

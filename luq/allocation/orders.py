@@ -82,6 +82,11 @@ def delta_loss(scores: Scores, layers: int, seed: int) -> list[int]:
     return ascending(scores("delta_loss"))
 
 
+def fisher(scores: Scores, layers: int, seed: int) -> list[int]:
+    """Ascending KL of the model's tokens when this layer alone is low, estimated by gradients."""
+    return ascending(scores("fisher"))
+
+
 ORDERS: dict[str, Order] = {
     "entropy": entropy,
     "entropy_reverse": entropy_reverse,
@@ -95,6 +100,7 @@ ORDERS: dict[str, Order] = {
     "output_error": output_error,
     "kl": kl,
     "delta_loss": delta_loss,
+    "fisher": fisher,
 }
 
 

@@ -6,12 +6,14 @@ A plan is a function of the config and of `Evidence`, through which it asks for 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from luq.allocation import knapsack
 from luq.allocation.allocations import Allocation
+from luq.allocation.evidence import Evidence, Part
+from luq.allocation.parts import Parts
 from luq.allocation.reports import PlanReport, SelectionPoint, Swap
 from luq.config import AllocationConfig
 from luq.errors import ConfigError
@@ -23,55 +25,6 @@ class Chosen:
 
     allocation: Allocation
     report: PlanReport = field(default_factory=PlanReport)
-
-
-class Selection(NamedTuple):
-    """Score of an allocation on the selection split, in percent, with its standard error and n."""
-
-    score: float
-    stderr: float
-    n: int
-
-
-class Evidence(Protocol):
-    """What a plan may ask; each question can cost time, so a plan asks only what it needs."""
-
-    low: str  # name of the low tier
-    high: str  # name of the high tier
-    margin: int  # bytes that the real files of a plan took more than `size` said
-
-    @property
-    def order(self) -> list[int]:
-        """The layers, most compressible first."""
-        ...
-
-    def entropies(self) -> list[float]:
-        """Bits per layer."""
-        ...
-
-    def size(self, layer: int, tier: str) -> int:
-        """Bytes of a layer's file in a tier."""
-        ...
-
-    def error(self, layer: int, tier: str) -> float:
-        """Measured error of one layer in a tier, all others in 16 bit."""
-        ...
-
-    def select(self, allocation: Allocation) -> Selection:
-        """Score on questions of the selection split, never of the report split."""
-        ...
-
-    def divergence(self, allocation: Allocation) -> float:
-        """KL to the 16-bit model on the selection split, in nats per answer token."""
-        ...
-
-    def rest_bytes(self) -> int:
-        """Bytes of everything that is not a decoder linear."""
-        ...
-
-    def weights(self) -> int:
-        """Number of weights in the decoder linears."""
-        ...
 
 
 Plan = Callable[[AllocationConfig, Evidence], Chosen]
@@ -137,9 +90,10 @@ def linears_budget(config: AllocationConfig, evidence: Evidence) -> Budget:
     return Budget(available - evidence.margin, f"allocation.bits={config.bits}")
 
 
-def linears_bytes(allocation: Allocation, evidence: Evidence) -> int:
-    """Bytes of all layers' files in an allocation."""
-    return sum(evidence.size(layer, tier) for layer, tier in enumerate(allocation.tiers))
+def layers_bytes(allocation: Allocation, evidence: Evidence) -> int:
+    """Bytes of all layers' files, each layer wholly in one tier."""
+    sizes = [evidence.size(Part(layer), tier) for layer, tier in enumerate(allocation.tiers)]
+    return sum(sizes)
 
 
 def _too_small(budget: Budget, least_bytes: int, evidence: Evidence) -> ConfigError:
@@ -156,11 +110,13 @@ def budget(config: AllocationConfig, evidence: Evidence) -> Chosen:
     """The best plan within a budget of stored bytes.
 
     Without `tiers` in the config: along the order, as few layers low as fit. With them: a tier of
-    these for each layer so that the sum of the measured errors is the least.
+    these for each layer or linear so that the sum of the measured errors is the least.
     """
     allowed = linears_budget(config, evidence)
     if config.tiers:
-        return _least_error(config.tiers, evidence, allowed)
+        parts = Parts.of(config, evidence)
+        start = _least_error(parts, allowed)
+        return Chosen(parts.allocation(start.tiers), start.report)
     return _fewest_low(evidence, allowed)
 
 
@@ -169,32 +125,41 @@ def _fewest_low(evidence: Evidence, allowed: Budget) -> Chosen:
     layers = len(evidence.order)
     for k in range(layers + 1):
         allocation = prefix(evidence, k)
-        total = linears_bytes(allocation, evidence)
+        total = layers_bytes(allocation, evidence)
         if total <= allowed.bytes:
             return Chosen(allocation, PlanReport(budget_bytes=allowed.bytes, bytes=total))
-    raise _too_small(allowed, linears_bytes(prefix(evidence, layers), evidence), evidence)
+    raise _too_small(allowed, layers_bytes(prefix(evidence, layers), evidence), evidence)
 
 
-def _least_error(tiers: list[str], evidence: Evidence, allowed: Budget) -> Chosen:
-    """A tier of `tiers` for each layer: the least sum of errors that keeps a budget."""
-    options: list[list[knapsack.Option]] = []
-    for layer in range(len(evidence.order)):
-        options.append(
-            [
-                knapsack.Option(tier, evidence.size(layer, tier), evidence.error(layer, tier))
-                for tier in tiers
-            ]
-        )
-    least_bytes = sum(min(option.bytes for option in layer_options) for layer_options in options)
+def _least_error(parts: Parts, allowed: Budget) -> "Start":
+    """A tier for each part: the least sum of errors that keeps a budget."""
+    options = parts.options()
+    least_bytes = parts.header_bytes
+    least_bytes += sum(min(option.bytes for option in of_part) for of_part in options)
     if least_bytes > allowed.bytes:
-        raise _too_small(allowed, least_bytes, evidence)
-    solution = knapsack.solve(options, allowed.bytes)
+        raise _too_small(allowed, least_bytes, parts.evidence)
+    solution = knapsack.solve(options, allowed.bytes - parts.header_bytes)
     report = PlanReport(
         budget_bytes=allowed.bytes,
-        bytes=sum(option.bytes for option in solution),
-        error=sum(option.error for option in solution),
+        bytes=solution.bytes + parts.header_bytes,
+        error=solution.error,
+        error_gap=solution.gap or None,
+        linears=_names(parts),
     )
-    return Chosen(Allocation(tuple(option.tier for option in solution)), report)
+    return Start(tuple(option.tier for option in solution.options), report)
+
+
+class Start(NamedTuple):
+    """A tier for each part, and what is said of it."""
+
+    tiers: tuple[str, ...]
+    report: PlanReport
+
+
+def _names(parts: Parts) -> list[str]:
+    """The linears that get tiers of their own; empty where layers do."""
+    names = [name for part in parts.parts for name in part.linears]
+    return list(dict.fromkeys(names))
 
 
 def quality(config: AllocationConfig, evidence: Evidence) -> Chosen:
@@ -215,70 +180,76 @@ def quality(config: AllocationConfig, evidence: Evidence) -> Chosen:
 def search(config: AllocationConfig, evidence: Evidence) -> Chosen:
     """The plan of least measured error within the budget, then better by swaps.
 
-    A swap exchanges the tiers of two layers. It stays if the plan keeps the budget and the KL to
-    the 16-bit model's answers on the selection split falls. Pairs whose errors are nearest to
-    paying off come first; `swaps` of them are tried.
+    A swap exchanges the tiers of two layers, or linears. It stays if the plan keeps the budget and
+    the KL to the 16-bit model's answers on the selection split falls. Pairs whose errors are
+    nearest to paying off come first; `swaps` of them are tried.
     """
     allowed = linears_budget(config, evidence)
-    tiers = config.tiers or [evidence.low, evidence.high]
-    start = _least_error(tiers, evidence, allowed)
+    parts = Parts.of(config, evidence)
+    start = _least_error(parts, allowed)
     if config.swaps == 0:
-        return start
-    best = start.allocation
-    kl_before_swaps = evidence.divergence(best)
+        return Chosen(parts.allocation(start.tiers), start.report)
+    best = start.tiers
+    kl_before_swaps = evidence.divergence(parts.allocation(best))
     best_kl = kl_before_swaps
     measured = {best}
     swaps: list[Swap] = []
     while len(swaps) < config.swaps:
-        candidate = _most_promising_swap(best, measured, evidence, allowed.bytes)
+        candidate = _most_promising_swap(best, measured, parts, allowed.bytes)
         if candidate is None:
             break
         measured.add(candidate)
-        candidate_kl = evidence.divergence(candidate)
+        allocation = parts.allocation(candidate)
+        candidate_kl = evidence.divergence(allocation)
         is_better = candidate_kl < best_kl
-        swaps.append(Swap(str(candidate), candidate_kl, is_better))
+        swaps.append(Swap(str(allocation), candidate_kl, is_better))
         if is_better:
             best = candidate
             best_kl = candidate_kl
     report = replace(
         start.report,
-        bytes=linears_bytes(best, evidence),
+        bytes=parts.bytes(best),
         kl_before_swaps=kl_before_swaps,
         kl=best_kl,
         swaps=swaps,
     )
-    return Chosen(best, report)
+    return Chosen(parts.allocation(best), report)
 
 
 def _most_promising_swap(
-    allocation: Allocation, measured: set[Allocation], evidence: Evidence, limit: int
-) -> Allocation | None:
-    """The exchange of two layers' tiers that lowers the sum of errors most, or raises it least.
+    tiers: tuple[str, ...], measured: set[tuple[str, ...]], parts: Parts, limit: int
+) -> tuple[str, ...] | None:
+    """The exchange of two parts' tiers that lowers the sum of errors most, or raises it least.
 
     Args:
-        allocation: What to start from.
-        measured: Allocations that are not wanted again.
-        evidence: Gives sizes and errors.
+        tiers: Of each part; what to start from.
+        measured: Tiers of parts that are not wanted again.
+        parts: Give sizes and errors.
         limit: Bytes that the decoder linears may take.
 
     Returns:
-        The allocation after the swap; None if no new one keeps the limit. Ties go by tier names.
+        The tiers after the swap; None if no new ones keep the limit. Ties go by tier names.
     """
+    options = [{option.tier: option for option in of_part} for of_part in parts.options()]
+    room = limit - parts.bytes(tiers)
     candidates: list[tuple[float, tuple[str, ...]]] = []
-    tiers = allocation.tiers
     for i in range(len(tiers)):
         for j in range(i):
-            swapped = allocation.replace({i: tiers[j], j: tiers[i]})
-            # Two layers in one tier give the allocation itself, which was measured.
-            if swapped in measured or linears_bytes(swapped, evidence) > limit:
+            if tiers[i] == tiers[j]:
                 continue
-            gained = evidence.error(i, tiers[j]) + evidence.error(j, tiers[i])
-            change = gained - evidence.error(i, tiers[i]) - evidence.error(j, tiers[j])
-            candidates.append((change, swapped.tiers))
+            before = options[i][tiers[i]], options[j][tiers[j]]
+            after = options[i][tiers[j]], options[j][tiers[i]]
+            added = sum(option.bytes for option in after) - sum(option.bytes for option in before)
+            swapped = list(tiers)
+            swapped[i], swapped[j] = tiers[j], tiers[i]
+            if added > room or tuple(swapped) in measured:
+                continue
+            change = sum(option.error for option in after) - sum(option.error for option in before)
+            candidates.append((change, tuple(swapped)))
     if not candidates:
         return None
     _, best_tiers = min(candidates)
-    return Allocation(best_tiers)
+    return best_tiers
 
 
 PLANS: dict[str, Plan] = {

@@ -15,7 +15,7 @@ class SelectionPoint:
 
 @dataclass(frozen=True)
 class Swap:
-    """One exchange of two layers' tiers that a search tried: the KL it gave, and if it was kept."""
+    """One exchange of two parts' tiers that a search tried: the KL it gave, and if it was kept."""
 
     allocation: str
     kl: float
@@ -27,7 +27,9 @@ class PlanReport:
     """What is None or empty did not concern the plan.
 
     `budget_bytes` and `bytes` are of the decoder's linears, `error` is the summed error of the
-    layers (of a search: before its swaps), `entropy_max` the threshold in bits, `not_monotone_at`
+    layers or linears (of a search: before its swaps), `error_gap` what the least error of all plans
+    may lie below it, None where it is the least; `linears` those that got tiers of their own in
+    each layer, `entropy_max` the threshold in bits, `not_monotone_at`
     the k whose score is above that of k - 1, KL in nats per answer token.
     """
 
@@ -40,6 +42,8 @@ class PlanReport:
     kl_before_swaps: float | None = None
     kl: float | None = None
     swaps: list[Swap] = field(default_factory=list)
+    error_gap: float | None = None
+    linears: list[str] = field(default_factory=list)
 
     def with_bytes(self, files_bytes: int) -> "PlanReport":
         """The same report with the bytes of the files that were really made."""

@@ -49,6 +49,8 @@ def plan(
     bytes: str | None = None,
     tiers: Sequence[Tier] = (),
     error: str = AllocationConfig.error,
+    unit: str = AllocationConfig.unit,
+    tie: bool = AllocationConfig.tie,
     order: str = OrderConfig.name,
     modality: str = OrderConfig.modality,
     propagation: str = QuantizerConfig.propagation,
@@ -67,7 +69,9 @@ def plan(
         bits: As few go low as keep this average of stored bits per weight of the linears.
         bytes: As few as keep this size of the whole checkpoint, as in "2.5GB".
         tiers: With `bits` or `bytes`: choose among these so that the summed error is the least.
-        error: Which error that is: output_error or delta_loss.
+        error: Which error that is: output_error, delta_loss or fisher.
+        unit: With `tiers`: layer, or linear for a tier of its own for each linear.
+        tie: With unit="linear": q, k and v get one tier, and gate and up, which servers fuse.
         order: Which ranking (`luq.allocation.orders`).
         modality: Whose tokens it is over: all, image or text.
         propagation: What feeds the next layer while quantizing: exact, high or float.
@@ -85,6 +89,7 @@ def plan(
         )
     if tiers and names[0] not in ("bits", "bytes"):
         raise ConfigError(f"tiers would be ignored with {names[0]}: they go with bits or bytes")
+    _check_unit(unit, tie, tiers)
     if order == "kl" or (tiers and error == "kl"):
         raise ConfigError(
             "kl asks questions of the selection split, which `luq run` does: choose another order "
@@ -101,6 +106,8 @@ def plan(
         bytes=bytes,
         tiers=list(candidates),
         error=error,
+        unit=unit,
+        tie=tie,
     )
     settings = GraphSettings(
         quantizer, allocation, OrderConfig(order, modality, seed), profile.settings
@@ -109,6 +116,14 @@ def plan(
     chosen = allocate(graph, profile.model.store.get)
     end_walk(profile.model.store.tools)
     return Plan(chosen.allocation, quantizer, chosen.report, profile.samples)
+
+
+def _check_unit(unit: str, tie: bool, tiers: Sequence[Tier]) -> None:
+    """A ConfigError for a unit that no setting reads."""
+    if unit == "linear" and not tiers:
+        raise ConfigError('unit="linear" would be ignored: it goes with tiers and bits or bytes')
+    if tie and unit != "linear":
+        raise ConfigError('tie=True would be ignored: it goes with unit="linear"')
 
 
 def as_plan(plan: Plan | Tier | Sequence[Tier], layers: int) -> Plan:

@@ -9,11 +9,12 @@ from luq.config.checks import (
     require_count,
     require_distinct,
 )
-from luq.errors import unknown
+from luq.errors import ConfigError, unknown
 
 # Each is a function in luq/allocation/plans.py.
 PLANS = ("uniform", "count", "threshold", "budget", "quality", "search")
-ERRORS = ("output_error", "kl", "delta_loss")  # of one layer in one tier
+ERRORS = ("output_error", "kl", "delta_loss", "fisher")  # of one layer or linear in one tier
+UNITS = ("layer", "linear")
 MOST_BITS = 32  # stored, per weight: no tier reaches it
 
 
@@ -34,6 +35,10 @@ class AllocationConfig:
     bytes: str | None = None
     # budget, search: tiers to choose from; empty for low and high
     tiers: list[str] = field(default_factory=list)
+    # budget with `tiers`, search: what gets a tier of its own, a layer or a linear
+    unit: str = "layer"
+    # the same with unit=linear: q, k and v together, and gate and up, which servers fuse
+    tie: bool = False
     # budget with `tiers`, search: the error to make small
     error: str = "output_error"
     # quality: points that the selection score may lie below the high-tier model's
@@ -50,6 +55,9 @@ class AllocationConfig:
         self._require_ranges()
         require(self.error in ERRORS, "allocation.error", self.error, f"one of {', '.join(ERRORS)}")
         require_distinct("allocation.tiers", self.tiers)
+        require(self.unit in UNITS, "allocation.unit", self.unit, f"one of {', '.join(UNITS)}")
+        if self.unit == "linear":
+            self._require_linear_fields()
 
     def _require_ranges(self) -> None:
         """A ConfigError if a number is out of its range, whether the plan reads it or not."""
@@ -63,6 +71,19 @@ class AllocationConfig:
         require_between("allocation.drop", self.drop, 0, 100, "points in [0, 100]")
         require_count("allocation.swaps", self.swaps, 0)
         require_count("allocation.samples", self.samples, 1, "null for all")
+
+    def _require_linear_fields(self) -> None:
+        """A ConfigError if a tier for each linear cannot be chosen by the other settings."""
+        if self.name == "budget" and not self.tiers:
+            raise ConfigError(
+                "allocation.unit=linear is not possible without allocation.tiers: a budget without "
+                "tiers goes along an order of layers. Name the tiers to choose from"
+            )
+        if self.error == "kl":
+            raise ConfigError(
+                "allocation.error=kl is not possible with allocation.unit=linear: it would ask all "
+                "questions anew for each linear. Use fisher, an estimate of the KL by gradients"
+            )
 
     def _require_own_fields(self) -> None:
         """A ConfigError if a field that the plan cannot do without is missing."""

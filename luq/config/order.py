@@ -19,6 +19,7 @@ ORDERS = (
     "output_error",
     "kl",
     "delta_loss",
+    "fisher",
 )
 MODALITIES = ("all", "image", "text")
 

@@ -119,6 +119,8 @@ def _allocation_readers(config: RunConfig) -> dict[str, str]:
         "bits": ("budget", "search"),
         "bytes": ("budget", "search"),
         "tiers": ("budget", "search"),
+        "unit": ("budget", "search"),
+        "tie": ("budget", "search"),
         "error": ("budget", "search"),
         "drop": ("quality",),
         "swaps": ("search",),
@@ -130,6 +132,8 @@ def _allocation_readers(config: RunConfig) -> dict[str, str]:
             unread_by_plan[f"allocation.{setting}"] = _words("allocation=", plans)
     if plan.name == "budget" and not plan.tiers:
         unread_by_plan["allocation.error"] = "allocation=search, or with allocation.tiers"
+    if plan.name in ("budget", "search") and plan.unit != "linear":
+        unread_by_plan["allocation.tie"] = "allocation.unit=linear"
     if plan.name == "search" and plan.swaps == 0:
         unread_by_plan["allocation.samples"] = "allocation=quality, or with allocation.swaps"
     return unread_by_plan

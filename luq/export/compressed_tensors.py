@@ -22,7 +22,7 @@ from luq.errors import ModelError
 from luq.export.folder import Layout, Tensors
 from luq.formats.base import IntegerGrid, PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.models.families import NO_DECODER, PARTS
+from luq.models.families import NO_DECODER, PARTS, fused_groups
 
 # Of a model's modules: never packed.
 OTHERS = "|".join(PARTS[part].pattern for part in NO_DECODER)
@@ -112,7 +112,21 @@ def _grids(packed: PackedLayer, index: int, allocation: Allocation) -> dict[str,
         is_whole_row = grid.groups == 1 and len(sizes) > 1 and grid.group_size not in sizes_of_many
         size = 0 if is_whole_row else grid.group_size
         grids[name] = Grid(grid.bits, size, grid.symmetric)
+    _check_fused(grids, index, allocation)
     return grids
+
+
+def _check_fused(grids: dict[str, Grid | None], index: int, allocation: Allocation) -> None:
+    """A ModelError where linears differ that servers compute with as one."""
+    for group in fused_groups(list(grids)):
+        first = group[0]
+        for name in group:
+            if grids[name] != grids[first]:
+                raise ModelError(
+                    f"layer {index} has {first} in {allocation.tier_of(index, first)} and {name} "
+                    f"in {allocation.tier_of(index, name)}: vLLM and others make one matrix of "
+                    "both, which has one tier. Run with allocation.tie=true, or leave --format out"
+                )
 
 
 def _check_groups(integers: dict[str, IntegerGrid], index: int, allocation: Allocation) -> None:

@@ -116,6 +116,16 @@ def stored_bytes(folder: Path) -> int:
     return (folder / FILE).stat().st_size
 
 
+def linear_bytes(folder: Path) -> dict[str, int]:
+    """Bytes that a packed layer's file has of each linear, by full name; its header is none's."""
+    path = folder / FILE
+    metadata, buffers = _read(path, "cpu")
+    sizes: dict[str, int] = {}
+    for short in _entries(path, metadata):
+        sizes[full_name(short)] = sum(tensor.nbytes for tensor in buffers.get(short, {}).values())
+    return sizes
+
+
 def layer_size(folder: Path, packed: PackedLayer) -> LayerSize:
     """Measure the file of a packed layer."""
     ledger: dict[str, int] = {}

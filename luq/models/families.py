@@ -6,6 +6,7 @@ differs, and for being one that the tests run through every stage.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -83,6 +84,9 @@ LINEARS = (
 _SHORT_NAMES = {name: name.rpartition(".")[2] for name in LINEARS}
 _FULL_NAMES = {short: name for name, short in _SHORT_NAMES.items()}
 
+# Linears that share an input and that vLLM and others compute with as one.
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
 # Parts of a model beside its decoder linears, by names of tensors. The first that matches counts.
 PARTS = {
     "projector": re.compile(r"projector|connector|merger|resampler|image_newline|embed_vision"),
@@ -107,6 +111,20 @@ def short_name(linear: str) -> str:
 def full_name(short: str) -> str:
     """The linear of a decoder layer that files call so."""
     return _FULL_NAMES.get(short, short)
+
+
+def fused_groups(linears: Sequence[str]) -> list[tuple[str, ...]]:
+    """Linears by what servers put into one matrix, in order; the others stand alone.
+
+    Args:
+        linears: names within one decoder layer.
+    """
+    groups: dict[tuple[str, int], list[str]] = {}
+    for index, name in enumerate(linears):
+        parent, _, last = name.rpartition(".")
+        kinds = [kind for kind, names in enumerate(FUSED) if last in names]
+        groups.setdefault((parent, kinds[0]) if kinds else (name, -1 - index), []).append(name)
+    return [tuple(names) for names in groups.values()]
 
 
 def part_of(name: str) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from luq.calibration.artefacts import Calibration, samples_of
 from luq.config import LayerTiers, RefineConfig, TierConfig
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SCORES = "scores.json"
 REFINEMENT_VERSION = 1  # raise it when a refined layer gets other bytes
 REFINED = "-refined"  # after the name of a refined layer's tier, where work is told apart
+T = TypeVar("T")
+Errors = dict[str, float]  # of the linears of one layer
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class LayerFolder:
     def bytes(self) -> int:
         """Size of the layer's file."""
         return (self.folder / "layer.safetensors").stat().st_size
+
+    def linear_bytes(self) -> dict[str, int]:
+        """Bytes of what the file holds of each linear, without the file's header."""
+        from luq.formats.layer_file import linear_bytes
+
+        return linear_bytes(self.folder)
 
     def read(self) -> "Weights":
         """The packed weights, by linear."""
@@ -164,17 +172,24 @@ def end_walk(tools: Tools) -> None:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MeasuredScores(Artefact[list[float]], abstract=True):
-    """A score per layer, measured with calibration samples and the weights that are stored."""
+class MeasuredErrors(Artefact[T], Generic[T], abstract=True):
+    """What putting something in a tier costs, measured with calibration samples and the weights
+    that are stored, all others 16-bit: per layer, or per layer and linear.
+    """
 
     stage: ClassVar[str] = "scores"
     version: ClassVar[int] = 1
     calibration: Calibration
+    measure: ClassVar[str]  # for people
     layers: tuple[PackedLayer, ...]
 
-    def read(self, folder: Path) -> list[float]:
-        scores: list[float] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-        return scores
+    @property
+    def description(self) -> str:
+        return f"the {self.measure} scores of {self.layers[0].name}"
+
+    def read(self, folder: Path) -> T:
+        errors: T = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        return errors
 
     def packed(self, tools: Tools) -> "Iterator[Weights]":
         """The packed weights layer by layer, read one at a time."""
@@ -183,12 +198,10 @@ class MeasuredScores(Artefact[list[float]], abstract=True):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OutputErrors(MeasuredScores):
-    """Per layer the relative error of its output when it alone is packed, all others 16-bit."""
+class OutputErrors(MeasuredErrors[list[float]]):
+    """Per layer the relative error of its output when it alone is packed."""
 
-    @property
-    def description(self) -> str:
-        return f"the output_error scores of {self.layers[0].name}"
+    measure: ClassVar[str] = "output_error"
 
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.models.vlm import loaded
@@ -201,12 +214,27 @@ class OutputErrors(MeasuredScores):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DeltaLosses(MeasuredScores):
-    """Per layer the summed |gradient x quantization error| of the calibration loss."""
+class LinearOutputErrors(MeasuredErrors[list[Errors]]):
+    """Per linear the relative error of its layer's output when it alone is packed."""
 
-    @property
-    def description(self) -> str:
-        return f"the delta_loss scores of {self.layers[0].name}"
+    measure: ClassVar[str] = "linears' output_error"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.models.vlm import loaded
+        from luq.quantization.sensitivity import linear_output_errors
+
+        vlm = loaded(tools, self.calibration.checkpoint)
+        samples = samples_of(self.calibration, tools)
+        errors = linear_output_errors(vlm, samples, self.packed(tools), tools.store.root)
+        write_json(folder / SCORES, errors)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DeltaLosses(MeasuredErrors[list[Errors]]):
+    """Per linear the summed |gradient x quantization error| of the calibration loss."""
+
+    version: ClassVar[int] = 2
+    measure: ClassVar[str] = "delta_loss"
 
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.models.vlm import loaded
@@ -215,6 +243,21 @@ class DeltaLosses(MeasuredScores):
         vlm = loaded(tools, self.calibration.checkpoint)
         samples = samples_of(self.calibration, tools)
         write_json(folder / SCORES, delta_losses(vlm, samples, self.packed(tools)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FisherLosses(MeasuredErrors[list[Errors]]):
+    """Per linear the squared change of the calibration loss to first order, token by token."""
+
+    measure: ClassVar[str] = "fisher"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.models.vlm import loaded
+        from luq.quantization.sensitivity import fisher_losses
+
+        vlm = loaded(tools, self.calibration.checkpoint)
+        samples = samples_of(self.calibration, tools)
+        write_json(folder / SCORES, fisher_losses(vlm, samples, self.packed(tools)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,21 +1,31 @@
-"""What putting one layer in a tier costs, measured with the weights that the tier really stores.
+"""What putting one layer or one linear in a tier costs, measured with the weights that the tier
+really stores.
 
-All other layers stay in 16 bit, and so do the inputs of the layer.
+All others stay in 16 bit, and so do their inputs.
+
+Symbols: W [out, in] a linear's weight, D = W_stored - W, x [in] its input and g [out] the gradient
+of the calibration loss by its output, both of one token.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.formats import kernels
+from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer
 from luq.models.vlm import VLM
 from luq.quantization.layer import runtime_modules
 from luq.quantization.states import first_inputs
 
+Errors = dict[str, float]  # of the linears of one layer
+Modules = dict[str, nn.Module]
+WHOLE = "layer"  # stands for all linears of a layer
 IGNORED = -100  # a target that torch leaves out of the cross-entropy
 
 
@@ -30,25 +40,51 @@ def output_errors(
         layers: the packed layers to measure, one per decoder layer in order.
         folder: where activations may wait on disk, as for `first_inputs`.
     """
+    measured = _errors_of_parts(vlm, samples, layers, folder, lambda modules: {WHOLE: modules})
+    return [errors[WHOLE] for errors in measured]
+
+
+def linear_output_errors(
+    vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer], folder: Path | None = None
+) -> list[Errors]:
+    """Per layer and linear the same error of the layer's output, with that linear alone packed."""
+
+    def each(modules: Modules) -> dict[str, Modules]:
+        return {name: {name: module} for name, module in modules.items()}
+
+    return _errors_of_parts(vlm, samples, layers, folder, each)
+
+
+@torch.no_grad()
+def _errors_of_parts(
+    vlm: VLM,
+    samples: CalibrationSet,
+    layers: Iterable[PackedLayer],
+    folder: Path | None,
+    parts_of: Callable[[Modules], dict[str, Modules]],
+) -> list[Errors]:
+    """Per layer |Y_q - Y|^2 / |Y|^2 of each part of its packed linears, the others in 16 bit."""
     vlm.restore()
     states = first_inputs(vlm, samples, folder)
-    errors: list[float] = []
+    errors: list[Errors] = []
     for index, packed in enumerate(layers):
-        modules = runtime_modules(vlm, index, packed, "measured", cache=True)
+        parts = parts_of(runtime_modules(vlm, index, packed, "measured", cache=True))
         layer = vlm.layers[index]
-        squared_error = 0.0
+        squared_errors = dict.fromkeys(parts, 0.0)
         squared_norm = 0.0
         for state in states:
-            vlm.install(index, modules)
-            try:
-                quantized = state.output(layer)
-            finally:
-                vlm.install(index, None)
             full = state.output(layer)
+            for name, modules in parts.items():
+                vlm.install(index, modules)
+                try:
+                    quantized = state.output(layer)
+                finally:
+                    vlm.install(index, None)
+                difference = quantized.double() - full.double()
+                squared_errors[name] += float(difference.square().sum())
             state.advance(full)
-            squared_error += float((quantized.double() - full.double()).square().sum())
             squared_norm += float(full.double().square().sum())
-        errors.append(squared_error / squared_norm)
+        errors.append({name: error / squared_norm for name, error in squared_errors.items()})
     return errors
 
 
@@ -76,12 +112,10 @@ def next_token_loss(vlm: VLM, samples: CalibrationSet) -> Iterator[Tensor]:
         )
 
 
-def delta_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer]) -> list[float]:
-    """Per layer the sum over its weights of |gradient of the calibration loss x quantization
-    error|.
+def delta_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer]) -> list[Errors]:
+    """Per layer and linear the sum over its weights of |gradient of the calibration loss x D|.
 
-    The loss is the mean next-token cross-entropy over the text tokens, the errors are those of the
-    weights that are really stored.
+    The loss is the mean next-token cross-entropy over the text tokens.
 
     Source: AutoScheme (arXiv 2512.04746), there on activations, here on weights.
     """
@@ -90,20 +124,85 @@ def delta_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer
     for linears in vlm.originals:
         by_layer.append({name: linear.weight for name, linear in linears.items()})
     parameters = [weight for layer in by_layer for weight in layer.values()]
-    losses: list[float] = []
+    losses: list[Errors] = []
     with _differentiable(parameters), torch.enable_grad():
-        tokens = 0
-        batches = samples.batches()
-        for loss, batch in zip(next_token_loss(vlm, samples), batches, strict=True):
+        for loss in next_token_loss(vlm, samples):
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
-            for sample in batch:
-                tokens += int((~sample.image_mask[1:]).sum())
+        tokens = _predicted_tokens(samples)
         for weights, packed in zip(by_layer, layers, strict=True):
-            total = 0.0
+            errors: Errors = {}
             for name, weight in weights.items():
-                stored = packed[name].dequantize(torch.float32).to(weight)
-                error = weight.detach() - stored
+                difference = packed[name].dequantize(torch.float32).to(weight) - weight.detach()
                 gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-                total += float((gradient.double() * error).abs().sum())
-            losses.append(total / max(tokens, 1))
+                total = float((gradient.double() * difference).abs().sum())
+                errors[name] = total / max(tokens, 1)
+            losses.append(errors)
     return losses
+
+
+def _predicted_tokens(samples: CalibrationSet) -> int:
+    """Tokens whose prediction counts in the loss: text, and not the first of a sample."""
+    return sum(int((~sample.image_mask[1:]).sum()) for sample in samples.samples)
+
+
+def fisher_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer]) -> list[Errors]:
+    """Per layer and linear half the mean over text tokens of (g . D x)^2, in nats per token.
+
+    To second order a change of weights raises the KL to the 16-bit model by half its Fisher
+    quadratic form. This is that form with the loss's own gradients, where what different tokens'
+    errors do to each other is left out. One backward pass, by hidden states and not by weights.
+
+    Args:
+        vlm: the model, all of it in memory.
+        samples: what it sees.
+        layers: the packed layers to measure, one per decoder layer in order.
+    """
+    vlm.restore()
+    listeners: list[dict[str, _FisherSum]] = []
+    for index, packed in enumerate(layers):
+        weights = vlm.original(index)
+        listeners.append({name: _FisherSum(weights[name], packed[name]) for name in weights})
+    hooks = [vlm.layers[0].register_forward_pre_hook(_with_gradient, with_kwargs=True)]
+    for linears, sums in zip(vlm.originals, listeners, strict=True):
+        hooks += [linear.register_forward_hook(sums[name]) for name, linear in linears.items()]
+    try:
+        with torch.enable_grad():
+            for loss in next_token_loss(vlm, samples):
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
+    finally:
+        for hook in hooks:
+            hook.remove()
+    tokens = max(_predicted_tokens(samples), 1)
+    losses: list[Errors] = []
+    for sums in listeners:
+        losses.append({name: total.value / (2 * tokens) for name, total in sums.items()})
+    return losses
+
+
+class _FisherSum:
+    """The sum over tokens of (g . D x)^2 of one linear, as a hook of its forward pass."""
+
+    def __init__(self, weight: Tensor, packed: PackedWeight):
+        self.value = 0.0
+        self._weight = weight
+        self._packed = packed.to(weight.device)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = inputs[0].detach()
+
+        def add(gradient: Tensor) -> None:
+            difference = kernels.unpack(self._packed, torch.float32) - self._weight.float()
+            change = (gradient.float() * (x.float() @ difference.T)).sum(dim=-1)  # g . D x
+            self.value += float(change.double().square().sum())
+
+        output.register_hook(add)  # type: ignore[no-untyped-call]  # torch's own signature
+
+
+def _with_gradient(
+    module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of the first layer, with hidden states from which gradients are known on."""
+    if arguments:
+        hidden, *others = arguments
+        return (hidden.detach().requires_grad_(), *others), options
+    return (), options | {"hidden_states": options["hidden_states"].detach().requires_grad_()}

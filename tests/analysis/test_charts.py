@@ -11,9 +11,11 @@ from analysis import ablations, compare, costs, figures, frame, interactive, lay
 from analysis.charts import Lines, Palette
 from analysis.loading import load
 from analysis.sections import Chapter
+from luq.allocation.allocations import LinearTier
+from luq.allocation.reports import PlanReport
 from pipelines.record import RunRecord
 from tests.analysis.conftest import studied
-from tests.analysis.synthetic import LAYERS, REST, ladder, many, mixed
+from tests.analysis.synthetic import LAYERS, REST, ladder, many, mixed, record
 
 
 def rows(chart: Lines | None) -> list[tuple[str, float, float]]:
@@ -300,3 +302,29 @@ def test_figures_are_the_same_every_time(full: Chapter, tmp_path: Path) -> None:
 def test_the_page_s_data_cannot_end_its_script() -> None:
     assert "</script" not in interactive.script({"a": "</script><b>"})
     assert json.loads(interactive.script({"a": "</script>"})) == {"a": "</script>"}
+
+
+def test_the_tiers_of_linears_are_a_map_of_the_best_plan_that_has_them(tmp_path: Path) -> None:
+    linears = ["attn.q_proj", "mlp.down_proj"]
+    others = [LinearTier(layer, "mlp.down_proj", "gptq4") for layer in (1, 6)]
+    plan = PlanReport(linears=linears)
+    changes = {"quantizer.low": "gptq2", "allocation.k": LAYERS}
+    best = replace(
+        record("best", ["gptq2"] * LAYERS, 70.0, **changes), other_tiers=others, plan=plan
+    )
+    worse = replace(
+        record("worse", ["gptq2"] * LAYERS, 50.0, seed=1), other_tiers=others[:1], plan=plan
+    )
+    study = studied(tmp_path, [*ladder(), best, worse])
+    chart = layers.tiers_chart(study)
+    assert chart is not None
+    assert chart.rows == ["q_proj", "down_proj"]
+    assert chart.columns == [str(layer) for layer in range(LAYERS)]
+    cells = {(row, column): text for row, column, _, text in chart.cells.itertuples(index=False)}
+    assert [cells["down_proj", str(layer)] for layer in range(LAYERS)] == [
+        "4" if layer in (1, 6) else "2" for layer in range(LAYERS)
+    ]
+    assert {cells["q_proj", str(layer)] for layer in range(LAYERS)} == {"2"}
+    assert "best, " in chart.caption
+    assert "2: gptq2, 4: gptq4" in chart.caption
+    assert layers.tiers_chart(studied(tmp_path / "plain", ladder())) is None

@@ -187,7 +187,8 @@ def test_a_budget_is_kept_in_stored_bits(model: luq.LoadedModel, profile: luq.Pr
     assert 2.3 < memory.stored_bits <= 3.3
     assert plan.report.bytes == memory.stored_bytes
     assert memory.checkpoint_bytes == sum(memory.ledger.values())
-    least_error = luq.plan(profile, bits=3.3, tiers=[low, "rtn4", luq.RtnTier(bits=3)])
+    tiers = [low, "rtn4", luq.RtnTier(bits=3)]
+    least_error = luq.plan(profile, bits=3.3, tiers=tiers)
     assert least_error.report.error is not None
     quantile = luq.plan(profile, quantile=0.5, low=low, high="rtn4")
     assert quantile.allocation.count("rtn4") == LAYERS // 2
@@ -202,6 +203,8 @@ def test_a_budget_is_kept_in_stored_bits(model: luq.LoadedModel, profile: luq.Pr
         ({"k": -1}, "allocation.k=-1"),
         ({"k": 3, "low": "gptq5"}, "unknown tier 'gptq5'"),
         ({"k": 3, "tiers": ["gptq4"]}, "tiers would be ignored with k"),
+        ({"bits": 3, "unit": "linear"}, "it goes with tiers and bits or bytes"),
+        ({"bits": 3, "tiers": ["rtn4"], "tie": True}, 'it goes with unit="linear"'),
         ({"k": 3, "order": "entropie"}, "did you mean entropy"),
         ({"k": 3, "modality": "sound"}, "order.modality='sound'"),
         ({"k": 3, "order": "kl"}, "kl asks questions"),

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
+from luq.allocation.allocations import Allocation
+from luq.export.about import read_about
+from luq.formats.layer_file import read_layer
 from luq.formats.memory import peak_bytes, reset_peak
+from luq.models.decoder import decoder_of
 from pipelines import devices, runs_folder
+from pipelines.checkpoints import export
 from pipelines.record import RunRecord
 from tests.pipelines.command import luq_to
 
@@ -60,6 +66,36 @@ def test_bytes_of_the_whole_checkpoint_and_several_tiers(outputs: Path) -> None:
     assert record.memory.checkpoint_bytes <= 3_100_000
     assert set(record.tiers) <= {"gptq2", "gptq3", "gptq4"}
     assert record.plan.error > 0
+
+
+def test_a_tier_for_each_linear_from_the_command_to_the_folder(
+    outputs: Path, tmp_path: Path
+) -> None:
+    record = run(
+        outputs, "linears", "allocation=budget", "allocation.bits=3.3", "allocation.unit=linear",
+        "allocation.tiers=[rtn3,rtn4]", "+quantizer.tiers.rtn3={method: rtn, bits: 3}",
+        "allocation.error=fisher", "quantizer.low=rtn3", "quantizer.high=rtn4",
+    )  # fmt: skip
+    assert record.plan.bytes == record.memory.stored_bytes <= record.plan.budget_bytes
+    assert record.memory.stored_bytes > 0.97 * record.plan.budget_bytes
+    assert len(record.plan.linears) == 7
+    assert record.other_tiers
+    assert "=" in record.allocation
+    export(outputs, record, tmp_path / "folder")
+    about = read_about(tmp_path / "folder").run
+    assert about is not None
+    assert about.other_tiers == record.other_tiers
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "folder")
+    folders = [outputs / "store" / "layers" / key for key in record.artefacts.layers]
+    layers = decoder_of(model).layers
+    for index, folder in enumerate(folders):
+        for name, stored in read_layer(folder).items():
+            linear = layers[index].get_submodule(name)
+            allocation = Allocation(tuple(record.tiers), tuple(record.other_tiers))
+            assert linear.tier == allocation.tier_of(index, name)
+            assert stored.nominal_bits == int(linear.tier[-1])
+            for buffer, content in stored.buffers.items():
+                assert torch.equal(linear.get_buffer(buffer), content)
 
 
 def test_quality_looks_at_every_k_of_the_selection_split(outputs: Path) -> None:

@@ -4,12 +4,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from luq.allocation.allocations import Allocation
-from luq.allocation.plans import Selection
+from luq.allocation.evidence import Part, Selection
 
 ENTROPIES = [5.0, 3.0, 4.0, 6.0, 3.5]
 ORDER = [1, 4, 2, 0, 3]
 SIZES = {"low": 10, "mid": 15, "high": 30}
 ERRORS = {"low": [9.0, 1.0, 3.0, 2.0, 8.0], "mid": [3.0, 0.5, 2.0, 1.9, 2.0], "high": [0.0] * 5}
+LINEARS = {"attn.q_proj": 0.2, "attn.k_proj": 0.2, "mlp.down_proj": 0.6}  # shares of the bytes
+WEIGHT_OF = {"attn.q_proj": 0.1, "attn.k_proj": 0.7, "mlp.down_proj": 0.2}  # and of the error
 REST_BYTES = 1000
 WEIGHTS = 500
 
@@ -34,13 +36,21 @@ class SyntheticEvidence:
         self.questions["entropies"] += 1
         return ENTROPIES
 
-    def size(self, layer: int, tier: str) -> int:
-        self.questions[f"size {tier}"] += 1
-        return self.sizes[tier]
+    def linears(self, layer: int) -> tuple[str, ...]:
+        return tuple(LINEARS)
 
-    def error(self, layer: int, tier: str) -> float:
+    def size(self, part: Part, tier: str) -> int:
+        self.questions[f"size {tier}"] += 1
+        share = sum(LINEARS[name] for name in part.linears) if part.linears else 1
+        return int(self.sizes[tier] * share)
+
+    def header_size(self, layer: int, tiers: list[str]) -> int:
+        return 2
+
+    def error(self, part: Part, tier: str) -> float:
         self.questions[f"error {tier}"] += 1
-        return self.errors[tier][layer]
+        error = self.errors[tier][part.layer]
+        return sum(error * WEIGHT_OF[name] for name in part.linears) if part.linears else error
 
     def select(self, allocation: Allocation) -> Selection:
         self.questions["select"] += 1

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,7 +64,9 @@ def test_the_knapsack_finds_what_trying_everything_finds(
         with pytest.raises(ConfigError, match=f"at most {limit} bytes: the smallest takes {least}"):
             solve(options, limit)
         return
-    assert solve(options, limit) == list(min(fitting, key=total))
+    solution = solve(options, limit)
+    assert solution.options == list(min(fitting, key=total))
+    assert solution.gap == 0
 
 
 @settings(max_examples=100, deadline=None)
@@ -72,8 +75,8 @@ def test_a_larger_budget_never_gives_a_larger_error(
     options: list[list[Option]], limit: int, more_bytes: int
 ) -> None:
     least = sum(min(option.bytes for option in layer) for layer in options)
-    small = solve(options, least + limit)
-    large = solve(options, least + limit + more_bytes)
+    small = solve(options, least + limit).options
+    large = solve(options, least + limit + more_bytes).options
     assert total(large)[0] <= total(small)[0]
 
 
@@ -81,7 +84,7 @@ def test_a_larger_budget_never_gives_a_larger_error(
 @given(layers_of_options(st.integers(1, 12)))
 def test_a_budget_of_exactly_the_smallest_choice_is_kept(options: list[list[Option]]) -> None:
     least = sum(min(option.bytes for option in layer) for layer in options)
-    assert total(solve(options, least))[1] == least
+    assert solve(options, least).bytes == least
 
 
 @settings(max_examples=50, deadline=None)
@@ -91,11 +94,49 @@ def test_with_room_for_everything_each_layer_makes_its_least_error(
 ) -> None:
     roomy = sum(max(option.bytes for option in layer) for layer in options)
     least_error = sum(min(option.error for option in layer) for layer in options)
-    assert math.isclose(total(solve(options, roomy))[0], least_error)
+    assert math.isclose(solve(options, roomy).error, least_error)
 
 
 def test_layers_of_equal_size_are_solved_fast() -> None:
     """32 layers in 4 tiers have 4^32 plans, but few sizes."""
     layer = [Option("1", 10, 4.0), Option("2", 20, 2.0), Option("3", 30, 1.0), Option("4", 40, 0)]
-    picked = solve([layer] * 32, 32 * 25)
-    assert total(picked) == (48.0, 800)
+    solution = solve([layer] * 32, 32 * 25)
+    assert (solution.error, solution.bytes) == (48.0, 800)
+
+
+@settings(max_examples=100, deadline=None)
+@given(layers_of_options(st.integers(1, 12)), st.integers(0, 40), st.integers(1, 3))
+def test_what_is_left_out_is_counted(
+    options: list[list[Option]], more_bytes: int, most_prefixes: int
+) -> None:
+    """However few prefixes are followed: the budget is kept, and the best plan is in the gap."""
+    limit = sum(min(option.bytes for option in part) for part in options) + more_bytes
+    best = solve(options, limit)
+    quick = solve(options, limit, most_prefixes)
+    assert quick.bytes <= limit
+    assert best.error <= quick.error <= best.error + quick.gap + 1e-6
+
+
+def linears_of_a_model() -> list[list[Option]]:
+    """30 layers of 7 linears in 4 tiers, all of different sizes and errors."""
+    generator = np.random.default_rng(0)
+    options: list[list[Option]] = []
+    for linear in range(210):
+        size = (3, 1, 1, 3, 8, 8, 8)[linear % 7] * 10_000
+        error = generator.lognormal(0, 1.5)
+        part: list[Option] = []
+        for bits in (1, 2, 3, 4):
+            bytes_ = size * bits + int(generator.integers(0, 400))
+            part.append(Option(f"trellis{bits}", bytes_, error * 4.0**-bits))
+        options.append(part)
+    return options
+
+
+@pytest.mark.parametrize("bits", [1.2, 2.5, 3.7])
+def test_many_linears_of_unequal_sizes_are_solved_within_a_small_gap(bits: float) -> None:
+    options = linears_of_a_model()
+    limit = int(bits * sum(part[0].bytes for part in options))
+    solution = solve(options, limit, most_prefixes=2000)
+    assert solution.bytes <= limit
+    assert solution.bytes > 0.999 * limit
+    assert 0 <= solution.gap < 1e-3 * solution.error

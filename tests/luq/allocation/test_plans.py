@@ -1,6 +1,7 @@
 """Plans give each layer its tier, and ask only for what they need."""
 
 import itertools
+import math
 from dataclasses import asdict
 
 import pytest
@@ -8,15 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luq.allocation.allocations import Allocation
-from luq.allocation.plans import PLANS, Chosen, Evidence, make, prefix
+from luq.allocation.evidence import Evidence, Part
+from luq.allocation.plans import PLANS, Chosen, make, prefix
 from luq.allocation.reports import PlanReport, SelectionPoint
 from luq.config import AllocationConfig
 from luq.errors import ConfigError
 from tests.luq.allocation.evidence import (
     ERRORS,
+    LINEARS,
     ORDER,
     REST_BYTES,
     SIZES,
+    WEIGHT_OF,
     WEIGHTS,
     SyntheticEvidence,
     layers_in,
@@ -193,6 +197,66 @@ def test_a_budget_over_two_tiers_uses_these_and_not_low_and_high() -> None:
     assert layers_in(chosen.allocation, "high") == {0, 2, 4}, "whose errors in mid are the largest"
 
 
+def bytes_by_linear(allocation: Allocation) -> float:
+    """Of linears with their headers, as the synthetic evidence has them."""
+    total = 2.0 * len(allocation.tiers)
+    for layer in range(len(allocation.tiers)):
+        for name, share in LINEARS.items():
+            total += int(SIZES[allocation.tier_of(layer, name)] * share)
+    return total
+
+
+def test_a_tier_for_each_linear_has_the_least_error_of_all_plans() -> None:
+    """Two layers of three linears in two tiers: every plan is tried."""
+    evidence = SyntheticEvidence(order=[0, 1])
+    chosen = made(evidence, name="budget", bits=0.7, tiers=["low", "high"], unit="linear")
+    budget_bytes = int(0.7 * WEIGHTS / 8)
+    least = math.inf
+    for tiers in itertools.product(["low", "high"], repeat=6):
+        layers = [tiers[:3], tiers[3:]]
+        plan = Allocation.of_linears([dict(zip(LINEARS, of, strict=True)) for of in layers])
+        if bytes_by_linear(plan) <= budget_bytes:
+            least = min(least, error_by_linear(plan))
+    assert error_by_linear(chosen.allocation) == pytest.approx(least)
+    assert chosen.report.error == pytest.approx(least)
+    assert chosen.report.bytes == bytes_by_linear(chosen.allocation) <= budget_bytes
+    assert chosen.report.linears == list(LINEARS)
+    assert chosen.report.error_gap is None
+    assert str(chosen.allocation) == "0:high,q_proj=low 1:low"
+
+
+def error_by_linear(allocation: Allocation) -> float:
+    total = 0.0
+    for layer in range(len(allocation.tiers)):
+        for name, weight in WEIGHT_OF.items():
+            total += ERRORS[allocation.tier_of(layer, name)][layer] * weight
+    return total
+
+
+def test_tied_linears_get_one_tier() -> None:
+    settings = {"name": "budget", "bits": 1.6, "tiers": ["low", "high"], "unit": "linear"}
+    free = made(**settings).allocation
+    tied = made(**settings, tie=True).allocation
+    for layer in range(5):
+        assert tied.tier_of(layer, "attn.q_proj") == tied.tier_of(layer, "attn.k_proj")
+    assert tied != free
+    assert error_by_linear(tied) >= error_by_linear(free)
+
+
+def test_a_search_swaps_linears() -> None:
+    evidence = SyntheticEvidence()
+    chosen = made(evidence, name="search", bits=1.6, swaps=4, unit="linear")
+    assert len(chosen.report.swaps) == 4
+    assert all(bytes_by_linear(plan) <= 100 for plan in evidence.measured)
+    assert any(plan.others for plan in evidence.measured)
+    assert chosen.report.bytes == bytes_by_linear(chosen.allocation)
+
+
+def test_a_budget_below_all_plans_of_linears_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"allocation\.bits=0\.8 .*smallest plan has 0\.960"):
+        made(name="budget", bits=0.8, tiers=["low", "high"], unit="linear")
+
+
 def test_a_budget_over_one_tier_gives_it_to_every_layer() -> None:
     assert made(name="budget", bits=2.4, tiers=["mid"]).allocation == Allocation(("mid",) * 5)
 
@@ -337,8 +401,8 @@ def test_a_search_ends_when_no_exchange_is_new() -> None:
 class UnevenEvidence(SyntheticEvidence):
     """The later a layer, the larger its file in the high tier."""
 
-    def size(self, layer: int, tier: str) -> int:
-        return super().size(layer, tier) + (layer if tier == "high" else 0)
+    def size(self, part: Part, tier: str) -> int:
+        return super().size(part, tier) + (part.layer if tier == "high" else 0)
 
 
 def test_a_swap_that_breaks_the_budget_is_not_tried() -> None:
@@ -357,7 +421,7 @@ def test_the_report_of_a_search_has_the_bytes_of_its_last_plan() -> None:
     """Sizes that differ by layer make another plan than the first one smaller."""
     evidence = UnevenEvidence(true_errors=TRUE_ERRORS)
     chosen = made(evidence, name="search", bits=1.7, swaps=12)
-    files = [evidence.size(layer, tier) for layer, tier in enumerate(chosen.allocation.tiers)]
+    files = [evidence.size(Part(layer), tier) for layer, tier in enumerate(chosen.allocation.tiers)]
     assert chosen.allocation != evidence.measured[0]
     assert chosen.report.bytes == sum(files)
 

@@ -116,6 +116,15 @@ BAD = {
     "no drop": (lambda: AllocationConfig("quality"), r"allocation\.drop=None"),
     "negative drop": (lambda: AllocationConfig("quality", drop=-1), r"allocation\.drop=-1"),
     "error": (lambda: AllocationConfig("uniform", error="mse"), "output_error, kl, delta_loss"),
+    "unit": (lambda: AllocationConfig("search", bits=2, unit="row"), "one of layer, linear"),
+    "linears along an order": (
+        lambda: AllocationConfig("budget", bits=2, unit="linear"),
+        r"unit=linear is not possible without allocation\.tiers",
+    ),
+    "linears by questions": (
+        lambda: AllocationConfig("search", bits=2, unit="linear", error="kl"),
+        "Use fisher",
+    ),
     "swaps": (lambda: AllocationConfig("uniform", swaps=-1), r"allocation\.swaps=-1"),
     "selection samples": (lambda: AllocationConfig("uniform", samples=0), r"samples=0"),
     "pixels": (lambda: ModelConfig("x", "y", min_pixels=0), r"model\.min_pixels=0 .* above 0"),

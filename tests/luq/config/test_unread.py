@@ -31,6 +31,8 @@ def config(*overrides: str) -> RunConfig:
         ([*BUDGET, "allocation.error=kl"], "allocation.error"),
         ([*SEARCH, "allocation.samples=3"], "allocation.samples"),
         ([*UNIFORM, "allocation.k=3"], "allocation.k"),
+        (["allocation.unit=linear"], "allocation.unit"),
+        ([*TIERS, "allocation.tie=true"], "allocation.tie"),
         ([*UNIFORM, "allocation.tiers=[gptq2]"], "allocation.tiers"),
     ],
 )
@@ -74,6 +76,7 @@ def test_what_a_run_does_not_read_of_other_groups_has_its_default(
     [
         [*TIERS, "allocation.error=kl", "profile.samples=3"],
         ["quantizer.refine.steps=5", "quantizer.refine.rate=0.5", "quantizer.high=float16"],
+        [*TIERS, "allocation.unit=linear", "allocation.tie=true", "allocation.error=fisher"],
         [*SEARCH, "allocation.swaps=2", "allocation.samples=3", "allocation.error=delta_loss"],
         ["allocation=quality", "allocation.drop=3", "allocation.samples=3", "order=lim"],
         [*BUDGET, "order=random", "order.seed=3"],

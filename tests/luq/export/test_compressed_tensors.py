@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from luq.allocation.allocations import Allocation
+from luq.allocation.allocations import Allocation, LinearTier
 from luq.config import BillmTier, Float16Tier, RtnTier
 from luq.errors import ModelError
 from luq.export.about import read_about
@@ -207,6 +207,20 @@ def write_widths(folder: Path, columns: int, wide: int, size: int) -> list[Path]
 
 # Columns of the linears, of the last one, and of a group; and the size that the error offers.
 SHORT = [(576, 1536, 128, 64), (192, 320, 200, 64), (320, 96, 80, 32), (130, 100, 128, 0)]
+
+
+def test_linears_that_servers_fuse_are_in_one_tier(vlm: VLM, tmp_path: Path) -> None:
+    weights = vlm.original(0)
+    layer = {}
+    for name, weight in weights.items():
+        bits = 8 if name == "self_attn.k_proj" else 4
+        quantizer = make_quantizer(RtnTier(bits=bits, group_size=64, symmetric=True))
+        layer[name] = quantizer.quantize(weight.float(), None)
+    write_layer(tmp_path, layer)
+    allocation = Allocation(("four",), (LinearTier(0, "self_attn.k_proj", "eight"),))
+    message = r"q_proj in four and self_attn\.k_proj in eight: .*allocation\.tie=true"
+    with pytest.raises(ModelError, match=message):
+        interchange.config([tmp_path], allocation)
 
 
 @pytest.mark.parametrize(("columns", "wide", "size", "offered"), SHORT)

@@ -3,13 +3,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from luq.calibration.samples import CalibrationSet
+from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.config import CalibrationConfig, Float16Tier, RtnTier
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.families import LINEARS
 from luq.models.vlm import VLM
 from luq.quantization.layer import runtime_modules
-from luq.quantization.sensitivity import delta_losses, next_token_loss, output_errors
+from luq.quantization.sensitivity import (
+    delta_losses,
+    fisher_losses,
+    linear_output_errors,
+    next_token_loss,
+    output_errors,
+)
 from luq.quantization.walk import install
 from tests.conftest import pocket_samples
 from tests.luq.quantization.packing_by_hand import pack
@@ -45,16 +51,17 @@ def layers(folders: list[Path]) -> list[PackedLayer]:
 def test_errors_grow_as_bits_fall(
     vlm: VLM, calibration: CalibrationSet, packed: dict[str, list[Path]]
 ) -> None:
-    for measure in (output_errors, delta_losses):
-        found = {tier: measure(vlm, calibration, layers(packed[tier])) for tier in TIERS}
-        assert max(found["float16"]) < 1e-3
+    of_layers = {t: output_errors(vlm, calibration, layers(packed[t])) for t in TIERS}
+    assert max(of_layers["float16"]) < 1e-3
+    for layer in range(len(vlm.layers)):
+        errors = [of_layers[tier][layer] for tier in TIERS]
+        assert errors == sorted(errors)
+    for measure in (linear_output_errors, delta_losses, fisher_losses):
+        eight = measure(vlm, calibration, layers(packed["rtn8"]))
+        two = measure(vlm, calibration, layers(packed["rtn2"]))
         for layer in range(len(vlm.layers)):
-            assert (
-                found["float16"][layer]
-                < found["rtn8"][layer]
-                < found["rtn4"][layer]
-                < found["rtn2"][layer]
-            )
+            for name in LINEARS:
+                assert 0 < eight[layer][name] < two[layer][name]
     assert not any(w.requires_grad or w.grad is not None for w in vlm.model.parameters())
     assert not vlm.standing
 
@@ -64,8 +71,6 @@ def test_output_error_is_that_of_the_layer_alone(
     vlm: VLM, calibration: CalibrationSet, packed: dict[str, list[Path]]
 ) -> None:
     """The last layer's error by two whole forward passes, all other layers in 16 bit."""
-    from luq.calibration.samples import inputs_of
-
     last, outputs = len(vlm.layers) - 1, []
 
     def output() -> list[torch.Tensor]:
@@ -96,7 +101,8 @@ def test_delta_loss_bounds_the_first_order_change(
     vlm: VLM, calibration: CalibrationSet, packed: dict[str, list[Path]]
 ) -> None:
     """Sum of |g x error| is at least |sum of g x error|, which the loss follows for a small error."""
-    found = delta_losses(vlm, calibration, layers(packed["rtn8"]))
+    of_linears = delta_losses(vlm, calibration, layers(packed["rtn8"]))
+    found = [sum(errors.values()) for errors in of_linears]
 
     def loss() -> float:
         with torch.no_grad():
@@ -111,6 +117,39 @@ def test_delta_loss_bounds_the_first_order_change(
         install(vlm, mixed)
         assert abs(loss() - before) / tokens < found[layer] * 1.05 + 1e-4
         vlm.restore()
+
+
+def test_the_fisher_loss_is_of_each_token_s_gradient_and_error(
+    vlm: VLM, calibration: CalibrationSet, packed: dict[str, list[Path]]
+) -> None:
+    """By hand for one linear, from the gradient of the loss by its output."""
+    index, name = 4, "mlp.down_proj"
+    vlm.restore()
+    linear = vlm.originals[index][name]
+    difference = read_layer(packed["rtn2"][index])[name].dequantize() - linear.weight
+    seen: list[torch.Tensor] = []
+
+    def start_here(
+        module: torch.nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> torch.Tensor:
+        seen[:] = [arguments[0], output.detach().requires_grad_()]
+        return seen[1]
+
+    hook = linear.register_forward_hook(start_here)
+    total = 0.0
+    for batch in calibration.batches():
+        inputs = inputs_of(batch, vlm.device)
+        logits = vlm.model(**inputs).logits[:, :-1]
+        targets = inputs["input_ids"][:, 1:]
+        logarithms = logits.log_softmax(-1).gather(2, targets[..., None])[..., 0]
+        (-logarithms[~vlm.image_mask(targets)].sum()).backward()
+        assert seen[1].grad is not None
+        change = torch.einsum("bto,oi,bti->bt", seen[1].grad, difference, seen[0])
+        total += float(change.square().sum())
+    hook.remove()
+    tokens = sum(int((~s.image_mask[1:]).sum()) for s in calibration.samples)
+    found = fisher_losses(vlm, calibration, layers(packed["rtn2"]))
+    assert found[index][name] == pytest.approx(total / (2 * tokens), rel=1e-3)
 
 
 def test_only_what_differs_is_swapped(vlm: VLM, packed: dict[str, list[Path]]) -> None:

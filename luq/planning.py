@@ -126,7 +126,7 @@ class LayerScores:
                 "another order or allocation.error"
             )
         self.files(tier)
-        layers = self.graph.uniform(tier, self.shared_propagation)
+        layers = self._plain(tier)
         return self.get(LINEAR_ERRORS[name](self.graph.calibration, layers))
 
     def linear_bytes(self, tier: str) -> list[dict[str, int]]:

@@ -81,5 +81,6 @@ def _label(tier: TierConfig) -> str:
     for entry in fields(tier):
         value = getattr(tier, entry.name)
         if value != entry.default:
-            parameters.append(f"{entry.name}={value}")
+            text = f"{value:g}" if isinstance(value, float) else value
+            parameters.append(f"{entry.name}={text}")
     return f"{tier.method}({', '.join(parameters)})"

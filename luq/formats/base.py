@@ -147,6 +147,11 @@ class PackedWeight(ABC):
 
     # How kernels answer. None: torch does it, by way of `dequantize`.
 
+    @property
+    def kernel_kind(self) -> tuple[object, ...]:
+        """What of the weight, beside its shape, decides which compiled code answers for it."""
+        return ()
+
     def cpu_linear(
         self, inputs: Float32[Tensor, "tokens in"]
     ) -> Float32[Tensor, "tokens out"] | None:

@@ -22,6 +22,19 @@ def bytes_of_trits(count: int) -> int:
     return -(-count // TRITS_PER_BYTE)
 
 
+def code_ends(count: int, bits: float) -> Int64[Tensor, " count"]:
+    """Bits of a stream up to each of `count` codes and with it: floor((t + 1) * bits).
+
+    So codes of 1.25 bits have 1, 1, 1 and 2 bits. A multiple of 1/4 is exact.
+    """
+    return (torch.arange(1, count + 1, dtype=torch.float64) * bits).floor().long()
+
+
+def code_widths(count: int, bits: float) -> Int64[Tensor, " count"]:
+    """Bits of each of the first `count` codes of a stream."""
+    return code_ends(count, bits).diff(prepend=torch.zeros(1, dtype=torch.int64))
+
+
 def pack_bits(mask: Shaped[Tensor, "*shape"]) -> UInt8[Tensor, " bytes"]:
     """Booleans (or zeros and ones) of any shape -> uint8 [ceil(n / 8)]."""
     flat = mask.reshape(-1).to(torch.uint8)

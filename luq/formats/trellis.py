@@ -1,9 +1,19 @@
-"""Trellis codes: a stream of bits per strip of rows that looks up each weight in a table.
+"""Trellis codes: a stream of bits per strip of rows, in which each weight is a window of bits.
 
-The state of a weight is the last `window` bits of the stream, up to its own; the table holds one
-number per state.
+The state of a weight is the last `window` bits of the stream, up to its own; each state stands for
+a number.
+
+| symbol | in the code | meaning |
+|---|---|---|
+| s | `states` | state of a weight, below 2^window |
+| x | `mixed` | (FACTOR s + OFFSET) mod 2^32 |
+| n | `numbers` | what a state stands for: (sum of the bytes of x - 510) / 128 |
+
+The sum of four bytes of a multiplied counter is nearly Gaussian and needs no table (Tseng et al.,
+QTIP, NeurIPS 2024, section 3.1). Files of format version 1 look their numbers up in a table.
 """
 
+import math
 from functools import lru_cache
 from typing import ClassVar
 
@@ -15,19 +25,48 @@ from torch import Tensor
 from luq.formats.base import BufferSpec, PackedWeight
 from luq.formats.incoherence import signs, unrotate
 from luq.formats.kernels import cpu
+from luq.formats.packing import code_ends, code_widths
 
 TILE = 16  # rows of a strip, and columns that are searched together
 MOST_BITS = 4
-MOST_WINDOW = 16  # the GPU's kernel reads a window from three bytes: 16 bits and up to 7 before
+STEPS = 4  # of a bit: cpu.c counts in quarters
+MOST_WINDOW = 16  # a window lies in three bytes: 16 bits and up to 7 before
 MOST_SEED = 2**31 - 1
-# Odd multiplications and shifted sums are one to one. The factors are those of common hash
-# functions (golden ratio, MurmurHash3's finalizer); files depend on them.
+# What the numbers of states are: meta `code`. Files of format version 1 do not say it.
+TABLE = 1  # looked up
+COMPUTED = 2  # computed
+# Of the computed code. The best of 2500 random pairs by squared error on Gaussian numbers:
+# `python benchmarks/trellis_codes.py --search`. Files depend on them, and so do the kernels in
+# kernels/cpu.c and kernels/triton_kernels.py.
+FACTOR = 0x3A43AB75
+OFFSET = 0x3A897E77
+CENTRE = 510  # mean of the sum of four bytes
+UNIT = 1 / 128  # a power of two: numbers, and their products with a scale, are exact in fp32
+# Of the table. Odd multiplications and shifted sums are one to one. The factors are those of common
+# hash functions (golden ratio, MurmurHash3's finalizer); files depend on them.
 MIXING_FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
+
+
+def computed_numbers(
+    states: Integer[Tensor, "*shape"], factor: int = FACTOR, offset: int = OFFSET
+) -> Float32[Tensor, "*shape"]:
+    """The numbers that states of the computed code stand for: mean 0, variance 4/3, nearly."""
+    mixed = (states.long() * factor + offset) & 0xFFFFFFFF
+    byte_sum = torch.zeros_like(mixed)
+    for place in (0, 8, 16, 24):
+        byte_sum += mixed >> place & 0xFF
+    return (byte_sum - CENTRE).float() * UNIT
+
+
+@lru_cache(maxsize=4)
+def all_numbers(window: int) -> Float32[Tensor, " states"]:
+    """The numbers of the computed code for every state, as searches need them."""
+    return computed_numbers(torch.arange(1 << window))
 
 
 @lru_cache(maxsize=4)
 def table(window: int) -> Float32[Tensor, " states"]:
-    """The numbers that states stand for: 2^window quantiles of the normal distribution.
+    """The numbers of format version 1: 2^window quantiles of the normal distribution.
 
     fp16 values in fp32, mixed so that successors of a state are far apart.
     """
@@ -44,65 +83,80 @@ def table(window: int) -> Float32[Tensor, " states"]:
 class TrellisWeight(PackedWeight):
     """Codes as a stream of bits per strip, highest bit of a byte first, and a scale per strip.
 
-    Bits of a strip: `bits` for each weight, highest first, tile after tile, in a tile row after
-    row. Weight t stands for table[s_t] * scale, with s_t = (s_(t-1) << bits | code_t) mod 2^window
-    and s_(-1) = 0; then both rotations are undone. Rows and columns are filled up to multiples of
-    16 with weights that are cut off again.
+    Bits of a strip: tile after tile, in a tile row after row, the code of each weight with its
+    highest bit first. Weight t ends with bit e_t = floor((t + 1) * bits). Its state s_t are the
+    last `window` bits before e_t, and zeros before the first; it stands for n(s_t) * scale. Then
+    both rotations are undone. Rows and columns are filled up to multiples of 16 with weights that
+    are cut off again.
 
-    Buffers: codes [strips, 2 * padded columns * bits] bytes, scales fp16 [strips]. Meta: bits,
-    window, and the seed of the columns' rotation; the rows' has the next one.
+    Buffers: codes [strips, 2 * padded columns * bits] bytes, scales fp16 [strips]. Meta: bits, a
+    multiple of 1/4; window; the seed of the columns' rotation, the rows' has the next one; and
+    code, 2 for computed numbers. Without one, or 1, numbers are those of a table, and bits whole.
     """
 
     format = "trellis"
     classes: ClassVar = {"codes": "codes", "scales": "scales"}
-    numbers_of_meta: ClassVar = ("bits", "window", "seed")
+    numbers_of_meta: ClassVar = ("bits", "window", "seed", "code")
 
     def expected_buffers(self) -> dict[str, BufferSpec]:
         rows, columns = self.shape
         strips = -(-rows // TILE)
         padded_columns = -(-columns // TILE) * TILE
         # checked with the others: nothing below depends on them
-        _ = (self.window, self.seed)
-        stream_bytes = TILE * padded_columns * self.bits // 8
+        _ = (self.window, self.seed, self.code)
+        stream_bytes = int(TILE * padded_columns * self.bits) // 8
         return {
             "codes": BufferSpec(torch.uint8, (strips, stream_bytes)),
             "scales": BufferSpec(torch.float16, (strips,)),
         }
 
     @property
-    def bits(self) -> int:
-        """Bits of a code."""
-        return self.meta_number("bits", 1, MOST_BITS)
+    def bits(self) -> float:
+        """Bits of a code, on average."""
+        bits = self.meta.get("bits")
+        # whole numbers are stored as integers, as in format version 1
+        if self.code == COMPUTED and isinstance(bits, float) and not bits.is_integer():
+            if 1 < bits < MOST_BITS and (STEPS * bits).is_integer():
+                return bits
+            raise self.refused("meta 'bits'", f"a multiple of 1/{STEPS} in [1, {MOST_BITS}]", bits)
+        return float(self.meta_number("bits", 1, MOST_BITS))
 
     @property
     def window(self) -> int:
         """Bits of a state."""
-        return self.meta_number("window", self.bits, MOST_WINDOW)
+        return self.meta_number("window", math.ceil(self.bits), MOST_WINDOW)
 
     @property
     def seed(self) -> int:
         """Of the rotation of columns."""
         return self.meta_number("seed", 0, MOST_SEED)
 
+    @property
+    def code(self) -> int:
+        """What the numbers of states are: TABLE or COMPUTED."""
+        if "code" not in self.meta:
+            return TABLE
+        return self.meta_number("code", TABLE, COMPUTED)
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         rows, columns = self.shape
-        codes = unpack_stream(self.buffers["codes"], self.bits)
-        start = torch.zeros_like(codes[:, 0])
-        states = states_of(codes, start, self.bits, self.window)
-        values = table(self.window).to(codes.device)[states]
+        states = states_of(self.buffers["codes"], self.bits, self.window)
+        if self.code == COMPUTED:
+            values = computed_numbers(states)
+        else:
+            values = table(self.window).to(states.device)[states]
         scaled = values * self.buffers["scales"].float()[:, None]
         rotated = from_tiles(scaled)[:rows, :columns]
         transposed = unrotate(rotated, self.seed).T.contiguous()
         return unrotate(transposed, self.seed + 1).T.contiguous().to(dtype)
 
     @property
-    def table(self) -> Float32[Tensor, " states"]:
-        """The numbers that the codes stand for."""
-        return table(self.window)
+    def nominal_bits(self) -> float:
+        return self.bits
 
     @property
-    def nominal_bits(self) -> float:
-        return float(self.bits)
+    def kernel_kind(self) -> tuple[object, ...]:
+        return (self.code, self.bits)
 
     def cpu_linear(
         self, inputs: Float32[Tensor, "tokens in"]
@@ -120,8 +174,9 @@ class TrellisWeight(PackedWeight):
         library = cpu.library_for(codes, scales)
         if library is None:
             return None
+        numbers = table(self.window) if self.code == TABLE else None
         return cpu.TrellisKernel(
-            library, self.shape, self.bits, self.window, self.seed, codes, scales, self.table
+            library, self.shape, self.bits, self.window, self.seed, codes, scales, numbers
         )
 
     def gpu_linear(
@@ -129,13 +184,13 @@ class TrellisWeight(PackedWeight):
     ) -> Float32[Tensor, "tokens out"] | None:
         from luq.formats.kernels import gpu  # imports triton, which is optional
 
-        constants = _constants(*self.shape, self.seed, self.window, inputs.device)
-        column_signs, row_signs, numbers = constants
+        if self.code == TABLE:
+            return None
+        column_signs, row_signs = _signs(*self.shape, self.seed, inputs.device)
         return gpu.trellis_linear(
             inputs,
             codes=self.buffers["codes"],
             scales=self.buffers["scales"],
-            table=numbers,
             column_signs=column_signs,
             row_signs=row_signs,
             bits=self.bits,
@@ -144,46 +199,39 @@ class TrellisWeight(PackedWeight):
 
 
 @lru_cache(maxsize=64)
-def _constants(
-    rows: int, columns: int, seed: int, window: int, device: torch.device
-) -> tuple[Float32[Tensor, " in"], Float32[Tensor, " out"], Float32[Tensor, " states"]]:
-    """Signs of columns and of rows, and the table, on a device."""
-    column_signs = signs(columns, seed).to(device)
-    row_signs = signs(rows, seed + 1).to(device)
-    return column_signs, row_signs, table(window).to(device)
+def _signs(
+    rows: int, columns: int, seed: int, device: torch.device
+) -> tuple[Float32[Tensor, " in"], Float32[Tensor, " out"]]:
+    """Signs of columns and of rows, on a device."""
+    return signs(columns, seed).to(device), signs(rows, seed + 1).to(device)
 
 
 def states_of(
-    codes: Integer[Tensor, "strips weights"],
-    before: Integer[Tensor, " strips"],
-    bits: int,
-    window: int,
+    stream: UInt8[Tensor, "strips bytes"], bits: float, window: int
 ) -> Int32[Tensor, "strips weights"]:
-    """The state after each code, from the states before the first."""
-    steps = -(-window // bits)  # codes that a state reaches back
-    code_mask = (1 << bits) - 1
-    past = [before >> bits * back & code_mask for back in range(steps - 1, -1, -1)]
-    stream = torch.cat([torch.stack(past, 1), codes.int()], 1)
-    states = torch.zeros_like(codes, dtype=torch.int32)
-    for back in range(steps):
-        states |= stream[:, steps - back : stream.shape[1] - back] << (bits * back)
-    return states & ((1 << window) - 1)
+    """The state of each weight: the last `window` bits of the stream, up to its own."""
+    weights = round(8 * stream.shape[1] / bits)
+    last_bits = code_ends(weights, bits).to(stream.device) - 1
+    # A window lies in the last three bytes. Before the stream's first bit are zeros.
+    padded = torch.nn.functional.pad(stream, (2, 0)).int()
+    last_bytes = (last_bits >> 3) + 2
+    words = padded[:, last_bytes]
+    words |= padded[:, last_bytes - 1] << 8
+    words |= padded[:, last_bytes - 2] << 16
+    bits_behind = (7 - last_bits % 8).int()
+    return words >> bits_behind & ((1 << window) - 1)
 
 
-def unpack_stream(
-    stream: UInt8[Tensor, "strips bytes"], bits: int
-) -> Int32[Tensor, "strips weights"]:
-    """uint8 [strips, bytes] -> int32 codes [strips, weights]."""
-    bit_places = torch.arange(7, -1, -1, dtype=torch.uint8, device=stream.device)
-    code_places = torch.arange(bits - 1, -1, -1, dtype=torch.int32, device=stream.device)
-    flat = ((stream.unsqueeze(-1) >> bit_places) & 1).view(len(stream), -1, bits).int()
-    return (flat << code_places).sum(-1, dtype=torch.int32)
-
-
-def pack_stream(codes: UInt8[Tensor, "strips weights"], bits: int) -> UInt8[Tensor, "strips bytes"]:
-    """uint8 codes [strips, weights] -> uint8 [strips, bytes]: a tile makes whole bytes."""
-    planes = codes.unsqueeze(-1) >> torch.arange(bits - 1, -1, -1, dtype=torch.uint8) & 1
-    return torch.from_numpy(np.packbits(planes.view(len(codes), -1).numpy(), axis=1))
+def stream_of(
+    states: Integer[Tensor, "strips weights"], bits: float
+) -> UInt8[Tensor, "strips bytes"]:
+    """The stream whose weights have these states, highest bits first: a tile makes whole bytes."""
+    most = math.ceil(bits)
+    places = torch.arange(most - 1, -1, -1)
+    planes = (states.cpu()[:, :, None] >> places & 1).to(torch.uint8)
+    # of each state, the bits that its weight shifts in
+    is_new = places < code_widths(states.shape[1], bits)[:, None]
+    return torch.from_numpy(np.packbits(planes[:, is_new].numpy(), axis=1))
 
 
 def to_tiles(weight: Float32[Tensor, "rows columns"]) -> Float32[Tensor, "strips weights"]:

@@ -42,7 +42,8 @@ def linear(
         )
     elif x.device.type == "cuda" and has_triton():
         stored = next(iter(weight.buffers.values()))
-        kind = (weight.format, weight.shape, tuple(stored.shape), x.dtype, x.device)
+        shapes = (weight.shape, tuple(stored.shape))
+        kind = (weight.format, *weight.kernel_kind, *shapes, x.dtype, x.device)
         outputs = checked(
             kind,
             lambda: weight.gpu_linear(inputs.contiguous()),
@@ -54,7 +55,7 @@ def linear(
 def _cpu_kind(weight: PackedWeight, answer: str) -> Kind:
     """Of the C function that gives this answer: numbers of bits, the planes, have their own."""
     stored = next(iter(weight.buffers.values()))
-    return (weight.format, "cpu", answer, tuple(stored.shape[:-1]))
+    return (weight.format, *weight.kernel_kind, "cpu", answer, tuple(stored.shape[:-1]))
 
 
 def checked(

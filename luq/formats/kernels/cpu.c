@@ -410,16 +410,19 @@ static inline __attribute__((always_inline)) void trellis_step(float value, cons
     }
 }
 
+/* Bits of a stream before its weight t, at `quarters` / 4 bits a weight. */
+static inline int64_t bits_before(int64_t t, int64_t quarters) { return t * quarters / 4; }
+
 /* Viterbi search of bit-shift trellises: each sequence of `length` values goes on from its own state, the last `window` bits of its
- * stream, and a step shifts `bits` new ones in from below. The least sum of (value - table[state])^2 wins; of equal ones the lowest.
- * window >= bits + 4. Returns 0, or 1 without memory. */
-int luq_trellis_encode(const float *values, const float *table, int32_t *states, uint8_t *codes, int64_t sequences, int64_t length,
-                       int64_t bits, int64_t window) {
-    const int64_t count = (int64_t)1 << window, stems = count >> bits;
+ * stream, and a step shifts its code's bits in from below. The least sum of (value - numbers[state])^2 wins; of equal ones the lowest.
+ * path [sequences, length]: the states. window >= quarters / 4 + 4. Returns 0, or 1 without memory. */
+int luq_trellis_encode(const float *values, const float *numbers, const int32_t *states, int32_t *path, int64_t sequences,
+                       int64_t length, int64_t quarters, int64_t window) {
+    const int64_t count = (int64_t)1 << window, most = count >> (quarters / 4); /* stems of the narrowest codes */
     int failed = 0;
 #pragma omp parallel
     {
-        float *memory = malloc(2 * (size_t)count * sizeof(float) + (size_t)(length * stems));
+        float *memory = malloc(2 * (size_t)count * sizeof(float) + (size_t)(length * most));
         uint8_t *from = memory ? (uint8_t *)(memory + 2 * count) : NULL;
         if (!memory) {
 #pragma omp atomic write
@@ -433,11 +436,12 @@ int luq_trellis_encode(const float *values, const float *table, int32_t *states,
             cost[states[s]] = 0;
             for (int64_t t = 0; t < length; t++) {
                 const float value = values[s * length + t];
+                const int64_t bits = bits_before(t + 1, quarters) - bits_before(t, quarters), stems = count >> bits;
                 switch (bits) {
-                case 1: trellis_step(value, table, cost, next, from + t * stems, stems, 1); break;
-                case 2: trellis_step(value, table, cost, next, from + t * stems, stems, 2); break;
-                case 3: trellis_step(value, table, cost, next, from + t * stems, stems, 3); break;
-                case 4: trellis_step(value, table, cost, next, from + t * stems, stems, 4); break;
+                case 1: trellis_step(value, numbers, cost, next, from + t * most, stems, 1); break;
+                case 2: trellis_step(value, numbers, cost, next, from + t * most, stems, 2); break;
+                case 3: trellis_step(value, numbers, cost, next, from + t * most, stems, 3); break;
+                case 4: trellis_step(value, numbers, cost, next, from + t * most, stems, 4); break;
                 }
                 float *swap = cost;
                 cost = next, next = swap;
@@ -445,10 +449,10 @@ int luq_trellis_encode(const float *values, const float *table, int32_t *states,
             int64_t at = 0;
             for (int64_t i = 1; i < count; i++)
                 if (cost[i] < cost[at]) at = i;
-            states[s] = (int32_t)at;
             for (int64_t t = length - 1; t >= 0; t--) {
-                codes[s * length + t] = (uint8_t)(at & ((1 << bits) - 1));
-                at = at >> bits | (int64_t)from[t * stems + (at >> bits)] << (window - bits);
+                const int64_t bits = bits_before(t + 1, quarters) - bits_before(t, quarters);
+                path[s * length + t] = (int32_t)at;
+                at = at >> bits | (int64_t)from[t * most + (at >> bits)] << (window - bits);
             }
         }
         free(memory);
@@ -456,26 +460,28 @@ int luq_trellis_encode(const float *values, const float *table, int32_t *states,
     return failed;
 }
 
-/* The eight weights from t on (a multiple of 8) of a strip's stream, unscaled: table entries at the last `window` bits, window <= 16. */
-static inline __attribute__((always_inline)) void trellis_eight(const uint8_t *stream, const float *table, int64_t t, const int bits,
-                                                                int window, float *out) {
-    const int64_t end = t + 8, last = end * bits / 8; /* eight weights end with a byte */
+/* 64 bits of a stream that end at bit `end`, the last one lowest; what lies before the stream is zero. */
+static inline uint64_t bits_until(const uint8_t *stream, int64_t end) {
+    const int64_t last = (end + 7) / 8;
     uint64_t word = 0;
     if (last >= 8) {
         memcpy(&word, stream + last - 8, 8);
         word = __builtin_bswap64(word);
     } else
         for (int64_t i = 0; i < last; i++) word = word << 8 | stream[i];
-    const uint64_t mask = ((uint64_t)1 << window) - 1;
-    for (int i = 0; i < 8; i++) out[i] = table[word >> (7 - i) * bits & mask];
+    return word >> (8 * last - end);
 }
 
-#define BY_BITS(run)                                                                                                  \
-    switch (bits) {                                                                                                   \
-    case 1: run(1); break;                                                                                            \
-    case 2: run(2); break;                                                                                            \
-    case 3: run(3); break;                                                                                            \
+#define BY_QUARTERS(run)                                                                                              \
+    switch (quarters) {                                                                                               \
     case 4: run(4); break;                                                                                            \
+    case 5: run(5); break;                                                                                            \
+    case 6: run(6); break;                                                                                            \
+    case 7: run(7); break;                                                                                            \
+    case 8: run(8); break;                                                                                            \
+    case 12: run(12); break;                                                                                          \
+    case 16: run(16); break;                                                                                          \
+    default: run(quarters); break;                                                                                    \
     }
 
 /* Blocks of a dimension whose neighbours stand `step` floats apart, for `lanes` columns beside each other: the same sums in the same
@@ -494,34 +500,108 @@ static inline __attribute__((always_inline)) void hadamard(float *x, int64_t siz
         for (int64_t c = 0; c < lanes; c++) x[j * step + c] *= factor;
 }
 
-typedef struct { const uint8_t *codes; const uint16_t *scales; const float *table; int64_t width, bits, window; } Coded;
+typedef struct { const uint8_t *codes; const float *table; int64_t width, window; } Coded;
 
-static inline __attribute__((always_inline)) void trellis_row(const Coded *w, int64_t r, int64_t c, const int bits, float *out) {
-    const uint8_t *stream = w->codes + r / 16 * 2 * w->width * bits;
-    trellis_eight(stream, w->table, 16 * c + 16 * (r % 16), bits, (int)w->window, out);
-    trellis_eight(stream, w->table, 16 * c + 16 * (r % 16) + 8, bits, (int)w->window, out + 8);
+#if defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#define WHOLE_WINDOWS
+#endif
+typedef uint64_t L8 __attribute__((vector_size(64)));
+typedef uint32_t U8 __attribute__((vector_size(32)));
+typedef int32_t I8 __attribute__((vector_size(32)));
+typedef float F8 __attribute__((vector_size(32)));
+
+/* A row of trellis codes, of which sixteen weights are read at a time. */
+typedef struct {
+    const uint8_t *stream; /* of the strip */
+    int64_t bytes;         /* of the stream */
+    int64_t first;         /* bits before the row's first weight */
+    int64_t row;           /* in the strip */
+#ifdef WHOLE_WINDOWS
+    /* Sixteen weights and their windows lie in sixteen bytes. Each lane takes the three that its window ends in, highest first. */
+    __m512i taken, behind;
+#endif
+} Strand;
+
+static inline __attribute__((always_inline)) Strand strand_of(const Coded *w, int64_t r, const int quarters) {
+    Strand strand;
+    strand.bytes = w->width * quarters / 2;
+    strand.stream = w->codes + r / 16 * strand.bytes;
+    strand.row = r % 16;
+    strand.first = 4 * quarters * strand.row;
+#ifdef WHOLE_WINDOWS
+    uint8_t taken[64];
+    uint32_t behind[16];
+    for (int i = 0; i < 16; i++) {
+        const int64_t last = strand.first % 8 + (i + 1) * quarters / 4 - 1; /* bit of the window, from the third byte on */
+        for (int k = 0; k < 4; k++) taken[4 * i + k] = (uint8_t)(k < 3 ? last / 8 + 2 - k : 0x80); /* 0x80: zero */
+        behind[i] = (uint32_t)(7 - last % 8);
+    }
+    strand.taken = _mm512_loadu_si512(taken);
+    strand.behind = _mm512_loadu_si512(behind);
+#endif
+    return strand;
+}
+
+/* Sixteen weights from column c on, unscaled. Without a table a state stands for (sum of the bytes of FACTOR * state + OFFSET - 510)
+ * / 128. */
+static inline __attribute__((always_inline)) Lanes sixteen(const Coded *w, const Strand *strand, int64_t c, const int quarters) {
+#ifdef WHOLE_WINDOWS
+    if (!w->table) {
+        const int64_t from = (strand->first + 4 * quarters * c) / 8 - 2;
+        const uint8_t *at = strand->stream + from;
+        uint8_t room[16] = {0};
+        if (from < 0 || strand->bytes - from < 16) { /* before and behind the stream are zeros */
+            for (int64_t i = from < 0 ? -from : 0; i < fewer(16, strand->bytes - from); i++) room[i] = at[i];
+            at = room;
+        }
+        const __m512i near = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)at));
+        const __m512i windows = _mm512_srlv_epi32(_mm512_shuffle_epi8(near, strand->taken), strand->behind);
+        const __m512i states = _mm512_and_si512(windows, _mm512_set1_epi32((1 << w->window) - 1));
+        const __m512i product = _mm512_mullo_epi32(states, _mm512_set1_epi32(0x3A43AB75));
+        const __m512i mixed = _mm512_add_epi32(product, _mm512_set1_epi32(0x3A897E77));
+        const __m512i sum = _mm512_dpbusd_epi32(_mm512_set1_epi32(-510), mixed, _mm512_set1_epi8(1));
+        return TIMES(_mm512_cvtepi32_ps(sum), 0x1p-7f);
+    }
+#endif
+    float numbers[16];
+    const uint64_t mask = ((uint64_t)1 << w->window) - 1;
+    for (int half = 0; half < 2; half++) { /* eight weights and a window are less than 64 bits */
+        const int64_t end = strand->first + 4 * quarters * c + 2 * quarters * (half + 1);
+        const uint64_t word = bits_until(strand->stream, end);
+        L8 behind;
+        for (int i = 0; i < 8; i++) behind[i] = (uint64_t)(2 * quarters - (i + 1) * quarters / 4);
+        if (w->table) {
+            for (int i = 0; i < 8; i++) numbers[8 * half + i] = w->table[word >> (2 * quarters - (i + 1) * quarters / 4) & mask];
+            continue;
+        }
+        const U8 states = __builtin_convertvector(((L8){0} + word) >> behind & mask, U8);
+        const U8 mixed = states * 0x3A43AB75u + 0x3A897E77u;
+        const U8 pairs = (mixed & 0x00ff00ffu) + (mixed >> 8 & 0x00ff00ffu);
+        const I8 sums = (I8)((pairs + (pairs >> 16)) & 0xffffu) - 510;
+        const F8 eight = __builtin_convertvector(sums, F8) * 0x1p-7f;
+        memcpy(numbers + 8 * half, &eight, sizeof eight);
+    }
+    return LOAD(numbers);
 }
 
 /* y = x W^T: x is rotated, multiplied and the result turned back. work: `width` floats, the columns filled up to a multiple of 16.
- * signs: of the columns, then of the rows; blocks and factors: of columns and rows. */
+ * signs: of the columns, then of the rows; blocks and factors: of columns and rows. table: of format version 1, or NULL. */
 void luq_trellis_matvec(const uint8_t *codes, const uint16_t *scales, const float *table, const float *signs, const float *x, float *work,
-                        float *y, int64_t rows, int64_t columns, int64_t width, int64_t bits, int64_t window, int64_t block_in,
+                        float *y, int64_t rows, int64_t columns, int64_t width, int64_t quarters, int64_t window, int64_t block_in,
                         int64_t block_out, const float *factors) {
-    const Coded w = {codes, scales, table, width, bits, window};
+    const Coded w = {codes, table, width, window};
     for (int64_t c = 0; c < width; c++) work[c] = c < columns ? x[c] * signs[c] : 0.0f;
     hadamard(work, columns, block_in, 1, 1, factors[0]);
 #define RUN(n)                                                                                                        \
-    for (int64_t c = 0; c < width; c += 16) {                                                                         \
-        float value[16];                                                                                              \
-        trellis_row(&w, r, c, n, value);                                                                              \
-        for (int i = 0; i < 16; i++) sum[i] += value[i] * work[c + i];                                                \
-    }
+    do {                                                                                                              \
+        const Strand strand = strand_of(&w, r, n);                                                                    \
+        for (int64_t c = 0; c < width; c += 16) total += sixteen(&w, &strand, c, n) * LOAD(work + c);                 \
+    } while (0)
 #pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t r = 0; r < rows; r++) {
-        float sum[16] = {0}, total = 0;
-        BY_BITS(RUN)
-        for (int i = 0; i < 16; i++) total += sum[i];
-        y[r] = total * half_to_float(scales[r / 16]);
+        Lanes total = ALL(0.0f);
+        BY_QUARTERS(RUN)
+        y[r] = SUM(total) * half_to_float(scales[r / 16]);
     }
 #undef RUN
     hadamard(y, rows, block_out, 1, 1, factors[1]);
@@ -530,20 +610,24 @@ void luq_trellis_matvec(const uint8_t *codes, const uint16_t *scales, const floa
 
 /* The weight [rows, columns], both rotations undone. */
 void luq_trellis_unpack(const uint8_t *codes, const uint16_t *scales, const float *table, const float *signs, float *out, int64_t rows,
-                        int64_t columns, int64_t width, int64_t bits, int64_t window, int64_t block_in, int64_t block_out,
+                        int64_t columns, int64_t width, int64_t quarters, int64_t window, int64_t block_in, int64_t block_out,
                         const float *factors) {
-    const Coded w = {codes, scales, table, width, bits, window};
+    const Coded w = {codes, table, width, window};
 #define RUN(n)                                                                                                        \
-    for (int64_t c = 0; c < width; c += 16) {                                                                         \
-        float value[16];                                                                                              \
-        trellis_row(&w, r, c, n, value);                                                                              \
-        for (int i = 0; i < 16 && c + i < columns; i++) to[c + i] = value[i] * scale;                                 \
-    }
+    do {                                                                                                              \
+        const Strand strand = strand_of(&w, r, n);                                                                    \
+        for (int64_t c = 0; c < width; c += 16) {                                                                     \
+            const Lanes scaled = TIMES(sixteen(&w, &strand, c, n), scale);                                            \
+            float value[16];                                                                                          \
+            STORE(value, scaled);                                                                                     \
+            memcpy(to + c, value, (size_t)fewer(16, columns - c) * sizeof(float));                                    \
+        }                                                                                                             \
+    } while (0)
 #pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t r = 0; r < rows; r++) {
         const float scale = half_to_float(scales[r / 16]);
         float *to = out + r * columns;
-        BY_BITS(RUN)
+        BY_QUARTERS(RUN)
         hadamard(to, columns, block_in, 1, 1, factors[0]);
         for (int64_t c = 0; c < columns; c++) to[c] *= signs[c];
     }

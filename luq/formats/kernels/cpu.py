@@ -76,6 +76,11 @@ def longs(*values: int) -> list[ctypes.c_int64]:
     return [ctypes.c_int64(value) for value in values]
 
 
+def quarters(bits: float) -> int:
+    """Bits of a trellis code in quarters, as cpu.c counts them."""
+    return round(4 * bits)
+
+
 def _with_room(inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens in_and_room"]:
     """The inputs with zeros behind each token: cpu.c reads sixteen columns at a time."""
     return torch.nn.functional.pad(inputs, (0, LANES))
@@ -269,16 +274,19 @@ def _rotation(rows: int, columns: int, seed: int) -> Rotation:
 
 @dataclass(frozen=True)
 class TrellisKernel:
-    """Streams of bits that look up weights in a table; see `luq.formats.trellis`."""
+    """Streams of bits with a window for each weight; see `luq.formats.trellis`.
+
+    `table` has the numbers of format version 1; without it they are computed.
+    """
 
     library: ctypes.CDLL
     shape: tuple[int, int]
-    bits: int
+    bits: float
     window: int
     seed: int
     codes: UInt8[Tensor, "strips bytes"]
     scales: Float16[Tensor, " strips"]
-    table: Float32[Tensor, " states"]
+    table: Float32[Tensor, " states"] | None
 
     @property
     def _rotation(self) -> Rotation:
@@ -296,8 +304,8 @@ class TrellisKernel:
 
     @property
     def _sizes(self) -> list[ctypes.c_int64]:
-        rotation = self._rotation
-        return longs(*self.shape, self._width, self.bits, self.window, *rotation.blocks)
+        stream = (self._width, quarters(self.bits), self.window)
+        return longs(*self.shape, *stream, *self._rotation.blocks)
 
     def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
         outputs = torch.empty(len(inputs), self.shape[0])

@@ -5,6 +5,8 @@ turns it into the number that `dequantize` gives, in fp32, and adds up in fp32. 
 kernel does not know is None, and then torch unpacks the weight.
 """
 
+import math
+
 import torch
 import triton
 from jaxtyping import Float, Float16, Float32, Int32, UInt8
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from luq.formats.incoherence import hadamard
 from luq.formats.kernels import triton_kernels
+from luq.formats.kernels.cpu import quarters
 
 BLOCK = 16  # rows of a program
 WORD = 32  # columns that an integer kernel reads at a time
@@ -19,6 +22,7 @@ WORDS = 8  # of them at a time
 WIDTH = 64  # columns at a time, of binary and ternary weights
 TILE = 16  # rows of a strip of trellis codes, and columns of a tile
 TILES = 4  # of trellis codes at a time
+PERIOD = 4  # trellis codes at a fraction of a bit, a multiple of 1/4, repeat their widths
 SPLIT = 64  # tiles of a strip for one program: with few strips most of a GPU would be idle
 
 
@@ -116,10 +120,9 @@ def trellis_linear(
     inputs: Float[Tensor, "tokens in"],
     codes: UInt8[Tensor, "strips bytes"],
     scales: Float16[Tensor, " strips"],
-    table: Float32[Tensor, " states"],
     column_signs: Float32[Tensor, " in"],
     row_signs: Float32[Tensor, " out"],
-    bits: int,
+    bits: float,
     window: int,
 ) -> Float32[Tensor, "tokens out"]:
     """See `luq.formats.trellis`. Both rotations are applied to the vectors, not to the weight."""
@@ -133,11 +136,10 @@ def trellis_linear(
         padded,
         codes,
         scales,
-        table,
         sums,
         strips,
         tiles,
-        BITS=bits,
+        QUARTERS=quarters(bits),
         WINDOW=window,
         TILE=TILE,
         TILES=TILES,
@@ -149,20 +151,25 @@ def trellis_linear(
 
 def search(
     values: Float32[Tensor, "sequences length"],
-    table: Float32[Tensor, " states"],
+    numbers: Float32[Tensor, " states"],
     states: Int32[Tensor, " sequences"],
-    bits: int,
+    bits: float,
     window: int,
-) -> tuple[UInt8[Tensor, "sequences length"], Int32[Tensor, " sequences"]]:
-    """Viterbi's search, as `luq.formats.kernels.searches.viterbi`."""
+) -> Int32[Tensor, "sequences length"]:
+    """Viterbi's search, as `luq.formats.kernels.searches.viterbi`; whole tile rows."""
     values = values.contiguous()
     device = values.device
-    codes = torch.empty(values.shape, dtype=torch.uint8, device=device)
-    last = torch.empty_like(states)
-    choices = torch.empty(*values.shape, 1 << (window - bits), dtype=torch.uint8, device=device)
-    buffers = (values, table, states.contiguous(), codes, last, choices)
+    path = torch.empty(values.shape, dtype=torch.int32, device=device)
+    most_stems = 1 << (window - math.floor(bits))
+    choices = torch.empty(*values.shape, most_stems, dtype=torch.uint8, device=device)
+    buffers = (values, numbers, states.contiguous(), path, choices)
     # eight warps hold the 2^12 costs of the usual window in registers
     triton_kernels.viterbi[(len(values),)](
-        *buffers, values.shape[1], BITS=bits, WINDOW=window, num_warps=8
+        *buffers,
+        values.shape[1],
+        QUARTERS=quarters(bits),
+        PERIOD=1 if float(bits).is_integer() else PERIOD,
+        WINDOW=window,
+        num_warps=8,
     )
-    return codes, last
+    return path

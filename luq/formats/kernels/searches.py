@@ -11,16 +11,17 @@ from functools import lru_cache, partial
 from importlib.util import find_spec
 
 import torch
-from jaxtyping import Float, Float32, Float64, Int32, Integer, UInt8
+from jaxtyping import Float, Float32, Float64, Int32, Integer
 from torch import Tensor
 
-from luq.formats.kernels.cpu import address, library, longs
+from luq.formats.kernels.cpu import address, library, longs, quarters
+from luq.formats.packing import code_widths
 
 log = logging.getLogger(__name__)
 WIDEST_BLOCK = 1024  # columns, for which cpu.c has room
 SMALLEST_STEMS = 4  # bits of a window beyond a code's: cpu.c takes sixteen stems at a time
 FAR = 1e30  # cost of a state in which no path begins
-Search = tuple[UInt8[Tensor, "sequences length"], Int32[Tensor, " sequences"]]
+Path = Int32[Tensor, "sequences length"]
 
 
 @lru_cache(maxsize=1)
@@ -30,59 +31,47 @@ def has_triton() -> bool:
 
 def viterbi(
     values: Float32[Tensor, "sequences length"],
-    table: Float32[Tensor, " states"],
+    numbers: Float32[Tensor, " states"],
     states: Integer[Tensor, " sequences"],
-    bits: int,
+    bits: float,
     window: int,
-) -> Search:
-    """The best codes, in torch: slow, and what the compiled searches are compared with.
+) -> Path:
+    """The best path, in torch: slow, and what the compiled searches are compared with.
 
     Args:
-        values: What is coded.
-        table: The numbers that the 2^window states stand for.
+        values: What is coded; the first one is at the beginning of a tile.
+        numbers: What the 2^window states stand for.
         states: In which each sequence begins.
         bits: Bits of a code.
         window: Bits of a state.
 
     Returns:
-        Codes [sequences, length] with the least squared error, and the last states.
+        The states [sequences, length] with the least squared error.
     """
-    numbers = table.to(values.device)
-    fan = 1 << bits  # predecessors of a state, and successors
-    stems = 1 << (window - bits)  # a stem is what predecessors of a state have in common
-    cost = torch.full((len(values), fan * stems), FAR, device=values.device)
+    numbers = numbers.to(values.device)
+    widths = code_widths(values.shape[1], bits).tolist()
+    cost = torch.full((len(values), 1 << window), FAR, device=values.device)
     cost[torch.arange(len(values)), states.long()] = 0
     choices = []
-    for t in range(values.shape[1]):
+    for t, width in enumerate(widths):
+        fan = 1 << width  # predecessors of a state, and successors
+        stems = 1 << (window - width)  # a stem is what predecessors of a state have in common
         least, best = cost.view(-1, fan, stems).min(1)
         choices.append(best.to(torch.uint8))
         error = values[:, t, None] - numbers
         cost = least.repeat_interleave(fan, 1) + error * error
     state = cost.argmin(1)
-    last = state.int()
-    codes = []
-    for best in reversed(choices):
-        codes.append((state & (fan - 1)).to(torch.uint8))
-        stem = state >> bits
-        predecessor = best.gather(1, stem[:, None])[:, 0].long()
-        state = stem | predecessor << (window - bits)
-    return torch.stack(codes[::-1], 1), last
-
-
-def _walk(
-    search: Search, states: Tensor, bits: int, window: int
-) -> Integer[Tensor, "sequences length"]:
-    """The states that a search's codes lead through."""
-    state = states.long()
     path = []
-    for code in search[0].long().unbind(1):
-        state = (state << bits | code) & ((1 << window) - 1)
-        path.append(state)
-    return torch.stack(path, 1)
+    for best, width in zip(reversed(choices), reversed(widths), strict=True):
+        path.append(state.int())
+        stem = state >> width
+        predecessor = best.gather(1, stem[:, None])[:, 0].long()
+        state = stem | predecessor << (window - width)
+    return torch.stack(path[::-1], 1)
 
 
 @lru_cache(maxsize=32)
-def _gpu_agrees(bits: int, window: int, device: torch.device) -> bool:
+def _gpu_agrees(bits: float, window: int, device: torch.device) -> bool:
     """Whether the GPU's search runs and agrees: a driver or a card may not like the kernel."""
     from triton.errors import TritonError
 
@@ -100,14 +89,14 @@ def _gpu_agrees(bits: int, window: int, device: torch.device) -> bool:
 
 
 @lru_cache(maxsize=32)
-def _cpu_agrees(kernels: ctypes.CDLL, bits: int, window: int) -> bool:
+def _cpu_agrees(kernels: ctypes.CDLL, bits: float, window: int) -> bool:
     """Whether the search that was compiled here agrees: a compiler may err."""
     return _agrees(partial(_cpu_search, kernels), bits, window, torch.device("cpu"))
 
 
 def _agrees(
-    compiled_search: Callable[[Tensor, Tensor, Tensor, int, int], Search],
-    bits: int,
+    compiled_search: Callable[[Tensor, Tensor, Tensor, float, int], Tensor],
+    bits: float,
     window: int,
     device: torch.device,
 ) -> bool:
@@ -116,13 +105,13 @@ def _agrees(
     values = torch.randn(4, 40, generator=generator).to(device)
     numbers = torch.randn(1 << window, generator=generator).to(device)
     states = torch.arange(4, dtype=torch.int32, device=device)
-    fast = compiled_search(values, numbers, states, bits, window)
-    fast_path = _walk(fast, states, bits, window)
-    slow_path = _walk(viterbi(values, numbers, states, bits, window), states, bits, window)
-    fast_error = (values - numbers[fast_path]).square().sum(1)
-    slow_error = (values - numbers[slow_path]).square().sum(1)
-    same = torch.allclose(fast_error, slow_error, rtol=1e-4)
-    same = same and torch.equal(fast_path[:, -1].int(), fast[1])
+    fast_path = compiled_search(values, numbers, states, bits, window)
+    slow_path = viterbi(values, numbers, states, bits, window)
+    same = _is_path(fast_path, states, bits, window)
+    if same:
+        fast_error = (values - numbers[fast_path.long()]).square().sum(1)
+        slow_error = (values - numbers[slow_path.long()]).square().sum(1)
+        same = torch.allclose(fast_error, slow_error, rtol=1e-4)
     if not same:
         log.warning(
             "the compiled search of trellis codes (%s) gives other paths than torch's: torch"
@@ -132,13 +121,22 @@ def _agrees(
     return same
 
 
+def _is_path(path: Tensor, states: Tensor, bits: float, window: int) -> bool:
+    """Whether each state follows from the one before it."""
+    before = torch.cat([states[:, None], path[:, :-1]], 1)
+    shifts = code_widths(path.shape[1], bits).to(path.device)
+    is_state = (path >= 0) & (path < 1 << window)
+    follows = path >> shifts == (before << shifts & ((1 << window) - 1)) >> shifts
+    return bool((is_state & follows).all())
+
+
 def trellis(
     values: Float32[Tensor, "sequences length"],
-    table: Float32[Tensor, " states"],
+    numbers: Float32[Tensor, " states"],
     states: Integer[Tensor, " sequences"],
-    bits: int,
+    bits: float,
     window: int,
-) -> Search | None:
+) -> Path | None:
     """As `viterbi`, compiled; None where nothing compiled can do it.
 
     Raises:
@@ -149,24 +147,25 @@ def trellis(
             return None
         from luq.formats.kernels import gpu  # imports triton, which is optional
 
-        return gpu.search(values, table.to(values.device), states, bits, window)
+        return gpu.search(values, numbers.to(values.device), states, bits, window)
     fits = values.device.type == "cpu" and window >= bits + SMALLEST_STEMS
     kernels = library() if fits else None
     if kernels is None or not _cpu_agrees(kernels, bits, window):
         return None
-    return _cpu_search(kernels, values, table, states, bits, window)
+    return _cpu_search(kernels, values, numbers, states, bits, window)
 
 
 def _cpu_search(
-    kernels: ctypes.CDLL, values: Tensor, table: Tensor, states: Tensor, bits: int, window: int
-) -> Search:
+    kernels: ctypes.CDLL, values: Tensor, numbers: Tensor, states: Tensor, bits: float, window: int
+) -> Path:
     values = values.contiguous()
-    last = states.int().clone()
-    codes = torch.empty(values.shape, dtype=torch.uint8)
-    pointers = [address(tensor) for tensor in (values, table, last, codes)]
-    if kernels.luq_trellis_encode(*pointers, *longs(*values.shape, bits, window)):
+    path = torch.empty(values.shape, dtype=torch.int32)
+    states = states.int().contiguous()
+    pointers = [address(tensor) for tensor in (values, numbers, states, path)]
+    sizes = longs(*values.shape, quarters(bits), window)
+    if kernels.luq_trellis_encode(*pointers, *sizes):
         raise MemoryError("no memory for the search of a trellis: choose a smaller tier.window")
-    return codes, last
+    return path
 
 
 def billm_errors(

@@ -137,19 +137,24 @@ def ternary(
     tl.store(y + token * rows + row, total, mask=row < rows)
 
 
+# Of the computed trellis code, as in `luq.formats.trellis`.
+FACTOR = tl.constexpr(0x3A43AB75)
+OFFSET = tl.constexpr(0x3A897E77)
+
+
 @triton.jit
 @no_type_check
 def trellis(
-    x, codes, scales, table, y, strips, tiles,
-    BITS: tl.constexpr, WINDOW: tl.constexpr,
+    x, codes, scales, y, strips, tiles,
+    QUARTERS: tl.constexpr, WINDOW: tl.constexpr,
     TILE: tl.constexpr, TILES: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """x [tokens, tiles * TILE], rotated; y [parts, tokens, strips * TILE], not rotated yet.
 
-    Each part is from SPLIT tiles.
+    Each part is from SPLIT tiles. Codes have QUARTERS / 4 bits.
     """
     strip, token, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    stream = codes + strip.to(tl.int64) * tiles * (TILE * TILE * BITS // 8)
+    stream = codes + strip.to(tl.int64) * tiles * (TILE * TILE * QUARTERS // 32)
     lane = tl.arange(0, TILE)
     total = tl.zeros((TILE,), tl.float32)
     for start in range(part * SPLIT, tl.minimum((part + 1) * SPLIT, tiles), TILES):
@@ -159,7 +164,7 @@ def trellis(
             tile[:, None, None] * (TILE * TILE) + lane[None, :, None] * TILE + lane[None, None, :]
         )
         # the window ends with the weight's last bit, and lies in at most three bytes
-        last_bit = (weight + 1) * BITS - 1
+        last_bit = (weight + 1) * QUARTERS // 4 - 1
         last_byte = last_bit >> 3
         bits = tl.load(stream + last_byte, mask=inside, other=0).to(tl.int32)
         bits |= (
@@ -171,41 +176,63 @@ def trellis(
             << 16
         )
         state = (bits >> (7 - (last_bit & 7))) & ((1 << WINDOW) - 1)
+        mixed = state.to(tl.uint32) * FACTOR + OFFSET
+        pairs = (mixed & 0x00FF00FF) + ((mixed >> 8) & 0x00FF00FF)
+        byte_sum = ((pairs + (pairs >> 16)) & 0xFFFF).to(tl.int32)
+        number = (byte_sum - 510).to(tl.float32) * (1.0 / 128)
         column = tile[:, None] * TILE + lane[None, :]
         value = tl.load(x + token * tiles * TILE + column, mask=tile[:, None] < tiles, other=0.0)
-        total += tl.sum(tl.sum(tl.load(table + state) * value[:, None, :], 2), 0)
+        total += tl.sum(tl.sum(number * value[:, None, :], 2), 0)
     total *= tl.load(scales + strip).to(tl.float32)
     tl.store(y + ((part * tl.num_programs(1) + token) * strips + strip) * TILE + lane, total)
 
 
 @triton.jit
 @no_type_check
-def viterbi(
-    values, table, states, codes, last, choices, length,
-    BITS: tl.constexpr, WINDOW: tl.constexpr,
-):  # fmt: skip
-    """One sequence a program; choices [sequences, length, stems]: each stem's best predecessor."""
+def viterbi_step(cost, error, choice, BITS: tl.constexpr, WINDOW: tl.constexpr):
+    """The costs [states] after a code of BITS; choice [stems]: their best predecessors."""
     FAN: tl.constexpr = 1 << BITS
     STEMS: tl.constexpr = 1 << (WINDOW - BITS)
+    least, best = tl.min(tl.reshape(cost, (FAN, STEMS)), axis=0, return_indices=True)
+    tl.store(choice + tl.arange(0, STEMS), best.to(tl.uint8))
+    spread = tl.broadcast_to(least[:, None], (STEMS, FAN))
+    return tl.reshape(spread, (FAN * STEMS,)) + error
+
+
+@triton.jit
+@no_type_check
+def viterbi(
+    values, numbers, states, path, choices, length,
+    QUARTERS: tl.constexpr, PERIOD: tl.constexpr, WINDOW: tl.constexpr,
+):  # fmt: skip
+    """One sequence a program; choices [sequences, length, stems]: each stem's best predecessor.
+
+    Codes have QUARTERS / 4 bits, and PERIOD of them repeat their widths; length: whole periods.
+    """
+    STATES: tl.constexpr = 1 << WINDOW
+    MOST: tl.constexpr = STATES >> (QUARTERS // 4)  # stems of the narrowest codes
     first = tl.program_id(0).to(tl.int64) * length
-    state = tl.arange(0, FAN * STEMS)
-    numbers = tl.load(table + state)
+    state = tl.arange(0, STATES)
+    number = tl.load(numbers + state)
     cost = tl.where(state == tl.load(states + tl.program_id(0)), 0.0, 1e30)
-    for t in range(length):
-        least, best = tl.min(tl.reshape(cost, (FAN, STEMS)), axis=0, return_indices=True)
-        tl.store(choices + (first + t) * STEMS + tl.arange(0, STEMS), best.to(tl.uint8))
-        error = tl.load(values + first + t) - numbers
-        cost = (
-            tl.reshape(tl.broadcast_to(least[:, None], (STEMS, FAN)), (FAN * STEMS,))
-            + error * error
-        )
+    for start in range(0, length, PERIOD):
+        for phase in tl.static_range(PERIOD):
+            t = start + phase
+            error = tl.load(values + first + t) - number
+            cost = viterbi_step(
+                cost,
+                error * error,
+                choices + (first + t) * MOST,
+                BITS=(phase + 1) * QUARTERS // 4 - phase * QUARTERS // 4,
+                WINDOW=WINDOW,
+            )
     path_state = tl.argmin(cost, axis=0)
-    tl.store(last + tl.program_id(0), path_state)
     tl.debug_barrier()  # what all threads stored is read below
     for i in range(length):
         t = length - 1 - i
-        tl.store(codes + first + t, (path_state & (FAN - 1)).to(tl.uint8))
-        stem = path_state >> BITS
+        tl.store(path + first + t, path_state)
+        bits = (t + 1) * QUARTERS // 4 - t * QUARTERS // 4
+        stem = path_state >> bits
         path_state = stem | (
-            tl.load(choices + (first + t) * STEMS + stem).to(tl.int32) << (WINDOW - BITS)
+            tl.load(choices + (first + t) * MOST + stem).to(tl.int32) << (WINDOW - bits)
         )

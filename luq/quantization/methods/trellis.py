@@ -1,53 +1,56 @@
-"""Trellis-coded quantization: 1 to 4 bits a weight and a scale per strip of rows, nothing else.
+"""Trellis-coded quantization: 1 to 4 bits a weight, also fractions, and a scale per strip of rows.
 
 | symbol | in the code | meaning |
 |---|---|---|
 | T | `target` | the weight, rotated on both sides and filled up to whole tiles |
 | H | `metric` | the Hessian, rotated and filled up likewise |
 | U | `upper` | upper triangle with U^T U = (H + damping)^-1 |
-| V | `values` | table entries that the codes stand for |
+| V | `values` | numbers that the states stand for |
 | s | `scale` | of a strip |
 
 Weight and Hessian are rotated, so that weights look Gaussian. In each strip of 16 rows the codes of
-all columns are one stream of bits; the number that a weight stands for is an entry of a fixed table
-of 2^window Gaussian values, at the last `window` bits of the stream. Tiles of 16 x 16 weights are
-searched by Viterbi's algorithm one after the other, each from where the one before it ended, and
-GPTQ's error feedback runs between them.
+all columns are one stream of bits; the number that a weight stands for is computed from the last
+`window` bits of the stream, so that those of all states are nearly Gaussian. At 1.25 bits every
+fourth weight shifts two new bits in and the others one; all weights have windows of the same
+length, so that none is worse. Tiles of 16 x 16 weights are searched by Viterbi's algorithm one
+after the other, each from where the one before it ended, and GPTQ's error feedback runs between
+them.
 """
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from luq.config import TrellisTier
 from luq.formats.incoherence import rotate_
 from luq.formats.kernels import searches
 from luq.formats.trellis import (
+    COMPUTED,
     TILE,
     TrellisWeight,
+    all_numbers,
     from_tiles,
-    pack_stream,
-    states_of,
-    table,
+    stream_of,
     to_tiles,
 )
 from luq.quantization import hessian as hessians
 from luq.quantization.hessian import Factor, HessianCache
 
 SEED = 1  # of the rotations
-# The scale of the table over the standard deviation of the weights, by bits. Found by trying gains
-# on Gaussian weights without feedback (window 12), not published: each gives an error within half a
-# percent of the least one.
-GAIN = {1: 0.88, 2: 1.02, 3: 1.05, 4: 1.07}
+# The scale of the numbers over the standard deviation of the weights, at whole bits; between them
+# it is interpolated. Found by `python benchmarks/trellis_codes.py`: each gives an error within half
+# a percent of the least one.
+GAIN = {1: 0.76, 2: 0.885, 3: 0.935, 4: 0.985}
 # Factors on it that are tried for each weight, for feedback changes what is to be coded. Not
 # published; the steps are about as wide as the minimum over the gain is flat.
 TRIED = (1.0, 0.9, 1.1)
 SAMPLE = 32  # strips with which they are tried, and that are worked on at a time
 BLOCK = 512  # columns whose feedback reaches all later ones at once
 # Least and largest spread of a strip: with GAIN and TRIED, scales stay normal fp16 numbers.
-LEAST_SPREAD = 2.0**-14
+LEAST_SPREAD = 2.0**-13
 LARGEST_SPREAD = 2.0**15
 
 
@@ -69,7 +72,6 @@ class Trellis:
         """As in `Quantizer`."""
         rows, columns = weight.shape
         bits = self.tier.bits
-        window = self.tier.window
         checked = hessians.checked(hessian, columns)
         target = hessians.without_dead_columns(weight, checked)
         rotate_(target, SEED)
@@ -83,11 +85,17 @@ class Trellis:
         if stride > 1:
             encoded = encoder.encode(slice(None), encoded.factor)
         buffers = {
-            "codes": pack_stream(encoded.codes.cpu(), bits).to(weight.device),
+            "codes": stream_of(encoded.states, bits).to(weight.device),
             "scales": encoded.scale.half(),
         }
         return TrellisWeight(
-            buffers, (rows, columns), bits=bits, window=window, seed=SEED, damping=factor.damping
+            buffers,
+            (rows, columns),
+            bits=int(bits) if bits.is_integer() else bits,
+            window=self.tier.window,
+            seed=SEED,
+            code=COMPUTED,
+            damping=factor.damping,
         )
 
     def _rotate(self, hessian: Float[Tensor, "in in"]) -> Rotated:
@@ -121,15 +129,20 @@ def _spreads(
     return (energy / counts.to(energy)).sqrt().clamp(LEAST_SPREAD, LARGEST_SPREAD)
 
 
+def gain(bits: float) -> float:
+    """The scale of the numbers over the standard deviation of the weights."""
+    return float(np.interp(bits, list(GAIN), list(GAIN.values())))
+
+
 class Encoded(NamedTuple):
-    """Codes and scales of some strips, and what came of them.
+    """States and scales of some strips, and what came of them.
 
     `error` is tr(D H D^T) of D = sV - T, without its part tr(T H T^T) that no code can change;
     `factor` is the factor on the gain.
     """
 
     error: float
-    codes: UInt8[Tensor, "strips weights"]
+    states: Int32[Tensor, "strips weights"]
     scale: Float[Tensor, " strips"]
     factor: float
 
@@ -171,20 +184,20 @@ class Encoder:
     def encode(self, strips: slice, factor: float) -> Encoded:
         """Some strips with one factor on the gain."""
         target = self.target.view(self.strips, TILE, -1)[strips].flatten(0, 1)
-        scale = self.spread[strips] * GAIN[self.tier.bits] * factor
-        codes, values = encode_tiles(target, self.upper, scale, self.tier.bits, self.tier.window)
+        scale = self.spread[strips] * gain(self.tier.bits) * factor
+        states, values = encode_tiles(target, self.upper, scale, self.tier.bits, self.tier.window)
         scale, error = best_scales(target, values, self.metric, scale)
-        return Encoded(error, codes, scale, factor)
+        return Encoded(error, states, scale, factor)
 
 
 def search(
     values: Float[Tensor, "sequences length"],
     states: Int[Tensor, " sequences"],
-    bits: int,
+    bits: float,
     window: int,
-) -> tuple[UInt8[Tensor, "sequences length"], Int[Tensor, " sequences"]]:
-    """The codes of least squared error for each sequence from its state, and the last states."""
-    numbers = table(window)
+) -> Int32[Tensor, "sequences length"]:
+    """The states of least squared error for each sequence, from the state before it."""
+    numbers = all_numbers(window)
     compiled = searches.trellis(values, numbers, states, bits, window)
     if compiled is not None:
         return compiled
@@ -195,35 +208,35 @@ def encode_tiles(
     target: Float[Tensor, "rows columns"],
     upper: Float[Tensor, "columns columns"],
     scale: Float[Tensor, " strips"],
-    bits: int,
+    bits: float,
     window: int,
-) -> tuple[UInt8[Tensor, "strips weights"], Float[Tensor, "rows columns"]]:
+) -> tuple[Int32[Tensor, "strips weights"], Float[Tensor, "rows columns"]]:
     """Code tile by tile with error feedback: GPTQ's algorithm 1 with tiles in place of columns.
 
     Args:
         target: T.
         upper: U.
-        scale: s, with which the table is searched.
+        scale: s, with which the numbers are searched.
         bits: of a code.
         window: bits of a state.
 
     Returns:
-        Codes in the order of the stream, and the table's values V for them.
+        States in the order of the stream, and the numbers V that they stand for.
     """
     work = target.clone()  # T, compensated for the errors of the tiles before
     values = torch.empty_like(target)
-    numbers = table(window).to(target.device)
+    numbers = all_numbers(window).to(target.device)
     columns = target.shape[1]
     row_scale = scale.repeat_interleave(TILE)[:, None]
     states = torch.zeros(len(scale), dtype=torch.int32, device=target.device)
-    code_parts = []
+    state_parts = []
     for begin in range(0, columns, BLOCK):
         stop = min(begin + BLOCK, columns)
         errors = torch.empty(len(work), stop - begin, device=work.device)
         for start in range(begin, stop, TILE):
             end = start + TILE
             tile = to_tiles(work[:, start:end].contiguous())
-            # The first row of the next tile is searched too, and its codes are dropped: so the
+            # The first row of the next tile is searched too, and dropped: so the
             # tile ends where the stream can go on well. This tile's feedback is not in it.
             lookahead = work[::TILE, end : end + TILE]
             if end == stop:
@@ -231,11 +244,9 @@ def encode_tiles(
                 factors = upper[begin:start, end : end + TILE]
                 lookahead = lookahead - errors[::TILE, : start - begin] @ factors
             sequence = torch.cat([tile, lookahead], 1) / scale[:, None]
-            codes, _ = search(sequence, states, bits, window)
-            codes = codes[:, : TILE**2]
-            path = states_of(codes, states, bits, window)
+            path = search(sequence, states, bits, window)[:, : TILE**2]
             states = path[:, -1]
-            code_parts.append(codes)
+            state_parts.append(path)
             tile_values = from_tiles(numbers[path])
             values[:, start:end] = tile_values
             # E = (T - sV) U_tile^-1, for the triangle of U at this tile
@@ -245,7 +256,7 @@ def encode_tiles(
             errors[:, start - begin : end - begin] = error
             work[:, end:stop] -= error @ upper[start:end, end:stop]
         work[:, stop:] -= errors @ upper[begin:stop, stop:]
-    return torch.cat(code_parts, 1), values
+    return torch.cat(state_parts, 1), values
 
 
 def best_scales(

@@ -52,7 +52,14 @@ BAD = {
     ),
     "quantile": (lambda: AllocationConfig("threshold", quantile=1.5), r"in \[0, 1\]"),
     "bits": (lambda: GptqTier(bits=5), r"tier\.bits=5 .* 2, 3, 4 or 8"),
-    "bits of a trellis": (lambda: TrellisTier(bits=8), r"tier\.bits=8 .* 1, 2, 3 or 4"),
+    "bits of a trellis": (lambda: TrellisTier(bits=8), r"tier\.bits=8 .* 1/4 in \[1, 4\]"),
+    "a third of a bit": (lambda: TrellisTier(bits=4 / 3), r"tier\.bits=1\.33.* multiple of 1/4"),
+    "less than a bit": (lambda: TrellisTier(bits=0.5), r"tier\.bits=0\.5 .* in \[1, 4\]"),
+    "no bits": (lambda: TrellisTier(bits=float("nan")), r"tier\.bits=nan .* in \[1, 4\]"),
+    "a window for a fraction": (
+        lambda: TrellisTier(bits=1.25, window=5),
+        r"tier\.window=5 .* in \[bits \+ 4, 16\]",
+    ),
     "bits to nearest": (lambda: RtnTier(bits=1), r"tier\.bits=1"),
     "narrow window": (
         lambda: TrellisTier(bits=4, window=7),

@@ -94,7 +94,11 @@ NAN = float("nan")
 INFINITY = float("inf")
 # Values that no parameter of that name can have, and what the error says is allowed.
 IMPOSSIBLE: dict[str, tuple[list[object], str]] = {
-    "bits": ([0, -1, 5, 17, 10**20, NAN, 4.0, True, "4", None], "2, 3, 4 or 8|1, 2, 3 or 4|int"),
+    "bits": ([0, -1, 5, 17, 10**20, NAN, 4.0, True, "4", None], "2, 3, 4 or 8|int"),
+    "trellis.bits": (
+        [0, -1, 0.75, 1.1, 4.25, 5, 10**20, NAN, INFINITY, True, "4", None],
+        r"a multiple of 1/4 in \[1, 4\]|float",
+    ),
     "group_size": (
         [-1, -128, 10**20, NAN, INFINITY, 64.0, True, "64", None],
         "0 .*or at least 1|int",
@@ -115,7 +119,8 @@ PARAMETERS = [(method, entry.name) for method, kind in TIERS.items() for entry i
 
 @pytest.mark.parametrize(("method", "name"), PARAMETERS)
 def test_an_impossible_parameter_is_named_with_what_is_allowed(method: str, name: str) -> None:
-    values, allowed = IMPOSSIBLE[name]
+    values, allowed = IMPOSSIBLE.get(f"{method}.{name}", IMPOSSIBLE.get(name, ([], "")))
+    assert values
     for value in values:
         with pytest.raises(ConfigError, match=rf"^quantizer\.tiers\.it\.{name}=.* ({allowed})"):
             quantizer(method=method, **{name: value})

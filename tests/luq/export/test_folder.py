@@ -22,7 +22,7 @@ from luq.config import QuantizerConfig
 from luq.config.building import build
 from luq.errors import ModelError
 from luq.export import folder as folders
-from luq.export.about import ABOUT, GUARD, GUARD_ENTRY, read_about
+from luq.export.about import ABOUT, FORMAT_VERSION, GUARD, GUARD_ENTRY, read_about
 from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import read_layer, write_layer
 from luq.models.checkpoint import check_files
@@ -424,7 +424,7 @@ def test_luq_is_light_until_transformers_comes() -> None:
 
 def test_luq_json_says_the_run_and_gives_it_back(exported: Path) -> None:
     content = json.loads((exported / ABOUT).read_text())
-    assert content["format_version"] == 1
+    assert content["format_version"] == FORMAT_VERSION
     assert content["layout"] == "luq"
     assert content["command"] == "luq run allocation.k=4"
     assert content["memory"]["stored_bits"] == 2.5
@@ -494,7 +494,7 @@ def test_the_config_is_the_source_s_and_what_is_packed(exported: Path) -> None:
     assert config.pop(GUARD_ENTRY) == GUARD
     assert config == source
     assert packing["quant_method"] == "luq"
-    assert packing["format_version"] == 1
+    assert packing["format_version"] == FORMAT_VERSION
     assert [layer["tier"] for layer in packing["layers"]] == list(TIERS)
     assert packing["layers"][9]["other_tiers"] == dict.fromkeys(OTHERS, "billm_faithful")
     assert "other_tiers" not in packing["layers"][8]

@@ -21,18 +21,20 @@ from luq.allocation.allocations import Allocation
 from luq.config import QuantizerConfig
 from luq.config.building import build
 from luq.errors import ModelError
-from luq.export import hf
+from luq.export import about, hf
+from luq.export import folder as folders
 from luq.export.about import GUARD, GUARD_ENTRY, read_about
 from luq.export.checksums import verify
 from luq.export.folder import PackedModel, export
 from luq.formats import kernels
-from luq.formats.layer_file import write_layer
+from luq.formats.layer_file import PackedLayer, write_layer
 from luq.formats.linear import PackedLinear
 from luq.models.vlm import VLM
 from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.methods import make_quantizer
 from tests.conftest import correlated
 from tests.luq.export.facts import CARD, RUN
+from tests.luq.formats.weights import coded
 
 CONF = Path(__file__).parents[3] / "conf"
 SOURCE = POCKET / "pocket_llava"
@@ -496,3 +498,31 @@ def test_a_pipeline_asks_the_folder(folder: Path, questions: list[tuple[str, Ima
     (answer,) = of_folder(text=messages, **settings)
     (expected,) = of_model(text=messages, **settings)
     assert answer["generated_text"] == expected["generated_text"] != ""
+
+
+def test_a_folder_of_format_version_1_answers_as_it_did(
+    vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trellis codes look their numbers up in a table, and nothing says so."""
+    for module in (about, folders):
+        monkeypatch.setattr(module, "FORMAT_VERSION", 1)
+    layers, expected = [], {}
+    for index in range(len(vlm.layers)):
+        layer: PackedLayer = {}
+        for name, weight in vlm.original(index).items():
+            layer[name] = coded(*weight.shape, 2, code=None)
+            expected[f"{index}.{name}"] = layer[name].dequantize()
+        layers.append(tmp_path / f"layer{index}")
+        layers[-1].mkdir()
+        write_layer(layers[-1], layer)
+    plan = Allocation(["trellis2"] * len(layers))
+    target = export(PackedModel(SOURCE, layers, plan), tmp_path / "model")
+    monkeypatch.undo()
+    assert json.loads((target / about.ABOUT).read_text())["format_version"] == 1
+    assert '"code"' not in (target / "config.json").read_text()
+    for index, layer_module in enumerate(load(target).model.language_model.layers):
+        for name, linear in layer_module.named_modules():
+            if isinstance(linear, PackedLinear):
+                unpacked = kernels.unpack(linear.packed, torch.float32)
+                assert torch.equal(unpacked, expected.pop(f"{index}.{name}"))
+    assert not expected

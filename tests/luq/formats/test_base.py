@@ -121,7 +121,7 @@ def test_a_linear_has_rows_and_columns(name: str) -> None:
     [
         ("binary", "block", (-8, 0, 21, 8.0, "8", None, True)),
         ("row_column", "block", (-8, 0, 21, 8.0, "8", None, True)),
-        ("trellis", "bits", (-1, 0, 5, 99, 2.0)),
+        ("trellis", "bits", (-1, 0, 5, 99, 2.0, True, None)),
         ("trellis", "window", (1, 17, 40, -12, 12.0)),
         ("trellis", "seed", (-1, 2**31, 1.5)),
     ],

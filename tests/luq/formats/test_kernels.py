@@ -18,7 +18,7 @@ from luq.formats.integer import IntegerWeight
 from luq.formats.kernels import cache, cpu, searches
 from luq.formats.linear import PackedLinear
 from luq.formats.row_column import RowColumnWeight
-from luq.formats.trellis import TrellisWeight, states_of, table
+from luq.formats.trellis import COMPUTED, TrellisWeight, all_numbers
 from tests.luq.formats.weights import (
     GENERATOR,
     binaries,
@@ -102,8 +102,16 @@ CODED = [
     (33, 100, 1),
     (5, 13, 4),
     (48, 1040, 2),
-]  # rows, columns, bits
+    (33, 100, 1.25),
+    (20, 48, 1.5),
+    (3, 1040, 1.75),
+    (18, 40, 2.75),
+    (17, 16, 3.25, 16),
+    (17, 16, 1, 5),
+]  # rows, columns, bits, window
+CODED_BY_TABLE = [(33, 100, 1), (5, 13, 4), (17, 48, 2, 16)]
 CASES |= {f"trellis, {case}": coded(*case) for case in CODED}
+CASES |= {f"trellis of version 1, {case}": coded(*case, code=None) for case in CODED_BY_TABLE}
 CASES |= {f"ternary, {case}": ternaries(*case) for case in TERNARIES}
 CASES |= {f"row and column, {case}": row_columns(*case) for case in ROW_COLUMNS}
 CASES |= {f"binary, {case}": binaries(*case) for case in BINARIES}
@@ -503,7 +511,7 @@ def test_without_any_compiler_one_line_says_so(
 SANITIZED = """
 import torch
 from luq.formats.kernels import cpu, searches
-from luq.formats.trellis import table
+from luq.formats.trellis import all_numbers
 from tests.luq.formats.test_kernels import CASES, GENERATOR
 assert cpu.library() is not None
 for weight in CASES.values():
@@ -517,11 +525,11 @@ for rows, columns in ((1, 2), (5, 7), (3, 33), (2, 128), (1, searches.WIDEST_BLO
     for tried in (1, 9):
         thresholds = target.abs().flatten().quantile(torch.linspace(0, 1, tried))
         assert searches.billm_errors(target, thresholds) is not None
-for bits, window in ((1, 5), (1, 9), (2, 6), (3, 7), (4, 8), (4, 12)):
+for bits, window in ((1.0, 5), (1.0, 9), (2.0, 6), (3.0, 7), (4.0, 8), (4.0, 12), (1.25, 6), (3.5, 8)):
     for sequences, length in ((1, 1), (3, 13), (5, 40)):
         values = torch.randn(sequences, length, generator=GENERATOR)
         states = torch.randint(0, 1 << window, (sequences,), generator=GENERATOR)
-        assert searches.trellis(values, table(window), states, bits, window) is not None
+        assert searches.trellis(values, all_numbers(window), states, bits, window) is not None
 print("all kernels ran")
 """
 
@@ -604,7 +612,7 @@ def test_the_sanitizer_would_see_a_read_beyond_a_buffer(sanitized_cache: Path) -
 INTERPRETED = """
 import torch
 from luq.formats.kernels import gpu, searches
-from luq.formats.trellis import table
+from luq.formats.trellis import all_numbers
 from tests.luq.formats.test_kernels import CASES, GENERATOR, GPU, relative_error
 for name, weight in CASES.items():
     x = torch.randn(2, weight.shape[1], generator=GENERATOR)
@@ -615,12 +623,12 @@ for name, weight in CASES.items():
     assert found is not None, name
     error = relative_error(found, x, weight)
     assert error < 2e-6, (name, error)
-for bits, window in ((1, 6), (2, 6), (2, 8), (3, 7), (4, 8)):
+for bits, window in ((1.0, 6), (2.0, 6), (2.0, 8), (3.0, 7), (4.0, 8), (1.25, 6), (1.5, 7), (2.75, 8)):
     values = torch.randn(3, 12, generator=GENERATOR)
     states = torch.randint(0, 1 << window, (3,), generator=GENERATOR, dtype=torch.int32)
-    found = gpu.search(values, table(window), states, bits, window)
-    wanted = searches.viterbi(values, table(window), states, bits, window)
-    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1]), (bits, window)
+    found = gpu.search(values, all_numbers(window), states, bits, window)
+    wanted = searches.viterbi(values, all_numbers(window), states, bits, window)
+    assert torch.equal(found, wanted), (bits, window)
 print("same")
 """
 
@@ -738,9 +746,9 @@ def test_a_c_search_that_errs_is_left_for_torch_with_one_line(
     values = torch.randn(3, 20, generator=GENERATOR)
     states = torch.zeros(3, dtype=torch.int32)
     for _ in range(2):
-        codes = searches.trellis(values, table(8), states, 2, 8)
+        path = searches.trellis(values, all_numbers(8), states, 2.0, 8)
         errors = searches.billm_errors(values, 5)
-        assert (codes is None) == (function == "luq_trellis_encode")
+        assert (path is None) == (function == "luq_trellis_encode")
         assert (errors is None) == function.startswith("luq_billm")
     assert len(caplog.records) == bool(function)
 
@@ -756,10 +764,10 @@ STORED = dict(
     codes="*i32", zeros="*u8", y="*fp32",
 ) | dict.fromkeys(SIZES.split(), "i32")
 SEARCH = dict(
-    values="*fp32", table="*fp32", states="*i32", codes="*u8", last="*i32", choices="*u8"
+    values="*fp32", numbers="*fp32", states="*i32", path="*i32", choices="*u8"
 )
 HALVES = dict(x="*fp16", scales="*fp16")
-CODED = dict(x="*fp32", codes="*u8", scales="*fp16", table="*fp32", y="*fp32")
+CODED = dict(x="*fp32", codes="*u8", scales="*fp16", y="*fp32")
 TILES = dict(WINDOW=12, TILE=16, TILES=gpu.TILES, SPLIT=gpu.SPLIT)
 WIDE = dict(BLOCK=16, WIDTH=64)
 cases = [
@@ -769,9 +777,11 @@ cases = [
 for bits in (2, 3, 4, 8):
     constants = dict(ASYMMETRIC=True, BLOCK=16, WORDS=8, BITS=bits)
     cases.append((triton_kernels.integer, HALVES, constants))
-for bits in (1, 2, 3, 4):
-    cases.append((triton_kernels.trellis, CODED, TILES | dict(BITS=bits)))
-    cases.append((triton_kernels.viterbi, SEARCH, dict(BITS=bits, WINDOW=12)))
+for quarters in (4, 5, 8, 12, 16):
+    cases.append((triton_kernels.trellis, CODED, TILES | dict(QUARTERS=quarters)))
+    period = 4 if quarters % 4 else 1
+    constants = dict(QUARTERS=quarters, PERIOD=period, WINDOW=12)
+    cases.append((triton_kernels.viterbi, SEARCH, constants))
 for kernel, types, constants in cases:
     signature = {}
     for name in kernel.arg_names:
@@ -800,7 +810,9 @@ def test_triton_kernels_compile_for_gpus() -> None:
 
 
 def has_gpu_kernel(weight: PackedWeight) -> bool:
-    """Not integers in groups or rows that are no whole words, and not signs of rows and columns."""
+    """Not integers in groups or rows that are no whole words, signs of rows and columns, tables."""
+    if isinstance(weight, TrellisWeight):
+        return weight.code == COMPUTED
     if isinstance(weight, IntegerWeight):
         return weight.group_size % 32 == 0 and weight.shape[1] % 32 == 0
     return not isinstance(weight, RowColumnWeight)
@@ -810,17 +822,17 @@ GPU = [name for name, weight in CASES.items() if has_gpu_kernel(weight)]
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_the_search_of_trellis_codes_on_a_gpu(bits: int) -> None:
+@pytest.mark.parametrize("bits", [1.0, 1.25, 2.0, 3.0, 4.0])
+def test_the_search_of_trellis_codes_on_a_gpu(bits: float) -> None:
     values = torch.randn(40, 272, generator=GENERATOR).to("cuda")
     states = torch.arange(40, dtype=torch.int32, device="cuda")
     assert searches._gpu_agrees(bits, 12, values.device)
-    found = searches.trellis(values, table(12), states, bits, 12)
+    numbers = all_numbers(12)
+    found = searches.trellis(values, numbers, states, bits, 12)
     assert found is not None
     costs = []
-    for codes, _ in (found, searches.viterbi(values, table(12), states, bits, 12)):
-        path = states_of(codes, states, bits, 12).cpu()
-        costs.append((values.cpu() - table(12)[path]).square().sum(1))
+    for path in (found, searches.viterbi(values, numbers, states, bits, 12)):
+        costs.append((values.cpu() - numbers[path.cpu()]).square().sum(1))
     assert torch.allclose(*costs, rtol=1e-4)
 
 

@@ -1,18 +1,33 @@
+import hashlib
+import math
+from typing import NamedTuple
+
 import pytest
 import torch
 
 from luq.errors import StoreError
 from luq.formats.incoherence import unrotate
+from luq.formats.kernels import cpu
+from luq.formats.layer_file import read_layer, write_layer
 from luq.formats.trellis import (
     TrellisWeight,
+    all_numbers,
+    computed_numbers,
     from_tiles,
-    pack_stream,
     states_of,
+    stream_of,
     table,
     to_tiles,
-    unpack_stream,
 )
-from tests.luq.formats.weights import GENERATOR, coded
+from tests.luq.formats.weights import GENERATOR, coded, copies
+
+BITS = [1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.75, 4.0]
+
+
+def number(state: int) -> float:
+    """What a state stands for, as the format's documentation says it."""
+    mixed = (0x3A43AB75 * state + 0x3A897E77) % 2**32
+    return (sum(mixed.to_bytes(4, "little")) - 510) / 128
 
 
 def decode(weight: TrellisWeight) -> torch.Tensor:
@@ -27,42 +42,153 @@ def decode(weight: TrellisWeight) -> torch.Tensor:
         for byte in stream:
             stream_bits += [int(byte) >> place & 1 for place in range(7, -1, -1)]
         for t in range(16 * padded_columns):
-            recent = stream_bits[max(0, (t + 1) * bits - window) : (t + 1) * bits]
+            end = math.floor((t + 1) * bits)
+            recent = stream_bits[max(0, end - window) : end]
             state = int("".join(map(str, recent)), 2)
             tile, inside = divmod(t, 256)
-            value = numbers[state] * weight.buffers["scales"][strip].float()
+            value = number(state) if "code" in weight.meta else numbers[state]
+            value = value * weight.buffers["scales"][strip].float()
             rotated[16 * strip + inside // 16, 16 * tile + inside % 16] = value
     transposed = unrotate(rotated[:rows, :columns], seed).T.contiguous()
     return unrotate(transposed, seed + 1).T
 
 
-@pytest.mark.parametrize(("bits", "window"), [(1, 1), (1, 9), (2, 12), (3, 8), (4, 16)])
+@pytest.mark.parametrize(
+    ("bits", "window"),
+    [(1, 1), (1, 9), (2, 12), (3, 8), (4, 16), (1.25, 2), (1.5, 12), (1.75, 16), (3.5, 12)],
+)
 @pytest.mark.parametrize("shape", [(32, 48), (5, 40), (17, 16)])
-def test_the_format_is_what_it_says(bits: int, window: int, shape: tuple[int, int]) -> None:
+def test_the_format_is_what_it_says(bits: int | float, window: int, shape: tuple[int, int]) -> None:
     weight = coded(*shape, bits, window)
     assert torch.equal(weight.dequantize(), decode(weight))
     assert weight.nominal_bits == bits
-    assert torch.equal(weight.table, table(window))
+
+
+@pytest.mark.parametrize(("bits", "window"), [(1, 9), (2, 12), (4, 16)])
+def test_version_1_is_what_it_was(bits: int, window: int) -> None:
+    weight = coded(17, 40, bits, window, code=None)
+    assert torch.equal(weight.dequantize(), decode(weight))
+    said = TrellisWeight(weight.buffers, weight.shape, **weight.meta, code=1)
+    assert torch.equal(said.dequantize(), weight.dequantize())
+
+
+class Golden(NamedTuple):
+    """A weight that the encoder of format version 1 wrote, and what it decoded to."""
+
+    bits: int
+    window: int
+    shape: tuple[int, int]
+    codes: str
+    scales: str
+    digest: str  # SHA-256 of the fp32 numbers
+
+
+GOLDEN = [
+    Golden(
+        bits=1,
+        window=12,
+        shape=(5, 40),
+        codes=(
+            "a4921c29c1e6f75c532"
+            + "a" * 40
+            + "bd1c16b1936a1a0ddd3ca6e"
+            + "a" * 43
+            + "f4747ed5552dcfd9d039"
+            + "5" * 47
+        ),
+        scales="6937",
+        digest="91c667cae433ddd8ab41a957c9e27f0eaa2f94f30345527827c1dda7c6afb77a",
+    ),
+    Golden(
+        bits=2,
+        window=12,
+        shape=(17, 16),
+        codes=(
+            "7bd2982ad3a2f72cd58df47d026cb203b8204624cae1266d4a313205d64e27aaa24524ea"
+            + "43369b2a1713fee909c4e4553291f0ee2d3ec1f1b4003bf782eed6aed4a5b9"
+            + "5" * 122
+        ),
+        scales="3339e839",
+        digest="fcbc326dfde70b9ba48ef9f6763747ce524bd63c8872614ecb3a3af27bee6e77",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=["1 bit", "2 bits"])
+def test_files_of_version_1_give_the_numbers_that_they_gave(golden: Golden, tmp_path) -> None:
+    strips = -(-golden.shape[0] // 16)
+    codes = torch.tensor(list(bytes.fromhex(golden.codes)), dtype=torch.uint8)
+    scales = torch.tensor(list(bytes.fromhex(golden.scales)), dtype=torch.uint8)
+    buffers = {"codes": codes.view(strips, -1), "scales": scales.view(torch.float16)}
+    meta = {"bits": golden.bits, "window": golden.window, "seed": 1, "damping": 0.01}
+    weight = TrellisWeight(buffers, golden.shape, **meta)
+    write_layer(tmp_path, copies(weight))
+    for stored in read_layer(tmp_path).values():
+        assert stored.meta == meta
+        answers = [stored.dequantize(), stored.cpu_unpack(torch.float32)]
+        assert (answers[1] is None) == (cpu.library() is None)
+        for answer in answers:
+            if answer is not None:
+                assert hashlib.sha256(answer.numpy().tobytes()).hexdigest() == golden.digest
+
+
+def test_numbers_are_nearly_gaussian_and_exact() -> None:
+    states = torch.arange(2**16)
+    numbers = computed_numbers(states)
+    assert numbers[:300].tolist() == [number(state) for state in range(300)]
+    assert torch.equal(all_numbers(12), numbers[: 2**12])
+    assert float(numbers.mean()) == pytest.approx(0, abs=0.01)
+    assert float(numbers.square().mean()) == pytest.approx(4 / 3, rel=0.01)
+    kurtosis = numbers.pow(4).mean() / numbers.square().mean() ** 2
+    assert float(kurtosis) == pytest.approx(3 - 1.2 / 4, abs=0.05)  # of a sum of four uniform ones
+    assert torch.equal(numbers.half().float(), numbers)
 
 
 def test_ledger_classes() -> None:
     assert coded(17, 40, 3).ledger() == {"codes": 2 * 48 * 16 * 3 // 8, "scales": 4}
+    assert coded(17, 40, 1.25).ledger() == {"codes": 2 * 48 * 20 // 8, "scales": 4}
 
 
 def test_a_window_is_not_narrower_than_a_code() -> None:
-    weight = coded(16, 16, 3)
+    weight = coded(16, 16, 2.5)
     with pytest.raises(StoreError, match=r"'window' must be a whole number in \[3, 16\]"):
         TrellisWeight(weight.buffers, weight.shape, **{**weight.meta, "window": 2})
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_streams_are_highest_bit_first_and_come_back(bits: int) -> None:
-    codes = torch.randint(0, 2**bits, (3, 256), generator=GENERATOR).to(torch.uint8)
-    stream = pack_stream(codes, bits)
-    assert stream.shape == (3, 32 * bits)
-    assert torch.equal(unpack_stream(stream, bits).to(torch.uint8), codes)
-    written = "".join(format(int(code), f"0{bits}b") for code in codes[0])
-    assert "".join(format(int(byte), "08b") for byte in stream[0]) == written
+@pytest.mark.parametrize("bits", [0.75, 1.1, 4.25, float("nan"), float("inf"), 1e300, 2.0])
+def test_bits_are_whole_or_quarters(bits: float) -> None:
+    weight = coded(16, 16, 1.5)
+    with pytest.raises(StoreError, match="'bits' must be a"):
+        TrellisWeight(weight.buffers, weight.shape, **{**weight.meta, "bits": bits})
+
+
+def test_version_1_has_whole_bits() -> None:
+    with pytest.raises(StoreError, match="'bits' must be a whole number"):
+        coded(16, 16, 1.5, code=None)
+
+
+@pytest.mark.parametrize("code", [0, 3, 2.0, "2", None, True])
+def test_a_code_of_another_version_is_refused(code: object) -> None:
+    weight = coded(16, 16, 2)
+    with pytest.raises(StoreError, match=r"'code' must be a whole number in \[1, 2\]"):
+        TrellisWeight(weight.buffers, weight.shape, **{**weight.meta, "code": code})
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_streams_come_back(bits: float) -> None:
+    stream = torch.randint(0, 256, (3, int(32 * bits)), generator=GENERATOR).to(torch.uint8)
+    states = states_of(stream, bits, 12)
+    assert states.shape == (3, 256)
+    assert torch.equal(stream_of(states, bits), stream)
+
+
+def test_streams_are_highest_bit_first() -> None:
+    stream = torch.tensor([[0b10110001, 0b01000000, 0, 0, 0]], dtype=torch.uint8)
+    two_bits = [0b10, 0b1011, 0b1100, 0b0001, 0b0101]
+    assert states_of(stream, 2.0, 4)[0, :5].tolist() == two_bits
+    # codes of 1, 1, 1 and 2 bits
+    five_quarters = [0b1, 0b10, 0b101, 0b0110, 0b1100, 0b1000, 0b0001, 0b0101]
+    assert states_of(stream, 1.25, 4)[0, :8].tolist() == five_quarters
 
 
 def test_tiles_are_read_row_after_row_and_come_back() -> None:
@@ -75,13 +201,6 @@ def test_tiles_are_read_row_after_row_and_come_back() -> None:
     assert torch.equal(from_tiles(tiles), weight)
 
 
-def test_states_go_on_from_those_before() -> None:
-    codes = torch.tensor([[1, 2, 3]], dtype=torch.uint8)
-    before = torch.tensor([0b1101], dtype=torch.int32)
-    assert states_of(codes, before, 2, 4).tolist() == [[0b0101, 0b0110, 0b1011]]
-    assert states_of(codes, before, 2, 5).tolist() == [[0b10101, 0b10110, 0b11011]]
-
-
 @pytest.mark.parametrize(
     ("window", "first"),
     [
@@ -90,7 +209,7 @@ def test_states_go_on_from_those_before() -> None:
     ],
 )
 def test_the_table_never_changes(window: int, first: list[float]) -> None:
-    """Files depend on it."""
+    """Files of format version 1 depend on it."""
     numbers = table(window)
     assert numbers[:4].tolist() == first
     ranks = torch.arange(2**window) + 0.5

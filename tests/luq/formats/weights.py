@@ -11,7 +11,7 @@ from luq.formats.layer_file import PackedLayer
 from luq.formats.packing import pack_bits, pack_codes, pack_trits
 from luq.formats.row_column import RowColumnWeight
 from luq.formats.ternary import TernaryWeight
-from luq.formats.trellis import TrellisWeight
+from luq.formats.trellis import COMPUTED, TrellisWeight
 from luq.models.families import LINEARS
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -86,13 +86,17 @@ def row_columns(rows: int, columns: int, block: int, share: float) -> RowColumnW
     return RowColumnWeight(buffers, (rows, columns), block=block)
 
 
-def coded(rows: int, columns: int, bits: int, window: int = 12) -> TrellisWeight:
+def coded(
+    rows: int, columns: int, bits: int | float, window: int = 12, code: int | None = COMPUTED
+) -> TrellisWeight:
+    """`code` None: as files of format version 1 say it, not at all."""
     strips = -(-rows // 16)
     padded_columns = -(-columns // 16) * 16
-    stream = torch.randint(0, 256, (strips, 2 * padded_columns * bits), generator=GENERATOR)
+    stream = torch.randint(0, 256, (strips, int(2 * padded_columns * bits)), generator=GENERATOR)
     scales = torch.randn(strips, generator=GENERATOR).half()
     buffers = {"codes": stream.to(torch.uint8), "scales": scales}
-    return TrellisWeight(buffers, (rows, columns), bits=bits, window=window, seed=1)
+    meta = {} if code is None else {"code": code}
+    return TrellisWeight(buffers, (rows, columns), bits=bits, window=window, seed=1, **meta)
 
 
 def bit(buffer: Tensor, position: int) -> int:

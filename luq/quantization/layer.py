@@ -186,6 +186,7 @@ def quantize_layer(
     tiers: LayerTiers,
     states: list[State] | None,
     refiner: Refiner | None = None,
+    held_out: float = 0.0,
 ) -> PackedLayer:
     """All linears of one layer, each in its tier; the layer has its 16-bit linears again
     afterwards.
@@ -199,6 +200,7 @@ def quantize_layer(
         tiers: how its linears are stored.
         states: the layer's inputs; None only for tiers that need no data.
         refiner: tunes the layer meanwhile.
+        held_out: share of the batches that say how far Hessians are shrunk; 0: not at all.
 
     Raises:
         DataError: a Hessian is none; the message names layer and linear.
@@ -219,7 +221,7 @@ def quantize_layer(
             names = [name for group in part for name in group]
             by_linear: dict[str, Hessian] = {}
             if states is not None:
-                by_linear = hessians(layer, states, _calibrated(part, tiers))
+                by_linear = hessians(layer, states, _calibrated(part, tiers), held_out)
             if refiner is not None:
                 refiner.before(names, packed)
             for name in names:

@@ -67,7 +67,7 @@ def ledger_chart(study: Study, info: ParetoInfo, most: int = 16) -> Bars:
     table = table[table["part"].map(in_use)]
     caption = (
         "Measured on the stored files; the parts of a bar sum to the checkpoint. "
-        "Embeddings, head, norms, projector and vision stay 16-bit."
+        "Embeddings, head, norms, projector and vision without a kind of tensor are 16-bit."
     )
     axis = f"whole checkpoint, {unit.name}"
     return Bars("ledger", "Where the bytes are", caption, table, axis)

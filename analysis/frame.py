@@ -111,7 +111,8 @@ def _setting_columns(record: RunRecord) -> Row:
     """The settings that figures and tables tell plans apart by, and the plan that came of them.
 
     A plan of one tier has neither a low tier nor a number of layers in it, nor did it use an
-    order; one that needs no data (16-bit) has no calibration set.
+    order; one that needs no data (16-bit) has no calibration set. One that packs more than the
+    decoder's linears is no plan of one tier: what is called by a tier has a 16-bit rest.
     """
     config = record.config
     is_text = config.calibration.name == "text"
@@ -130,7 +131,7 @@ def _setting_columns(record: RunRecord) -> Row:
         "k": record.k if mixed else None,
         "layers": len(record.tiers),
         "mixed": mixed,
-        "tier": "" if mixed else record.tiers[0],
+        "tier": "" if mixed or config.quantizer.parts else record.tiers[0],
     }
 
 

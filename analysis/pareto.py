@@ -87,7 +87,7 @@ def _float_point(study: Study, benchmark: str) -> Row:
         "k": None,
         "mixed": False,
         "collapsed": False,
-        "bytes": 2 * memory.weights + memory.rest_bytes,
+        "bytes": 2 * memory.weights + memory.float_rest_bytes,
         "stored_bits": 16.0,
         "nominal_bits": 16.0,
         "score": score,

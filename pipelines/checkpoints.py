@@ -76,6 +76,7 @@ def exported_run(record: RunRecord) -> ExportedRun:
         memory=record.memory,
         versions=record.versions,
         git_sha=record.git_sha,
+        parts={part: record.config.quantizer.parts[part] for part in record.artefacts.parts},
     )
 
 
@@ -86,7 +87,7 @@ def export(outputs: Path, record: RunRecord, target: Path, layout: str = NATIVE_
         ModelError: the run's checkpoint is another one now, or the folder cannot be written.
         StoreError: a packed layer is not in the store any more, or is damaged.
     """
-    from luq.export.folder import PackedModel
+    from luq.export.folder import PackedModel, StoredPart
     from luq.export.folder import export as write_folder
     from luq.models.processors import load_processor
 
@@ -105,7 +106,12 @@ def export(outputs: Path, record: RunRecord, target: Path, layout: str = NATIVE_
         family = str(read_config(source)["model_type"])
         images = load_processor(source, family, config).image_processor.to_dict()
     allocation = Allocation(tuple(record.tiers), tuple(record.other_tiers))
-    model = PackedModel(source, folders, allocation, images)
+    tiers = record.config.quantizer.parts
+    parts = {
+        part: StoredPart(store.verify("parts", key), tiers[part])
+        for part, key in record.artefacts.parts.items()
+    }
+    model = PackedModel(source, folders, allocation, images, parts)
     return write_folder(model, target, exported_run(record), card_facts(record), chosen_layout)
 
 
@@ -178,6 +184,9 @@ def info(folder: Path, verify: bool = False) -> None:
 def _show_run(run: ExportedRun) -> None:
     """Print what luq.json says of the run."""
     console.out.print(f"allocation: {run.allocation}")
+    if run.parts:
+        beside = ", ".join(f"{part} in {tier}" for part, tier in run.parts.items())
+        console.out.print(f"beside it: {beside}")
     console.out.print(
         f"nominal {run.memory.nominal_bits:.2f}, stored {run.memory.stored_bits:.3f} bits per "
         "weight of the decoder's linears"

@@ -14,7 +14,7 @@ from luq.evaluation.answers import Kept, Scored, rows_of, scored
 from luq.evaluation.artefacts import Answers, Fidelity, Layers
 from luq.evaluation.measures import perplexity, perplexity_ratio, summarise_fidelity
 from luq.formats.memory import peak_bytes, reset_peak
-from luq.formats.sizes import LayerSize, memory, rest_ledger
+from luq.formats.sizes import LayerSize, memory
 from luq.models import devices
 from luq.models.weight_files import shards_of
 from luq.planning import LayerScores, allocate
@@ -188,7 +188,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     bench.quantize(graph.float_layers, "quantize 16-bit")
     end_walk(store.tools)
     part_sizes = bench.pack_parts()
-    rest = rest_ledger(store.get(graph.rest).ledger, part_sizes)
+    rest = store.get(graph.rest)
     answers = graph.answers(layers, graph.questions, graph.parts)
     float_answers = graph.answers(graph.float_layers, graph.questions)
     float_scores = bench.evaluate(float_answers, "evaluate 16-bit")
@@ -226,7 +226,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         plan=chosen.report,
         layer_scores=layer_scores.recorded() if graph.is_profiled else {},
         k=chosen.allocation.count(low) if low != high else len(layers),
-        memory=memory(sizes, rest, peak_bytes()),
+        memory=memory(sizes, rest.ledger, peak_bytes(), part_sizes),
         **score_part(scores, float_scores, measured_perplexity)._asdict(),
         fidelity=fidelity,
         perplexity=measured_perplexity,

@@ -23,7 +23,7 @@ from luq.config.unread import reads, unread
 from luq.errors import LuqError, system_message
 from luq.evaluation import scorers
 from luq.formats.memory import peak_bytes
-from luq.formats.sizes import memory, rest_ledger
+from luq.formats.sizes import memory
 from luq.planning import LayerScores
 from luq.questions import prompts
 from luq.store.keys import digest
@@ -139,8 +139,9 @@ def quantize(config: RunConfig, name: str) -> None:
     check_space(bench.graph, bench.store)
     layers = bench.graph.layers(choose(bench).allocation)
     sizes = bench.quantize(layers, "quantize")
-    rest = rest_ledger(bench.store.get(bench.graph.rest).ledger, bench.pack_parts())
-    console.out.print(console.memory_line(memory(sizes, rest, peak_bytes())))
+    parts = bench.pack_parts()
+    rest = bench.store.get(bench.graph.rest)
+    console.out.print(console.memory_line(memory(sizes, rest.ledger, peak_bytes(), parts)))
     folder = bench.store.root / "layers"
     console.out.print(f"packed layers: {folder}/<key>, keys in layer order:")
     console.out.print(" ".join(layer.key for layer in layers))

@@ -53,8 +53,8 @@ NUMBERS: dict[str, list[str]] = {
 NO_NUMBERS = ("nan", "inf", "-inf", "-2", "1e999", "abc", "[]", "{a: 1}")
 CHOICES = (
     "model.device", "calibration.weighting", "order.name", "order.modality", "allocation.name",
-    "allocation.error", "quantizer.low", "quantizer.high", "quantizer.propagation",
-    "evaluation.split", "evaluation.protocol", "tracking.name",
+    "allocation.error", "allocation.unit", "quantizer.low", "quantizer.high",
+    "quantizer.propagation", "evaluation.split", "evaluation.protocol", "tracking.name",
 )  # fmt: skip
 NO_CHOICES = ("nonsense", "''", "[]", "{a: 1}", "null")
 GROUPS = (
@@ -70,7 +70,7 @@ LISTS: dict[str, list[str]] = {
     "allocation.tiers": ["allocation=budget", "allocation.bits=3"],
 }
 NO_LISTS = ("[nonsense]", "[gqa,gqa]", "gqa", "[1]", "[[]]", "{a: 1}", "[null]")
-FLAGS = ("checkpoint", "model.stream", "model.do_pad", "evaluation.strict")
+FLAGS = ("checkpoint", "model.stream", "model.do_pad", "evaluation.strict", "allocation.tie")
 NO_FLAGS = ("nonsense", "2", "[]", "nan")
 TEXTS = (
     "model.name", "model.path", "model.data", "model.text", "calibration.source",

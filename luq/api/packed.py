@@ -20,7 +20,7 @@ from luq.calibration.artefacts import Calibration
 from luq.evaluation.artefacts import Layers, Packed, installed
 from luq.export import folder as export_folder
 from luq.formats.memory import peak_bytes
-from luq.formats.sizes import Memory, memory, rest_ledger
+from luq.formats.sizes import Memory, memory
 from luq.graph import check_parts
 from luq.models.in_memory import write_checkpoint
 from luq.quantization.artefacts import end_walk
@@ -65,8 +65,7 @@ class PackedModel:
         store = self.source.store
         sizes = [store.get(layer).size() for layer in self.layers]
         parts = {part.part: store.get(part).size() for part in self.graph.parts}
-        rest = rest_ledger(store.get(self.graph.rest).ledger, parts)
-        return memory(sizes, rest, peak_bytes())
+        return memory(sizes, store.get(self.graph.rest).ledger, peak_bytes(), parts)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that `AutoModelForImageTextToText` loads after `import luq`.
@@ -99,7 +98,11 @@ class PackedModel:
         if any(setting is not None for setting in source.checkpoint.config.image):
             images = source.processor.image_processor.to_dict()
         allocation = self.plan.allocation
-        packed = export_folder.PackedModel(checkpoint_folder, folders, allocation, images)
+        parts: dict[str, export_folder.StoredPart] = {}
+        for part in self.graph.parts:
+            folder = source.store.get(part).folder
+            parts[part.part] = export_folder.StoredPart(folder, part.name)
+        packed = export_folder.PackedModel(checkpoint_folder, folders, allocation, images, parts)
         return export_folder.export(packed, target)
 
 

@@ -15,7 +15,9 @@ from luq.errors import ConfigError, ModelError
 from luq.formats.sizes import Memory
 from luq.store.sealed import read_table, sealed
 
-FORMAT_VERSION = 2  # 1: trellis codes look their numbers up in a table; it is still read
+# 1: trellis codes look their numbers up in a table, and the decoder alone is packed; it is still
+# read.
+FORMAT_VERSION = 2
 NATIVE_LAYOUT = "luq"  # the folder's own layout, beside those of other libraries
 ABOUT = "luq.json"
 # An entry of config.json in which transformers looks for the name of the weight file. Without LUQ
@@ -46,6 +48,8 @@ class ExportedRun:
     git_sha: str | None
     # Linears in another tier than most of their layer. Earlier versions had none.
     other_tiers: list[LinearTier] = field(default_factory=list)
+    # Tiers of what is packed beside the decoder's linears, by part. Earlier versions had none.
+    parts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ shorter.
 
 import math
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from luq.allocation.allocations import Allocation
 from luq.errors import ModelError
-from luq.export.folder import Layout, Tensors
+from luq.export.folder import Layout, PackedModel, Tensors
 from luq.formats.base import IntegerGrid, PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.families import NO_DECODER, PARTS, fused_groups
@@ -148,7 +146,7 @@ def _check_groups(integers: dict[str, IntegerGrid], index: int, allocation: Allo
         )
 
 
-def config(folders: Sequence[Path], allocation: Allocation) -> dict[str, Any]:
+def config(model: PackedModel) -> dict[str, Any]:
     """The `quantization_config`: one group of linears per grid; a ModelError for what transformers
     could not load.
 
@@ -156,9 +154,15 @@ def config(folders: Sequence[Path], allocation: Allocation) -> dict[str, Any]:
     scales' fp16 (transformers
     5.23, compressed-tensors 0.20).
     """
+    if model.parts:
+        raise ModelError(
+            f"the run packs {', '.join(model.parts)}, for which --format compressed-tensors has no "
+            "place: leave --format out, or run without quantizer."
+            f"{', quantizer.'.join(model.parts)}"
+        )
     found: dict[Grid | None, dict[str, list[int]]] = {}
-    for index, folder in enumerate(folders):
-        for name, grid in _grids(read_layer(folder), index, allocation).items():
+    for index, folder in enumerate(model.folders):
+        for name, grid in _grids(read_layer(folder), index, model.allocation).items():
             found.setdefault(grid, {}).setdefault(name, []).append(index)
     plain, grids = (
         _patterns(found.pop(None, {})),

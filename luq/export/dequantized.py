@@ -4,21 +4,18 @@ The folder is a checkpoint like the source: what it says is what the packed mode
 rounding of its weights to the source's type. It has the source's size.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from luq.allocation.allocations import Allocation
 from luq.errors import ModelError
-from luq.export.folder import Layout, Tensors
+from luq.export.folder import Layout, PackedModel, Tensors
 from luq.formats.base import PackedWeight
 
 DEQUANTIZED = "dequantized"
 
 
-def no_quantization(folders: Sequence[Path], allocation: Allocation) -> dict[str, Any]:
+def no_quantization(model: PackedModel) -> dict[str, Any]:
     """Nothing: the folder's config says of no linear that it is packed."""
     return {}
 

@@ -1,13 +1,13 @@
 """An allocation as a Hugging Face folder: a checkpoint with packed layers in place of its linears.
 
-It is written shard by shard, so that no more than one is in memory. Everything that is not a
-decoder linear is copied as it stands.
+It is written shard by shard, so that no more than one is in memory. What is not packed is copied
+as it stands.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from luq.allocation.allocations import Allocation
+from luq.config.quantizer import EMBEDDINGS, HEAD
 from luq.errors import ModelError
 from luq.export.about import (
     ABOUT,
@@ -32,10 +33,10 @@ from luq.export.checksums import checksums
 from luq.formats import tensor_files
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.models.checkpoint import SETTINGS, check_files
+from luq.models.checkpoint import SETTINGS, check_files, is_tied
 from luq.models.families import decoder_weight, part_of, short_name
 from luq.models.settings_files import read_config, sees_images
-from luq.models.weight_files import INDEX, shards_of
+from luq.models.weight_files import INDEX, plain_name, shards_of
 from luq.store import durable
 from luq.store.store import write_json
 from luq.store.writers import sole_writer
@@ -48,14 +49,11 @@ READABLE_BY_ALL = 0o644  # safetensors makes files that only their owner can rea
 Tensors = dict[str, tuple[Tensor, str]]
 
 
-class Layout(NamedTuple):
-    """How packed linears stand in a folder."""
+class StoredPart(NamedTuple):
+    """Something beside the decoder's linears that is packed."""
 
-    name: str
-    # The `quantization_config`, from the layers' folders and tiers; empty if there is none.
-    config: Callable[[Sequence[Path], Allocation], dict[str, Any]]
-    # What the file holds of one linear.
-    tensors: Callable[[PackedWeight], Tensors]
+    folder: Path
+    tier: str  # its name
 
 
 @dataclass(frozen=True)
@@ -66,31 +64,47 @@ class PackedModel:
     folders: Sequence[Path]  # of each decoder layer's packed linears
     allocation: Allocation  # their tiers
     image_processor: dict[str, Any] | None = None  # its settings, if they are not the source's
+    parts: Mapping[str, StoredPart] = field(default_factory=dict)  # part -> what is packed of it
 
 
-def quantization_config(folders: Sequence[Path], allocation: Allocation) -> dict[str, Any]:
-    """What `luq.export.hf.LuqConfig` reads: formats, shapes and buffers of all packed linears."""
+class Layout(NamedTuple):
+    """How packed linears stand in a folder."""
+
+    name: str
+    # The `quantization_config`; empty if there is none.
+    config: Callable[[PackedModel], dict[str, Any]]
+    # What the file holds of one linear or table.
+    tensors: Callable[[PackedWeight], Tensors]
+
+
+def quantization_config(model: PackedModel) -> dict[str, Any]:
+    """What `luq.export.hf.LuqConfig` reads: formats, shapes and buffers of all that is packed."""
+    allocation = model.allocation
     layers: list[dict[str, Any]] = []
-    for index, (folder, tier) in enumerate(zip(folders, allocation.tiers, strict=True)):
-        other_tiers = allocation.others_of(index)
-        linears: dict[str, dict[str, Any]] = {}
-        for name, weight in read_layer(folder).items():
-            buffers: dict[str, list[Any]] = {}
-            for buffer, tensor in weight.buffers.items():
-                dtype = str(tensor.dtype).removeprefix("torch.")
-                buffers[buffer] = [dtype, list(tensor.shape)]
-            linears[short_name(name)] = {
-                "format": weight.format,
-                "shape": list(weight.shape),
-                "buffers": buffers,
-                **weight.meta,
-            }
+    for index, (folder, tier) in enumerate(zip(model.folders, allocation.tiers, strict=True)):
+        linears = {short_name(name): _entry(weight) for name, weight in read_layer(folder).items()}
         layers.append({"tier": tier, "linears": linears})
+        other_tiers = allocation.others_of(index)
         if other_tiers:
             layers[-1]["other_tiers"] = {
                 short_name(name): other for name, other in other_tiers.items()
             }
-    return {"quant_method": "luq", "format_version": FORMAT_VERSION, "layers": layers}
+    config = {"quant_method": "luq", "format_version": FORMAT_VERSION, "layers": layers}
+    parts: dict[str, dict[str, Any]] = {}
+    for part, stored in model.parts.items():
+        modules = {name: _entry(weight) for name, weight in read_layer(stored.folder).items()}
+        parts[part] = {"tier": stored.tier, "modules": modules}
+    return config | {"parts": parts} if parts else config
+
+
+def _entry(weight: PackedWeight) -> dict[str, Any]:
+    """What the config says of one packed weight."""
+    buffers: dict[str, list[Any]] = {}
+    for buffer, tensor in weight.buffers.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        buffers[buffer] = [dtype, list(tensor.shape)]
+    shape = list(weight.shape)
+    return {"format": weight.format, "shape": shape, "buffers": buffers, **weight.meta}
 
 
 def _stored_buffers(weight: PackedWeight) -> Tensors:
@@ -140,7 +154,7 @@ def _export(
     check_target(target)
     shards = shards_of(model.source)
     _check_space(model.source, shards, target)
-    quantization = layout.config(model.folders, model.allocation)
+    quantization = layout.config(model)
     scratch = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -200,6 +214,12 @@ class _WeightWriter:
         # Linears of a layer follow each other in a shard: its file is read once for all of them.
         self._layer_index = -1
         self._layer: PackedLayer = {}
+        # What is packed beside the decoder: plain name -> its part and its weight.
+        self._beside: dict[str, tuple[str, PackedWeight]] = {}
+        for part, stored in model.parts.items():
+            for name, weight in read_layer(stored.folder).items():
+                self._beside[name] = part, weight
+        self._has_tied_head = EMBEDDINGS in model.parts and is_tied(model.source)
 
     def write(self, shard: str) -> None:
         """Write one of the source's weight files."""
@@ -210,7 +230,9 @@ class _WeightWriter:
                     place = decoder_weight(name)
                     if place is not None and len(file.get_slice(name).get_shape()) == 2:
                         tensors |= self._packed_tensors(shard, name, *place)
-                    else:
+                    elif plain_name(name).removesuffix(".weight") in self._beside:
+                        tensors |= self._tensors_beside(shard, name)
+                    elif not (self._has_tied_head and part_of(name) == HEAD):
                         tensor = file.get_tensor(name)
                         tensors[name] = tensor
                         self._count(part_of(name), tensor)
@@ -249,6 +271,23 @@ class _WeightWriter:
             self._count(ledger_class, tensor)
         return tensors
 
+    def _tensors_beside(self, shard: str, name: str) -> dict[str, Tensor]:
+        """What stands in the file in place of a weight that is packed beside the decoder's."""
+        part, weight = self._beside.pop(plain_name(name).removesuffix(".weight"))
+        with safe_open(self.model.source / shard, framework="pt") as file:
+            shape = tuple(file.get_slice(name).get_shape())
+        if shape != weight.shape:
+            raise ModelError(
+                f"{self.model.source / shard} holds {name} as {list(shape)}, but it was packed as "
+                f"{list(weight.shape)}: its tensors are others than the model's"
+            )
+        prefix = name.removesuffix("weight")
+        tensors: dict[str, Tensor] = {}
+        for suffix, (tensor, ledger_class) in self.layout.tensors(weight).items():
+            tensors[f"{prefix}{suffix}"] = tensor
+            self._count(f"{part} {ledger_class}", tensor)
+        return tensors
+
     def _count(self, ledger_class: str, tensor: Tensor) -> None:
         size = tensor.numel() * tensor.element_size()
         self.ledger[ledger_class] = self.ledger.get(ledger_class, 0) + size
@@ -266,6 +305,11 @@ class _WeightWriter:
                     f"{self.model.source} has no weight for layers.{index}.{min(missing)}: its "
                     "tensors have other names than this version knows"
                 )
+        if self._beside:
+            raise ModelError(
+                f"{self.model.source} has no weight for {min(self._beside)}: its tensors have "
+                "other names than this version knows"
+            )
         tensor_bytes = sum(self.ledger.values())
         if len(self.files) > 1:
             index_content = {"metadata": {"total_size": tensor_bytes}, "weight_map": self.places}

@@ -21,17 +21,21 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from luq.errors import ModelError, brief
 from luq.export.about import ABOUT, FORMAT_VERSION, GUARD, GUARD_ENTRY, read_about
 from luq.export.checksums import check_before_loading
-from luq.export.packed_model import Place, packed_linears, place_of
+from luq.export.packed_model import Place, buffers_beside, packed_linears, place_of
 from luq.export.saving import LoadedFolder, complete
 from luq.formats.base import PackedWeight
+from luq.formats.embedding import PackedEmbedding, TiedLinear
 from luq.formats.known import restore
 from luq.formats.linear import PackedLinear
+from luq.formats.part_modules import part_modules
 from luq.models.decoder import find_layers, linears_of
 from luq.models.families import short_name
-from luq.models.weight_files import stored_tensors
+from luq.models.parts import parts_of
+from luq.models.weight_files import plain_name, stored_tensors
 
 log = logging.getLogger(__name__)
 METHOD = "luq"
+TIED = "_tied_weights_keys"  # of a model in transformers: tensors that share another's numbers
 HUB_SETTINGS = ("commit_message", "create_pr", "private", "token")  # of save_pretrained
 # What comes of reading JSON that says something else than an export writes: names and types, and
 # sizes that torch refuses.
@@ -54,6 +58,8 @@ class LuqConfig(QuantizationConfigMixin):
         layers: By decoder layer, {tier, linears: {short name: {format, shape, buffers: {name:
             [type, shape]}, and the format's numbers}}, other_tiers: {short name: tier}}, the last
             for linears that are not in the layer's tier.
+        parts: Of what is packed beside the decoder's linears, {part: {tier, modules: {plain name:
+            {format, shape, ...}}}}.
 
     Raises:
         ModelError: A newer version of LUQ wrote the folder.
@@ -63,16 +69,20 @@ class LuqConfig(QuantizationConfigMixin):
         self,
         format_version: int = FORMAT_VERSION,
         layers: list[dict[str, Any]] | None = None,
+        parts: dict[str, dict[str, Any]] | None = None,
         **_: Any,
     ) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]  # transformers lists its own methods
         self.format_version = format_version
         self.layers = layers or []
+        self.parts = parts or {}
         # A folder's JSON may hold anything.
-        if type(format_version) is not int or not isinstance(self.layers, list):
+        is_table = isinstance(self.layers, list) and isinstance(self.parts, dict)
+        if type(format_version) is not int or not is_table:
             raise ModelError(
-                f"this folder's quantization_config has format_version={format_version!r} and "
-                f"layers of type {type(layers).__name__}: export it again"
+                f"this folder's quantization_config has format_version={format_version!r}, layers "
+                f"of type {type(layers).__name__} and parts of type {type(parts).__name__}: export "
+                "it again"
             )
         if format_version > FORMAT_VERSION:
             raise ModelError(
@@ -109,6 +119,7 @@ class LuqQuantizer(HfQuantizer):
                 f"the folder's config packs {len(entries)} layers, but its model has "
                 f"{len(layers)}: export it again"
             )
+        self._put_parts(model)
         for index, layer in enumerate(layers):
             for name, original in linears_of(layer).items():
                 parent, _dot, attribute = name.rpartition(".")
@@ -134,6 +145,24 @@ class LuqQuantizer(HfQuantizer):
                 self.loaded = LoadedFolder(folder, read_about(folder).run)
         return model
 
+    def _put_parts(self, model: Any) -> None:
+        """Put packed modules where the folder's config says that parts are packed."""
+        parts = parts_of(model)
+        for part, entry in self.quantization_config.parts.items():
+            try:
+                originals = parts[part]
+                packed = {name: _skeleton(values) for name, values in entry["modules"].items()}
+                modules = part_modules(originals, packed, entry["tier"])
+            except _NOT_AS_WRITTEN as error:
+                raise ModelError(
+                    f"the folder's config does not say how its {part} is packed ({error!r}): "
+                    "export it again"
+                ) from error
+            for path, module in modules.items():
+                model.set_submodule(path, module)
+                if isinstance(module, TiedLinear):
+                    _untie(model, f"{path}.weight")
+
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         _complete_when_saved(type(model))
         return model
@@ -158,8 +187,12 @@ class LuqQuantizer(HfQuantizer):
         # Linears are trained where the embeddings are: not in a model that has an adapter.
         is_trained = model.get_input_embeddings().weight.requires_grad
         for name, module in list(model.named_modules()):
-            if isinstance(module, PackedLinear):
+            if isinstance(module, PackedLinear | PackedEmbedding):
                 model.set_submodule(name, module.dequantized(dtype).requires_grad_(is_trained))
+            if isinstance(module, TiedLinear):
+                vars(model).pop(TIED, None)
+                model.tie_weights()
+                model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(True)
         return model
 
     def is_serializable(self) -> bool:
@@ -169,6 +202,14 @@ class LuqQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Adapters on packed linears are trained; the packed weights are not."""
         return True
+
+
+def _untie(model: Any, head: str) -> None:
+    """Have transformers leave a tied head alone: it has no weight, and takes the packed table's."""
+    model.all_tied_weights_keys.pop(head, None)
+    tied = dict(getattr(model, TIED) or {})
+    tied.pop(head, None)
+    setattr(model, TIED, tied)
 
 
 def _complete_when_saved(kind: Any) -> None:
@@ -247,6 +288,13 @@ def _check_shapes(folder: Path, model: Any) -> None:
                     f"the files, but config.json makes it {list(tensor.shape)}: export the folder "
                     "again"
                 )
+    by_name = {plain_name(name): entry.shape for name, entry in stored_tensors(folder).items()}
+    for name, tensor in buffers_beside(model).items():
+        if by_name.get(name) != tuple(tensor.shape):
+            raise ModelError(
+                f"{folder}: config.json makes {name} {list(tensor.shape)}, but in the weight files "
+                f"it is {by_name.get(name, 'missing')}: export the folder again"
+            )
 
 
 def _skeleton(entry: dict[str, Any]) -> PackedWeight:

@@ -21,7 +21,12 @@ from luq.export.about import (
     about_json,
 )
 from luq.export.checksums import checksums
-from luq.export.packed_model import Place, packed_linears, place_of
+from luq.export.packed_model import (
+    Place,
+    classes_beside,
+    packed_linears,
+    place_of,
+)
 from luq.models.families import part_of
 from luq.models.settings_files import CONFIG, read_settings
 from luq.models.weight_files import plain_name, shards_of, stored_tensors
@@ -82,13 +87,16 @@ def _ledger(folder: Path, model: nn.Module) -> dict[str, int]:
     for (index, name), linear in packed_linears(model).items():
         for buffer in linear.packed.buffers:
             classes[Place(index, name, buffer)] = linear.packed.classes[buffer]
+    beside = classes_beside(model)
     ledger: dict[str, int] = {}
     file_bytes = 0
     for shard in shards_of(folder):
         file_bytes += (folder / shard).stat().st_size
         with safe_open(folder / shard, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
-                ledger_class = classes.get(place_of(name)) or part_of(name)
+                ledger_class = (
+                    classes.get(place_of(name)) or beside.get(plain_name(name)) or part_of(name)
+                )
                 size = file.get_tensor(name).nbytes
                 ledger[ledger_class] = ledger.get(ledger_class, 0) + size
     return ledger | {"header": file_bytes - sum(ledger.values())}

@@ -12,7 +12,7 @@ from luq.store.store import write_json
 
 @dataclass(frozen=True)
 class RestSizes:
-    """Bytes of all that is not a decoder linear, by part, and the decoder linears' weights."""
+    """Bytes of all but the decoder linears' weights, by part, and how many weights those are."""
 
     ledger: dict[str, int]
     linear_weights: int
@@ -28,7 +28,7 @@ class Rest(Artefact[RestSizes]):
     """What of a checkpoint stays in 16 bit: embeddings, head, vision tower, projector, norms."""
 
     stage: ClassVar[str] = "rest"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     checkpoint: Checkpoint
 
     @property

@@ -45,15 +45,16 @@ def peak_bytes() -> int:
 
 
 def rest_ledger(vlm: "VLM") -> dict[str, int]:
-    """16-bit bytes of everything that is not a decoder linear, by part; tied weights count once.
+    """16-bit bytes of all but the decoder linears' weights, by part; tied weights count once.
+
+    Biases of decoder linears are among the norms.
 
     Args:
         vlm: a model with its 16-bit parts.
     """
     in_linears: set[int] = set()
     for layer in vlm.originals:
-        for linear in layer.values():
-            in_linears.update(id(parameter) for parameter in linear.parameters())
+        in_linears.update(id(linear.weight) for linear in layer.values())
     # in a streamed model tied weights are parameters of their own
     tied = set(getattr(vlm.model, "all_tied_weights_keys", None) or ())
     parts: dict[str, int] = {}

@@ -39,6 +39,13 @@ class Memory:
     resident_bytes: int
     peak_bytes: int
     ledger: dict[str, int]
+    # What all but the linears takes in 16 bit. None in records of versions that packed none of it.
+    rest_16_bit_bytes: int | None = None
+
+    @property
+    def float_rest_bytes(self) -> int:
+        """What all but the linears takes in 16 bit."""
+        return self.rest_bytes if self.rest_16_bit_bytes is None else self.rest_16_bit_bytes
 
 
 def rest_ledger(rest: dict[str, int], parts: dict[str, LayerSize]) -> dict[str, int]:
@@ -62,14 +69,22 @@ def rest_ledger(rest: dict[str, int], parts: dict[str, LayerSize]) -> dict[str, 
     return ledger
 
 
-def memory(layers: list[LayerSize], rest: dict[str, int], peak_bytes: int) -> Memory:
+def memory(
+    layers: list[LayerSize],
+    rest: dict[str, int],
+    peak_bytes: int,
+    parts: dict[str, LayerSize] | None = None,
+) -> Memory:
     """The memory numbers of an allocation.
 
     Args:
         layers: what its layers' files hold.
-        rest: bytes of all else, as `rest_ledger` gives them.
+        rest: bytes of all else in 16 bit, by part.
         peak_bytes: the process's largest memory.
+        parts: what the files of packed parts of the rest hold.
     """
+    float_rest_bytes = sum(rest.values())
+    rest = rest_ledger(rest, parts or {})
     ledger: dict[str, int] = {}
     for layer in layers:
         for name, count in layer.ledger.items():
@@ -87,4 +102,5 @@ def memory(layers: list[LayerSize], rest: dict[str, int], peak_bytes: int) -> Me
         resident_bytes=stored - ledger["header"],
         peak_bytes=peak_bytes,
         ledger=ledger | rest,
+        rest_16_bit_bytes=float_rest_bytes,
     )

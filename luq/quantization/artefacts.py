@@ -1,6 +1,7 @@
 """Packed layers and what they cost, as artefacts."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,9 @@ from luq.store.artefact import Artefact, Tools
 from luq.store.store import write_json
 
 if TYPE_CHECKING:
+    from luq.calibration.samples import CalibrationSet
     from luq.formats.layer_file import PackedLayer as Weights
+    from luq.models.vlm import VLM
     from luq.quantization.walk import Walk
 
 SCORES = "scores.json"
@@ -130,14 +133,31 @@ class MeasuredErrors(Artefact[T], Generic[T], abstract=True):
     def description(self) -> str:
         return f"the {self.measure} scores of {self.layers[0].name}"
 
+    @abstractmethod
+    def measured(
+        self, vlm: "VLM", samples: "CalibrationSet", packed: "Iterator[Weights]", folder: Path
+    ) -> T:
+        """The errors.
+
+        Args:
+            vlm: the model, in 16 bit.
+            samples: the calibration samples.
+            packed: the packed weights layer by layer, read one at a time.
+            folder: where activations may wait on disk.
+        """
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.models.vlm import loaded
+
+        vlm = loaded(tools, self.calibration.checkpoint)
+        samples = samples_of(self.calibration, tools)
+        packed = (tools.store.get(layer).read() for layer in self.layers)
+        errors = self.measured(vlm, samples, packed, tools.store.root)
+        write_json(folder / SCORES, errors)
+
     def read(self, folder: Path) -> T:
         errors: T = json.loads((folder / SCORES).read_text(encoding="utf-8"))
         return errors
-
-    def packed(self, tools: Tools) -> "Iterator[Weights]":
-        """The packed weights layer by layer, read one at a time."""
-        for layer in self.layers:
-            yield tools.store.get(layer).read()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,14 +166,12 @@ class OutputErrors(MeasuredErrors[list[float]]):
 
     measure: ClassVar[str] = "output_error"
 
-    def make(self, folder: Path, tools: Tools) -> None:
-        from luq.models.vlm import loaded
+    def measured(
+        self, vlm: "VLM", samples: "CalibrationSet", packed: "Iterator[Weights]", folder: Path
+    ) -> list[float]:
         from luq.quantization.sensitivity import output_errors
 
-        vlm = loaded(tools, self.calibration.checkpoint)
-        samples = samples_of(self.calibration, tools)
-        errors = output_errors(vlm, samples, self.packed(tools), tools.store.root)
-        write_json(folder / SCORES, errors)
+        return output_errors(vlm, samples, packed, folder)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -162,14 +180,12 @@ class LinearOutputErrors(MeasuredErrors[list[Errors]]):
 
     measure: ClassVar[str] = "linears' output_error"
 
-    def make(self, folder: Path, tools: Tools) -> None:
-        from luq.models.vlm import loaded
+    def measured(
+        self, vlm: "VLM", samples: "CalibrationSet", packed: "Iterator[Weights]", folder: Path
+    ) -> list[Errors]:
         from luq.quantization.sensitivity import linear_output_errors
 
-        vlm = loaded(tools, self.calibration.checkpoint)
-        samples = samples_of(self.calibration, tools)
-        errors = linear_output_errors(vlm, samples, self.packed(tools), tools.store.root)
-        write_json(folder / SCORES, errors)
+        return linear_output_errors(vlm, samples, packed, folder)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -179,13 +195,12 @@ class DeltaLosses(MeasuredErrors[list[Errors]]):
     version: ClassVar[int] = 2
     measure: ClassVar[str] = "delta_loss"
 
-    def make(self, folder: Path, tools: Tools) -> None:
-        from luq.models.vlm import loaded
+    def measured(
+        self, vlm: "VLM", samples: "CalibrationSet", packed: "Iterator[Weights]", folder: Path
+    ) -> list[Errors]:
         from luq.quantization.sensitivity import delta_losses
 
-        vlm = loaded(tools, self.calibration.checkpoint)
-        samples = samples_of(self.calibration, tools)
-        write_json(folder / SCORES, delta_losses(vlm, samples, self.packed(tools)))
+        return delta_losses(vlm, samples, packed)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -194,13 +209,12 @@ class FisherLosses(MeasuredErrors[list[Errors]]):
 
     measure: ClassVar[str] = "fisher"
 
-    def make(self, folder: Path, tools: Tools) -> None:
-        from luq.models.vlm import loaded
+    def measured(
+        self, vlm: "VLM", samples: "CalibrationSet", packed: "Iterator[Weights]", folder: Path
+    ) -> list[Errors]:
         from luq.quantization.sensitivity import fisher_losses
 
-        vlm = loaded(tools, self.calibration.checkpoint)
-        samples = samples_of(self.calibration, tools)
-        write_json(folder / SCORES, fisher_losses(vlm, samples, self.packed(tools)))
+        return fisher_losses(vlm, samples, packed)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -19,9 +19,9 @@ from luq.calibration.samples import CalibrationSet, Sample, inputs_of
 from luq.config import TierConfig
 from luq.config.quantizer import EMBEDDINGS, HEAD, VISION
 from luq.errors import DataError, ModelError
-from luq.formats.embedding import PackedEmbedding, TiedLinear
+from luq.formats.embedding import TiedLinear
 from luq.formats.layer_file import PackedLayer, read_layer
-from luq.formats.linear import PackedLinear
+from luq.formats.part_modules import part_modules
 from luq.formats.stored_module import StoredModule
 from luq.models.decoder import decoder_of
 from luq.models.parts import Modules, scale_of, stacks_of
@@ -119,7 +119,7 @@ class _Packer:
             name = plain_name(path)
             packed[name] = packed_weight(self._quantizer, weight, by_path.get(path), where)
         self.packed |= packed
-        modules = part_modules(self.vlm, self.part, packed, UNDER_WAY, cache=True)
+        modules = runtime_modules(self.vlm, self.part, packed, UNDER_WAY, cache=True)
         self.vlm.install_part(self.part, modules, UNDER_WAY)
 
     def pack_tables(self, samples: CalibrationSet | None) -> None:
@@ -330,47 +330,23 @@ def _is_chain(runs: ImageRuns, owner: nn.Module, stack: nn.ModuleList) -> bool:
     return torch.equal(outputs[0], state.output(stack[-1]))
 
 
-def part_modules(
+def runtime_modules(
     vlm: VLM, part: str, packed: PackedLayer, tier: str, cache: bool
 ) -> dict[str, StoredModule]:
-    """The modules that compute with a part's packed weights, by path.
+    """The modules that compute with a part's packed weights in a loaded model, by path.
 
     Args:
         vlm: the model that they are for.
         part: which part.
-        packed: its packed weights, by plain name; those of some modules may be missing.
+        packed: its packed weights, by plain name.
         tier: a label that the modules carry.
         cache: keep unpacked weights; never done where the model is streamed.
-
-    Raises:
-        ModelError: they are not those of the part's modules.
     """
-    cache = cache and not vlm.config.stream
-    originals = vlm.parts[part]
-    unknown = set(packed) - {plain_name(path) for path in originals}
-    if unknown:
-        raise ModelError(f"{part} has no {', '.join(sorted(unknown))}: delete it and run again")
-    modules: dict[str, StoredModule] = {}
-    shared = vlm.model.get_input_embeddings()
-    table: PackedEmbedding | None = None
-    for path, original in originals.items():
-        name = plain_name(path)
-        is_tied = part == EMBEDDINGS and isinstance(original, nn.Linear)
-        if is_tied and table is not None:
-            modules[path] = TiedLinear(table, tensors_of(original)[1])
-        if name not in packed:
-            continue
-        weight = packed[name].to(vlm.device)
-        dtype = original.weight.dtype
-        if isinstance(original, nn.Embedding):
-            embedding = PackedEmbedding(weight, tier, scale_of(original), cache, dtype)
-            modules[path] = embedding
-            if original is shared:
-                table = embedding
-        else:
-            _, bias = tensors_of(original)
-            modules[path] = PackedLinear(weight, tier, bias, cache, dtype)
-    return modules
+    here = {name: weight.to(vlm.device) for name, weight in packed.items()}
+    keep_unpacked = cache and not vlm.config.stream
+    return part_modules(
+        vlm.parts[part], here, tier, lambda linear: tensors_of(linear)[1], keep_unpacked
+    )
 
 
 def install_parts(vlm: VLM, folders: dict[str, Path], cache: bool = True) -> int:
@@ -392,7 +368,7 @@ def install_parts(vlm: VLM, folders: dict[str, Path], cache: bool = True) -> int
             continue
         vlm.install_part(part, None)
         if folder is not None:
-            modules = part_modules(vlm, part, read_layer(folder), folder.name, cache)
+            modules = runtime_modules(vlm, part, read_layer(folder), folder.name, cache)
             vlm.install_part(part, modules, folder.name)
         changed += 1
     return changed

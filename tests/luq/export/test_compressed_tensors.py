@@ -232,7 +232,9 @@ def test_a_short_last_group_is_refused_with_a_size_that_works(
         rf"do not divide the \d+ columns of .* quantizer\.tiers\.low\.group_size={offered}, or"
     )
     with pytest.raises(ModelError, match=message):
-        interchange.config(short, Allocation(("low",)))
+        interchange.config(PackedModel(tmp_path, short, Allocation(("low",))))
     even = write_widths(tmp_path, columns, wide, offered)
-    for group in interchange.config(even, Allocation(("low",)))["config_groups"].values():
+    for group in interchange.config(PackedModel(tmp_path, even, Allocation(("low",))))[
+        "config_groups"
+    ].values():
         assert group["weights"].get("group_size", 0) == offered

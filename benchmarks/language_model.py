@@ -38,7 +38,7 @@ from luq.api.loaded import LoadedModel, load
 from luq.config import CalibrationConfig, QuantizerConfig
 from luq.config.building import build, plain
 from luq.config.named_tiers import NAMED_TIERS
-from luq.evaluation.artefacts import Layers, installed
+from luq.evaluation.artefacts import Layers, Packed, installed
 from luq.evaluation.measures import perplexity, perplexity_ratio
 from luq.evaluation.perplexity import text_losses
 from luq.quantization.artefacts import end_walk
@@ -115,7 +115,7 @@ class Bench:
             weights += size.weights
         end_walk(store.tools)
         seconds = time.process_time() - begun
-        packed = installed(self.model.checkpoint, layers, store.tools)
+        packed = installed(self.model.checkpoint, Packed(layers), store.tools)
         losses = text_losses(packed, self.windows)
         return Result(label, 8 * size_bytes / weights, seconds, losses)
 

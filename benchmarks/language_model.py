@@ -153,8 +153,9 @@ def table_of(results: list[Result], reference: Result, length: int) -> Table:
     return table
 
 
-def arguments_of_command() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parser_of_command(description: str) -> argparse.ArgumentParser:
+    """What this benchmark and those that are like it are told."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--calibration", type=Path, required=True, help="a text file")
     parser.add_argument("--text", type=Path, required=True, help="a text file to report on")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder")
@@ -165,40 +166,51 @@ def arguments_of_command() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=512, help="of windows and samples")
     parser.add_argument("--store", type=Path, help="keep what is made here")
     parser.add_argument("--json", type=Path, help="add a line for each result to this file")
-    return parser.parse_args()
+    return parser
+
+
+def bench_of(arguments: argparse.Namespace, folder: Path) -> Bench:
+    """The model and the texts that a command line names.
+
+    Args:
+        arguments: as `parser_of_command` reads them.
+        folder: for what only this run needs.
+    """
+    source = arguments.model or folder / "model"
+    if arguments.model is None:
+        write_folder(packaged_file(), source)
+    calibration = CalibrationConfig(
+        "text",
+        alpha=0,
+        tokens=arguments.tokens,
+        sample_tokens=arguments.length,
+        text=str(detokenized(arguments.calibration, folder)),
+    )
+    model = load(source, store=arguments.store or folder / "store")
+    windows = windows_of(model, arguments.text, arguments.windows, arguments.length)
+    return Bench(model, calibration, windows)
+
+
+def keep(result: Result, file: Path | None) -> None:
+    """Add a result to a file, as a line of JSON."""
+    if file is not None:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(plain(result)) + "\n")
 
 
 def main() -> None:
-    arguments = arguments_of_command()
+    arguments = parser_of_command(__doc__.split("\n")[0]).parse_args()
     console = Console(width=100)
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as name, Progress(console=console, transient=True) as bars:
-        folder = Path(name)
-        source = arguments.model or folder / "model"
-        if arguments.model is None:
-            write_folder(packaged_file(), source)
-        text = detokenized(arguments.calibration, folder)
-        calibration = CalibrationConfig(
-            "text",
-            alpha=0,
-            tokens=arguments.tokens,
-            sample_tokens=arguments.length,
-            text=str(text),
-        )
-        model = load(source, store=arguments.store or folder / "store")
-        length = arguments.length
-        bench = Bench(
-            model, calibration, windows_of(model, arguments.text, arguments.windows, length)
-        )
+        bench = bench_of(arguments, Path(name))
         contestants = [Contestant.of(label, arguments.propagation) for label in arguments.tiers]
         settings = replace(contestants[0].quantizer, high="float16", low="float16")
         reference = bench.run(Contestant("16 bit", settings), bars)
         for contestant in contestants:
             results.append(bench.run(contestant, bars))
-            if arguments.json is not None:
-                with arguments.json.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(plain(results[-1])) + "\n")
-    console.print(table_of(results, reference, length))
+            keep(results[-1], arguments.json)
+    console.print(table_of(results, reference, arguments.length))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from luq.evaluation.artefacts import (
 from luq.formats.artefacts import Rest
 from luq.models.checkpoint import Checkpoint
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
-from luq.quantization.artefacts import PackedLayer, PackedPart, Parts
+from luq.quantization.artefacts import PackedLayer, PackedPart, Parts, Refinement
 from luq.questions.lm_eval_tasks import TaskTable, is_built_in, task_table
 from luq.questions.sources import QuestionTable, evaluation_table
 from luq.questions.specs import spec
@@ -201,20 +201,23 @@ class ModelGraph(ABC):
 
     # quantize
 
-    def layers(self, allocation: Allocation, propagation: str | None = None) -> Layers:
+    def layers(
+        self, allocation: Allocation, propagation: str | None = None, refined: bool = True
+    ) -> Layers:
         """The packed layers of an allocation.
 
         With `exact` propagation each layer is quantized for what the layers before it, as packed
         here, give it (the paper's way); with `high` for what the model all in the high tier gives;
-        with `float` for what the 16-bit model gives.
+        with `float` for what the 16-bit model gives. They are refined as `quantizer.refine` says,
+        unless plain ones are wanted.
         """
         propagation = propagation or self.config.quantizer.propagation
         before: list[PackedLayer] = []
         if propagation == "high":
-            before += self.uniform(self.config.quantizer.high, "exact")
+            before += self.uniform(self.config.quantizer.high, "exact", refined)
         layers: list[PackedLayer] = []
         for index in range(len(allocation.tiers)):
-            layers.append(self._layer(allocation, index, before[:index]))
+            layers.append(self._layer(allocation, index, before[:index], refined))
             if propagation == "exact":
                 before.append(layers[-1])
         return tuple(layers)
@@ -240,7 +243,7 @@ class ModelGraph(ABC):
         return tuple(parts)
 
     def _layer(
-        self, allocation: Allocation, index: int, before: Sequence[PackedLayer]
+        self, allocation: Allocation, index: int, before: Sequence[PackedLayer], refined: bool
     ) -> PackedLayer:
         named = self.config.quantizer.tiers
         other_names = allocation.others_of(index)
@@ -248,13 +251,17 @@ class ModelGraph(ABC):
         tiers = LayerTiers.of(named[allocation.tiers[index]], others)
         name = "+".join(dict.fromkeys((allocation.tiers[index], *other_names.values())))
         weights = self.checkpoint.weights
-        if tiers.data_free:
+        refinement = None
+        if refined and not tiers.is_exact:
+            refinement = Refinement.of(self.config.quantizer.refine)
+        if tiers.data_free and refinement is None:
             return PackedLayer(weights, index, tiers, name=name)
-        return PackedLayer(weights, index, tiers, self.calibration, tuple(before), name)
+        return PackedLayer(weights, index, tiers, self.calibration, tuple(before), refinement, name)
 
-    def uniform(self, name: str, propagation: str | None = None) -> Layers:
+    def uniform(self, name: str, propagation: str | None = None, refined: bool = True) -> Layers:
         """Every layer in one tier."""
-        return self.layers(Allocation((name,) * self.checkpoint.layers), propagation)
+        allocation = Allocation((name,) * self.checkpoint.layers)
+        return self.layers(allocation, propagation, refined)
 
     @cached_property
     def float_tier(self) -> str:

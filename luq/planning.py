@@ -113,7 +113,7 @@ class LayerScores:
         if name in GRADIENTS:
             return [sum(errors.values()) for errors in self.linear_errors(name, tier)]
         self.files(tier)
-        layers = self.graph.uniform(tier, self.shared_propagation)
+        layers = self._plain(tier)
         if name == "kl":
             return self._divergences(layers)
         return self.get(OutputErrors(self.graph.calibration, layers))
@@ -126,7 +126,7 @@ class LayerScores:
                 "another order or allocation.error"
             )
         self.files(tier)
-        layers = self.graph.uniform(tier, self.shared_propagation)
+        layers = self._plain(tier)
         return self.get(LINEAR_ERRORS[name](self.graph.calibration, layers))
 
     def linear_bytes(self, tier: str) -> list[dict[str, int]]:
@@ -143,9 +143,14 @@ class LayerScores:
     def files(self, tier: str) -> list[LayerFolder]:
         """Every layer in one tier, independent of any allocation."""
         if tier not in self._files:
-            layers = self.graph.uniform(tier, self.shared_propagation)
-            self._files[tier] = [self.get(layer) for layer in layers]
+            self._files[tier] = [self.get(layer) for layer in self._plain(tier)]
         return self._files[tier]
+
+    def _plain(self, tier: str) -> Layers:
+        """These layers. They are not refined: that would take many times as long for each tier, and
+        changes no size.
+        """
+        return self.graph.uniform(tier, self.shared_propagation, refined=False)
 
     def _divergences(self, packed: Layers) -> list[float]:
         """One layer at a time packed, all others in 16 bit: mean KL of the selection split."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from luq.errors import LuqError
 from luq.planning import allocate
+from luq.quantization.artefacts import REFINED
 from luq.store.artefact import Artefact
 from luq.store.keys import digest
 from luq.store.store import NotMade, Store
@@ -25,8 +26,8 @@ KINDS = {"calibration": "calibration sets", "profile": "profiles"}
 def kind_of(stage: str, description: str) -> str:
     """The kind of work that an artefact is, for people; empty for what costs next to nothing."""
     last_word = description.split()[-1]
-    if stage == "layers":
-        return f"layers {last_word}"
+    if stage in ("layers", "parts"):
+        return f"{stage} {last_word}"
     if stage == "evaluation":
         return f"answers {last_word}"
     return KINDS.get(stage, "")
@@ -74,10 +75,11 @@ class Work:
         exact = config.quantizer.propagation == "exact"
         # With exact propagation a layer depends on the allocation: no other run shares it.
         owner = graph.key if exact else graph.calibration.key
+        refined = REFINED if config.quantizer.refine.is_on else ""
         for tier in graph.tiers:
             for layer in range(graph.checkpoint.layers):
                 key = digest(owner, tier, graph.tiers[tier], layer)
-                self.pieces[f"layers {tier}"][key] = False
+                self.pieces[f"layers {tier}{refined}"][key] = False
         for benchmark in config.evaluation.benchmarks:
             self.pieces[f"answers {benchmark}"][graph.key] = False
 

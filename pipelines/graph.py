@@ -107,7 +107,8 @@ class Graph(ModelGraph):
         quantizer = self.config.quantizer
         tier = quantizer.tiers[quantizer.low if plan.name == "count" and plan.k else quantizer.high]
         sees_parts = any(part.calibration is not None for part in self.parts)
-        return self.is_profiled or not tier.data_free or sees_parts
+        sees_samples = not tier.data_free or (quantizer.refine.is_on and not tier.is_exact)
+        return self.is_profiled or sees_samples or sees_parts
 
     @cached_property
     def key(self) -> str:
@@ -120,6 +121,8 @@ class Graph(ModelGraph):
             parts.append(self.calibration if self.is_calibrated else self.checkpoint)
         parts += [config.quantizer.low, config.quantizer.high, config.quantizer.propagation]
         parts += [self.tiers, self.questions, self.text, config.evaluation.text_tokens]
+        if config.quantizer.refine.is_on:
+            parts.append(config.quantizer.refine)
         if self.parts:
             parts.append(self.parts)
         return digest("run", parts, config.evaluation.text_length)

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from luq.api.graph import (
 from luq.api.loaded import LoadedModel
 from luq.api.planned import Plan, as_plan
 from luq.calibration.artefacts import Calibration
+from luq.config import RefineConfig
 from luq.evaluation.artefacts import Layers, Packed, installed
 from luq.export import folder as export_folder
 from luq.formats.memory import peak_bytes
@@ -115,6 +116,7 @@ def quantize(
     head: Tier | None = None,
     vision: Tier | None = None,
     projector: Tier | None = None,
+    refine: RefineConfig | None = None,
 ) -> PackedModel:
     """Pack the decoder's linears as a plan says, and other parts of the model in a tier each.
 
@@ -127,6 +129,8 @@ def quantize(
         head: Tier of a head of its own.
         vision: Tier of the vision tower's linears.
         projector: Tier of the projector's linears.
+        refine: How layers are tuned while they are packed, as in `RefineConfig(steps=50)`; it needs
+            calibration samples for any tier. None: not at all.
 
     Raises:
         ConfigError: The plan is of another number of layers, a tier needs calibration samples, or
@@ -137,6 +141,8 @@ def quantize(
     samples = None if calibration is None else calibration_of(model, calibration)
     tiers = {"embeddings": embeddings, "head": head, "vision": vision, "projector": projector}
     quantizer = with_parts(chosen.quantizer, tiers)
+    if refine is not None:
+        quantizer = replace(quantizer, refine=refine)
     check_parts(model.checkpoint, quantizer)
     graph = LoadedGraph(model, GraphSettings(quantizer), samples)
     layers = graph.layers(chosen.allocation)

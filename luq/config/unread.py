@@ -75,7 +75,7 @@ def reads(config: RunConfig, name: str) -> bool:
 def _unread_names(config: RunConfig) -> dict[str, str]:
     """Settings that nothing of the run reads, whatever their values -> what would read them."""
     readers = _allocation_readers(config) | _order_readers(config) | _profile_readers(config)
-    readers |= _calibration_readers(config)
+    readers |= _calibration_readers(config) | _refine_readers(config)
     if config.calibration.alpha == 0:
         readers["calibration.weighting"] = "calibration sets with images: calibration.alpha above 0"
     return readers
@@ -88,6 +88,19 @@ def _calibration_readers(config: RunConfig) -> dict[str, str]:
     reader = f"calibration sets that are mixed: {config.calibration.source} is taken whole"
     names = ("alpha", "tokens", "sample_tokens", "text", "benchmarks", "seed")
     return {f"calibration.{name}": reader for name in names}
+
+
+def _refine_readers(config: RunConfig) -> dict[str, str]:
+    """The refinement, where nothing is refined -> what would read it."""
+    quantizer = config.quantizer
+    names = [quantizer.low, quantizer.high, *config.allocation.tiers]
+    if config.allocation.name == "uniform":
+        names = [quantizer.high]
+    if not quantizer.refine.is_on:
+        return {"quantizer.refine": "runs with quantizer.refine.steps above 0"}
+    if all(quantizer.tiers[name].is_exact for name in names):
+        return {"quantizer.refine": "tiers that lose something, not by 16-bit ones"}
+    return {}
 
 
 def ranks_layers(config: RunConfig) -> bool:

@@ -60,6 +60,20 @@ class IntegerGrid:
         return unpack_codes(self.zero_planes, (self.shape[0], self.groups))
 
 
+class GridCodes(NamedTuple):
+    """Codes on a grid as plain numbers: (codes - zero) * scale, with fp16 scales in fp32.
+
+    The last group may have fewer columns; the zeros of a symmetric grid are fixed.
+    """
+
+    codes: Float[Tensor, "out in"]
+    scale: Float[Tensor, "out groups"]
+    zero: Float[Tensor, "out groups"]
+    levels: int
+    group_size: int
+    is_symmetric: bool
+
+
 def group_meta(columns: int, group_size: int) -> dict[str, int]:
     """The meta of groups of which the last one is shorter; nothing where all are alike."""
     return {"group_size": group_size} if columns % group_size else {}
@@ -163,6 +177,16 @@ class PackedWeight(ABC):
     def integer_grid(self) -> IntegerGrid | None:
         """The codes and their grid, where integers are stored."""
         return None
+
+    # What a format is for those who tune its codes. None: it has no such codes.
+
+    def grid_codes(self) -> GridCodes | None:
+        """Codes and their grid as plain numbers, where there are such."""
+        return None
+
+    def with_codes(self, coded: GridCodes) -> "PackedWeight":
+        """The same weight with other codes on another grid of as many levels and groups."""
+        raise NotImplementedError(f"weights of format {self.format} have no grid")
 
     def ledger(self) -> dict[str, int]:
         """Bytes per tensor class; their sum is what safetensors writes for the buffers."""

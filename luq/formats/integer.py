@@ -6,9 +6,15 @@ import torch
 from jaxtyping import Float, Float16, Float32, Int64, UInt8
 from torch import Tensor
 
-from luq.formats.base import BufferSpec, IntegerGrid, PackedWeight, of_columns
+from luq.formats.base import BufferSpec, GridCodes, IntegerGrid, PackedWeight, of_columns
 from luq.formats.kernels import cpu
-from luq.formats.packing import bytes_of_bits, codes_at, places_of_rows, rows_of_codes
+from luq.formats.packing import (
+    bytes_of_bits,
+    codes_at,
+    pack_codes,
+    places_of_rows,
+    rows_of_codes,
+)
 
 MOST_BITS = 8  # codes are unpacked into bytes
 
@@ -44,6 +50,21 @@ class IntegerWeight(PackedWeight):
         zeros = self.buffers.get("zeros")
         scales = self.buffers["scales"]
         return IntegerGrid(self.shape, self.buffers["codes"], scales, zeros, self.group_size)
+
+    def grid_codes(self) -> GridCodes:
+        grid = self.integer_grid()
+        scale = grid.scales.float()
+        zeros = grid.zeros()
+        zero = torch.full_like(scale, 2.0 ** (grid.bits - 1)) if zeros is None else zeros.float()
+        codes = grid.codes().float()
+        return GridCodes(codes, scale, zero, 2**grid.bits, self.group_size, grid.symmetric)
+
+    def with_codes(self, coded: GridCodes) -> "IntegerWeight":
+        bits = (coded.levels - 1).bit_length()
+        buffers = {"codes": pack_codes(coded.codes, bits), "scales": coded.scale.half()}
+        if not coded.is_symmetric:
+            buffers["zeros"] = pack_codes(coded.zero, bits)
+        return IntegerWeight(buffers, self.shape, **self.meta)
 
     @property
     def group_size(self) -> int:

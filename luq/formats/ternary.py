@@ -7,9 +7,17 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from luq.formats.base import BufferSpec, PackedWeight, of_columns
+from luq.formats.base import BufferSpec, GridCodes, PackedWeight, of_columns
 from luq.formats.kernels import cpu
-from luq.formats.packing import bytes_of_trits, places_of_rows, trits_at, unpack_trits
+from luq.formats.packing import (
+    bytes_of_trits,
+    pack_trits,
+    places_of_rows,
+    trits_at,
+    unpack_trits,
+)
+
+LEVELS = 3  # -1, 0 and 1
 
 
 class TernaryWeight(PackedWeight):
@@ -37,6 +45,15 @@ class TernaryWeight(PackedWeight):
         values = unpack_trits(self.buffers["codes"], self.shape).float() - 1
         values *= of_columns(scales, self.group_size, self.shape[1])
         return values.to(dtype)
+
+    def grid_codes(self) -> GridCodes:
+        scale = self.buffers["scales"].float()
+        codes = unpack_trits(self.buffers["codes"], self.shape).float()
+        return GridCodes(codes, scale, torch.ones_like(scale), LEVELS, self.group_size, True)
+
+    def with_codes(self, coded: GridCodes) -> "TernaryWeight":
+        buffers = {"codes": pack_trits(coded.codes), "scales": coded.scale.half()}
+        return TernaryWeight(buffers, self.shape, **self.meta)
 
     def rows(
         self, index: Int64[Tensor, " n"], dtype: torch.dtype = torch.float32

@@ -44,3 +44,33 @@ class Scratch:
         self._file.seek(slot.start)
         self._file.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return tensor
+
+
+class Parked:
+    """A tensor that waits: in memory, or in a file if there is one.
+
+    Args:
+        tensor: what waits; another one of its size may take its place.
+        scratch: the file; None: it waits in memory.
+    """
+
+    def __init__(self, tensor: Tensor, scratch: Scratch | None = None) -> None:
+        self.scratch = scratch
+        self._device = tensor.device
+        self._slot: Slot | None = None
+        self._tensor: Tensor | None = None
+        self.put(tensor)
+
+    def put(self, tensor: Tensor) -> None:
+        """Have another tensor wait in place of the one before."""
+        if self.scratch is None:
+            self._tensor = tensor
+        else:
+            self._slot = self.scratch.put(tensor, self._slot)
+
+    def get(self) -> Tensor:
+        """The tensor, on its device."""
+        if self.scratch is not None and self._slot is not None:
+            return self.scratch.get(self._slot).to(self._device)
+        assert self._tensor is not None
+        return self._tensor

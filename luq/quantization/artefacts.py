@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from luq.calibration.artefacts import Calibration, samples_of
-from luq.config import LayerTiers, TierConfig
+from luq.config import LayerTiers, RefineConfig, TierConfig
 from luq.config.checks import VOLATILE
 from luq.formats.sizes import LayerSize
 from luq.models.checkpoint import Checkpoint
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from luq.calibration.samples import CalibrationSet
     from luq.formats.layer_file import PackedLayer as Weights
     from luq.models.vlm import VLM
-    from luq.quantization.walk import Walk
+    from luq.quantization.layer import Refiner
+    from luq.quantization.walk import FloatWalk, Walk
 
 SCORES = "scores.json"
+REFINEMENT_VERSION = 1  # raise it when a refined layer gets other bytes
+REFINED = "-refined"  # after the name of a refined layer's tier, where work is told apart
 T = TypeVar("T")
 Errors = dict[str, float]  # of the linears of one layer
 
@@ -56,12 +59,26 @@ class LayerFolder:
         return layer_size(self.folder, self.read())
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """How a layer is tuned while it is packed."""
+
+    settings: RefineConfig
+    version: int  # of the tuning's code; it stands in the keys of refined layers alone
+
+    @staticmethod
+    def of(settings: RefineConfig) -> "Refinement | None":
+        """The refinement that settings ask for, if they do."""
+        return Refinement(settings, REFINEMENT_VERSION) if settings.is_on else None
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class PackedLayer(Artefact[LayerFolder]):
     """The linears of one decoder layer in their tiers.
 
     `before` are the packed layers that the calibration samples went through on their way to this
-    one; layers that are not among them were 16-bit. Tiers that need no data have neither.
+    one; layers that are not among them were 16-bit. Tiers that need no data have neither, unless
+    the layer is refined.
     """
 
     stage: ClassVar[str] = "layers"
@@ -71,50 +88,90 @@ class PackedLayer(Artefact[LayerFolder]):
     tiers: LayerTiers
     calibration: Calibration | None = None
     before: "tuple[PackedLayer, ...]" = ()
+    refinement: Refinement | None = None
     name: str = field(default="", metadata=VOLATILE)  # of the tiers, for people
 
     @property
     def description(self) -> str:
-        return f"layer {self.index} in {self.name or self.tiers.tier.method}"
+        name = self.name or self.tiers.tier.method
+        return f"layer {self.index} in {name}{REFINED if self.refinement else ''}"
 
     def make(self, folder: Path, tools: Tools) -> None:
         from luq.formats.layer_file import write_layer
         from luq.models.vlm import loaded
         from luq.quantization.layer import quantize_layer
 
-        states = None
-        if self.calibration is not None:
-            vlm = loaded(tools, self.calibration.checkpoint)
-            before = [tools.store.get(layer).folder for layer in self.before]
-            states = walk_of(self.calibration, tools).inputs(self.index, before)
-        else:
+        if self.calibration is None:
             vlm = loaded(tools, self.checkpoint)
-        write_layer(folder, quantize_layer(vlm, self.index, self.tiers, states))
+            write_layer(folder, quantize_layer(vlm, self.index, self.tiers, None))
+            return
+        vlm = loaded(tools, self.calibration.checkpoint)
+        before = [tools.store.get(layer).folder for layer in self.before]
+        walk = walk_of(self.calibration, tools, self.refinement is not None)
+        states = walk.inputs(self.index, before)
+        refiner = None
+        if self.refinement is not None:
+            refiner = self._refiner(self.calibration, self.refinement.settings, walk, tools)
+        write_layer(folder, quantize_layer(vlm, self.index, self.tiers, states, refiner))
+
+    def _refiner(
+        self, calibration: Calibration, settings: RefineConfig, walk: "Walk", tools: Tools
+    ) -> "Refiner":
+        """What tunes the layer, with the walk standing before it."""
+        from luq.quantization.refine import LayerRefiner, lessons_of
+
+        states = walk.states
+        float_states = states
+        if self.before[: self.index]:
+            float_states = float_walk_of(calibration, tools).inputs(self.index, [])
+        layer = walk.vlm.layers[self.index]
+        lessons = lessons_of(layer, states, float_states, settings.held_out)
+        return LayerRefiner(walk.vlm, self.index, lessons, settings)
 
     def read(self, folder: Path) -> LayerFolder:
         return LayerFolder(folder)
 
 
-def walk_of(calibration: Calibration, tools: Tools) -> "Walk":
+def walk_of(calibration: Calibration, tools: Tools, refined: bool = False) -> "Walk":
     """The walk of a calibration set through its model, held from layer to layer.
 
-    To lose it changes no byte: its states are then made again.
+    To lose it changes no byte: its states are then made again. Refined layers are walked through
+    in small batches, of which steps are made.
     """
     from luq.models.vlm import loaded
+    from luq.quantization.refine import LESSON_TOKENS, WAITING
     from luq.quantization.walk import Walk
 
     def start() -> Walk:
         vlm = loaded(tools, calibration.checkpoint)
-        return Walk(vlm, samples_of(calibration, tools), tools.store.root)
+        samples = samples_of(calibration, tools)
+        if refined:
+            return Walk(vlm, samples, tools.store.root, LESSON_TOKENS, WAITING)
+        return Walk(vlm, samples, tools.store.root)
 
-    return tools.hold(Walk, calibration, start)
+    return tools.hold(Walk, (calibration, refined), start)
+
+
+def float_walk_of(calibration: Calibration, tools: Tools) -> "FloatWalk":
+    """The walk of a calibration set through its 16-bit model, beside that of refined layers."""
+    from luq.models.vlm import loaded
+    from luq.quantization.refine import LESSON_TOKENS, WAITING
+    from luq.quantization.walk import FloatWalk
+
+    def start() -> FloatWalk:
+        vlm = loaded(tools, calibration.checkpoint)
+        samples = samples_of(calibration, tools)
+        return FloatWalk(vlm, samples, tools.store.root, LESSON_TOKENS, WAITING)
+
+    return tools.hold(FloatWalk, calibration, start)
 
 
 def end_walk(tools: Tools) -> None:
     """Let the hidden states go: no layer is left to be made."""
-    from luq.quantization.walk import Walk
+    from luq.quantization.walk import FloatWalk, Walk
 
     tools.release(Walk)
+    tools.release(FloatWalk)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

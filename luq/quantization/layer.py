@@ -1,7 +1,7 @@
 """One decoder layer into its tiers: Hessians of its linears' inputs, and the packed weights."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -132,9 +132,38 @@ def runtime_modules(
     return modules
 
 
+@runtime_checkable
+class Refiner(Protocol):
+    """Tunes a layer while it is packed, group by group."""
+
+    def begin(self, weights: Mapping[str, Tensor]) -> None:
+        """Start from the layer's 16-bit weights, by linear."""
+        ...
+
+    def weight(self, name: str) -> Tensor:
+        """What is to be packed of a linear."""
+        ...
+
+    def before(self, names: Sequence[str], packed: PackedLayer) -> None:
+        """Some linears are packed next."""
+        ...
+
+    def between(self, packed: PackedLayer) -> None:
+        """Some linears are packed and stand in the layer, others are not yet."""
+        ...
+
+    def end(self, packed: PackedLayer) -> PackedLayer:
+        """All linears are packed; what is stored of them may still be changed."""
+        ...
+
+
 @torch.no_grad()
 def quantize_layer(
-    vlm: VLM, index: int, tiers: LayerTiers, states: list[State] | None
+    vlm: VLM,
+    index: int,
+    tiers: LayerTiers,
+    states: list[State] | None,
+    refiner: Refiner | None = None,
 ) -> PackedLayer:
     """All linears of one layer, each in its tier; the layer has its 16-bit linears again
     afterwards.
@@ -147,6 +176,7 @@ def quantize_layer(
         index: the decoder layer.
         tiers: how its linears are stored.
         states: the layer's inputs; None only for tiers that need no data.
+        refiner: tunes the layer meanwhile.
 
     Raises:
         DataError: a Hessian is none; the message names layer and linear.
@@ -161,15 +191,25 @@ def quantize_layer(
     groups = _groups(index, layer, states)
     passes: list[Groups] = [(group,) for group in groups] if tiers.sees_packed_groups else [groups]
     try:
+        if refiner is not None:
+            refiner.begin(weights)
         for part in passes:
+            names = [name for group in part for name in group]
             by_linear: dict[str, Hessian] = {}
             if states is not None:
                 by_linear = hessians(layer, states, _calibrated(part, tiers))
-            for name in (name for group in part for name in group):
+            if refiner is not None:
+                refiner.before(names, packed)
+            for name in names:
                 where = f"layer {index} {name}"
                 quantizer = quantizers[tiers.of_linear(name)]
-                packed[name] = packed_weight(quantizer, weights[name], by_linear.get(name), where)
+                weight = weights[name] if refiner is None else refiner.weight(name)
+                packed[name] = packed_weight(quantizer, weight, by_linear.get(name), where)
             vlm.install(index, runtime_modules(vlm, index, packed, "packed", cache=True))
+            if refiner is not None:
+                refiner.between(packed)
+        if refiner is not None:
+            packed = refiner.end(packed)
     finally:
         vlm.install(index, None)
     return {name: packed[name] for name in weights}

@@ -18,9 +18,10 @@ from luq.calibration.samples import CalibrationSet, Sample, inputs_of
 from luq.errors import ModelError
 from luq.models.decoder import decoder_of
 from luq.models.families import FAMILIES
-from luq.models.scratch import Scratch, Slot
+from luq.models.scratch import Parked, Scratch
 from luq.models.vlm import VLM
 
+BATCH_TOKENS = 2048
 NO_ARGUMENTS = ("past_key_values", "use_cache")  # of a decoder layer: there is no cache here
 LayerOutput = Tensor | tuple[Tensor, ...]
 LayerFunction = Callable[..., LayerOutput]
@@ -156,23 +157,20 @@ class State:
         self.device = passage.first.device
         self.weights = weights
         self._passage = passage
-        self._scratch = scratch
-        self._slot: Slot | None = None
-        self.hidden = passage.first
+        self._hidden = Parked(passage.first, scratch)
 
     @property
     def hidden(self) -> Tensor:
         """The hidden states now."""
-        if self._scratch is None or self._slot is None:
-            return self._hidden
-        return self._scratch.get(self._slot).to(self.device)
+        return self._hidden.get()
 
     @hidden.setter
     def hidden(self, value: Tensor) -> None:
-        if self._scratch is None:
-            self._hidden = value
-        else:
-            self._slot = self._scratch.put(value, self._slot)
+        self._hidden.put(value)
+
+    def parked(self, tensor: Tensor) -> Parked:
+        """A tensor that waits where the hidden states do."""
+        return Parked(tensor, self._hidden.scratch)
 
     @property
     def is_called(self) -> bool:
@@ -198,17 +196,30 @@ class State:
 
 
 @torch.no_grad()
-def first_inputs(vlm: VLM, samples: CalibrationSet, folder: Path | None = None) -> list[State]:
+def first_inputs(
+    vlm: VLM,
+    samples: CalibrationSet,
+    folder: Path | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    copies: int = 1,
+) -> list[State]:
     """What decoder layer 0 receives, batch by batch.
 
     Beyond `model.activations_gb` in all, states lie in a nameless file in `folder`.
+
+    Args:
+        vlm: the model.
+        samples: what it sees.
+        folder: where activations may wait on disk.
+        batch_tokens: most tokens of a batch, or one sample if that has more.
+        copies: tensors of the states' size that will wait in memory in all.
     """
     vlm.restore()
-    batches = list(samples.batches())
+    batches = list(samples.batches(batch_tokens))
     if vlm.model.config.model_type not in FAMILIES:
         _check_passages(vlm, batches)
     decoder = decoder_of(vlm.model)
-    states = inputs_of_first(vlm, decoder, vlm.layers, batches, folder)
+    states = inputs_of_first(vlm, decoder, vlm.layers, batches, folder, copies)
     for state, batch in zip(states, batches, strict=True):
         state.weights = samples.weights(batch)
     return states
@@ -221,6 +232,7 @@ def inputs_of_first(
     layers: nn.ModuleList,
     batches: list[list[Sample]],
     folder: Path | None = None,
+    copies: int = 1,
 ) -> list[State]:
     """What the first of a list of layers receives, batch by batch.
 
@@ -230,9 +242,10 @@ def inputs_of_first(
         layers: its layers.
         batches: what the model sees.
         folder: as for `first_inputs`.
+        copies: as for `first_inputs`.
     """
     scratch = Scratch(folder)
-    room_bytes = vlm.config.activations_gb * 1e9
+    room_bytes = vlm.config.activations_gb * 1e9 / copies
     gives_tuple: bool | None = None
     states: list[State] = []
     for batch in batches:

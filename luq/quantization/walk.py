@@ -16,7 +16,7 @@ from luq.formats.layer_file import PackedLayer, read_layer
 from luq.formats.linear import installed_tiers
 from luq.models.vlm import VLM
 from luq.quantization.layer import runtime_modules
-from luq.quantization.states import State, first_inputs, pass_through
+from luq.quantization.states import BATCH_TOKENS, State, first_inputs, pass_through
 
 FLOAT = ""  # stands for a 16-bit layer where others have the key of a packed one
 
@@ -26,14 +26,37 @@ class Walk:
 
     They only ever move forward: who asks for a layer that they have passed, or passed by another
     way, starts them again.
+
+    Args:
+        vlm: the model.
+        samples: the calibration set.
+        folder: where hidden states may wait on disk.
+        batch_tokens: most tokens of a batch.
+        copies: tensors of the states' size that wait in memory beside each other.
     """
 
-    def __init__(self, vlm: VLM, samples: CalibrationSet, folder: Path | None = None):
+    def __init__(
+        self,
+        vlm: VLM,
+        samples: CalibrationSet,
+        folder: Path | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        copies: int = 1,
+    ):
         self.vlm = vlm
         self.samples = samples
         self.folder = folder
+        self.batch_tokens = batch_tokens
+        self.copies = copies
         self._states: list[State] | None = None
         self._passed: list[str] = []  # keys of the layers that the states went through
+
+    @property
+    def states(self) -> list[State]:
+        """The hidden states where they are now."""
+        if self._states is None:
+            raise LookupError("the walk has not begun, or an error ended it")
+        return self._states
 
     def inputs(self, index: int, before: Sequence[Path]) -> list[State]:
         """What layer `index` receives.
@@ -48,7 +71,9 @@ class Walk:
         way += [FLOAT] * (index - len(way))
         states = self._states
         if states is None or self._passed != way[: len(self._passed)]:
-            states = first_inputs(self.vlm, self.samples, self.folder)
+            states = first_inputs(
+                self.vlm, self.samples, self.folder, self.batch_tokens, self.copies
+            )
             self._passed = []
         # An error on the way leaves some batches ahead of others: such states are not kept.
         self._states = None
@@ -67,6 +92,13 @@ class Walk:
             pass_through(self.vlm.layers[index], states)
         finally:
             self.vlm.install(index, None)
+
+
+class FloatWalk(Walk):
+    """The same samples on their way through the 16-bit model, beside a walk through packed layers.
+
+    A class of its own, so that both can be held.
+    """
 
 
 def packed_layer(vlm: VLM, index: int, folder: Path) -> PackedLayer:

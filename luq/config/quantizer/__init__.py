@@ -14,6 +14,7 @@ from luq.config.quantizer.float16 import Float16Tier
 from luq.config.quantizer.gptq import GptqTier
 from luq.config.quantizer.layer_tiers import LayerTiers
 from luq.config.quantizer.own import OwnTier
+from luq.config.quantizer.refine import RefineConfig
 from luq.config.quantizer.rtn import RtnTier
 from luq.config.quantizer.ternary import TernaryTier
 from luq.config.quantizer.trellis import TrellisTier
@@ -34,6 +35,7 @@ __all__ = [
     "LayerTiers",
     "OwnTier",
     "QuantizerConfig",
+    "RefineConfig",
     "RtnTier",
     "TernaryTier",
     "TierConfig",
@@ -65,6 +67,7 @@ class QuantizerConfig:
     head: str | None = None
     vision: str | None = None
     projector: str | None = None
+    refine: RefineConfig = field(default_factory=RefineConfig)
 
     @property
     def parts(self) -> dict[str, str]:

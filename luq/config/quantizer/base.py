@@ -17,6 +17,7 @@ class TierConfig:
 
     method: ClassVar[str]
     data_free: ClassVar[bool] = False  # needs no calibration data
+    is_exact: ClassVar[bool] = False  # loses nothing, so that there is nothing to refine
     decodes_rows: ClassVar[bool] = False  # single rows are decoded alone, as embeddings need it
 
     @property

@@ -12,6 +12,7 @@ class Float16Tier(TierConfig):
 
     method: ClassVar[str] = "float16"
     data_free: ClassVar[bool] = True
+    is_exact: ClassVar[bool] = True
     decodes_rows: ClassVar[bool] = True
 
     @property

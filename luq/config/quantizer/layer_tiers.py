@@ -50,6 +50,11 @@ class LayerTiers:
         return all(tier.data_free for tier in self.distinct)
 
     @property
+    def is_exact(self) -> bool:
+        """Whether no linear loses anything."""
+        return all(tier.is_exact for tier in self.distinct)
+
+    @property
     def sees_packed_groups(self) -> bool:
         """Whether the layer is quantized group by group: if one of its tiers wants it so."""
         return any(tier.sees_packed_groups for tier in self.distinct)

@@ -47,6 +47,11 @@ class OwnTier(TierConfig):
         return self.imported.data_free
 
     @property
+    def is_exact(self) -> bool:  # type: ignore[override]  # a constant of the other tiers
+        """Whether its class loses nothing."""
+        return self.imported.is_exact
+
+    @property
     def decodes_rows(self) -> bool:  # type: ignore[override]  # a constant of the other tiers
         """Whether its class says that its format decodes single rows; of a record's it is true."""
         return self.tier is None or self.tier.decodes_rows

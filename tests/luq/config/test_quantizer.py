@@ -145,3 +145,19 @@ def test_only_tiers_without_data_are_data_free_and_never_see_packed_groups() -> 
         if not kind.data_free:
             assert "true_sequential" in names
             assert not kind(true_sequential=False).sees_packed_groups  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("refine", "match"),
+    [
+        ({"steps": -1}, r"quantizer\.refine\.steps=-1 .* in \[0, 10000\]"),
+        ({"steps": 5, "rate": 0.0}, r"quantizer\.refine\.rate=0\.0 .* above 0"),
+        ({"steps": 5, "batch": 0}, r"quantizer\.refine\.batch=0 .* at least 1"),
+        ({"steps": 5, "held_out": 0.6}, r"quantizer\.refine\.held_out=0\.6 .* in \[0, 0\.5\]"),
+        ({"step": 5}, r"setting in quantizer\.refine 'step': did you mean steps"),
+    ],
+)
+def test_a_refinement_that_cannot_be_is_an_error(refine: dict[str, Any], match: str) -> None:
+    settings = {"low": "it", "high": "it", "tiers": {"it": {"method": "rtn"}}, "refine": refine}
+    with pytest.raises(ConfigError, match=match):
+        build(QuantizerConfig, settings, "quantizer")

@@ -10,11 +10,18 @@ from typing import Any, ClassVar
 import pytest
 
 from luq.calibration.artefacts import Calibration, calibration
-from luq.config import CalibrationConfig, GptqTier, LayerTiers, ModelConfig, TierConfig
+from luq.config import (
+    CalibrationConfig,
+    GptqTier,
+    LayerTiers,
+    ModelConfig,
+    RefineConfig,
+    TierConfig,
+)
 from luq.config.checks import VOLATILE
 from luq.models.checkpoint import Asking, Checkpoint
 from luq.profiling.artefacts import EntropyProfile
-from luq.quantization.artefacts import PackedLayer
+from luq.quantization.artefacts import PackedLayer, Refinement
 from luq.store import keys
 from luq.store.artefact import Artefact
 from tests.luq.store.notes import Note
@@ -122,6 +129,9 @@ def test_a_layer_depends_on_all_that_can_change_it_and_on_nothing_else() -> None
         "index": replace(layer, index=1),
         "tier": replace(layer, tiers=LayerTiers(GptqTier(bits=3))),
         "inputs": replace(layer, before=(layer,)),
+        "refinement": replace(layer, refinement=Refinement(RefineConfig(steps=4), 1)),
+        "steps": replace(layer, refinement=Refinement(RefineConfig(steps=5), 1)),
+        "code of it": replace(layer, refinement=Refinement(RefineConfig(steps=4), 2)),
         "tokens": with_settings(tokens=512),
         "seed": with_settings(seed=1),
         "alpha": with_settings(alpha=0.25),

@@ -97,7 +97,7 @@ def _refine_readers(config: RunConfig) -> dict[str, str]:
     if config.allocation.name == "uniform":
         names = [quantizer.high]
     if not quantizer.refine.is_on:
-        return {"quantizer.refine": "runs with quantizer.refine.steps above 0"}
+        return {"quantizer.refine": "runs with refine.fit=true or refine.steps above 0"}
     if all(quantizer.tiers[name].is_exact for name in names):
         return {"quantizer.refine": "tiers that lose something, not by 16-bit ones"}
     return {}

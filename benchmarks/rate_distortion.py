@@ -1,16 +1,19 @@
 """Error against stored bits of every tier: on Gaussian weights, and on a pocket model's own.
 
-`python benchmarks/rate_distortion.py [--model pocket_llava] [--figure docs/rate_distortion.png]`.
+`python benchmarks/rate_distortion.py [--model pocket_llava] [--tiers NAME ...]
+[--figure docs/rate_distortion.png]`.
 
 Gaussian: 512 x 512, the Hessian the identity, mean squared error. Model: every linear of every
 layer, the Hessians of the 16-bit model on its usual calibration set, the median over linears of
 tr(E H E^T) / tr(W H W^T) and of the error relative to the best scalar tier (gptqN, interpolated on
-a logarithmic scale at the same stored bits), with quartiles.
+a logarithmic scale at the same stored bits), with quartiles. The last column is the error over the
+least that any code of so many stored bits has for Gaussian weights under the same Hessian.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -38,29 +41,53 @@ LEFT_OUT = ("float16", "rtn4")
 SCALAR = ("gptq2", "gptq3", "gptq4", "gptq8")
 
 
-def measure(tier: TierConfig, weight: torch.Tensor, hessian: torch.Tensor) -> tuple[float, float]:
-    """Stored bits a weight, and tr(E H E^T) / tr(W H W^T)."""
+class Measured(NamedTuple):
+    """One linear in one tier."""
+
+    bits: float  # stored, of a weight
+    error: float  # tr(E H E^T) / tr(W H W^T)
+    bound: float  # the least error of any code
+
+
+def least_error(hessian: torch.Tensor, bits: float) -> float:
+    """The least tr(E H E^T) / tr(W H W^T) of rows with independent Gaussian weights, at these bits.
+
+    Reverse water-filling (Cover and Thomas, Elements of Information Theory, theorem 13.3.3): along
+    the eigenvectors of H the weights are independent with variances l_i. Those below the water
+    level t get no bits, the others 1/2 log2(l_i / t) and the error t, where t makes the mean of
+    the bits what they are.
+    """
+    variances = torch.linalg.eigvalsh(hessian.double()).clamp_min(0).flip(0)
+    total = float(variances.sum())
+    positive = variances[variances > 1e-12 * variances[0]]
+    logarithms = positive.log2()
+    # with the k largest above the water, log2 t = mean of their log2 l_i - 2 bits n / k
+    counts = torch.arange(1, len(positive) + 1)
+    levels = logarithms.cumsum(0) / counts - 2 * bits * len(variances) / counts
+    above = int((logarithms >= levels).sum())
+    level = float(2 ** levels[above - 1])
+    return float(positive.clamp_max(level).sum()) / total
+
+
+def measure(tier: TierConfig, weight: torch.Tensor, hessian: torch.Tensor) -> Measured:
     packed = make_quantizer(tier).quantize(weight, hessian)
     error = weight - packed.dequantize()
     bits = 8 * sum(packed.ledger().values()) / weight.numel()
-    return bits, float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum())
+    relative = float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum())
+    return Measured(bits, relative, least_error(hessian, bits))
 
 
-def gaussian() -> dict[str, np.ndarray]:
+def gaussian(tiers: list[str]) -> dict[str, np.ndarray]:
     weight = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
-    return {
-        n: np.array([measure(t, weight, torch.eye(512))])
-        for n, t in TIERS.items()
-        if n not in LEFT_OUT
-    }
+    return {n: np.array([measure(TIERS[n], weight, torch.eye(512))]) for n in tiers}
 
 
 @torch.no_grad()
-def of_model(name: str) -> dict[str, np.ndarray]:
-    """Tier -> (bits, error) of every linear."""
+def of_model(name: str, tiers: list[str]) -> dict[str, np.ndarray]:
+    """Tier -> (bits, error, bound) of every linear."""
     vlm = load_vlm(ModelConfig(name, f"pocket:{name}", device="cpu"))
     states = first_inputs(vlm, pocket_samples(vlm, CalibrationConfig("multimodal", 0.5)))
-    found: dict[str, list[tuple[float, float]]] = {n: [] for n in TIERS if n not in LEFT_OUT}
+    found: dict[str, list[Measured]] = {n: [] for n in tiers}
     for index, layer in enumerate(vlm.layers):
         made = hessians(layer, states, shared_inputs(layer, states))
         for linear, weight in vlm.original(index).items():
@@ -78,7 +105,7 @@ def against_scalar(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     relative = {}
     for name, values in found.items():
         ratios = []
-        for i, (bits, error) in enumerate(values):
+        for i, (bits, error, _) in enumerate(values):
             x = np.array([found[s][i, 0] for s in SCALAR])
             y = np.log([found[s][i, 1] for s in SCALAR])
             line = np.interp(bits, x, y) + np.log(4) * max(0.0, x[0] - bits)
@@ -89,12 +116,15 @@ def against_scalar(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def table(title: str, found: dict[str, np.ndarray]) -> Table:
     shown, relative = Table(title=title, title_justify="left"), against_scalar(found)
-    for column in ("tier", "stored bits", "error", "against scalar at the same bits"):
+    columns = ("tier", "stored bits", "error", "against scalar at the same bits", "over the bound")
+    for column in columns:
         shown.add_column(column, justify="left" if column == "tier" else "right")
     for name, values in sorted(found.items(), key=lambda item: item[1][:, 0].mean()):
         low, middle, high = np.percentile(relative[name], (25, 50, 75))
         spread = f"{middle:.2f}" if len(values) == 1 else f"{middle:.2f} [{low:.2f}, {high:.2f}]"
-        shown.add_row(name, f"{values[:, 0].mean():.3f}", f"{np.median(values[:, 1]):.5f}", spread)
+        bits = f"{values[:, 0].mean():.3f}"
+        over = f"{np.median(values[:, 1] / values[:, 2]):.2f}"
+        shown.add_row(name, bits, f"{np.median(values[:, 1]):.5f}", spread, over)
     return shown
 
 
@@ -139,11 +169,15 @@ def draw(parts: dict[str, dict[str, np.ndarray]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="pocket_llava")
+    parser.add_argument("--tiers", nargs="*", default=[])
     parser.add_argument("--figure", type=Path)
     arguments, out = parser.parse_args(), Console(highlight=False, width=100)
+    tiers = [name for name in TIERS if name not in LEFT_OUT]
+    if arguments.tiers:
+        tiers = list(dict.fromkeys((*arguments.tiers, *SCALAR)))
     parts = {
-        "Gaussian weights": gaussian(),
-        f"{arguments.model}, median linear": of_model(arguments.model),
+        "Gaussian weights": gaussian(tiers),
+        f"{arguments.model}, median linear": of_model(arguments.model, tiers),
     }
     for title, found in parts.items():
         n = len(next(iter(found.values())))

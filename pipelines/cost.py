@@ -26,8 +26,8 @@ KINDS = {"calibration": "calibration sets", "profile": "profiles"}
 def kind_of(stage: str, description: str) -> str:
     """The kind of work that an artefact is, for people; empty for what costs next to nothing."""
     last_word = description.split()[-1]
-    if stage == "layers":
-        return f"layers {last_word}"
+    if stage in ("layers", "parts"):
+        return f"{stage} {last_word}"
     if stage == "evaluation":
         return f"answers {last_word}"
     return KINDS.get(stage, "")

@@ -18,6 +18,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from luq.config.quantizer import HEAD
 from luq.errors import ModelError, brief
 from luq.export.about import ABOUT, FORMAT_VERSION, GUARD, GUARD_ENTRY, read_about
 from luq.export.checksums import check_before_loading
@@ -149,6 +150,8 @@ class LuqQuantizer(HfQuantizer):
         """Put packed modules where the folder's config says that parts are packed."""
         parts = parts_of(model)
         for part, entry in self.quantization_config.parts.items():
+            if part == HEAD and not parts[HEAD]:
+                continue  # AutoModel has none
             try:
                 originals = parts[part]
                 packed = {name: _skeleton(values) for name, values in entry["modules"].items()}

@@ -226,10 +226,10 @@ def stream_of(
     states: Integer[Tensor, "strips weights"], bits: float
 ) -> UInt8[Tensor, "strips bytes"]:
     """The stream whose weights have these states, highest bits first: a tile makes whole bytes."""
-    most = math.ceil(bits)
-    places = torch.arange(most - 1, -1, -1)
-    planes = (states.cpu()[:, :, None] >> places & 1).to(torch.uint8)
-    # of each state, the bits that its weight shifts in
+    # of each state, the bits that its weight shifts in; few enough for a byte
+    codes = (states & ((1 << MOST_BITS) - 1)).to(torch.uint8).cpu()
+    places = torch.arange(math.ceil(bits) - 1, -1, -1, dtype=torch.uint8)
+    planes = codes[:, :, None] >> places & 1
     is_new = places < code_widths(states.shape[1], bits)[:, None]
     return torch.from_numpy(np.packbits(planes[:, is_new].numpy(), axis=1))
 

@@ -3,7 +3,8 @@
 | part | H, the Hessian of its inputs |
 |---|---|
 | embeddings | I: a lookup gives a row as it is, all its columns alike |
-| head, and embeddings that are the head too | the decoder's outputs after its last norm |
+| head | of the decoder's outputs after its last norm |
+| embeddings that are the head | I + H / mean(diag H), H of those outputs: both uses alike |
 | vision tower | of each linear, block by block, images going through the packed blocks before |
 | projector | of each linear, images going through the packed tower if there is one |
 """

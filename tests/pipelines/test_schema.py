@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from luq.config import BillmTier, GptqTier, RunConfig
 from luq.config.building import build, plain
+from luq.config.quantizer import PARTS
 from luq.errors import ConfigError
 from pipelines.schema import CONF, check_choices, register, to_config
 from tests.pipelines.command import luq
@@ -102,6 +103,16 @@ def test_experiments_set_what_they_say() -> None:
     assert (text.calibration.alpha, text.allocation.k, text.allocation.name) == (0.0, 4, "count")
     uniform = to_config(composed("experiment=gptq3"))
     assert (uniform.allocation.name, uniform.quantizer.high) == ("uniform", "gptq3")
+    assert uniform.quantizer.parts == {}
+    whole = to_config(composed("experiment=whole_4bit"))
+    assert whole.quantizer.parts == dict.fromkeys(PARTS, "gptq4")
+    smaller = to_config(composed("experiment=whole_luq"))
+    assert smaller.quantizer.parts == {
+        "embeddings": "gptq4",
+        "head": "trellis3",
+        "vision": "trellis2",
+        "projector": "trellis2",
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModel
 
 import luq
 from luq.allocation.allocations import Allocation
@@ -88,6 +89,18 @@ def test_every_family_is_loaded_and_saved_as_it_was_packed(
     plain = again.dequantize()
     assert not [module for module in plain.modules() if isinstance(module, StoredModule)]
     assert torch.equal(plain(TOKENS).logits, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma2"])
+def test_the_model_without_its_head_is_loaded_too(name: str, tmp_path: Path) -> None:
+    source = tiny_families.write(tmp_path / name, name)
+    vlm = load_vlm(ModelConfig(name, str(source), device="cpu"))
+    folder = export(packed(tmp_path, vlm, source), tmp_path / "exported")
+    body = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    assert isinstance(body.get_input_embeddings(), PackedEmbedding)
+    expected = vlm.model.model(TOKENS).last_hidden_state
+    assert torch.equal(body(TOKENS).last_hidden_state, expected)
 
 
 @torch.no_grad()

@@ -45,13 +45,21 @@ def readable(info: ParetoInfo, most: int = MANY) -> list[str]:
     return list(table["plan"])
 
 
+def by_part(ledger: dict[str, int]) -> dict[str, int]:
+    """A ledger whose packed parts have one class each: `vision codes` is counted under `vision`."""
+    sizes: dict[str, int] = defaultdict(int)
+    for name, size in ledger.items():
+        sizes[name.partition(" ")[0]] += size
+    return dict(sizes)
+
+
 def ledger_chart(study: Study, info: ParetoInfo, most: int = 16) -> Bars:
     """Bytes of the whole checkpoint by part, for some plans."""
     labels = dict(zip(info.points["plan"], info.points["label"], strict=True))
     plan_of_run = dict(zip(study.runs["key"], study.runs["plan"], strict=True))
     ledgers: dict[str, dict[str, int]] = {}
     for record in study.records:
-        ledgers.setdefault(plan_of_run[record.key], record.memory.ledger)
+        ledgers.setdefault(plan_of_run[record.key], by_part(record.memory.ledger))
     unit = axis_unit(info.points["bytes"].max())
     rows = []
     for plan in readable(info, most):
@@ -67,7 +75,8 @@ def ledger_chart(study: Study, info: ParetoInfo, most: int = 16) -> Bars:
     table = table[table["part"].map(in_use)]
     caption = (
         "Measured on the stored files; the parts of a bar sum to the checkpoint. "
-        "Embeddings, head, norms, projector and vision without a kind of tensor are 16-bit."
+        "Embeddings, head, projector and vision are all that is stored of them, packed or in 16 "
+        "bit; norms are 16-bit."
     )
     axis = f"whole checkpoint, {unit.name}"
     return Bars("ledger", "Where the bytes are", caption, table, axis)

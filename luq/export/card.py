@@ -1,6 +1,6 @@
 """The model card of an exported folder: README.md, with the head that the hub reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import yaml
 
@@ -12,7 +12,7 @@ CARD = """---
 {head}---
 # {title}
 
-{base} with its decoder's linears packed by [LUQ]({paper}), layer by layer: {allocation}.
+{base} with its decoder's linears packed by [LUQ]({paper}), layer by layer: {allocation}.{beside}
 {nominal_bits:.2f} nominal and {stored_bits:.3f} stored bits per weight of the decoder's linears.
 
 ```python
@@ -78,6 +78,7 @@ class CardFacts:
     float_mean_score: float
     mean_score: float
     mean_retention: float | None
+    parts: dict[str, str] = field(default_factory=dict)  # tiers of what is packed beside them
 
 
 def render(facts: CardFacts, layout: str, ledger: dict[str, int], sees_images: bool = True) -> str:
@@ -95,6 +96,7 @@ def render(facts: CardFacts, layout: str, ledger: dict[str, int], sees_images: b
         base=markdown(facts.base),
         paper=PAPER,
         allocation=markdown_code(facts.allocation),
+        beside=_beside(facts.parts),
         nominal_bits=facts.nominal_bits,
         stored_bits=facts.stored_bits,
         requirement=REQUIREMENTS[layout],
@@ -106,6 +108,14 @@ def render(facts: CardFacts, layout: str, ledger: dict[str, int], sees_images: b
         split=markdown(facts.split),
         scores=_score_table(facts),
     )
+
+
+def _beside(parts: dict[str, str]) -> str:
+    """A sentence on what is packed beside the decoder's linears; empty if nothing is."""
+    if not parts:
+        return ""
+    tiers = ", ".join(f"{part} in {tier}" for part, tier in parts.items())
+    return f" Beside them: {markdown_code(tiers)}."
 
 
 class _OneLine(yaml.SafeDumper):

@@ -148,10 +148,6 @@ class Refiner(Protocol):
         """Some linears are packed next."""
         ...
 
-    def between(self, packed: PackedLayer) -> None:
-        """Some linears are packed and stand in the layer, others are not yet."""
-        ...
-
     def end(self, packed: PackedLayer) -> PackedLayer:
         """All linears are packed; what is stored of them may still be changed."""
         ...
@@ -169,7 +165,8 @@ def quantize_layer(
     afterwards.
 
     With `true_sequential` each group's Hessian sees the groups before it already quantized, as
-    GPTQ's reference code does: for the whole layer, if one of its tiers wants it so.
+    GPTQ's reference code does: for the whole layer, if one of its tiers wants it so, or if it is
+    refined.
 
     Args:
         vlm: the model.
@@ -189,7 +186,8 @@ def quantize_layer(
     weights = vlm.original(index)
     _check_names(index, tiers, weights)
     groups = _groups(index, layer, states)
-    passes: list[Groups] = [(group,) for group in groups] if tiers.sees_packed_groups else [groups]
+    goes_by_groups = tiers.sees_packed_groups or refiner is not None
+    passes: list[Groups] = [(group,) for group in groups] if goes_by_groups else [groups]
     try:
         if refiner is not None:
             refiner.begin(weights)
@@ -206,8 +204,6 @@ def quantize_layer(
                 weight = weights[name] if refiner is None else refiner.weight(name)
                 packed[name] = packed_weight(quantizer, weight, by_linear.get(name), where)
             vlm.install(index, runtime_modules(vlm, index, packed, "packed", cache=True))
-            if refiner is not None:
-                refiner.between(packed)
         if refiner is not None:
             packed = refiner.end(packed)
     finally:

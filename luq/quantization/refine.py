@@ -1,9 +1,9 @@
 """Block refinement: a layer is tuned on calibration tokens while its linears are packed.
 
-After a group of linears is packed, the linears that are still 16-bit are tuned so that the layer's
-output is again nearest to the 16-bit model's; what is then packed is the tuned weight, by its own
-method. The last linear before the output is refitted in closed form. When all are packed, those on
-a grid have their rounding and their ranges tuned together.
+Before a group of linears is packed, it is fitted in closed form to the inputs that the packed
+linears before it give, and the last linear to all that the layer's output lacks
+(`luq.quantization.refit`). When all are packed, those on a grid have their rounding and their
+ranges tuned together (`luq.quantization.tuning`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,8 @@ from luq.config import RefineConfig
 from luq.errors import DataError
 from luq.formats.layer_file import PackedLayer
 from luq.models.vlm import VLM
-from luq.quantization.refit import is_refitted, refit
+from luq.quantization.layer import shared_inputs
+from luq.quantization.refit import follow, observed, refit
 from luq.quantization.rounding import TunedRounding
 from luq.quantization.states import State
 from luq.quantization.tuning import (
@@ -24,14 +25,14 @@ from luq.quantization.tuning import (
     Lessons,
     RoundingTuner,
     TrialLinear,
-    WeightTuner,
     tune,
 )
 
 SEED = 5  # of the order of lessons
 LESSON_TOKENS = 512  # most tokens of a lesson, or one sample if that has more
-# Tensors of a batch that wait beside each other: what both walks have, and the target.
-WAITING = 3
+# Tensors of a batch that wait beside each other: what both walks have, the target, and the inputs
+# of three groups of linears (as many as a usual layer has, but for the last).
+WAITING = 6
 
 
 @torch.no_grad()
@@ -49,16 +50,20 @@ def lessons_of(
     Raises:
         DataError: there are fewer than two batches, of which one could be held out.
     """
+    *groups, _ = shared_inputs(layer, list(states))  # the last group is not given its inputs
+    firsts = [group[0] for group in groups]
     lessons: list[Lesson] = []
     for state, float_state in zip(states, float_states, strict=True):
         if state.is_called:
-            lessons.append(Lesson(state, state.parked(float_state.output(layer))))
+            target, inputs = observed(layer, firsts, float_state)
+            parked = {name: state.parked(given) for name, given in inputs.items()}
+            lessons.append(Lesson(state, state.parked(target), parked))
     split = Lessons.of(lessons, share)
     if not split.taught or (share > 0 and not split.held_out):
         raise DataError(
             f"the calibration set makes {len(lessons)} batch of up to {LESSON_TOKENS} tokens: "
             "refinement needs at least two, to learn from and to hold out. Raise "
-            "calibration.tokens, or set quantizer.refine.steps=0"
+            "calibration.tokens, or set quantizer.refine.fit=false and quantizer.refine.steps=0"
         )
     return split
 
@@ -96,19 +101,20 @@ class LayerRefiner:
         return self.trials[name].weight.detach()
 
     def before(self, names: Sequence[str], packed: PackedLayer) -> None:
-        """Refit a linear that is the last to be packed and ends the layer."""
-        if len(names) == 1 and len(packed) == len(self.trials) - 1:
-            refit(self.layer, self.trials[names[0]], self.lessons)
-
-    def between(self, packed: PackedLayer) -> None:
-        """Tune what is not packed yet; what will be refitted needs no tuning."""
-        rest = [trial for name, trial in self.trials.items() if name not in packed]
-        if not rest or (len(rest) == 1 and is_refitted(self.layer, rest[0], self.lessons)):
+        """Fit what is packed next to the inputs that it is given."""
+        if not self.settings.fit:
             return
-        tune(self.layer, self.lessons, WeightTuner(rest), self.settings, self.generator)
+        if len(names) == 1 and len(packed) == len(self.trials) - 1:
+            refit(self.layer, names[0], self.trials[names[0]], self.lessons)
+        elif names[0] in self.lessons.taught[0].inputs:
+            originals = self.vlm.original(self.index)
+            pairs = [(self.trials[name], originals[name]) for name in names]
+            follow(self.layer, names[0], pairs, self.lessons)
 
     def end(self, packed: PackedLayer) -> PackedLayer:
         """Tune roundings and ranges of all linears that are on a grid."""
+        if self.settings.steps == 0:
+            return packed
         names: list[str] = []
         roundings: list[TunedRounding] = []
         for name, weight in packed.items():

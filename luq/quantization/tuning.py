@@ -26,32 +26,34 @@ from luq.quantization.states import State
 
 CHECKS = 5  # times that the held-out error is measured during a tuning, evenly spread
 LEAST_SQUARE = 1e-12  # mean squares of a token's output below it count as this
-# Adam's step for a weight, as a share of the weight's root mean square. Found by trying on one
-# model (docs/quantizers.md); its other numbers are usual ones.
-WEIGHT_RATE = 2e-3
-BETAS = (0.9, 0.95)
-EPSILON = 1e-10
 
 
 class Lesson(NamedTuple):
-    """A batch of samples before a layer, and what the layer should make of it."""
+    """A batch of samples before a layer, and what the layer should make of it.
+
+    `inputs`: what linears are given in the 16-bit model, by the name of the first of each group.
+    """
 
     state: State
     target: Parked
+    inputs: dict[str, Parked]
 
     def loss(self, layer: nn.Module) -> tuple[Tensor, float]:
         """Weighted squared errors of the layer's output, summed, and the importance of all."""
         target = self.target.get().float()
         error = self.state.output(layer).float() - target
-        importance = self.importance(target)
-        weights = importance / target.square().mean(-1).clamp_min(LEAST_SQUARE)
-        return (weights * error.square().mean(-1)).sum(), float(importance.sum())
+        loss = (self.weights(target) * error.square().mean(-1)).sum()
+        return loss, float(self.importance(target).sum())
 
     def importance(self, target: Tensor) -> Float[Tensor, "batch tokens"]:
         """What each token counts."""
         if self.state.weights is None:
             return torch.ones(target.shape[:-1], device=target.device)
         return self.state.weights.to(target).view(target.shape[:-1])
+
+    def weights(self, target: Tensor) -> Float[Tensor, "batch tokens"]:
+        """What a token's squared error counts."""
+        return self.importance(target) / target.square().mean(-1).clamp_min(LEAST_SQUARE)
 
     @property
     def tokens(self) -> int:
@@ -141,42 +143,6 @@ class Tuner(Protocol):
     def restore(self, numbers: list[Tensor]) -> None:
         """Take back what `snapshot` gave."""
         ...
-
-
-class WeightTuner:
-    """Tunes 16-bit weights by Adam (Kingma and Ba, ICLR 2015).
-
-    Args:
-        linears: whose weights are changed.
-    """
-
-    def __init__(self, linears: Sequence[TrialLinear]) -> None:
-        self.linears = linears
-        self.lengths: list[float] = []
-        groups: list[dict[str, object]] = []
-        for linear in linears:
-            length = WEIGHT_RATE * float(linear.weight.square().mean().sqrt())
-            self.lengths.append(length)
-            groups.append({"params": [linear.weight], "lr": length})
-        self.adam = torch.optim.Adam(groups, betas=BETAS, eps=EPSILON)
-
-    def put(self, with_gradients: bool) -> None:
-        for linear in self.linears:
-            linear.weight.requires_grad_(with_gradients)
-
-    def step(self, share: float) -> None:
-        for group, length in zip(self.adam.param_groups, self.lengths, strict=True):
-            group["lr"] = length * share
-        self.adam.step()
-        self.adam.zero_grad()
-
-    def snapshot(self) -> list[Tensor]:
-        return [linear.weight.detach().clone() for linear in self.linears]
-
-    @torch.no_grad()
-    def restore(self, numbers: list[Tensor]) -> None:
-        for linear, weight in zip(self.linears, numbers, strict=True):
-            linear.weight.copy_(weight)
 
 
 class RoundingTuner:

@@ -139,6 +139,11 @@ def test_rank_correlations(tmp_path: Path) -> None:
     assert places.cells.set_index(["row", "column"])["value"]["entropy_reverse", "0"] == LAYERS
 
 
+def test_a_packed_part_is_one_piece_of_a_bar() -> None:
+    ledger = {"codes": 5, "header": 1, "vision": 2, "vision codes": 3, "vision header": 4}
+    assert costs.by_part(ledger) == {"codes": 5, "header": 1, "vision": 9}
+
+
 def test_the_ledger_sums_to_the_checkpoint(demo: Path) -> None:
     study = frame.studies(load(demo))[0]
     info = pareto.pareto_info(study)

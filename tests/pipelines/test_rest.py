@@ -24,7 +24,8 @@ SMALL = [
 ]  # fmt: skip
 PARTS = [
     "quantizer.embeddings=gptq3", "quantizer.head=gptq2", "quantizer.vision=rtn4",
-    "quantizer.projector=trellis2",
+    "quantizer.projector=trellis2", "quantizer.tiers.gptq3.clip_steps=0",
+    "quantizer.tiers.gptq3.descent=0", "quantizer.tiers.gptq2.clip_steps=0",
 ]  # fmt: skip
 
 

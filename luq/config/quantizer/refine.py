@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from luq.config.checks import require_above, require_between, require_count
+from luq.config.checks import require, require_above, require_between, require_count
 from luq.config.quantizer.base import LARGEST_STEPS
 
 
@@ -10,7 +10,9 @@ from luq.config.quantizer.base import LARGEST_STEPS
 class RefineConfig:
     """How a layer's output is brought nearest to what the 16-bit model gives there."""
 
-    steps: int = 0  # of each tuning; 0: none
+    # Fit each linear, before it is packed, to the inputs that the packed ones before it give.
+    fit: bool = False
+    steps: int = 0  # of tuning the rounding of linears on a grid; 0: none
     # How far rounding offsets and ends of ranges move at most: `rate` / 2 in all, in steps of the
     # grid and as a share of the range.
     rate: float = 1.0
@@ -25,8 +27,10 @@ class RefineConfig:
         require_above("quantizer.refine.rate", self.rate, 0, "a number above 0")
         require_count("quantizer.refine.batch", self.batch, 1)
         require_between("quantizer.refine.held_out", self.held_out, 0, 0.5, "in [0, 0.5]")
+        chooses = not self.fit or self.held_out > 0
+        require(chooses, "quantizer.refine.held_out", self.held_out, "above 0 for a fit")
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is tuned."""
-        return self.steps > 0
+        """Whether anything is changed."""
+        return self.fit or self.steps > 0

@@ -154,6 +154,7 @@ def test_only_tiers_without_data_are_data_free_and_never_see_packed_groups() -> 
         ({"steps": 5, "rate": 0.0}, r"quantizer\.refine\.rate=0\.0 .* above 0"),
         ({"steps": 5, "batch": 0}, r"quantizer\.refine\.batch=0 .* at least 1"),
         ({"steps": 5, "held_out": 0.6}, r"quantizer\.refine\.held_out=0\.6 .* in \[0, 0\.5\]"),
+        ({"fit": True, "held_out": 0.0}, r"quantizer\.refine\.held_out=0\.0 .* above 0 for a fit"),
         ({"step": 5}, r"setting in quantizer\.refine 'step': did you mean steps"),
     ],
 )

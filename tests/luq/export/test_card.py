@@ -130,3 +130,8 @@ def test_the_title_the_split_and_the_command_are_escaped() -> None:
 def test_parts_of_equal_size_keep_their_order() -> None:
     table = ledger_table({"b": 5, "a": 5, "c": 9})
     assert [row.split()[1] for row in table.splitlines()[2:]] == ["c", "b", "a", "**weight"]
+
+
+def test_a_card_names_what_is_packed_beside_the_decoder() -> None:
+    text = render(replace(CARD, parts={"vision": "trellis2", "head": "gptq4"}), "luq", LEDGER)
+    assert f"{FIRST_LINE} Beside them: `vision in trellis2, head in gptq4`." in text

@@ -12,7 +12,7 @@ from luq.formats.layer_file import FILE
 from luq.quantization.artefacts import PackedLayer, end_walk
 
 SAMPLES = CalibrationConfig("multimodal", alpha=0.5, tokens=1024)
-SETTINGS = RefineConfig(steps=4, rate=0.2, batch=512, held_out=0.25)
+SETTINGS = RefineConfig(fit=True, steps=4, rate=0.2, batch=512, held_out=0.25)
 TIERS = NAMED_TIERS | {"rtn2": RtnTier(bits=2, group_size=32)}
 
 

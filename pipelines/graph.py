@@ -16,7 +16,7 @@ from luq.calibration.artefacts import Calibration, SharedQuestions, calibration
 from luq.calibration.own import OwnSamples, check_own_texts
 from luq.config import EvaluationConfig, RunConfig, TierConfig
 from luq.config.quantizer import HEAD, PROJECTOR, VISION
-from luq.config.unread import chooses_by_questions, measures_kl
+from luq.config.unread import chooses_by_questions, measures_errors, measures_kl
 from luq.errors import ConfigError, DataError
 from luq.evaluation.artefacts import Layers, TextLosses
 from luq.graph import (
@@ -35,6 +35,7 @@ from luq.models.checkpoint import (
     least_rest_bytes,
     linear_shapes,
 )
+from luq.planning import GRADIENTS
 from luq.profiling.entropies import subsample_of
 from luq.quantization.artefacts import Parts
 from luq.questions.lm_eval_tasks import check_include_path, is_built_in
@@ -66,6 +67,7 @@ class Graph(ModelGraph):
         self.checkpoint: Checkpoint = checkpoint(config.model, download)
         _check_layers(config, self.checkpoint.layers)
         _check_budget(config, self.checkpoint, self.tiers)
+        _check_gradients(config)
         _check_windows(config, self.checkpoint)
         _check_modality(config)
         _check_images(config, self.checkpoint)
@@ -125,6 +127,9 @@ class Graph(ModelGraph):
             parts.append(config.quantizer.refine)
         if self.parts:
             parts.append(self.parts)
+        if measures_errors(config):
+            # By name: the default was another one, and a key leaves defaults out.
+            parts.append(config.allocation.error)
         return digest("run", parts, config.evaluation.text_length)
 
     def question_set(self, config: EvaluationConfig) -> QuestionSet:
@@ -236,6 +241,16 @@ def part_bits(config: RunConfig) -> dict[str, float]:
     """The least bits per weight of the parts that are packed."""
     quantizer = config.quantizer
     return {part: quantizer.tiers[name].least_bits for part, name in quantizer.parts.items()}
+
+
+def _check_gradients(config: RunConfig) -> None:
+    """Say before any work that a streamed model gives no gradients."""
+    error = config.allocation.error
+    if measures_errors(config) and error in GRADIENTS and config.model.stream:
+        raise ConfigError(
+            f"allocation.error={error} is not possible with model.stream=true: it needs the "
+            "gradients of all layers at once. Use allocation.error=output_error"
+        )
 
 
 def _check_windows(config: RunConfig, checkpoint: Checkpoint) -> None:

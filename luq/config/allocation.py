@@ -40,7 +40,7 @@ class AllocationConfig:
     # the same with unit=linear: q, k and v together, and gate and up, which servers fuse
     tie: bool = False
     # budget with `tiers`, search: the error to make small
-    error: str = "output_error"
+    error: str = "fisher"
     # quality: points that the selection score may lie below the high-tier model's
     drop: float | None = None
     # search: how many exchanges to try on the selection split

@@ -172,8 +172,14 @@ def measures_kl(config: RunConfig) -> bool:
     """Whether the KL of one layer at a time is measured, on questions of the selection split."""
     plan = config.allocation
     ranked_by_kl = ranks_layers(config) and config.order.name == "kl"
-    measures_errors = plan.name == "search" or (plan.name == "budget" and bool(plan.tiers))
-    return ranked_by_kl or (measures_errors and plan.error == "kl") or "kl" in config.profile.orders
+    is_error = measures_errors(config) and plan.error == "kl"
+    return ranked_by_kl or is_error or "kl" in config.profile.orders
+
+
+def measures_errors(config: RunConfig) -> bool:
+    """Whether the plan goes by errors of layers or linears, one at a time in a tier."""
+    plan = config.allocation
+    return plan.name == "search" or (plan.name == "budget" and bool(plan.tiers))
 
 
 def chooses_by_questions(config: RunConfig) -> bool:

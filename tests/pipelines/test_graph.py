@@ -267,3 +267,11 @@ def test_own_samples_share_no_text_with_the_perplexity(tmp_path: Path) -> None:
     graph(f"calibration.source={own_file(tmp_path, OWN_TEXT)}", *evaluated)
     with pytest.raises(LuqError, match=r"mine\.jsonl and evaluation\.text=.* share"):
         graph(f"calibration.source={own_file(tmp_path, words[40:700])}", *evaluated)
+
+
+def test_a_streamed_model_gives_no_gradients() -> None:
+    search = ("allocation=search", "allocation.bits=3", "model.stream=true")
+    with pytest.raises(LuqError, match=r"error=fisher is not possible .*error=output_error"):
+        graph(*search)
+    by_outputs = graph(*search, "allocation.error=output_error")
+    assert by_outputs.key != graph(*search[:2]).key

@@ -256,7 +256,18 @@ class ModelGraph(ABC):
             refinement = Refinement.of(self.config.quantizer.refine)
         if tiers.data_free and refinement is None:
             return PackedLayer(weights, index, tiers, name=name)
-        return PackedLayer(weights, index, tiers, self.calibration, tuple(before), refinement, name)
+        # of tiers that need no data there is no Hessian
+        held_out = 0.0 if tiers.data_free else self.config.quantizer.held_out
+        return PackedLayer(
+            weights,
+            index,
+            tiers,
+            self.calibration,
+            tuple(before),
+            refinement,
+            held_out,
+            name,
+        )
 
     def uniform(self, name: str, propagation: str | None = None, refined: bool = True) -> Layers:
         """Every layer in one tier."""

@@ -125,6 +125,8 @@ class Graph(ModelGraph):
         parts += [self.tiers, self.questions, self.text, config.evaluation.text_tokens]
         if config.quantizer.refine.is_on:
             parts.append(config.quantizer.refine)
+        if config.quantizer.held_out:
+            parts.append(config.quantizer.held_out)
         if self.parts:
             parts.append(self.parts)
         if measures_errors(config):

@@ -17,7 +17,7 @@ from luq.api.graph import (
 from luq.api.loaded import LoadedModel
 from luq.api.planned import Plan, as_plan
 from luq.calibration.artefacts import Calibration
-from luq.config import RefineConfig
+from luq.config import QuantizerConfig, RefineConfig
 from luq.evaluation.artefacts import Layers, Packed, installed
 from luq.export import folder as export_folder
 from luq.formats.memory import peak_bytes
@@ -117,6 +117,7 @@ def quantize(
     vision: Tier | None = None,
     projector: Tier | None = None,
     refine: RefineConfig | None = None,
+    held_out: float = QuantizerConfig.held_out,
 ) -> PackedModel:
     """Pack the decoder's linears as a plan says, and other parts of the model in a tier each.
 
@@ -131,6 +132,7 @@ def quantize(
         projector: Tier of the projector's linears.
         refine: How layers are tuned while they are packed, as in `RefineConfig(steps=50)`; it needs
             calibration samples for any tier. None: not at all.
+        held_out: Share of the calibration batches that say how far Hessians are shrunk.
 
     Raises:
         ConfigError: The plan is of another number of layers, a tier needs calibration samples, or
@@ -140,7 +142,7 @@ def quantize(
     chosen = as_plan(plan, model.layers)
     samples = None if calibration is None else calibration_of(model, calibration)
     tiers = {"embeddings": embeddings, "head": head, "vision": vision, "projector": projector}
-    quantizer = with_parts(chosen.quantizer, tiers)
+    quantizer = replace(with_parts(chosen.quantizer, tiers), held_out=held_out)
     if refine is not None:
         quantizer = replace(quantizer, refine=refine)
     check_parts(model.checkpoint, quantizer)

@@ -75,7 +75,7 @@ def reads(config: RunConfig, name: str) -> bool:
 def _unread_names(config: RunConfig) -> dict[str, str]:
     """Settings that nothing of the run reads, whatever their values -> what would read them."""
     readers = _allocation_readers(config) | _order_readers(config) | _profile_readers(config)
-    readers |= _calibration_readers(config) | _refine_readers(config)
+    readers |= _calibration_readers(config) | _quantizer_readers(config)
     if config.calibration.alpha == 0:
         readers["calibration.weighting"] = "calibration sets with images: calibration.alpha above 0"
     return readers
@@ -90,17 +90,21 @@ def _calibration_readers(config: RunConfig) -> dict[str, str]:
     return {f"calibration.{name}": reader for name in names}
 
 
-def _refine_readers(config: RunConfig) -> dict[str, str]:
-    """The refinement, where nothing is refined -> what would read it."""
+def _quantizer_readers(config: RunConfig) -> dict[str, str]:
+    """Settings of refinement and Hessians that no tier of the run has use for -> their readers."""
     quantizer = config.quantizer
     names = [quantizer.low, quantizer.high, *config.allocation.tiers]
     if config.allocation.name == "uniform":
         names = [quantizer.high]
+    tiers = [quantizer.tiers[name] for name in names]
+    readers: dict[str, str] = {}
     if not quantizer.refine.is_on:
-        return {"quantizer.refine": "runs with refine.fit=true or refine.steps above 0"}
-    if all(quantizer.tiers[name].is_exact for name in names):
-        return {"quantizer.refine": "tiers that lose something, not by 16-bit ones"}
-    return {}
+        readers["quantizer.refine"] = "runs with refine.fit=true or refine.steps above 0"
+    elif all(tier.is_exact for tier in tiers):
+        readers["quantizer.refine"] = "tiers that lose something, not by 16-bit ones"
+    if all(tier.data_free for tier in tiers):
+        readers["quantizer.held_out"] = "tiers that have Hessians, not by those that need no data"
+    return readers
 
 
 def ranks_layers(config: RunConfig) -> bool:

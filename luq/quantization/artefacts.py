@@ -89,6 +89,7 @@ class PackedLayer(Artefact[LayerFolder]):
     calibration: Calibration | None = None
     before: "tuple[PackedLayer, ...]" = ()
     refinement: Refinement | None = None
+    held_out: float = 0.0  # share of the batches that say how far Hessians are shrunk
     name: str = field(default="", metadata=VOLATILE)  # of the tiers, for people
 
     @property
@@ -112,7 +113,8 @@ class PackedLayer(Artefact[LayerFolder]):
         refiner = None
         if self.refinement is not None:
             refiner = self._refiner(self.calibration, self.refinement.settings, walk, tools)
-        write_layer(folder, quantize_layer(vlm, self.index, self.tiers, states, refiner))
+        packed = quantize_layer(vlm, self.index, self.tiers, states, refiner, self.held_out)
+        write_layer(folder, packed)
 
     def _refiner(
         self, calibration: Calibration, settings: RefineConfig, walk: "Walk", tools: Tools

@@ -14,7 +14,7 @@ from luq.formats.layer_file import PackedLayer
 from luq.formats.linear import PackedLinear
 from luq.models.decoder import linears_of
 from luq.models.vlm import VLM
-from luq.quantization.hessian import HessianSum
+from luq.quantization.hessian import SplitHessian
 from luq.quantization.methods import Quantizer, make_quantizer
 from luq.quantization.states import State
 
@@ -71,29 +71,33 @@ def shared_inputs(layer: nn.Module, states: list[State]) -> Groups:
 
 
 @torch.no_grad()
-def hessians(layer: nn.Module, states: list[State], groups: Groups) -> dict[str, Hessian]:
+def hessians(
+    layer: nn.Module, states: list[State], groups: Groups, held_out: float = 0.0
+) -> dict[str, Hessian]:
     """One Hessian per group of linears that share an input.
 
     Args:
         layer: the decoder layer, with whatever linears stand in it.
         states: the layer's inputs, batch by batch.
         groups: short module names of the linears, a tuple for each shared input.
+        held_out: share of the batches that say how far Hessians are shrunk; 0: not at all.
 
     Returns:
         Name of each linear -> H [in, in]; linears of a group have the very same tensor.
     """
-    sums: list[HessianSum] = []
+    sums: list[SplitHessian] = []
     hooks: list[Any] = []
     if not groups:
         return {}
     current = states[0]
+    apart = held_out_states(states, held_out)
 
     def listen(group: tuple[str, ...]) -> None:
         linear: Any = layer.get_submodule(group[0])
-        total = HessianSum(int(linear.in_features), states[0].device)
+        total = SplitHessian(int(linear.in_features), states[0].device)
 
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            total.add(inputs[0], current.weights)
+            total.add(inputs[0], current.weights, current in apart)
 
         sums.append(total)
         hooks.append(linear.register_forward_pre_hook(add))
@@ -110,6 +114,24 @@ def hessians(layer: nn.Module, states: list[State], groups: Groups) -> dict[str,
     for group, total in zip(groups, sums, strict=True):
         by_linear |= dict.fromkeys(group, total.mean())
     return by_linear
+
+
+def held_out_states(states: list[State], share: float) -> set[State]:
+    """The batches that are held out: one of as many as the share says, evenly spread.
+
+    Raises:
+        DataError: the share is above 0, and there are too few batches to hold one out.
+    """
+    if share == 0:
+        return set()
+    stride = round(1 / share)
+    apart = set(states[stride - 1 :: stride])
+    if not apart:
+        raise DataError(
+            f"the calibration set makes {len(states)} batches, and quantizer.held_out={share:g} "
+            f"holds one of {stride} out: raise calibration.tokens, or set quantizer.held_out=0"
+        )
+    return apart
 
 
 def runtime_modules(
@@ -160,6 +182,7 @@ def quantize_layer(
     tiers: LayerTiers,
     states: list[State] | None,
     refiner: Refiner | None = None,
+    held_out: float = 0.0,
 ) -> PackedLayer:
     """All linears of one layer, each in its tier; the layer has its 16-bit linears again
     afterwards.
@@ -174,6 +197,7 @@ def quantize_layer(
         tiers: how its linears are stored.
         states: the layer's inputs; None only for tiers that need no data.
         refiner: tunes the layer meanwhile.
+        held_out: share of the batches that say how far Hessians are shrunk; 0: not at all.
 
     Raises:
         DataError: a Hessian is none; the message names layer and linear.
@@ -195,7 +219,7 @@ def quantize_layer(
             names = [name for group in part for name in group]
             by_linear: dict[str, Hessian] = {}
             if states is not None:
-                by_linear = hessians(layer, states, _calibrated(part, tiers))
+                by_linear = hessians(layer, states, _calibrated(part, tiers), held_out)
             if refiner is not None:
                 refiner.before(names, packed)
             for name in names:

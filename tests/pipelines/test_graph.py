@@ -58,6 +58,14 @@ def test_the_first_layer_sees_the_same_whatever_feeds_the_others() -> None:
     assert firsts[0] == firsts[1]
 
 
+def test_layers_of_shrunk_hessians_are_others_but_for_tiers_that_have_none() -> None:
+    plain = graph("quantizer.low=rtn4", "quantizer.high=gptq4")
+    shrunk = graph("quantizer.low=rtn4", "quantizer.high=gptq4", "quantizer.held_out=0.25")
+    assert plain.key != shrunk.key
+    assert plain.uniform("rtn4") == shrunk.uniform("rtn4")
+    assert not set(plain.uniform("gptq4")) & set(shrunk.uniform("gptq4"))
+
+
 def test_layers_that_need_no_data_do_not_depend_on_it() -> None:
     assert graph("seed=0").uniform("rtn4") == graph("seed=1").uniform("rtn4")
     assert graph("seed=0").uniform("gptq4") != graph("seed=1").uniform("gptq4")

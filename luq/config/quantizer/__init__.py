@@ -6,7 +6,7 @@ A new method is a dataclass here (a file), one entry in `TIERS`, and its quantiz
 
 from dataclasses import dataclass, field
 
-from luq.config.checks import require
+from luq.config.checks import require, require_between
 from luq.config.quantizer.arb_rc import ArbRcTier
 from luq.config.quantizer.base import TierConfig
 from luq.config.quantizer.billm import BillmTier
@@ -62,6 +62,9 @@ class QuantizerConfig:
     # model all in the high tier; float: the 16-bit model.
     propagation: str = "exact"
     tiers: dict[str, TierConfig] = field(default_factory=dict)
+    # Share of the calibration batches by which it is chosen how far the Hessian of the others is
+    # shrunk towards its mean diagonal; 0: it is not.
+    held_out: float = 0.0
     # Tiers of what is no linear of the decoder, by name; None: 16 bit.
     embeddings: str | None = None
     head: str | None = None
@@ -81,6 +84,7 @@ class QuantizerConfig:
             if name not in self.tiers:
                 raise unknown(f"tier in quantizer.{key}", name, self.tiers)
         self._require_rows()
+        require_between("quantizer.held_out", self.held_out, 0, 0.5, "in [0, 0.5]")
         allowed = f"one of {', '.join(PROPAGATIONS)}"
         known = self.propagation in PROPAGATIONS
         require(known, "quantizer.propagation", self.propagation, allowed)

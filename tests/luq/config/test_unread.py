@@ -61,6 +61,7 @@ def test_what_a_plan_does_not_read_of_the_allocation_is_refused(
         (["calibration=text", "calibration.weighting=balance"], "calibration.weighting"),
         (["quantizer.refine.rate=0.5"], "quantizer.refine"),
         ([*UNIFORM, "quantizer.high=float16", "quantizer.refine.steps=5"], "quantizer.refine"),
+        ([*UNIFORM, "quantizer.high=rtn4", "quantizer.held_out=0.25"], "quantizer.held_out"),
     ],
 )
 def test_what_a_run_does_not_read_of_other_groups_has_its_default(
@@ -76,6 +77,7 @@ def test_what_a_run_does_not_read_of_other_groups_has_its_default(
     [
         [*TIERS, "allocation.error=kl", "profile.samples=3"],
         ["quantizer.refine.steps=5", "quantizer.refine.rate=0.5", "quantizer.high=float16"],
+        ["quantizer.held_out=0.25", "quantizer.high=float16"],
         [*TIERS, "allocation.unit=linear", "allocation.tie=true", "allocation.error=fisher"],
         [*SEARCH, "allocation.swaps=2", "allocation.samples=3", "allocation.error=delta_loss"],
         ["allocation=quality", "allocation.drop=3", "allocation.samples=3", "order=lim"],

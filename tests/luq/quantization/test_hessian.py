@@ -12,6 +12,8 @@ from luq.quantization import hessian as hessians
 from luq.quantization.hessian import (
     HessianCache,
     HessianSum,
+    SplitHessian,
+    best_shrinkage,
     checked,
     effective_rank,
     factorize,
@@ -207,3 +209,63 @@ def test_linears_that_share_an_input_share_one_factor(
         assert torch.equal(
             value, make_quantizer(TIERS[tier]()).quantize(weight, hessian).dequantize()
         )
+
+
+def tokens_of(count: int, seed: int, columns: int = 48) -> torch.Tensor:
+    """Inputs whose energy falls by a factor of 1,000 over their directions."""
+    mix = torch.randn(columns, columns, generator=torch.Generator().manual_seed(9))
+    directions = torch.linalg.qr(mix).Q * torch.logspace(0, -1.5, columns)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, columns, generator=generator) @ directions.T
+
+
+def test_of_few_tokens_a_hessian_is_shrunk_and_of_many_it_is_left() -> None:
+    held_out = 2 * tokens_of(4000, 1).T @ tokens_of(4000, 1)
+    few, many = tokens_of(64, 2), tokens_of(20_000, 3)
+    share_of_few = best_shrinkage(few.T @ few, held_out)
+    share_of_many = best_shrinkage(many.T @ many, held_out)
+    assert share_of_many == 0
+    assert share_of_few >= 0.01
+
+
+def test_a_shrunk_hessian_makes_a_smaller_error_on_other_tokens() -> None:
+    other = tokens_of(4000, 1)
+    tier = TIERS["gptq"](bits=2, group_size=16, act_order=True, static_groups=True, clip_steps=20)
+    ratios: list[float] = []
+    for seed in range(5):
+        few = tokens_of(64, 10 + seed)
+        weight = torch.randn(64, 48, generator=torch.Generator().manual_seed(seed))
+        split, plain = SplitHessian(48), HessianSum(48)
+        for part, inputs in enumerate(few.split(16)):
+            split.add(inputs, None, part == 3)
+            plain.add(inputs)
+        errors = []
+        for hessian in (plain.mean(), split.mean()):
+            packed = make_quantizer(tier).quantize(weight, hessian)
+            errors.append(float((other @ (weight - packed.dequantize()).T).square().sum()))
+        ratios.append(errors[1] / errors[0])
+    assert max(ratios) < 1
+    assert sum(ratios) / 5 < 0.95
+
+
+def test_without_held_out_tokens_nothing_is_shrunk() -> None:
+    inputs = tokens_of(50, 0)
+    split, plain = SplitHessian(48), HessianSum(48)
+    split.add(inputs, None, False)
+    plain.add(inputs)
+    assert torch.equal(split.mean(), plain.mean())
+
+
+def test_shrinking_leaves_unused_columns_unused() -> None:
+    inputs = tokens_of(64, 0)
+    inputs[:, 5] = 0
+    split = SplitHessian(48)
+    split.add(inputs[:48], None, False)
+    split.add(inputs[48:], None, True)
+    hessian = split.mean()
+    assert hessian[5, 5] == 0
+    plain = 2 * inputs.T @ inputs / 64
+    live = torch.arange(48) != 5
+    raised = (torch.diagonal(hessian) - torch.diagonal(plain))[live]
+    assert float(raised.min()) > 0
+    assert torch.allclose(raised, raised[0].expand_as(raised), rtol=1e-3)

@@ -25,6 +25,7 @@ from luq.formats.memory import linear_weights, peak_bytes, rest_ledger
 from luq.formats.sizes import memory
 from luq.models.families import LINEARS
 from luq.models.vlm import VLM, load_vlm
+from luq.quantization.hessian import SHRINKAGES
 from luq.quantization.layer import hessians, quantize_layer
 from luq.quantization.states import first_inputs
 from luq.quantization.walk import Walk, assert_installed, install
@@ -239,6 +240,25 @@ def test_linears_with_one_input_share_one_hessian(vlm: VLM, calibration: Calibra
         vlm.layers[0], first_inputs(vlm, calibration), (("self_attn.q_proj", "self_attn.k_proj"),)
     )
     assert found["self_attn.q_proj"] is found["self_attn.k_proj"]
+
+
+def test_held_out_batches_shrink_a_hessian_towards_its_mean_diagonal(
+    vlm: VLM, calibration: CalibrationSet
+) -> None:
+    layer, states = vlm.layers[0], first_inputs(vlm, calibration)
+    groups = (("mlp.down_proj",),)
+    plain = hessians(layer, states, groups)["mlp.down_proj"]
+    shrunk = hessians(layer, states, groups, held_out=0.25)["mlp.down_proj"]
+    added = (shrunk - plain) / torch.diagonal(plain).mean()
+    share = float(torch.diagonal(added).mean())
+    assert min(abs(share - known) for known in SHRINKAGES[1:]) < 1e-4
+    assert torch.allclose(added, share * torch.eye(len(added)), atol=1e-4)
+
+
+def test_too_few_batches_to_hold_one_out_are_said(vlm: VLM, calibration: CalibrationSet) -> None:
+    states = first_inputs(vlm, calibration)[:2]
+    with pytest.raises(DataError, match=r"makes 2 batches, and quantizer\.held_out=0\.25 holds"):
+        quantize_layer(vlm, 0, LayerTiers(TIERS["gptq4"]), states, held_out=0.25)
 
 
 @torch.no_grad()

@@ -121,7 +121,7 @@ def test_a_quick_command_imports_nothing_heavy(words: str, tmp_path: Path) -> No
         ("luq sweep pareto calibration=t", {"calibration=text"}),
         ("luq run allocation.q", {"allocation.quantile="}),
         ("luq info ", set()),
-        ("luq run quantizer.low=trellis", {f"quantizer.low=trellis{bits}" for bits in (1, 2, 3, 4)}),
+        ("luq run quantizer.low=trellis", {f"quantizer.low=trellis{bits}" for bits in ("1", "1_25", "1_5", "1_75", "2", "2_5", "3", "3_5", "4")}),
         ("luq run quantizer.propagation=", {f"quantizer.propagation={name}" for name in ("exact", "high", "float")}),
         ("luq run checkpoint=", {"checkpoint=true", "checkpoint=false"}),
         ("luq run -m hydra/sweeper=", {"hydra/sweeper=basic", "hydra/sweeper=optuna"}),

@@ -220,7 +220,7 @@ def test_linears_that_servers_fuse_are_in_one_tier(vlm: VLM, tmp_path: Path) -> 
     allocation = Allocation(("four",), (LinearTier(0, "self_attn.k_proj", "eight"),))
     message = r"q_proj in four and self_attn\.k_proj in eight: .*allocation\.tie=true"
     with pytest.raises(ModelError, match=message):
-        interchange.config([tmp_path], allocation)
+        interchange.config(PackedModel(tmp_path, [tmp_path], allocation))
 
 
 @pytest.mark.parametrize(("columns", "wide", "size", "offered"), SHORT)

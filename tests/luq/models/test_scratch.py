@@ -46,7 +46,7 @@ def test_a_walk_on_disk_is_the_walk_in_memory(
     memory = first_inputs(vlm, calibration, tmp_path)
     monkeypatch.setattr(vlm, "config", replace(vlm.config, activations_gb=gigabytes))
     disk = first_inputs(vlm, calibration, tmp_path)
-    waiting = [state._slot is not None for state in disk]
+    waiting = [state._hidden.scratch is not None for state in disk]
     assert any(waiting)
     assert all(waiting) == (gigabytes == 0)
     for layer in list(vlm.layers)[:3]:

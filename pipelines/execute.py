@@ -1,5 +1,6 @@
 """One run, whole: from a config to its record. Reads from top to bottom as the arrow line does."""
 
+import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from pipelines.version import git_sha
 
 # The last loaded model, so that the jobs of a multirun that use the same one load it once.
 HOLDINGS = Holdings()
+SHORT_ALLOCATION = 60  # characters that stand beside the word in 80 columns
 
 
 class RunIdentity(NamedTuple):
@@ -165,11 +167,29 @@ def choose(bench: Workbench) -> Chosen:
             store.get(graph.profile)
     with clock.stage("allocate"):
         chosen = allocate(graph, store.get)
-    console.out.print(f"  allocation       {chosen.allocation}")
+    _show(str(chosen.allocation))
     if graph.parts:
         parts = ", ".join(part.description for part in graph.parts)
         console.out.print(f"  beside it        {parts}")
     return chosen
+
+
+def _show(allocation: str) -> None:
+    """Print an allocation; a long one on lines of its own, broken between layers."""
+    if len(allocation) <= SHORT_ALLOCATION:
+        console.out.print(f"  allocation       {allocation}")
+        return
+    console.out.print("  allocation")
+    lines = textwrap.wrap(
+        allocation,
+        console.out.width,
+        initial_indent="    ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        console.out.print(line)
 
 
 def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:

@@ -49,11 +49,11 @@ class Allocation:
         return " ".join(f"{span}:{tiers}" for span, tiers in _runs(self._layers()))
 
     def _layers(self) -> Iterator[str]:
-        """Each layer's tiers in words: `trellis2,down_proj=trellis3`."""
+        """Each layer's tiers in words: `trellis2,o+down=trellis3`."""
         for index, tier in enumerate(self.tiers):
             linears: dict[str, list[str]] = {}  # by tier
             for linear, other in self.others_of(index).items():
-                linears.setdefault(other, []).append(linear.rpartition(".")[2])
+                linears.setdefault(other, []).append(_short(linear))
             parts = [f"{'+'.join(names)}={other}" for other, names in linears.items()]
             yield ",".join([tier, *parts])
 
@@ -81,6 +81,11 @@ class Allocation:
             tiers[layer] = tier
         others = tuple(other for other in self.others if other.layer not in changes)
         return Allocation(tuple(tiers), others)
+
+
+def _short(linear: str) -> str:
+    """What people call a linear: `down` for `mlp.down_proj`."""
+    return linear.rpartition(".")[2].removesuffix("_proj")
 
 
 def _runs(layers: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -67,7 +67,7 @@ def test_linears_in_other_tiers_stand_behind_their_layer() -> None:
     mixed = usual | {"mlp.down_proj": "high"}
     most = {"attn.q_proj": "high", "attn.k_proj": "low", "mlp.down_proj": "high"}
     allocation = Allocation.of_linears([usual, usual, mixed, most])
-    assert str(allocation) == "0-1:low 2:low,down_proj=high 3:high,k_proj=low"
+    assert str(allocation) == "0-1:low 2:low,down=high 3:high,k=low"
     assert allocation.tiers == ("low", "low", "low", "high")
     assert allocation.tier_of(2, "mlp.down_proj") == "high"
     assert allocation.tier_of(2, "attn.q_proj") == "low"
@@ -222,7 +222,7 @@ def test_a_tier_for_each_linear_has_the_least_error_of_all_plans() -> None:
     assert chosen.report.bytes == bytes_by_linear(chosen.allocation) <= budget_bytes
     assert chosen.report.linears == list(LINEARS)
     assert chosen.report.error_gap is None
-    assert str(chosen.allocation) == "0:high,q_proj=low 1:low"
+    assert str(chosen.allocation) == "0:high,q=low 1:low"
 
 
 def error_by_linear(allocation: Allocation) -> float:

@@ -42,6 +42,7 @@ __all__ = [
     "TrellisTier",
 ]
 
+HELD_OUT = (0.01, 0.5)  # least and largest share of batches that can be held out
 PROPAGATIONS = ("exact", "high", "float")
 # Parts of a model beside its decoder's linears that a tier can be given to.
 PARTS = EMBEDDINGS, HEAD, VISION, PROJECTOR = ("embeddings", "head", "vision", "projector")
@@ -84,7 +85,10 @@ class QuantizerConfig:
             if name not in self.tiers:
                 raise unknown(f"tier in quantizer.{key}", name, self.tiers)
         self._require_rows()
-        require_between("quantizer.held_out", self.held_out, 0, 0.5, "in [0, 0.5]")
+        if self.held_out != 0:
+            least, most = HELD_OUT
+            allowed = f"0, or in [{least}, {most}]"
+            require_between("quantizer.held_out", self.held_out, least, most, allowed)
         allowed = f"one of {', '.join(PROPAGATIONS)}"
         known = self.propagation in PROPAGATIONS
         require(known, "quantizer.propagation", self.propagation, allowed)

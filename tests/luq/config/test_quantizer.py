@@ -162,3 +162,9 @@ def test_a_refinement_that_cannot_be_is_an_error(refine: dict[str, Any], match: 
     settings = {"low": "it", "high": "it", "tiers": {"it": {"method": "rtn"}}, "refine": refine}
     with pytest.raises(ConfigError, match=match):
         build(QuantizerConfig, settings, "quantizer")
+
+
+@pytest.mark.parametrize("share", [-0.1, 1e-320, 0.005, 0.6, float("nan")])
+def test_a_share_that_cannot_be_held_out_is_an_error(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"quantizer\.held_out=.* 0, or in \[0\.01, 0\.5\]"):
+        QuantizerConfig("it", "it", tiers={"it": RtnTier()}, held_out=share)

@@ -235,6 +235,15 @@ def test_a_bad_activation_names_the_layer(vlm: VLM, calibration: CalibrationSet)
         quantize_layer(vlm, 0, LayerTiers(TIERS["gptq4"]), states)
 
 
+def test_a_bad_activation_names_the_layer_where_batches_are_held_out(
+    vlm: VLM, calibration: CalibrationSet
+) -> None:
+    states = first_inputs(vlm, calibration)
+    states[0].hidden = torch.full_like(states[0].hidden, float("nan"))
+    with pytest.raises(DataError, match=r"layer 0 self_attn\.q_proj: the Hessian holds NaN"):
+        quantize_layer(vlm, 0, LayerTiers(TIERS["gptq4"]), states, held_out=0.25)
+
+
 def test_linears_with_one_input_share_one_hessian(vlm: VLM, calibration: CalibrationSet) -> None:
     found = hessians(
         vlm.layers[0], first_inputs(vlm, calibration), (("self_attn.q_proj", "self_attn.k_proj"),)

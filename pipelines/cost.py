@@ -14,6 +14,7 @@ from luq.quantization.artefacts import REFINED
 from luq.store.artefact import Artefact
 from luq.store.keys import digest
 from luq.store.store import NotMade, Store
+from luq.tower import planned_parts
 from pipelines import console
 from pipelines.graph import Graph
 from pipelines.sheet import Column, Sheet, text_column
@@ -51,11 +52,12 @@ class Work:
             self._add(store, graph.profile)
         try:
             chosen = allocate(graph, store.peek)
+            parts = planned_parts(graph, store.peek).parts
         except NotMade:
-            self._add_bound(graph)
+            self._add_bound(graph, store)
             return
         layers = graph.layers(chosen.allocation)
-        for answers in graph.answers(layers, graph.questions, graph.parts).values():
+        for answers in graph.answers(layers, graph.questions, parts).values():
             self._add(store, answers)
 
     def _add(self, store: Store, artefact: Artefact[Any]) -> None:
@@ -68,7 +70,7 @@ class Work:
             if not need_kind or need.key not in self.pieces[need_kind]:
                 self._add(store, need)
 
-    def _add_bound(self, graph: Graph) -> None:
+    def _add_bound(self, graph: Graph, store: Store) -> None:
         """The allocation is not known yet: every layer in every tier, and the answers."""
         self.is_bound = True
         config = graph.config
@@ -80,6 +82,8 @@ class Work:
             for layer in range(graph.checkpoint.layers):
                 key = digest(owner, tier, graph.tiers[tier], layer)
                 self.pieces[f"layers {tier}{refined}"][key] = False
+        for tower in graph.uniform_towers:
+            self._add(store, tower)
         for benchmark in config.evaluation.benchmarks:
             self.pieces[f"answers {benchmark}"][graph.key] = False
 

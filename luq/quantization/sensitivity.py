@@ -1,10 +1,11 @@
-"""What putting one layer or one linear in a tier costs, measured with the weights that the tier
-really stores.
+"""What putting one layer, one linear or one block of the vision tower in a tier costs, measured
+with the weights that the tier really stores.
 
 All others stay in 16 bit, and so do their inputs.
 
 Symbols: W [out, in] a linear's weight, D = W_stored - W, x [in] its input and g [out] the gradient
-of the calibration loss by its output, both of one token.
+of the calibration loss by its output, both of one token; E [tokens, width] what the decoder is
+given for images.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,16 +16,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luq.allocation.blocks import BlockError
 from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.config.quantizer import VISION
 from luq.formats import kernels
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer
+from luq.models.parts import blocks_of
 from luq.models.vlm import VLM
+from luq.models.weight_files import plain_name
 from luq.quantization.layer import runtime_modules
+from luq.quantization.rest import ImageRuns
+from luq.quantization.rest import runtime_modules as part_modules_of
 from luq.quantization.states import first_inputs
 
 Errors = dict[str, float]  # of the linears of one layer
 Modules = dict[str, nn.Module]
+MEASURED = "measured"  # a label of modules that stand in the model for a while
 WHOLE = "layer"  # stands for all linears of a layer
 IGNORED = -100  # a target that torch leaves out of the cross-entropy
 
@@ -68,7 +76,7 @@ def _errors_of_parts(
     states = first_inputs(vlm, samples, folder)
     errors: list[Errors] = []
     for index, packed in enumerate(layers):
-        parts = parts_of(runtime_modules(vlm, index, packed, "measured", cache=True))
+        parts = parts_of(runtime_modules(vlm, index, packed, MEASURED, cache=True))
         layer = vlm.layers[index]
         squared_errors = dict.fromkeys(parts, 0.0)
         squared_norm = 0.0
@@ -85,6 +93,41 @@ def _errors_of_parts(
             state.advance(full)
             squared_norm += float(full.double().square().sum())
         errors.append({name: error / squared_norm for name, error in squared_errors.items()})
+    return errors
+
+
+@torch.no_grad()
+def block_errors(vlm: VLM, samples: CalibrationSet, packed: PackedLayer) -> list[BlockError]:
+    """Per block of the vision tower |E_q - E|^2 / |E|^2 over the image tokens, E in 16 bit.
+
+    So a block counts by what is left of its error behind the tower and the projector: one that the
+    model does not look at costs nothing.
+
+    Args:
+        vlm: the model.
+        samples: what it sees; those without an image are left out.
+        packed: the tower's packed weights.
+
+    Raises:
+        DataError: no sample has an image.
+    """
+    vlm.restore()
+    runs = ImageRuns(vlm, samples)
+    full = [runs.image_embeddings(batch).double() for batch in runs.batches]
+    squared_norm = sum(float(embeddings.square().sum()) for embeddings in full)
+    errors: list[BlockError] = []
+    for block, paths in blocks_of(vlm.model, vlm.parts[VISION]).items():
+        names = tuple(plain_name(path) for path in paths)
+        weights = {name: packed[name] for name in names if name in packed}
+        squared_error = 0.0
+        vlm.install_part(VISION, part_modules_of(vlm, VISION, weights, MEASURED, cache=True))
+        try:
+            for batch, embeddings in zip(runs.batches, full, strict=True):
+                difference = runs.image_embeddings(batch).double() - embeddings
+                squared_error += float(difference.square().sum())
+        finally:
+            vlm.install_part(VISION, None)
+        errors.append(BlockError(plain_name(block), names, squared_error / squared_norm))
     return errors
 
 

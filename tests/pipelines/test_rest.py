@@ -85,7 +85,7 @@ def test_the_second_time_the_rest_comes_from_the_store(record: RunRecord, output
 
 def test_parts_know_what_they_depend_on(outputs: Path) -> None:
     def parts(*overrides: str) -> dict[str, PackedPart]:
-        return {part.part: part for part in graph(outputs, *overrides).parts}
+        return {part.part: part for part in graph(outputs, *overrides).parts(None)}
 
     both = parts("quantizer.vision=gptq4", "quantizer.projector=gptq4")
     alone = parts("quantizer.projector=gptq4")
@@ -125,7 +125,7 @@ def test_a_tied_head_follows_the_embeddings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"quantizer.vision=rtn4 .*sees no images"):
         graph(tmp_path, *text, "quantizer.vision=rtn4")
     tied = graph(tmp_path, *text, "quantizer.head=gptq4", "quantizer.embeddings=gptq4")
-    (part,) = tied.parts
+    (part,) = tied.parts(None)
     assert part.part == "embeddings"
     assert part.calibration is not None, "the head's inputs are looked at"
 

@@ -132,6 +132,7 @@ def _setting_columns(record: RunRecord) -> Row:
         "layers": len(record.tiers),
         "mixed": mixed,
         "tier": "" if mixed or record.artefacts.parts else record.tiers[0],
+        "beside": ", ".join(f"{part} in {tier}" for part, tier in record.part_tiers.items()),
     }
 
 

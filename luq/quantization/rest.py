@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, Sample, inputs_of
@@ -33,8 +32,8 @@ from luq.quantization.hessian import HessianSum
 from luq.quantization.layer import Groups, Hessian, hessians, packed_weight, shared_inputs
 from luq.quantization.methods import Quantizer, make_quantizer
 from luq.quantization.states import (
-    Call,
     Captured,
+    DecoderCall,
     Passage,
     State,
     decoder_call,
@@ -193,12 +192,11 @@ def _inputs_of_module(vlm: VLM, module: nn.Module, batch: list[Sample]) -> Tenso
     """What a module is given first when the model runs on a batch."""
     inputs: list[Tensor] = []
 
-    def keep(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        hidden, _ = Call.of(arguments, options)
-        inputs.append(hidden)
+    def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        inputs.append(arguments[0])
         raise Captured
 
-    handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+    handle = module.register_forward_pre_hook(keep)
     try:
         with suppress(Captured):
             vlm.model(**inputs_of(batch, vlm.device), use_cache=False)
@@ -223,15 +221,9 @@ class ImageRuns:
                 "(rtn4)"
             )
 
-    def run(self, batch: list[Sample]) -> None:
-        """One batch."""
-        decoder_call(self.vlm, decoder_of(self.vlm.model), inputs_of(batch, self.vlm.device))
-
-    def image_embeddings(self, batch: list[Sample]) -> Float[Tensor, "tokens width"]:
-        """What the decoder's first layer is given for the images of one batch."""
-        hidden = _inputs_of_module(self.vlm, self.vlm.layers[0], batch)
-        is_image = torch.stack([sample.image_mask for sample in batch])
-        return hidden[is_image.to(hidden.device)]
+    def run(self, batch: list[Sample]) -> DecoderCall:
+        """One batch: how the decoder would be called."""
+        return decoder_call(self.vlm, decoder_of(self.vlm.model), inputs_of(batch, self.vlm.device))
 
     def groups(self, paths: list[str]) -> Groups:
         """Linears that are given the same tensor, in the order of the forward pass.

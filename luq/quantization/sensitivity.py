@@ -4,11 +4,11 @@ with the weights that the tier really stores.
 All others stay in 16 bit, and so do their inputs.
 
 Symbols: W [out, in] a linear's weight, D = W_stored - W, x [in] its input and g [out] the gradient
-of the calibration loss by its output, both of one token; E [tokens, width] what the decoder is
-given for images.
+of the calibration loss by its output, both of one token; E a tensor that the decoder is given
+for a prompt with its images.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,15 @@ def _errors_of_parts(
 
 @torch.no_grad()
 def block_errors(vlm: VLM, samples: CalibrationSet, packed: PackedLayer) -> list[BlockError]:
-    """Per block of the vision tower |E_q - E|^2 / |E|^2 over the image tokens, E in 16 bit.
+    """Per block of the vision tower sum_E |E_q - E|^2 / |E|^2 over the samples with images.
 
-    So a block counts by what is left of its error behind the tower and the projector: one that the
-    model does not look at costs nothing.
+    E are the tensors that the decoder is given in 16 bit: embeddings, in some families states for
+    cross-attention or features for later layers. So a block counts by what is left of its error
+    behind tower and projector: one that the model does not look at costs nothing.
 
     Args:
         vlm: the model.
-        samples: what it sees; those without an image are left out.
+        samples: what it sees.
         packed: the tower's packed weights.
 
     Raises:
@@ -113,22 +114,55 @@ def block_errors(vlm: VLM, samples: CalibrationSet, packed: PackedLayer) -> list
     """
     vlm.restore()
     runs = ImageRuns(vlm, samples)
-    full = [runs.image_embeddings(batch).double() for batch in runs.batches]
-    squared_norm = sum(float(embeddings.square().sum()) for embeddings in full)
+    full = [_tensors_in(runs.run(batch)) for batch in runs.batches]
     errors: list[BlockError] = []
     for block, paths in blocks_of(vlm.model, vlm.parts[VISION]).items():
         names = tuple(plain_name(path) for path in paths)
         weights = {name: packed[name] for name in names if name in packed}
-        squared_error = 0.0
         vlm.install_part(VISION, part_modules_of(vlm, VISION, weights, MEASURED, cache=True))
         try:
-            for batch, embeddings in zip(runs.batches, full, strict=True):
-                difference = runs.image_embeddings(batch).double() - embeddings
-                squared_error += float(difference.square().sum())
+            error = _error_of_calls(runs, full)
         finally:
             vlm.install_part(VISION, None)
-        errors.append(BlockError(plain_name(block), names, squared_error / squared_norm))
+        errors.append(BlockError(plain_name(block), names, error))
     return errors
+
+
+def _error_of_calls(runs: ImageRuns, full: list[dict[str, Tensor]]) -> float:
+    """sum_E |E_q - E|^2 / |E|^2, E_q with the tower that stands in the model.
+
+    Args:
+        runs: of the model.
+        full: E of each batch, by name.
+    """
+    squared_errors: dict[str, float] = {}
+    squared_norms: dict[str, float] = {}
+    for batch, tensors in zip(runs.batches, full, strict=True):
+        quantized = _tensors_in(runs.run(batch))
+        for name, tensor in tensors.items():
+            is_other = quantized[name] != tensor  # masks may hold infinities
+            difference = quantized[name][is_other].double() - tensor[is_other].double()
+            error = float(difference.square().sum())
+            squared_errors[name] = squared_errors.get(name, 0.0) + error
+            norm = float(tensor.double().square().sum())
+            squared_norms[name] = squared_norms.get(name, 0.0) + norm
+    shares = [error / squared_norms[name] for name, error in squared_errors.items() if error > 0]
+    return sum(shares, 0.0)
+
+
+def _tensors_in(value: Any, name: str = "") -> dict[str, Tensor]:
+    """The tensors of real numbers in nested tuples, lists and dicts, by their places."""
+    if isinstance(value, Tensor):
+        return {name: value} if value.is_floating_point() else {}
+    places: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        places = value.items()
+    elif isinstance(value, list | tuple):
+        places = enumerate(value)
+    tensors: dict[str, Tensor] = {}
+    for place, item in places:
+        tensors |= _tensors_in(item, f"{name}.{place}")
+    return tensors
 
 
 @contextmanager

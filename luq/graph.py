@@ -35,7 +35,13 @@ from luq.evaluation.artefacts import (
 from luq.formats.artefacts import Rest
 from luq.models.checkpoint import Checkpoint
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
-from luq.quantization.artefacts import PackedLayer, PackedPart, Parts, Refinement
+from luq.quantization.artefacts import (
+    PackedLayer,
+    PackedPart,
+    Parts,
+    Refinement,
+    TokenGradients,
+)
 from luq.questions.lm_eval_tasks import TaskTable, is_built_in, task_table
 from luq.questions.sources import QuestionTable, evaluation_table
 from luq.questions.specs import spec
@@ -149,6 +155,15 @@ def check_parts(checkpoint: Checkpoint, quantizer: QuantizerConfig) -> None:
             f"quantizer.head={quantizer.head} is not possible: the head of {name} is tied to the "
             f"embeddings, and stored with them once (quantizer.embeddings={quantizer.embeddings}). "
             "Leave quantizer.head out, and give quantizer.embeddings the tier"
+        )
+
+
+def check_token_weights(checkpoint: Checkpoint, quantizer: QuantizerConfig) -> None:
+    """A ConfigError if tokens should count by gradients of a model that is streamed."""
+    if quantizer.token_weights == "gradient" and checkpoint.config.stream:
+        raise ConfigError(
+            "quantizer.token_weights=gradient is not possible with model.stream=true: it needs the "
+            "gradients of all layers at once. Use quantizer.token_weights=count"
         )
 
 
@@ -266,8 +281,16 @@ class ModelGraph(ABC):
             tuple(before),
             refinement,
             held_out,
+            self._token_gradients,
             name,
         )
+
+    @cached_property
+    def _token_gradients(self) -> TokenGradients | None:
+        """The gradients by which calibration tokens count, if they do."""
+        if self.config.quantizer.token_weights == "count":
+            return None
+        return TokenGradients(self.calibration)
 
     def uniform(self, name: str, propagation: str | None = None, refined: bool = True) -> Layers:
         """Every layer in one tier."""

@@ -24,6 +24,7 @@ from luq.graph import (
     QuestionSet,
     check_parts,
     check_sight,
+    check_token_weights,
     question_set,
     shared_questions,
 )
@@ -72,6 +73,7 @@ class Graph(ModelGraph):
         _check_modality(config)
         _check_images(config, self.checkpoint)
         check_parts(self.checkpoint, config.quantizer)
+        check_token_weights(self.checkpoint, config.quantizer)
         _check_part_images(config)
         _check_part_linears(config, self.checkpoint)
         check_include_path(config.evaluation.include_path)
@@ -127,6 +129,8 @@ class Graph(ModelGraph):
             parts.append(config.quantizer.refine)
         if config.quantizer.held_out:
             parts.append(config.quantizer.held_out)
+        if config.quantizer.token_weights != "count":
+            parts.append(config.quantizer.token_weights)
         if self.parts:
             parts.append(self.parts)
         if measures_errors(config):

@@ -22,7 +22,7 @@ from luq.evaluation.artefacts import Layers, Packed, installed
 from luq.export import folder as export_folder
 from luq.formats.memory import peak_bytes
 from luq.formats.sizes import Memory, memory
-from luq.graph import check_parts
+from luq.graph import check_parts, check_token_weights
 from luq.models.in_memory import write_checkpoint
 from luq.quantization.artefacts import end_walk
 
@@ -118,6 +118,7 @@ def quantize(
     projector: Tier | None = None,
     refine: RefineConfig | None = None,
     held_out: float = QuantizerConfig.held_out,
+    token_weights: str = QuantizerConfig.token_weights,
 ) -> PackedModel:
     """Pack the decoder's linears as a plan says, and other parts of the model in a tier each.
 
@@ -133,6 +134,8 @@ def quantize(
         refine: How layers are tuned while they are packed, as in `RefineConfig(steps=50)`; it needs
             calibration samples for any tier. None: not at all.
         held_out: Share of the calibration batches that say how far Hessians are shrunk.
+        token_weights: What calibration tokens count: `count`, all alike, or `gradient`, by how much
+            the loss changes with what a linear gives for them.
 
     Raises:
         ConfigError: The plan is of another number of layers, a tier needs calibration samples, or
@@ -142,10 +145,12 @@ def quantize(
     chosen = as_plan(plan, model.layers)
     samples = None if calibration is None else calibration_of(model, calibration)
     tiers = {"embeddings": embeddings, "head": head, "vision": vision, "projector": projector}
-    quantizer = replace(with_parts(chosen.quantizer, tiers), held_out=held_out)
+    quantizer = with_parts(chosen.quantizer, tiers)
+    quantizer = replace(quantizer, held_out=held_out, token_weights=token_weights)
     if refine is not None:
         quantizer = replace(quantizer, refine=refine)
     check_parts(model.checkpoint, quantizer)
+    check_token_weights(model.checkpoint, quantizer)
     graph = LoadedGraph(model, GraphSettings(quantizer), samples)
     layers = graph.layers(chosen.allocation)
     store = model.store

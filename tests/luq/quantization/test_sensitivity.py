@@ -8,12 +8,12 @@ from luq.config import CalibrationConfig, Float16Tier, RtnTier
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.families import LINEARS
 from luq.models.vlm import VLM
+from luq.quantization.gradients import next_token_loss
 from luq.quantization.layer import runtime_modules
 from luq.quantization.sensitivity import (
     delta_losses,
     fisher_losses,
     linear_output_errors,
-    next_token_loss,
     output_errors,
 )
 from luq.quantization.walk import install

@@ -26,6 +26,7 @@ from rich.progress import Progress
 from luq.api.graph import GraphSettings, LoadedGraph, calibration_of
 from luq.config import AllocationConfig, OrderConfig, QuantizerConfig
 from luq.config.allocation import ERRORS
+from luq.evaluation.artefacts import Packed
 from luq.planning import allocate
 from luq.quantization.artefacts import end_walk
 
@@ -63,7 +64,8 @@ def run(bench: Bench, label: str, settings: GraphSettings, bars: Progress) -> Re
     end_walk(bench.model.store.tools)
     seconds = time.process_time() - begun
     bars.console.print(f"{label}: {chosen.allocation}")
-    result = bench.measure(label, graph.layers(chosen.allocation), bars)
+    packed = Packed(graph.layers(chosen.allocation), graph.parts)
+    result = bench.measure(label, packed, graph.rest, bars)
     return replace(result, cpu_seconds=result.cpu_seconds + seconds)
 
 

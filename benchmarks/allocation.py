@@ -5,9 +5,10 @@
 random] [--error fisher] [--propagation exact]`.
 
 The plans `linear`, `layer` and `tied` choose among all the tiers so that the sum of measured errors
-is the least; an order puts as few layers as fit into the first tier, all others into the last. Text
-and measures are those of `language_model.py`; CPU seconds are of all that a plan had to make, which
-those after it find in the store.
+is the least; an order puts as few layers as fit into the first tier, all others into the last.
+Settings of the quantizer after the first tier, as in `trellis2+refine.fit=true`, are those of all
+plans. Text and measures are those of `language_model.py`; CPU seconds are of all that a plan had to
+make, which those after it find in the store.
 """
 
 import sys
@@ -25,6 +26,7 @@ from rich.progress import Progress
 from luq.api.graph import GraphSettings, LoadedGraph, calibration_of
 from luq.config import AllocationConfig, OrderConfig, QuantizerConfig
 from luq.config.allocation import ERRORS
+from luq.evaluation.artefacts import Packed
 from luq.planning import allocate
 from luq.quantization.artefacts import end_walk
 
@@ -33,9 +35,8 @@ PLANS = ("linear", "layer", "entropy", "depth_reverse", "random")
 UNITS = {"linear": "linear", "tied": "linear", "layer": "layer"}
 
 
-def quantizer_of(labels: list[str], propagation: str) -> QuantizerConfig:
-    """The tiers with the parameters that their labels say."""
-    contestants = [Contestant.of(label, propagation) for label in labels]
+def quantizer_of(contestants: list[Contestant]) -> QuantizerConfig:
+    """Their tiers in one table, and the other settings of the first of them."""
     tiers = {each.quantizer.high: each.quantizer.tiers[each.quantizer.high] for each in contestants}
     first = contestants[0].quantizer
     return replace(first, tiers=first.tiers | tiers)
@@ -63,7 +64,8 @@ def run(bench: Bench, label: str, settings: GraphSettings, bars: Progress) -> Re
     end_walk(bench.model.store.tools)
     seconds = time.process_time() - begun
     bars.console.print(f"{label}: {chosen.allocation}")
-    result = bench.measure(label, graph.layers(chosen.allocation), bars)
+    packed = Packed(graph.layers(chosen.allocation), graph.parts(None))
+    result = bench.measure(label, packed, graph.rest, bars)
     return replace(result, cpu_seconds=result.cpu_seconds + seconds)
 
 
@@ -78,8 +80,9 @@ def main() -> None:
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as name, Progress(console=console, transient=True) as bars:
         bench = bench_of(arguments, Path(name))
-        quantizer = quantizer_of(arguments.tiers, arguments.propagation)
-        tiers = [label.partition(":")[0] for label in arguments.tiers]
+        contestants = [Contestant.of(label, arguments.propagation) for label in arguments.tiers]
+        quantizer = quantizer_of(contestants)
+        tiers = [contestant.quantizer.high for contestant in contestants]
         sixteen_bit = replace(quantizer, high="float16", low="float16")
         reference = bench.run(Contestant("16 bit", sixteen_bit), bars)
         for bits in arguments.bits:

@@ -5,12 +5,14 @@
 
 Without `--model` it is SmolLM2-135M-Instruct, made of its installed package (see `smollm2.py`).
 Texts are files such as WikiText-2's raw validation and test texts, which are detokenized as lm-eval
-does. All linears of the decoder are packed, embeddings and norms stay in 16 bit. Perplexity is over
-the first windows of the text; a ratio is to the 16-bit model's on the same windows, with its 95 %
-interval over windows. CPU seconds are of calibration and quantization, of all threads.
+does. All linears of the decoder are packed; embeddings and norms stay in 16 bit, unless a setting
+gives embeddings a tier. Stored bits are of the decoder's linears, MB of all that is stored.
+Perplexity is over the first windows of the text; a ratio is to the 16-bit model's on the same
+windows, with its 95 % interval over windows. CPU seconds are of calibration and quantization, of
+all threads.
 
 Named tiers may get other parameters, as in `gptq2:group_size=64,descent=2`. Other settings of the
-quantizer stand after a `+`, as in `gptq2:group_size=64+refine.steps=50`.
+quantizer stand after a `+`, as in `gptq2:group_size=64+refine.steps=50+embeddings=gptq4`.
 """
 
 import argparse
@@ -38,9 +40,11 @@ from luq.api.loaded import LoadedModel, load
 from luq.config import CalibrationConfig, QuantizerConfig
 from luq.config.building import build, plain
 from luq.config.named_tiers import NAMED_TIERS
-from luq.evaluation.artefacts import Layers, Packed, installed
+from luq.evaluation.artefacts import Packed, installed
 from luq.evaluation.measures import perplexity, perplexity_ratio
 from luq.evaluation.perplexity import text_losses
+from luq.formats.artefacts import Rest
+from luq.formats.sizes import rest_ledger
 from luq.quantization.artefacts import end_walk
 
 TIERS = ("gptq4:group_size=64", "gptq3:group_size=64", "gptq2:group_size=64")
@@ -80,6 +84,7 @@ class Result:
 
     label: str
     stored_bits: float
+    file_bytes: int
     cpu_seconds: float
     losses: list[float]
 
@@ -101,23 +106,33 @@ class Bench:
         """Quantize and measure."""
         graph = self.graph(contestant.quantizer)
         allocation = Allocation((contestant.quantizer.high,) * self.model.layers)
-        return self.measure(contestant.label, graph.layers(allocation), bars)
+        packed = Packed(graph.layers(allocation), graph.parts(None))
+        return self.measure(contestant.label, packed, graph.rest, bars)
 
-    def measure(self, label: str, layers: Layers, bars: Progress) -> Result:
-        """Make packed layers, and read the text with them."""
+    def measure(self, label: str, packed: Packed, rest: Rest, bars: Progress) -> Result:
+        """Make what is packed, and read the text with it.
+
+        Args:
+            label: for people.
+            packed: layers, and parts beside them.
+            rest: what there is beside the layers in 16 bit.
+            bars: show how far it is.
+        """
         store = self.model.store
         begun = time.process_time()
-        size_bytes = 0
+        layers_bytes = 0
         weights = 0
-        for layer in bars.track(layers, description=label):
+        for layer in bars.track(packed.layers, description=label):
             size = store.get(layer).size()
-            size_bytes += size.bytes
+            layers_bytes += size.bytes
             weights += size.weights
         end_walk(store.tools)
+        parts = {part.part: store.get(part).size() for part in packed.parts}
         seconds = time.process_time() - begun
-        packed = installed(self.model.checkpoint, Packed(layers), store.tools)
-        losses = text_losses(packed, self.windows)
-        return Result(label, 8 * size_bytes / weights, seconds, losses)
+        rest_bytes = sum(rest_ledger(store.get(rest).ledger, parts).values())
+        losses = text_losses(installed(self.model.checkpoint, packed, store.tools), self.windows)
+        bits = 8 * layers_bytes / weights
+        return Result(label, bits, layers_bytes + rest_bytes, seconds, losses)
 
 
 def windows_of(model: LoadedModel, text: Path, count: int, length: int) -> torch.Tensor:
@@ -138,14 +153,22 @@ def detokenized(text: Path, folder: Path) -> Path:
 def table_of(results: list[Result], reference: Result, length: int) -> Table:
     """The results beside the 16-bit model's."""
     table = Table(title=f"{len(reference.losses)} windows of {length} tokens")
-    for column in ("tier", "stored bits", "perplexity", "ratio to 16 bit", "CPU s"):
+    for column in ("tier", "stored bits", "MB", "perplexity", "ratio to 16 bit", "CPU s"):
         table.add_column(column, justify="left" if column == "tier" else "right")
-    table.add_row("16 bit", "16", f"{perplexity(reference.losses, length).value:.2f}", "1", "")
+    table.add_row(
+        "16 bit",
+        "16",
+        f"{reference.file_bytes / 1e6:.1f}",
+        f"{perplexity(reference.losses, length).value:.2f}",
+        "1",
+        "",
+    )
     for result in results:
         ratio, low, high = perplexity_ratio(result.losses, reference.losses)
         table.add_row(
             result.label,
             f"{result.stored_bits:.3f}",
+            f"{result.file_bytes / 1e6:.1f}",
             f"{perplexity(result.losses, length).value:.2f}",
             f"{ratio:.3f} ({low:.3f}..{high:.3f})",
             f"{result.cpu_seconds:.0f}",

@@ -36,7 +36,13 @@ from luq.evaluation.artefacts import (
 from luq.formats.artefacts import Rest
 from luq.models.checkpoint import Checkpoint
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
-from luq.quantization.artefacts import PackedLayer, PackedPart, Parts, Refinement
+from luq.quantization.artefacts import (
+    PackedLayer,
+    PackedPart,
+    Parts,
+    Refinement,
+    TokenGradients,
+)
 from luq.questions.lm_eval_tasks import TaskTable, is_built_in, task_table
 from luq.questions.sources import QuestionTable, evaluation_table
 from luq.questions.specs import spec
@@ -178,6 +184,15 @@ def _check_vision_budget(budget: VisionBudget, quantizer: QuantizerConfig) -> No
         )
 
 
+def check_token_weights(checkpoint: Checkpoint, quantizer: QuantizerConfig) -> None:
+    """A ConfigError if tokens should count by gradients of a model that is streamed."""
+    if quantizer.token_weights == "gradient" and checkpoint.config.stream:
+        raise ConfigError(
+            "quantizer.token_weights=gradient is not possible with model.stream=true: it needs the "
+            "gradients of all layers at once. Use quantizer.token_weights=count"
+        )
+
+
 class ModelGraph(ABC):
     """The artefacts of one model: calibrated, profiled, packed, asked."""
 
@@ -314,8 +329,16 @@ class ModelGraph(ABC):
             tuple(before),
             refinement,
             held_out,
+            self._token_gradients,
             name,
         )
+
+    @cached_property
+    def _token_gradients(self) -> TokenGradients | None:
+        """The gradients by which calibration tokens count, if they do."""
+        if self.config.quantizer.token_weights == "count":
+            return None
+        return TokenGradients(self.calibration)
 
     def uniform(self, name: str, propagation: str | None = None, refined: bool = True) -> Layers:
         """Every layer in one tier."""

@@ -17,7 +17,7 @@ from luq.config.allocation import ERRORS, UNITS
 from luq.config.calibration import WEIGHTINGS
 from luq.config.evaluation import PROTOCOLS, SPLITS
 from luq.config.order import MODALITIES
-from luq.config.quantizer import PARTS, PROPAGATIONS
+from luq.config.quantizer import PARTS, PROPAGATIONS, TOKEN_WEIGHTS
 from luq.config.run import OBJECTIVES
 from luq.escaping import visible
 from luq.store.sealed import read_table
@@ -43,6 +43,7 @@ CHOICES = {
     "objective": OBJECTIVES,
     "order.modality": MODALITIES,
     "quantizer.propagation": PROPAGATIONS,
+    "quantizer.token_weights": TOKEN_WEIGHTS,
     **HYDRA,
 }
 SCRIPT = """\

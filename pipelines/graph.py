@@ -24,6 +24,7 @@ from luq.graph import (
     QuestionSet,
     check_parts,
     check_sight,
+    check_token_weights,
     part_settings,
     question_set,
     shared_questions,
@@ -73,6 +74,7 @@ class Graph(ModelGraph):
         _check_modality(config)
         _check_images(config, self.checkpoint)
         check_parts(self.checkpoint, config)
+        check_token_weights(self.checkpoint, config.quantizer)
         _check_part_images(config)
         _check_part_linears(config, self.checkpoint)
         check_include_path(config.evaluation.include_path)
@@ -129,6 +131,8 @@ class Graph(ModelGraph):
             parts.append(config.quantizer.refine)
         if config.quantizer.held_out:
             parts.append(config.quantizer.held_out)
+        if config.quantizer.token_weights != "count":
+            parts.append(config.quantizer.token_weights)
         if self.parts(None):
             parts.append(self.parts(None))
         if self.uniform_towers:

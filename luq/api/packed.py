@@ -29,7 +29,7 @@ from luq.evaluation.artefacts import Layers, Packed, installed
 from luq.export import folder as export_folder
 from luq.formats.memory import peak_bytes
 from luq.formats.sizes import Memory, memory
-from luq.graph import check_parts
+from luq.graph import check_parts, check_token_weights
 from luq.models.in_memory import write_checkpoint
 from luq.quantization.artefacts import end_walk
 from luq.tower import PlannedParts, planned_parts
@@ -129,6 +129,7 @@ def quantize(
     projector: Tier | None = None,
     refine: RefineConfig | None = None,
     held_out: float = QuantizerConfig.held_out,
+    token_weights: str = QuantizerConfig.token_weights,
 ) -> PackedModel:
     """Pack the decoder's linears as a plan says, and other parts of the model in a tier each.
 
@@ -147,6 +148,8 @@ def quantize(
         refine: How layers are tuned while they are packed, as in `RefineConfig(steps=50)`; it needs
             calibration samples for any tier. None: not at all.
         held_out: Share of the calibration batches that say how far Hessians are shrunk.
+        token_weights: What calibration tokens count: `count`, all alike, or `gradient`, by how much
+            the loss changes with what a linear gives for them.
 
     Raises:
         ConfigError: The plan is of another number of layers, a tier needs calibration samples,
@@ -162,12 +165,14 @@ def quantize(
         tiers["vision"] = vision
     else:
         several = vision
-    quantizer = replace(with_parts(chosen.quantizer, tiers, several), held_out=held_out)
+    quantizer = with_parts(chosen.quantizer, tiers, several)
+    quantizer = replace(quantizer, held_out=held_out, token_weights=token_weights)
     if refine is not None:
         quantizer = replace(quantizer, refine=refine)
     budget = VisionBudget(list(named_tiers(several)), vision_bits)
     settings = GraphSettings(quantizer, AllocationConfig("uniform", vision=budget))
     check_parts(model.checkpoint, settings)
+    check_token_weights(model.checkpoint, quantizer)
     graph = LoadedGraph(model, settings, samples)
     layers = graph.layers(chosen.allocation)
     store = model.store

@@ -103,7 +103,10 @@ def _quantizer_readers(config: RunConfig) -> dict[str, str]:
     elif all(tier.is_exact for tier in tiers):
         readers["quantizer.refine"] = "tiers that lose something, not by 16-bit ones"
     if all(tier.data_free for tier in tiers):
-        readers["quantizer.held_out"] = "tiers that have Hessians, not by those that need no data"
+        reader = "tiers that have Hessians, not by those that need no data"
+        readers["quantizer.held_out"] = reader
+        if not quantizer.refine.is_on:
+            readers["quantizer.token_weights"] = reader
     return readers
 
 

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from luq.calibration.samples import CalibrationSet
     from luq.formats.layer_file import PackedLayer as Weights
     from luq.models.vlm import VLM
+    from luq.quantization.gradients import Squares
     from luq.quantization.layer import Refiner
     from luq.quantization.walk import FloatWalk, Walk
 
 SCORES = "scores.json"
+GRADIENTS = "gradients.safetensors"
 REFINEMENT_VERSION = 1  # raise it when a refined layer gets other bytes
 REFINED = "-refined"  # after the name of a refined layer's tier, where work is told apart
 T = TypeVar("T")
@@ -75,6 +77,32 @@ class Refinement:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class TokenGradients(Artefact["list[Squares]"]):
+    """Per layer, linear and calibration token the squared length of the gradient of the loss."""
+
+    stage: ClassVar[str] = "scores"
+    version: ClassVar[int] = 1
+    calibration: Calibration
+
+    @property
+    def description(self) -> str:
+        return "the gradients of the calibration loss"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.models.vlm import loaded
+        from luq.quantization.gradients import squared_gradients, write_squares
+
+        vlm = loaded(tools, self.calibration.checkpoint)
+        squares = squared_gradients(vlm, samples_of(self.calibration, tools))
+        write_squares(squares, folder / GRADIENTS)
+
+    def read(self, folder: Path) -> "list[Squares]":
+        from luq.quantization.gradients import read_squares
+
+        return read_squares(folder / GRADIENTS, self.calibration.checkpoint.layers)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class PackedLayer(Artefact[LayerFolder]):
     """The linears of one decoder layer in their tiers.
 
@@ -92,6 +120,7 @@ class PackedLayer(Artefact[LayerFolder]):
     before: "tuple[PackedLayer, ...]" = ()
     refinement: Refinement | None = None
     held_out: float = 0.0  # share of the batches that say how far Hessians are shrunk
+    gradients: TokenGradients | None = None  # by which tokens count; None: as the samples say
     name: str = field(default="", metadata=VOLATILE)  # of the tiers, for people
 
     @property
@@ -110,7 +139,7 @@ class PackedLayer(Artefact[LayerFolder]):
             return
         vlm = loaded(tools, self.calibration.checkpoint)
         before = [tools.store.get(layer).folder for layer in self.before]
-        walk = walk_of(self.calibration, tools, self.refinement is not None)
+        walk = walk_of(self.calibration, tools, self.refinement is not None, self.gradients)
         states = walk.inputs(self.index, before)
         refiner = None
         if self.refinement is not None:
@@ -136,7 +165,12 @@ class PackedLayer(Artefact[LayerFolder]):
         return LayerFolder(folder)
 
 
-def walk_of(calibration: Calibration, tools: Tools, refined: bool = False) -> "Walk":
+def walk_of(
+    calibration: Calibration,
+    tools: Tools,
+    refined: bool = False,
+    gradients: TokenGradients | None = None,
+) -> "Walk":
     """The walk of a calibration set through its model, held from layer to layer.
 
     To lose it changes no byte: its states are then made again. Refined layers are walked through
@@ -149,11 +183,12 @@ def walk_of(calibration: Calibration, tools: Tools, refined: bool = False) -> "W
     def start() -> Walk:
         vlm = loaded(tools, calibration.checkpoint)
         samples = samples_of(calibration, tools)
+        squares = None if gradients is None else tools.store.get(gradients)
         if refined:
-            return Walk(vlm, samples, tools.store.root, LESSON_TOKENS, WAITING)
-        return Walk(vlm, samples, tools.store.root)
+            return Walk(vlm, samples, tools.store.root, LESSON_TOKENS, WAITING, squares)
+        return Walk(vlm, samples, tools.store.root, squares=squares)
 
-    return tools.hold(Walk, (calibration, refined), start)
+    return tools.hold(Walk, (calibration, refined, gradients), start)
 
 
 def float_walk_of(calibration: Calibration, tools: Tools) -> "FloatWalk":

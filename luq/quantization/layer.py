@@ -97,7 +97,7 @@ def hessians(
         total = SplitHessian(int(linear.in_features), states[0].device)
 
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            total.add(inputs[0], current.weights, current in apart)
+            total.add(inputs[0], current.weights(group), current in apart)
 
         sums.append(total)
         hooks.append(linear.register_forward_pre_hook(add))

@@ -50,14 +50,14 @@ def lessons_of(
     Raises:
         DataError: there are fewer than two batches, of which one could be held out.
     """
-    *groups, _ = shared_inputs(layer, list(states))  # the last group is not given its inputs
+    *groups, last = shared_inputs(layer, list(states))  # the last one is not given its inputs
     firsts = [group[0] for group in groups]
     lessons: list[Lesson] = []
     for state, float_state in zip(states, float_states, strict=True):
         if state.is_called:
             target, inputs = observed(layer, firsts, float_state)
             parked = {name: state.parked(given) for name, given in inputs.items()}
-            lessons.append(Lesson(state, state.parked(target), parked))
+            lessons.append(Lesson(state, state.parked(target), parked, last))
     split = Lessons.of(lessons, share)
     if not split.taught or (share > 0 and not split.held_out):
         raise DataError(
@@ -109,7 +109,7 @@ class LayerRefiner:
         elif names[0] in self.lessons.taught[0].inputs:
             originals = self.vlm.original(self.index)
             pairs = [(self.trials[name], originals[name]) for name in names]
-            follow(self.layer, names[0], pairs, self.lessons)
+            follow(self.layer, names, pairs, self.lessons)
 
     def end(self, packed: PackedLayer) -> PackedLayer:
         """Tune roundings and ranges of all linears that are on a grid."""

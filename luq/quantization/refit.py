@@ -96,7 +96,7 @@ def refit(layer: nn.Module, name: str, linear: TrialLinear, lessons: Lessons) ->
 @torch.no_grad()
 def follow(
     layer: nn.Module,
-    name: str,
+    names: Sequence[str],
     pairs: Sequence[tuple[TrialLinear, Tensor]],
     lessons: Lessons,
 ) -> float:
@@ -104,21 +104,22 @@ def follow(
 
     Args:
         layer: with the linears in it.
-        name: of the first of them.
+        names: where they stand.
         pairs: each of them with its 16-bit weight.
         lessons: what the layer learns from.
 
     Returns:
         The share of the held-out error that is left.
     """
+    first = names[0]
     originals = torch.cat([original.float() for _, original in pairs])
     current = torch.cat([linear.weight for linear, _ in pairs])
 
     def see(lesson: Lesson) -> Seen:
-        _, inputs = observed(layer, [name], lesson.state)
-        rows = inputs[name].float().flatten(0, -2)
-        float_rows = lesson.inputs[name].get().float().flatten(0, -2)
-        importance = lesson.importance(lesson.target.get()).flatten().float()
+        _, inputs = observed(layer, [first], lesson.state)
+        rows = inputs[first].float().flatten(0, -2)
+        float_rows = lesson.inputs[first].get().float().flatten(0, -2)
+        importance = lesson.importance(lesson.target.get(), names).flatten().float()
         return Seen(rows, float_rows @ originals.T - rows @ current.T, importance)
 
     fitted = _fitted(lessons, see)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from luq.allocation.blocks import BlockError
-from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.calibration.samples import CalibrationSet
 from luq.config.quantizer import VISION
 from luq.formats import kernels
 from luq.formats.base import PackedWeight
@@ -25,6 +25,7 @@ from luq.formats.layer_file import PackedLayer
 from luq.models.parts import blocks_of
 from luq.models.vlm import VLM
 from luq.models.weight_files import plain_name
+from luq.quantization.gradients import listening, next_token_loss, send_back
 from luq.quantization.layer import runtime_modules
 from luq.quantization.rest import ImageRuns
 from luq.quantization.rest import runtime_modules as part_modules_of
@@ -34,7 +35,6 @@ Errors = dict[str, float]  # of the linears of one layer
 Modules = dict[str, nn.Module]
 MEASURED = "measured"  # a label of modules that stand in the model for a while
 WHOLE = "layer"  # stands for all linears of a layer
-IGNORED = -100  # a target that torch leaves out of the cross-entropy
 
 
 def output_errors(
@@ -177,18 +177,6 @@ def _differentiable(weights: list[nn.Parameter]) -> Iterator[None]:
             weight.grad = None
 
 
-def next_token_loss(vlm: VLM, samples: CalibrationSet) -> Iterator[Tensor]:
-    """Per batch the summed cross-entropy (nats) of the next token, image tokens left out."""
-    for batch in samples.batches():
-        inputs = inputs_of(batch, vlm.device)
-        logits = vlm.model(**inputs, use_cache=False).logits[:, :-1].float()
-        targets = inputs["input_ids"][:, 1:].clone()
-        targets[vlm.image_mask(targets)] = IGNORED
-        yield nn.functional.cross_entropy(
-            logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="sum"
-        )
-
-
 def delta_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLayer]) -> list[Errors]:
     """Per layer and linear the sum over its weights of |gradient of the calibration loss x D|.
 
@@ -239,16 +227,9 @@ def fisher_losses(vlm: VLM, samples: CalibrationSet, layers: Iterable[PackedLaye
     for index, packed in enumerate(layers):
         weights = vlm.original(index)
         listeners.append({name: _FisherSum(weights[name], packed[name]) for name in weights})
-    hooks = [vlm.layers[0].register_forward_pre_hook(_with_gradient, with_kwargs=True)]
-    for linears, sums in zip(vlm.originals, listeners, strict=True):
-        hooks += [linear.register_forward_hook(sums[name]) for name, linear in linears.items()]
-    try:
-        with torch.enable_grad():
-            for loss in next_token_loss(vlm, samples):
-                loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with listening(vlm, listeners):
+        for batch in samples.batches():
+            send_back(vlm, batch)
     tokens = max(_predicted_tokens(samples), 1)
     losses: list[Errors] = []
     for sums in listeners:
@@ -273,13 +254,3 @@ class _FisherSum:
             self.value += float(change.double().square().sum())
 
         output.register_hook(add)  # type: ignore[no-untyped-call]  # torch's own signature
-
-
-def _with_gradient(
-    module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of the first layer, with hidden states from which gradients are known on."""
-    if arguments:
-        hidden, *others = arguments
-        return (hidden.detach().requires_grad_(), *others), options
-    return (), options | {"hidden_states": options["hidden_states"].detach().requires_grad_()}

@@ -6,7 +6,7 @@ layers it may change the hidden states (Qwen3-VL adds image features there). Wha
 given is learnt from the decoder itself, by letting it run with layers that do nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from luq.models.decoder import decoder_of
 from luq.models.families import FAMILIES
 from luq.models.scratch import Parked, Scratch
 from luq.models.vlm import VLM
+from luq.quantization.gradients import Squares, token_weights
 
 BATCH_TOKENS = 2048
 NO_ARGUMENTS = ("past_key_values", "use_cache")  # of a decoder layer: there is no cache here
@@ -143,19 +144,37 @@ def _stand_ins(layers: nn.ModuleList, act: LayerAct, gives_tuple: bool) -> Itera
                 layer.forward = forward
 
 
+class TokenCounts(NamedTuple):
+    """What the tokens of a batch count in Hessians.
+
+    `weights` [batch * tokens]: as the calibration set says; None: all alike. `squares`: by layer,
+    the gradients of all batches, in which this batch's begin at token `first` and end before
+    `last`; None: gradients are not looked at.
+    """
+
+    weights: Tensor | None = None
+    squares: Sequence[Squares] | None = None
+    first: int = 0
+    last: int = 0
+
+    def of(self, layer: int, linears: Sequence[str]) -> Tensor | None:
+        """What they count in a Hessian that some linears of a layer share; None: all alike."""
+        if self.squares is None:
+            return self.weights
+        by_gradient = token_weights(self.squares[layer], linears)[self.first : self.last]
+        return by_gradient if self.weights is None else by_gradient * self.weights.to(by_gradient)
+
+
 class State:
     """One batch on its way: hidden states [batch, tokens, width] before the layer `index`.
 
-    `hidden` lies on disk if there is a scratch file. `weights` [batch * tokens] is what the tokens
-    count in a Hessian; None: all alike.
+    `hidden` lies on disk if there is a scratch file.
     """
 
-    def __init__(
-        self, passage: Passage, scratch: Scratch | None = None, weights: Tensor | None = None
-    ):
+    def __init__(self, passage: Passage, scratch: Scratch | None = None):
         self.index = 0
         self.device = passage.first.device
-        self.weights = weights
+        self._counts = TokenCounts()
         self._passage = passage
         self._hidden = Parked(passage.first, scratch)
 
@@ -171,6 +190,23 @@ class State:
     def parked(self, tensor: Tensor) -> Parked:
         """A tensor that waits where the hidden states do."""
         return Parked(tensor, self._hidden.scratch)
+
+    def count(self, counts: "TokenCounts") -> None:
+        """Say what the tokens count."""
+        self._counts = counts
+
+    @property
+    def sees_gradients(self) -> bool:
+        """Whether tokens count what the loss's gradients say."""
+        return self._counts.squares is not None
+
+    def weights(self, linears: Sequence[str]) -> Tensor | None:
+        """What tokens count in a Hessian [batch * tokens]; None: all alike.
+
+        Args:
+            linears: of the layer at `index`, which share the Hessian.
+        """
+        return self._counts.of(self.index, linears)
 
     @property
     def is_called(self) -> bool:
@@ -202,6 +238,7 @@ def first_inputs(
     folder: Path | None = None,
     batch_tokens: int = BATCH_TOKENS,
     copies: int = 1,
+    squares: Sequence[Squares] | None = None,
 ) -> list[State]:
     """What decoder layer 0 receives, batch by batch.
 
@@ -213,6 +250,7 @@ def first_inputs(
         folder: where activations may wait on disk.
         batch_tokens: most tokens of a batch, or one sample if that has more.
         copies: tensors of the states' size that will wait in memory in all.
+        squares: gradients by which tokens count (`luq.quantization.gradients`).
     """
     vlm.restore()
     batches = list(samples.batches(batch_tokens))
@@ -220,8 +258,11 @@ def first_inputs(
         _check_passages(vlm, batches)
     decoder = decoder_of(vlm.model)
     states = inputs_of_first(vlm, decoder, vlm.layers, batches, folder, copies)
+    first = 0
     for state, batch in zip(states, batches, strict=True):
-        state.weights = samples.weights(batch)
+        last = first + sum(sample.tokens for sample in batch)
+        state.count(TokenCounts(samples.weights(batch), squares, first, last))
+        first = last
     return states
 
 

@@ -4,12 +4,13 @@
 |---|---|---|
 | Y | `target` | the 16-bit layer's output on the 16-bit model's hidden states [tokens, width] |
 | Y' | `output` | the output of the layer that is tuned, on what the packed layers before it give |
-| a_t | `importance` | what token t counts in a Hessian; 1 unless samples are weighted |
+| a_t | `importance` | what token t counts in a Hessian; 1 unless tokens are weighted |
 | w_t | `weights` | what its squared error counts: a_t / mean_c Y_tc^2 |
 
 The loss is the mean relative error of a token, sum_t w_t mean_c (Y'_tc - Y_tc)^2 / sum_t a_t. In
 many models the first token has activations of thousands; the next layer's norm divides each token
-by its own size, and so does the loss.
+by its own size, and so does the loss. Where gradients say what a token counts, they say this, too:
+w_t = a_t.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,28 +33,34 @@ class Lesson(NamedTuple):
     """A batch of samples before a layer, and what the layer should make of it.
 
     `inputs`: what linears are given in the 16-bit model, by the name of the first of each group.
+    `last`: the linears that are called last, whose outputs' gradient is that of the layer's.
     """
 
     state: State
     target: Parked
     inputs: dict[str, Parked]
+    last: tuple[str, ...]
 
     def loss(self, layer: nn.Module) -> tuple[Tensor, float]:
         """Weighted squared errors of the layer's output, summed, and the importance of all."""
         target = self.target.get().float()
         error = self.state.output(layer).float() - target
         loss = (self.weights(target) * error.square().mean(-1)).sum()
-        return loss, float(self.importance(target).sum())
+        return loss, float(self.importance(target, self.last).sum())
 
-    def importance(self, target: Tensor) -> Float[Tensor, "batch tokens"]:
-        """What each token counts."""
-        if self.state.weights is None:
+    def importance(self, target: Tensor, linears: Sequence[str]) -> Float[Tensor, "batch tokens"]:
+        """What each token counts for some linears."""
+        weights = self.state.weights(linears)
+        if weights is None:
             return torch.ones(target.shape[:-1], device=target.device)
-        return self.state.weights.to(target).view(target.shape[:-1])
+        return weights.to(target).view(target.shape[:-1])
 
     def weights(self, target: Tensor) -> Float[Tensor, "batch tokens"]:
-        """What a token's squared error counts."""
-        return self.importance(target) / target.square().mean(-1).clamp_min(LEAST_SQUARE)
+        """What a token's squared error of the layer's output counts."""
+        importance = self.importance(target, self.last)
+        if self.state.sees_gradients:
+            return importance
+        return importance / target.square().mean(-1).clamp_min(LEAST_SQUARE)
 
     @property
     def tokens(self) -> int:

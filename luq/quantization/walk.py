@@ -15,6 +15,7 @@ from luq.errors import ModelError
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.formats.linear import installed_tiers
 from luq.models.vlm import VLM
+from luq.quantization.gradients import Squares
 from luq.quantization.layer import runtime_modules
 from luq.quantization.states import BATCH_TOKENS, State, first_inputs, pass_through
 
@@ -33,6 +34,7 @@ class Walk:
         folder: where hidden states may wait on disk.
         batch_tokens: most tokens of a batch.
         copies: tensors of the states' size that wait in memory beside each other.
+        squares: gradients by which tokens count (`luq.quantization.gradients`).
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Walk:
         folder: Path | None = None,
         batch_tokens: int = BATCH_TOKENS,
         copies: int = 1,
+        squares: Sequence[Squares] | None = None,
     ):
         self.vlm = vlm
         self.samples = samples
         self.folder = folder
         self.batch_tokens = batch_tokens
         self.copies = copies
+        self.squares = squares
         self._states: list[State] | None = None
         self._passed: list[str] = []  # keys of the layers that the states went through
 
@@ -72,7 +76,7 @@ class Walk:
         states = self._states
         if states is None or self._passed != way[: len(self._passed)]:
             states = first_inputs(
-                self.vlm, self.samples, self.folder, self.batch_tokens, self.copies
+                self.vlm, self.samples, self.folder, self.batch_tokens, self.copies, self.squares
             )
             self._passed = []
         # An error on the way leaves some batches ahead of others: such states are not kept.

@@ -27,6 +27,7 @@ __all__ = [
     "PROJECTOR",
     "PROPAGATIONS",
     "TIERS",
+    "TOKEN_WEIGHTS",
     "VISION",
     "ArbRcTier",
     "BillmTier",
@@ -44,6 +45,7 @@ __all__ = [
 
 HELD_OUT = (0.01, 0.5)  # least and largest share of batches that can be held out
 PROPAGATIONS = ("exact", "high", "float")
+TOKEN_WEIGHTS = ("count", "gradient")
 # Parts of a model beside its decoder's linears that a tier can be given to.
 PARTS = EMBEDDINGS, HEAD, VISION, PROJECTOR = ("embeddings", "head", "vision", "projector")
 
@@ -66,6 +68,10 @@ class QuantizerConfig:
     # Share of the calibration batches by which it is chosen how far the Hessian of the others is
     # shrunk towards its mean diagonal; 0: it is not.
     held_out: float = 0.0
+    # What calibration tokens count in the Hessians of decoder layers, beside their
+    # `calibration.weighting`. count: all alike; gradient: by how much the loss changes with what a
+    # linear gives for them.
+    token_weights: str = "count"
     # Tiers of what is no linear of the decoder, by name; None: 16 bit.
     embeddings: str | None = None
     head: str | None = None
@@ -92,6 +98,9 @@ class QuantizerConfig:
         allowed = f"one of {', '.join(PROPAGATIONS)}"
         known = self.propagation in PROPAGATIONS
         require(known, "quantizer.propagation", self.propagation, allowed)
+        allowed = f"one of {', '.join(TOKEN_WEIGHTS)}"
+        known = self.token_weights in TOKEN_WEIGHTS
+        require(known, "quantizer.token_weights", self.token_weights, allowed)
 
     def _require_rows(self) -> None:
         """A ConfigError if the embeddings' tier cannot decode the rows that tokens look up."""

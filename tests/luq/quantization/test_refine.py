@@ -102,7 +102,7 @@ def test_one_batch_is_too_little(vlm: VLM, samples: CalibrationSet) -> None:
 
 def test_held_out_lessons_are_spread_evenly_and_never_taught(lessons: Lessons) -> None:
     state = lessons.taught[0].state
-    sixteen = [Lesson(state, Parked(torch.tensor(place)), {}) for place in range(16)]
+    sixteen = [Lesson(state, Parked(torch.tensor(place)), {}, ()) for place in range(16)]
     split = Lessons.of(sixteen, 0.25)
     assert [int(lesson.target.get()) for lesson in split.held_out] == [2, 6, 10, 14]
     assert sorted(map(id, (*split.taught, *split.held_out))) == sorted(map(id, sixteen))
@@ -191,7 +191,7 @@ def test_linears_follow_their_16_bit_outputs(vlm: VLM, lessons: Lessons) -> None
     damaged = TrialLinear(1.1 * original, vlm.bias(0, name))
     vlm.install(0, {name: damaged})
     try:
-        left = follow(layer, name, [(damaged, original)], lessons)
+        left = follow(layer, [name], [(damaged, original)], lessons)
     finally:
         vlm.install(0, None)
     # its inputs are those of the 16-bit model here: nothing but the damage is to be undone

@@ -8,6 +8,7 @@ from luq.config import CalibrationConfig, Float16Tier, LayerTiers, ModelConfig, 
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.families import LINEARS
 from luq.models.vlm import VLM, load_vlm
+from luq.quantization.gradients import next_token_loss
 from luq.quantization.layer import runtime_modules
 from luq.quantization.rest import quantize_part
 from luq.quantization.sensitivity import (
@@ -15,7 +16,6 @@ from luq.quantization.sensitivity import (
     delta_losses,
     fisher_losses,
     linear_output_errors,
-    next_token_loss,
     output_errors,
 )
 from luq.quantization.walk import install

@@ -154,9 +154,12 @@ def test_what_the_plan_of_a_tower_needs_is_counted_before_it_runs(outputs: Path)
     budget = ["allocation.vision.tiers=[gptq4,trellis2]", "allocation.vision.bits=3"]
     work.add_run(graph(outputs, *budget), Store(outputs / "empty"))
     assert work.is_bound
-    assert {kind: len(pieces) for kind, pieces in work.pieces.items() if "parts" in kind} == {
+    assert {kind: len(pieces) for kind, pieces in work.pieces.items()} == {
+        "calibration sets": 1,
         "parts gptq4": 1,
         "parts trellis2": 1,
+        "layers rtn4": 10,
+        "answers gqa": 1,
     }
 
 

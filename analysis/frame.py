@@ -131,7 +131,8 @@ def _setting_columns(record: RunRecord) -> Row:
         "k": record.k if mixed else None,
         "layers": len(record.tiers),
         "mixed": mixed,
-        "tier": "" if mixed or config.quantizer.parts else record.tiers[0],
+        "tier": "" if mixed or record.artefacts.parts else record.tiers[0],
+        "beside": ", ".join(f"{part} in {tier}" for part, tier in record.part_tiers.items()),
     }
 
 

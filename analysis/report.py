@@ -48,6 +48,7 @@ RUN_COLUMNS = (
     RunColumn("low_tier", "low tier", None),
     RunColumn("high_tier", "high tier", None),
     RunColumn("tier", "tier of all", None),
+    RunColumn("beside", "beside the layers", None),
     RunColumn("nominal_bits", "nominal bits", 2),
     RunColumn("stored_bits", "stored bits", 3),
     RunColumn("checkpoint_bytes", "MB", 3, 1e-6),
@@ -278,6 +279,7 @@ def plan_details(chapter: Chapter, row_of_run: dict[str, int]) -> dict[str, dict
         entry: dict[str, Any] = {
             "label": plan["label"],
             "allocation": plan["allocation"],
+            "beside": plan["beside"],
             "seeds": int(plan["seeds"]),
             "mixed": bool(plan["mixed"]),
             "collapsed": bool(plan["collapsed"] >= COLLAPSED * plan["benchmarks"]),

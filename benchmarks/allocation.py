@@ -64,7 +64,7 @@ def run(bench: Bench, label: str, settings: GraphSettings, bars: Progress) -> Re
     end_walk(bench.model.store.tools)
     seconds = time.process_time() - begun
     bars.console.print(f"{label}: {chosen.allocation}")
-    packed = Packed(graph.layers(chosen.allocation), graph.parts)
+    packed = Packed(graph.layers(chosen.allocation), graph.parts(None))
     result = bench.measure(label, packed, graph.rest, bars)
     return replace(result, cpu_seconds=result.cpu_seconds + seconds)
 

@@ -106,7 +106,7 @@ class Bench:
         """Quantize and measure."""
         graph = self.graph(contestant.quantizer)
         allocation = Allocation((contestant.quantizer.high,) * self.model.layers)
-        packed = Packed(graph.layers(allocation), graph.parts)
+        packed = Packed(graph.layers(allocation), graph.parts(None))
         return self.measure(contestant.label, packed, graph.rest, bars)
 
     def measure(self, label: str, packed: Packed, rest: Rest, bars: Progress) -> Result:

@@ -5,7 +5,7 @@ checkpoint, calibration and settings it is of.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from luq.config import (
     OrderConfig,
     ProfileConfig,
     QuantizerConfig,
+    VisionBudget,
 )
 from luq.config.quantizer import EMBEDDINGS, HEAD, PROJECTOR, VISION
 from luq.errors import ConfigError
@@ -136,18 +137,30 @@ def shared_questions(calibration: Calibration, questions: QuestionSet) -> list[S
     ]
 
 
-def check_parts(checkpoint: Checkpoint, quantizer: QuantizerConfig) -> None:
+def part_settings(config: PlanSettings) -> dict[str, str]:
+    """Of each part that is packed the setting that says so."""
+    parts = config.quantizer.parts
+    settings = {part: f"quantizer.{part}={name}" for part, name in parts.items()}
+    budget = config.allocation.vision
+    if budget.is_given:
+        settings[VISION] = f"allocation.vision.tiers=[{','.join(budget.tiers)}]"
+    return settings
+
+
+def check_parts(checkpoint: Checkpoint, config: PlanSettings) -> None:
     """A ConfigError if a tier is given to a part that the model does not have.
 
     A head that is the embeddings, too, is stored once, in their tier.
     """
     name = checkpoint.config.name
-    for part in (VISION, PROJECTOR):
-        if part in quantizer.parts and not checkpoint.sees_images:
+    quantizer = config.quantizer
+    for part, setting in part_settings(config).items():
+        if part in (VISION, PROJECTOR) and not checkpoint.sees_images:
             raise ConfigError(
-                f"quantizer.{part}={quantizer.parts[part]} is not possible: {name} is a language "
-                "model that sees no images. Leave it out"
+                f"{setting} is not possible: {name} is a language model that sees no images. "
+                "Leave it out"
             )
+    _check_vision_budget(config.allocation.vision, quantizer)
     if quantizer.head is None or quantizer.head == quantizer.embeddings:
         return
     if checkpoint.has_tied_head:
@@ -155,6 +168,19 @@ def check_parts(checkpoint: Checkpoint, quantizer: QuantizerConfig) -> None:
             f"quantizer.head={quantizer.head} is not possible: the head of {name} is tied to the "
             f"embeddings, and stored with them once (quantizer.embeddings={quantizer.embeddings}). "
             "Leave quantizer.head out, and give quantizer.embeddings the tier"
+        )
+
+
+def _check_vision_budget(budget: VisionBudget, quantizer: QuantizerConfig) -> None:
+    """A ConfigError for a budget of the tower's linears that none of its tiers can keep."""
+    if budget.bits is None:
+        return
+    smallest = min(budget.tiers, key=lambda name: quantizer.tiers[name].least_bits)
+    least_bits = quantizer.tiers[smallest].least_bits
+    if budget.bits < least_bits:
+        raise ConfigError(
+            f"allocation.vision.bits={budget.bits} is not possible: of {', '.join(budget.tiers)}, "
+            f"every block in {smallest} takes {least_bits:.3f} stored bits per weight or more"
         )
 
 
@@ -237,34 +263,56 @@ class ModelGraph(ABC):
                 before.append(layers[-1])
         return tuple(layers)
 
-    @cached_property
-    def parts(self) -> Parts:
-        """What is packed beside the decoder's linears: the same for all allocations."""
+    def parts(self, tower: PackedPart | None) -> Parts:
+        """What is packed beside the decoder's linears: the same for all allocations.
+
+        Args:
+            tower: the vision tower, where its tiers are planned (`luq.tower`); None: it is in
+                `quantizer.vision`, or in 16 bit.
+        """
+        quantizer = self.config.quantizer
         parts: list[PackedPart] = []
         for part in (EMBEDDINGS, HEAD, VISION, PROJECTOR):
-            name = self.config.quantizer.parts.get(part)
-            if name is None or (part == HEAD and self.checkpoint.has_tied_head):
-                continue
-            tier = self.config.quantizer.tiers[name]
-            weights = self.checkpoint.weights
-            before = tuple(other for other in parts if other.part == VISION)
-            is_seen = part != EMBEDDINGS or self.checkpoint.has_tied_head
-            if tier.data_free or not is_seen:
-                parts.append(PackedPart(weights, part, tier, name=name))
-            elif part == PROJECTOR:
-                parts.append(PackedPart(weights, part, tier, self.calibration, before, name))
-            else:
-                parts.append(PackedPart(weights, part, tier, self.calibration, name=name))
+            name = quantizer.parts.get(part)
+            if part == VISION and tower is not None:
+                parts.append(tower)
+            elif name is not None and not (part == HEAD and self.checkpoint.has_tied_head):
+                tiers = LayerTiers(quantizer.tiers[name])
+                before = tuple(other for other in parts if other.part == VISION)
+                parts.append(self._part(part, tiers, name, before if part == PROJECTOR else ()))
         return tuple(parts)
 
-    def _layer(
-        self, allocation: Allocation, index: int, before: Sequence[PackedLayer], refined: bool
-    ) -> PackedLayer:
+    @cached_property
+    def uniform_towers(self) -> Parts:
+        """The vision tower in each of the tiers that are planned for its blocks, all in one."""
+        tiers = self.config.quantizer.tiers
+        names = self.config.allocation.vision.tiers
+        return tuple(self._part(VISION, LayerTiers(tiers[name]), name) for name in names)
+
+    def tower(self, tiers: Mapping[str, str]) -> PackedPart:
+        """The vision tower with a tier for each of its linears, by name."""
+        allocation = Allocation.of_linears([tiers])  # as if it were one layer
+        return self._part(VISION, *self._tiers_of(allocation, 0))
+
+    def _part(self, part: str, tiers: LayerTiers, name: str, before: Parts = ()) -> PackedPart:
+        weights = self.checkpoint.weights
+        is_seen = part != EMBEDDINGS or self.checkpoint.has_tied_head
+        if tiers.data_free or not is_seen:
+            return PackedPart(weights, part, tiers.tier, others=tiers.others, name=name)
+        return PackedPart(weights, part, tiers.tier, self.calibration, before, tiers.others, name)
+
+    def _tiers_of(self, allocation: Allocation, index: int) -> tuple[LayerTiers, str]:
+        """The tiers of a layer's linears, and what they are called together."""
         named = self.config.quantizer.tiers
         other_names = allocation.others_of(index)
         others = {linear: named[name] for linear, name in other_names.items()}
         tiers = LayerTiers.of(named[allocation.tiers[index]], others)
-        name = "+".join(dict.fromkeys((allocation.tiers[index], *other_names.values())))
+        return tiers, "+".join(dict.fromkeys((allocation.tiers[index], *other_names.values())))
+
+    def _layer(
+        self, allocation: Allocation, index: int, before: Sequence[PackedLayer], refined: bool
+    ) -> PackedLayer:
+        tiers, name = self._tiers_of(allocation, index)
         weights = self.checkpoint.weights
         refinement = None
         if refined and not tiers.is_exact:

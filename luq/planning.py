@@ -7,7 +7,6 @@ same code runs a plan and says whether it can be known yet.
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, TypeVar
 
 from luq.allocation import plans
 from luq.allocation.allocations import Allocation
@@ -31,10 +30,11 @@ from luq.quantization.artefacts import (
     LinearOutputErrors,
     MeasuredErrors,
     OutputErrors,
+    Parts,
 )
-from luq.store.artefact import Artefact
+from luq.store.artefact import Get
+from luq.tower import planned_parts
 
-T = TypeVar("T")
 CHEAP = ("entropy", "variance", "lim", "zd", "kurtosis", "depth")  # they need no quantized layer
 FORWARD = ("variance", "lim")
 WEIGHTS = ("zd", "kurtosis")
@@ -49,12 +49,6 @@ LINEAR_ERRORS: dict[str, type[MeasuredErrors[list[Errors]]]] = {
 # files in one tier, per linear.
 HEADER_SLACK = 8
 REPAIRS = 3  # times a budget's plan is made again because its files are larger than expected
-
-
-class Get(Protocol):
-    """The value of an artefact."""
-
-    def __call__(self, artefact: Artefact[T]) -> T: ...
 
 
 class LayerScores:
@@ -270,8 +264,7 @@ class RunEvidence:
         for layer in layers:
             self.get(layer)
         summaries = []
-        parts = self.graph.parts
-        for name, item in self.graph.answers(layers, self._questions, parts).items():
+        for name, item in self.graph.answers(layers, self._questions, self._parts).items():
             kept = self.get(item)
             if not all("error" in row for row in answers.rows_of(kept)):  # else there is no score
                 summaries.append(answers.summary_of(name, kept))
@@ -289,8 +282,12 @@ class RunEvidence:
         layers = self.graph.layers(allocation)
         for layer in layers:
             self.get(layer)
-        measured = self.graph.fidelity(layers, self._questions, self.graph.parts)
+        measured = self.graph.fidelity(layers, self._questions, self._parts)
         return _mean_divergence(measured, self.get)
+
+    @cached_property
+    def _parts(self) -> Parts:
+        return planned_parts(self.graph, self.get).parts
 
     @cached_property
     def _rest(self) -> RestSizes:
@@ -298,7 +295,7 @@ class RunEvidence:
 
     def rest_bytes(self) -> int:
         """Bytes of everything that is not a decoder linear, packed or not."""
-        sizes = {part.part: self.get(part).size() for part in self.graph.parts}
+        sizes = {part.part: self.get(part).size() for part in self._parts}
         return sum(rest_ledger(self._rest.ledger, sizes).values())
 
     def weights(self) -> int:

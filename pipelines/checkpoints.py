@@ -55,14 +55,8 @@ def card_facts(record: RunRecord) -> CardFacts:
         float_mean_score=record.float_mean_score,
         mean_score=record.mean_score,
         mean_retention=record.mean_retention,
-        parts=_part_tiers(record),
+        parts=record.part_tiers,
     )
-
-
-def _part_tiers(record: RunRecord) -> dict[str, str]:
-    """The names of the tiers of what is packed beside the decoder's linears, by part."""
-    tiers = record.config.quantizer.parts
-    return {part: tiers[part] for part in record.artefacts.parts}
 
 
 def exported_run(record: RunRecord) -> ExportedRun:
@@ -83,7 +77,7 @@ def exported_run(record: RunRecord) -> ExportedRun:
         memory=record.memory,
         versions=record.versions,
         git_sha=record.git_sha,
-        parts=_part_tiers(record),
+        parts=record.part_tiers,
     )
 
 
@@ -113,7 +107,7 @@ def export(outputs: Path, record: RunRecord, target: Path, layout: str = NATIVE_
         family = str(read_config(source)["model_type"])
         images = load_processor(source, family, config).image_processor.to_dict()
     allocation = Allocation(tuple(record.tiers), tuple(record.other_tiers))
-    tiers = _part_tiers(record)
+    tiers = record.part_tiers
     parts = {
         part: StoredPart(store.verify("parts", key), tiers[part])
         for part, key in record.artefacts.parts.items()

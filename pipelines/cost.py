@@ -4,9 +4,10 @@ Which artefacts its runs need, which of them the store has, and what such artefa
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from luq.errors import LuqError
 from luq.planning import allocate
@@ -14,12 +15,14 @@ from luq.quantization.artefacts import REFINED
 from luq.store.artefact import Artefact
 from luq.store.keys import digest
 from luq.store.store import NotMade, Store
+from luq.tower import planned_parts
 from pipelines import console
 from pipelines.graph import Graph
 from pipelines.sheet import Column, Sheet, text_column
 from pipelines.sweep import Job, Sweep, show_status
 from pipelines.units import duration, human
 
+T = TypeVar("T")
 KINDS = {"calibration": "calibration sets", "profile": "profiles"}
 
 
@@ -49,14 +52,22 @@ class Work:
             self._add(store, graph.calibration)
         if graph.is_profiled:
             self._add(store, graph.profile)
-        try:
-            chosen = allocate(graph, store.peek)
-        except NotMade:
-            self._add_bound(graph)
+        layers = _known(lambda: graph.layers(allocate(graph, store.peek).allocation))
+        parts = _known(lambda: planned_parts(graph, store.peek).parts)
+        if layers is not None and parts is not None:
+            for answers in graph.answers(layers, graph.questions, parts).values():
+                self._add(store, answers)
             return
-        layers = graph.layers(chosen.allocation)
-        for answers in graph.answers(layers, graph.questions, graph.parts).values():
-            self._add(store, answers)
+        self.is_bound = True
+        for benchmark in graph.config.evaluation.benchmarks:
+            self.pieces[f"answers {benchmark}"][graph.key] = False
+        for part in graph.uniform_towers if parts is None else parts:
+            self._add(store, part)
+        if layers is None:
+            self._add_every_layer(graph)
+        else:
+            for layer in layers:
+                self._add(store, layer)
 
     def _add(self, store: Store, artefact: Artefact[Any]) -> None:
         """An artefact and all that it needs, unless the store has it."""
@@ -68,9 +79,8 @@ class Work:
             if not need_kind or need.key not in self.pieces[need_kind]:
                 self._add(store, need)
 
-    def _add_bound(self, graph: Graph) -> None:
-        """The allocation is not known yet: every layer in every tier, and the answers."""
-        self.is_bound = True
+    def _add_every_layer(self, graph: Graph) -> None:
+        """The allocation is not known yet: every layer in every tier."""
         config = graph.config
         exact = config.quantizer.propagation == "exact"
         # With exact propagation a layer depends on the allocation: no other run shares it.
@@ -80,8 +90,14 @@ class Work:
             for layer in range(graph.checkpoint.layers):
                 key = digest(owner, tier, graph.tiers[tier], layer)
                 self.pieces[f"layers {tier}{refined}"][key] = False
-        for benchmark in config.evaluation.benchmarks:
-            self.pieces[f"answers {benchmark}"][graph.key] = False
+
+
+def _known(value: Callable[[], T]) -> T | None:
+    """What needs artefacts of the store; None if one of them has not been made yet."""
+    try:
+        return value()
+    except NotMade:
+        return None
 
 
 class Price(NamedTuple):
@@ -168,6 +184,6 @@ def _show_work(work: Work, known: dict[str, Price]) -> None:
         "was made here for these models"
     )
     if work.is_bound:
-        console.out.print("at most: which layers a plan takes is only known after its profile")
+        console.out.print("at most: what a plan takes is only known after what it goes by is made")
     if unknown:
         console.out.print(f"not counted, since none was made here yet: {', '.join(unknown)}")

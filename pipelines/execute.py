@@ -19,11 +19,12 @@ from luq.formats.sizes import LayerSize, memory
 from luq.models import devices
 from luq.models.weight_files import shards_of
 from luq.planning import LayerScores, allocate
-from luq.quantization.artefacts import end_walk
+from luq.quantization.artefacts import Parts, end_walk
 from luq.questions import prompts
 from luq.store.artefact import Artefact, Holdings
 from luq.store.keys import digest
 from luq.store.store import Store
+from luq.tower import PlannedParts, planned_parts
 from pipelines import console
 from pipelines.clock import StageClock
 from pipelines.display import Display
@@ -43,7 +44,7 @@ from pipelines.version import git_sha
 
 # The last loaded model, so that the jobs of a multirun that use the same one load it once.
 HOLDINGS = Holdings()
-SHORT_ALLOCATION = 60  # characters that stand beside the word in 80 columns
+SHORT_PLAN = 60  # characters that stand beside the word in 80 columns
 
 
 class RunIdentity(NamedTuple):
@@ -96,9 +97,8 @@ class Workbench:
             )
         return measured
 
-    def pack_parts(self) -> dict[str, LayerSize]:
+    def pack_parts(self, parts: Parts) -> dict[str, LayerSize]:
         """Make what is packed beside the decoder's linears; sizes by part."""
-        parts = self.graph.parts
         sizes: dict[str, LayerSize] = {}
         if not parts:
             return sizes
@@ -109,10 +109,10 @@ class Workbench:
                 advance(part.description, 1)
         return sizes
 
-    def perplexity(self, layers: Layers) -> Perplexity | None:
+    def perplexity(self, layers: Layers, parts: Parts) -> Perplexity | None:
         """Perplexity on held-out text beside the 16-bit model's; None if none is asked for."""
         reference = self.graph.text_losses(self.graph.float_layers)
-        artefact = self.graph.text_losses(layers, self.graph.parts)
+        artefact = self.graph.text_losses(layers, parts)
         if reference is None or artefact is None:
             return None
         float_losses = self.store.get(reference)
@@ -155,8 +155,15 @@ def workbench(config: RunConfig) -> Workbench:
     return Workbench(graph, store, clock)
 
 
-def choose(bench: Workbench) -> Chosen:
-    """Calibrate, profile, allocate: what the plan does not need is left out."""
+class Plans(NamedTuple):
+    """What is stored how: the decoder's layers, and what is packed beside them."""
+
+    decoder: Chosen
+    beside: PlannedParts
+
+
+def choose(bench: Workbench) -> Plans:
+    """Calibrate, profile, allocate: what the plans do not need is left out."""
     graph, store, clock = bench.graph, bench.store, bench.clock
     if graph.is_calibrated:
         with clock.stage("calibrate"):
@@ -166,22 +173,22 @@ def choose(bench: Workbench) -> Chosen:
         with clock.stage("profile"):
             store.get(graph.profile)
     with clock.stage("allocate"):
+        beside = planned_parts(graph, store.get)
         chosen = allocate(graph, store.get)
-    _show(str(chosen.allocation))
-    if graph.parts:
-        parts = ", ".join(part.description for part in graph.parts)
-        console.out.print(f"  beside it        {parts}")
-    return chosen
+    _show("allocation", str(chosen.allocation))
+    if beside.parts:
+        _show("beside it", ", ".join(f"{part} in {tier}" for part, tier in beside.tiers.items()))
+    return Plans(chosen, beside)
 
 
-def _show(allocation: str) -> None:
-    """Print an allocation; a long one on lines of its own, broken between layers."""
-    if len(allocation) <= SHORT_ALLOCATION:
-        console.out.print(f"  allocation       {allocation}")
+def _show(name: str, plan: str) -> None:
+    """Print a plan; a long one on lines of its own, broken between layers."""
+    if len(plan) <= SHORT_PLAN:
+        console.out.print(f"  {name:<15}  {plan}")
         return
-    console.out.print("  allocation")
+    console.out.print(f"  {name}")
     lines = textwrap.wrap(
-        allocation,
+        plan,
         console.out.width,
         initial_indent="    ",
         subsequent_indent="    ",
@@ -202,14 +209,14 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     check_space(graph, store)
     bench.check_questions()
     bench.check_text()
-    chosen = choose(bench)
+    chosen, beside = choose(bench)
     layers = graph.layers(chosen.allocation)
     sizes = bench.quantize(layers, "quantize")
     bench.quantize(graph.float_layers, "quantize 16-bit")
     end_walk(store.tools)
-    part_sizes = bench.pack_parts()
+    part_sizes = bench.pack_parts(beside.parts)
     rest = store.get(graph.rest)
-    answers = graph.answers(layers, graph.questions, graph.parts)
+    answers = graph.answers(layers, graph.questions, beside.parts)
     float_answers = graph.answers(graph.float_layers, graph.questions)
     float_scores = bench.evaluate(float_answers, "evaluate 16-bit")
     scores = bench.evaluate(answers, "evaluate")
@@ -217,8 +224,8 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         float_losses = graph.text_losses(graph.float_layers)
         if float_losses is not None:  # before the fidelity, which installs the 16-bit model too
             store.get(float_losses)
-        fidelity = bench.measure(graph.fidelity(layers, graph.questions, graph.parts))
-        measured_perplexity = bench.perplexity(layers)
+        fidelity = bench.measure(graph.fidelity(layers, graph.questions, beside.parts))
+        measured_perplexity = bench.perplexity(layers, beside.parts)
     layer_scores = LayerScores(graph, store.get)
     seconds = dict(clock.seconds)
     low, high = config.quantizer.low, config.quantizer.high
@@ -244,6 +251,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         tiers=list(chosen.allocation.tiers),
         other_tiers=list(chosen.allocation.others),
         plan=chosen.report,
+        vision=beside.vision,
         layer_scores=layer_scores.recorded() if graph.is_profiled else {},
         k=chosen.allocation.count(low) if low != high else len(layers),
         memory=memory(sizes, rest.ledger, peak_bytes(), part_sizes),
@@ -255,7 +263,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
             profile=graph.profile.key if graph.is_profiled else None,
             layers=_keys(layers),
             float_layers=_keys(graph.float_layers),
-            parts={part.part: part.key for part in graph.parts},
+            parts={part.part: part.key for part in beside.parts},
             answers={name: artefact.key for name, artefact in answers.items()},
             float_answers={name: artefact.key for name, artefact in float_answers.items()},
             used=store.used(),

@@ -25,6 +25,7 @@ from luq.graph import (
     check_parts,
     check_sight,
     check_token_weights,
+    part_settings,
     question_set,
     shared_questions,
 )
@@ -72,7 +73,7 @@ class Graph(ModelGraph):
         _check_windows(config, self.checkpoint)
         _check_modality(config)
         _check_images(config, self.checkpoint)
-        check_parts(self.checkpoint, config.quantizer)
+        check_parts(self.checkpoint, config)
         check_token_weights(self.checkpoint, config.quantizer)
         _check_part_images(config)
         _check_part_linears(config, self.checkpoint)
@@ -110,7 +111,8 @@ class Graph(ModelGraph):
         plan = self.config.allocation
         quantizer = self.config.quantizer
         tier = quantizer.tiers[quantizer.low if plan.name == "count" and plan.k else quantizer.high]
-        sees_parts = any(part.calibration is not None for part in self.parts)
+        parts = self.parts(None)
+        sees_parts = plan.vision.is_given or any(part.calibration is not None for part in parts)
         sees_samples = not tier.data_free or (quantizer.refine.is_on and not tier.is_exact)
         return self.is_profiled or sees_samples or sees_parts
 
@@ -131,8 +133,10 @@ class Graph(ModelGraph):
             parts.append(config.quantizer.held_out)
         if config.quantizer.token_weights != "count":
             parts.append(config.quantizer.token_weights)
-        if self.parts:
-            parts.append(self.parts)
+        if self.parts(None):
+            parts.append(self.parts(None))
+        if self.uniform_towers:
+            parts.append(self.uniform_towers)  # what the names of the plan's tiers mean
         if measures_errors(config):
             # By name: the default was another one, and a key leaves defaults out.
             parts.append(config.allocation.error)
@@ -246,7 +250,11 @@ def _check_budget(config: RunConfig, checkpoint: Checkpoint, tiers: dict[str, Ti
 def part_bits(config: RunConfig) -> dict[str, float]:
     """The least bits per weight of the parts that are packed."""
     quantizer = config.quantizer
-    return {part: quantizer.tiers[name].least_bits for part, name in quantizer.parts.items()}
+    bits = {part: quantizer.tiers[name].least_bits for part, name in quantizer.parts.items()}
+    vision = config.allocation.vision
+    if vision.is_given:
+        bits[VISION] = min(quantizer.tiers[name].least_bits for name in vision.tiers)
+    return bits
 
 
 def _check_gradients(config: RunConfig) -> None:
@@ -294,6 +302,12 @@ def _check_part_images(config: RunConfig) -> None:
     quantizer = config.quantizer
     if config.calibration.alpha > 0 or config.calibration.is_own:
         return
+    if config.allocation.vision.is_given:
+        raise ConfigError(
+            f"{part_settings(config)[VISION]} is not possible: the calibration set (alpha=0) has "
+            "no images by which the errors of blocks could be measured. Calibrate with images "
+            "(calibration=multimodal), or give the whole tower a tier (quantizer.vision=rtn4)"
+        )
     for part in (VISION, PROJECTOR):
         name = quantizer.parts.get(part)
         if name is not None and not quantizer.tiers[name].data_free:
@@ -306,11 +320,11 @@ def _check_part_images(config: RunConfig) -> None:
 
 def _check_part_linears(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Say before any work that a part has nothing that could be packed."""
-    for part, name in config.quantizer.parts.items():
+    for part, setting in part_settings(config).items():
         if part != HEAD and not has_matrices(checkpoint.folder, part):
             raise ConfigError(
-                f"quantizer.{part}={name} is not possible: {config.model.name} has no linears "
-                "there that could be packed. Leave it out"
+                f"{setting} is not possible: {config.model.name} has no linears there that could "
+                "be packed. Leave it out"
             )
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from luq.allocation.allocations import LinearTier
-from luq.allocation.reports import PlanReport
+from luq.allocation.reports import PlanReport, VisionPlan
 from luq.config import RunConfig
 from luq.config.building import build, plain
+from luq.config.quantizer import VISION
 from luq.evaluation import intervals
 from luq.evaluation.intervals import Estimate
 from luq.formats.sizes import Memory
@@ -164,6 +165,15 @@ class RunRecord:
     finished: float  # seconds since the epoch
     # Linears in another tier than most of their layer. Earlier versions had none.
     other_tiers: list[LinearTier] = field(default_factory=list)
+    # The tiers of the vision tower's blocks; None where they were not planned.
+    vision: VisionPlan | None = None
+
+    @property
+    def part_tiers(self) -> dict[str, str]:
+        """The tiers of what is packed beside the decoder's linears, in words, by part."""
+        planned = {} if self.vision is None else {VISION: str(self.vision)}
+        tiers = self.config.quantizer.parts | planned
+        return {part: tiers[part] for part in self.artefacts.parts}
 
     @property
     def score_interval(self) -> Estimate:

@@ -137,9 +137,10 @@ def quantize(config: RunConfig, name: str) -> None:
     """Up to the packed layers; print where they are and what they weigh."""
     bench = workbench(config)
     check_space(bench.graph, bench.store)
-    layers = bench.graph.layers(choose(bench).allocation)
+    chosen, beside = choose(bench)
+    layers = bench.graph.layers(chosen.allocation)
     sizes = bench.quantize(layers, "quantize")
-    parts = bench.pack_parts()
+    parts = bench.pack_parts(beside.parts)
     rest = bench.store.get(bench.graph.rest)
     console.out.print(console.memory_line(memory(sizes, rest.ledger, peak_bytes(), parts)))
     folder = bench.store.root / "layers"

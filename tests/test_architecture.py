@@ -40,6 +40,7 @@ ORDER = [
     "luq.quantization",
     "luq.evaluation",
     "luq.graph",
+    "luq.tower",
     "luq.planning",
     "luq.export",
     "luq.progress",

@@ -56,6 +56,7 @@ function planTooltip(plan) {
     ["stored, nominal bits", plan.bits.toFixed(3) + ", " + plan.nominal.toFixed(2)],
     ["seeds", plan.seeds],
     ["layers", escaped(plan.allocation)],
+    ...(plan.beside ? [["beside them", escaped(plan.beside)]] : []),
     ["command", "<code>" + escaped(commandOf(plan) || "not recorded") + "</code>"],
   ];
   return "<b>" + escaped(plan.label) + "</b><table>" + rows.map(([k, v]) => `<tr><td>${k}</td><td>${v}</td></tr>`).join("") + "</table>";
@@ -142,9 +143,10 @@ function planCard(plan) {
   legend.append(...names.map((tier) => make("span", {}, make("i", { style: "background:" + colour(tier) }), `${tier}: ${count(tier)} of ${tiers.length} layers${most}`)));
   const scores = Object.entries(plan.scores || {}).map(([k, v]) => `${k} ${v.toFixed(1)}`).join(", ");
   const more = plan.seeds > 1 ? ` Mean of ${plan.seeds} seeds; layers and command of the first.` : "";
+  const beside = plan.beside ? ` Beside the layers: ${plan.beside}.` : "";
   const command = make("div", { className: "command" }, make("code", { textContent: commandOf(plan) || "not recorded" }));
   if (commandOf(plan)) command.append(copyButton(commandOf(plan)));
-  const told = `${bytes(plan.bytes)}, ${plan.bits.toFixed(3)} stored bits, score ${plan.score.toFixed(1)}. ${scores}.${more}`;
+  const told = `${bytes(plan.bytes)}, ${plan.bits.toFixed(3)} stored bits, score ${plan.score.toFixed(1)}. ${scores}.${beside}${more}`;
   return make("div", { className: "plan" }, make("b", { textContent: plan.label }), strip, legend, make("div", { className: "note", textContent: told }), command);
 }
 

@@ -46,7 +46,7 @@ class Allocation:
         return Allocation(tuple(tiers), tuple(others))
 
     def __str__(self) -> str:
-        return " ".join(f"{span}:{tiers}" for span, tiers in _runs(self._layers()))
+        return " ".join(f"{span}:{tiers}" for span, tiers in runs(self._layers()))
 
     def _layers(self) -> Iterator[str]:
         """Each layer's tiers in words: `trellis2,o+down=trellis3`."""
@@ -88,7 +88,7 @@ def _short(linear: str) -> str:
     return linear.rpartition(".")[2].removesuffix("_proj")
 
 
-def _runs(layers: Iterable[str]) -> Iterator[tuple[str, str]]:
+def runs(layers: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Spans of equal neighbours, as `3` or `3-7`, and what they are."""
     first = 0
     for tiers, run in groupby(layers):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+from luq.allocation.allocations import runs
+
 
 @dataclass(frozen=True)
 class SelectionPoint:
@@ -48,3 +50,40 @@ class PlanReport:
     def with_bytes(self, files_bytes: int) -> "PlanReport":
         """The same report with the bytes of the files that were really made."""
         return replace(self, bytes=files_bytes)
+
+
+@dataclass(frozen=True)
+class VisionPlan:
+    """The tiers of the tower's blocks, and what they take.
+
+    `error` is the sum of the blocks' relative errors, and `error_gap` what the least sum of all
+    plans may lie below it, None where it is the least.
+    """
+
+    tiers: list[str]  # of each block, in order
+    other_tier: str | None  # of linears in no block; None: there are none
+    budget_bytes: int
+    bytes: int  # of the tower's file
+    weights: int  # of its linears
+    error: float
+    error_gap: float | None = None
+
+    @property
+    def bits(self) -> float:
+        """Stored, per weight."""
+        return 8 * self.bytes / self.weights
+
+    def __str__(self) -> str:
+        """`trellis4 (blocks 0-3) + trellis2 (blocks 4-11) at 2.67 bits`."""
+        spans: dict[str, list[str]] = {}  # by tier
+        for span, tier in runs(self.tiers):
+            spans.setdefault(tier, []).append(span)
+        places: dict[str, str] = {}
+        for tier, of_tier in spans.items():
+            word = "block" if self.tiers.count(tier) == 1 else "blocks"
+            places[tier] = f"{word} {', '.join(of_tier)}"
+        if self.other_tier is not None:
+            inside = places.get(self.other_tier)
+            places[self.other_tier] = "other linears" if inside is None else f"{inside} and others"
+        words = [f"{tier} ({place})" for tier, place in places.items()]
+        return f"{' + '.join(words)} at {self.bits:.2f} bits"

@@ -13,6 +13,7 @@ from luq.calibration.artefacts import Calibration, check_shared
 from luq.config import EvaluationConfig
 from luq.evaluation.answers import Scored, scored
 from luq.graph import check_sight, question_set, shared_questions
+from luq.quantization.artefacts import Parts
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,12 @@ def evaluate(
         source = model
         graph = LoadedGraph(model, GraphSettings(quantizer_of(FLOAT, FLOAT)), None)
         layers = graph.float_layers
+        parts: Parts = ()
     else:
         source = model.source
         graph = model.graph
         layers = model.layers
+        parts = model.beside.parts
         seen = model.seen
     store = source.store
     check_sight(source.checkpoint, config.benchmarks)
@@ -106,7 +109,7 @@ def evaluate(
             check_shared(store.get(artefact))
     scores: dict[str, Score] = {}
     with _own_generation(source.vlm.model):
-        for name, answers in graph.answers(layers, questions, graph.parts).items():
+        for name, answers in graph.answers(layers, questions, parts).items():
             scores[name] = _score(name, scored(name, store.get(answers), answers.key))
     return scores
 

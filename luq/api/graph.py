@@ -69,10 +69,12 @@ def quantizer_of(
     return QuantizerConfig(low_name, high_name, propagation, NAMED_TIERS | given)
 
 
-def with_parts(quantizer: QuantizerConfig, parts: Mapping[str, Tier | None]) -> QuantizerConfig:
-    """A quantizer with tiers for what is no linear of the decoder."""
+def with_parts(
+    quantizer: QuantizerConfig, parts: Mapping[str, Tier | None], others: Sequence[Tier] = ()
+) -> QuantizerConfig:
+    """A quantizer with tiers for what is no linear of the decoder, and others to choose from."""
     named = {part: named_tier(tier) for part, tier in parts.items() if tier is not None}
-    tiers = quantizer.tiers | {name: tier for name, tier in named.values()}
+    tiers = quantizer.tiers | {name: tier for name, tier in named.values()} | named_tiers(others)
     names: dict[str, Any] = {part: entry.name for part, entry in named.items()}
     return replace(quantizer, tiers=tiers, **names)
 

@@ -1,7 +1,7 @@
 """`luq.quantize`: packed layers, in the model and as a folder."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from luq.api.graph import (
 from luq.api.loaded import LoadedModel
 from luq.api.planned import Plan, as_plan
 from luq.calibration.artefacts import Calibration
-from luq.config import QuantizerConfig, RefineConfig
+from luq.config import (
+    AllocationConfig,
+    QuantizerConfig,
+    RefineConfig,
+    TierConfig,
+    VisionBudget,
+)
+from luq.config.named_tiers import named_tiers
 from luq.evaluation.artefacts import Layers, Packed, installed
 from luq.export import folder as export_folder
 from luq.formats.memory import peak_bytes
@@ -25,6 +32,7 @@ from luq.formats.sizes import Memory, memory
 from luq.graph import check_parts, check_token_weights
 from luq.models.in_memory import write_checkpoint
 from luq.quantization.artefacts import end_walk
+from luq.tower import PlannedParts, planned_parts
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,13 @@ class PackedModel:
     source: LoadedModel
     plan: Plan
     layers: Layers = field(repr=False)
+    beside: PlannedParts = field(repr=False)  # what is packed beside the decoder's linears
     graph: LoadedGraph = field(repr=False)
 
     @property
     def model(self) -> Any:
         """The transformers model with these packed linears: `generate` works."""
-        packed = Packed(self.layers, self.graph.parts)
+        packed = Packed(self.layers, self.beside.parts)
         return installed(self.source.checkpoint, packed, self.source.store.tools).model
 
     @property
@@ -65,7 +74,7 @@ class PackedModel:
         """Bytes of the linears' files, of all else, and of both by class of tensor."""
         store = self.source.store
         sizes = [store.get(layer).size() for layer in self.layers]
-        parts = {part.part: store.get(part).size() for part in self.graph.parts}
+        parts = {part.part: store.get(part).size() for part in self.beside.parts}
         return memory(sizes, store.get(self.graph.rest).ledger, peak_bytes(), parts)
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -100,9 +109,10 @@ class PackedModel:
             images = source.processor.image_processor.to_dict()
         allocation = self.plan.allocation
         parts: dict[str, export_folder.StoredPart] = {}
-        for part in self.graph.parts:
+        for part in self.beside.parts:
             folder = source.store.get(part).folder
-            parts[part.part] = export_folder.StoredPart(folder, part.name)
+            tier = self.beside.tiers[part.part]
+            parts[part.part] = export_folder.StoredPart(folder, tier)
         packed = export_folder.PackedModel(checkpoint_folder, folders, allocation, images, parts)
         return export_folder.export(packed, target)
 
@@ -114,7 +124,8 @@ def quantize(
     *,
     embeddings: Tier | None = None,
     head: Tier | None = None,
-    vision: Tier | None = None,
+    vision: Tier | Sequence[Tier] | None = None,
+    vision_bits: float | None = None,
     projector: Tier | None = None,
     refine: RefineConfig | None = None,
     held_out: float = QuantizerConfig.held_out,
@@ -129,7 +140,10 @@ def quantize(
         embeddings: Tier of the embeddings, one whose rows are decoded alone, such as gptq4; a head
             that is tied to them has it, too. None, here and below: 16 bit.
         head: Tier of a head of its own.
-        vision: Tier of the vision tower's linears.
+        vision: Tier of the vision tower's linears; or several, one of which each of its blocks
+            gets.
+        vision_bits: Stored bits per weight of these linears, with several tiers: the sum of the
+            blocks' errors is made small within them.
         projector: Tier of the projector's linears.
         refine: How layers are tuned while they are packed, as in `RefineConfig(steps=50)`; it needs
             calibration samples for any tier. None: not at all.
@@ -138,28 +152,37 @@ def quantize(
             the loss changes with what a linear gives for them.
 
     Raises:
-        ConfigError: The plan is of another number of layers, a tier needs calibration samples, or
-            one is given to a part that the model does not have.
+        ConfigError: The plan is of another number of layers, a tier needs calibration samples,
+            one is given to a part that the model does not have, or no choice of tiers keeps
+            `vision_bits`.
         DataError: A calibration sample cannot be used; the message names it.
     """
     chosen = as_plan(plan, model.layers)
     samples = None if calibration is None else calibration_of(model, calibration)
-    tiers = {"embeddings": embeddings, "head": head, "vision": vision, "projector": projector}
-    quantizer = with_parts(chosen.quantizer, tiers)
+    tiers = {"embeddings": embeddings, "head": head, "projector": projector}
+    several: Sequence[Tier] = ()
+    if vision is None or isinstance(vision, str | TierConfig | Mapping):
+        tiers["vision"] = vision
+    else:
+        several = vision
+    quantizer = with_parts(chosen.quantizer, tiers, several)
     quantizer = replace(quantizer, held_out=held_out, token_weights=token_weights)
     if refine is not None:
         quantizer = replace(quantizer, refine=refine)
-    check_parts(model.checkpoint, quantizer)
+    budget = VisionBudget(list(named_tiers(several)), vision_bits)
+    settings = GraphSettings(quantizer, AllocationConfig("uniform", vision=budget))
+    check_parts(model.checkpoint, settings)
     check_token_weights(model.checkpoint, quantizer)
-    graph = LoadedGraph(model, GraphSettings(quantizer), samples)
+    graph = LoadedGraph(model, settings, samples)
     layers = graph.layers(chosen.allocation)
     store = model.store
-    with store.tools.progress.bar("quantize", len(layers) + len(graph.parts)) as advance:
+    beside = planned_parts(graph, store.get)
+    with store.tools.progress.bar("quantize", len(layers) + len(beside.parts)) as advance:
         for layer in layers:
             store.get(layer)
             advance(layer.description, 1)
         end_walk(store.tools)
-        for part in graph.parts:
+        for part in beside.parts:
             store.get(part)
             advance(part.description, 1)
-    return PackedModel(model, chosen, layers, graph)
+    return PackedModel(model, chosen, layers, beside, graph)

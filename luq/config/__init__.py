@@ -4,7 +4,7 @@ A wrong value is a ConfigError that names the key, the value and the allowed ran
 starts.
 """
 
-from luq.config.allocation import ERRORS, AllocationConfig
+from luq.config.allocation import ERRORS, AllocationConfig, VisionBudget
 from luq.config.calibration import CalibrationConfig
 from luq.config.evaluation import SPLITS, EvaluationConfig
 from luq.config.model import ModelConfig
@@ -58,4 +58,5 @@ __all__ = [
     "TierConfig",
     "TrackingConfig",
     "TrellisTier",
+    "VisionBudget",
 ]

@@ -18,6 +18,40 @@ UNITS = ("layer", "linear")
 MOST_BITS = 32  # stored, per weight: no tier reaches it
 
 
+def _require_bits(key: str, bits: float | None) -> None:
+    """A ConfigError unless a budget is a possible number of stored bits, or is not given."""
+    require_between(key, bits, 0, MOST_BITS, f"stored bits in [0, {MOST_BITS}]")
+
+
+@dataclass(frozen=True)
+class VisionBudget:
+    """Tiers to choose from for each block of the vision tower, within a budget.
+
+    Without both fields nothing is chosen: the tower is in `quantizer.vision`, or in 16 bit.
+    """
+
+    # names of tiers
+    tiers: list[str] = field(default_factory=list)
+    # average stored bits per weight of the tower's linears
+    bits: float | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether tiers are to be chosen."""
+        return self.bits is not None
+
+    def __post_init__(self) -> None:
+        require_distinct("allocation.vision.tiers", self.tiers)
+        _require_bits("allocation.vision.bits", self.bits)
+        require(
+            bool(self.tiers) == self.is_given,
+            "allocation.vision",
+            f"tiers={self.tiers}, bits={self.bits}",
+            "both of allocation.vision.tiers and allocation.vision.bits (stored, per weight), or "
+            "none of them",
+        )
+
+
 @dataclass(frozen=True)
 class AllocationConfig:
     """Which layers get which tier. The comments say to which plans a field belongs."""
@@ -47,6 +81,8 @@ class AllocationConfig:
     swaps: int = 0
     # quality, search: units per benchmark of the selection split; None for all
     samples: int | None = None
+    # with any plan: tiers for the blocks of the vision tower
+    vision: VisionBudget = field(default_factory=VisionBudget)
 
     def __post_init__(self) -> None:
         if self.name not in PLANS:
@@ -65,9 +101,7 @@ class AllocationConfig:
         # Above all entropies is for the plan to say, which knows them.
         require_above("allocation.entropy_max", self.entropy_max, -1, "a finite number of bits")
         require_between("allocation.quantile", self.quantile, 0, 1, "in [0, 1]")
-        require_between(
-            "allocation.bits", self.bits, 0, MOST_BITS, f"stored bits in [0, {MOST_BITS}]"
-        )
+        _require_bits("allocation.bits", self.bits)
         require_between("allocation.drop", self.drop, 0, 100, "points in [0, 100]")
         require_count("allocation.swaps", self.swaps, 0)
         require_count("allocation.samples", self.samples, 1, "null for all")

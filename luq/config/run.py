@@ -12,7 +12,7 @@ from luq.config.paths import PathsConfig
 from luq.config.profile import ProfileConfig
 from luq.config.quantizer import QuantizerConfig
 from luq.config.tracking import TrackingConfig
-from luq.errors import unknown
+from luq.errors import ConfigError, unknown
 
 # Texts with a part for calibration and another one for the report.
 SPLIT_TEXTS = ("pocket", "wikitext")
@@ -60,6 +60,18 @@ class RunConfig:
         text = self.calibration.text
         is_other_text = text in SPLIT_TEXTS or text != self.evaluation.text
         require(is_other_text, "calibration.text", text, "another file than evaluation.text")
-        for name in self.allocation.tiers:
+        self._require_tiers("allocation.tiers", self.allocation.tiers)
+        vision = self.allocation.vision
+        self._require_tiers("allocation.vision.tiers", vision.tiers)
+        if vision.is_given and self.quantizer.vision is not None:
+            raise ConfigError(
+                f"quantizer.vision={self.quantizer.vision} is not possible with "
+                f"allocation.vision.bits={vision.bits}, which chooses a tier for each block of the "
+                "tower: set quantizer.vision=null, or leave allocation.vision out"
+            )
+
+    def _require_tiers(self, key: str, names: list[str]) -> None:
+        """A ConfigError for a name that is none of a tier."""
+        for name in names:
             if name not in self.quantizer.tiers:
-                raise unknown("tier in allocation.tiers", name, self.quantizer.tiers)
+                raise unknown(f"tier in {key}", name, self.quantizer.tiers)

@@ -14,6 +14,7 @@ from luq.models.decoder import layers_path
 from luq.models.families import part_of
 
 Modules = dict[str, Any]  # a module's path in the model -> the module
+OUTSIDE = ""  # stands for the block of what is in none
 
 
 def parts_of(model: Any) -> dict[str, Modules]:
@@ -60,6 +61,28 @@ def scale_of(embedding: nn.Embedding) -> float | None:
     """The number by which a table's rows are multiplied; None: they are given as they are."""
     scale = getattr(embedding, "scalar_embed_scale", None)
     return None if scale is None else float(scale)
+
+
+def blocks_of(model: Any, modules: Modules) -> dict[str, list[str]]:
+    """The blocks of a part: elements of its lists of blocks, in order.
+
+    Args:
+        model: of transformers.
+        modules: of the part.
+
+    Returns:
+        A block's path -> the paths of its modules. Under `OUTSIDE` those that are in no block, if
+        there are any.
+    """
+    blocks: dict[str, list[str]] = {}
+    for path, stack in stacks_of(model, modules).items():
+        for index in range(len(stack)):
+            prefix = f"{path}.{index}."
+            blocks[f"{path}.{index}"] = [name for name in modules if name.startswith(prefix)]
+    inside = {name for names in blocks.values() for name in names}
+    outside = [name for name in modules if name not in inside]
+    blocks = {path: names for path, names in blocks.items() if names}
+    return blocks | {OUTSIDE: outside} if outside else blocks
 
 
 def stacks_of(model: Any, modules: Modules) -> dict[str, nn.ModuleList]:

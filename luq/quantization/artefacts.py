@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
+from luq.allocation.blocks import BlockError
 from luq.calibration.artefacts import Calibration, samples_of
 from luq.config import LayerTiers, RefineConfig, TierConfig
 from luq.config.checks import VOLATILE
+from luq.config.quantizer.layer_tiers import LinearTier
 from luq.formats.sizes import LayerSize
 from luq.models.checkpoint import Checkpoint
 from luq.store.artefact import Artefact, Tools
@@ -313,14 +315,14 @@ class FisherLosses(MeasuredErrors[list[Errors]]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PackedPart(Artefact[LayerFolder]):
-    """Embeddings, head, vision tower or projector in one tier.
+    """Embeddings, head, vision tower or projector in their tiers: one, but for `others`.
 
     Parts are packed for what the 16-bit model gives them, and the decoder's layers for what the
     16-bit parts give: neither depends on the other, so that all allocations share a part. What is
     scored, stored and exported has both.
 
     `before` are the packed parts that the calibration images went through on their way to this
-    one. A tier that needs no data has neither calibration nor parts before it.
+    one. Tiers that need no data have neither calibration nor parts before them.
     """
 
     stage: ClassVar[str] = "parts"
@@ -330,7 +332,13 @@ class PackedPart(Artefact[LayerFolder]):
     tier: TierConfig
     calibration: Calibration | None = None
     before: "tuple[PackedPart, ...]" = ()
-    name: str = field(default="", metadata=VOLATILE)  # of the tier, for people
+    others: tuple[LinearTier, ...] = ()  # by plain name
+    name: str = field(default="", metadata=VOLATILE)  # of the tiers, for people
+
+    @property
+    def tiers(self) -> LayerTiers:
+        """How its linears are stored."""
+        return LayerTiers(self.tier, self.others)
 
     @property
     def description(self) -> str:
@@ -350,7 +358,7 @@ class PackedPart(Artefact[LayerFolder]):
             samples = samples_of(self.calibration, tools)
             vlm.restore()
             install_parts(vlm, folders_of(self.before, tools))
-        packed = quantize_part(vlm, self.part, self.tier, samples, tools.store.root)
+        packed = quantize_part(vlm, self.part, self.tiers, samples, tools.store.root)
         write_layer(folder, packed)
 
     def read(self, folder: Path) -> LayerFolder:
@@ -358,6 +366,37 @@ class PackedPart(Artefact[LayerFolder]):
 
 
 Parts = tuple[PackedPart, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BlockErrors(Artefact[list[BlockError]]):
+    """Per block of the vision tower the relative error of what the decoder is given for images,
+    when that block alone is packed.
+
+    `tower` is all in one tier: its blocks were packed one after another.
+    """
+
+    stage: ClassVar[str] = "scores"
+    version: ClassVar[int] = 1
+    calibration: Calibration
+    tower: PackedPart
+
+    @property
+    def description(self) -> str:
+        return f"the errors of the vision tower's blocks in {self.tower.name}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.models.vlm import loaded
+        from luq.quantization.sensitivity import block_errors
+
+        vlm = loaded(tools, self.calibration.checkpoint)
+        samples = samples_of(self.calibration, tools)
+        packed = tools.store.get(self.tower).read()
+        write_json(folder / SCORES, block_errors(vlm, samples, packed))
+
+    def read(self, folder: Path) -> list[BlockError]:
+        rows = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        return [BlockError(block, tuple(linears), error) for block, linears, error in rows]
 
 
 def folders_of(parts: Parts, tools: Tools) -> dict[str, Path]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet, Sample, inputs_of
-from luq.config import TierConfig
+from luq.config import LayerTiers, TierConfig
 from luq.config.quantizer import EMBEDDINGS, HEAD, VISION
 from luq.errors import DataError, ModelError
 from luq.formats.embedding import TiedLinear
@@ -33,6 +33,7 @@ from luq.quantization.layer import Groups, Hessian, hessians, packed_weight, sha
 from luq.quantization.methods import Quantizer, make_quantizer
 from luq.quantization.states import (
     Captured,
+    DecoderCall,
     Passage,
     State,
     decoder_call,
@@ -48,17 +49,17 @@ UNDER_WAY = "under way"  # what stands in a model while a part is packed has no 
 def quantize_part(
     vlm: VLM,
     part: str,
-    tier: TierConfig,
+    tiers: LayerTiers,
     samples: CalibrationSet | None,
     folder: Path | None = None,
 ) -> PackedLayer:
-    """All modules of a part in one tier; the part has its 16-bit modules again afterwards.
+    """All modules of a part in their tiers; the part has its 16-bit modules again afterwards.
 
     Args:
         vlm: the model, with whatever parts stand before this one.
         part: one of `luq.config.quantizer.PARTS`.
-        tier: how it is stored.
-        samples: what the model sees; None only for a tier that needs no data, and for embeddings.
+        tiers: how they are stored, by plain name.
+        samples: what the model sees; None only for tiers that need no data, and for embeddings.
         folder: where activations may wait on disk, as for `first_inputs`.
 
     Returns:
@@ -70,11 +71,11 @@ def quantize_part(
     """
     if not vlm.parts.get(part):
         raise ModelError(f"this {vlm.model.config.model_type} model has no {part} to pack")
-    packer = _Packer(vlm, part, tier)
+    packer = _Packer(vlm, part, tiers)
     try:
         if part == EMBEDDINGS:
             packer.pack_tables(samples)
-        elif samples is None or tier.data_free:
+        elif samples is None or tiers.data_free:
             packer.pack(list(vlm.parts[part]), {})
         elif part == HEAD:
             hessian = _head_hessian(vlm, samples)
@@ -89,12 +90,14 @@ def quantize_part(
 class _Packer:
     """Packs modules of a part, and puts them into the model for those that come after them."""
 
-    def __init__(self, vlm: VLM, part: str, tier: TierConfig) -> None:
+    def __init__(self, vlm: VLM, part: str, tiers: LayerTiers) -> None:
         self.vlm = vlm
         self.part = part
-        self.tier = tier
+        self.tiers = tiers
         self.packed: PackedLayer = {}
-        self._quantizer: Quantizer = make_quantizer(tier)
+        self._quantizers: dict[TierConfig, Quantizer] = {
+            tier: make_quantizer(tier) for tier in tiers.distinct
+        }
 
     @property
     def modules(self) -> Modules:
@@ -105,6 +108,22 @@ class _Packer:
     def left(self) -> list[str]:
         """The paths of those that are not packed yet."""
         return [path for path in self.modules if plain_name(path) not in self.packed]
+
+    def passes(self, groups: Groups, prefix: str = "") -> list[Groups]:
+        """The groups whose Hessians are made together, before any of these linears is packed.
+
+        Args:
+            groups: linears that share an input; all together, or one by one if one of their tiers
+                wants it so.
+            prefix: of their names, to be their paths.
+        """
+        tiers = [self._tier_of(f"{prefix}{name}") for group in groups for name in group]
+        if any(tier.sees_packed_groups for tier in tiers):
+            return [(group,) for group in groups]
+        return [groups] if groups else []
+
+    def _tier_of(self, path: str) -> TierConfig:
+        return self.tiers.of_linear(plain_name(path))
 
     def pack(self, paths: list[str], by_path: dict[str, Hessian]) -> None:
         """Pack some modules, and let them stand in the model.
@@ -117,8 +136,8 @@ class _Packer:
         for path in paths:
             weight, _ = tensors_of(self.modules[path])
             where = f"{self.part} {path}"
-            name = plain_name(path)
-            packed[name] = packed_weight(self._quantizer, weight, by_path.get(path), where)
+            quantizer = self._quantizers[self._tier_of(path)]
+            packed[plain_name(path)] = packed_weight(quantizer, weight, by_path.get(path), where)
         self.packed |= packed
         modules = runtime_modules(self.vlm, self.part, packed, UNDER_WAY, cache=True)
         self.vlm.install_part(self.part, modules, UNDER_WAY)
@@ -139,7 +158,7 @@ class _Packer:
                     f"{path} is a {type(table).__name__}, whose rows LUQ does not know how to "
                     "look up: leave quantizer.embeddings out"
                 )
-            if self.tier.data_free:
+            if self.tiers.data_free:
                 self.pack([path], {})
                 continue
             hessian = torch.eye(table.embedding_dim, device=self.vlm.device)
@@ -202,9 +221,9 @@ class ImageRuns:
                 "(rtn4)"
             )
 
-    def run(self, batch: list[Sample]) -> None:
-        """One batch."""
-        decoder_call(self.vlm, decoder_of(self.vlm.model), inputs_of(batch, self.vlm.device))
+    def run(self, batch: list[Sample]) -> DecoderCall:
+        """One batch: how the decoder would be called."""
+        return decoder_call(self.vlm, decoder_of(self.vlm.model), inputs_of(batch, self.vlm.device))
 
     def groups(self, paths: list[str]) -> Groups:
         """Linears that are given the same tensor, in the order of the forward pass.
@@ -269,11 +288,8 @@ def _pack_seeing(packer: _Packer, runs: ImageRuns, folder: Path | None) -> None:
         for path in stacks_of(packer.vlm.model, packer.modules):
             _pack_stack(packer, runs, path, folder)
     # What no passage goes through, a run of the whole tower for each group of linears.
-    groups = runs.groups(packer.left)
-    passes = [(group,) for group in groups] if packer.tier.sees_packed_groups else [groups]
-    for part in passes:
-        if part:
-            packer.pack([path for group in part for path in group], runs.hessians(part))
+    for part in packer.passes(runs.groups(packer.left)):
+        packer.pack([path for group in part for path in group], runs.hessians(part))
 
 
 def _pack_stack(packer: _Packer, runs: ImageRuns, path: str, folder: Path | None) -> None:
@@ -290,8 +306,7 @@ def _pack_stack(packer: _Packer, runs: ImageRuns, path: str, folder: Path | None
             groups = shared_inputs(block, states)
         except ModelError:
             return  # a linear of the block is not called: what is left is packed run by run
-        passes: list[Groups] = [(group,) for group in groups]
-        for part in passes if packer.tier.sees_packed_groups else [groups]:
+        for part in packer.passes(groups, prefix):
             by_path = {
                 f"{prefix}{name}": hessian
                 for name, hessian in hessians(block, states, part).items()

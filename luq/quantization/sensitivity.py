@@ -1,30 +1,39 @@
-"""What putting one layer or one linear in a tier costs, measured with the weights that the tier
-really stores.
+"""What putting one layer, one linear or one block of the vision tower in a tier costs, measured
+with the weights that the tier really stores.
 
 All others stay in 16 bit, and so do their inputs.
 
 Symbols: W [out, in] a linear's weight, D = W_stored - W, x [in] its input and g [out] the gradient
-of the calibration loss by its output, both of one token.
+of the calibration loss by its output, both of one token; E a tensor that the decoder is given
+for a prompt with its images.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from luq.allocation.blocks import BlockError
 from luq.calibration.samples import CalibrationSet
+from luq.config.quantizer import VISION
 from luq.formats import kernels
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import PackedLayer
+from luq.models.parts import blocks_of
 from luq.models.vlm import VLM
+from luq.models.weight_files import plain_name
 from luq.quantization.gradients import listening, next_token_loss, send_back
 from luq.quantization.layer import runtime_modules
+from luq.quantization.rest import ImageRuns
+from luq.quantization.rest import runtime_modules as part_modules_of
 from luq.quantization.states import first_inputs
 
 Errors = dict[str, float]  # of the linears of one layer
 Modules = dict[str, nn.Module]
+MEASURED = "measured"  # a label of modules that stand in the model for a while
 WHOLE = "layer"  # stands for all linears of a layer
 
 
@@ -67,7 +76,7 @@ def _errors_of_parts(
     states = first_inputs(vlm, samples, folder)
     errors: list[Errors] = []
     for index, packed in enumerate(layers):
-        parts = parts_of(runtime_modules(vlm, index, packed, "measured", cache=True))
+        parts = parts_of(runtime_modules(vlm, index, packed, MEASURED, cache=True))
         layer = vlm.layers[index]
         squared_errors = dict.fromkeys(parts, 0.0)
         squared_norm = 0.0
@@ -85,6 +94,75 @@ def _errors_of_parts(
             squared_norm += float(full.double().square().sum())
         errors.append({name: error / squared_norm for name, error in squared_errors.items()})
     return errors
+
+
+@torch.no_grad()
+def block_errors(vlm: VLM, samples: CalibrationSet, packed: PackedLayer) -> list[BlockError]:
+    """Per block of the vision tower sum_E |E_q - E|^2 / |E|^2 over the samples with images.
+
+    E are the tensors that the decoder is given in 16 bit: embeddings, in some families states for
+    cross-attention or features for later layers. So a block counts by what is left of its error
+    behind tower and projector: one that the model does not look at costs nothing.
+
+    Args:
+        vlm: the model.
+        samples: what it sees.
+        packed: the tower's packed weights.
+
+    Raises:
+        DataError: no sample has an image.
+    """
+    vlm.restore()
+    runs = ImageRuns(vlm, samples)
+    full = [_tensors_in(runs.run(batch)) for batch in runs.batches]
+    errors: list[BlockError] = []
+    for block, paths in blocks_of(vlm.model, vlm.parts[VISION]).items():
+        names = tuple(plain_name(path) for path in paths)
+        weights = {name: packed[name] for name in names if name in packed}
+        vlm.install_part(VISION, part_modules_of(vlm, VISION, weights, MEASURED, cache=True))
+        try:
+            error = _error_of_calls(runs, full)
+        finally:
+            vlm.install_part(VISION, None)
+        errors.append(BlockError(plain_name(block), names, error))
+    return errors
+
+
+def _error_of_calls(runs: ImageRuns, full: list[dict[str, Tensor]]) -> float:
+    """sum_E |E_q - E|^2 / |E|^2, E_q with the tower that stands in the model.
+
+    Args:
+        runs: of the model.
+        full: E of each batch, by name.
+    """
+    squared_errors: dict[str, float] = {}
+    squared_norms: dict[str, float] = {}
+    for batch, tensors in zip(runs.batches, full, strict=True):
+        quantized = _tensors_in(runs.run(batch))
+        for name, tensor in tensors.items():
+            is_other = quantized[name] != tensor  # masks may hold infinities
+            difference = quantized[name][is_other].double() - tensor[is_other].double()
+            error = float(difference.square().sum())
+            squared_errors[name] = squared_errors.get(name, 0.0) + error
+            norm = float(tensor.double().square().sum())
+            squared_norms[name] = squared_norms.get(name, 0.0) + norm
+    shares = [error / squared_norms[name] for name, error in squared_errors.items() if error > 0]
+    return sum(shares, 0.0)
+
+
+def _tensors_in(value: Any, name: str = "") -> dict[str, Tensor]:
+    """The tensors of real numbers in nested tuples, lists and dicts, by their places."""
+    if isinstance(value, Tensor):
+        return {name: value} if value.is_floating_point() else {}
+    places: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        places = value.items()
+    elif isinstance(value, list | tuple):
+        places = enumerate(value)
+    tensors: dict[str, Tensor] = {}
+    for place, item in places:
+        tensors |= _tensors_in(item, f"{name}.{place}")
+    return tensors
 
 
 @contextmanager

@@ -73,6 +73,14 @@ class Artefact(Identified, ABC, Generic[T]):
         """The value that `make` wrote."""
 
 
+class Get(Protocol):
+    """The value of an artefact: a store's `get` or `peek`."""
+
+    def __call__(self, artefact: Artefact[T]) -> T:
+        """The value."""
+        ...
+
+
 def _artefacts_in(value: Any) -> Iterator[Artefact[Any]]:
     """Artefacts in the fields of a dataclass, also inside tuples, lists and other dataclasses."""
     for entry in fields(value):

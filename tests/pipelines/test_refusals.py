@@ -84,6 +84,28 @@ CASES = {
         "run calibration=text quantizer.projector=gptq4 paths.outputs={place}",
         "quantizer.projector=gptq4 is not possible: the calibration set (alpha=0) has no images",
     ),
+    "half a budget of the tower": Case(
+        "run allocation.vision.bits=3 paths.outputs={place}",
+        "it must be both of allocation.vision.tiers and allocation.vision.bits",
+    ),
+    "unknown tier of the tower's": Case(
+        "run allocation.vision.bits=3 allocation.vision.tiers=[gptq5] paths.outputs={place}",
+        "tier in allocation.vision.tiers 'gptq5': did you mean",
+    ),
+    "two tiers of a tower": Case(
+        "run quantizer.vision=gptq4 allocation.vision.bits=3 allocation.vision.tiers=[gptq2,gptq4] "
+        "paths.outputs={place}",
+        "set quantizer.vision=null",
+    ),
+    "too few bits of the tower": Case(
+        "run allocation.vision.bits=2 allocation.vision.tiers=[gptq4,gptq2] paths.outputs={place}",
+        "every block in gptq2 takes 2.141 stored bits per weight or more",
+    ),
+    "a planned tower without images": Case(
+        "run calibration=text allocation.vision.bits=3 allocation.vision.tiers=[gptq4,gptq2] "
+        "paths.outputs={place}",
+        "no images by which the errors of blocks could be measured",
+    ),
     # Outputs that cannot be written.
     "outputs a file": Case("run paths.outputs={place}/file", "a file stands where", A_FILE),
     "outputs in a file": Case("run -m seed=0,1 paths.outputs={place}/file/x", "a file", A_FILE),

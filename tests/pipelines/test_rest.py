@@ -1,17 +1,22 @@
 """Embeddings, head, tower and projector in tiers, through the command that people type."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from analysis.frame import run_row
 from luq.errors import ConfigError
+from luq.export import checksums
 from luq.formats.layer_file import FILE
 from luq.planning import LayerScores, RunEvidence
 from luq.quantization.artefacts import PackedPart
 from luq.store.store import Store
 from pipelines import runs_folder
+from pipelines.checkpoints import export
+from pipelines.cost import Work
 from pipelines.graph import Graph
-from pipelines.record import RunRecord
+from pipelines.record import RunRecord, from_json, to_json
 from pipelines.schema import to_config
 from tests.luq.models import tiny_families
 from tests.pipelines.command import Done
@@ -23,8 +28,9 @@ SMALL = [
     "evaluation.benchmarks=[gqa]", "evaluation.fidelity=0", "allocation=uniform", "quantizer.high=rtn4",
 ]  # fmt: skip
 PARTS = [
-    "quantizer.embeddings=gptq3", "quantizer.head=gptq2", "quantizer.vision=rtn4",
-    "quantizer.projector=trellis2", "quantizer.tiers.gptq3.clip_steps=0",
+    "quantizer.embeddings=gptq3", "quantizer.head=gptq2", "quantizer.projector=trellis2",
+    "allocation.vision.tiers=[rtn4,rtn3]", "allocation.vision.bits=4",
+    "+quantizer.tiers.rtn3={method:rtn,bits:3}", "quantizer.tiers.gptq3.clip_steps=0",
     "quantizer.tiers.gptq3.descent=0", "quantizer.tiers.gptq2.clip_steps=0",
 ]  # fmt: skip
 
@@ -74,8 +80,30 @@ def test_the_packed_rest_is_scored_and_the_baseline_is_16_bit(
     assert other.artefacts.parts == {}
 
 
-def test_a_run_says_what_its_rest_is_in(run: Done) -> None:
+def test_a_run_says_what_its_rest_is_in(run: Done, record: RunRecord, tmp_path: Path) -> None:
     assert "embeddings in gptq3" in run.stdout
+    assert record.vision is not None
+    assert f"vision in {record.vision}" in " ".join(run.stdout.split())
+    assert record.part_tiers["vision"] == str(record.vision)
+    assert record.part_tiers["projector"] == "trellis2"
+    assert (
+        f"embeddings in gptq3, head in gptq2, projector in trellis2, vision in {record.vision}"
+        == (run_row(record, "rest")["beside"])
+    )
+    export(Path(record.config.paths.outputs), record, tmp_path / "exported")
+    about = checksums.verify(tmp_path / "exported")
+    assert about.run is not None
+    assert about.run.parts == record.part_tiers
+
+
+def test_the_tower_is_planned_within_its_budget(record: RunRecord, outputs: Path) -> None:
+    plan = record.vision
+    assert plan is not None
+    assert set(plan.tiers) == {"rtn4", "rtn3"}
+    assert plan.other_tier is None
+    file = outputs / "store" / "parts" / record.artefacts.parts["vision"] / FILE
+    assert plan.bytes == file.stat().st_size <= plan.budget_bytes == plan.weights * 4 // 8
+    assert from_json(json.loads(json.dumps(to_json(record)))).vision == plan
 
 
 def test_the_second_time_the_rest_comes_from_the_store(record: RunRecord, outputs: Path) -> None:
@@ -85,7 +113,7 @@ def test_the_second_time_the_rest_comes_from_the_store(record: RunRecord, output
 
 def test_parts_know_what_they_depend_on(outputs: Path) -> None:
     def parts(*overrides: str) -> dict[str, PackedPart]:
-        return {part.part: part for part in graph(outputs, *overrides).parts}
+        return {part.part: part for part in graph(outputs, *overrides).parts(None)}
 
     both = parts("quantizer.vision=gptq4", "quantizer.projector=gptq4")
     alone = parts("quantizer.projector=gptq4")
@@ -97,6 +125,42 @@ def test_parts_know_what_they_depend_on(outputs: Path) -> None:
     assert parts("quantizer.head=gptq4")["head"].calibration is not None
     assert parts() == {}
     assert graph(outputs).key != graph(outputs, "quantizer.head=gptq4").key
+
+
+def test_a_planned_tower_is_that_of_its_tiers(outputs: Path) -> None:
+    """Whoever asks for it: in one tier it is what `quantizer.vision` gives."""
+    budget = ["allocation.vision.tiers=[gptq4,trellis2]", "allocation.vision.bits=3"]
+    run = graph(outputs, *budget, "quantizer.projector=gptq4")
+    (uniform,) = graph(outputs, "quantizer.vision=gptq4").parts(None)
+    assert run.tower({"a": "gptq4", "b": "gptq4"}) == run.uniform_towers[0] == uniform
+    mixed = run.tower({"a": "gptq4", "b": "trellis2", "c": "gptq4"})
+    assert mixed != uniform
+    assert mixed.description == "vision in gptq4+trellis2"
+    assert mixed.tiers.of_linear("b") == run.config.quantizer.tiers["trellis2"]
+    assert mixed.tiers.of_linear("c") == run.config.quantizer.tiers["gptq4"]
+    tower, projector = run.parts(mixed)
+    assert tower == mixed
+    assert projector.before == (mixed,)
+    assert run.is_calibrated
+    others = [budget[0], "allocation.vision.bits=3.5"], [*budget, "quantizer.tiers.gptq4.block=64"]
+    keys = {graph(outputs, *overrides).key for overrides in [[], budget, *others]}
+    assert len(keys) == 4
+    free = graph(outputs, "allocation.vision.tiers=[rtn4,float16]", "allocation.vision.bits=9")
+    assert free.is_calibrated, "errors of blocks are measured with images"
+
+
+def test_what_the_plan_of_a_tower_needs_is_counted_before_it_runs(outputs: Path) -> None:
+    work = Work()
+    budget = ["allocation.vision.tiers=[gptq4,trellis2]", "allocation.vision.bits=3"]
+    work.add_run(graph(outputs, *budget), Store(outputs / "empty"))
+    assert work.is_bound
+    assert {kind: len(pieces) for kind, pieces in work.pieces.items()} == {
+        "calibration sets": 1,
+        "parts gptq4": 1,
+        "parts trellis2": 1,
+        "layers rtn4": 10,
+        "answers gqa": 1,
+    }
 
 
 def test_a_budget_of_bytes_is_of_the_whole_file_with_the_packed_rest(
@@ -124,8 +188,11 @@ def test_a_tied_head_follows_the_embeddings(tmp_path: Path) -> None:
         graph(tmp_path, *text, "quantizer.head=gptq4")
     with pytest.raises(ConfigError, match=r"quantizer.vision=rtn4 .*sees no images"):
         graph(tmp_path, *text, "quantizer.vision=rtn4")
+    budget = ["allocation.vision.tiers=[rtn4,gptq8]", "allocation.vision.bits=5"]
+    with pytest.raises(ConfigError, match=r"vision.tiers=\[rtn4,gptq8\] .*sees no images"):
+        graph(tmp_path, *text, *budget)
     tied = graph(tmp_path, *text, "quantizer.head=gptq4", "quantizer.embeddings=gptq4")
-    (part,) = tied.parts
+    (part,) = tied.parts(None)
     assert part.part == "embeddings"
     assert part.calibration is not None, "the head's inputs are looked at"
 

@@ -44,7 +44,7 @@ def packed(folder: Path, vlm: VLM, source: Path) -> PackedModel:
     for part in [part for part, modules in vlm.parts.items() if modules]:
         parts[part] = folder / part
         parts[part].mkdir()
-        write_layer(parts[part], quantize_part(vlm, part, RTN4, None))
+        write_layer(parts[part], quantize_part(vlm, part, LayerTiers(RTN4), None))
     install(vlm, layers)
     install_parts(vlm, parts)
     stored = {part: StoredPart(path, "rtn4") for part, path in parts.items()}

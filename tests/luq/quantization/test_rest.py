@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from luq.calibration.samples import CalibrationSet, inputs_of
-from luq.config import CalibrationConfig, GptqTier, ModelConfig, RtnTier, TierConfig, TrellisTier
+from luq.config import (
+    CalibrationConfig,
+    GptqTier,
+    LayerTiers,
+    ModelConfig,
+    RtnTier,
+    TierConfig,
+    TrellisTier,
+)
 from luq.config.quantizer import PARTS
 from luq.errors import DataError, ModelError
 from luq.formats.embedding import PackedEmbedding, TiedLinear
@@ -18,7 +26,7 @@ from luq.formats.memory import rest_ledger as float_ledger
 from luq.formats.sizes import rest_ledger
 from luq.models.vlm import VLM, load_vlm
 from luq.quantization import rest
-from luq.quantization.rest import assert_parts_installed, install_parts, quantize_part
+from luq.quantization.rest import assert_parts_installed, install_parts
 from tests.conftest import loss, pocket_samples
 from tests.luq.models import tiny_families
 
@@ -36,6 +44,13 @@ def samples(vlm: VLM) -> CalibrationSet:
 def restored(vlm: VLM) -> Iterator[None]:
     yield
     vlm.restore()
+
+
+def quantize_part(
+    vlm: VLM, part: str, tier: TierConfig, samples: CalibrationSet | None
+) -> PackedLayer:
+    """All of a part in one tier."""
+    return rest.quantize_part(vlm, part, LayerTiers(tier), samples)
 
 
 def written(folder: Path, packed: PackedLayer) -> Path:

@@ -4,13 +4,15 @@ import pytest
 import torch
 
 from luq.calibration.samples import CalibrationSet, inputs_of
-from luq.config import CalibrationConfig, Float16Tier, RtnTier
+from luq.config import CalibrationConfig, Float16Tier, LayerTiers, ModelConfig, RtnTier
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.families import LINEARS
-from luq.models.vlm import VLM
+from luq.models.vlm import VLM, load_vlm
 from luq.quantization.gradients import next_token_loss
 from luq.quantization.layer import runtime_modules
+from luq.quantization.rest import quantize_part
 from luq.quantization.sensitivity import (
+    block_errors,
     delta_losses,
     fisher_losses,
     linear_output_errors,
@@ -18,6 +20,7 @@ from luq.quantization.sensitivity import (
 )
 from luq.quantization.walk import install
 from tests.conftest import pocket_samples
+from tests.luq.models import tiny_families
 from tests.luq.quantization.packing_by_hand import pack
 
 TIERS = {
@@ -170,3 +173,63 @@ def test_only_what_differs_is_swapped(vlm: VLM, packed: dict[str, list[Path]]) -
         for i in range(count)
         for name in LINEARS
     )
+
+
+@torch.no_grad()
+def test_a_blocks_error_is_that_of_what_the_decoder_is_given(
+    vlm: VLM, calibration: CalibrationSet
+) -> None:
+    """By whole runs of the model with the block's 16-bit weights changed."""
+    packed = quantize_part(vlm, "vision", LayerTiers(TIERS["rtn2"]), None)
+    embeddings: list[torch.Tensor] = []
+    handle = vlm.model.get_decoder().register_forward_pre_hook(
+        lambda m, a, options: embeddings.append(options["inputs_embeds"]), with_kwargs=True
+    )
+    batches = [batch for batch in calibration.batches() if batch[0].multimodal]
+
+    def given() -> torch.Tensor:
+        embeddings.clear()
+        for batch in batches:
+            vlm.model(**inputs_of(batch, vlm.device))
+        return torch.cat([tensor.flatten() for tensor in embeddings]).double()
+
+    errors = block_errors(vlm, calibration, packed)
+    assert [error.block for error in errors] == [
+        f"vision_tower.encoder.layers.{i}" for i in range(4)
+    ]
+    assert sorted(name for error in errors for name in error.linears) == sorted(packed)
+    full = given()
+    tower = vlm.model.model.vision_tower.encoder.layers[1]
+    own = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
+    for name in errors[1].linears:
+        module = tower.get_submodule(name.split("layers.1.")[1])
+        module.weight.copy_(packed[name].dequantize())
+    changed = given()
+    tower.load_state_dict(own)
+    handle.remove()
+    expected = float((changed - full).square().sum() / full.square().sum())
+    assert errors[1].error == pytest.approx(expected, rel=1e-3)
+    assert not vlm.standing_parts
+
+
+@pytest.mark.parametrize(
+    ("family", "is_seen"),
+    [
+        ("llava", [True, True, False]),
+        ("mllama", [True] * 3),
+        ("llava_onevision", [True] * 3 + [False]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_block_that_the_model_does_not_look_at_costs_nothing(
+    family: str, is_seen: list[bool], tmp_path: Path
+) -> None:
+    """LLaVA takes the block before the last, Mllama attends to the tower's states."""
+    folder = tiny_families.write(tmp_path / family, family)
+    tiny = load_vlm(ModelConfig(family, str(folder), device="cpu"))
+    config = CalibrationConfig("images", alpha=1.0, tokens=256, sample_tokens=64)
+    samples = pocket_samples(tiny, config)
+    packed = quantize_part(tiny, "vision", LayerTiers(RtnTier(bits=2, group_size=8)), None)
+    errors = block_errors(tiny, samples, packed)
+    assert [error.error > 0 for error in errors] == is_seen
+    assert [error.block for error in errors if not error.block] == [""] * (len(is_seen) - 3)

@@ -19,9 +19,10 @@ from luq.config import (
     TierConfig,
 )
 from luq.config.checks import VOLATILE
+from luq.config.quantizer import PROJECTOR, VISION
 from luq.models.checkpoint import Asking, Checkpoint
 from luq.profiling.artefacts import EntropyProfile
-from luq.quantization.artefacts import PackedLayer, Refinement
+from luq.quantization.artefacts import PackedLayer, PackedPart, Refinement
 from luq.store import keys
 from luq.store.artefact import Artefact
 from tests.luq.store.notes import Note
@@ -223,6 +224,7 @@ def golden_artefacts() -> dict[str, Artefact[Any]]:
     source = checkpoint()
     recipe = Calibration(source, CalibrationConfig("multimodal", 0.5), None, None)
     first = PackedLayer(source.weights, 0, LayerTiers(GptqTier(bits=3)), recipe)
+    tower = PackedPart(source.weights, VISION, GptqTier(bits=3), recipe)
     return {
         "calibration": recipe,
         "profile": EntropyProfile(recipe),
@@ -231,6 +233,8 @@ def golden_artefacts() -> dict[str, Artefact[Any]]:
         "second layer": PackedLayer(
             source.weights, 1, LayerTiers(GptqTier(bits=3)), recipe, (first,)
         ),
+        "tower": tower,
+        "projector": PackedPart(source.weights, PROJECTOR, GptqTier(bits=3), recipe, (tower,)),
     }
 
 

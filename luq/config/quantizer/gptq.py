@@ -28,6 +28,7 @@ class GptqTier(TierConfig):
     act_order: bool = False  # columns of large activations first
     static_groups: bool = False  # grids are fitted before the sweep, and not on its way
     clip_steps: int = 0  # shrink factors tried per group; 0: no clip search
+    clip_root: bool = False  # search with the root of the columns' importance as well
     descent: int = 0  # passes of coordinate descent over the codes after the sweep
     damping: float = 0.01  # share of the mean diagonal of the Hessian
     block: int = 128  # columns whose errors reach the later ones at once
@@ -37,6 +38,9 @@ class GptqTier(TierConfig):
         super().__post_init__()
         require(self.bits in WIDTHS, "tier.bits", self.bits, "2, 3, 4 or 8")
         check_steps("clip_steps", self.clip_steps)
+        searches = self.clip_steps > 0 or not self.clip_root
+        allowed = "false, unless tier.clip_steps is above 0"
+        require(searches, "tier.clip_root", self.clip_root, allowed)
         check_steps("descent", self.descent)
         check_group_size(self.group_size)
         check_block(self.block)

@@ -4,8 +4,13 @@ Columns are rounded one after the other, and the columns to come make up for eac
 1; see `luq.quantization.feedback`). Beyond the paper: symmetric or asymmetric grids, any group size
 or one group per row (the last group has what is left of the columns), act-order with static groups
 (no index is stored), a clip search, and passes of coordinate descent over the codes.
+
+The clip search weighs a column's rounding error by the Hessian's diagonal, as if columns were
+rounded to nearest. With error feedback that can be worse than no search: so each row takes the
+codes that have the least error under the whole Hessian, of those with and without a search.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -69,7 +74,6 @@ def codes_on_grid(
     """
     columns = weight.shape[1]
     hessian = hessians.checked(hessian, columns)
-    size = columns_per_group(columns, tier.group_size)
     target = hessians.without_dead_columns(weight, hessian)
     importance = torch.diagonal(hessian).clamp_min(0)
     order = torch.arange(columns, device=weight.device)
@@ -77,18 +81,76 @@ def codes_on_grid(
         order = torch.argsort(importance, descending=True, stable=True)
     damping = tier.damping
     factor = factors.get(hessian, lambda: hessians.factorize(hessian, damping, order))
-    grid = fit(target, levels, size, symmetric, importance, tier.clip_steps)
-    group = (torch.arange(columns, device=weight.device) // size)[order]
-    rounding = GridRounding(grid, group)
-    if not tier.act_order and not tier.static_groups:
-        rounding = RefittingRounding(grid, group, size, symmetric, importance, tier.clip_steps)
-    swept = sweep(target[:, order], factor.upper, tier.block, rounding)
-    codes = torch.empty_like(swept)
-    codes[:, order] = swept
-    grid = rounding.grid
-    for _ in range(tier.descent):
-        descend(target, hessian, codes, grid, size, tier.block)
-    return Coded(codes, grid, size, factor.damping)
+    coder = _Coder(tier, levels, symmetric, target, hessian, factor.upper, order)
+    coded = coder.coded(importance, 0)
+    if tier.clip_steps > 0:
+        coded = coder.better_rows(coder.coded(importance, tier.clip_steps), coded)
+    if tier.clip_steps > 0 and tier.clip_root:
+        coded = coder.better_rows(coder.coded(importance.sqrt(), tier.clip_steps), coded)
+    return Coded(coded.codes, coded.grid, coder.group_size, factor.damping)
+
+
+@dataclass(frozen=True)
+class _Coder:
+    """One weight on its way to codes.
+
+    Args:
+        tier: as for `codes_on_grid`, as `levels` and `symmetric` are.
+        target: the weight, with zeros in columns that no token used.
+        hessian: H.
+        upper: its factor, in the order of the sweep.
+        order: of the columns in the sweep.
+    """
+
+    tier: GptqTier | TernaryTier
+    levels: int
+    symmetric: bool
+    target: Float[Tensor, "out in"]
+    hessian: Float[Tensor, "in in"]
+    upper: Float[Tensor, "in in"]
+    order: Int64[Tensor, " in"]
+
+    @property
+    def group_size(self) -> int:
+        """Columns of a group of the grid."""
+        return columns_per_group(self.target.shape[1], self.tier.group_size)
+
+    def coded(self, importance: Float[Tensor, " in"], clip_steps: int) -> "_Rows":
+        """All rows, on grids that span their groups or that a clip search finds."""
+        tier = self.tier
+        size = self.group_size
+        grid = fit(self.target, self.levels, size, self.symmetric, importance, clip_steps)
+        group = (torch.arange(len(self.order), device=self.order.device) // size)[self.order]
+        rounding = GridRounding(grid, group)
+        if not tier.act_order and not tier.static_groups:
+            rounding = RefittingRounding(grid, group, size, self.symmetric, importance, clip_steps)
+        swept = sweep(self.target[:, self.order], self.upper, tier.block, rounding)
+        codes = torch.empty_like(swept)
+        codes[:, self.order] = swept
+        for _ in range(tier.descent):
+            descend(self.target, self.hessian, codes, rounding.grid, size, tier.block)
+        return _Rows(codes, rounding.grid)
+
+    def better_rows(self, rows: "_Rows", others: "_Rows") -> "_Rows":
+        """Of each row the one with the less error under the Hessian; no row knows of others."""
+        is_better = (self._errors(others) < self._errors(rows))[:, None]
+        codes = torch.where(is_better, others.codes, rows.codes)
+        scale = torch.where(is_better, others.grid.scale, rows.grid.scale)
+        zero = torch.where(is_better, others.grid.zero, rows.grid.zero)
+        return _Rows(codes, Grid(scale, zero, self.levels))
+
+    def _errors(self, rows: "_Rows") -> Float[Tensor, " out"]:
+        """D_r H D_r^T of every row r of D = Q - W."""
+        group = torch.arange(len(self.order), device=self.order.device) // self.group_size
+        difference = rows.grid.decode(rows.codes, group) - self.target
+        return ((difference @ self.hessian) * difference).sum(1)
+
+
+class _Rows(NamedTuple):
+    """Codes of a weight's rows, and their grid."""
+
+    codes: Float[Tensor, "out in"]
+    grid: Grid
 
 
 class GridRounding:

@@ -105,6 +105,7 @@ IMPOSSIBLE: dict[str, tuple[list[object], str]] = {
     ),
     "block": ([0, -1, NAN, INFINITY, 64.0, True, "64", None], "at least 1|int"),
     "clip_steps": ([-1, 10**20, NAN, INFINITY, 2.0, True, None], "0 or more|at most|int"),
+    "clip_root": ([True, 1, "yes", None], "false, unless|bool"),
     "descent": ([-1, 10**20, NAN, INFINITY, 2.0, True, None], "0 or more|at most|int"),
     "window": ([0, 3, 17, -12, NAN, INFINITY, 12.0, True, None], r"in \[bits \+ 4, 16\]|int"),
     "damping": ([-0.01, 1.01, NAN, INFINITY, -INFINITY, True, "1", None], r"in \[0, 1\]|float"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luq.allocation.allocations import Allocation, LinearTier
-from luq.errors import LuqError
+from luq.errors import ConfigError, LuqError
 from luq.planning import allocate
 from luq.questions.text import TextSource
 from luq.store.store import NotMade, Store

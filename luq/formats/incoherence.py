@@ -31,9 +31,7 @@ BETWEEN = 2  # from the seed of the first signs to that of the second
 
 
 @lru_cache(maxsize=64)
-def signs(
-    size: int, seed: int, device: torch.device | str = "cpu"
-) -> Float32[Tensor, " size"]:
+def signs(size: int, seed: int, device: torch.device | str = "cpu") -> Float32[Tensor, " size"]:
     """`size` signs +1.0 and -1.0, the same on every platform.
 
     The top bit of a counter mixed by splitmix64 (Steele, Lea, Flood, OOPSLA 2014).

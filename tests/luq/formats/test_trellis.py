@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from luq.errors import StoreError
-from luq.formats.incoherence import unrotate
+from luq.formats.incoherence import BLOCKS, OVERLAPPING, unrotate
 from luq.formats.kernels import cpu
 from luq.formats.layer_file import read_layer, write_layer
 from luq.formats.trellis import (
@@ -49,8 +49,9 @@ def decode(weight: TrellisWeight) -> torch.Tensor:
             value = number(state) if "code" in weight.meta else numbers[state]
             value = value * weight.buffers["scales"][strip].float()
             rotated[16 * strip + inside // 16, 16 * tile + inside % 16] = value
-    transposed = unrotate(rotated[:rows, :columns], seed).T.contiguous()
-    return unrotate(transposed, seed + 1).T
+    rotation = weight.meta.get("rotation", 1)
+    transposed = unrotate(rotated[:rows, :columns], seed, rotation).T.contiguous()
+    return unrotate(transposed, seed + 1, rotation).T
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,35 @@ def test_the_format_is_what_it_says(bits: int | float, window: int, shape: tuple
     weight = coded(*shape, bits, window)
     assert torch.equal(weight.dequantize(), decode(weight))
     assert weight.nominal_bits == bits
+
+
+@pytest.mark.parametrize("shape", [(5, 40), (16, 23), (21, 64), (48, 96)])
+def test_overlapping_rotations_are_what_they_say(shape: tuple[int, int]) -> None:
+    weight = coded(*shape, 2, rotation=OVERLAPPING)
+    assert torch.equal(weight.dequantize(), decode(weight))
+    assert torch.equal(weight.rows(torch.tensor([3, 0])), decode(weight)[[3, 0]])
+    blocks = coded_again(weight, rotation=BLOCKS)
+    assert torch.equal(blocks.dequantize(), coded_again(weight).dequantize())
+    assert not torch.equal(blocks.dequantize(), weight.dequantize())
+
+
+def coded_again(weight: TrellisWeight, **rotation: int) -> TrellisWeight:
+    """The same codes with another word for the rotation, or none."""
+    meta = {name: value for name, value in weight.meta.items() if name != "rotation"}
+    return TrellisWeight(weight.buffers, weight.shape, **meta, **rotation)
+
+
+@pytest.mark.parametrize("shape", [(64, 192), (1, 32), (16, 8)])
+def test_long_blocks_and_powers_of_two_have_one_rotation(shape: tuple[int, int]) -> None:
+    weight = coded(*shape, 2, rotation=OVERLAPPING)
+    assert torch.equal(weight.dequantize(), coded_again(weight).dequantize())
+
+
+@pytest.mark.parametrize("rotation", [0, 3, 2.0, "2", None, True])
+def test_an_unknown_rotation_is_refused(rotation: object) -> None:
+    weight = coded(16, 24, 2)
+    with pytest.raises(StoreError, match=r"'rotation' must be a whole number in \[1, 2\]"):
+        TrellisWeight(weight.buffers, weight.shape, **weight.meta, rotation=rotation)
 
 
 @pytest.mark.parametrize(("bits", "window"), [(1, 9), (2, 12), (4, 16)])

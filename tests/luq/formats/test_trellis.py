@@ -103,14 +103,15 @@ def test_version_1_is_what_it_was(bits: int, window: int) -> None:
 
 
 class Golden(NamedTuple):
-    """A weight that the encoder of format version 1 wrote, and what it decoded to."""
+    """A weight that an encoder wrote, and what it decoded to."""
 
-    bits: int
+    bits: int | float
     window: int
     shape: tuple[int, int]
     codes: str
     scales: str
     digest: str  # SHA-256 of the fp32 numbers
+    marks: dict[str, int] = {}  # noqa: RUF012  # what meta says since; version 1 said nothing
 
 
 GOLDEN = [
@@ -141,16 +142,26 @@ GOLDEN = [
         scales="3339e839",
         digest="fcbc326dfde70b9ba48ef9f6763747ce524bd63c8872614ecb3a3af27bee6e77",
     ),
+    Golden(
+        bits=1.25,
+        window=12,
+        shape=(3, 12),
+        codes="5100d55785012" + "0481204812" * 6 + "0481204",
+        scales="7538",
+        digest="0367d0f10d5950cc05f83cbe44925a5473466cbdfacad005eb8cbc808a6e72ea",
+        marks={"code": 2, "rotation": 2},
+    ),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("golden", GOLDEN, ids=["1 bit", "2 bits"])
-def test_files_of_version_1_give_the_numbers_that_they_gave(golden: Golden, tmp_path) -> None:
+@pytest.mark.parametrize("golden", GOLDEN, ids=["1 bit", "2 bits", "overlapping"])
+def test_files_give_the_numbers_that_they_gave(golden: Golden, tmp_path) -> None:
     strips = -(-golden.shape[0] // 16)
     codes = torch.tensor(list(bytes.fromhex(golden.codes)), dtype=torch.uint8)
     scales = torch.tensor(list(bytes.fromhex(golden.scales)), dtype=torch.uint8)
     buffers = {"codes": codes.view(strips, -1), "scales": scales.view(torch.float16)}
     meta = {"bits": golden.bits, "window": golden.window, "seed": 1, "damping": 0.01}
+    meta |= golden.marks
     weight = TrellisWeight(buffers, golden.shape, **meta)
     write_layer(tmp_path, copies(weight))
     for stored in read_layer(tmp_path).values():

@@ -19,7 +19,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from language_model import Bench, Contestant, Result, bench_of, keep, parser_of_command, table_of
+from language_model import (
+    Bench,
+    Contestant,
+    Result,
+    bench_of,
+    keep,
+    parser_of_command,
+    sixteen_bit,
+    table_of,
+)
 from rich.console import Console
 from rich.progress import Progress
 
@@ -83,8 +92,7 @@ def main() -> None:
         contestants = [Contestant.of(label, arguments.propagation) for label in arguments.tiers]
         quantizer = quantizer_of(contestants)
         tiers = [contestant.quantizer.high for contestant in contestants]
-        sixteen_bit = replace(quantizer, high="float16", low="float16")
-        reference = bench.run(Contestant("16 bit", sixteen_bit), bars)
+        reference = bench.run(sixteen_bit(quantizer), bars)
         for bits in arguments.bits:
             for plan in arguments.plans:
                 settings = settings_of(plan, bits, arguments.error, tiers, quantizer)

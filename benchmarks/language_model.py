@@ -135,6 +135,12 @@ class Bench:
         return Result(label, bits, layers_bytes + rest_bytes, seconds, losses)
 
 
+def sixteen_bit(quantizer: QuantizerConfig) -> Contestant:
+    """The model as it is."""
+    plain_parts = replace(quantizer, embeddings=None, head=None)
+    return Contestant("16 bit", replace(plain_parts, high="float16", low="float16"))
+
+
 def windows_of(model: LoadedModel, text: Path, count: int, length: int) -> torch.Tensor:
     """The first windows [count, length] of a text."""
     content = wikitext_detokenizer({"page": text.read_text(encoding="utf-8")})
@@ -228,8 +234,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, Progress(console=console, transient=True) as bars:
         bench = bench_of(arguments, Path(name))
         contestants = [Contestant.of(label, arguments.propagation) for label in arguments.tiers]
-        settings = replace(contestants[0].quantizer, high="float16", low="float16")
-        reference = bench.run(Contestant("16 bit", settings), bars)
+        reference = bench.run(sixteen_bit(contestants[0].quantizer), bars)
         for contestant in contestants:
             results.append(bench.run(contestant, bars))
             keep(results[-1], arguments.json)

@@ -105,7 +105,7 @@ def _quantizer_readers(config: RunConfig) -> dict[str, str]:
     if all(tier.data_free for tier in tiers):
         reader = "tiers that have Hessians, not by those that need no data"
         readers["quantizer.held_out"] = reader
-        if not quantizer.refine.is_on:
+        if "quantizer.refine" in readers:
             readers["quantizer.token_weights"] = reader
     return readers
 

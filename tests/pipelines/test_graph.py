@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luq.allocation.allocations import Allocation, LinearTier
-from luq.errors import LuqError
+from luq.errors import ConfigError, LuqError
 from luq.planning import allocate
 from luq.questions.text import TextSource
 from luq.store.store import NotMade, Store
@@ -64,6 +64,21 @@ def test_layers_of_shrunk_hessians_are_others_but_for_tiers_that_have_none() -> 
     assert plain.key != shrunk.key
     assert plain.uniform("rtn4") == shrunk.uniform("rtn4")
     assert not set(plain.uniform("gptq4")) & set(shrunk.uniform("gptq4"))
+
+
+def test_tokens_by_gradients_make_other_layers_but_of_tiers_that_need_no_data() -> None:
+    plain = graph("quantizer.low=rtn4", "quantizer.high=gptq4")
+    guided = graph("quantizer.low=rtn4", "quantizer.high=gptq4", "quantizer.token_weights=gradient")
+    assert plain.key != guided.key
+    assert plain.uniform("rtn4") == guided.uniform("rtn4")
+    assert not set(plain.uniform("gptq4")) & set(guided.uniform("gptq4"))
+    (gradients,) = {layer.gradients for layer in guided.uniform("gptq4")}
+    assert gradients.calibration == guided.calibration
+
+
+def test_a_streamed_model_has_no_gradients_by_which_tokens_could_count() -> None:
+    with pytest.raises(ConfigError, match=r"token_weights=gradient .* model\.stream=true"):
+        graph("quantizer.token_weights=gradient", "model.stream=true")
 
 
 def test_layers_that_need_no_data_do_not_depend_on_it() -> None:

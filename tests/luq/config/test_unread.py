@@ -62,6 +62,10 @@ def test_what_a_plan_does_not_read_of_the_allocation_is_refused(
         (["quantizer.refine.rate=0.5"], "quantizer.refine"),
         ([*UNIFORM, "quantizer.high=float16", "quantizer.refine.steps=5"], "quantizer.refine"),
         ([*UNIFORM, "quantizer.high=rtn4", "quantizer.held_out=0.25"], "quantizer.held_out"),
+        (
+            [*UNIFORM, "quantizer.high=rtn4", "quantizer.token_weights=gradient"],
+            "quantizer.token_weights",
+        ),
     ],
 )
 def test_what_a_run_does_not_read_of_other_groups_has_its_default(
@@ -78,6 +82,13 @@ def test_what_a_run_does_not_read_of_other_groups_has_its_default(
         [*TIERS, "allocation.error=kl", "profile.samples=3"],
         ["quantizer.refine.steps=5", "quantizer.refine.rate=0.5", "quantizer.high=float16"],
         ["quantizer.held_out=0.25", "quantizer.high=float16"],
+        ["quantizer.token_weights=gradient", "quantizer.high=float16"],
+        [
+            *UNIFORM,
+            "quantizer.high=rtn4",
+            "quantizer.refine.fit=true",
+            "quantizer.token_weights=gradient",
+        ],
         [*TIERS, "allocation.unit=linear", "allocation.tie=true", "allocation.error=fisher"],
         [*SEARCH, "allocation.swaps=2", "allocation.samples=3", "allocation.error=delta_loss"],
         ["allocation=quality", "allocation.drop=3", "allocation.samples=3", "order=lim"],

@@ -1,7 +1,19 @@
-"""Random rotations that make weights look Gaussian: signs, then a Hadamard transform in blocks.
+"""Random rotations that make weights look Gaussian: signs, then Hadamard transforms.
 
-They are computed from a seed, not stored. A dimension that is not a power of two is cut into equal
-blocks of the largest power of two that divides it.
+They are computed from a seed, not stored. A dimension is a power of two times an odd number. Where
+that power is large, the transform is one of equal blocks of it. Where it is small, blocks would mix
+too little, and two transforms overlap: with p the largest power of two up to the size,
+
+    rotation = H_last D_2 H_first D_1
+
+of signs D_1 and D_2, the transform H_first of the first p numbers and H_last of the last p. Without
+D_2 what the one spread over the numbers that both have the other would gather again.
+
+| symbol | in the code | meaning |
+|---|---|---|
+| p | `length` | numbers that are transformed at once |
+| D_1 | `signs(size, seed)` | signs before the transform |
+| D_2 | `signs(size, seed + BETWEEN)` | signs between two that overlap |
 """
 
 from functools import lru_cache
@@ -11,10 +23,15 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 STRIP = 1024  # rows at a time
+# How a dimension is transformed: meta `rotation` of trellis codes.
+BLOCKS = 1  # in equal blocks
+OVERLAPPING = 2  # the same, or by two transforms that overlap where blocks are shorter than SHORT
+SHORT = 64
+BETWEEN = 2  # from the seed of the first signs to that of the second
 
 
 @lru_cache(maxsize=64)
-def signs(size: int, seed: int) -> Float32[Tensor, " size"]:
+def signs(size: int, seed: int, device: torch.device | str = "cpu") -> Float32[Tensor, " size"]:
     """`size` signs +1.0 and -1.0, the same on every platform.
 
     The top bit of a counter mixed by splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
@@ -27,42 +44,85 @@ def signs(size: int, seed: int) -> Float32[Tensor, " size"]:
         z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
         top_bit = (z ^ z >> 31) >> 63
         values.append(1.0 - 2.0 * top_bit)
-    return torch.tensor(values)
+    return torch.tensor(values, device=device)
 
 
-def block_of(size: int) -> int:
-    """Length of the blocks in which a dimension is transformed: its largest power of two."""
+def overlaps(size: int) -> bool:
+    """Whether a dimension has two transforms in an OVERLAPPING rotation."""
+    block = size & -size
+    return block < SHORT and block < size
+
+
+def length_of(size: int, rotation: int) -> int:
+    """Numbers of a dimension that are transformed at once.
+
+    Those of a block; or, where they do not divide the dimension, of each of two transforms.
+    """
+    if rotation == OVERLAPPING and overlaps(size):
+        return 1 << size.bit_length() - 1
     return size & -size
 
 
-def hadamard(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
-    """The orthonormal Hadamard transform of the last dimension, in blocks.
+def hadamard(x: Float[Tensor, "*batch size"], length: int) -> Float[Tensor, "*batch size"]:
+    """The orthonormal Hadamard transform of the last dimension, in blocks of `length`.
 
     Its own inverse, to rounding.
     """
-    block = block_of(x.shape[-1])
-    work = x.reshape(-1, block).clone()
+    work = x.reshape(-1, length).clone()
     half = 1
-    while half < block:
-        pairs = work.view(-1, block // (2 * half), 2, half)
+    while half < length:
+        pairs = work.view(-1, length // (2 * half), 2, half)
         first, second = pairs.unbind(2)
-        work = torch.stack((first + second, first - second), 2).view(-1, block)
+        work = torch.stack((first + second, first - second), 2).view(-1, length)
         half *= 2
-    scaled: Tensor = work * block**-0.5
+    scaled: Tensor = work * length**-0.5
     return scaled.view(x.shape)
 
 
-def rotate_(x: Float[Tensor, "rows size"], seed: int) -> None:
-    """Signs and transform on the last dimension of x, in place.
+def _with_signs(x: Float[Tensor, "*batch size"], seed: int) -> Float[Tensor, "*batch size"]:
+    return x * signs(x.shape[-1], seed, x.device).to(x.dtype)
+
+
+def rotate(
+    x: Float[Tensor, "*batch size"], seed: int, rotation: int = BLOCKS
+) -> Float[Tensor, "*batch size"]:
+    """Signs and transform on the last dimension.
+
+    Args:
+        x: Numbers.
+        seed: Of the signs.
+        rotation: BLOCKS or OVERLAPPING.
+    """
+    size = x.shape[-1]
+    length = length_of(size, rotation)
+    x = _with_signs(x, seed)
+    if size % length == 0:
+        return hadamard(x, length)
+    first = hadamard(x[..., :length], length)
+    x = _with_signs(torch.cat([first, x[..., length:]], -1), seed + BETWEEN)
+    last = hadamard(x[..., size - length :], length)
+    return torch.cat([x[..., : size - length], last], -1)
+
+
+def rotate_(x: Float[Tensor, "rows size"], seed: int, rotation: int = BLOCKS) -> None:
+    """`rotate` in place.
 
     Strip by strip: a Hessian may take gigabytes.
     """
-    sign = signs(x.shape[-1], seed).to(x)
     for start in range(0, len(x), STRIP):
         strip = slice(start, start + STRIP)
-        x[strip] = hadamard(x[strip] * sign)
+        x[strip] = rotate(x[strip], seed, rotation)
 
 
-def unrotate(x: Float[Tensor, "rows size"], seed: int) -> Float[Tensor, "rows size"]:
-    """What undoes `rotate_`."""
-    return hadamard(x) * signs(x.shape[-1], seed).to(x)
+def unrotate(
+    x: Float[Tensor, "*batch size"], seed: int, rotation: int = BLOCKS
+) -> Float[Tensor, "*batch size"]:
+    """What undoes `rotate`."""
+    size = x.shape[-1]
+    length = length_of(size, rotation)
+    if size % length == 0:
+        return _with_signs(hadamard(x, length), seed)
+    last = hadamard(x[..., size - length :], length)
+    x = _with_signs(torch.cat([x[..., : size - length], last], -1), seed + BETWEEN)
+    first = hadamard(x[..., :length], length)
+    return _with_signs(torch.cat([first, x[..., length:]], -1), seed)

@@ -23,7 +23,7 @@ from jaxtyping import Float, Float32, Int32, Integer, UInt8
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, PackedWeight
-from luq.formats.incoherence import signs, unrotate
+from luq.formats.incoherence import BLOCKS, OVERLAPPING, unrotate
 from luq.formats.kernels import cpu
 from luq.formats.packing import code_ends, code_widths
 
@@ -90,20 +90,22 @@ class TrellisWeight(PackedWeight):
     are cut off again.
 
     Buffers: codes [strips, 2 * padded columns * bits] bytes, scales fp16 [strips]. Meta: bits, a
-    multiple of 1/4; window; the seed of the columns' rotation, the rows' has the next one; and
-    code, 2 for computed numbers. Without one, or 1, numbers are those of a table, and bits whole.
+    multiple of 1/4; window; the seed of the columns' rotation, the rows' has the next one; code, 2
+    for computed numbers: without one, or 1, they are those of a table, and bits whole; and
+    rotation, 2 where short blocks are two transforms that overlap: without one, or 1, they are
+    short (`luq.formats.incoherence`).
     """
 
     format = "trellis"
     classes: ClassVar = {"codes": "codes", "scales": "scales"}
-    numbers_of_meta: ClassVar = ("bits", "window", "seed", "code")
+    numbers_of_meta: ClassVar = ("bits", "window", "seed", "code", "rotation")
 
     def expected_buffers(self) -> dict[str, BufferSpec]:
         rows, columns = self.shape
         strips = -(-rows // TILE)
         padded_columns = -(-columns // TILE) * TILE
         # checked with the others: nothing below depends on them
-        _ = (self.window, self.seed, self.code)
+        _ = (self.window, self.seed, self.code, self.rotation)
         stream_bytes = int(TILE * padded_columns * self.bits) // 8
         return {
             "codes": BufferSpec(torch.uint8, (strips, stream_bytes)),
@@ -138,6 +140,13 @@ class TrellisWeight(PackedWeight):
             return TABLE
         return self.meta_number("code", TABLE, COMPUTED)
 
+    @property
+    def rotation(self) -> int:
+        """How rows and columns were transformed: BLOCKS or OVERLAPPING."""
+        if "rotation" not in self.meta:
+            return BLOCKS
+        return self.meta_number("rotation", BLOCKS, OVERLAPPING)
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         rows, columns = self.shape
         states = states_of(self.buffers["codes"], self.bits, self.window)
@@ -147,8 +156,9 @@ class TrellisWeight(PackedWeight):
             values = table(self.window).to(states.device)[states]
         scaled = values * self.buffers["scales"].float()[:, None]
         rotated = from_tiles(scaled)[:rows, :columns]
-        transposed = unrotate(rotated, self.seed).T.contiguous()
-        return unrotate(transposed, self.seed + 1).T.contiguous().to(dtype)
+        transposed = unrotate(rotated, self.seed, self.rotation).T.contiguous()
+        weight = unrotate(transposed, self.seed + 1, self.rotation)
+        return weight.T.contiguous().to(dtype)
 
     @property
     def nominal_bits(self) -> float:
@@ -156,7 +166,7 @@ class TrellisWeight(PackedWeight):
 
     @property
     def kernel_kind(self) -> tuple[object, ...]:
-        return (self.code, self.bits)
+        return (self.code, self.bits, self.rotation)
 
     def cpu_linear(
         self, inputs: Float32[Tensor, "tokens in"]
@@ -176,7 +186,15 @@ class TrellisWeight(PackedWeight):
             return None
         numbers = table(self.window) if self.code == TABLE else None
         return cpu.TrellisKernel(
-            library, self.shape, self.bits, self.window, self.seed, codes, scales, numbers
+            library,
+            self.shape,
+            self.bits,
+            self.window,
+            self.seed,
+            self.rotation,
+            codes,
+            scales,
+            numbers,
         )
 
     def gpu_linear(
@@ -186,24 +204,16 @@ class TrellisWeight(PackedWeight):
 
         if self.code == TABLE:
             return None
-        column_signs, row_signs = _signs(*self.shape, self.seed, inputs.device)
         return gpu.trellis_linear(
             inputs,
             codes=self.buffers["codes"],
             scales=self.buffers["scales"],
-            column_signs=column_signs,
-            row_signs=row_signs,
+            shape=self.shape,
             bits=self.bits,
             window=self.window,
+            seed=self.seed,
+            rotation=self.rotation,
         )
-
-
-@lru_cache(maxsize=64)
-def _signs(
-    rows: int, columns: int, seed: int, device: torch.device
-) -> tuple[Float32[Tensor, " in"], Float32[Tensor, " out"]]:
-    """Signs of columns and of rows, on a device."""
-    return signs(columns, seed).to(device), signs(rows, seed + 1).to(device)
 
 
 def states_of(

@@ -112,7 +112,7 @@ class PackedLayer(Artefact[LayerFolder]):
     """
 
     stage: ClassVar[str] = "layers"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     checkpoint: Checkpoint
     index: int
     tiers: LayerTiers
@@ -326,7 +326,7 @@ class PackedPart(Artefact[LayerFolder]):
     """
 
     stage: ClassVar[str] = "parts"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     checkpoint: Checkpoint
     part: str
     tier: TierConfig

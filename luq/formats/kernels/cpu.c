@@ -500,6 +500,31 @@ static inline __attribute__((always_inline)) void hadamard(float *x, int64_t siz
         for (int64_t c = 0; c < lanes; c++) x[j * step + c] *= factor;
 }
 
+/* A dimension is rotated by signs and a transform of `length` numbers at a time. Where `length` does not divide `size`, it is more than
+ * half of it: of the first `length`, then, after the signs in `between`, of the last. */
+static void rotate(float *x, int64_t size, int64_t length, const float *signs, const float *between, float factor) {
+    const int64_t first = size / length * length;
+    for (int64_t i = 0; i < size; i++) x[i] *= signs[i];
+    hadamard(x, first, length, 1, 1, factor);
+    if (first == size) return;
+    for (int64_t i = 0; i < size; i++) x[i] *= between[i];
+    hadamard(x + size - length, length, length, 1, 1, factor);
+}
+
+/* What undoes it, for `lanes` columns beside each other. */
+static inline __attribute__((always_inline)) void unrotate(float *x, int64_t size, int64_t length, int64_t step, int64_t lanes,
+                                                           const float *signs, const float *between, float factor) {
+    const int64_t first = size / length * length;
+    if (first < size) {
+        hadamard(x + (size - length) * step, length, length, step, lanes, factor);
+        for (int64_t i = 0; i < size; i++)
+            for (int64_t c = 0; c < lanes; c++) x[i * step + c] *= between[i];
+    }
+    hadamard(x, first, length, step, lanes, factor);
+    for (int64_t i = 0; i < size; i++)
+        for (int64_t c = 0; c < lanes; c++) x[i * step + c] *= signs[i];
+}
+
 typedef struct { const uint8_t *codes; const float *table; int64_t width, window; } Coded;
 
 #if defined(__AVX512BW__) && defined(__AVX512VNNI__)
@@ -585,13 +610,15 @@ static inline __attribute__((always_inline)) Lanes sixteen(const Coded *w, const
 }
 
 /* y = x W^T: x is rotated, multiplied and the result turned back. work: `width` floats, the columns filled up to a multiple of 16.
- * signs: of the columns, then of the rows; blocks and factors: of columns and rows. table: of format version 1, or NULL. */
+ * signs: of the columns and of the rows, then those between transforms that overlap, likewise (not read where none do). Lengths of
+ * transforms and factors: of columns and rows. table: of format version 1, or NULL. */
 void luq_trellis_matvec(const uint8_t *codes, const uint16_t *scales, const float *table, const float *signs, const float *x, float *work,
-                        float *y, int64_t rows, int64_t columns, int64_t width, int64_t quarters, int64_t window, int64_t block_in,
-                        int64_t block_out, const float *factors) {
+                        float *y, int64_t rows, int64_t columns, int64_t width, int64_t quarters, int64_t window, int64_t length_in,
+                        int64_t length_out, const float *factors) {
     const Coded w = {codes, table, width, window};
-    for (int64_t c = 0; c < width; c++) work[c] = c < columns ? x[c] * signs[c] : 0.0f;
-    hadamard(work, columns, block_in, 1, 1, factors[0]);
+    const float *row_signs = signs + columns, *between = row_signs + rows, *row_between = between + columns;
+    for (int64_t c = 0; c < width; c++) work[c] = c < columns ? x[c] : 0.0f;
+    rotate(work, columns, length_in, signs, between, factors[0]);
 #define RUN(n)                                                                                                        \
     do {                                                                                                              \
         const Strand strand = strand_of(&w, r, n);                                                                    \
@@ -604,15 +631,15 @@ void luq_trellis_matvec(const uint8_t *codes, const uint16_t *scales, const floa
         y[r] = SUM(total) * half_to_float(scales[r / 16]);
     }
 #undef RUN
-    hadamard(y, rows, block_out, 1, 1, factors[1]);
-    for (int64_t r = 0; r < rows; r++) y[r] *= signs[columns + r];
+    unrotate(y, rows, length_out, 1, 1, row_signs, row_between, factors[1]);
 }
 
 /* The weight [rows, columns], both rotations undone. */
 void luq_trellis_unpack(const uint8_t *codes, const uint16_t *scales, const float *table, const float *signs, float *out, int64_t rows,
-                        int64_t columns, int64_t width, int64_t quarters, int64_t window, int64_t block_in, int64_t block_out,
+                        int64_t columns, int64_t width, int64_t quarters, int64_t window, int64_t length_in, int64_t length_out,
                         const float *factors) {
     const Coded w = {codes, table, width, window};
+    const float *row_signs = signs + columns, *between = row_signs + rows, *row_between = between + columns;
 #define RUN(n)                                                                                                        \
     do {                                                                                                              \
         const Strand strand = strand_of(&w, r, n);                                                                    \
@@ -628,16 +655,13 @@ void luq_trellis_unpack(const uint8_t *codes, const uint16_t *scales, const floa
         const float scale = half_to_float(scales[r / 16]);
         float *to = out + r * columns;
         BY_QUARTERS(RUN)
-        hadamard(to, columns, block_in, 1, 1, factors[0]);
-        for (int64_t c = 0; c < columns; c++) to[c] *= signs[c];
+        unrotate(to, columns, length_in, 1, 1, signs, between, factors[0]);
     }
 #undef RUN
 #pragma omp parallel for schedule(static) if (rows * columns > ALONE)
     for (int64_t c = 0; c < columns; c += 64) {
         const int64_t lanes = columns - c < 64 ? columns - c : 64;
-        hadamard(out + c, rows, block_out, columns, lanes, factors[1]);
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t i = 0; i < lanes; i++) out[r * columns + c + i] *= signs[columns + r];
+        unrotate(out + c, rows, length_out, columns, lanes, row_signs, row_between, factors[1]);
     }
 }
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Float16, Float32, Int32, Shaped, UInt8
 from torch import Tensor
 
-from luq.formats.incoherence import block_of, signs
+from luq.formats.incoherence import BETWEEN, length_of, signs
 from luq.formats.kernels.cache import installed_compiler, open_library
 from luq.formats.packing import TRITS_PER_BYTE, unpack_trits
 
@@ -255,21 +255,28 @@ class RowColumnKernel:
         self.library.luq_row_column(*pointers, *longs(rows, columns, self.block, salient))
 
 
-class Rotation(NamedTuple):
-    """The rotations of a trellis-coded weight: signs of columns, then of rows, and transforms."""
+class Rotations(NamedTuple):
+    """Those of a trellis-coded weight: of columns, then of rows.
 
-    signs: Float32[Tensor, " in_and_out"]
+    `signs` are the first ones of columns and of rows, then, likewise, those between two transforms.
+    """
+
+    signs: Float32[Tensor, " signs"]
     factors: Float32[Tensor, "2"]
-    blocks: tuple[int, int]
+    lengths: tuple[int, int]
 
 
 @lru_cache(maxsize=64)
-def _rotation(rows: int, columns: int, seed: int) -> Rotation:
+def _rotations(rows: int, columns: int, seed: int, rotation: int) -> Rotations:
     """Of columns with `seed`, of rows with the next one."""
-    blocks = (block_of(columns), block_of(rows))
-    both_signs = torch.cat([signs(columns, seed), signs(rows, seed + 1)])
-    factors = torch.tensor([block**-0.5 for block in blocks])
-    return Rotation(both_signs, factors, blocks)
+    lengths = (length_of(columns, rotation), length_of(rows, rotation))
+    first_signs = [signs(columns, seed), signs(rows, seed + 1)]
+    between = []
+    for size, length, first_seed in zip((columns, rows), lengths, (seed, seed + 1), strict=True):
+        # a dimension with one transform has none: these are not read
+        between.append(signs(size, first_seed + BETWEEN) if size % length else torch.ones(size))
+    factors = torch.tensor([length**-0.5 for length in lengths])
+    return Rotations(torch.cat(first_signs + between), factors, lengths)
 
 
 @dataclass(frozen=True)
@@ -284,17 +291,18 @@ class TrellisKernel:
     bits: float
     window: int
     seed: int
+    rotation: int
     codes: UInt8[Tensor, "strips bytes"]
     scales: Float16[Tensor, " strips"]
     table: Float32[Tensor, " states"] | None
 
     @property
-    def _rotation(self) -> Rotation:
-        return _rotation(*self.shape, self.seed)
+    def _rotations(self) -> Rotations:
+        return _rotations(*self.shape, self.seed, self.rotation)
 
     @property
     def _pointers(self) -> list[ctypes.c_void_p | None]:
-        stored = (self.codes, self.scales, self.table, self._rotation.signs)
+        stored = (self.codes, self.scales, self.table, self._rotations.signs)
         return [address(buffer) for buffer in stored]
 
     @property
@@ -305,12 +313,12 @@ class TrellisKernel:
     @property
     def _sizes(self) -> list[ctypes.c_int64]:
         stream = (self._width, quarters(self.bits), self.window)
-        return longs(*self.shape, *stream, *self._rotation.blocks)
+        return longs(*self.shape, *stream, *self._rotations.lengths)
 
     def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
         outputs = torch.empty(len(inputs), self.shape[0])
         work = torch.empty(self._width)
-        factors = address(self._rotation.factors)
+        factors = address(self._rotations.factors)
         for x, y in zip(inputs, outputs, strict=True):
             buffers = (address(x), address(work), address(y))
             self.library.luq_trellis_matvec(*self._pointers, *buffers, *self._sizes, factors)
@@ -319,6 +327,6 @@ class TrellisKernel:
     def unpack(self) -> Float32[Tensor, "out in"]:
         """The weight, both rotations undone."""
         weight = torch.empty(*self.shape)
-        factors = address(self._rotation.factors)
+        factors = address(self._rotations.factors)
         self.library.luq_trellis_unpack(*self._pointers, address(weight), *self._sizes, factors)
         return weight

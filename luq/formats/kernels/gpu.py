@@ -12,7 +12,7 @@ import triton
 from jaxtyping import Float, Float16, Float32, Int32, UInt8
 from torch import Tensor
 
-from luq.formats.incoherence import hadamard
+from luq.formats.incoherence import rotate, unrotate
 from luq.formats.kernels import triton_kernels
 from luq.formats.kernels.cpu import quarters
 
@@ -120,14 +120,16 @@ def trellis_linear(
     inputs: Float[Tensor, "tokens in"],
     codes: UInt8[Tensor, "strips bytes"],
     scales: Float16[Tensor, " strips"],
-    column_signs: Float32[Tensor, " in"],
-    row_signs: Float32[Tensor, " out"],
+    shape: tuple[int, int],
     bits: float,
     window: int,
+    seed: int,
+    rotation: int,
 ) -> Float32[Tensor, "tokens out"]:
     """See `luq.formats.trellis`. Both rotations are applied to the vectors, not to the weight."""
-    rotated = hadamard(inputs.float() * column_signs)
-    padded = torch.nn.functional.pad(rotated, (0, -len(column_signs) % TILE))
+    rows, columns = shape
+    rotated = rotate(inputs.float(), seed, rotation)
+    padded = torch.nn.functional.pad(rotated, (0, -columns % TILE))
     strips = len(codes)
     tiles = padded.shape[1] // TILE
     parts = triton.cdiv(tiles, SPLIT)
@@ -145,8 +147,7 @@ def trellis_linear(
         TILES=TILES,
         SPLIT=SPLIT,
     )
-    outputs: Tensor = hadamard(sums.sum(0)[:, : len(row_signs)]) * row_signs
-    return outputs
+    return unrotate(sums.sum(0)[:, :rows], seed + 1, rotation)
 
 
 def search(

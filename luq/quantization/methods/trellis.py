@@ -25,7 +25,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from luq.config import TrellisTier
-from luq.formats.incoherence import rotate_
+from luq.formats.incoherence import OVERLAPPING, overlaps, rotate_
 from luq.formats.kernels import searches
 from luq.formats.trellis import (
     COMPUTED,
@@ -74,8 +74,8 @@ class Trellis:
         bits = self.tier.bits
         checked = hessians.checked(hessian, columns)
         target = hessians.without_dead_columns(weight, checked)
-        rotate_(target, SEED)
-        rotate_(target.T, SEED + 1)
+        rotate_(target, SEED, OVERLAPPING)
+        rotate_(target.T, SEED + 1, OVERLAPPING)
         target = _padded(target, rows, columns)
         metric, factor = self.rotated.get(checked, lambda: self._rotate(checked))
         encoder = Encoder(target, metric, factor.upper, _spreads(target, rows, columns), self.tier)
@@ -88,6 +88,8 @@ class Trellis:
             "codes": stream_of(encoded.states, bits).to(weight.device),
             "scales": encoded.scale.half(),
         }
+        # said only where it is not what it was
+        meta = {"rotation": OVERLAPPING} if overlaps(rows) or overlaps(columns) else {}
         return TrellisWeight(
             buffers,
             (rows, columns),
@@ -96,14 +98,15 @@ class Trellis:
             seed=SEED,
             code=COMPUTED,
             damping=factor.damping,
+            **meta,
         )
 
     def _rotate(self, hessian: Float[Tensor, "in in"]) -> Rotated:
         """The Hessian of rotated inputs. Columns that fill up tiles have its mean diagonal."""
         columns = len(hessian)
         metric = hessian.clone()
-        rotate_(metric, SEED)
-        rotate_(metric.T, SEED)
+        rotate_(metric, SEED, OVERLAPPING)
+        rotate_(metric.T, SEED, OVERLAPPING)
         metric = _padded(metric, columns, columns)
         diagonal = torch.diagonal(metric)
         if len(metric) > columns:

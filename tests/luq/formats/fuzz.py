@@ -57,6 +57,7 @@ def samples() -> list[PackedWeight]:
         weights.row_columns(8, 70, 32, 0.2),
         weights.coded(20, 40, 2),
         weights.coded(16, 32, 3),
+        weights.coded(24, 40, 1.5, rotation=2),
     ]
 
 
@@ -98,8 +99,8 @@ def mutated(rng: random.Random, parts: Parts) -> Parts:
         if choice <= 1 and name in buffers:
             buffers[name] = _other_buffer(rng, buffers[name])
         elif choice == 2:
-            meta[rng.choice([*meta, "block", "bits", "group_size", "window", "x"])] = rng.choice(
-                NUMBERS
+            meta[rng.choice([*meta, "block", "bits", "group_size", "rotation", "window", "x"])] = (
+                rng.choice(NUMBERS)
             )
         elif choice == 3:
             shape[rng.randrange(2)] = rng.choice([*NUMBERS, *parts.shape, parts.shape[0] + 1])

@@ -109,8 +109,18 @@ CODED = [
     (17, 16, 3.25, 16),
     (17, 16, 1, 5),
 ]  # rows, columns, bits, window
+CODED_OVERLAPPING = [
+    (33, 100, 1),
+    (5, 13, 4),
+    (40, 570, 2),
+    (133, 16, 1.25),
+    (1, 96, 3),
+    (96, 128, 2.75),
+    (70, 63, 1.5, 16),
+]
 CODED_BY_TABLE = [(33, 100, 1), (5, 13, 4), (17, 48, 2, 16)]
 CASES |= {f"trellis, {case}": coded(*case) for case in CODED}
+CASES |= {f"trellis, overlapping, {case}": coded(*case, rotation=2) for case in CODED_OVERLAPPING}
 CASES |= {f"trellis of version 1, {case}": coded(*case, code=None) for case in CODED_BY_TABLE}
 CASES |= {f"ternary, {case}": ternaries(*case) for case in TERNARIES}
 CASES |= {f"row and column, {case}": row_columns(*case) for case in ROW_COLUMNS}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from luq.errors import StoreError
-from luq.formats.incoherence import unrotate
+from luq.formats.incoherence import BLOCKS, OVERLAPPING, unrotate
 from luq.formats.kernels import cpu
 from luq.formats.layer_file import read_layer, write_layer
 from luq.formats.trellis import (
@@ -49,8 +49,9 @@ def decode(weight: TrellisWeight) -> torch.Tensor:
             value = number(state) if "code" in weight.meta else numbers[state]
             value = value * weight.buffers["scales"][strip].float()
             rotated[16 * strip + inside // 16, 16 * tile + inside % 16] = value
-    transposed = unrotate(rotated[:rows, :columns], seed).T.contiguous()
-    return unrotate(transposed, seed + 1).T
+    rotation = weight.meta.get("rotation", 1)
+    transposed = unrotate(rotated[:rows, :columns], seed, rotation).T.contiguous()
+    return unrotate(transposed, seed + 1, rotation).T
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,35 @@ def test_the_format_is_what_it_says(bits: int | float, window: int, shape: tuple
     assert weight.nominal_bits == bits
 
 
+@pytest.mark.parametrize("shape", [(5, 40), (16, 23), (21, 64), (48, 96)])
+def test_overlapping_rotations_are_what_they_say(shape: tuple[int, int]) -> None:
+    weight = coded(*shape, 2, rotation=OVERLAPPING)
+    assert torch.equal(weight.dequantize(), decode(weight))
+    assert torch.equal(weight.rows(torch.tensor([3, 0])), decode(weight)[[3, 0]])
+    blocks = coded_again(weight, rotation=BLOCKS)
+    assert torch.equal(blocks.dequantize(), coded_again(weight).dequantize())
+    assert not torch.equal(blocks.dequantize(), weight.dequantize())
+
+
+def coded_again(weight: TrellisWeight, **rotation: int) -> TrellisWeight:
+    """The same codes with another word for the rotation, or none."""
+    meta = {name: value for name, value in weight.meta.items() if name != "rotation"}
+    return TrellisWeight(weight.buffers, weight.shape, **meta, **rotation)
+
+
+@pytest.mark.parametrize("shape", [(64, 192), (1, 32), (16, 8)])
+def test_long_blocks_and_powers_of_two_have_one_rotation(shape: tuple[int, int]) -> None:
+    weight = coded(*shape, 2, rotation=OVERLAPPING)
+    assert torch.equal(weight.dequantize(), coded_again(weight).dequantize())
+
+
+@pytest.mark.parametrize("rotation", [0, 3, 2.0, "2", None, True])
+def test_an_unknown_rotation_is_refused(rotation: object) -> None:
+    weight = coded(16, 24, 2)
+    with pytest.raises(StoreError, match=r"'rotation' must be a whole number in \[1, 2\]"):
+        TrellisWeight(weight.buffers, weight.shape, **weight.meta, rotation=rotation)
+
+
 @pytest.mark.parametrize(("bits", "window"), [(1, 9), (2, 12), (4, 16)])
 def test_version_1_is_what_it_was(bits: int, window: int) -> None:
     weight = coded(17, 40, bits, window, code=None)
@@ -73,14 +103,15 @@ def test_version_1_is_what_it_was(bits: int, window: int) -> None:
 
 
 class Golden(NamedTuple):
-    """A weight that the encoder of format version 1 wrote, and what it decoded to."""
+    """A weight that an encoder wrote, and what it decoded to."""
 
-    bits: int
+    bits: int | float
     window: int
     shape: tuple[int, int]
     codes: str
     scales: str
     digest: str  # SHA-256 of the fp32 numbers
+    marks: dict[str, int] = {}  # noqa: RUF012  # what meta says since; version 1 said nothing
 
 
 GOLDEN = [
@@ -111,16 +142,26 @@ GOLDEN = [
         scales="3339e839",
         digest="fcbc326dfde70b9ba48ef9f6763747ce524bd63c8872614ecb3a3af27bee6e77",
     ),
+    Golden(
+        bits=1.25,
+        window=12,
+        shape=(3, 12),
+        codes="5100d55785012" + "0481204812" * 6 + "0481204",
+        scales="7538",
+        digest="0367d0f10d5950cc05f83cbe44925a5473466cbdfacad005eb8cbc808a6e72ea",
+        marks={"code": 2, "rotation": 2},
+    ),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("golden", GOLDEN, ids=["1 bit", "2 bits"])
-def test_files_of_version_1_give_the_numbers_that_they_gave(golden: Golden, tmp_path) -> None:
+@pytest.mark.parametrize("golden", GOLDEN, ids=["1 bit", "2 bits", "overlapping"])
+def test_files_give_the_numbers_that_they_gave(golden: Golden, tmp_path) -> None:
     strips = -(-golden.shape[0] // 16)
     codes = torch.tensor(list(bytes.fromhex(golden.codes)), dtype=torch.uint8)
     scales = torch.tensor(list(bytes.fromhex(golden.scales)), dtype=torch.uint8)
     buffers = {"codes": codes.view(strips, -1), "scales": scales.view(torch.float16)}
     meta = {"bits": golden.bits, "window": golden.window, "seed": 1, "damping": 0.01}
+    meta |= golden.marks
     weight = TrellisWeight(buffers, golden.shape, **meta)
     write_layer(tmp_path, copies(weight))
     for stored in read_layer(tmp_path).values():

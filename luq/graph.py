@@ -329,12 +329,12 @@ class ModelGraph(ABC):
             tuple(before),
             refinement,
             held_out,
-            self._token_gradients,
+            self.token_gradients,
             name,
         )
 
     @cached_property
-    def _token_gradients(self) -> TokenGradients | None:
+    def token_gradients(self) -> TokenGradients | None:
         """The gradients by which calibration tokens count, if they do."""
         if self.config.quantizer.token_weights == "count":
             return None

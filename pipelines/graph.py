@@ -18,7 +18,7 @@ from luq.config import EvaluationConfig, RunConfig, TierConfig
 from luq.config.quantizer import HEAD, PROJECTOR, VISION
 from luq.config.unread import chooses_by_questions, measures_errors, measures_kl
 from luq.errors import ConfigError, DataError
-from luq.evaluation.artefacts import Layers, TextLosses
+from luq.evaluation.artefacts import Answers, Fidelity, Layers, TaskAnswers, TextLosses
 from luq.graph import (
     ModelGraph,
     QuestionSet,
@@ -38,14 +38,41 @@ from luq.models.checkpoint import (
     linear_shapes,
 )
 from luq.planning import GRADIENTS
+from luq.profiling.artefacts import ForwardScores, WeightScores
 from luq.profiling.entropies import subsample_of
-from luq.quantization.artefacts import Parts
+from luq.quantization.artefacts import (
+    BlockErrors,
+    DeltaLosses,
+    FisherLosses,
+    LinearOutputErrors,
+    OutputErrors,
+    PackedLayer,
+    Parts,
+    Refinement,
+)
 from luq.questions.lm_eval_tasks import check_include_path, is_built_in
 from luq.questions.overlap import check_texts, same_files
 from luq.questions.text import TextSource, text_source
+from luq.store.artefact import Artefact
 from luq.store.keys import digest
 
 BYTES_16_BIT = 2
+# Whose versions are in the keys of runs, which hold none of what they make: a record of an older
+# version is not the run that is asked for.
+MAKERS: tuple[type[Artefact[Any]], ...] = (
+    PackedLayer,
+    ForwardScores,
+    WeightScores,
+    OutputErrors,
+    LinearOutputErrors,
+    DeltaLosses,
+    FisherLosses,
+    BlockErrors,
+    Answers,
+    TaskAnswers,
+    Fidelity,
+    TextLosses,
+)
 
 
 class Graph(ModelGraph):
@@ -127,12 +154,8 @@ class Graph(ModelGraph):
             parts.append(self.calibration if self.is_calibrated else self.checkpoint)
         parts += [config.quantizer.low, config.quantizer.high, config.quantizer.propagation]
         parts += [self.tiers, self.questions, self.text, config.evaluation.text_tokens]
-        if config.quantizer.refine.is_on:
-            parts.append(config.quantizer.refine)
-        if config.quantizer.held_out:
-            parts.append(config.quantizer.held_out)
-        if config.quantizer.token_weights != "count":
-            parts.append(config.quantizer.token_weights)
+        parts += [Refinement.of(config.quantizer.refine), config.quantizer.held_out]
+        parts += [self.token_gradients, [kind.version for kind in MAKERS]]
         if self.parts(None):
             parts.append(self.parts(None))
         if self.uniform_towers:

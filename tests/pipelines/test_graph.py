@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from luq.allocation.allocations import Allocation, LinearTier
 from luq.errors import ConfigError, LuqError
 from luq.planning import allocate
+from luq.quantization import artefacts
+from luq.quantization.artefacts import TokenGradients
 from luq.questions.text import TextSource
+from luq.store.artefact import Artefact
 from luq.store.store import NotMade, Store
-from pipelines.graph import Graph
+from pipelines.graph import MAKERS, Graph
 from pipelines.run import config_key
 from tests.pipelines.test_schema import composed, to_config
 
@@ -129,6 +133,25 @@ def test_a_job_on_another_device_is_the_same_job(override: str) -> None:
 )  # fmt: skip
 def test_what_a_run_is_is_in_its_key(override: str) -> None:
     assert graph().key != graph(override).key
+
+
+@pytest.mark.parametrize("kind", [*MAKERS, TokenGradients])
+def test_what_an_older_version_packed_is_another_run(
+    kind: type[Artefact[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ("quantizer.token_weights=gradient", "quantizer.refine.fit=true")
+    key = graph(*overrides).key
+    assert graph(*overrides).key == key
+    monkeypatch.setattr(kind, "version", kind.version + 1)
+    assert graph(*overrides).key != key
+
+
+def test_what_an_older_version_refined_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = graph("quantizer.refine.fit=true").key
+    plain = graph().key
+    monkeypatch.setattr(artefacts, "REFINEMENT_VERSION", artefacts.REFINEMENT_VERSION + 1)
+    assert graph("quantizer.refine.fit=true").key != key
+    assert graph().key == plain
 
 
 def test_a_tier_that_a_run_does_not_use_is_not_in_its_key() -> None:

@@ -4,9 +4,9 @@
 tr(E H E^T) / tr(W H W^T) of Gaussian weights [64, width] under the Hessian of Gaussian inputs, of
 which one column in fifty is twelve times as large (with `--outliers weights` those of the weights,
 with `both` those of both), mean over the draws with their standard deviation. The columns are the
-blocks that the largest power of two in the width gives; two transforms that overlap, also where
-the quantizer takes blocks since they are long; the same without signs between them. The default
-takes half a minute of one core, `--widths 3420 3584 --draws 3` three minutes.
+blocks that the largest power of two in the width gives; two transforms that overlap, as the
+quantizer has them; the same without signs between them. The default takes half a minute of one
+core, `--widths 3420 3584 --draws 3` three minutes.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def rotated(way: str, width: int) -> Iterator[None]:
         return signs(size, seed, device) if is_first else torch.ones(size, device=device)
 
     with (
-        patch.object(incoherence, "SHORT", 1 if way == BLOCKS else width),
+        patch.object(incoherence, "overlaps", lambda size: size == width and way != BLOCKS),
         patch.object(incoherence, "signs", first_signs if way == BARE else signs),
     ):
         yield

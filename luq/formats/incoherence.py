@@ -1,13 +1,13 @@
 """Random rotations that make weights look Gaussian: signs, then Hadamard transforms.
 
-They are computed from a seed, not stored. A dimension is a power of two times an odd number. Where
-that power is large, the transform is one of equal blocks of it. Where it is small, blocks would mix
-too little, and two transforms overlap: with p the largest power of two up to the size,
+They are computed from a seed, not stored. A dimension that is a power of two is transformed as a
+whole. In any other one two transforms overlap: with p the largest power of two up to the size,
 
     rotation = H_last D_2 H_first D_1
 
 of signs D_1 and D_2, the transform H_first of the first p numbers and H_last of the last p. Without
-D_2 what the one spread over the numbers that both have the other would gather again.
+D_2 what the one spread over the numbers that both have the other would gather again. Weights made
+before have one transform, in equal blocks of the largest power of two that divides the size.
 
 | symbol | in the code | meaning |
 |---|---|---|
@@ -25,8 +25,7 @@ from torch import Tensor
 STRIP = 1024  # rows at a time
 # How a dimension is transformed: meta `rotation` of trellis codes.
 BLOCKS = 1  # in equal blocks
-OVERLAPPING = 2  # the same, or by two transforms that overlap where blocks are shorter than SHORT
-SHORT = 64
+OVERLAPPING = 2  # as a whole, or by two transforms that overlap
 BETWEEN = 2  # from the seed of the first signs to that of the second
 
 
@@ -49,8 +48,7 @@ def signs(size: int, seed: int, device: torch.device | str = "cpu") -> Float32[T
 
 def overlaps(size: int) -> bool:
     """Whether a dimension has two transforms in an OVERLAPPING rotation."""
-    block = size & -size
-    return block < SHORT and block < size
+    return size & -size < size
 
 
 def length_of(size: int, rotation: int) -> int:

@@ -81,8 +81,8 @@ def coded_again(weight: TrellisWeight, **rotation: int) -> TrellisWeight:
     return TrellisWeight(weight.buffers, weight.shape, **meta, **rotation)
 
 
-@pytest.mark.parametrize("shape", [(64, 192), (1, 32), (16, 8)])
-def test_long_blocks_and_powers_of_two_have_one_rotation(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(64, 128), (1, 32), (16, 8)])
+def test_powers_of_two_have_one_rotation(shape: tuple[int, int]) -> None:
     weight = coded(*shape, 2, rotation=OVERLAPPING)
     assert torch.equal(weight.dequantize(), coded_again(weight).dequantize())
 

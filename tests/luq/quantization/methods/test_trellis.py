@@ -52,8 +52,8 @@ def test_the_transform_is_hadamards_matrix() -> None:
     assert torch.allclose(hadamard(torch.eye(32), 16), torch.block_diag(matrix, matrix))
 
 
-@pytest.mark.parametrize(("size", "length"), [(3, 2), (40, 32), (63, 32), (96, 64), (570, 512)])
-def test_two_transforms_overlap_where_blocks_are_short(size: int, length: int) -> None:
+@pytest.mark.parametrize(("size", "length"), [(3, 2), (40, 32), (63, 32), (96, 64), (576, 512)])
+def test_two_transforms_overlap_in_what_is_no_power_of_two(size: int, length: int) -> None:
     """As the module says it: H_last D_2 H_first D_1."""
     assert overlaps(size)
     assert length_of(size, OVERLAPPING) == length
@@ -66,8 +66,8 @@ def test_two_transforms_overlap_where_blocks_are_short(size: int, length: int) -
     assert torch.allclose(rotated.T, matrix, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [1, 2, 32, 64, 192, 576, 1152, 11008])
-def test_long_blocks_and_powers_of_two_are_transformed_as_before(size: int) -> None:
+@pytest.mark.parametrize("size", [1, 2, 32, 64, 4096])
+def test_powers_of_two_are_transformed_as_before(size: int) -> None:
     assert not overlaps(size)
     assert length_of(size, OVERLAPPING) == length_of(size, BLOCKS)
     x = torch.randn(2, size, generator=torch.Generator().manual_seed(0))
@@ -78,7 +78,7 @@ def test_long_blocks_and_powers_of_two_are_transformed_as_before(size: int) -> N
 
 
 @pytest.mark.parametrize(("shape", "is_said"), [
-    ((16, 64), False), ((192, 32), False), ((16, 48), True), ((48, 64), True),
+    ((16, 64), False), ((192, 32), True), ((16, 48), True), ((48, 64), True),
 ])  # fmt: skip
 def test_the_rotation_is_said_where_it_is_not_what_it_was(
     shape: tuple[int, int], is_said: bool
@@ -89,9 +89,9 @@ def test_the_rotation_is_said_where_it_is_not_what_it_was(
 
 
 def test_outliers_are_spread_over_a_width_without_long_blocks() -> None:
-    """One input in fifty is twelve times as large: 190 columns, blocks of 2, cost no more than 192."""
+    """One input in fifty is twelve times as large: 190 columns cost no more than 256 do."""
     errors = {}
-    for columns in (190, 192):
+    for columns in (190, 256):
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(32, columns, generator=generator)
         inputs = torch.randn(4 * columns, columns, generator=generator)
@@ -100,7 +100,7 @@ def test_outliers_are_spread_over_a_width_without_long_blocks() -> None:
         packed = Trellis(TrellisTier(bits=2, window=8)).quantize(weight, hessian)
         nothing = objective_of_nothing(weight, hessian)
         errors[columns] = objective(weight, packed, hessian) / nothing
-    assert errors[190] < 1.1 * errors[192]
+    assert errors[190] < 1.1 * errors[256]
 
 
 def test_signs_are_part_of_the_format() -> None:

@@ -92,8 +92,8 @@ class TrellisWeight(PackedWeight):
     Buffers: codes [strips, 2 * padded columns * bits] bytes, scales fp16 [strips]. Meta: bits, a
     multiple of 1/4; window; the seed of the columns' rotation, the rows' has the next one; code, 2
     for computed numbers: without one, or 1, they are those of a table, and bits whole; and
-    rotation, 2 where short blocks are two transforms that overlap: without one, or 1, they are
-    short (`luq.formats.incoherence`).
+    rotation, 2 where two transforms overlap: without one, or 1, there is one, in blocks
+    (`luq.formats.incoherence`).
     """
 
     format = "trellis"

@@ -9,9 +9,9 @@
 An error D x_t of the outputs changes the loss by g_t . D x_t. If D x_t points anywhere, the square
 of that is |g_t|^2 |D x_t|^2 over the width of the outputs, on average: errors of tokens count as
 |g_t|^2 does (GuidedQuant, Kim et al., arXiv 2505.07004; for image tokens VLMQ, arXiv 2508.03351).
-Here they count as |g_t|, for squares leave few tokens that say anything: in many value projections
-of SmolLM2-135M the first token of each sample has nine tenths of all |g_t|^2, so that 8,192 tokens
-say as much as 20 that are alike.
+Here they count as |g_t|, for squares leave few tokens that say anything: in the value projections
+of layers 15 and 25 of SmolLM2-135M the first tokens of 16 samples have nine tenths of all |g_t|^2,
+so that 8,192 tokens say as much as 17 that are alike, (sum_t G_t)^2 / sum_t G_t^2.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -156,16 +156,11 @@ def test_files_give_back_what_was_written(tmp_path: Path, squares: list[Squares]
 def test_a_linear_that_is_given_other_tokens_is_named(
     vlm: VLM, calibration: CalibrationSet
 ) -> None:
-    linear = vlm.layers[0].mlp
     with (
-        _twice(linear),
+        _Twice(vlm.layers[0].mlp),
         pytest.raises(ModelError, match=r"(?s)layer 0 mlp.gate_proj is given 184 .*weights=count"),
     ):
         squared_gradients(vlm, calibration)
-
-
-def _twice(module: nn.Module) -> "_Twice":
-    return _Twice(module)
 
 
 class _Twice:

@@ -18,7 +18,15 @@ from luq.config import EvaluationConfig, RunConfig, TierConfig
 from luq.config.quantizer import HEAD, PROJECTOR, VISION
 from luq.config.unread import chooses_by_questions, measures_errors, measures_kl
 from luq.errors import ConfigError, DataError
-from luq.evaluation.artefacts import Answers, Fidelity, Layers, TaskAnswers, TextLosses
+from luq.evaluation.artefacts import (
+    Answers,
+    Fidelity,
+    Layers,
+    ReferenceProbabilities,
+    TaskAnswers,
+    TextLosses,
+)
+from luq.formats.artefacts import Rest
 from luq.graph import (
     ModelGraph,
     QuestionSet,
@@ -70,8 +78,10 @@ MAKERS: tuple[type[Artefact[Any]], ...] = (
     BlockErrors,
     Answers,
     TaskAnswers,
+    ReferenceProbabilities,
     Fidelity,
     TextLosses,
+    Rest,
 )
 
 

@@ -1,6 +1,7 @@
 """The graph of a run: what depends on what, and what runs share."""
 
 import json
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,22 @@ def test_what_an_older_version_packed_is_another_run(
     assert graph(*overrides).key == key
     monkeypatch.setattr(kind, "version", kind.version + 1)
     assert graph(*overrides).key != key
+
+
+# They are among what a key is made of, or make no number of a record.
+OTHERS = {
+    "Calibration", "EntropyProfile", "PackedPart", "PocketQuestions", "SharedQuestions",
+    "TokenGradients",
+}  # fmt: skip
+
+
+def test_no_maker_is_forgotten() -> None:
+    kinds = [Artefact]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    ours = [kind for kind in kinds if kind.__module__.startswith("luq.")]
+    concrete = {kind.__name__ for kind in ours if not isabstract(kind)}
+    assert concrete == OTHERS | {kind.__name__ for kind in MAKERS}
 
 
 def test_what_an_older_version_refined_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:

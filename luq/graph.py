@@ -37,6 +37,8 @@ from luq.formats.artefacts import Rest
 from luq.models.checkpoint import Checkpoint
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
 from luq.quantization.artefacts import (
+    Gradients,
+    ModalityGradients,
     PackedLayer,
     PackedPart,
     Parts,
@@ -186,9 +188,10 @@ def _check_vision_budget(budget: VisionBudget, quantizer: QuantizerConfig) -> No
 
 def check_token_weights(checkpoint: Checkpoint, quantizer: QuantizerConfig) -> None:
     """A ConfigError if tokens should count by gradients of a model that is streamed."""
-    if quantizer.token_weights == "gradient" and checkpoint.config.stream:
+    name = quantizer.token_weights
+    if name != "count" and checkpoint.config.stream:
         raise ConfigError(
-            "quantizer.token_weights=gradient is not possible with model.stream=true: it needs the "
+            f"quantizer.token_weights={name} is not possible with model.stream=true: it needs the "
             "gradients of all layers at once. Use quantizer.token_weights=count"
         )
 
@@ -334,11 +337,13 @@ class ModelGraph(ABC):
         )
 
     @cached_property
-    def token_gradients(self) -> TokenGradients | None:
+    def token_gradients(self) -> Gradients | None:
         """The gradients by which calibration tokens count, if they do."""
-        if self.config.quantizer.token_weights == "count":
+        name = self.config.quantizer.token_weights
+        if name == "count":
             return None
-        return TokenGradients(self.calibration)
+        gradients = TokenGradients(self.calibration)
+        return ModalityGradients(gradients) if name == "modality" else gradients
 
     def uniform(self, name: str, propagation: str | None = None, refined: bool = True) -> Layers:
         """Every layer in one tier."""

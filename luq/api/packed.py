@@ -148,8 +148,9 @@ def quantize(
         refine: How layers are tuned while they are packed, as in `RefineConfig(steps=50)`; it needs
             calibration samples for any tier. None: not at all.
         held_out: Share of the calibration batches that say how far Hessians are shrunk.
-        token_weights: What calibration tokens count: `count`, all alike, or `gradient`, by how much
-            the loss changes with what a linear gives for them.
+        token_weights: What calibration tokens count: `count`, all alike; `gradient`, by how much
+            the loss changes with what a linear gives for them; or `modality`, the same with image
+            tokens all alike and others all alike.
 
     Raises:
         ConfigError: The plan is of another number of layers, a tier needs calibration samples,

@@ -77,7 +77,10 @@ def _unread_names(config: RunConfig) -> dict[str, str]:
     readers = _allocation_readers(config) | _order_readers(config) | _profile_readers(config)
     readers |= _calibration_readers(config) | _quantizer_readers(config)
     if config.calibration.alpha == 0:
-        readers["calibration.weighting"] = "calibration sets with images: calibration.alpha above 0"
+        with_images = "calibration sets with images: calibration.alpha above 0"
+        readers["calibration.weighting"] = with_images
+        if config.quantizer.token_weights == "modality":  # all tokens are of one
+            readers.setdefault("quantizer.token_weights", f"{with_images}, and `modality`")
     return readers
 
 

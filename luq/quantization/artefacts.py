@@ -103,6 +103,34 @@ class TokenGradients(Artefact["list[Squares]"]):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class ModalityGradients(Artefact["list[Squares]"]):
+    """The same, with the mean length of its kind for each token: image tokens and all others."""
+
+    stage: ClassVar[str] = "scores"
+    version: ClassVar[int] = 1
+    tokens: TokenGradients
+
+    @property
+    def description(self) -> str:
+        return "the gradients of the calibration loss by modality"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.quantization.gradients import by_modality, write_squares
+
+        images = samples_of(self.tokens.calibration, tools).image_mask()
+        by_layer = [by_modality(squares, images) for squares in tools.store.get(self.tokens)]
+        write_squares(by_layer, folder / GRADIENTS)
+
+    def read(self, folder: Path) -> "list[Squares]":
+        from luq.quantization.gradients import read_squares
+
+        return read_squares(folder / GRADIENTS, self.tokens.calibration.checkpoint.layers)
+
+
+Gradients = TokenGradients | ModalityGradients
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class PackedLayer(Artefact[LayerFolder]):
     """The linears of one decoder layer in their tiers.
 
@@ -120,7 +148,7 @@ class PackedLayer(Artefact[LayerFolder]):
     before: "tuple[PackedLayer, ...]" = ()
     refinement: Refinement | None = None
     held_out: float = 0.0  # share of the batches that say how far Hessians are shrunk
-    gradients: TokenGradients | None = None  # by which tokens count; None: as the samples say
+    gradients: Gradients | None = None  # by which tokens count; None: as the samples say
     name: str = field(default="", metadata=VOLATILE)  # of the tiers, for people
 
     @property
@@ -169,7 +197,7 @@ def walk_of(
     calibration: Calibration,
     tools: Tools,
     refined: bool = False,
-    gradients: TokenGradients | None = None,
+    gradients: Gradients | None = None,
 ) -> "Walk":
     """The walk of a calibration set through its model, held from layer to layer.
 

@@ -12,6 +12,9 @@ of that is |g_t|^2 |D x_t|^2 over the width of the outputs, on average: errors o
 Here they count as |g_t|, for squares leave few tokens that say anything: in the value projections
 of layers 15 and 25 of SmolLM2-135M the first tokens of 16 samples have nine tenths of all |g_t|^2,
 so that 8,192 tokens say as much as 17 that are alike, (sum_t G_t)^2 / sum_t G_t^2.
+
+By modality, each token counts as the mean |g_t| of its kind, image or other (MBQ, Li et al., CVPR
+2025, arXiv 2412.19509, which weighs the errors of both kinds so).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -44,6 +47,24 @@ def token_weights(squares: Squares, linears: Sequence[str]) -> Float[Tensor, " t
     if mean == 0:
         return torch.ones_like(lengths)
     return (lengths / mean).clamp_min(LEAST_WEIGHT)
+
+
+def by_modality(squares: Squares, images: Bool[Tensor, " tokens"]) -> Squares:
+    """The squares as they were, had each token the mean length of gradient of its kind.
+
+    Args:
+        squares: of the linears of one layer.
+        images: True for tokens that stand for a piece of an image.
+    """
+    averaged: Squares = {}
+    for name, values in squares.items():
+        lengths = values.sqrt()
+        mean_squares = torch.zeros_like(values)
+        for kind in (images, ~images):
+            if kind.any():
+                mean_squares[kind] = lengths[kind].mean().square()
+        averaged[name] = mean_squares
+    return averaged
 
 
 def squared_gradients(vlm: VLM, samples: CalibrationSet) -> list[Squares]:
@@ -100,8 +121,8 @@ class _SquareSums:
         if len(squares) != tokens:
             raise ModelError(
                 f"{self.where} is given {len(squares)} tokens of a batch of {tokens}: "
-                "quantizer.token_weights=gradient needs linears that are given each token once. "
-                "Set quantizer.token_weights=count"
+                "tokens count by gradients only where linears are given each token once. Set "
+                "quantizer.token_weights=count"
             )
         if not bool(torch.isfinite(squares).all()):
             raise DataError(

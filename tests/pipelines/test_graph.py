@@ -11,7 +11,7 @@ from luq.allocation.allocations import Allocation, LinearTier
 from luq.errors import ConfigError, LuqError
 from luq.planning import allocate
 from luq.quantization import artefacts
-from luq.quantization.artefacts import TokenGradients
+from luq.quantization.artefacts import ModalityGradients, TokenGradients
 from luq.questions.text import TextSource
 from luq.store.artefact import Artefact
 from luq.store.store import NotMade, Store
@@ -71,9 +71,14 @@ def test_layers_of_shrunk_hessians_are_others_but_for_tiers_that_have_none() -> 
     assert not set(plain.uniform("gptq4")) & set(shrunk.uniform("gptq4"))
 
 
+def by_gradients(token_weights: str) -> Graph:
+    weights = f"quantizer.token_weights={token_weights}"
+    return graph("quantizer.low=rtn4", "quantizer.high=gptq4", weights)
+
+
 def test_tokens_by_gradients_make_other_layers_but_of_tiers_that_need_no_data() -> None:
     plain = graph("quantizer.low=rtn4", "quantizer.high=gptq4")
-    guided = graph("quantizer.low=rtn4", "quantizer.high=gptq4", "quantizer.token_weights=gradient")
+    guided = by_gradients("gradient")
     assert plain.key != guided.key
     assert plain.uniform("rtn4") == guided.uniform("rtn4")
     assert not set(plain.uniform("gptq4")) & set(guided.uniform("gptq4"))
@@ -81,9 +86,18 @@ def test_tokens_by_gradients_make_other_layers_but_of_tiers_that_need_no_data() 
     assert gradients.calibration == guided.calibration
 
 
-def test_a_streamed_model_has_no_gradients_by_which_tokens_could_count() -> None:
-    with pytest.raises(ConfigError, match=r"token_weights=gradient .* model\.stream=true"):
-        graph("quantizer.token_weights=gradient", "model.stream=true")
+def test_gradients_by_modality_are_made_of_those_of_tokens() -> None:
+    (of_tokens,) = {layer.gradients for layer in by_gradients("gradient").uniform("gptq4")}
+    averaged = by_gradients("modality")
+    (by_modality,) = {layer.gradients for layer in averaged.uniform("gptq4")}
+    assert by_modality.tokens == of_tokens
+    assert averaged.key != by_gradients("gradient").key
+
+
+@pytest.mark.parametrize("token_weights", ["gradient", "modality"])
+def test_a_streamed_model_has_no_gradients_by_which_tokens_could_count(token_weights: str) -> None:
+    with pytest.raises(ConfigError, match=rf"token_weights={token_weights} .* model\.stream=true"):
+        graph(f"quantizer.token_weights={token_weights}", "model.stream=true")
 
 
 def test_layers_that_need_no_data_do_not_depend_on_it() -> None:
@@ -136,11 +150,11 @@ def test_what_a_run_is_is_in_its_key(override: str) -> None:
     assert graph().key != graph(override).key
 
 
-@pytest.mark.parametrize("kind", [*MAKERS, TokenGradients])
+@pytest.mark.parametrize("kind", [*MAKERS, TokenGradients, ModalityGradients])
 def test_what_an_older_version_packed_is_another_run(
     kind: type[Artefact[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = ("quantizer.token_weights=gradient", "quantizer.refine.fit=true")
+    overrides = ("quantizer.token_weights=modality", "quantizer.refine.fit=true")
     key = graph(*overrides).key
     assert graph(*overrides).key == key
     monkeypatch.setattr(kind, "version", kind.version + 1)
@@ -150,7 +164,7 @@ def test_what_an_older_version_packed_is_another_run(
 # They are among what a key is made of, or make no number of a record.
 OTHERS = {
     "Calibration", "EntropyProfile", "PackedPart", "PocketQuestions", "SharedQuestions",
-    "TokenGradients",
+    "TokenGradients", "ModalityGradients",
 }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ __all__ = [
 
 HELD_OUT = (0.01, 0.5)  # least and largest share of batches that can be held out
 PROPAGATIONS = ("exact", "high", "float")
-TOKEN_WEIGHTS = ("count", "gradient")
+TOKEN_WEIGHTS = ("count", "gradient", "modality")
 # Parts of a model beside its decoder's linears that a tier can be given to.
 PARTS = EMBEDDINGS, HEAD, VISION, PROJECTOR = ("embeddings", "head", "vision", "projector")
 
@@ -70,7 +70,7 @@ class QuantizerConfig:
     held_out: float = 0.0
     # What calibration tokens count in the Hessians of decoder layers, beside their
     # `calibration.weighting`. count: all alike; gradient: by how much the loss changes with what a
-    # linear gives for them.
+    # linear gives for them; modality: as gradient, but all image tokens alike, and all others.
     token_weights: str = "count"
     # Tiers of what is no linear of the decoder, by name; None: 16 bit.
     embeddings: str | None = None

@@ -66,6 +66,7 @@ def test_what_a_plan_does_not_read_of_the_allocation_is_refused(
             [*UNIFORM, "quantizer.high=rtn4", "quantizer.token_weights=gradient"],
             "quantizer.token_weights",
         ),
+        (["calibration=text", "quantizer.token_weights=modality"], "quantizer.token_weights"),
     ],
 )
 def test_what_a_run_does_not_read_of_other_groups_has_its_default(
@@ -83,6 +84,8 @@ def test_what_a_run_does_not_read_of_other_groups_has_its_default(
         ["quantizer.refine.steps=5", "quantizer.refine.rate=0.5", "quantizer.high=float16"],
         ["quantizer.held_out=0.25", "quantizer.high=float16"],
         ["quantizer.token_weights=gradient", "quantizer.high=float16"],
+        ["quantizer.token_weights=gradient", "calibration=text"],
+        ["quantizer.token_weights=modality"],
         [
             *UNIFORM,
             "quantizer.high=rtn4",

@@ -16,6 +16,7 @@ from luq.models.vlm import VLM
 from luq.quantization.gradients import (
     LEAST_WEIGHT,
     Squares,
+    by_modality,
     next_token_loss,
     read_squares,
     squared_gradients,
@@ -113,6 +114,23 @@ def test_weights_are_lengths_of_the_gradient_by_all_outputs() -> None:
     squares = {"q": torch.tensor([9.0, 0.0, 1.0]), "k": torch.tensor([16.0, 0.0, 0.0])}
     assert token_weights(squares, ["q", "k"]).tolist() == pytest.approx([2.5, LEAST_WEIGHT, 0.5])
     assert token_weights({"q": torch.zeros(3)}, ["q"]).tolist() == [1, 1, 1]
+
+
+def test_by_modality_a_token_counts_as_the_mean_of_its_kind() -> None:
+    images = torch.tensor([True, True, False, False, False])
+    squares = {"q": torch.tensor([1.0, 9.0, 0.0, 0.0, 36.0]), "k": torch.zeros(5)}
+    averaged = by_modality(squares, images)
+    assert averaged["q"].tolist() == [4, 4, 4, 4, 4]
+    assert averaged["k"].tolist() == [0, 0, 0, 0, 0]
+    assert token_weights(averaged, ["q", "k"]).tolist() == [1, 1, 1, 1, 1]
+    squares["q"][1] = 25
+    weights = token_weights(by_modality(squares, images), ["q", "k"])
+    assert weights.tolist() == pytest.approx([3 / 2.4, 3 / 2.4, 2 / 2.4, 2 / 2.4, 2 / 2.4])
+
+
+def test_text_alone_counts_alike_by_modality() -> None:
+    squares = by_modality({"q": torch.tensor([1.0, 4.0])}, torch.tensor([False, False]))
+    assert token_weights(squares, ["q"]).tolist() == [1, 1]
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from luq.errors import StoreError
 from luq.formats.base import PackedWeight
 from luq.formats.binary import BinaryWeight
 from luq.formats.float16 import FloatWeight
+from luq.formats.gguf import GgufWeight
 from luq.formats.integer import IntegerWeight
 from luq.formats.row_column import RowColumnWeight
 from luq.formats.ternary import TernaryWeight
@@ -21,6 +22,7 @@ FORMATS: dict[str, type[PackedWeight]] = {
     "binary": BinaryWeight,
     "row_column": RowColumnWeight,
     "trellis": TrellisWeight,
+    "gguf": GgufWeight,
 }
 
 ENTRY_POINTS = "luq.formats"  # of installed packages: a format's name -> its class

@@ -15,14 +15,29 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
-
-from luq.quantization.grid import Grid, nearest_codes, values_of
 
 # ahead(n): the n columns [out, n] from the current one on, with all errors so far made up for;
 # fewer where fewer are left.
 Ahead = Callable[[int], Tensor]
+
+
+@runtime_checkable
+class CodeGrid(Protocol):
+    """What codes mean, by row and group of columns."""
+
+    def encode(
+        self, weight: Float[Tensor, "out n"], group: Int64[Tensor, " n"]
+    ) -> Float[Tensor, "out n"]:
+        """Nearest codes of columns that lie in the groups `group`."""
+        ...
+
+    def decode(
+        self, codes: Float[Tensor, "out n"], group: Int64[Tensor, " n"]
+    ) -> Float[Tensor, "out n"]:
+        """What codes of columns in the groups `group` mean."""
+        ...
 
 
 @runtime_checkable
@@ -119,7 +134,7 @@ def descend(
     weight: Float[Tensor, "out in"],
     hessian: Float[Tensor, "in in"],
     codes: Float[Tensor, "out in"],
-    grid: Grid,
+    grid: CodeGrid,
     group_size: int,
     block: int,
 ) -> None:
@@ -148,12 +163,12 @@ def descend(
             steepness = hessian[j, j]
             if steepness <= 0:
                 continue
-            scale = grid.scale[:, group[j]]
-            zero = grid.zero[:, group[j]]
-            value = values_of(codes[:, j], scale, zero)
+            column = codes[:, j : j + 1]
+            column_group = group[j : j + 1]
+            value = grid.decode(column, column_group)[:, 0]
             minimum = value - block_slope[:, j - start] / steepness
-            codes[:, j] = nearest_codes(minimum, scale, zero, grid.levels)
-            change = values_of(codes[:, j], scale, zero) - value
+            column[:] = grid.encode(minimum[:, None], column_group)
+            change = grid.decode(column, column_group)[:, 0] - value
             changes[:, j - start] = change
             # G += (change of Q_:j) H_j
             block_slope.addr_(change, hessian[j, start:end])

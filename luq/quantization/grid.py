@@ -14,7 +14,7 @@ is computed with them, so what is meant and what is written cannot differ.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -58,6 +58,12 @@ class Grid:
     ) -> Float[Tensor, "out n"]:
         """What codes of columns in the groups `group` mean."""
         return values_of(codes, self.scale[:, group], self.zero[:, group])
+
+    def with_rows(self, is_other: Bool[Tensor, " out"], other: "Grid") -> "Grid":
+        """The same with some rows of another grid."""
+        scale = torch.where(is_other[:, None], other.scale, self.scale)
+        zero = torch.where(is_other[:, None], other.zero, self.zero)
+        return Grid(scale, zero, self.levels)
 
 
 def fit(

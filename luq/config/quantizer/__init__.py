@@ -11,6 +11,7 @@ from luq.config.quantizer.arb_rc import ArbRcTier
 from luq.config.quantizer.base import TierConfig
 from luq.config.quantizer.billm import BillmTier
 from luq.config.quantizer.float16 import Float16Tier
+from luq.config.quantizer.gguf import GgufTier
 from luq.config.quantizer.gptq import GptqTier
 from luq.config.quantizer.layer_tiers import LayerTiers
 from luq.config.quantizer.own import OwnTier
@@ -32,6 +33,7 @@ __all__ = [
     "ArbRcTier",
     "BillmTier",
     "Float16Tier",
+    "GgufTier",
     "GptqTier",
     "LayerTiers",
     "OwnTier",
@@ -51,7 +53,16 @@ PARTS = EMBEDDINGS, HEAD, VISION, PROJECTOR = ("embeddings", "head", "vision", "
 
 TIERS: dict[str, type[TierConfig]] = {
     tier.method: tier
-    for tier in (Float16Tier, RtnTier, GptqTier, TernaryTier, ArbRcTier, BillmTier, TrellisTier)
+    for tier in (
+        Float16Tier,
+        RtnTier,
+        GptqTier,
+        TernaryTier,
+        ArbRcTier,
+        BillmTier,
+        TrellisTier,
+        GgufTier,
+    )
 }
 
 

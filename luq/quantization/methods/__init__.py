@@ -11,6 +11,7 @@ from luq.config import (
     ArbRcTier,
     BillmTier,
     Float16Tier,
+    GgufTier,
     GptqTier,
     OwnTier,
     RtnTier,
@@ -21,6 +22,7 @@ from luq.config import (
 from luq.quantization.methods.arb_rc import ArbRc
 from luq.quantization.methods.billm import Billm
 from luq.quantization.methods.float16 import Float16
+from luq.quantization.methods.gguf import Gguf
 from luq.quantization.methods.gptq import Gptq
 from luq.quantization.methods.own import OwnQuantizer
 from luq.quantization.methods.quantizer import Quantizer
@@ -39,6 +41,7 @@ QUANTIZERS: dict[type[TierConfig], Callable[[Any], Quantizer]] = {
     ArbRcTier: ArbRc,
     BillmTier: Billm,
     TrellisTier: Trellis,
+    GgufTier: Gguf,
 }
 
 

@@ -10,7 +10,6 @@ rounded to nearest. With error feedback that can be worse than no search: so eac
 codes that have the least error under the whole Hessian, of those with and without a search.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,8 +20,9 @@ from luq.config import GptqTier, TernaryTier
 from luq.config.quantizer.base import columns_per_group
 from luq.formats.integer import IntegerWeight
 from luq.quantization import hessian as hessians
-from luq.quantization.feedback import Ahead, descend, sweep
-from luq.quantization.grid import Grid, fit, nearest_codes, pack_on_grid, values_of
+from luq.quantization.coder import CodedRows, Coder, GridRounding
+from luq.quantization.feedback import Ahead
+from luq.quantization.grid import Grid, fit, pack_on_grid
 from luq.quantization.hessian import Factor, HessianCache
 
 
@@ -81,102 +81,25 @@ def codes_on_grid(
         order = torch.argsort(importance, descending=True, stable=True)
     damping = tier.damping
     factor = factors.get(hessian, lambda: hessians.factorize(hessian, damping, order))
-    coder = _Coder(tier, levels, symmetric, target, hessian, factor.upper, order)
-    coded = coder.coded(importance, 0)
+    size = columns_per_group(columns, tier.group_size)
+    coder = Coder(target, hessian, factor.upper, order, size, tier.block, tier.descent)
+
+    def coded(importance: Float[Tensor, " in"], clip_steps: int) -> CodedRows[Grid]:
+        grid = fit(target, levels, size, symmetric, importance, clip_steps)
+        if tier.act_order or tier.static_groups:
+            return coder.coded(grid)
+        rounding = RefittingRounding(grid, coder.group, size, symmetric, importance, clip_steps)
+        return coder.coded_by(rounding)
+
+    rows = coded(importance, 0)
     if tier.clip_steps > 0:
-        coded = coder.better_rows(coder.coded(importance, tier.clip_steps), coded)
+        rows = coder.better(coded(importance, tier.clip_steps), rows)
     if tier.clip_steps > 0 and tier.clip_root:
-        coded = coder.better_rows(coder.coded(importance.sqrt(), tier.clip_steps), coded)
-    return Coded(coded.codes, coded.grid, coder.group_size, factor.damping)
+        rows = coder.better(rows, coded(importance.sqrt(), tier.clip_steps))
+    return Coded(rows.codes, rows.grid, size, factor.damping)
 
 
-@dataclass(frozen=True)
-class _Coder:
-    """One weight on its way to codes.
-
-    Args:
-        tier: as for `codes_on_grid`, as `levels` and `symmetric` are.
-        target: the weight, with zeros in columns that no token used.
-        hessian: H.
-        upper: its factor, in the order of the sweep.
-        order: of the columns in the sweep.
-    """
-
-    tier: GptqTier | TernaryTier
-    levels: int
-    symmetric: bool
-    target: Float[Tensor, "out in"]
-    hessian: Float[Tensor, "in in"]
-    upper: Float[Tensor, "in in"]
-    order: Int64[Tensor, " in"]
-
-    @property
-    def group_size(self) -> int:
-        """Columns of a group of the grid."""
-        return columns_per_group(self.target.shape[1], self.tier.group_size)
-
-    def coded(self, importance: Float[Tensor, " in"], clip_steps: int) -> "_Rows":
-        """All rows, on grids that span their groups or that a clip search finds."""
-        tier = self.tier
-        size = self.group_size
-        grid = fit(self.target, self.levels, size, self.symmetric, importance, clip_steps)
-        group = (torch.arange(len(self.order), device=self.order.device) // size)[self.order]
-        rounding = GridRounding(grid, group)
-        if not tier.act_order and not tier.static_groups:
-            rounding = RefittingRounding(grid, group, size, self.symmetric, importance, clip_steps)
-        swept = sweep(self.target[:, self.order], self.upper, tier.block, rounding)
-        codes = torch.empty_like(swept)
-        codes[:, self.order] = swept
-        for _ in range(tier.descent):
-            descend(self.target, self.hessian, codes, rounding.grid, size, tier.block)
-        return _Rows(codes, rounding.grid)
-
-    def better_rows(self, rows: "_Rows", others: "_Rows") -> "_Rows":
-        """Of each row the one with the less error under the Hessian; no row knows of others."""
-        is_better = (self._errors(others) < self._errors(rows))[:, None]
-        codes = torch.where(is_better, others.codes, rows.codes)
-        scale = torch.where(is_better, others.grid.scale, rows.grid.scale)
-        zero = torch.where(is_better, others.grid.zero, rows.grid.zero)
-        return _Rows(codes, Grid(scale, zero, self.levels))
-
-    def _errors(self, rows: "_Rows") -> Float[Tensor, " out"]:
-        """D_r H D_r^T of every row r of D = Q - W."""
-        group = torch.arange(len(self.order), device=self.order.device) // self.group_size
-        difference = rows.grid.decode(rows.codes, group) - self.target
-        return ((difference @ self.hessian) * difference).sum(1)
-
-
-class _Rows(NamedTuple):
-    """Codes of a weight's rows, and their grid."""
-
-    codes: Float[Tensor, "out in"]
-    grid: Grid
-
-
-class GridRounding:
-    """Rounds columns to a grid.
-
-    Args:
-        grid: of all groups.
-        group: in which group each column of the sweep lies.
-    """
-
-    def __init__(self, grid: Grid, group: Int64[Tensor, " in"]) -> None:
-        self.grid = grid
-        self.group = group
-
-    def round(
-        self, index: int, column: Float[Tensor, " out"], ahead: Ahead
-    ) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
-        """As in `Rounding`."""
-        group = int(self.group[index])
-        scale = self.grid.scale[:, group]
-        zero = self.grid.zero[:, group]
-        codes = nearest_codes(column, scale, zero, self.grid.levels)
-        return codes, values_of(codes, scale, zero)
-
-
-class RefittingRounding(GridRounding):
+class RefittingRounding(GridRounding[Grid]):
     """Rounds columns to a grid that is fitted anew, group by group, when the sweep reaches a group.
 
     The grid is then that of the compensated weights (GPTQ, section 4, "additional tricks"). Groups

@@ -224,7 +224,7 @@ def rescore(sweep: str | None, outputs: Path) -> None:
 )
 @outputs_option
 def export(run: str, folder: Path, layout: str, recode: str | None, outputs: Path) -> None:
-    """A run's packed model as a Hugging Face folder, or as GGUF files for llama.cpp.
+    """A run's packed model as a Hugging Face folder, or for llama.cpp.
 
     RUN is SWEEP/NAME, or the beginning of a run's key.
     """

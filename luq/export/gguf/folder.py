@@ -73,7 +73,8 @@ def export(
         contents = ContentsOf(model, parts.language, parts.vision, recode).plan()
         _tell(contents)
         with new_folder(target) as scratch:
-            ledger = parts.write(scratch, contents, run, card)
+            name = target.name if card is None else card.title
+            ledger = parts.write(scratch, name, contents, run, card)
             _describe(scratch, ledger, contents, run, card, parts.vision is not None)
     return target
 
@@ -100,9 +101,21 @@ class _Parts:
         self.vocabulary = vocabulary_of(model.source, config.get_text_config().vocab_size)
 
     def write(
-        self, folder: Path, contents: Contents, run: ExportedRun | None, card: CardFacts | None
+        self,
+        folder: Path,
+        name: str,
+        contents: Contents,
+        run: ExportedRun | None,
+        card: CardFacts | None,
     ) -> dict[str, int]:
         """Write the files.
+
+        Args:
+            folder: Where.
+            name: Of the model.
+            contents: All tensors.
+            run: What is said of it.
+            card: What the card says.
 
         Returns:
             Bytes per class of what they hold, their headers too: sums to the files.
@@ -110,7 +123,7 @@ class _Parts:
         gguf = gguf_package()
         writer = gguf.GGUFWriter(folder / MODEL, self.language.name)
         writer.add_type(gguf.GGUFType.MODEL)
-        _add_origin(writer, self.model, contents, run, card)
+        _add_origin(writer, name, self.model, contents, run, card)
         self.language.add_keys(writer)
         self.vocabulary.add_keys(writer)
         _write(writer, contents.language)
@@ -118,7 +131,7 @@ class _Parts:
             architecture = gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.MMPROJ]
             writer = gguf.GGUFWriter(folder / MMPROJ, architecture)
             writer.add_type(gguf.GGUFType.MMPROJ)
-            _add_origin(writer, self.model, contents, run, card)
+            _add_origin(writer, name, self.model, contents, run, card)
             self.vision.add_keys(writer)
             _write(writer, contents.vision)
         ledger: dict[str, int] = {}
@@ -142,6 +155,7 @@ def _image_settings(source: Path) -> dict[str, Any]:
 
 def _add_origin(
     writer: Any,
+    name: str,
     model: PackedModel,
     contents: Contents,
     run: ExportedRun | None,
@@ -150,7 +164,7 @@ def _add_origin(
     """Where a file comes from: what GGUF has keys for, and `luq.*` for all else."""
     gguf = gguf_package()
     allocation = str(model.allocation)
-    writer.add_name(card.title if card is not None else model.source.name)
+    writer.add_name(name)
     writer.add_quantized_by(f"LUQ {__version__}")
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_description(f"packed by LUQ, layer by layer: {allocation}")

@@ -22,6 +22,7 @@ ANY_SIZE = 560  # pixels that llama.cpp's converter names for towers that take i
 LLAVA_PROJECTOR = {"linear_1": 0, "linear_2": 2}
 UNREAD = "vision_tower.post_layernorm."  # LLaVA takes what a layer gives, before this norm
 QKV = ("q", "k", "v")
+PROJECTOR_NUMBERS = 3  # of the projector's modules, which the package counts as layers
 
 
 class Place(NamedTuple):
@@ -102,7 +103,8 @@ class Vision:
     @cached_property
     def _names(self) -> Any:
         gguf = gguf_package()
-        return gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, self.blocks)
+        numbers = max(self.blocks, PROJECTOR_NUMBERS)
+        return gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, numbers)
 
     def add_keys(self, writer: Any) -> None:
         """Give a `gguf.GGUFWriter` the numbers of tower and projector."""

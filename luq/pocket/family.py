@@ -19,6 +19,7 @@ class Family(Protocol):
     CHAT: Chat
     PLACES: bool  # the tower can name the row and the column of a cell
     WIDTH: int  # of the tower's features
+    LAYERS: int  # of the decoder that ships with the project
     IS_TRAINED: bool  # `build` gives weights that know the world already
 
     def make_tokenizer(self) -> PreTrainedTokenizerFast: ...

@@ -62,6 +62,7 @@ CHAT_TEMPLATE = (
 # The tower knows relative places only; where a cell is, the decoder learns from M-RoPE.
 PLACES = False
 WIDTH = 128  # of the merger's output, which the heads of the vision phase read
+LAYERS = 10
 IS_TRAINED = False
 
 

@@ -66,7 +66,7 @@ class TrainConfig:
     """Sizes and schedule; the defaults made the weights that ship with the project."""
 
     model: str = ""  # one of FAMILIES; empty: what `start` is, or pocket_llava
-    layers: int = 10
+    layers: int | None = None  # None: as many as the model has that ships with the project
     vision_layers: int = 4
     vision_steps: int | None = None  # None: 1500 from scratch, 0 from trained weights
     steps: int = 6300
@@ -83,7 +83,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("layers", "vision_layers", "steps", "batch", "save_every"):
-            require_count(name, getattr(self, name), 1)
+            require_count(name, getattr(self, name), 1)  # None is not given
         require_count("vision_steps", self.vision_steps, 0)
         require_count("length", self.length, SHORTEST)
         for name in ("learning_rate", "muon_rate"):
@@ -314,7 +314,9 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     vision_steps = config.vision_steps
     if vision_steps is None:
         vision_steps = 0 if _starts_trained(config) else VISION_STEPS
-    return replace(config, model=_model_name(config), vision_steps=vision_steps)
+    name = _model_name(config)
+    layers = FAMILIES[name].LAYERS if config.layers is None else config.layers
+    return replace(config, model=name, layers=layers, vision_steps=vision_steps)
 
 
 def _card(config: TrainConfig) -> dict[str, Any]:
@@ -385,7 +387,8 @@ def _train(folder: Path, config: TrainConfig, settings: TrainConfig, progress: P
     family = FAMILIES[settings.model]
     tokenizer = load_tokenizer(settings.start) if settings.start else family.make_tokenizer()
     torch.manual_seed(settings.seed)
-    model = family.build(tokenizer, settings.layers, settings.vision_layers)
+    layers = settings.layers or family.LAYERS
+    model = family.build(tokenizer, layers, settings.vision_layers)
     if settings.start:
         source = load_model(Path(settings.start), torch.float32)
         model.load_state_dict(source.state_dict())

@@ -14,6 +14,7 @@ for any N and M: on two equal inputs both rows give W x. Random ones make the ha
 things (for N = 0 this is Net2Net's widening, Chen et al., arXiv 1511.05641).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -42,6 +43,7 @@ from luq.pocket.tokenizer import load_tokenizer
 __all__ = [
     "CHAT",
     "IS_TRAINED",
+    "LAYERS",
     "PLACES",
     "WIDTH",
     "build",
@@ -55,9 +57,13 @@ __all__ = [
 ]
 
 WIDTH = 256
+# Of pocket_qwen's ten layers, all but the one that is missed least: ten would be over 20 MB.
+KEPT = (0, 1, 2, 3, 4, 5, 7, 8, 9)
+LAYERS = len(KEPT)
 IS_TRAINED = True
 SIZES = Sizes(hidden=WIDTH, intermediate=768, heads=8, window=112)
 SEED = 0  # of N
+DECODER = "model.language_model.layers."
 NOISE = 0.5  # standard deviation of N over that of W
 
 
@@ -71,26 +77,28 @@ def build(
 ) -> Qwen2_5_VLForConditionalGeneration:
     """The model in fp32, with the widened weights of pocket_qwen."""
     model = random_model(tokenizer, layers, vision_layers, SIZES)
-    widen(model, _qwen())
+    widen(model, _qwen(), KEPT)
     return model
 
 
 @torch.no_grad()
-def widen(model: nn.Module, source: nn.Module) -> None:
+def widen(model: nn.Module, source: nn.Module, kept: Sequence[int]) -> None:
     """Give a model the weights of one that is half as wide.
 
     Args:
         model: whose parameters have the source's shapes, or twice as many rows or columns.
             Parameters that the source does not have, those of further layers, stay as they are.
         source: in the same architecture.
+        kept: which of the source's layers stand in the model, in their order.
     """
     generator = torch.Generator().manual_seed(SEED)
     sources = dict(source.named_parameters())
     tables = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
     for name, parameter in model.named_parameters():
-        if name not in sources:
+        source_name = _source_name(name, kept)
+        if source_name not in sources:
             continue
-        weight = sources[name].float()
+        weight = sources[source_name].float()
         if weight.shape[0] < parameter.shape[0]:
             weight = torch.cat([weight, weight])
         if weight.ndim == 2 and weight.shape[1] < parameter.shape[1]:
@@ -99,6 +107,16 @@ def widen(model: nn.Module, source: nn.Module) -> None:
             else:
                 weight = _halves(weight, generator)
         parameter.copy_(weight)
+
+
+def _source_name(name: str, kept: Sequence[int]) -> str | None:
+    """What a parameter is called in the source; None for layers beyond those that are kept."""
+    if not name.startswith(DECODER):
+        return name
+    place, _, inner_name = name.removeprefix(DECODER).partition(".")
+    if int(place) >= len(kept):
+        return None
+    return f"{DECODER}{kept[int(place)]}.{inner_name}"
 
 
 def _halves(weight: Tensor, generator: torch.Generator) -> Tensor:

@@ -96,11 +96,11 @@ def test_pocket_wide_starts_as_pocket_qwen_but_for_the_window() -> None:
     batch["mm_token_type_ids"] = (batch["input_ids"] == stream.image_token).int()
     sizes = wide.SIZES._replace(window=qwen.WINDOW)
     model = qwen.random_model(tokenizer, 10, 4, sizes)
-    wide.widen(model, source)
+    wide.widen(model, source, range(10))
     with torch.no_grad():
         expected = source(**batch).logits
         assert torch.allclose(model.eval()(**batch).logits, expected, atol=2e-3)
-        other = wide.build(tokenizer, 10, 4).eval()(**batch).logits
+        other = wide.build(tokenizer, 9, 4).eval()(**batch).logits
     assert float((other - expected).abs().max()) > 0.1
     halves = model.model.language_model.layers[0].mlp.up_proj.weight.chunk(2, 1)
     assert float((halves[0] - halves[1]).detach().std()) > 0.5 * float(halves[0].detach().std())
@@ -109,17 +109,18 @@ def test_pocket_wide_starts_as_pocket_qwen_but_for_the_window() -> None:
 def test_pocket_wide_goes_on_with_what_pocket_qwen_knows(tmp_path: Path) -> None:
     """No vision phase, and a folder of its own kind to start from."""
     checkpoint = trained(
-        tmp_path / "one", model="pocket_wide", layers=10, vision_layers=4, vision_steps=None
+        tmp_path / "one", model="pocket_wide", layers=None, vision_layers=4, vision_steps=None
     )
     assert not (tmp_path / "one" / "vision.pt").exists()
     config = json.loads((checkpoint / "config.json").read_text())
     assert config["text_config"]["hidden_size"] == 256
+    assert config["text_config"]["num_hidden_layers"] == 9
     assert config["vision_config"]["window_size"] == 112
     again = trained(
         tmp_path / "two",
         model="",
         start=str(checkpoint),
-        layers=10,
+        layers=None,
         vision_layers=4,
         vision_steps=None,
     )
@@ -127,6 +128,15 @@ def test_pocket_wide_goes_on_with_what_pocket_qwen_knows(tmp_path: Path) -> None
     assert card["model"] == "pocket_wide"
     with pytest.raises(ConfigError, match="is a pocket_wide, and --model says pocket_qwen"):
         trained(tmp_path / "three", model="pocket_qwen", start=str(again))
+
+
+def test_pocket_wide_leaves_out_the_layer_that_is_missed_least() -> None:
+    source = dict(wide._qwen().named_parameters())
+    model = dict(wide.build(wide.make_tokenizer(), 9, 4).named_parameters())
+    for place, index in enumerate([0, 1, 2, 3, 4, 5, 7, 8, 9]):
+        norm = source[f"model.language_model.layers.{index}.input_layernorm.weight"]
+        found = model[f"model.language_model.layers.{place}.input_layernorm.weight"]
+        assert torch.equal(found, torch.cat([norm, norm]))
 
 
 def test_pocket_qwen_counts_rows_and_columns_of_cells() -> None:

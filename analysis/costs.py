@@ -16,6 +16,7 @@ from pipelines.units import axis_unit
 PARTS = (
     "weights",
     "codes",
+    "blocks",
     "scales",
     "zeros",
     "masks",

@@ -20,6 +20,7 @@ from luq.config import (
     OrderConfig,
     ProfileConfig,
     QuantizerConfig,
+    TierConfig,
     VisionBudget,
 )
 from luq.config.quantizer import EMBEDDINGS, HEAD, PROJECTOR, VISION
@@ -34,7 +35,7 @@ from luq.evaluation.artefacts import (
     TaskAnswers,
 )
 from luq.formats.artefacts import Rest
-from luq.models.checkpoint import Checkpoint
+from luq.models.checkpoint import Checkpoint, linear_shapes
 from luq.profiling.artefacts import EntropyProfile, ForwardScores, WeightScores
 from luq.quantization.artefacts import (
     Gradients,
@@ -184,6 +185,19 @@ def _check_vision_budget(budget: VisionBudget, quantizer: QuantizerConfig) -> No
             f"allocation.vision.bits={budget.bits} is not possible: of {', '.join(budget.tiers)}, "
             f"every block in {smallest} takes {least_bits:.3f} stored bits per weight or more"
         )
+
+
+def check_widths(checkpoint: Checkpoint, tiers: Mapping[str, TierConfig]) -> None:
+    """A ConfigError if one of the decoder's tiers does not take the rows of one of its linears."""
+    shapes = linear_shapes(checkpoint.folder)
+    for name, tier in tiers.items():
+        for (layer, linear), (_, columns) in shapes.items():
+            reason = tier.refusal(columns)
+            if reason is not None:
+                raise ConfigError(
+                    f"tier {name} is not possible for {checkpoint.config.name}: {linear} of layer "
+                    f"{layer} {reason}"
+                )
 
 
 def check_token_weights(checkpoint: Checkpoint, quantizer: QuantizerConfig) -> None:

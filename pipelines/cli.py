@@ -332,7 +332,8 @@ def data(folder: Path, split: str) -> None:
 @click.option(
     "--model",
     metavar="NAME",
-    help="pocket_llava (default) or pocket_qwen, which starts from its decoder.",
+    help="pocket_llava (default), pocket_qwen, which starts from its decoder, or pocket_wide, "
+    "which starts from pocket_qwen.",
 )
 @click.option("--steps", type=int, help="Language steps.")
 @click.option("--vision-steps", type=int, help="Steps of the tower alone, before.")

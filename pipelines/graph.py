@@ -33,6 +33,7 @@ from luq.graph import (
     check_parts,
     check_sight,
     check_token_weights,
+    check_widths,
     part_settings,
     question_set,
     shared_questions,
@@ -111,6 +112,7 @@ class Graph(ModelGraph):
         _check_modality(config)
         _check_images(config, self.checkpoint)
         check_parts(self.checkpoint, config)
+        check_widths(self.checkpoint, self.used_tiers)
         check_token_weights(self.checkpoint, config.quantizer)
         _check_part_images(config)
         _check_part_linears(config, self.checkpoint)
@@ -136,6 +138,14 @@ class Graph(ModelGraph):
         quantizer = self.config.quantizer
         names = (quantizer.low, quantizer.high, *self.config.allocation.tiers)
         return {name: quantizer.tiers[name] for name in dict.fromkeys(names)}
+
+    @property
+    def used_tiers(self) -> dict[str, TierConfig]:
+        """Those that layers may get: all but the low one of a uniform plan."""
+        if self.config.allocation.name != "uniform":
+            return self.tiers
+        high = self.config.quantizer.high
+        return {high: self.tiers[high]}
 
     @cached_property
     def is_profiled(self) -> bool:

@@ -18,7 +18,7 @@ class GgufWeight(PackedWeight):
     """
 
     format = "gguf"
-    classes: ClassVar = {"blocks": "codes"}
+    classes: ClassVar = {"blocks": "blocks"}  # codes and scales side by side
     numbers_of_meta: ClassVar = ("type",)
 
     def expected_buffers(self) -> dict[str, BufferSpec]:
@@ -56,9 +56,3 @@ class GgufWeight(PackedWeight):
     @property
     def nominal_bits(self) -> float:
         return math.log2(self.kind.levels)
-
-    def ledger(self) -> dict[str, int]:
-        """Codes take whole bits in a block, or five a byte; the rest are scales."""
-        blocks = self.buffers["blocks"].numel() // self.kind.bytes
-        codes = blocks * self.kind.code_bytes
-        return {"codes": codes, "scales": self.buffers["blocks"].numel() - codes}

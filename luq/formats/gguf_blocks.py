@@ -98,7 +98,6 @@ class BlockType:
         signed_codes: whether codes are stored as signed bytes.
         signed_sub_scales: whether sub-scales are.
         table: numbers that codes stand for.
-        fallback: llama.cpp's type for rows that are not whole blocks of this one.
     """
 
     name: str
@@ -117,7 +116,6 @@ class BlockType:
     signed_codes: bool = False
     signed_sub_scales: bool = False
     table: tuple[int, ...] | None = None
-    fallback: str | None = None
 
     @property
     def subs(self) -> int:
@@ -128,11 +126,6 @@ class BlockType:
     def group(self) -> int:
         """Weights that share what is multiplied and added."""
         return self.sub_weights or self.weights
-
-    @property
-    def code_bytes(self) -> int:
-        """Bytes of a block that hold codes."""
-        return sum(len(plane.shifts) * plane.length * plane.bits for plane in self.planes) // 8
 
     @property
     def stored_bits(self) -> float:
@@ -204,10 +197,6 @@ class TernaryBlocks(BlockType):
     part of three times it. 32 bytes have digits of 160 weights, 16 bytes of 80, 4 bytes of the last
     16, which have four each.
     """
-
-    @property
-    def code_bytes(self) -> int:
-        return sum(length for _, length, _ in TRIT_AREAS)
 
     def read_codes(self, blocks: Blocks) -> UInt8[Tensor, "blocks weights"]:
         parts: list[Tensor] = []
@@ -344,7 +333,6 @@ _ALL = (
         sub_scales=(Plane(0, 16, (0,), 4),),
         sub_shifts=(Plane(0, 16, (4,), 4),),
         sub_levels=16,
-        fallback="iq4_nl",
     ),
     BlockType(
         name="q3_k",
@@ -358,7 +346,6 @@ _ALL = (
         sub_scales=(Plane(96, 8, NIBBLES, 4), Plane(104, 4, CRUMBS, 2, low=4)),
         sub_zero=32,
         sub_levels=64,
-        fallback="iq4_nl",
     ),
     BlockType(
         name="q4_k",
@@ -372,7 +359,6 @@ _ALL = (
         sub_scales=SIX_BIT_SCALES,
         sub_shifts=SIX_BIT_SHIFTS,
         sub_levels=64,
-        fallback="q5_0",
     ),
     BlockType(
         name="q5_k",
@@ -386,7 +372,6 @@ _ALL = (
         sub_scales=SIX_BIT_SCALES,
         sub_shifts=SIX_BIT_SHIFTS,
         sub_levels=64,
-        fallback="q5_1",
     ),
     BlockType(
         name="q6_k",
@@ -404,7 +389,6 @@ _ALL = (
         sub_zero=128,
         sub_levels=256,
         signed_sub_scales=True,
-        fallback="q8_0",
     ),
     TernaryBlocks(
         name="tq1_0",
@@ -414,7 +398,6 @@ _ALL = (
         scale_at=52,
         planes=(),
         zero=1,
-        fallback="q4_0",
     ),
     BlockType(
         name="tq2_0",
@@ -424,7 +407,6 @@ _ALL = (
         scale_at=64,
         planes=(Plane(0, 64, CRUMBS, 2, segments=2),),
         zero=1,
-        fallback="q4_0",
     ),
 )
 BLOCK_TYPES: dict[str, BlockType] = {kind.name: kind for kind in _ALL}

@@ -1,11 +1,11 @@
-"""What the training needs of a family of models; the modules `llava` and `qwen` are families."""
+"""What the training needs of a family of models: `llava`, `qwen` and `wide` are families."""
 
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from luq.pocket import llava, qwen
+from luq.pocket import llava, qwen, wide
 from luq.pocket.drawing import Scene
 from luq.pocket.stream import Chat
 
@@ -19,6 +19,8 @@ class Family(Protocol):
     CHAT: Chat
     PLACES: bool  # the tower can name the row and the column of a cell
     WIDTH: int  # of the tower's features
+    LAYERS: int  # of the decoder that ships with the project
+    IS_TRAINED: bool  # `build` gives weights that know the world already
 
     def make_tokenizer(self) -> PreTrainedTokenizerFast: ...
 
@@ -37,4 +39,8 @@ class Family(Protocol):
     def target(self, scenes: list[Scene]) -> Tensor | None: ...
 
 
-FAMILIES: dict[str, Family] = {"pocket_llava": llava, "pocket_qwen": qwen}
+FAMILIES: dict[str, Family] = {
+    "pocket_llava": llava,
+    "pocket_qwen": qwen,
+    "pocket_wide": wide,
+}

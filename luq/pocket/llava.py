@@ -46,6 +46,8 @@ CHAT_TEMPLATE = (
 # The tower can name the row and the column of a cell: CLIP's patches know where they are.
 PLACES = True
 WIDTH = 128  # of the tower's features
+LAYERS = 10
+IS_TRAINED = False
 PAD_ID = SPECIAL.index("<pad>")
 START_ID = SPECIAL.index("<s>")
 END_ID = SPECIAL.index("</s>")

@@ -7,7 +7,7 @@ same at first.
 
 import json
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import AddedToken, Tokenizer
@@ -62,6 +62,8 @@ CHAT_TEMPLATE = (
 # The tower knows relative places only; where a cell is, the decoder learns from M-RoPE.
 PLACES = False
 WIDTH = 128  # of the merger's output, which the heads of the vision phase read
+LAYERS = 10
+IS_TRAINED = False
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -91,17 +93,36 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+class Sizes(NamedTuple):
+    """Of the decoder, and the window of the tower in pixels."""
+
+    hidden: int = WIDTH
+    intermediate: int = 384
+    heads: int = 4
+    window: int = WINDOW
+
+
 def build(
     tokenizer: PreTrainedTokenizerFast, layers: int, vision_layers: int
 ) -> Qwen2_5_VLForConditionalGeneration:
     """The model in fp32: a random vision tower before the decoder of pocket_llava."""
+    model = random_model(tokenizer, layers, vision_layers, Sizes())
+    _graft_decoder(model)
+    _graft_embeddings(model, tokenizer)
+    return model
+
+
+def random_model(
+    tokenizer: PreTrainedTokenizerFast, layers: int, vision_layers: int, sizes: Sizes
+) -> Qwen2_5_VLForConditionalGeneration:
+    """A model with random weights, in fp32."""
     end_id = token_id(tokenizer, TURN_END)
     language = {
-        "hidden_size": 128,
-        "intermediate_size": 384,
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.intermediate,
         "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.heads,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": MAX_LENGTH,
         "tie_word_embeddings": False,
@@ -120,10 +141,10 @@ def build(
         "hidden_size": 96,
         "num_heads": 3,
         "intermediate_size": 256,
-        "out_hidden_size": WIDTH,
+        "out_hidden_size": sizes.hidden,
         "patch_size": PATCH,
         "spatial_merge_size": MERGE,
-        "window_size": WINDOW,
+        "window_size": sizes.window,
         "fullatt_block_indexes": list(FULL),
     }
     config = Qwen2_5_VLConfig(
@@ -139,8 +160,6 @@ def build(
     model.generation_config.pad_token_id = llava.PAD_ID
     model.generation_config.bos_token_id = llava.START_ID
     model.generation_config.eos_token_id = end_id
-    _graft_decoder(model)
-    _graft_embeddings(model, tokenizer)
     return model
 
 

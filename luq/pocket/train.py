@@ -35,7 +35,8 @@ from luq.config.checks import (
 )
 from luq.errors import ConfigError, StoreError, unknown
 from luq.models.loading import load_model
-from luq.models.settings_files import read_config
+from luq.models.settings_files import read_config, text_settings
+from luq.pocket import wide
 from luq.pocket.family import FAMILIES, Family
 from luq.pocket.stream import FOCUS, Batch, Stream, check_lesson
 from luq.pocket.tokenizer import load_tokenizer
@@ -64,10 +65,10 @@ CHANGEABLE = ("steps", "save_every")
 class TrainConfig:
     """Sizes and schedule; the defaults made the weights that ship with the project."""
 
-    model: str = ""  # pocket_llava or pocket_qwen; empty: what `start` is, or pocket_llava
-    layers: int = 10
+    model: str = ""  # one of FAMILIES; empty: what `start` is, or pocket_llava
+    layers: int | None = None  # None: as many as the model has that ships with the project
     vision_layers: int = 4
-    vision_steps: int | None = None  # None: 1500 from scratch, 0 from a finished checkpoint
+    vision_steps: int | None = None  # None: 1500 from scratch, 0 from trained weights
     steps: int = 6300
     batch: int = 24
     length: int = 192
@@ -82,7 +83,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("layers", "vision_layers", "steps", "batch", "save_every"):
-            require_count(name, getattr(self, name), 1)
+            require_count(name, getattr(self, name), 1)  # None is not given
         require_count("vision_steps", self.vision_steps, 0)
         require_count("length", self.length, SHORTEST)
         for name in ("learning_rate", "muon_rate"):
@@ -162,7 +163,7 @@ def make_optimizers(
 
 def rate_share(step: int, config: TrainConfig) -> float:
     """Share of the peak learning rate: warm-up, constant, then a fall to zero."""
-    warm_up = SHORT_WARM_UP if config.start else WARM_UP
+    warm_up = SHORT_WARM_UP if _starts_trained(config) else WARM_UP
     rise = min(1.0, (step + 1) / warm_up)
     start_of_fall = config.steps * (1 - config.decay)
     if step < start_of_fall:
@@ -233,7 +234,7 @@ class LanguagePhase:
             for group in optimizer.param_groups:
                 group["lr"] = rate_share(self.step, self.config) * group["peak"]
         progress = self.step / self.config.steps
-        if self.config.start:
+        if _starts_trained(self.config):
             # Trained weights get the second half of the mixture, not the captions of the first.
             progress = 0.5 + progress / 2
         batch = self.stream.batch(self.step, progress)
@@ -283,8 +284,7 @@ def _model_name(config: TrainConfig) -> str:
     """What is trained; a ConfigError if there is no such model, or if `start` is another."""
     name = config.model or "pocket_llava"
     if config.start:
-        model_type = str(read_config(Path(config.start)).get("model_type"))
-        name = "pocket_qwen" if model_type.startswith("qwen") else "pocket_llava"
+        name = _model_of(Path(config.start))
         if config.model and config.model != name:
             raise ConfigError(
                 f"--start {config.start} is a {name}, and --model says {config.model}: "
@@ -295,12 +295,28 @@ def _model_name(config: TrainConfig) -> str:
     return name
 
 
+def _model_of(checkpoint: Path) -> str:
+    """Which of the pocket models a checkpoint is."""
+    settings = read_config(checkpoint)
+    if not str(settings.get("model_type")).startswith("qwen"):
+        return "pocket_llava"
+    is_wide = text_settings(settings).get("hidden_size") == wide.WIDTH
+    return "pocket_wide" if is_wide else "pocket_qwen"
+
+
+def _starts_trained(config: TrainConfig) -> bool:
+    """Whether the language phase begins with weights that know the world."""
+    return bool(config.start) or FAMILIES[_model_name(config)].IS_TRAINED
+
+
 def _resolved(config: TrainConfig) -> TrainConfig:
     """The config with what its empty settings mean."""
     vision_steps = config.vision_steps
     if vision_steps is None:
-        vision_steps = 0 if config.start else VISION_STEPS
-    return replace(config, model=_model_name(config), vision_steps=vision_steps)
+        vision_steps = 0 if _starts_trained(config) else VISION_STEPS
+    name = _model_name(config)
+    layers = FAMILIES[name].LAYERS if config.layers is None else config.layers
+    return replace(config, model=name, layers=layers, vision_steps=vision_steps)
 
 
 def _card(config: TrainConfig) -> dict[str, Any]:
@@ -371,7 +387,8 @@ def _train(folder: Path, config: TrainConfig, settings: TrainConfig, progress: P
     family = FAMILIES[settings.model]
     tokenizer = load_tokenizer(settings.start) if settings.start else family.make_tokenizer()
     torch.manual_seed(settings.seed)
-    model = family.build(tokenizer, settings.layers, settings.vision_layers)
+    layers = settings.layers or family.LAYERS
+    model = family.build(tokenizer, layers, settings.vision_layers)
     if settings.start:
         source = load_model(Path(settings.start), torch.float32)
         model.load_state_dict(source.state_dict())

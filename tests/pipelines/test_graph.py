@@ -352,3 +352,31 @@ def test_a_streamed_model_gives_no_gradients() -> None:
         graph(*search)
     by_outputs = graph(*search, "allocation.error=output_error")
     assert by_outputs.key != graph(*search[:2]).key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["quantizer.high=q4_k"], r"tier q4_k is not possible for pocket_llava: [a-z_.]+ "
+         r"of layer 0 has rows of \d+ weights.* llama\.cpp takes q5_0 there"),
+        (["quantizer.high=gptq4", "quantizer.low=q2_k", "allocation=count"], "tier q2_k"),
+        (["quantizer.high=gptq4", "allocation=budget", "allocation.bits=4", "allocation.tiers=[gptq4,tq1_0]"], "tier tq1_0"),
+    ],
+)  # fmt: skip
+def test_rows_that_a_tier_does_not_take_are_known_before_any_work(
+    overrides: list[str], match: str
+) -> None:
+    with pytest.raises(ConfigError, match=match):
+        graph(*overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["quantizer.high=q4_k", "quantizer.tiers.q4_k.fallback=true"],
+        ["quantizer.high=q4_0"],
+        ["quantizer.high=gptq4", "quantizer.low=q2_k", "allocation=uniform"],
+    ],
+)
+def test_rows_that_its_tiers_take_make_a_graph(overrides: list[str]) -> None:
+    assert graph(*overrides).layers

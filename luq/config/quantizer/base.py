@@ -42,6 +42,12 @@ class TierConfig:
         """Bits per weight that its files surely take, known before anything is quantized."""
         return 0.0
 
+    def refusal(self, columns: int) -> str | None:
+        """Why the tier does not take a linear with rows of so many weights, as the end of a
+        sentence on it; None: it does.
+        """
+        return None
+
 
 def check_damping(damping: float) -> None:
     """The share of the Hessian's mean diagonal that is added to its diagonal; NaN is none."""

@@ -1,26 +1,37 @@
 """llama.cpp's blocks, with error feedback."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from luq.config.checks import require
 from luq.config.quantizer.base import TierConfig, check_block, check_damping, check_steps
 
-# Bits per weight of llama.cpp's types, as `luq.formats.gguf_blocks` has them.
+
+class GgufType(NamedTuple):
+    """A type of GGUF tensors: bits per weight, and weights of a block.
+
+    `fallback`: what llama.cpp takes for rows that are not whole blocks.
+    """
+
+    bits: float
+    weights: int
+    fallback: str | None = None
+
+
 GGUF_TYPES = {
-    "q8_0": 8.5,
-    "q6_k": 6.5625,
-    "q5_k": 5.5,
-    "q5_1": 6.0,
-    "q5_0": 5.5,
-    "q4_k": 4.5,
-    "q4_1": 5.0,
-    "q4_0": 4.5,
-    "iq4_nl": 4.5,
-    "q3_k": 3.4375,
-    "q2_k": 2.625,
-    "tq2_0": 2.0625,
-    "tq1_0": 1.6875,
+    "q8_0": GgufType(8.5, 32),
+    "q6_k": GgufType(6.5625, 256, "q8_0"),
+    "q5_k": GgufType(5.5, 256, "q5_1"),
+    "q5_1": GgufType(6.0, 32),
+    "q5_0": GgufType(5.5, 32),
+    "q4_k": GgufType(4.5, 256, "q5_0"),
+    "q4_1": GgufType(5.0, 32),
+    "q4_0": GgufType(4.5, 32),
+    "iq4_nl": GgufType(4.5, 32),
+    "q3_k": GgufType(3.4375, 256, "iq4_nl"),
+    "q2_k": GgufType(2.625, 256, "iq4_nl"),
+    "tq2_0": GgufType(2.0625, 256, "q4_0"),
+    "tq1_0": GgufType(1.6875, 256, "q4_0"),
 }
 
 
@@ -31,10 +42,11 @@ class GgufTier(TierConfig):
     method: ClassVar[str] = "gguf"
     decodes_rows: ClassVar[bool] = True
     type: str = "q4_k"
-    # Where rows are not whole blocks of 256 weights: take llama.cpp's type for such rows.
+    # Take llama.cpp's type for rows that are not whole blocks, instead of an error.
     fallback: bool = False
     act_order: bool = True  # columns of large activations first
-    clip_steps: int = 5  # shrink factors tried per block, with the numbers that fit best; 0: none
+    # Shrink factors tried per block, each with the numbers that then fit best; 0: no search.
+    clip_steps: int = 5
     descent: int = 0  # passes of coordinate descent over the codes after the sweep
     damping: float = 0.01  # share of the mean diagonal of the Hessian
     block: int = 128  # columns whose errors reach the later ones at once
@@ -54,4 +66,27 @@ class GgufTier(TierConfig):
 
     @property
     def least_bits(self) -> float:
-        return GGUF_TYPES[self.type]
+        return GGUF_TYPES[self.type].bits
+
+    def type_of_rows(self, columns: int) -> str | None:
+        """The type of rows of so many weights; None if they have none."""
+        names = [self.type]
+        other = GGUF_TYPES[self.type].fallback
+        if self.fallback and other is not None:
+            names.append(other)
+        return next((name for name in names if columns % GGUF_TYPES[name].weights == 0), None)
+
+    def refusal(self, columns: int) -> str | None:
+        if self.type_of_rows(columns) is not None:
+            return None
+        kind = GGUF_TYPES[self.type]
+        reason = (
+            f"has rows of {columns} weights, and {self.type} needs whole blocks of {kind.weights}"
+        )
+        other = kind.fallback
+        if other is None or columns % GGUF_TYPES[other].weights:
+            return f"{reason}. Use a tier that takes any rows, such as gptq4 or trellis4"
+        return (
+            f"{reason}. llama.cpp takes {other} there ({GGUF_TYPES[other].bits:g} bits per "
+            "weight), and so does this tier with fallback: true"
+        )

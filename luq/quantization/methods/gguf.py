@@ -12,7 +12,7 @@ from torch import Tensor
 from luq.config import GgufTier
 from luq.errors import DataError
 from luq.formats.gguf import GgufWeight
-from luq.formats.gguf_blocks import BLOCK_TYPES, BlockType
+from luq.formats.gguf_blocks import BLOCK_TYPES
 from luq.quantization import hessian as hessians
 from luq.quantization.block_grid import BlockGrid, fit
 from luq.quantization.coder import CodedRows, Coder
@@ -34,7 +34,10 @@ class Gguf:
         """
         tier = self.tier
         columns = weight.shape[1]
-        kind = block_type(tier, columns)
+        name = tier.type_of_rows(columns)
+        if name is None:
+            raise DataError(f"it {tier.refusal(columns)}")
+        kind = BLOCK_TYPES[name]
         hessian = hessians.checked(hessian, columns)
         target = hessians.without_dead_columns(weight, hessian)
         importance = torch.diagonal(hessian).clamp_min(0)
@@ -52,33 +55,3 @@ class Gguf:
             rows = coder.better(rows, coded(importance.sqrt()))
             rows = coder.better(rows, coded(torch.ones_like(importance)))
         return rows.grid.pack(rows.codes, factor.damping)
-
-
-def block_type(tier: GgufTier, columns: int) -> BlockType:
-    """The type of a linear whose rows have so many weights.
-
-    Raises:
-        DataError: they are whole blocks neither of the tier's type nor of the one that it may fall
-            back to.
-    """
-    kind = BLOCK_TYPES[tier.type]
-    if columns % kind.weights == 0:
-        return kind
-    if kind.fallback is None:
-        raise DataError(
-            f"its rows have {columns} weights, and {kind.name} needs whole blocks of "
-            f"{kind.weights}: choose another tier for it, such as gptq4 or trellis4"
-        )
-    other = BLOCK_TYPES[kind.fallback]
-    if columns % other.weights == 0 and tier.fallback:
-        return other
-    hint = "choose another tier for it, such as gptq4 or trellis4"
-    if columns % other.weights == 0:
-        hint = (
-            f"llama.cpp takes {other.name} ({other.stored_bits:g} bits per weight) there, and so "
-            f"does tier.fallback=true (quantizer.tiers.NAME.fallback=true on a command line)"
-        )
-    raise DataError(
-        f"its rows have {columns} weights, and {kind.name} needs whole blocks of {kind.weights}: "
-        f"{hint}"
-    )

@@ -114,6 +114,8 @@ IMPOSSIBLE: dict[str, tuple[list[object], str]] = {
     "static_groups": ([1, None], "bool"),
     "true_sequential": ([1, None], "bool"),
     "faithful": ([1, None], "bool"),
+    "type": (["q4", "Q4_K", "", 4, None], "one of q8_0, .*|str"),
+    "fallback": ([1, "yes", None], "bool"),
 }
 PARAMETERS = [(method, entry.name) for method, kind in TIERS.items() for entry in fields(kind)]
 

@@ -43,7 +43,7 @@ TIERS = (
     "gptq8",
     "gptq4",
     "gptq3",
-    "gptq2",
+    "q4_0",
     "ternary",
     "billm",
     "arb_rc",

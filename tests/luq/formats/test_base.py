@@ -13,6 +13,7 @@ from tests.luq.formats.weights import (
     coded,
     damaged,
     floats,
+    gguf_weight,
     integers,
     row_columns,
     ternaries,
@@ -27,6 +28,7 @@ WEIGHTS: dict[str, PackedWeight] = {
     "binary quantized twice": binaries(40, 20, 8, 0.3, twice=True),
     "row_column": row_columns(9, 20, 8, 0.3),
     "trellis": coded(20, 40, 2),
+    "gguf": gguf_weight(9, 256, "q4_k"),
 }
 BUFFERS = [(name, buffer) for name, weight in WEIGHTS.items() for buffer in weight.buffers]
 

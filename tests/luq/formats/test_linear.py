@@ -13,6 +13,7 @@ from tests.luq.formats.weights import (
     binaries,
     coded,
     floats,
+    gguf_weight,
     integers,
     row_columns,
     ternaries,
@@ -25,6 +26,7 @@ WEIGHTS = {
     "binary": binaries(16, 64, 32, 0.2),
     "row_column": row_columns(16, 64, 32, 0.2),
     "trellis": coded(16, 64, 2),
+    "gguf": gguf_weight(16, 64, "q4_0"),
 }
 every_format = pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 

@@ -6,6 +6,8 @@ from torch import Tensor
 from luq.formats.base import PackedWeight
 from luq.formats.binary import BinaryWeight
 from luq.formats.float16 import FloatWeight
+from luq.formats.gguf import GgufWeight
+from luq.formats.gguf_blocks import BLOCK_TYPES, BlockType
 from luq.formats.integer import IntegerWeight
 from luq.formats.layer_file import PackedLayer
 from luq.formats.packing import pack_bits, pack_codes, pack_trits
@@ -50,6 +52,27 @@ def ternaries(rows: int, columns: int, groups: int, size: int | None = None) -> 
     scales = torch.randn(rows, groups, generator=GENERATOR).half()
     meta = {} if size is None else {"group_size": size}
     return TernaryWeight({"codes": pack_trits(codes), "scales": scales}, (rows, columns), **meta)
+
+
+def blocks_of_gguf(count: int, kind: BlockType) -> Tensor:
+    """Random bytes, with fp16 numbers that are finite."""
+    blocks = torch.randint(0, 256, (count, kind.bytes), generator=GENERATOR, dtype=torch.uint8)
+    if kind.name == "tq2_0":  # two bits never say 3
+        codes = torch.randint(0, 3, (count, kind.weights), generator=GENERATOR, dtype=torch.uint8)
+        blocks[:] = 0
+        kind.write_codes(codes, blocks)
+    for start in (kind.scale_at, kind.shift_at):
+        if start is not None:
+            numbers = torch.randn(count, 1, generator=GENERATOR).half()
+            blocks[:, start : start + 2] = numbers.view(torch.uint8)
+    return blocks
+
+
+def gguf_weight(rows: int, columns: int, name: str) -> GgufWeight:
+    """`name`: of the type of blocks."""
+    kind = BLOCK_TYPES[name]
+    blocks = blocks_of_gguf(rows * columns // kind.weights, kind).view(rows, -1)
+    return GgufWeight({"blocks": blocks}, (rows, columns), type=name)
 
 
 def binaries(

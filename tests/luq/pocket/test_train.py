@@ -1,5 +1,6 @@
 """Training sequences, the two families, and what a folder of a training may be used for."""
 
+import json
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.progress import Progress
 
 from luq.errors import ConfigError, LuqError
 from luq.models.vlm import VLM
-from luq.pocket import llava, qwen, train
+from luq.pocket import llava, qwen, train, wide
 from luq.pocket.drawing import GRID
 from luq.pocket.family import FAMILIES
 from luq.pocket.shipped import WEIGHTS
@@ -72,13 +73,70 @@ def test_training_sees_what_the_processor_makes(name: str) -> None:
         [{"role": "user", "content": content}], add_generation_prompt=True
     )
     encoded = processor(images=[scene.image()], text=[prompt], return_tensors="pt")
-    pixels = qwen.to_patches([scene]) if name == "pocket_qwen" else llava.to_pixels([scene])
+    pixels = llava.to_pixels([scene]) if name == "pocket_llava" else qwen.to_patches([scene])
     assert torch.equal(encoded["pixel_values"], pixels)
     stream = Stream(tokenizer, family.CHAT, 8, 192, 0)
     ids, _ = stream.conversation(scene, [("How many?", "3"), ("Why?", "so")])
     prompt_length = encoded["input_ids"].shape[1]
     assert ids[:prompt_length].tolist() == encoded["input_ids"][0].tolist()
     assert (ids == stream.image_token).sum() == IMAGE_TOKENS
+
+
+def test_pocket_wide_starts_as_pocket_qwen_but_for_the_window() -> None:
+    source = wide._qwen()
+    tokenizer = load_tokenizer(WEIGHTS / "pocket_qwen")
+    scene = make_scene(np.random.default_rng(0), "objects")
+    stream = Stream(tokenizer, qwen.CHAT, 8, 192, 0)
+    ids, _ = stream.conversation(scene, [("How many?", "3")])
+    batch = {
+        "input_ids": torch.from_numpy(ids)[None],
+        "pixel_values": qwen.to_patches([scene]),
+        "image_grid_thw": qwen.grids(1),
+    }
+    batch["mm_token_type_ids"] = (batch["input_ids"] == stream.image_token).int()
+    sizes = wide.SIZES._replace(window=qwen.WINDOW)
+    model = qwen.random_model(tokenizer, 10, 4, sizes)
+    wide.widen(model, source, range(10))
+    with torch.no_grad():
+        expected = source(**batch).logits
+        assert torch.allclose(model.eval()(**batch).logits, expected, atol=2e-3)
+        other = wide.build(tokenizer, 9, 4).eval()(**batch).logits
+    assert float((other - expected).abs().max()) > 0.1
+    halves = model.model.language_model.layers[0].mlp.up_proj.weight.chunk(2, 1)
+    assert float((halves[0] - halves[1]).detach().std()) > 0.5 * float(halves[0].detach().std())
+
+
+def test_pocket_wide_goes_on_with_what_pocket_qwen_knows(tmp_path: Path) -> None:
+    """No vision phase, and a folder of its own kind to start from."""
+    checkpoint = trained(
+        tmp_path / "one", model="pocket_wide", layers=None, vision_layers=4, vision_steps=None
+    )
+    assert not (tmp_path / "one" / "vision.pt").exists()
+    config = json.loads((checkpoint / "config.json").read_text())
+    assert config["text_config"]["hidden_size"] == 256
+    assert config["text_config"]["num_hidden_layers"] == 9
+    assert config["vision_config"]["window_size"] == 112
+    again = trained(
+        tmp_path / "two",
+        model="",
+        start=str(checkpoint),
+        layers=None,
+        vision_layers=4,
+        vision_steps=None,
+    )
+    card = json.loads((tmp_path / "two" / train.SETTINGS).read_text())
+    assert card["model"] == "pocket_wide"
+    with pytest.raises(ConfigError, match="is a pocket_wide, and --model says pocket_qwen"):
+        trained(tmp_path / "three", model="pocket_qwen", start=str(again))
+
+
+def test_pocket_wide_leaves_out_the_layer_that_is_missed_least() -> None:
+    source = dict(wide._qwen().named_parameters())
+    model = dict(wide.build(wide.make_tokenizer(), 9, 4).named_parameters())
+    for place, index in enumerate([0, 1, 2, 3, 4, 5, 7, 8, 9]):
+        norm = source[f"model.language_model.layers.{index}.input_layernorm.weight"]
+        found = model[f"model.language_model.layers.{place}.input_layernorm.weight"]
+        assert torch.equal(found, torch.cat([norm, norm]))
 
 
 def test_pocket_qwen_counts_rows_and_columns_of_cells() -> None:

@@ -1,0 +1,221 @@
+"""LUQ's codes on llama.cpp's block types beside llama.cpp's own, on a real language model.
+
+`python benchmarks/gguf_types.py --calibration valid.txt --text test.txt [--model FOLDER]
+[--types q2_k q3_k ...] [--linear mlp.down_proj] [--ggml LIBRARY]`.
+
+One linear of every decoder layer is packed, all others stay in 16 bit, and Hessians are those of
+the 16-bit model's inputs. `feedback`: the tier. `nearest`: the same search of a block's numbers,
+weighed by the Hessian's diagonal, and nearest codes. `ggml`: `ggml_quantize_chunk` of the shared
+library that `--ggml` names (a build of llama.cpp's `ggml-base`), with the Hessian's diagonal as the
+importance matrix. Error: tr(E H E^T) / tr(W H W^T) with the Hessian of the text that is reported
+on, geometric mean over layers; its ratio to the feedback's with the 95 % interval over layers.
+Perplexity as in `language_model.py`, and its ratio to the feedback's on the same windows. CPU
+seconds are of the quantizers alone, of one thread or as many as torch has.
+"""
+
+import argparse
+import ctypes
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, quants
+from language_model import Bench, bench_of, parser_of_command
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor, nn
+
+from luq.api.graph import calibration_of
+from luq.calibration.artefacts import samples_of
+from luq.calibration.samples import CalibrationSet, Sample
+from luq.config import GgufTier
+from luq.evaluation.measures import bootstrap, perplexity, perplexity_ratio
+from luq.evaluation.perplexity import text_losses
+from luq.formats.gguf_blocks import BLOCK_TYPES
+from luq.models.vlm import VLM, loaded
+from luq.quantization.block_grid import fit
+from luq.quantization.layer import hessians
+from luq.quantization.methods.gguf import Gguf
+from luq.quantization.states import first_inputs, pass_through
+
+TYPES = ("q2_k", "q3_k", "q4_k", "q4_0", "iq4_nl", "q6_k")
+FEEDBACK = "feedback"
+SEARCH_STEPS = 20  # of nearest codes
+# Weight [out, in] and Hessian [in, in] -> what is stored means.
+Quantizer = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Contender:
+    """A way to make one type, and what came of it, layer by layer."""
+
+    kind: str
+    way: str
+    quantize: Quantizer
+    errors: list[float] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)  # fp16, by layer
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+    def add(self, weight: Tensor, hessian: Tensor, held_out: Tensor) -> None:
+        """One layer's linear."""
+        begun = time.process_time()
+        values = self.quantize(weight, hessian)
+        self.seconds += time.process_time() - begun
+        difference = values - weight
+        error = ((difference @ held_out) * difference).sum()
+        self.errors.append(float(error / ((weight @ held_out) * weight).sum()))
+        self.weights.append(values.half())
+
+
+def by_feedback(kind: str) -> Quantizer:
+    """The tier, as a run has it."""
+    quantizer = Gguf(GgufTier(kind))
+    return lambda weight, hessian: quantizer.quantize(weight, hessian).dequantize()
+
+
+def by_nearest(kind: str) -> Quantizer:
+    """The search alone."""
+    blocks = BLOCK_TYPES[kind]
+
+    def quantize(weight: Tensor, hessian: Tensor) -> Tensor:
+        grid = fit(blocks, weight, torch.diagonal(hessian), SEARCH_STEPS)
+        group = torch.arange(weight.shape[1]) // blocks.group
+        return grid.decode(grid.encode(weight, group), group)
+
+    return quantize
+
+
+def by_ggml(kind: str, library: ctypes.CDLL) -> Quantizer:
+    """llama.cpp's quantizer with an importance matrix."""
+    number = GGMLQuantizationType[kind.upper()]
+    blocks = BLOCK_TYPES[kind]
+
+    def quantize(weight: Tensor, hessian: Tensor) -> Tensor:
+        values = np.ascontiguousarray(weight.numpy())
+        importance = np.ascontiguousarray(torch.diagonal(hessian).numpy())
+        rows, columns = values.shape
+        stored = np.empty((rows, columns // blocks.weights * blocks.bytes), np.uint8)
+        pointers = values.ctypes.data, stored.ctypes.data, importance.ctypes.data
+        source, target, weights = (ctypes.c_void_p(pointer) for pointer in pointers)
+        size = [ctypes.c_int64(count) for count in (0, rows, columns)]
+        library.ggml_quantize_chunk(ctypes.c_int(number), source, target, *size, weights)
+        return torch.from_numpy(quants.dequantize(stored, number))
+
+    return quantize
+
+
+def contenders_of(types: list[str], ggml: Path | None) -> list[Contender]:
+    """All ways to make each type."""
+    library = None if ggml is None else ctypes.CDLL(str(ggml))
+    found: list[Contender] = []
+    for kind in types:
+        found.append(Contender(kind, FEEDBACK, by_feedback(kind)))
+        found.append(Contender(kind, "nearest", by_nearest(kind)))
+        if library is not None:
+            found.append(Contender(kind, "ggml", by_ggml(kind, library)))
+    return found
+
+
+@torch.no_grad()
+def quantize_all(
+    vlm: VLM, bench: Bench, linear: str, contenders: list[Contender], bars: Progress
+) -> None:
+    """Give every contender that linear of every layer."""
+    tools = bench.model.store.tools
+    samples = samples_of(calibration_of(bench.model, bench.calibration), tools)
+    windows = [
+        Sample(f"window {place}", ids, torch.zeros(len(ids), dtype=torch.bool))
+        for place, ids in enumerate(bench.windows)
+    ]
+    calibrated = first_inputs(vlm, samples)
+    reported = first_inputs(vlm, CalibrationSet.of(windows))
+    for layer in bars.track(list(vlm.layers), description=linear):
+        hessian = hessians(layer, calibrated, ((linear,),))[linear]
+        held_out = hessians(layer, reported, ((linear,),))[linear]
+        weight = layer.get_submodule(linear).weight.detach().float()
+        for contender in contenders:
+            contender.add(weight, hessian, held_out)
+        pass_through(layer, calibrated)
+        pass_through(layer, reported)
+
+
+@torch.no_grad()
+def losses_with(vlm: VLM, linear: str, weights: list[Tensor], windows: Tensor) -> list[float]:
+    """Losses of the text with other weights in every layer."""
+    modules: list[nn.Linear] = [layer.get_submodule(linear) for layer in vlm.layers]
+    originals = [module.weight.detach().clone() for module in modules]
+    for module, weight in zip(modules, weights, strict=True):
+        module.weight.copy_(weight)
+    losses = text_losses(vlm, windows)
+    for module, original in zip(modules, originals, strict=True):
+        module.weight.copy_(original)
+    return losses
+
+
+def table_of(contenders: list[Contender], reference: list[float], length: int) -> Table:
+    """All results; each is compared with the feedback's of its type."""
+    title = f"{len(contenders[0].errors)} linears, {len(reference)} windows of {length} tokens"
+    title += f"; 16 bit {perplexity(reference, length).value:.2f}"
+    table = Table(title=title)
+    for column in ("type", "bits", "way", "error", "ratio", "perplexity", "ratio", "CPU s"):
+        is_text = column in ("type", "way")
+        table.add_column(column, justify="left" if is_text else "right")
+    first = {each.kind: each for each in contenders if each.way == FEEDBACK}
+    for each in contenders:
+        best = first[each.kind]
+        logs = [math.log(a / b) for a, b in zip(each.errors, best.errors, strict=True)]
+        error = math.exp(sum(math.log(a) for a in each.errors) / len(each.errors))
+        ratios = ["", ""]
+        if each is not best:
+            error_ratio = [math.exp(number) for number in bootstrap(logs)]
+            ratio = perplexity_ratio(each.losses, best.losses)
+            ratios = [f"{a:.3f} ({b:.3f}..{c:.3f})" for a, b, c in (error_ratio, ratio)]
+        table.add_row(
+            each.kind,
+            f"{BLOCK_TYPES[each.kind].stored_bits:.3f}",
+            each.way,
+            f"{error:.5f}",
+            ratios[0],
+            f"{perplexity(each.losses, length).value:.2f}",
+            ratios[1],
+            f"{each.seconds:.0f}",
+        )
+    return table
+
+
+def parser() -> argparse.ArgumentParser:
+    """What `language_model.py` is told, types in place of tiers, and a library."""
+    parser = parser_of_command(__doc__.split("\n")[0])
+    parser.add_argument("--types", nargs="+", default=TYPES, choices=BLOCK_TYPES)
+    parser.add_argument("--linear", default="mlp.down_proj", help="name in a decoder layer")
+    parser.add_argument("--ggml", type=Path, help="a shared library of llama.cpp's ggml-base")
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    console = Console(width=100)
+    contenders = contenders_of(arguments.types, arguments.ggml)
+    with tempfile.TemporaryDirectory() as name, Progress(console=console, transient=True) as bars:
+        bench = bench_of(arguments, Path(name))
+        vlm = loaded(bench.model.store.tools, bench.model.checkpoint)
+        vlm.restore()
+        quantize_all(vlm, bench, arguments.linear, contenders, bars)
+        reference = text_losses(vlm, bench.windows)
+        for each in bars.track(contenders, description="perplexity"):
+            each.losses = losses_with(vlm, arguments.linear, each.weights, bench.windows)
+    console.print(table_of(contenders, reference, arguments.length))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""llama.cpp's blocks, against the `gguf` package."""
+
+import math
+
+import pytest
+import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+
+from luq.config.quantizer.gguf import GGUF_TYPES
+from luq.errors import StoreError
+from luq.formats.gguf import GgufWeight
+from luq.formats.gguf_blocks import BLOCK_TYPES, BlockType
+from tests.luq.formats.weights import GENERATOR, blocks_of_gguf, gguf_weight
+
+KINDS = pytest.mark.parametrize("kind", BLOCK_TYPES.values(), ids=BLOCK_TYPES)
+# Digits of base 3 are written in one way, and read from any byte.
+PACKED_BY_PLACE = [kind for kind in BLOCK_TYPES.values() if kind.planes]
+
+
+def decoded(blocks: torch.Tensor, kind: BlockType) -> torch.Tensor:
+    """By the package."""
+    return torch.from_numpy(quants.dequantize(blocks.numpy(), by_package(kind)))
+
+
+def by_package(kind: BlockType) -> GGMLQuantizationType:
+    return GGMLQuantizationType[kind.name.upper()]
+
+
+@KINDS
+def test_blocks_are_as_large_as_the_package_says(kind: BlockType) -> None:
+    assert GGML_QUANT_SIZES[by_package(kind)] == (kind.weights, kind.bytes)
+
+
+def test_the_tiers_know_the_sizes_of_blocks() -> None:
+    assert {name: (kind.bits, kind.weights) for name, kind in GGUF_TYPES.items()} == {
+        name: (kind.stored_bits, kind.weights) for name, kind in BLOCK_TYPES.items()
+    }
+
+
+@KINDS
+def test_any_bytes_mean_what_they_mean_to_the_package(kind: BlockType) -> None:
+    blocks = blocks_of_gguf(200, kind)
+    assert torch.equal(kind.values(kind.read(blocks)), decoded(blocks, kind))
+
+
+@pytest.mark.parametrize("kind", PACKED_BY_PLACE, ids=lambda kind: kind.name)
+def test_any_bytes_are_written_as_they_were_read(kind: BlockType) -> None:
+    blocks = blocks_of_gguf(200, kind)
+    assert torch.equal(kind.write(kind.read(blocks)), blocks)
+
+
+@pytest.mark.parametrize("name", ["tq1_0", "tq2_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"])
+def test_what_the_package_writes_is_read_and_written_alike(name: str) -> None:
+    kind = BLOCK_TYPES[name]
+    values = torch.randn(30, kind.weights, generator=GENERATOR)
+    blocks = torch.from_numpy(quants.quantize(values.numpy(), by_package(kind)))
+    numbers = kind.read(blocks)
+    assert int(numbers.codes.max()) < kind.levels
+    assert torch.equal(kind.write(numbers), blocks)
+
+
+@KINDS
+def test_rows_are_decoded_alone(kind: BlockType) -> None:
+    weight = gguf_weight(7, 2 * kind.weights, kind.name)
+    values = weight.dequantize()
+    assert values.shape == (7, 2 * kind.weights)
+    index = torch.tensor([5, 0, 5])
+    assert torch.equal(weight.rows(index), values[index])
+
+
+@KINDS
+def test_all_bytes_are_counted(kind: BlockType) -> None:
+    weight = gguf_weight(6, 512, kind.name)
+    assert weight.ledger() == {"blocks": 6 * 512 * kind.stored_bits // 8}
+    assert 2 ** math.ceil(weight.nominal_bits) >= kind.levels
+
+
+def test_nominal_bits_are_those_of_codes_alone() -> None:
+    names = {"q8_0": 8, "q6_k": 6, "q5_k": 5, "q4_k": 4, "q3_k": 3, "q2_k": 2, "iq4_nl": 4}
+    assert {name: gguf_weight(2, 256, name).nominal_bits for name in names} == names
+    assert gguf_weight(2, 256, "tq1_0").nominal_bits == pytest.approx(1.585, abs=1e-3)
+
+
+def test_rows_that_are_no_whole_blocks_are_refused() -> None:
+    blocks = torch.zeros(4, 84, dtype=torch.uint8)
+    with pytest.raises(StoreError, match="whole blocks of 256 weights of q2_k"):
+        GgufWeight({"blocks": blocks}, (4, 255), type="q2_k")
+
+
+def test_a_row_of_another_number_of_bytes_is_refused() -> None:
+    with pytest.raises(
+        StoreError, match=r"'blocks' must be uint8 \[4, 84\], but is uint8 \[4, 83\]"
+    ):
+        GgufWeight({"blocks": torch.zeros(4, 83, dtype=torch.uint8)}, (4, 256), type="q2_k")
+
+
+@pytest.mark.parametrize("name", ["q4", "Q4_K", "", 12, None, ["q4_k"]])
+def test_an_unknown_type_is_refused(name: object) -> None:
+    weight = gguf_weight(4, 256, "q4_k")
+    with pytest.raises(StoreError, match="meta 'type' must be one of q8_0, "):
+        GgufWeight(weight.buffers, weight.shape, type=name)
+    with pytest.raises(StoreError, match="meta 'type' must be one of q8_0, "):
+        GgufWeight(weight.buffers, weight.shape)

@@ -14,10 +14,10 @@ from luq.export.folder import PackedModel
 from luq.export.gguf.forms import (
     FLOAT_BITS,
     Form,
-    classes_of,
     exact_form,
     nearest_tiers,
     recoded_form,
+    size_of,
     stored_bits,
     stored_rows,
 )
@@ -101,10 +101,24 @@ class Content:
 
 @dataclass
 class TierForms:
-    """What becomes of a tier in the file."""
+    """What becomes of a tier in the file.
 
-    bits: float  # as it stands in the store, of one of its weights
-    forms: list[Form] = field(default_factory=list)
+    Args:
+        forms: of its weights.
+        weights: numbers in these.
+        stored_bytes: their size in the store.
+        bytes: their size in the file.
+    """
+
+    forms: set[Form] = field(default_factory=set)
+    weights: int = 0
+    stored_bytes: int = 0
+    bytes: int = 0
+
+    @property
+    def types(self) -> str:
+        """The names of its types."""
+        return ", ".join(sorted({form.type for form in self.forms}))
 
 
 @dataclass
@@ -135,9 +149,9 @@ class Contents:
         """Tier -> the types that its weights were coded again in."""
         recoded: dict[str, str] = {}
         for tier, forms in self.tiers.items():
-            names = dict.fromkeys(form.type for form in forms.forms if form.is_recoded)
-            if names:
-                recoded[tier] = ", ".join(names)
+            types = sorted({form.type for form in forms.forms if form.is_recoded})
+            if types:
+                recoded[tier] = ", ".join(types)
         return recoded
 
 
@@ -232,8 +246,11 @@ class ContentsOf:
         if form is None:
             self.refused.setdefault(tier, weight)
             return
-        forms = self.contents.tiers.setdefault(tier, TierForms(stored_bits(weight)))
-        forms.forms.append(form)
+        forms = self.contents.tiers.setdefault(tier, TierForms())
+        forms.forms.add(form)
+        forms.weights += tensor.shape[0] * tensor.shape[1]
+        forms.stored_bytes += sum(weight.ledger().values())
+        forms.bytes += size_of(form, tensor.shape)
         self._add(name, tensor, form, stored)
 
     def _add(
@@ -327,15 +344,11 @@ def _ledger(
     form: Form, shape: tuple[int, ...], part: str | None, is_packed: bool
 ) -> dict[str, int]:
     """Bytes per ledger class of a tensor; of the decoder's linears without a part's name."""
-    count = 1
-    for length in shape:
-        count *= length
-    classes = classes_of(form, int(count * form.bits) // 8)
-    if part is None:
-        return classes
-    if not is_packed:
-        return {part: sum(classes.values())}
-    return {f"{part} {ledger_class}": size for ledger_class, size in classes.items()}
+    size = size_of(form, shape)
+    if part is not None and not is_packed:
+        return {part: size}
+    name = "weights" if form.type in FLOAT_BITS else "blocks"
+    return {name if part is None else f"{part} {name}": size}
 
 
 def read(content: Content, files: PackedFiles) -> Tensor:

@@ -236,19 +236,19 @@ def _as_bytes(tensor: Tensor) -> Tensor:
 def _tell(contents: Contents) -> None:
     """Say what is not in the file as it was packed."""
     for tier, forms in contents.tiers.items():
-        names = ", ".join(dict.fromkeys(form.type for form in forms.forms))
-        bits = max(form.bits for form in forms.forms)
         if tier in contents.recoded:
             log.warning(
-                "%s is coded again in %s: the run's scores are not those of this file", tier, names
+                "%s is coded again in %s: the run's scores are not those of this file",
+                tier,
+                contents.recoded[tier],
             )
-        elif bits > LARGER * forms.bits:
+        elif forms.bytes > LARGER * forms.stored_bytes:
             log.warning(
                 "%s is held exactly, but takes %.2f bits per weight in %s, and %.2f in the store",
                 tier,
-                bits,
-                names,
-                forms.bits,
+                8 * forms.bytes / forms.weights,
+                forms.types,
+                8 * forms.stored_bytes / forms.weights,
             )
 
 

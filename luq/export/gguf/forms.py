@@ -12,6 +12,7 @@ s (q - z) in fp32, too, since both products and their difference are exact. Wher
 numbers (super-blocks), groups have to be whole super-blocks; elsewhere whole blocks.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -107,16 +108,11 @@ def recoded_form(columns: int, name: str) -> Form:
     Raises:
         ConfigError: rows are whole blocks of neither.
     """
-    kind = BLOCK_TYPES[name]
-    if columns % kind.weights == 0:
-        return Form(name, is_recoded=True)
-    if kind.fallback is not None and columns % BLOCK_TYPES[kind.fallback].weights == 0:
-        return Form(kind.fallback, is_recoded=True)
-    others = f"{name} or {kind.fallback}" if kind.fallback else name
-    raise ConfigError(
-        f"rows of {columns} weights are not whole blocks of {others}: run with a tier for them "
-        "that has a GGUF form, such as float16"
-    )
+    tier = GgufTier(name, fallback=True)
+    fitting = tier.type_of_rows(columns)
+    if fitting is None:
+        raise ConfigError(f"a weight that --recode {name} would code again {tier.refusal(columns)}")
+    return Form(fitting, is_recoded=True)
 
 
 def stored_rows(weight: PackedWeight, form: Form) -> Tensor:
@@ -181,13 +177,9 @@ def _recoded(weight: Float32[Tensor, "out in"], kind: BlockType) -> GgufWeight:
     return grid.pack(codes, 0.0)
 
 
-def classes_of(form: Form, size: int) -> dict[str, int]:
-    """Bytes per ledger class of a tensor with so many bytes."""
-    kind = BLOCK_TYPES.get(form.type)
-    if kind is None:
-        return {"weights": size}
-    codes = size // kind.bytes * kind.code_bytes
-    return {"codes": codes, "scales": size - codes}
+def size_of(form: Form, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor."""
+    return int(math.prod(shape) * form.bits) // 8
 
 
 def stored_bits(weight: PackedWeight) -> float:

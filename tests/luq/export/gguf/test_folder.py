@@ -21,28 +21,28 @@ from luq.export import checksums
 from luq.export.folder import PackedModel, StoredPart
 from luq.export.gguf.folder import MMPROJ, MODEL, export
 from luq.formats.base import PackedWeight
+from luq.formats.gguf_blocks import BLOCK_TYPES
 from luq.formats.layer_file import PackedLayer, read_layer, write_layer
 from luq.models.families import decoder_weight, part_of
 from luq.models.weight_files import plain_name, stored_tensors
 from luq.pocket.shipped import WEIGHTS as POCKET
 from luq.quantization.block_grid import fit
 from luq.quantization.methods import make_quantizer
-from luq.quantization.methods.gguf import block_type
 from luq.store.writers import sole_writer
 from tests.luq.export.facts import CARD, RUN
 from tests.luq.models import tiny_families
 
 TIERS: dict[str, TierConfig] = {
-    "q8_0": GgufTier("q8_0", clip_steps=0),
-    "q4_0": GgufTier("q4_0", clip_steps=0),
-    "iq4_nl": GgufTier("iq4_nl", clip_steps=0),
-    "q4_k": GgufTier("q4_k", clip_steps=0, fallback=True),
-    "rtn4": RtnTier(bits=4, group_size=32, symmetric=True),
-    "rtn3": RtnTier(bits=3, group_size=64),
+    "q8_0": GgufTier("q8_0"),
     "float16": Float16Tier(),
+    "q4_k": GgufTier("q4_k", fallback=True),
+    "rtn3": RtnTier(bits=3, group_size=64),
+    "rtn4": RtnTier(bits=4, group_size=32, symmetric=True),
+    "q4_0": GgufTier("q4_0"),
+    "iq4_nl": GgufTier("iq4_nl"),
 }
 TYPES = {  # of the file, where rows are not whole blocks of 256
-    "q8_0": "Q8_0", "q4_0": "Q4_0", "iq4_nl": "IQ4_NL", "q4_k": "Q5_0", "rtn4": "Q4_0", "rtn3": "Q4_0",
+    "float16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0", "iq4_nl": "IQ4_NL", "q4_k": "Q5_0", "rtn4": "Q4_0", "rtn3": "Q4_0",
 }  # fmt: skip
 PARTS = {"embeddings": "q8_0", "head": "q4_0", "vision": "q8_0", "projector": "rtn4"}
 FAMILIES = ("pocket_llava", "pocket_qwen", "llama", "llava", "qwen2_5_vl")
@@ -104,7 +104,9 @@ def packed_weight(weight: torch.Tensor, tier: str) -> PackedWeight:
     config = TIERS[tier]
     if not isinstance(config, GgufTier):
         return make_quantizer(config).quantize(weight, None)
-    kind = block_type(config, weight.shape[1])
+    name = config.type_of_rows(weight.shape[1])
+    assert name is not None
+    kind = BLOCK_TYPES[name]
     ones = torch.ones(weight.shape[1])
     grid = fit(kind, weight.float(), ones, 0)
     group = torch.arange(weight.shape[1]) // kind.group
@@ -210,8 +212,7 @@ def test_every_tensor_of_the_language_model_is_what_was_scored(case: Case) -> No
             assert kind == "F32"
         elif name.startswith("blk."):
             tier = case.model.allocation.tiers[int(name.split(".")[1])]
-            stored = "BF16" if "pocket" not in case.model.source.name else "F16"
-            assert kind == TYPES.get(tier, stored)
+            assert kind == TYPES[tier]
     assert written["token_embd.weight"][0] == "Q8_0"
     assert written["output.weight"][0] == "Q4_0"
     beside = {name for name in case.values if not re.match("vision|visual|multi_modal", name)}
@@ -339,7 +340,7 @@ def test_the_folder_counts_and_checks_its_bytes(case: Case) -> None:
     size = sum(file.stat().st_size for file in case.folder.glob("*.gguf"))
     assert size == about.file_bytes == sum(about.ledger.values())
     assert size == checksums.weight_bytes(case.folder)
-    assert {"codes", "scales", "embeddings codes", "header"} <= set(about.ledger)
+    assert {"blocks", "weights", "embeddings blocks", "header"} <= set(about.ledger)
     card = (case.folder / "README.md").read_text(encoding="utf-8")
     assert "llama-" in card
     assert "library_name: gguf" in card

@@ -1,8 +1,6 @@
 """The model card of an exported folder: README.md, with the head that the hub reads."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import yaml
 
@@ -10,7 +8,6 @@ from luq import __version__
 from luq.escaping import markdown, markdown_code
 from luq.export.about import GGUF_LAYOUT
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
 PAPER = "https://arxiv.org/abs/2509.23729"
 CARD = """---
 {head}---
@@ -23,7 +20,7 @@ CARD = """---
 {requirement}
 {loading}
 ```
-{recoded}
+{note}
 Made with luq {version}: {command}, calibrated on {calibration}.
 
 ## Where the bytes are
@@ -40,10 +37,8 @@ LOADING_VISION = """from transformers import AutoModelForImageTextToText, AutoPr
 
 model = AutoModelForImageTextToText.from_pretrained("DIR")
 processor = AutoProcessor.from_pretrained("DIR")"""
-LOADING_LLAMA_CPP = (
-    """llama-mtmd-cli -m DIR/model.gguf --mmproj DIR/mmproj.gguf --image FILE -p TEXT"""
-)
-LOADING_LLAMA_CPP_TEXT = """llama-cli -m DIR/model.gguf -p TEXT"""
+LOADING_LLAMA_CPP = "llama-mtmd-cli -m DIR/model.gguf --mmproj DIR/mmproj.gguf --image FILE -p TEXT"
+LOADING_LLAMA_CPP_TEXT = "llama-cli -m DIR/model.gguf -p TEXT"
 LOADING_TEXT = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("DIR")
@@ -95,7 +90,7 @@ def render(
     layout: str,
     ledger: dict[str, int],
     sees_images: bool = True,
-    recoded: Mapping[str, str] = NOTHING,
+    note: str = "",
 ) -> str:
     """The text of a card.
 
@@ -104,7 +99,7 @@ def render(
         layout: Name of the layout in which the folder is written.
         ledger: Bytes per tensor class of the folder's weight files.
         sees_images: Whether the model has a vision tower.
-        recoded: Tier -> the type that its weights were coded again in.
+        note: What else is to be said of the layout, in Markdown.
     """
     is_gguf = layout == GGUF_LAYOUT
     return CARD.format(
@@ -119,7 +114,7 @@ def render(
         requirement=REQUIREMENTS[layout],
         language="sh" if is_gguf else "python",
         loading=_loading(is_gguf, sees_images),
-        recoded=_recoded(recoded),
+        note=f"\n{note}\n" if note else "",
         version=__version__,
         command=markdown_code(facts.command),
         calibration=markdown_code(f"{facts.calibration}, {facts.calibration_tokens} tokens"),
@@ -134,17 +129,6 @@ def _loading(is_gguf: bool, sees_images: bool) -> str:
     if is_gguf:
         return LOADING_LLAMA_CPP if sees_images else LOADING_LLAMA_CPP_TEXT
     return LOADING_VISION if sees_images else LOADING_TEXT
-
-
-def _recoded(recoded: Mapping[str, str]) -> str:
-    """A paragraph on what was coded again; empty if nothing was."""
-    if not recoded:
-        return ""
-    tiers = ", ".join(f"{tier} in {types}" for tier, types in recoded.items())
-    return (
-        f"\n**Coded again for this file: {markdown_code(tiers)}.** Scores and bits below are those "
-        "of the run, not of this file.\n"
-    )
 
 
 def _beside(parts: dict[str, str]) -> str:

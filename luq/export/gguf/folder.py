@@ -11,6 +11,7 @@ from torch import Tensor
 
 from luq import __version__
 from luq.errors import StoreError, unknown
+from luq.escaping import markdown_code
 from luq.export.about import ABOUT, GGUF_LAYOUT, ExportedFolder, ExportedRun, about_json
 from luq.export.card import CardFacts, render
 from luq.export.checksums import checksums
@@ -271,5 +272,17 @@ def _describe(
     )
     write_json(folder / ABOUT, about_json(about))
     if card is not None:
-        text = render(card, GGUF_LAYOUT, ledger, has_eyes, contents.recoded)
+        text = render(card, GGUF_LAYOUT, ledger, has_eyes, _note(contents))
         (folder / README).write_text(text, encoding="utf-8")
+
+
+def _note(contents: Contents) -> str:
+    """What README.md says of the files."""
+    note = f"In these files the linears take {contents.stored_bits:.3f} bits per weight."
+    if not contents.recoded:
+        return f"{note} They mean what was scored."
+    tiers = ", ".join(f"{tier} in {types}" for tier, types in contents.recoded.items())
+    return (
+        f"**Coded again for these files: {markdown_code(tiers)}.** {note} Scores, and the bits "
+        "above, are the run's."
+    )

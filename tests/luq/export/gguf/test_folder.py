@@ -19,6 +19,7 @@ from luq.config import Float16Tier, GgufTier, RtnTier, TierConfig
 from luq.errors import ConfigError, ModelError, StoreError
 from luq.export import checksums
 from luq.export.folder import PackedModel, StoredPart
+from luq.export.gguf import package
 from luq.export.gguf.folder import MMPROJ, MODEL, export
 from luq.formats.base import PackedWeight
 from luq.formats.gguf_blocks import BLOCK_TYPES
@@ -344,6 +345,8 @@ def test_the_folder_counts_and_checks_its_bytes(case: Case) -> None:
     card = (case.folder / "README.md").read_text(encoding="utf-8")
     assert "llama-" in card
     assert "library_name: gguf" in card
+    bits = keys_of(case.folder / MODEL)["luq.stored_bits"]
+    assert f"take {bits:.3f} bits per weight. They mean what was scored" in card
     (case.folder / MODEL).chmod(0o600)
     with (case.folder / MODEL).open("r+b") as file:
         file.seek(-1, 2)
@@ -397,7 +400,7 @@ def test_what_is_coded_again_is_said_everywhere(
     with caplog.at_level(logging.WARNING):
         folder = export(mixed, tmp_path / "exported", RUN, CARD, recode="q4_k")
     assert "rtn8 is coded again in q5_0: the run's scores are not" in caplog.text
-    assert "**Coded again for this file: `rtn8 in q5_0`.**" in (folder / "README.md").read_text()
+    assert "**Coded again for these files: `rtn8 in q5_0`.**" in (folder / "README.md").read_text()
     assert checksums.verify(folder).recoded == {"rtn8": "q5_0"}
     keys = keys_of(folder / MODEL)
     assert keys["luq.recoded"] == ["rtn8 q5_0"]
@@ -421,6 +424,20 @@ def test_a_tier_that_grows_is_said(
     with caplog.at_level(logging.WARNING):
         export(pack(small, tmp_path, ("rtn3",)), tmp_path / "exported")
     assert "rtn3 is held exactly, but takes 4.50 bits per weight in q4_0, and 3." in caplog.text
+
+
+def test_gguf_tiers_do_not_grow(
+    small: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        export(pack(small, tmp_path, ("q4_k", "q8_0")), tmp_path / "exported")
+    assert caplog.text == ""
+
+
+def test_the_package_is_imported_only_where_it_is_needed() -> None:
+    for file in Path(package.__file__).parent.glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"^(import|from) gguf\b", text, re.MULTILINE), file
 
 
 def test_a_missing_package_is_said(

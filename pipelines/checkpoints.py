@@ -1,14 +1,16 @@
 """A run's packed model as a folder: `luq export`, `luq info`, and `checkpoint=true` of a run."""
 
 import shlex
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luq.allocation.allocations import Allocation
-from luq.errors import ModelError
+from luq.errors import ConfigError, ModelError
 from luq.export import checksums
-from luq.export.about import NATIVE_LAYOUT, ExportedRun, read_about
+from luq.export.about import GGUF_LAYOUT, NATIVE_LAYOUT, ExportedRun, read_about
 from luq.export.card import CardFacts, ScoreRow
 from luq.models.checkpoint import fingerprint, resolve_path, stored_dtype
 from luq.models.settings_files import read_config, sees_images
@@ -19,7 +21,7 @@ from pipelines.record import RunRecord
 from pipelines.sheet import Column, Sheet, text_column
 
 if TYPE_CHECKING:
-    from luq.export.folder import Layout
+    from luq.export.folder import Layout, PackedModel
 
 
 def card_facts(record: RunRecord) -> CardFacts:
@@ -81,20 +83,35 @@ def exported_run(record: RunRecord) -> ExportedRun:
     )
 
 
-def export(outputs: Path, record: RunRecord, target: Path, layout: str = NATIVE_LAYOUT) -> Path:
-    """Write a run's packed model as a Hugging Face folder.
+def export(
+    outputs: Path,
+    record: RunRecord,
+    target: Path,
+    layout: str = NATIVE_LAYOUT,
+    recode: str | None = None,
+) -> Path:
+    """Write a run's packed model as a folder: a Hugging Face one, or one for llama.cpp.
+
+    Args:
+        outputs: where the run's store is.
+        record: the run's.
+        target: a folder that is empty or not there yet.
+        layout: how packed linears stand in it.
+        recode: the GGUF type of weights that no type holds.
 
     Raises:
+        ConfigError: the layout has no place for a tier, or `recode` goes with another one.
         ModelError: the run's checkpoint is another one now, or the folder cannot be written.
         StoreError: a packed layer is not in the store any more, or is damaged.
     """
     from luq.export.folder import PackedModel, StoredPart
-    from luq.export.folder import export as write_folder
     from luq.models.processors import load_processor
 
+    if recode is not None and layout != GGUF_LAYOUT:
+        raise ConfigError(f"--recode goes with --format {GGUF_LAYOUT}: leave it out")
     config = record.config.model
     source = resolve_path(config)
-    chosen_layout = _layout(layout, source)
+    write = _writer(layout, source, recode)
     if fingerprint(source) != record.model_fingerprint:
         raise ModelError(
             f"{source} is not the checkpoint that the run {record.key} quantized (or that run is "
@@ -113,7 +130,22 @@ def export(outputs: Path, record: RunRecord, target: Path, layout: str = NATIVE_
         for part, key in record.artefacts.parts.items()
     }
     model = PackedModel(source, folders, allocation, images, parts)
-    return write_folder(model, target, exported_run(record), card_facts(record), chosen_layout)
+    return write(model, target, exported_run(record), card_facts(record))
+
+
+def _writer(
+    layout: str, source: Path, recode: str | None
+) -> Callable[["PackedModel", Path, ExportedRun, CardFacts], Path]:
+    """What writes a folder in a layout."""
+    if layout == GGUF_LAYOUT:
+        from luq.export.gguf.folder import export as write_gguf
+        from luq.export.gguf.package import gguf_package
+
+        gguf_package()
+        return partial(write_gguf, recode=recode)
+    from luq.export.folder import export as write_folder
+
+    return partial(write_folder, layout=_layout(layout, source))
 
 
 def _layout(name: str, source: Path) -> "Layout":
@@ -136,16 +168,38 @@ def _layout(name: str, source: Path) -> "Layout":
     return COMPRESSED_TENSORS
 
 
-def export_run(outputs: Path, run: str, target: Path, layout: str = NATIVE_LAYOUT) -> None:
-    """`luq export RUN DIR [--format compressed-tensors|dequantized]`."""
-    folder = export(outputs, runs_folder.find(outputs, run), target, layout)
+def export_run(
+    outputs: Path,
+    run: str,
+    target: Path,
+    layout: str = NATIVE_LAYOUT,
+    recode: str | None = None,
+) -> None:
+    """`luq export RUN DIR [--format NAME] [--recode TYPE]`."""
+    folder = export(outputs, runs_folder.find(outputs, run), target, layout, recode)
     info(folder)
+    if layout == GGUF_LAYOUT:
+        _show_llama_cpp(folder)
+        return
     first = "import luq; " if layout == NATIVE_LAYOUT else ""
     has_eyes = sees_images(read_config(folder))
     kind = "AutoModelForImageTextToText" if has_eyes else "AutoModelForCausalLM"
     console.out.print(f"load it: {first}{kind}.from_pretrained({str(folder)!r})")
     image = "--image X " if has_eyes else ""
     console.out.print(f"or ask it: luq chat {shlex.quote(str(folder))} {image}--question Y")
+
+
+def _show_llama_cpp(folder: Path) -> None:
+    """Print how llama.cpp is asked."""
+    from luq.export.gguf.folder import MMPROJ, MODEL
+
+    command = f"llama-cli -m {shlex.quote(str(folder / MODEL))}"
+    if (folder / MMPROJ).exists():
+        command = (
+            f"llama-mtmd-cli -m {shlex.quote(str(folder / MODEL))} "
+            f"--mmproj {shlex.quote(str(folder / MMPROJ))} --image X"
+        )
+    console.out.print(f"ask it: {command} -p Y")
 
 
 def info(folder: Path, verify: bool = False) -> None:
@@ -159,7 +213,7 @@ def info(folder: Path, verify: bool = False) -> None:
         ModelError: it is no exported folder, or not as it was exported.
     """
     about = checksums.verify(folder) if verify else read_about(folder)
-    file_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    file_bytes = checksums.weight_bytes(folder)
     table = Sheet(str(folder), [text_column("part"), Column("bytes"), Column("%", rank=1)])
     parts = sorted(about.ledger.items(), key=lambda item: -item[1])
     for part, count in parts:
@@ -170,6 +224,10 @@ def info(folder: Path, verify: bool = False) -> None:
     console.out.print(table)
     if about.run is not None:
         _show_run(about.run)
+    for tier, types in about.recoded.items():
+        console.out.print(
+            f"coded again: {tier} in {types}; scores and bits are the run's, not this folder's"
+        )
     if about.layout == "dequantized":
         console.out.print("plain weights: allocation and bits are those of the packed model")
     if file_bytes != about.file_bytes:

@@ -211,20 +211,26 @@ def rescore(sweep: str | None, outputs: Path) -> None:
 @click.option(
     "--format",
     "layout",
-    type=click.Choice(["luq", "compressed-tensors", "dequantized"]),
+    type=click.Choice(["luq", "compressed-tensors", "dequantized", "gguf"]),
     default="luq",
     show_default=True,
     help="How packed linears stand in the folder.",
 )
+@click.option(
+    "--recode",
+    metavar="TYPE",
+    help="With gguf: code weights that no GGUF type holds again, as q4_k. The scores are then not "
+    "those of the file.",
+)
 @outputs_option
-def export(run: str, folder: Path, layout: str, outputs: Path) -> None:
-    """A run's packed model as a Hugging Face folder.
+def export(run: str, folder: Path, layout: str, recode: str | None, outputs: Path) -> None:
+    """A run's packed model as a Hugging Face folder, or for llama.cpp.
 
     RUN is SWEEP/NAME, or the beginning of a run's key.
     """
     from pipelines import checkpoints
 
-    checkpoints.export_run(outputs, run, folder, layout)
+    checkpoints.export_run(outputs, run, folder, layout, recode)
 
 
 @luq.command()

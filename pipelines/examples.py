@@ -62,6 +62,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("luq export demo/luq_k4 DIR", "packed, as LUQ stores it: import luq loads it"),
         ("luq export demo/gptq4 DIR --format compressed-tensors", "for vLLM and others"),
         ("luq export demo/luq_k4 DIR --format dequantized", "plain 16-bit weights"),
+        ("luq export demo/gptq4 DIR --format gguf", "for llama.cpp"),
     ),
     "info": (("luq info DIR --verify", "and every byte against its checksums"),),
     "chat": (('luq chat DIR --image cat.png --question "What is this?"', "one question"),),

@@ -1,8 +1,9 @@
 """`luq.quantize`: packed layers, in the model and as a folder."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from luq.config import (
 from luq.config.named_tiers import named_tiers
 from luq.evaluation.artefacts import Layers, Packed, installed
 from luq.export import folder as export_folder
+from luq.export.gguf.folder import export as write_gguf
 from luq.formats.memory import peak_bytes
 from luq.formats.sizes import Memory, memory
 from luq.graph import check_parts, check_token_weights
@@ -89,9 +91,30 @@ class PackedModel:
         Raises:
             ModelError: The folder is there, or the disk is too small.
         """
+        return self._save(folder, export_folder.export)
+
+    def save_gguf(self, folder: str | Path, recode: str | None = None) -> Path:
+        """Write a folder for llama.cpp: model.gguf, and mmproj.gguf if the model sees images.
+
+        Args:
+            folder: Empty, or not there yet.
+            recode: A GGUF type, such as q4_k, in which weights are coded again that no type holds:
+                the folder is then another model than this one. None: they are refused.
+
+        Raises:
+            ConfigError: No GGUF type holds a tier, or llama.cpp would compute or tokenize
+                otherwise.
+            ModelError: The folder is there, the disk is too small, or the package `gguf` is
+                missing.
+        """
+        return self._save(folder, partial(write_gguf, recode=recode))
+
+    def _save(
+        self, folder: str | Path, write: Callable[[export_folder.PackedModel, Path], Path]
+    ) -> Path:
         target = Path(folder).expanduser()
         if not self.source.is_adopted:
-            return self._export(self.source.checkpoint.folder, target)
+            return write(self._exported(self.source.checkpoint.folder), target)
         export_folder.check_target(target)
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -99,9 +122,10 @@ class PackedModel:
         ) as name:
             written = Path(name)
             write_checkpoint(self.source.checkpoint, self.source.vlm, written)
-            return self._export(written, target)
+            return write(self._exported(written), target)
 
-    def _export(self, checkpoint_folder: Path, target: Path) -> Path:
+    def _exported(self, checkpoint_folder: Path) -> export_folder.PackedModel:
+        """What a folder is made of."""
         source = self.source
         folders = [source.store.get(layer).folder for layer in self.layers]
         images = None
@@ -113,8 +137,7 @@ class PackedModel:
             folder = source.store.get(part).folder
             tier = self.beside.tiers[part.part]
             parts[part.part] = export_folder.StoredPart(folder, tier)
-        packed = export_folder.PackedModel(checkpoint_folder, folders, allocation, images, parts)
-        return export_folder.export(packed, target)
+        return export_folder.PackedModel(checkpoint_folder, folders, allocation, images, parts)
 
 
 def quantize(

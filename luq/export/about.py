@@ -19,6 +19,7 @@ from luq.store.sealed import read_table, sealed
 # read.
 FORMAT_VERSION = 2
 NATIVE_LAYOUT = "luq"  # the folder's own layout, beside those of other libraries
+GGUF_LAYOUT = "gguf"  # llama.cpp's: no Hugging Face folder
 ABOUT = "luq.json"
 # An entry of config.json in which transformers looks for the name of the weight file. Without LUQ
 # it would load a packed folder with random linears and a warning: it stops with this text instead.
@@ -71,6 +72,8 @@ class ExportedFolder:
     run: ExportedRun | None = None
     # Name -> checksum. Empty in folders of earlier versions.
     files: dict[str, Checksum] = field(default_factory=dict)
+    # Tier -> the type that its weights were coded again in: the run's scores are not this folder's.
+    recoded: dict[str, str] = field(default_factory=dict)
 
 
 def about_json(about: ExportedFolder) -> dict[str, Any]:
@@ -82,6 +85,8 @@ def about_json(about: ExportedFolder) -> dict[str, Any]:
         "file_bytes": about.file_bytes,
         "files": {name: asdict(checksum) for name, checksum in about.files.items()},
     }
+    if about.recoded:
+        content["recoded"] = about.recoded
     if about.run is not None:
         content |= asdict(about.run)
     return sealed(content)

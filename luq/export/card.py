@@ -6,6 +6,7 @@ import yaml
 
 from luq import __version__
 from luq.escaping import markdown, markdown_code
+from luq.export.about import GGUF_LAYOUT
 
 PAPER = "https://arxiv.org/abs/2509.23729"
 CARD = """---
@@ -15,11 +16,11 @@ CARD = """---
 {base} with its decoder's linears packed by [LUQ]({paper}), layer by layer: {allocation}.{beside}
 {nominal_bits:.2f} nominal and {stored_bits:.3f} stored bits per weight of the decoder's linears.
 
-```python
+```{language}
 {requirement}
 {loading}
 ```
-
+{note}
 Made with luq {version}: {command}, calibrated on {calibration}.
 
 ## Where the bytes are
@@ -36,6 +37,8 @@ LOADING_VISION = """from transformers import AutoModelForImageTextToText, AutoPr
 
 model = AutoModelForImageTextToText.from_pretrained("DIR")
 processor = AutoProcessor.from_pretrained("DIR")"""
+LOADING_LLAMA_CPP = "llama-mtmd-cli -m DIR/model.gguf --mmproj DIR/mmproj.gguf --image FILE -p TEXT"
+LOADING_LLAMA_CPP_TEXT = "llama-cli -m DIR/model.gguf -p TEXT"
 LOADING_TEXT = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("DIR")
@@ -43,6 +46,7 @@ tokenizer = AutoTokenizer.from_pretrained("DIR")"""
 REQUIREMENTS = {  # by layout: what has to be there before transformers can load it
     "luq": "import luq  # pip install luq",
     "compressed-tensors": "# pip install compressed-tensors",
+    "gguf": "# llama.cpp",
     "dequantized": "# plain weights: the values of the packed model, not its size",
 }
 
@@ -81,7 +85,13 @@ class CardFacts:
     parts: dict[str, str] = field(default_factory=dict)  # tiers of what is packed beside them
 
 
-def render(facts: CardFacts, layout: str, ledger: dict[str, int], sees_images: bool = True) -> str:
+def render(
+    facts: CardFacts,
+    layout: str,
+    ledger: dict[str, int],
+    sees_images: bool = True,
+    note: str = "",
+) -> str:
     """The text of a card.
 
     Args:
@@ -89,9 +99,11 @@ def render(facts: CardFacts, layout: str, ledger: dict[str, int], sees_images: b
         layout: Name of the layout in which the folder is written.
         ledger: Bytes per tensor class of the folder's weight files.
         sees_images: Whether the model has a vision tower.
+        note: What else is to be said of the layout, in Markdown.
     """
+    is_gguf = layout == GGUF_LAYOUT
     return CARD.format(
-        head=_head(facts.base, sees_images),
+        head=_head(facts.base, sees_images, GGUF_LAYOUT if is_gguf else "transformers"),
         title=markdown(facts.title),
         base=markdown(facts.base),
         paper=PAPER,
@@ -100,7 +112,9 @@ def render(facts: CardFacts, layout: str, ledger: dict[str, int], sees_images: b
         nominal_bits=facts.nominal_bits,
         stored_bits=facts.stored_bits,
         requirement=REQUIREMENTS[layout],
-        loading=LOADING_VISION if sees_images else LOADING_TEXT,
+        language="sh" if is_gguf else "python",
+        loading=_loading(is_gguf, sees_images),
+        note=f"\n{note}\n" if note else "",
         version=__version__,
         command=markdown_code(facts.command),
         calibration=markdown_code(f"{facts.calibration}, {facts.calibration_tokens} tokens"),
@@ -108,6 +122,13 @@ def render(facts: CardFacts, layout: str, ledger: dict[str, int], sees_images: b
         split=markdown(facts.split),
         scores=_score_table(facts),
     )
+
+
+def _loading(is_gguf: bool, sees_images: bool) -> str:
+    """How a folder is loaded."""
+    if is_gguf:
+        return LOADING_LLAMA_CPP if sees_images else LOADING_LLAMA_CPP_TEXT
+    return LOADING_VISION if sees_images else LOADING_TEXT
 
 
 def _beside(parts: dict[str, str]) -> str:
@@ -130,10 +151,10 @@ class _OneLine(yaml.SafeDumper):
 _OneLine.add_representer(str, _OneLine.represent_str)
 
 
-def _head(base: str, sees_images: bool) -> str:
+def _head(base: str, sees_images: bool, library: str) -> str:
     """The card's YAML. It is dumped, not formatted: a name may hold colons, quotes or a `#`."""
     entries = {
-        "library_name": "transformers",
+        "library_name": library,
         "pipeline_tag": "image-text-to-text" if sees_images else "text-generation",
         "base_model": base,
         "tags": ["luq", "quantized", *(["vision-language"] if sees_images else [])],

@@ -20,6 +20,7 @@ VARIABLE = "LUQ_VERIFY"
 AUTO, ALWAYS, NEVER = CHOICES = ("auto", "always", "never")
 QUICK_BYTES = 8_000_000_000
 WEIGHTS = ".safetensors"
+GGUF = ".gguf"  # weights, too, with all else that llama.cpp reads
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 HEADER_LIMIT = 100_000_000  # bytes; safetensors itself reads no longer header
 
@@ -36,7 +37,7 @@ def checksums(folder: Path) -> dict[str, Checksum]:
 def _loaded_files(folder: Path) -> Iterable[Path]:
     """Weights, config, tokenizer and processor. The card is none of them: people edit it."""
     files: set[Path] = set()
-    for pattern in (f"*{WEIGHTS}", *SETTINGS):
+    for pattern in (f"*{WEIGHTS}", f"*{GGUF}", *SETTINGS):
         files.update(file for file in folder.glob(pattern) if file.name != ABOUT)
     return sorted(files)
 
@@ -47,6 +48,12 @@ def header_sha256(file: Path) -> str:
         length = stream.read(LENGTH_BYTES)
         size = min(int.from_bytes(length, "little"), HEADER_LIMIT)
         return hashlib.sha256(length + stream.read(size)).hexdigest()
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of a folder's weight files, as they are on the disk."""
+    files = [*folder.glob(f"*{WEIGHTS}"), *folder.glob(f"*{GGUF}")]
+    return sum(file.stat().st_size for file in files)
 
 
 def damage(folder: Path, about: ExportedFolder) -> list[str]:

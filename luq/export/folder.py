@@ -6,7 +6,8 @@ as it stands.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,17 +151,11 @@ def _export(
     layout: Layout,
 ) -> Path:
     """`export`, while no other process writes the target."""
-    check_files(model.source)
-    check_target(target)
-    shards = shards_of(model.source)
-    _check_space(model.source, shards, target)
+    check_before_writing(model.source, target)
     quantization = layout.config(model)
-    scratch = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    with new_folder(target) as scratch:
         writer = _WeightWriter(model, scratch, layout)
-        for shard in shards:
+        for shard in shards_of(model.source):
             writer.write(shard)
         ledger = writer.finish()
         _write_settings(model, scratch, quantization, layout)
@@ -170,13 +165,34 @@ def _export(
             has_eyes = sees_images(read_config(model.source))
             text = render(card, layout.name, ledger, has_eyes)
             (scratch / README).write_text(text, encoding="utf-8")
+    return target
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its place when all in it is written.
+
+    Args:
+        target: Empty, or not there yet.
+    """
+    scratch = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
         durable.sync_tree(scratch)
         if target.exists():
             target.rmdir()
         durable.replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return target
+
+
+def check_before_writing(source: Path, target: Path) -> None:
+    """A ModelError for a source that is not whole, or a target that cannot be written."""
+    check_files(source)
+    check_target(target)
+    _check_space(source, shards_of(source), target)
 
 
 def check_target(target: Path) -> None:

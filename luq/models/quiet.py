@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LIBRARIES = ("lm_eval", "datasets", "transformers")
+LIBRARIES = ("lm_eval", "datasets", "transformers", "gguf")
 
 
 @contextmanager

@@ -306,6 +306,9 @@ def test_a_model_in_memory_is_taken_as_it_is(name: str, dtype: torch.dtype, tmp_
     assert [file.name for file in tmp_path.iterdir()] == ["packed"]
     with pytest.raises(ModelError, match="exists"):
         packed.save_pretrained(folder)
+    files = packed.save_gguf(tmp_path / "files")
+    assert {file.name for file in files.iterdir()} == {"model.gguf", "mmproj.gguf", "luq.json"}
+    assert {file.name for file in tmp_path.iterdir()} == {"packed", "files"}
     restored = packed.restore().state_dict()
     assert restored.keys() == before.keys()
     assert all(torch.equal(tensor, before[key]) for key, tensor in restored.items())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 
@@ -124,6 +125,34 @@ def test_export_info_and_chat(ran: tuple[Path, RunRecord], tmp_path: Path) -> No
     said = luq("chat", str(first), "--image", str(tmp_path / "not.png"), "--question", "?")
     assert said.returncode == 1
     assert "not.png: the image does not decode" in said.stderr.replace("\n", " ")
+
+
+def test_files_for_llama_cpp(ran: tuple[Path, RunRecord], tmp_path: Path) -> None:
+    """BiLLM's codes have no GGUF type, gptq4's have."""
+    outputs, record = ran
+    words = ("export", record.key, str(tmp_path / "files"), "--outputs", str(outputs))
+    refused = luq(*words, "--format", "gguf")
+    assert refused.returncode == 1
+    said = " ".join(refused.stderr.split())
+    assert "no GGUF type holds weights of billm (" in said
+    assert "--recode TYPE" in said
+    assert "gptq4" not in said
+    elsewhere = luq(*words, "--recode", "q4_0")
+    assert elsewhere.returncode == 1
+    assert "--recode goes with --format gguf" in elsewhere.stderr
+    assert not (tmp_path / "files").exists()
+    done = luq(*words, "--format", "gguf", "--recode", "q4_0")
+    assert done.returncode == 0, done.stderr
+    assert "coded again: billm in q4_0" in done.stdout
+    assert "llama-mtmd-cli -m" in done.stdout
+    files = {file.name for file in (tmp_path / "files").iterdir()}
+    assert files == {"model.gguf", "mmproj.gguf", "luq.json", "README.md"}
+    assert luq("info", str(tmp_path / "files"), "--verify").returncode == 0
+    reader = gguf.GGUFReader(tmp_path / "files" / "model.gguf")
+    assert reader.fields["luq.run_key"].contents() == record.key
+    assert reader.fields["luq.is_what_was_scored"].contents() is False
+    asked = luq("chat", str(tmp_path / "files"), "--question", "?")
+    assert asked.returncode == 1
 
 
 def test_a_flipped_byte_is_found_by_info_and_before_a_chat(

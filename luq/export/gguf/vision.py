@@ -115,8 +115,8 @@ class Vision:
         writer.add_vision_embedding_length(tower.hidden_size)
         writer.add_vision_feed_forward_length(tower.intermediate_size)
         writer.add_vision_block_count(self.blocks)
-        writer.add_vision_image_mean(self.images["image_mean"])
-        writer.add_vision_image_std(self.images["image_std"])
+        writer.add_vision_image_mean([float(value) for value in self.images["image_mean"]])
+        writer.add_vision_image_std([float(value) for value in self.images["image_std"]])
         if self.family == LLAVA:
             self._add_llava_keys(writer)
         else:

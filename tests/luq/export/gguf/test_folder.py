@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import gguf
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from luq.allocation.allocations import Allocation
 from luq.config import Float16Tier, GgufTier, RtnTier, TierConfig
@@ -347,14 +348,33 @@ def test_the_folder_counts_and_checks_its_bytes(case: Case) -> None:
     assert "library_name: gguf" in card
     bits = keys_of(case.folder / MODEL)["luq.stored_bits"]
     assert f"take {bits:.3f} bits per weight. They mean what was scored" in card
-    (case.folder / MODEL).chmod(0o600)
-    with (case.folder / MODEL).open("r+b") as file:
-        file.seek(-1, 2)
-        last = file.read(1)
-        file.seek(-1, 2)
-        file.write(bytes([last[0] ^ 1]))
-    with pytest.raises(ModelError, match=r"model.gguf: its bytes"):
-        checksums.verify(case.folder)
+
+
+def test_a_flipped_bit_is_found(case: Case, tmp_path: Path) -> None:
+    copied = shutil.copytree(case.folder, tmp_path / "copied")
+    content = bytearray((copied / MODEL).read_bytes())
+    content[-1] ^= 1
+    (copied / MODEL).write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.gguf: its bytes"):
+        checksums.verify(copied)
+
+
+def test_transformers_reads_the_language_model_alike(case: Case) -> None:
+    """It has a reader of its own, which puts rows back where its models have them."""
+    if case.config.get_text_config().model_type != "llama":
+        return  # it reads no Qwen2-VL
+    model = AutoModelForCausalLM.from_pretrained(case.folder, gguf_file=MODEL, dtype=torch.float32)
+    state = model.state_dict()
+    for name, tensor in state.items():
+        assert torch.equal(tensor, case.values[plain_name(name)]), name
+    assert len(state) == len(gguf.GGUFReader(case.folder / MODEL).tensors)
+    text = case.config.get_text_config()
+    for name in ("rope_parameters", "num_key_value_heads", "max_position_embeddings", "vocab_size"):
+        assert getattr(model.config, name) == getattr(text, name)
+    tokenizer = AutoTokenizer.from_pretrained(case.folder, gguf_file=MODEL)
+    shipped = AutoTokenizer.from_pretrained(case.model.source)
+    words = "Is the circle left of a square?\n"
+    assert tokenizer(words).input_ids == shipped(words).input_ids
 
 
 # Refusals and failures, with the smallest model.

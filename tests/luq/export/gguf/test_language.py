@@ -1,5 +1,7 @@
 """The language model in llama.cpp's words."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,18 +114,49 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
         language_of(family, config)
 
 
+QWEN_7B = {
+    "model_type": "qwen2_5_vl", "hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28,
+    "num_hidden_layers": 28, "num_key_value_heads": 4, "rope_theta": 1e6, "use_sliding_window": False, "vocab_size": 152064,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+}  # fmt: skip
+LLAVA_7B = {
+    "model_type": "llava",
+    "text_config": {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 32064},
+}
+
+
+@pytest.mark.parametrize(("content", "sections"), [(QWEN_7B, [16, 24, 24, 0]), (LLAVA_7B, None)])
+def test_configs_of_the_papers_models(
+    content: dict[str, Any], sections: list[int] | None, tmp_path: Path
+) -> None:
+    """As they are on the hub: of earlier versions of transformers, with defaults left out."""
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    told: dict[str, Any] = {}
+    config = AutoConfig.from_pretrained(tmp_path)
+    language_of(content["model_type"], config).add_keys(writer_of(told))
+    assert told["add_key_length"] == 128
+    assert told.get("add_rope_dimension_sections") == sections
+    assert told["add_embedding_length"] == (4096 if sections is None else 3584)
+    assert told["add_rope_freq_base"] == (1e4 if sections is None else 1e6)
+
+
+def writer_of(told: dict[str, Any]) -> Any:
+    """Keeps what it is told."""
+
+    class Writer(SimpleNamespace):
+        def __getattr__(self, name: str) -> Any:
+            return lambda value: told.__setitem__(name, value)
+
+    return Writer()
+
+
 def test_linear_scaling_is_said() -> None:
     config = LlamaConfig(
         rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
         head_dim=None, hidden_size=64, num_attention_heads=4,
     )  # fmt: skip
     told: dict[str, Any] = {}
-
-    class Writer(SimpleNamespace):
-        def __getattr__(self, name: str) -> Any:
-            return lambda value: told.__setitem__(name, value)
-
-    language_of("llama", config).add_keys(Writer())
+    language_of("llama", config).add_keys(writer_of(told))
     assert told["add_rope_scaling_factor"] == 4.0
     assert told["add_key_length"] == 16
     assert "add_rope_dimension_sections" not in told

@@ -81,6 +81,11 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer.from_str(json.dumps(description))
     tokenizer.add_tokens([AddedToken(phrase) for phrase in PHRASES])
     tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in SPECIAL])
+    return with_marks(tokenizer)
+
+
+def with_marks(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer as transformers has it, with what ChatML's marks are for."""
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers has no types
         tokenizer_object=tokenizer,
         padding_side="left",

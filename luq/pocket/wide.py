@@ -2,7 +2,7 @@
 
 Its rows have 256 and 768 weights, which llama.cpp's super-blocks of 256 divide, and its tower looks
 through the window of 112 pixels that llama.cpp has for every Qwen2.5-VL: through one window for all
-of a pocket image.
+of a pocket image. Its texts are cut in a way that llama.cpp knows.
 
 It starts from pocket_qwen and, but for the window, computes the same at first. Every number of the
 residual stream, of a head and of an MLP is there twice, so that a weight W becomes
@@ -14,11 +14,14 @@ for any N and M: on two equal inputs both rows give W x. Random ones make the ha
 things (for N = 0 this is Net2Net's widening, Chen et al., arXiv 1511.05641).
 """
 
+import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     PreTrainedTokenizerFast,
@@ -36,6 +39,7 @@ from luq.pocket.qwen import (
     project,
     random_model,
     tower,
+    with_marks,
 )
 from luq.pocket.shipped import WEIGHTS
 from luq.pocket.tokenizer import load_tokenizer
@@ -62,14 +66,33 @@ KEPT = (0, 1, 2, 3, 4, 5, 7, 8, 9)
 LAYERS = len(KEPT)
 IS_TRAINED = True
 SIZES = Sizes(hidden=WIDTH, intermediate=768, heads=8, window=112)
+BLANK = "\u0120"  # how byte-level pieces write a blank
 SEED = 0  # of N
 DECODER = "model.language_model.layers."
 NOISE = 0.5  # standard deviation of N over that of W
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """pocket_qwen's."""
-    return load_tokenizer(WEIGHTS / "pocket_qwen")
+    """pocket_qwen's pieces, from texts that are cut as GPT-2's and llama.cpp's `gpt-2` cut them.
+
+    Words in capitals are then whole words, no longer cut in pairs of letters as pictures print
+    them. So that most still become these pairs, a word's first pair is merged before all others.
+    """
+    pocket_qwen = load_tokenizer(WEIGHTS / "pocket_qwen")
+    description = json.loads(pocket_qwen.backend_tokenizer.to_str())
+    merges = description["model"]["merges"]
+    first_pairs = [[left, right] for left, right in merges if _begins_capitals(left, right)]
+    others = [merge for merge in merges if merge not in first_pairs]
+    description["model"]["merges"] = first_pairs + others
+    tokenizer = Tokenizer.from_str(json.dumps(description))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    return with_marks(tokenizer)
+
+
+def _begins_capitals(left: str, right: str) -> bool:
+    """Whether two pieces become the beginning of a word in capitals."""
+    letters = left.removeprefix(BLANK) + right
+    return left.startswith(BLANK) and re.fullmatch("[A-Z]+", letters) is not None
 
 
 def build(

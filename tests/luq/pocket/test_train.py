@@ -106,6 +106,18 @@ def test_pocket_wide_starts_as_pocket_qwen_but_for_the_window() -> None:
     assert float((halves[0] - halves[1]).detach().std()) > 0.5 * float(halves[0].detach().std())
 
 
+def test_pocket_wide_cuts_texts_as_gpt_2_does() -> None:
+    tokenizer = wide.make_tokenizer()
+    other = load_tokenizer(WEIGHTS / "pocket_qwen")
+    assert tokenizer.get_vocab() == other.get_vocab()
+    chat = "<|im_start|>user\nWhich is 12? Is it BONI or ENOG?<|im_end|>\n<|im_start|>assistant\n"
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(chat).input_ids)
+    assert pieces == other.convert_ids_to_tokens(other(chat).input_ids)
+    assert [piece for piece in pieces if piece[1:].isupper()] == ["ĠBO", "NI", "ĠEN", "OG"]
+    words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("ask BONI: 12 it's\n\nx")
+    assert [word for word, _ in words] == ["ask", "ĠBONI", ":", "Ġ12", "Ġit", "'s", "Ċ", "Ċ", "x"]
+
+
 def test_pocket_wide_goes_on_with_what_pocket_qwen_knows(tmp_path: Path) -> None:
     """No vision phase, and a folder of its own kind to start from."""
     checkpoint = trained(

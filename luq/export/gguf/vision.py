@@ -154,13 +154,6 @@ class Vision:
         writer.add_vision_use_silu(True)
         writer.add_vision_n_wa_pattern(tower.fullatt_block_indexes[0] + 1)
         writer.add_vision_window_size(tower.window_size)
-        if tower.window_size != FIXED_WINDOW:
-            log.warning(
-                "the tower's windows have %d pixels, and llama.cpp's have %d: it will see other "
-                "image embeddings than the run did",
-                tower.window_size,
-                FIXED_WINDOW,
-            )
 
 
 def vision_of(family: str, config: Any, images: dict[str, Any]) -> Vision:
@@ -185,7 +178,24 @@ def vision_of(family: str, config: Any, images: dict[str, Any]) -> Vision:
             raise ConfigError(
                 f"the model has {setting}, for which --format gguf has no place: leave --format out"
             )
+    _warn(family, config.vision_config)
     return Vision(family, config, images)
+
+
+def _warn(family: str, tower: Any) -> None:
+    """Say what llama.cpp is known to compute otherwise, and has no key for."""
+    if family == LLAVA:
+        log.warning(
+            "llama.cpp puts CLIP's class token behind the patches while its issue 25814 is open: its "
+            "image embeddings are then others than those the run saw"
+        )
+    elif tower.window_size != FIXED_WINDOW:
+        log.warning(
+            "the tower's windows have %d pixels, and llama.cpp's have %d: its image embeddings are "
+            "others than those the run saw",
+            tower.window_size,
+            FIXED_WINDOW,
+        )
 
 
 def _llava_differences(config: Any) -> dict[str, bool]:

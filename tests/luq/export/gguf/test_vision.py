@@ -1,5 +1,6 @@
 """Tower and projector in llama.cpp's words."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -81,3 +82,20 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
 def test_images_without_a_mean_are_refused() -> None:
     with pytest.raises(ConfigError, match="no image_mean"):
         vision_of("llava", llava(), {})
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "words"),
+    [
+        ("llava", llava(), "issue 25814"),
+        ("qwen2_5_vl", qwen(window_size=36), "windows have 36 pixels, and llama.cpp's have 112"),
+        ("qwen2_5_vl", qwen(), ""),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_said(
+    family: str, config: Any, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        vision_of(family, config, IMAGES)
+    assert words in caplog.text
+    assert bool(words) == bool(caplog.text)

@@ -186,8 +186,8 @@ def _warn(family: str, tower: Any) -> None:
     """Say what llama.cpp is known to compute otherwise, and has no key for."""
     if family == LLAVA:
         log.warning(
-            "llama.cpp puts CLIP's class token behind the patches while its issue 25814 is open: its "
-            "image embeddings are then others than those the run saw"
+            "llama.cpp puts CLIP's class token behind the patches while its issue 25814 is open: "
+            "its image embeddings are then others than those the run saw"
         )
     elif tower.window_size != FIXED_WINDOW:
         log.warning(

@@ -45,6 +45,7 @@ from luq.models.checkpoint import (
     has_matrices,
     least_rest_bytes,
     linear_shapes,
+    part_widths,
 )
 from luq.planning import GRADIENTS
 from luq.profiling.artefacts import ForwardScores, WeightScores
@@ -369,6 +370,22 @@ def _check_part_linears(config: RunConfig, checkpoint: Checkpoint) -> None:
                 f"{setting} is not possible: {config.model.name} has no linears there that could "
                 "be packed. Leave it out"
             )
+        _check_part_widths(config, checkpoint, part, setting)
+
+
+def _check_part_widths(config: RunConfig, checkpoint: Checkpoint, part: str, setting: str) -> None:
+    """Say before any work that a part's tier does not take the rows of one of its matrices."""
+    names = [config.quantizer.parts[part]] if part in config.quantizer.parts else []
+    if part == VISION:
+        names += config.allocation.vision.tiers
+    for name in names:
+        for columns in sorted(part_widths(checkpoint.folder, part)):
+            reason = config.quantizer.tiers[name].refusal(columns)
+            if reason is not None:
+                raise ConfigError(
+                    f"{setting} is not possible for {config.model.name}: a weight of its {part} "
+                    f"{reason}"
+                )
 
 
 def _check_divergences(config: RunConfig) -> None:

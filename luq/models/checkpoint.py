@@ -234,6 +234,20 @@ def linear_shapes(folder: Path) -> dict[tuple[int, str], tuple[int, int]]:
     return shapes
 
 
+def part_widths(folder: Path, part: str) -> set[int]:
+    """Weights of a row of the matrices that a part beside the decoder's linears has, from the
+    headers; those of a tower's position embeddings, which are no linear's, are left out.
+    """
+    widths: set[int] = set()
+    for name, tensor in stored_tensors(folder).items():
+        is_linear = decoder_weight(name) is not None
+        is_table = part in ("vision", "projector") and "embed" in name
+        is_matrix = len(tensor.shape) == 2 and name.endswith(".weight")
+        if part_of(name) == part and is_matrix and not is_linear and not is_table:
+            widths.add(tensor.shape[1])
+    return widths
+
+
 def least_rest_bytes(folder: Path, least_bits: Mapping[str, float]) -> float:
     """Bytes that all but the decoder's linears takes at least, from the headers.
 

@@ -360,6 +360,8 @@ def test_a_streamed_model_gives_no_gradients() -> None:
         (["quantizer.high=q4_k"], r"tier q4_k is not possible for pocket_llava: [a-z_.]+ "
          r"of layer 0 has rows of \d+ weights.* llama\.cpp takes q5_0 there"),
         (["quantizer.high=gptq4", "quantizer.low=q2_k", "allocation=count"], "tier q2_k"),
+        (["quantizer.embeddings=q6_k"], r"embeddings=q6_k is not possible .* rows of 128 weights"),
+        (["quantizer.vision=q4_k"], r"vision=q4_k is not possible for pocket_llava: a weight of its vision has rows"),
         (["quantizer.high=gptq4", "allocation=budget", "allocation.bits=4", "allocation.tiers=[gptq4,tq1_0]"], "tier tq1_0"),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from luq import __version__
-from luq.errors import LuqError, system_message
+from luq.errors import ConfigError, LuqError, system_message
 from luq.escaping import VisibleFormatter
 from pipelines import streams
 from pipelines.cli_parts import (
@@ -57,10 +57,32 @@ def run(**options: Any) -> int:
 
 
 @luq.command(context_settings=OVERRIDES, takes_overrides=True)
+@click.option(
+    "--gguf",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Ask what `luq export --format gguf` wrote, in llama.cpp, what its run was asked.",
+)
+@outputs_option
 @hydra_options
-def evaluate(**options: Any) -> int:
-    """The same chain as run, under the name of its last step."""
-    return _hydra("evaluate", options)
+def evaluate(gguf: Path | None, outputs: Path, **options: Any) -> int:
+    """The same chain as run, under the name of its last step.
+
+    With --gguf DIR instead: an exported folder, asked in llama.cpp what its run was asked.
+    """
+    if gguf is None:
+        from pipelines.conf_folder import default_outputs
+
+        if outputs != default_outputs():
+            raise ConfigError("--outputs goes with --gguf: say paths.outputs=DIR")
+        return _hydra("evaluate", options)
+    words = hydra_words(**options)
+    if words:
+        raise ConfigError(f"--gguf asks what the run was asked: leave {words[0]} out")
+    from pipelines import ask_gguf
+
+    ask_gguf.evaluate(outputs, gguf)
+    return 0
 
 
 @luq.command(context_settings=OVERRIDES, takes_overrides=True)
@@ -179,10 +201,10 @@ def compare(a: str, b: str | None, axis: str | None, base: str | None, outputs: 
 
     With 95 % intervals, paired by question.
 
-    A and B are SWEEP/NAME, or the beginning of a run's key; with --axis A is a sweep.
+    A and B are SWEEP/NAME, or the beginning of a run's key; with --axis A is a sweep. B may be a
+    folder that `luq evaluate --gguf` asked.
     """
     from analysis import terminal
-    from luq.errors import ConfigError
 
     if axis:
         terminal.compare_axis(outputs, a, axis, base)

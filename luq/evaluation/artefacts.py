@@ -254,17 +254,22 @@ class Packed(NamedTuple):
 def installed(checkpoint: Checkpoint, packed: Packed, tools: Tools) -> "VLM":
     """The loaded model with what is packed in it, checked bit for bit against its files."""
     from luq.models.vlm import loaded
+
+    vlm = loaded(tools, checkpoint)
+    layers = [tools.store.get(layer).folder for layer in packed.layers]
+    install_folders(vlm, layers, folders_of(packed.parts, tools))
+    return vlm
+
+
+def install_folders(vlm: "VLM", layers: list[Path], parts: dict[str, Path]) -> None:
+    """Put packed layers, and packed parts by name, in a loaded model; compare them bit for bit."""
     from luq.quantization.rest import assert_parts_installed, install_parts
     from luq.quantization.walk import assert_installed, install
 
-    vlm = loaded(tools, checkpoint)
-    folders = [tools.store.get(layer).folder for layer in packed.layers]
-    if install(vlm, folders):
-        assert_installed(vlm, folders)
-    parts = folders_of(packed.parts, tools)
+    if install(vlm, layers):
+        assert_installed(vlm, layers)
     if install_parts(vlm, parts):
         assert_parts_installed(vlm, parts)
-    return vlm
 
 
 def installed_lm(

@@ -82,6 +82,21 @@ def _chat(lm: "LoadedVLM", messages: list[Message], is_answered: bool) -> str:
     return chat
 
 
+def question_chat(lm: "LoadedVLM", questions: Questions, doc: Doc) -> str:
+    """A question as the model's own template writes it, up to where the answer begins."""
+    return _chat(lm, _messages(questions, doc, lm.system_prompt), is_answered=False)
+
+
+def _messages(questions: Questions, doc: Doc, system: str) -> list[Message]:
+    """The chat before the answer; `system` is empty for no system prompt."""
+    messages: list[Message] = []
+    if system:
+        messages.append(Message("system", system))
+    prompt_text = prompt_of(questions.benchmark, questions.protocol)(doc)
+    messages.append(Message("user", PLACEHOLDER + prompt_text))
+    return messages
+
+
 def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: str) -> Forced:
     """The chat with the reference answer as the model's own template writes it.
 
@@ -98,11 +113,7 @@ def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: st
     Raises:
         DataError: the image does not decode.
     """
-    messages: list[Message] = []
-    if system:
-        messages.append(Message("system", system))
-    prompt_text = prompt_of(questions.benchmark, questions.protocol)(doc)
-    messages.append(Message("user", PLACEHOLDER + prompt_text))
+    messages = _messages(questions, doc, system)
     answer = plain_text(lm.processor, TARGETS[questions.benchmark](doc))
     end = lm.tokenizer.eos_token
     prompt = _chat(lm, messages, is_answered=False)
@@ -164,7 +175,7 @@ def _answer_logs(
     lm: "LoadedVLM", questions: Questions, ids: list[int]
 ) -> Iterator[AnswerLogs | LeftOut]:
     """Log-probabilities of one batch of questions."""
-    system = lm.vlm.config.system_prompt
+    system = lm.system_prompt
     batch: list[Forced] = []
     for id_, doc in zip(ids, questions.docs.select(ids), strict=True):
         try:

@@ -7,9 +7,10 @@ from typing import Any
 
 from luq.config.building import plain
 from luq.errors import ConfigError, DataError, ModelError
+from luq.evaluation.agreement import Agreement, agreement, pooled
 from luq.evaluation.answers import Scored, read_kept, rows_of, scored
+from luq.evaluation.artefacts import FirstTokens, GgufAnswers, GgufFiles
 from luq.evaluation.llama_cpp import libraries
-from luq.evaluation.shipped import Agreement, FirstTokens, GgufAnswers, GgufFiles, agreement, pooled
 from luq.export.about import ExportedFolder
 from luq.graph import QuestionSet, question_set
 from luq.models.checkpoint import checkpoint
@@ -126,7 +127,7 @@ class _Asked:
         return ShippedRecord(
             key=shipped.key_of(self.record.key, self.files, self.library),
             run=self.record.key,
-            name=self.files.folder.name,
+            name=self.files.model_file.parent.name,
             library=self.library,
             file_bytes=about.file_bytes,
             recoded=about.recoded,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from luq.config.building import build
 from luq.errors import ConfigError, StoreError
-from luq.evaluation.shipped import Agreement, GgufFiles
+from luq.evaluation.agreement import Agreement
+from luq.evaluation.artefacts import GgufFiles
 from luq.export import checksums
 from luq.export.about import ABOUT, GGUF_LAYOUT, MMPROJ, MODEL, ExportedFolder, read_about
 from luq.store.keys import digest
@@ -102,7 +103,8 @@ def run_of(outputs: Path, folder: Path, about: ExportedFolder) -> RunRecord:
 
 def files_of(folder: Path, about: ExportedFolder) -> GgufFiles:
     """A folder's files as they stand in keys."""
-    return GgufFiles(about.files[MODEL].sha256, about.files[MMPROJ].sha256, folder)
+    sums = about.files
+    return GgufFiles(sums[MODEL].sha256, sums[MMPROJ].sha256, folder / MODEL, folder / MMPROJ)
 
 
 def key_of(run: str, files: GgufFiles, library: str) -> str:

@@ -16,9 +16,17 @@ from torch import Tensor
 from luq.errors import DataError
 from luq.evaluation.ask import check
 from luq.evaluation.lm import UnaskableError
-from luq.evaluation.predictions import AnswerRow, FidelityRow, FidelityRows
+from luq.evaluation.predictions import (
+    IMAGE,
+    TOP_FIRST,
+    AnswerRow,
+    FidelityRow,
+    FidelityRows,
+    PromptRow,
+)
 from luq.formats import tensor_files
 from luq.models.asking import PLACEHOLDER, plain_text
+from luq.models.processors import image_token_id
 from luq.models.quiet import quiet
 from luq.questions.prompts import TARGETS, Doc, prompt_of
 from luq.questions.specs import task_config
@@ -203,6 +211,53 @@ def _answer_logs(
             logs = logits_of_question[-n - 1 : -1].float().log_softmax(-1).cpu()
             yield AnswerLogs(question.id, torch.tensor(question.answer), logs)
         return
+
+
+def first_tokens(lm: "LoadedVLM", questions: Questions, ids: list[int]) -> Iterator[PromptRow]:
+    """Prompts of one batch as the processor writes them, and the model's first tokens.
+
+    Questions that cannot be asked are left out.
+
+    Args:
+        lm: from `ask.make_lm`.
+        questions: of one benchmark.
+        ids: their rows.
+    """
+    good = check(questions, ids, strict=False).good
+    asked: list[int] = []
+    chats: list[str] = []
+    images: list[list[Any]] = []
+    for id_, doc in zip(good, questions.docs.select(good), strict=True):
+        try:
+            image = questions.image(id_).convert("RGB")
+        except DataError:
+            continue
+        asked.append(id_)
+        chats.append(question_chat(lm, questions, doc))
+        images.append([image])
+    with quiet(), torch.no_grad():
+        try:
+            encoded = lm.tok_batch_multimodal_encode(chats, images)
+        except UnaskableError as error:
+            for place in sorted(error.reasons, reverse=True):
+                del asked[place], chats[place], images[place]
+            if asked:
+                yield from first_tokens(lm, questions, asked)
+            return
+        logits = lm.vlm.model(**encoded, logits_to_keep=1).logits[:, -1]
+    logs = logits.float().log_softmax(-1).cpu()
+    image_token = image_token_id(lm.vlm.model.config, lm.vlm.processor)
+    for id_, tokens, mask, row in zip(
+        asked, encoded["input_ids"], encoded["attention_mask"], logs, strict=True
+    ):
+        top = row.topk(min(TOP_FIRST, len(row)))
+        prompt = [IMAGE if token == image_token else token for token in tokens[mask > 0].tolist()]
+        yield {
+            "id": id_,
+            "tokens": prompt,
+            "top": top.indices.tolist(),
+            "logs": top.values.tolist(),
+        }
 
 
 def _encoded(lm: "LoadedVLM", questions: Questions, batch: list[Forced]) -> Any:

@@ -46,6 +46,7 @@ NAMED_TIERS: dict[str, TierConfig] = {
     "q2_k": GgufTier("q2_k"),
     "tq2_0": GgufTier("tq2_0"),
     "tq1_0": GgufTier("tq1_0"),
+    "iq1_m": GgufTier("iq1_m"),
     "ternary": TernaryTier(act_order=True, static_groups=True, clip_steps=20),
     "arb_rc": ArbRcTier(),
     "rtn4": RtnTier(bits=4),

@@ -30,7 +30,7 @@ from luq.export.gguf.language import Language, language_of
 from luq.export.gguf.package import gguf_package
 from luq.export.gguf.vision import Vision, vision_of
 from luq.export.gguf.vocabulary import Vocabulary, vocabulary_of
-from luq.formats.gguf_blocks import BLOCK_TYPES
+from luq.formats.gguf import KINDS
 from luq.models.settings_files import (
     IMAGE_CONFIG,
     PROCESSOR_CONFIG,
@@ -72,8 +72,8 @@ def export(
         StoreError: Another process is writing the target.
     """
     gguf_package()
-    if recode is not None and recode not in BLOCK_TYPES:
-        raise unknown("--recode", recode, BLOCK_TYPES)
+    if recode is not None and recode not in KINDS:
+        raise unknown("--recode", recode, KINDS)
     with sole_writer(target, "export"):
         check_before_writing(model.source, target)
         parts = _Parts(model)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luq.config.building import build
-from luq.errors import ConfigError, StoreError
+from luq.errors import ConfigError, ModelError, StoreError
 from luq.evaluation.agreement import Agreement
 from luq.evaluation.artefacts import GgufFiles
 from luq.export import checksums
@@ -81,6 +81,8 @@ def checked(folder: Path) -> ExportedFolder:
             "wrote"
         )
     checksums.verify(folder)
+    if MODEL not in about.files:
+        raise ModelError(f"{folder / ABOUT} names no {MODEL}: export the folder again")
     if MMPROJ not in about.files:
         raise ConfigError(
             f"{folder} has no {MMPROJ}: it is a language model alone, and benchmarks show images"

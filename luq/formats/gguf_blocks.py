@@ -332,6 +332,22 @@ _ALL = (
         table=NONLINEAR,
     ),
     BlockType(
+        name="iq4_xs",
+        weights=256,
+        bytes=136,
+        levels=16,
+        scale_at=0,
+        planes=(Plane(8, 128, NIBBLES, 4, segments=8),),
+        sub_weights=32,
+        sub_scales=(
+            Plane(4, 4, NIBBLES, 4, segments=4),
+            Plane(2, 2, CRUMBS, 2, segments=2, low=4),
+        ),
+        sub_zero=32,
+        sub_levels=64,
+        table=NONLINEAR,
+    ),
+    BlockType(
         name="q2_k",
         weights=256,
         bytes=84,

@@ -294,6 +294,9 @@ class SignedType(CodebookType):
 
 
 TRITS = (-1, 0, 1)
+IQ2 = (8, 25, 43)
+IQ3 = (4, 12, 20, 28, 36, 44, 52, 62)
+ODD = (1, 3, 5, 7, 9, 11, 13, 15)
 D_FIRST = Field(0, ((4, 4),), 4)
 
 _ALL: tuple[CodebookType, ...] = (
@@ -309,6 +312,84 @@ _ALL: tuple[CodebookType, ...] = (
         unit=1 / 8,
         indices=(Field(0, ((32, 8),), 8), Field(256, ((32, 4),), 3, low=8)),
         moves=Field(259, ((32, 4),), 1),
+    ),
+    MovedType(
+        name="iq1_s",
+        bytes=50,
+        book="iq1",
+        numbers=TRITS,
+        point=8,
+        group=32,
+        scale=D_FIRST,
+        sub_scales=Field(284, ((8, 16),), 3),
+        unit=1 / 8,
+        indices=(Field(16, ((32, 8),), 8), Field(272, ((8, 16), (4, 3)), 3, low=8)),
+        moves=Field(287, ((8, 16),), 1),
+    ),
+    SignedType(
+        name="iq2_xxs",
+        bytes=66,
+        book="iq2_xxs",
+        numbers=IQ2,
+        point=8,
+        group=32,
+        scale=D_FIRST,
+        sub_scales=Field(76, ((8, 64),), 4),
+        unit=1 / 8,
+        indices=(Field(16, ((8, 64), (4, 8)), 8),),
+        signs=Field(48, ((8, 64), (4, 7)), 7),
+    ),
+    SignedType(
+        name="iq2_xs",
+        bytes=74,
+        book="iq2_xs",
+        numbers=IQ2,
+        point=8,
+        group=16,
+        scale=D_FIRST,
+        sub_scales=Field(528, ((16, 4),), 4),
+        unit=1 / 8,
+        indices=(Field(16, ((32, 16),), 9),),
+        signs=Field(25, ((32, 16),), 7),
+    ),
+    SignedType(
+        name="iq2_s",
+        bytes=82,
+        book="iq2_s",
+        numbers=IQ2,
+        point=8,
+        group=16,
+        scale=D_FIRST,
+        sub_scales=Field(592, ((16, 4),), 4),
+        unit=1 / 8,
+        indices=(Field(16, ((32, 8),), 8), Field(528, ((32, 2),), 2, low=8)),
+        signs=Field(272, ((32, 8),), 8),
+    ),
+    SignedType(
+        name="iq3_xxs",
+        bytes=98,
+        book="iq3_xxs",
+        numbers=IQ3,
+        point=4,
+        group=32,
+        scale=D_FIRST,
+        sub_scales=Field(556, ((8, 32),), 4),
+        unit=1 / 4,
+        indices=(Field(16, ((64, 8),), 8),),
+        signs=Field(528, ((8, 32), (4, 7)), 7),
+    ),
+    SignedType(
+        name="iq3_s",
+        bytes=110,
+        book="iq3_s",
+        numbers=ODD,
+        point=4,
+        group=32,
+        scale=D_FIRST,
+        sub_scales=Field(848, ((8, 4),), 4),
+        unit=1.0,
+        indices=(Field(16, ((64, 8),), 8), Field(528, ((64, 1),), 1, low=8)),
+        signs=Field(592, ((32, 8),), 8),
     ),
 )
 CODEBOOK_TYPES: dict[str, CodebookType] = {kind.name: kind for kind in _ALL}

@@ -31,9 +31,9 @@ from luq.quantization.coder import GridRounding
 from luq.quantization.feedback import Ahead
 
 ROWS = 256  # that are searched at a time
-ROUNDS = 2  # in which the numbers of blocks are fitted in turn
+ROUNDS = 3  # in which the numbers of blocks are fitted in turn
 # The spread of s q over the spread of weights, at most and at least, in what is tried first.
-WIDEST = 1.4
+WIDEST = 1.5
 NARROWEST = 0.6
 
 BySub = Float32[Tensor, "rows subs"]
@@ -62,24 +62,30 @@ class CodebookGrid:
 
     def nearest(
         self,
-        weight: Float[Tensor, "out 8"],
-        importance: Float[Tensor, "8"],
-        sub: int | Int64[Tensor, ""],
-    ) -> Float[Tensor, "out 8"]:
-        """Codes of eight columns, all of one sub-block, with the least weighed error."""
-        step = self.step[:, sub]
-        return search_of(self.kind).nearest(weight, importance, step, self.moves[:, sub])
+        weight: Float[Tensor, "out n"],
+        importance: Float[Tensor, " n"],
+        group: Int64[Tensor, " n"],
+    ) -> Float[Tensor, "out n"]:
+        """Codes of columns with the least weighed error.
+
+        Args:
+            weight: of whole units of eight columns.
+            importance: h.
+            group: in which sub-block each column lies.
+        """
+        subs = group[::UNIT]
+        units = weight.view(len(weight), -1, UNIT).transpose(0, 1)
+        step = self.step[:, subs].T
+        codes = search_of(self.kind).nearest(
+            units, importance.view(-1, UNIT), step, self.moves[:, subs].T
+        )
+        return codes.transpose(0, 1).reshape(weight.shape)
 
     def encode(
         self, weight: Float[Tensor, "out n"], group: Int64[Tensor, " n"]
     ) -> Float[Tensor, "out n"]:
         """Nearest codes of columns that lie in the sub-blocks `group`: of whole units of eight."""
-        importance = torch.ones(UNIT, device=weight.device)
-        codes = torch.empty_like(weight)
-        for start in range(0, weight.shape[1], UNIT):
-            unit = slice(start, start + UNIT)
-            codes[:, unit] = self.nearest(weight[:, unit], importance, group[start])
-        return codes
+        return self.nearest(weight, torch.ones_like(weight[0]), group)
 
     def decode(
         self, codes: Float[Tensor, "out n"], group: Int64[Tensor, " n"]
@@ -139,12 +145,11 @@ class UnitRounding(GridRounding[CodebookGrid]):
     ) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
         """As in `Rounding`."""
         place = index % UNIT
-        sub = self.group[index]
         if place == 0:
-            importance = self.importance[index : index + UNIT]
-            self.codes = self.grid.nearest(ahead(UNIT), importance, sub)
+            unit = slice(index, index + UNIT)
+            self.codes = self.grid.nearest(ahead(UNIT), self.importance[unit], self.group[unit])
         codes = self.codes[:, place]
-        return codes, codes * self.grid.step[:, sub]
+        return codes, codes * self.grid.step[:, self.group[index]]
 
 
 def fit_codebook(
@@ -255,16 +260,16 @@ class _Fit:
         return best
 
     def _coded_with(self, step: BySub, moves: BySub) -> _Coded:
+        def of_units(by_sub: BySub) -> Float32[Tensor, "units rows"]:
+            return by_sub.repeat_interleave(self.kind.group // UNIT, 1).T
+
+        units = self.weight.view(len(self.weight), -1, UNIT).transpose(0, 1)
         search = search_of(self.kind)
-        units = self.kind.group // UNIT
-        cross = torch.zeros_like(step)
-        square = torch.zeros_like(step)
-        for unit, importance in enumerate(self.importance):
-            weights = self.weight[:, UNIT * unit : UNIT * (unit + 1)]
-            sub = unit // units
-            codes = search.nearest(weights, importance, step[:, sub], moves[:, sub])
-            cross[:, sub] += (codes * weights) @ importance
-            square[:, sub] += codes.square() @ importance
+        codes = search.nearest(units, self.importance, of_units(step), of_units(moves))
+        weighed = (codes * self.importance[:, None]).transpose(0, 1)
+        by_column = self.weight.view_as(weighed)
+        cross = self._by_sub((weighed * by_column).flatten(1))
+        square = self._by_sub((weighed * codes.transpose(0, 1)).flatten(1))
         return _Coded(step * (step * square - 2 * cross), cross, square, moves)
 
     def _in_two_levels(self, step: BySub) -> CodebookGrid:

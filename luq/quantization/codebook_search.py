@@ -23,8 +23,12 @@ from luq.formats.gguf_codebooks import UNIT, CodebookType, MovedType, SignedType
 CHUNK = 2**18  # scores at a time: they stay in a processor's cache
 STRIDE = 64  # scores of which the largest is found at once
 
-Units = Float32[Tensor, "rows 8"]
-ByRow = Float32[Tensor, " rows"]
+# `units` are places in rows: in each of them eight weights, all rows of the same importance.
+Units = Float32[Tensor, "units rows 8"]
+ByUnit = Float32[Tensor, "units rows"]
+Importance = Float32[Tensor, "units 8"]
+Rows = Float32[Tensor, "n 8"]  # of all units
+Scores = Float32[Tensor, "n points"]
 
 
 class Search(ABC):
@@ -33,9 +37,7 @@ class Search(ABC):
     points: Float32[Tensor, "points point"]  # what is listed
     moves: tuple[int, ...] = (0,)  # what a whole sub-block may be moved by, in codes
 
-    def nearest(
-        self, weights: Units, importance: Float32[Tensor, "8"], step: ByRow, move: ByRow
-    ) -> Units:
+    def nearest(self, weights: Units, importance: Importance, step: ByUnit, move: ByUnit) -> Units:
         """The nearest points.
 
         Args:
@@ -47,18 +49,21 @@ class Search(ABC):
         Returns:
             q.
         """
-        rows_at_once = max(1, CHUNK // len(self.points))
+        units, rows, _ = weights.shape
+        rows_at_once = max(1, min(rows, CHUNK // len(self.points)))
+        units_at_once = max(1, CHUNK // len(self.points) // rows_at_once)
         points = torch.empty_like(weights)
-        for start in range(0, len(weights), rows_at_once):
-            rows = slice(start, start + rows_at_once)
-            points[rows] = self._nearest(weights[rows], importance, step[rows], move[rows])
+        for first in range(0, units, units_at_once):
+            some = slice(first, first + units_at_once)
+            for start in range(0, rows, rows_at_once):
+                part = (some, slice(start, start + rows_at_once))
+                found = self._nearest(weights[part], importance[some], step[part], move[part])
+                points[part] = found.view_as(points[part])
         return points
 
     @abstractmethod
-    def _nearest(
-        self, weights: Units, importance: Float32[Tensor, "8"], step: ByRow, move: ByRow
-    ) -> Units:
-        """The same of some rows."""
+    def _nearest(self, weights: Units, importance: Importance, step: ByUnit, move: ByUnit) -> Rows:
+        """The same of some units and rows."""
 
 
 class MovedSearch(Search):
@@ -70,14 +75,12 @@ class MovedSearch(Search):
         self.points = torch.cat([codes + 1, codes - 1]) if is_free else codes
         self.moves = (0,) if is_free else (1, -1)
 
-    def _nearest(
-        self, weights: Units, importance: Float32[Tensor, "8"], step: ByRow, move: ByRow
-    ) -> Units:
+    def _nearest(self, weights: Units, importance: Importance, step: ByUnit, move: ByUnit) -> Rows:
         points = self.points.to(weights.device)
         # w - s (q + m) = (w - s m) - s q for a move m
-        rest = weights - (step * move)[:, None]
-        scores = _scores(rest * importance, step, points, importance)
-        return points[_largest(scores)] + move[:, None]
+        rest = weights - (step * move)[:, :, None]
+        scores = _scores(rest * importance[:, None], step, points, importance)
+        return points[_largest(scores)] + move.flatten()[:, None]
 
 
 class SignedSearch(Search):
@@ -91,30 +94,28 @@ class SignedSearch(Search):
         self.points = kind.points.float()
         self.is_even = kind.is_even
 
-    def _nearest(
-        self, weights: Units, importance: Float32[Tensor, "8"], step: ByRow, move: ByRow
-    ) -> Units:
+    def _nearest(self, weights: Units, importance: Importance, step: ByUnit, move: ByUnit) -> Rows:
         points = self.points.to(weights.device)
         width = points.shape[1]
-        sizes = weights.abs()
+        weighed = weights.abs() * importance[:, None]
         parts: list[Tensor] = []  # of the eight, in points of `width`
         scores: list[Tensor] = []
         for start in range(0, UNIT, width):
-            some = slice(start, start + width)
-            weighed = sizes[:, some] * importance[some]
-            scores.append(_scores(weighed, step, points, importance[some]))
+            part = slice(start, start + width)
+            scores.append(_scores(weighed[:, :, part], step, points, importance[:, part]))
             parts.append(points[_largest(scores[-1])])
         found = torch.cat(parts, 1)
-        signs = torch.where(weights < 0, -1.0, 1.0)
+        is_minus = (weights < 0).reshape(-1, UNIT)
+        signs = torch.where(is_minus, -1.0, 1.0)
         if self.is_even:
-            is_odd = (weights < 0).sum(1) % 2 == 1
+            is_odd = is_minus.sum(1) % 2 == 1
             odd_scores = [score[is_odd] for score in scores]
-            flipped = self._with_one_flipped(sizes[is_odd] * importance, odd_scores)
+            flipped = self._with_one_flipped(weighed.reshape(-1, UNIT)[is_odd], odd_scores)
             found[is_odd] = flipped.abs()
             signs[is_odd] *= torch.sign(flipped)
         return found * signs
 
-    def _with_one_flipped(self, weighed: Units, scores: list[Tensor]) -> Units:
+    def _with_one_flipped(self, weighed: Rows, scores: list[Tensor]) -> Rows:
         """The points of most score with one number of the wrong sign.
 
         A wrong sign of the number p takes 4 h |w| p from the score.
@@ -147,7 +148,7 @@ class SignedSearch(Search):
         cheapest = torch.stack(losses).argmin(0)
         mixed: list[Tensor] = []
         for place in range(len(scores)):
-            is_turned: Bool[Tensor, "rows 1"] = (cheapest == place)[:, None]
+            is_turned: Bool[Tensor, "n 1"] = (cheapest == place)[:, None]
             mixed.append(torch.where(is_turned, turned[place], whole[place]))
         return torch.cat(mixed, 1)
 
@@ -162,24 +163,25 @@ def search_of(kind: CodebookType) -> Search:
 
 
 def _scores(
-    weighed: Float32[Tensor, "rows point"],
-    step: ByRow,
+    weighed: Float32[Tensor, "units rows point"],
+    step: ByUnit,
     points: Float32[Tensor, "points point"],
-    importance: Float32[Tensor, " point"],
-) -> Float32[Tensor, "rows points"]:
+    importance: Float32[Tensor, "units point"],
+) -> Scores:
     """2 sum h w q - s sum h q^2, of h w and s."""
-    squares = points.square() @ importance
-    matrix = torch.cat([2 * points.T, -squares[None]])
-    return torch.cat([weighed, step[:, None]], 1) @ matrix
+    squares = importance @ points.square().T
+    slopes = (2 * points.T).expand(len(importance), -1, -1)
+    matrices = torch.cat([slopes, -squares[:, None]], 1)
+    return (torch.cat([weighed, step[:, :, None]], 2) @ matrices).flatten(0, 1)
 
 
-def _largest(scores: Float32[Tensor, "rows points"]) -> Int64[Tensor, " rows"]:
+def _largest(scores: Scores) -> Int64[Tensor, " n"]:
     """The place of the largest score, in two steps, for torch finds values faster than places."""
-    strides = scores.view(len(scores), -1, STRIDE)
+    strides = scores.view(len(scores), scores.shape[1] // STRIDE, STRIDE)
     stride = strides.amax(2).argmax(1)
     rows = torch.arange(len(scores), device=scores.device)
     return STRIDE * stride + strides[rows, stride].argmax(1)
 
 
-def _at(scores: Float32[Tensor, "rows points"], places: Int64[Tensor, " rows"]) -> ByRow:
+def _at(scores: Scores, places: Int64[Tensor, " n"]) -> Float32[Tensor, " n"]:
     return scores.gather(1, places[:, None])[:, 0]

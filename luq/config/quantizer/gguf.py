@@ -30,11 +30,18 @@ GGUF_TYPES = {
     "q4_1": GgufType(5.0, 32),
     "q4_0": GgufType(4.5, 32),
     "iq4_nl": GgufType(4.5, 32),
+    "iq4_xs": GgufType(4.25, 256, "iq4_nl"),
     "q3_k": GgufType(3.4375, 256, "iq4_nl"),
     "q2_k": GgufType(2.625, 256, "iq4_nl"),
     "tq2_0": GgufType(2.0625, 256, "q4_0"),
     "tq1_0": GgufType(1.6875, 256, "q4_0"),
+    "iq3_s": GgufType(3.4375, 256, "iq4_nl", has_codebook=True),
+    "iq3_xxs": GgufType(3.0625, 256, "iq4_nl", has_codebook=True),
+    "iq2_s": GgufType(2.5625, 256, "iq4_nl", has_codebook=True),
+    "iq2_xs": GgufType(2.3125, 256, "iq4_nl", has_codebook=True),
+    "iq2_xxs": GgufType(2.0625, 256, "iq4_nl", has_codebook=True),
     "iq1_m": GgufType(1.75, 256, "iq4_nl", has_codebook=True),
+    "iq1_s": GgufType(1.5625, 256, "iq4_nl", has_codebook=True),
 }
 
 

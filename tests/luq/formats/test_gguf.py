@@ -77,7 +77,16 @@ def test_all_bytes_are_counted(kind: KIND) -> None:
 
 
 def test_nominal_bits_are_those_of_codes_alone() -> None:
-    names = {"q8_0": 8, "q6_k": 6, "q5_k": 5, "q4_k": 4, "q3_k": 3, "q2_k": 2, "iq4_nl": 4}
+    names = {
+        "q8_0": 8,
+        "q6_k": 6,
+        "q5_k": 5,
+        "q4_k": 4,
+        "q3_k": 3,
+        "q2_k": 2,
+        "iq4_nl": 4,
+        "iq4_xs": 4,
+    }
     assert {name: gguf_weight(2, 256, name).nominal_bits for name in names} == names
     assert gguf_weight(2, 256, "tq1_0").nominal_bits == pytest.approx(1.585, abs=1e-3)
 
@@ -103,7 +112,15 @@ def test_codes_of_a_codebook_are_whole_numbers_in_steps(kind: CodebookType) -> N
 
 
 def test_nominal_bits_of_codebooks_are_those_of_points_signs_and_moves() -> None:
-    nominal = {"iq1_m": 1.5}
+    nominal = {
+        "iq3_s": 3.25,
+        "iq3_xxs": 2.875,
+        "iq2_s": 2.25,
+        "iq2_xs": 2,
+        "iq2_xxs": 1.875,
+        "iq1_m": 1.5,
+        "iq1_s": 1.40625,
+    }
     assert {name: kind.nominal_bits for name, kind in CODEBOOK_TYPES.items()} == nominal
 
 

@@ -153,7 +153,7 @@ def test_rows_that_are_no_whole_blocks_get_llama_cpps_type_for_them() -> None:
 
 def test_tiers_next_to_some_bits() -> None:
     assert nearest_tiers(2.0, 256) == ["iq1_m", "tq2_0"]
-    assert nearest_tiers(3.1, 512) == ["q2_k", "q3_k"]
+    assert nearest_tiers(3.1, 512) == ["iq3_xxs", "q3_k"]
     assert nearest_tiers(2.0, 384) == ["q4_0"]
     assert nearest_tiers(12.0, 384) == ["q8_0"]
     assert nearest_tiers(2.0, 100) == []

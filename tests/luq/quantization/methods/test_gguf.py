@@ -32,7 +32,7 @@ def nearest(name: str, weight: Tensor, importance: Tensor) -> Tensor:
     """The weight rounded to the searched grid, without feedback: as llama.cpp does it."""
     kind = KINDS[name]
     group = torch.arange(weight.shape[1]) // kind.group
-    grid = fitted_grid(kind, weight, importance, 20)
+    grid = fitted_grid(kind, weight, importance, 20 if name in BLOCK_TYPES else 5)
     return grid.decode(grid.encode(weight, group), group)
 
 
@@ -145,7 +145,8 @@ def of_width(columns: int, tier: GgufTier) -> GgufWeight:
 @pytest.mark.parametrize(
     ("name", "other"),
     [("q4_k", "q5_0"), ("q5_k", "q5_1"), ("q6_k", "q8_0"), ("q3_k", "iq4_nl"), ("q2_k", "iq4_nl"),
-     ("tq1_0", "q4_0"), ("tq2_0", "q4_0"), ("iq1_m", "iq4_nl")],
+     ("tq1_0", "q4_0"), ("tq2_0", "q4_0"), ("iq1_m", "iq4_nl"), ("iq1_s", "iq4_nl"),
+     ("iq2_xxs", "iq4_nl"), ("iq2_xs", "iq4_nl"), ("iq2_s", "iq4_nl"), ("iq3_xxs", "iq4_nl"), ("iq3_s", "iq4_nl"), ("iq4_xs", "iq4_nl")],
 )  # fmt: skip
 def test_narrow_rows_get_the_type_that_llama_cpp_takes_if_that_is_asked(
     name: str, other: str

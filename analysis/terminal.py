@@ -8,7 +8,7 @@ from analysis.frame import studies
 from analysis.loading import load, questions
 from analysis.tables import Table
 from luq.errors import ConfigError
-from pipelines import runs_folder
+from pipelines import runs_folder, shipped
 from pipelines.screen import Screen
 from pipelines.sheet import Column, Sheet
 
@@ -65,14 +65,20 @@ def compare_runs(outputs: Path, a: str, b: str) -> None:
     Args:
         outputs: the folder of runs.
         a: SWEEP/NAME, or the beginning of a key.
-        b: of the run that it is compared with.
+        b: of the run that it is compared with; or a folder for llama.cpp that was asked.
 
     Raises:
         ConfigError: there is no such run, or the two share no question.
     """
     out = console()
     left = runs_folder.find(outputs, a)
-    right = runs_folder.find(outputs, b)
+    folder = Path(b)
+    asked = shipped.find(outputs, folder) if shipped.is_gguf_folder(folder) else None
+    if asked is None:
+        right = runs_folder.find(outputs, b)
+    else:
+        run = runs_folder.read(runs_folder.record_file(outputs, asked.run))
+        right = shipped.as_run(asked, run)
     if left.model_fingerprint != right.model_fingerprint:
         out.print("the two runs are of different models", style="yellow")
     if questions(left) != questions(right):
@@ -87,6 +93,8 @@ def compare_runs(outputs: Path, a: str, b: str) -> None:
     out.print(f"A: {a}\nB: {b}", soft_wrap=True)
     out.print(printable(table))
     out.print(table.note)
+    if asked is not None:
+        shipped.show(asked, run)
 
 
 def compare_axis(outputs: Path, sweep: str, axis: str, base: str | None) -> None:

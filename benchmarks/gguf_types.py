@@ -1,14 +1,16 @@
-"""LUQ's codes on llama.cpp's block types beside llama.cpp's own, on a real language model.
+"""LUQ's codes on llama.cpp's block types beside llama.cpp's own, on real Hessians.
 
 `python benchmarks/gguf_types.py --calibration valid.txt --text test.txt [--model FOLDER]
-[--types q2_k q3_k ...] [--linear mlp.down_proj] [--ggml LIBRARY]`.
+[--types q2_k q3_k ...] [--linears mlp.down_proj] [--ggml LIBRARY]`: a language model, its text.
+`python benchmarks/gguf_types.py --pocket pocket_wide --linears all ...`: a pocket model, calibrated
+as a run calibrates it; errors are of other questions, perplexity is of text that is held out.
 
-One linear of every decoder layer is packed, all others stay in 16 bit, and Hessians are those of
-the 16-bit model's inputs. `feedback`: the tier. `nearest`: the same search of a block's numbers,
-weighed by the Hessian's diagonal, and nearest codes. `ggml`: `ggml_quantize_chunk` of the shared
-library that `--ggml` names (a build of llama.cpp's `ggml-base`), with the Hessian's diagonal as the
-importance matrix. Error: tr(E H E^T) / tr(W H W^T) with the Hessian of the text that is reported
-on, geometric mean over layers; its ratio to the feedback's with the 95 % interval over layers.
+The named linears of every decoder layer are packed, all others stay in 16 bit, and Hessians are
+those of the 16-bit model's inputs. `feedback`: the tier. `nearest`: the same search of a block's
+numbers, weighed by the Hessian's diagonal, and nearest codes. `ggml`: `ggml_quantize_chunk` of the
+shared library that `--ggml` names (a build of llama.cpp's `ggml-base`), with the Hessian's diagonal
+as the importance matrix. Error: tr(E H E^T) / tr(W H W^T) with the Hessian of what is reported on,
+geometric mean over linears; its ratio to the feedback's with the 95 % interval over them.
 Perplexity as in `language_model.py`, and its ratio to the feedback's on the same windows. CPU
 seconds are of the quantizers alone, of one thread or as many as torch has.
 """
@@ -20,15 +22,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, quants
-from language_model import Bench, bench_of, parser_of_command
+from language_model import bench_of, parser_of_command
+from pocket_calibration import pocket_samples
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -37,19 +41,23 @@ from torch import Tensor, nn
 from luq.api.graph import calibration_of
 from luq.calibration.artefacts import samples_of
 from luq.calibration.samples import CalibrationSet, Sample
-from luq.config import GgufTier
+from luq.config import CalibrationConfig, GgufTier, ModelConfig
 from luq.evaluation.measures import bootstrap, perplexity, perplexity_ratio
-from luq.evaluation.perplexity import text_losses
+from luq.evaluation.perplexity import text_losses, text_tokens
 from luq.formats.gguf_blocks import BLOCK_TYPES
-from luq.models.vlm import VLM, loaded
+from luq.models.decoder import linears_of
+from luq.models.vlm import VLM, load_vlm, loaded
 from luq.quantization.block_grid import fit
 from luq.quantization.layer import hessians
 from luq.quantization.methods.gguf import Gguf
 from luq.quantization.states import first_inputs, pass_through
+from luq.questions.text import text_source
 
 TYPES = ("q2_k", "q3_k", "q4_k", "q4_0", "iq4_nl", "q6_k")
 FEEDBACK = "feedback"
 SEARCH_STEPS = 20  # of nearest codes
+POCKET_TOKENS = 16384  # of the text that a pocket model reads, as a run has it
+POCKET_LENGTH = 128  # of its windows
 # Weight [out, in] and Hessian [in, in] -> what is stored means.
 Quantizer = Callable[[Tensor, Tensor], Tensor]
 
@@ -126,37 +134,67 @@ def contenders_of(types: list[str], ggml: Path | None) -> list[Contender]:
     return found
 
 
-@torch.no_grad()
-def quantize_all(
-    vlm: VLM, bench: Bench, linear: str, contenders: list[Contender], bars: Progress
-) -> None:
-    """Give every contender that linear of every layer."""
+class Scene(NamedTuple):
+    """A model, what it is calibrated on, what errors are of, and windows of text."""
+
+    vlm: VLM
+    calibrated: CalibrationSet
+    reported: CalibrationSet
+    windows: Tensor
+
+
+def scene_of_texts(arguments: argparse.Namespace, folder: Path) -> Scene:
+    """A language model; errors are of the windows. `folder` is for what only this run needs."""
+    bench = bench_of(arguments, folder)
     tools = bench.model.store.tools
     samples = samples_of(calibration_of(bench.model, bench.calibration), tools)
-    windows = [
-        Sample(f"window {place}", ids, torch.zeros(len(ids), dtype=torch.bool))
-        for place, ids in enumerate(bench.windows)
-    ]
-    calibrated = first_inputs(vlm, samples)
-    reported = first_inputs(vlm, CalibrationSet.of(windows))
-    for layer in bars.track(list(vlm.layers), description=linear):
-        hessian = hessians(layer, calibrated, ((linear,),))[linear]
-        held_out = hessians(layer, reported, ((linear,),))[linear]
-        weight = layer.get_submodule(linear).weight.detach().float()
-        for contender in contenders:
-            contender.add(weight, hessian, held_out)
+    windows: list[Sample] = []
+    for place, ids in enumerate(bench.windows):
+        windows.append(Sample(f"window {place}", ids, torch.zeros(len(ids), dtype=torch.bool)))
+    vlm = loaded(tools, bench.model.checkpoint)
+    return Scene(vlm, samples, CalibrationSet.of(windows), bench.windows)
+
+
+def scene_of_pocket(name: str, length: int) -> Scene:
+    """A pocket model; errors are of questions that are drawn with another seed."""
+    vlm = load_vlm(ModelConfig(name, f"pocket:{name}", device="cpu", dtype="float32"))
+    usual = CalibrationConfig("multimodal", alpha=0.5)
+    calibrated = pocket_samples(vlm, usual)
+    reported = pocket_samples(vlm, replace(usual, alpha=1.0, seed=1))
+    text = text_source("pocket", "report")
+    windows = text_tokens(vlm.processor.tokenizer, text, POCKET_TOKENS, length)
+    return Scene(vlm, calibrated, reported, windows)
+
+
+@torch.no_grad()
+def quantize_all(
+    scene: Scene, linears: list[str], contenders: list[Contender], bars: Progress
+) -> None:
+    """Give every contender those linears of every layer."""
+    calibrated = first_inputs(scene.vlm, scene.calibrated)
+    reported = first_inputs(scene.vlm, scene.reported)
+    groups = tuple((linear,) for linear in linears)
+    for layer in bars.track(list(scene.vlm.layers), description="quantize"):
+        of_calibrated = hessians(layer, calibrated, groups)
+        of_reported = hessians(layer, reported, groups)
+        for linear in linears:
+            weight = layer.get_submodule(linear).weight.detach().float()
+            for contender in contenders:
+                contender.add(weight, of_calibrated[linear], of_reported[linear])
         pass_through(layer, calibrated)
         pass_through(layer, reported)
 
 
 @torch.no_grad()
-def losses_with(vlm: VLM, linear: str, weights: list[Tensor], windows: Tensor) -> list[float]:
+def losses_with(scene: Scene, linears: list[str], weights: list[Tensor]) -> list[float]:
     """Losses of the text with other weights in every layer."""
-    modules: list[nn.Linear] = [layer.get_submodule(linear) for layer in vlm.layers]
+    modules: list[nn.Linear] = []
+    for layer in scene.vlm.layers:
+        modules += [layer.get_submodule(linear) for linear in linears]
     originals = [module.weight.detach().clone() for module in modules]
     for module, weight in zip(modules, weights, strict=True):
         module.weight.copy_(weight)
-    losses = text_losses(vlm, windows)
+    losses = text_losses(scene.vlm, scene.windows)
     for module, original in zip(modules, originals, strict=True):
         module.weight.copy_(original)
     return losses
@@ -195,26 +233,37 @@ def table_of(contenders: list[Contender], reference: list[float], length: int) -
 
 def parser() -> argparse.ArgumentParser:
     """What `language_model.py` is told, types in place of tiers, and a library."""
-    parser = parser_of_command(__doc__.split("\n")[0])
+    parser = parser_of_command(__doc__.split("\n")[0], needs_texts=False)
+    parser.add_argument("--pocket", metavar="NAME", help="a pocket model, in place of texts")
     parser.add_argument("--types", nargs="+", default=TYPES, choices=BLOCK_TYPES)
-    parser.add_argument("--linear", default="mlp.down_proj", help="name in a decoder layer")
+    parser.add_argument(
+        "--linears", nargs="+", default=["mlp.down_proj"], help="names in a decoder layer, or all"
+    )
     parser.add_argument("--ggml", type=Path, help="a shared library of llama.cpp's ggml-base")
     return parser
 
 
 def main() -> None:
-    arguments = parser().parse_args()
+    command = parser()
+    arguments = command.parse_args()
+    if arguments.pocket is None and None in (arguments.calibration, arguments.text):
+        command.error("give --calibration and --text, or --pocket")
     console = Console(width=100)
     contenders = contenders_of(arguments.types, arguments.ggml)
     with tempfile.TemporaryDirectory() as name, Progress(console=console, transient=True) as bars:
-        bench = bench_of(arguments, Path(name))
-        vlm = loaded(bench.model.store.tools, bench.model.checkpoint)
-        vlm.restore()
-        quantize_all(vlm, bench, arguments.linear, contenders, bars)
-        reference = text_losses(vlm, bench.windows)
+        if arguments.pocket is None:
+            scene = scene_of_texts(arguments, Path(name))
+        else:
+            scene = scene_of_pocket(arguments.pocket, POCKET_LENGTH)
+        scene.vlm.restore()
+        linears = arguments.linears
+        if linears == ["all"]:
+            linears = list(linears_of(scene.vlm.layers[0]))
+        quantize_all(scene, linears, contenders, bars)
+        reference = text_losses(scene.vlm, scene.windows)
         for each in bars.track(contenders, description="perplexity"):
-            each.losses = losses_with(vlm, arguments.linear, each.weights, bench.windows)
-    console.print(table_of(contenders, reference, arguments.length))
+            each.losses = losses_with(scene, linears, each.weights)
+    console.print(table_of(contenders, reference, scene.windows.shape[1]))
 
 
 if __name__ == "__main__":

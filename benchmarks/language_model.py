@@ -182,11 +182,11 @@ def table_of(results: list[Result], reference: Result, length: int) -> Table:
     return table
 
 
-def parser_of_command(description: str) -> argparse.ArgumentParser:
+def parser_of_command(description: str, needs_texts: bool = True) -> argparse.ArgumentParser:
     """What this benchmark and those that are like it are told."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--calibration", type=Path, required=True, help="a text file")
-    parser.add_argument("--text", type=Path, required=True, help="a text file to report on")
+    parser.add_argument("--calibration", type=Path, required=needs_texts, help="a text file")
+    parser.add_argument("--text", type=Path, required=needs_texts, help="a text to report on")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder")
     parser.add_argument("--tiers", nargs="+", default=TIERS)
     parser.add_argument("--propagation", default="exact", choices=("exact", "float"))

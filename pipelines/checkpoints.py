@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from luq.allocation.allocations import Allocation
 from luq.errors import ConfigError, ModelError
 from luq.export import checksums
-from luq.export.about import GGUF_LAYOUT, NATIVE_LAYOUT, ExportedRun, read_about
+from luq.export.about import (
+    GGUF_LAYOUT,
+    MMPROJ,
+    MODEL,
+    NATIVE_LAYOUT,
+    ExportedRun,
+    read_about,
+)
 from luq.export.card import CardFacts, ScoreRow
 from luq.models.checkpoint import fingerprint, resolve_path, stored_dtype
 from luq.models.settings_files import read_config, sees_images
@@ -191,8 +198,6 @@ def export_run(
 
 def _show_llama_cpp(folder: Path) -> None:
     """Print how llama.cpp is asked."""
-    from luq.export.gguf.folder import MMPROJ, MODEL
-
     command = f"llama-cli -m {shlex.quote(str(folder / MODEL))}"
     if (folder / MMPROJ).exists():
         command = (

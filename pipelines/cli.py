@@ -3,7 +3,6 @@
 Commands are imported when they are called: `luq --help` needs none of them.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Any
 import click
 
 from luq import __version__
-from luq.errors import LuqError, system_message
-from luq.escaping import VisibleFormatter
+from luq.errors import ConfigError, LuqError, system_message
 from pipelines import streams
 from pipelines.cli_parts import (
     OVERRIDES,
@@ -24,6 +22,7 @@ from pipelines.cli_parts import (
     outputs_option,
     wide_option,
 )
+from pipelines.cli_pocket import pocket
 
 
 @click.group(
@@ -33,6 +32,9 @@ from pipelines.cli_parts import (
 @click.version_option(__version__, message="luq %(version)s")
 def luq() -> None:
     """Layerwise ultra-low-bit quantization of multimodal LLMs."""
+
+
+luq.add_command(pocket)
 
 
 def _hydra(stage: str, options: dict[str, Any]) -> int:
@@ -57,10 +59,32 @@ def run(**options: Any) -> int:
 
 
 @luq.command(context_settings=OVERRIDES, takes_overrides=True)
+@click.option(
+    "--gguf",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Ask what `luq export --format gguf` wrote, in llama.cpp, what its run was asked.",
+)
+@outputs_option
 @hydra_options
-def evaluate(**options: Any) -> int:
-    """The same chain as run, under the name of its last step."""
-    return _hydra("evaluate", options)
+def evaluate(gguf: Path | None, outputs: Path, **options: Any) -> int:
+    """The same chain as run, under the name of its last step.
+
+    With --gguf DIR instead: an exported folder, asked in llama.cpp what its run was asked.
+    """
+    if gguf is None:
+        from pipelines.conf_folder import default_outputs
+
+        if outputs != default_outputs():
+            raise ConfigError("--outputs goes with --gguf: say paths.outputs=DIR")
+        return _hydra("evaluate", options)
+    words = hydra_words(**options)
+    if words:
+        raise ConfigError(f"--gguf asks what the run was asked: leave {words[0]} out")
+    from pipelines import ask_gguf
+
+    ask_gguf.evaluate(outputs, gguf)
+    return 0
 
 
 @luq.command(context_settings=OVERRIDES, takes_overrides=True)
@@ -179,10 +203,10 @@ def compare(a: str, b: str | None, axis: str | None, base: str | None, outputs: 
 
     With 95 % intervals, paired by question.
 
-    A and B are SWEEP/NAME, or the beginning of a run's key; with --axis A is a sweep.
+    A and B are SWEEP/NAME, or the beginning of a run's key; with --axis A is a sweep. B may be a
+    folder that `luq evaluate --gguf` asked.
     """
     from analysis import terminal
-    from luq.errors import ConfigError
 
     if axis:
         terminal.compare_axis(outputs, a, axis, base)
@@ -302,65 +326,6 @@ def verify(outputs: Path) -> int:
     from pipelines import store_commands
 
     return store_commands.verify(outputs)
-
-
-@luq.group(cls=Commands)
-def pocket() -> None:
-    """The pocket testbed: its questions, and its training."""
-
-
-@pocket.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--split",
-    type=click.Choice(["report", "selection"]),
-    default="report",
-    show_default=True,
-    help="Questions for reporting, or those for choosing.",
-)
-def data(folder: Path, split: str) -> None:
-    """Write the nine miniature benchmarks as parquet files."""
-    from luq.pocket.benchmarks import write
-    from pipelines.console import out
-
-    for name, rows in write(folder, split).items():
-        out.print(f"{folder / name}.parquet  {rows} rows")
-
-
-@pocket.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    metavar="NAME",
-    help="pocket_llava (default), pocket_qwen, which starts from its decoder, or pocket_wide, "
-    "which starts from pocket_qwen.",
-)
-@click.option("--steps", type=int, help="Language steps.")
-@click.option("--vision-steps", type=int, help="Steps of the tower alone, before.")
-@click.option("--seed", type=int, help="Of everything; a folder belongs to one training.")
-@click.option("--start", metavar="CHECKPOINT", help="Go on from a finished checkpoint's weights.")
-@click.option(
-    "--focus",
-    help="Abilities to train one after the other first: letters,places,...; "
-    "a folder belongs to one training.",
-)
-@click.option("--decay", type=float, help="Last share of the steps, in which the rate falls to 0.")
-def train(folder: Path, **options: Any) -> None:
-    """Train a pocket model, or continue the training in FOLDER."""
-    from rich.progress import Progress
-
-    from luq.pocket.train import TrainConfig
-    from luq.pocket.train import train as train_model
-    from pipelines.console import out
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(VisibleFormatter("%(message)s"))
-    logging.basicConfig(handlers=[handler])  # losses, and the tower's accuracy
-    logging.getLogger("luq").setLevel(logging.INFO)
-    settings = {name: value for name, value in options.items() if value is not None}
-    with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
-        checkpoint = train_model(folder, TrainConfig(**settings), progress)
-    out.print(f"checkpoint: {checkpoint}")
 
 
 @luq.command()

@@ -31,6 +31,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "evaluate": (
         ("luq evaluate allocation.k=4 evaluation.samples=40", "40 units of each benchmark"),
         ("luq evaluate evaluation=smoke", "8 units of each: does everything run?"),
+        ("luq evaluate --gguf DIR", "the same questions, in llama.cpp"),
     ),
     "profile": (
         ("luq profile", "entropy of every layer, and its place in the order"),
@@ -56,6 +57,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("luq compare 3960193c 4aa693a6", "two runs by the beginnings of their keys"),
         ("luq compare order --axis order", "every order of a sweep against the usual one"),
         ("luq compare alpha --axis calibration.alpha --base 0.5", "against another value"),
+        ("luq compare demo/gptq4 DIR", "a run, and its folder in llama.cpp"),
     ),
     "rescore": (("luq rescore demo", "the runs of a sweep; all runs without a name"),),
     "export": (

@@ -10,7 +10,7 @@ import click
 
 from luq.errors import StoreError, unknown
 from luq.store.store import Store
-from pipelines import console, runs_folder
+from pipelines import console, runs_folder, shipped
 from pipelines.display import Display
 from pipelines.screen import styled
 from pipelines.sheet import Column, Sheet, text_column
@@ -112,6 +112,8 @@ def _needed_by_sweep(outputs: Path) -> dict[str, set[str]]:
         needed[record.sweep] |= set(record.artefacts.used)
     for note in (outputs / "sweeps").glob("*/*.json"):  # a run can stand in several sweeps
         needed[note.parent.name] |= set(of_run.get(note.stem, []))
+    for asked in shipped.iterate(outputs):
+        needed[shipped.FOLDER] |= set(asked.used)
     return needed
 
 

@@ -23,6 +23,7 @@ annotations.install(CHECKED_PACKAGES)
 
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,12 @@ BENCHMARKS = ["mme", "mmbench", "textvqa", "vqav2", "gqa", "pope", "chartqa", "d
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """GPU and network tests are skipped with the reason where there is neither."""
+    """Tests that need a GPU, the network or llama.cpp are skipped with the reason without it."""
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("llama_cpp") and find_spec("llama_cpp") is None:
+            item.add_marker(pytest.mark.skip(reason="needs llama-cpp-python"))
         if item.get_closest_marker("network") and not os.environ.get("LUQ_NETWORK_TESTS"):
             item.add_marker(pytest.mark.skip(reason="needs the hub: set LUQ_NETWORK_TESTS=1"))
 

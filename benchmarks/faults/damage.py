@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.faults import forked, outputs
 from benchmarks.faults.forked import Act, Done, luq, must_work, refused
 from benchmarks.faults.outcome import Plan, Tally
-from benchmarks.faults.outputs import QUIET, RUN, SWEEP, snapshot, to
+from benchmarks.faults.outputs import GGUF, QUIET, RUN, SWEEP, snapshot, to
 from benchmarks.faults.training import after_half, after_tower, train_act
 from luq.config import ModelConfig
 from luq.export.about import ABOUT
@@ -209,6 +209,15 @@ def check_exported(damaged: Damaged) -> list[str]:
     return problems
 
 
+def check_gguf(damaged: Damaged) -> list[str]:
+    """`luq info --verify` names it, and so does what would ask it."""
+    if damaged.file.name == ABOUT and damaged.says_the_same:
+        return []
+    problems = told(forked.run(luq("info", damaged.root, "--verify")), [damaged.file.name])
+    asked = luq("evaluate", "--gguf", damaged.root, "--outputs", damaged.root)
+    return problems + told(forked.run(asked), [damaged.file.name])
+
+
 def check_kernels(damaged: Damaged) -> list[str]:
     """The library is compiled again, and then the cache is whole."""
     layers = damaged.layers
@@ -271,6 +280,12 @@ def _exported(folder: Path) -> None:
     exported.rename(folder)
 
 
+def _exported_gguf(swept: Path, folder: Path) -> None:
+    """A folder for llama.cpp."""
+    key = next(swept.glob("runs/*")).name
+    must_work(luq("export", key, folder, *GGUF, "--outputs", swept))
+
+
 def _kinds(plan: Plan) -> list[Kind]:
     """All files that a case may damage."""
     swept = plan.scratch / "swept"
@@ -284,6 +299,9 @@ def _kinds(plan: Plan) -> list[Kind]:
     def cache(folder: Path) -> None:
         folder.mkdir()
         must_work(lambda: _use_kernels(plan.swept / "store" / "layers", folder))
+
+    def gguf(folder: Path) -> None:
+        _exported_gguf(plan.swept, folder)
 
     def training(stop: Callable[[Path], Act]) -> Callable[[Path], None]:
         def make(folder: Path) -> None:
@@ -317,6 +335,7 @@ def _kinds(plan: Plan) -> list[Kind]:
         of_sweep("note", 4, of("sweeps/*/*.json"), check_note),
         of_sweep("failure", 3, of("failed/*.json"), check_failure),
         Kind("exported", 24, plan.scratch / "exported", _exported, of("*", README), check_exported),
+        Kind("exported gguf", 8, plan.scratch / "exported_gguf", gguf, of("*", README), check_gguf),
         Kind("kernels", 5, plan.scratch / "cache", cache, of("luq/*"), check_kernels),
         Kind("training, half", 5, half, training(after_half), of("*"), check_training),
         Kind("training, tower", 3, tower, training(after_tower), of("*"), check_training),

@@ -16,7 +16,7 @@ import torch
 from benchmarks.faults import forked, outputs
 from benchmarks.faults.forked import Act, luq, must_work
 from benchmarks.faults.outcome import Plan, Tally
-from benchmarks.faults.outputs import QUIET, RUN, SWEEP, Snapshot, snapshot, to
+from benchmarks.faults.outputs import GGUF, QUIET, RUN, SWEEP, Snapshot, snapshot, to
 from benchmarks.faults.training import train_act
 from luq.store.store import Store
 from pipelines import runs_folder
@@ -52,10 +52,14 @@ def _sweep(folder: Path) -> Act:
     return luq(*SWEEP, QUIET, "checkpoint=true", to(folder))
 
 
-def _export(folder: Path) -> Act:
-    key = next(folder.glob("runs/*")).name
-    # among the folders that are checked, as those of `checkpoint=true`
-    return luq("export", key, folder / "checkpoints" / "exported", "--outputs", folder)
+def _export(*options: str) -> Callable[[Path], Act]:
+    def act(folder: Path) -> Act:
+        key = next(folder.glob("runs/*")).name
+        # among the folders that are checked, as those of `checkpoint=true`
+        target = folder / "checkpoints" / "exported"
+        return luq("export", key, target, *options, "--outputs", folder)
+
+    return act
 
 
 def _report(folder: Path) -> Act:
@@ -110,7 +114,8 @@ def scenarios(swept: Path, reported: Path) -> list[Scenario]:
         Scenario("run checkpoint=true", 16, _run(QUIET, "checkpoint=true")),
         Scenario("run tracking=wandb_offline", 3, _run()),
         Scenario("sweep", 25, _sweep),
-        Scenario("export", 8, _export, prepare=finished),
+        Scenario("export", 8, _export(), prepare=finished),
+        Scenario("export --format gguf", 8, _export(*GGUF), prepare=finished),
         Scenario("report", 4, _report, prepare=finished),
         Scenario("report over a report", 4, _report, prepare=with_report),
         Scenario("rescore", 6, _rescore, prepare=misscored),

@@ -25,6 +25,7 @@ SETTINGS = [
     "evaluation.fidelity=1", "evaluation.text_tokens=256", "quantizer.low=rtn4",
     "quantizer.high=gptq3", "allocation.k=9", "evaluation.data=../questions",
 ]  # fmt: skip
+GGUF = ("--format", "gguf", "--recode", "q4_0")  # of `luq export`
 QUIET = "tracking=none"
 RUN = ["run", *SETTINGS, "profile.clusters=4"]
 SWEEP = ["sweep", "clusters", *SETTINGS, "profile.clusters=4,5"]

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from luq.config.checks import VOLATILE
 from luq.errors import StoreError
@@ -19,6 +19,7 @@ from luq.evaluation.answers import (
 from luq.evaluation.predictions import (
     AnswerRow,
     FidelityRows,
+    PromptRow,
     read_answers,
     read_fidelity,
     refuse_errors,
@@ -31,6 +32,7 @@ from luq.questions.sources import QuestionTable
 from luq.questions.subsets import Subset, choose
 from luq.questions.text import TextSource
 from luq.store.artefact import Artefact, Tools
+from luq.store.keys import Identified
 from luq.store.store import write_json
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 REFERENCE = "reference.safetensors"
+PROMPTS = "prompts.jsonl"
 LOSSES = "losses.json"
 Layers = tuple[PackedLayer, ...]
 
@@ -244,6 +247,100 @@ class TextLosses(Artefact[list[float]]):
         return losses
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class GgufFiles(Identified):
+    """A language model and its tower for llama.cpp, as they stand in keys: by their bytes."""
+
+    model: str  # sha256
+    mmproj: str
+    model_file: Path = field(metadata=VOLATILE)
+    mmproj_file: Path = field(metadata=VOLATILE)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GgufAnswers(Artefact[list[AnswerRow]]):
+    """What a folder says in llama.cpp to the questions of one benchmark."""
+
+    stage: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = 1
+    files: GgufFiles
+    library: str  # version of llama-cpp-python
+    system_prompt: str
+    table: QuestionTable
+    subset: Subset
+
+    @property
+    def description(self) -> str:
+        return f"llama.cpp's answers to {self.table.benchmark}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.evaluation import ask
+        from luq.evaluation.llama_cpp import LlamaCppLM
+        from luq.evaluation.predictions import Predictions
+
+        questions = self.table.open(tools)
+        ids = choose(questions, self.subset)
+        under_way = Predictions(tools.store.resumable(self, "partial.jsonl"))
+        lm = tools.hold(LlamaCppLM, (self.files, self.system_prompt), self._opened)
+        with tools.progress.bar(self.table.benchmark, len(ids)) as advance:
+            rows = ask.ask(lm, questions, ids, under_way, advance=lambda n: advance("", n))
+        write_rows(folder / ANSWERS, ask.with_docs(questions, rows))
+
+    def _opened(self) -> Any:
+        from luq.evaluation.llama_cpp import LlamaCpp, LlamaCppLM
+
+        llama = LlamaCpp(self.files.model_file, self.files.mmproj_file)
+        return LlamaCppLM(llama, self.system_prompt)
+
+    def read(self, folder: Path) -> list[AnswerRow]:
+        return read_answers(folder / ANSWERS)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FirstTokens(Artefact[list[PromptRow]]):
+    """What a run's packed model reads of one benchmark's questions, and would say first.
+
+    `layers` and `parts` are keys of what the run packed: nothing is packed for this.
+    """
+
+    stage: ClassVar[str] = "first_tokens"
+    version: ClassVar[int] = 1
+    checkpoint: Checkpoint
+    layers: tuple[str, ...]
+    parts: tuple[tuple[str, str], ...]  # part, key
+    table: QuestionTable
+    subset: Subset
+    batching: Batching
+
+    @property
+    def description(self) -> str:
+        return f"the first tokens of the answers to {self.table.benchmark}"
+
+    def make(self, folder: Path, tools: Tools) -> None:
+        from luq.evaluation import fidelity
+        from luq.models.vlm import loaded
+
+        questions = self.table.open(tools)
+        ids = choose(questions, self.subset)
+        vlm = loaded(tools, self.checkpoint)
+        layers = [tools.store.verify("layers", key) for key in self.layers]
+        parts = {part: tools.store.verify("parts", key) for part, key in self.parts}
+        install_folders(vlm, layers, parts)
+        batch_size = self.batching.batch_size
+        lm = held_lm(vlm, self.checkpoint, batch_size, tools)
+        rows: list[PromptRow] = []
+        with tools.progress.bar(self.table.benchmark, len(ids)) as advance:
+            for start in range(0, len(ids), batch_size):
+                batch = ids[start : start + batch_size]
+                rows += fidelity.first_tokens(lm, questions, batch)
+                advance("", len(batch))
+        write_rows(folder / PROMPTS, rows)
+
+    def read(self, folder: Path) -> list[PromptRow]:
+        lines = (folder / PROMPTS).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+
 class Packed(NamedTuple):
     """What of a model is packed: its decoder's layers, and parts beside them."""
 
@@ -254,26 +351,35 @@ class Packed(NamedTuple):
 def installed(checkpoint: Checkpoint, packed: Packed, tools: Tools) -> "VLM":
     """The loaded model with what is packed in it, checked bit for bit against its files."""
     from luq.models.vlm import loaded
+
+    vlm = loaded(tools, checkpoint)
+    layers = [tools.store.get(layer).folder for layer in packed.layers]
+    install_folders(vlm, layers, folders_of(packed.parts, tools))
+    return vlm
+
+
+def install_folders(vlm: "VLM", layers: list[Path], parts: dict[str, Path]) -> None:
+    """Put packed layers, and packed parts by name, in a loaded model; compare them bit for bit."""
     from luq.quantization.rest import assert_parts_installed, install_parts
     from luq.quantization.walk import assert_installed, install
 
-    vlm = loaded(tools, checkpoint)
-    folders = [tools.store.get(layer).folder for layer in packed.layers]
-    if install(vlm, folders):
-        assert_installed(vlm, folders)
-    parts = folders_of(packed.parts, tools)
+    if install(vlm, layers):
+        assert_installed(vlm, layers)
     if install_parts(vlm, parts):
         assert_parts_installed(vlm, parts)
-    return vlm
 
 
 def installed_lm(
     checkpoint: Checkpoint, packed: Packed, batching: Batching, tools: Tools
 ) -> "LoadedVLM":
     """The lm-eval model around the loaded model with what is packed in it."""
+    vlm = installed(checkpoint, packed, tools)
+    return held_lm(vlm, checkpoint, batching.batch_size, tools)
+
+
+def held_lm(vlm: "VLM", checkpoint: Checkpoint, batch_size: int, tools: Tools) -> "LoadedVLM":
+    """The lm-eval model around a loaded model, made once."""
     from luq.evaluation.ask import make_lm
     from luq.evaluation.lm import LoadedVLM
 
-    vlm = installed(checkpoint, packed, tools)
-    key = (checkpoint, batching.batch_size)
-    return tools.hold(LoadedVLM, key, lambda: make_lm(vlm, batching.batch_size))
+    return tools.hold(LoadedVLM, (checkpoint, batch_size), lambda: make_lm(vlm, batch_size))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from luq.errors import DataError
-from luq.evaluation.lm import LoadedVLM
+from luq.evaluation.lm import LoadedVLM, StoredAnswers
 from luq.evaluation.predictions import AnswerRow, Predictions, refuse_errors
 from luq.models.quiet import quiet
 from luq.models.vlm import VLM
@@ -112,7 +112,7 @@ def _task(questions: Questions, ids: list[int]) -> "ConfigurableTask":
 
 
 def ask(
-    lm: "LoadedVLM",
+    lm: "StoredAnswers",
     questions: Questions,
     ids: list[int],
     predictions: Predictions,
@@ -152,7 +152,7 @@ def ask(
                 bootstrap_iters=0,  # intervals are our own, by unit
                 log_samples=False,
                 apply_chat_template=True,
-                system_instruction=lm.vlm.config.system_prompt or None,
+                system_instruction=lm.system_prompt or None,
             )
     return [predictions.rows[id_] for id_ in ids]
 

@@ -16,9 +16,17 @@ from torch import Tensor
 from luq.errors import DataError
 from luq.evaluation.ask import check
 from luq.evaluation.lm import UnaskableError
-from luq.evaluation.predictions import AnswerRow, FidelityRow, FidelityRows
+from luq.evaluation.predictions import (
+    IMAGE,
+    TOP_FIRST,
+    AnswerRow,
+    FidelityRow,
+    FidelityRows,
+    PromptRow,
+)
 from luq.formats import tensor_files
 from luq.models.asking import PLACEHOLDER, plain_text
+from luq.models.processors import image_token_id
 from luq.models.quiet import quiet
 from luq.questions.prompts import TARGETS, Doc, prompt_of
 from luq.questions.specs import task_config
@@ -82,6 +90,21 @@ def _chat(lm: "LoadedVLM", messages: list[Message], is_answered: bool) -> str:
     return chat
 
 
+def question_chat(lm: "LoadedVLM", questions: Questions, doc: Doc) -> str:
+    """A question as the model's own template writes it, up to where the answer begins."""
+    return _chat(lm, _messages(questions, doc, lm.system_prompt), is_answered=False)
+
+
+def _messages(questions: Questions, doc: Doc, system: str) -> list[Message]:
+    """The chat before the answer; `system` is empty for no system prompt."""
+    messages: list[Message] = []
+    if system:
+        messages.append(Message("system", system))
+    prompt_text = prompt_of(questions.benchmark, questions.protocol)(doc)
+    messages.append(Message("user", PLACEHOLDER + prompt_text))
+    return messages
+
+
 def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: str) -> Forced:
     """The chat with the reference answer as the model's own template writes it.
 
@@ -98,11 +121,7 @@ def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: st
     Raises:
         DataError: the image does not decode.
     """
-    messages: list[Message] = []
-    if system:
-        messages.append(Message("system", system))
-    prompt_text = prompt_of(questions.benchmark, questions.protocol)(doc)
-    messages.append(Message("user", PLACEHOLDER + prompt_text))
+    messages = _messages(questions, doc, system)
     answer = plain_text(lm.processor, TARGETS[questions.benchmark](doc))
     end = lm.tokenizer.eos_token
     prompt = _chat(lm, messages, is_answered=False)
@@ -164,7 +183,7 @@ def _answer_logs(
     lm: "LoadedVLM", questions: Questions, ids: list[int]
 ) -> Iterator[AnswerLogs | LeftOut]:
     """Log-probabilities of one batch of questions."""
-    system = lm.vlm.config.system_prompt
+    system = lm.system_prompt
     batch: list[Forced] = []
     for id_, doc in zip(ids, questions.docs.select(ids), strict=True):
         try:
@@ -192,6 +211,53 @@ def _answer_logs(
             logs = logits_of_question[-n - 1 : -1].float().log_softmax(-1).cpu()
             yield AnswerLogs(question.id, torch.tensor(question.answer), logs)
         return
+
+
+def first_tokens(lm: "LoadedVLM", questions: Questions, ids: list[int]) -> Iterator[PromptRow]:
+    """Prompts of one batch as the processor writes them, and the model's first tokens.
+
+    Questions that cannot be asked are left out.
+
+    Args:
+        lm: from `ask.make_lm`.
+        questions: of one benchmark.
+        ids: their rows.
+    """
+    good = check(questions, ids, strict=False).good
+    asked: list[int] = []
+    chats: list[str] = []
+    images: list[list[Any]] = []
+    for id_, doc in zip(good, questions.docs.select(good), strict=True):
+        try:
+            image = questions.image(id_).convert("RGB")
+        except DataError:
+            continue
+        asked.append(id_)
+        chats.append(question_chat(lm, questions, doc))
+        images.append([image])
+    with quiet(), torch.no_grad():
+        try:
+            encoded = lm.tok_batch_multimodal_encode(chats, images)
+        except UnaskableError as error:
+            for place in sorted(error.reasons, reverse=True):
+                del asked[place], chats[place], images[place]
+            if asked:
+                yield from first_tokens(lm, questions, asked)
+            return
+        logits = lm.vlm.model(**encoded, logits_to_keep=1).logits[:, -1]
+    logs = logits.float().log_softmax(-1).cpu()
+    image_token = image_token_id(lm.vlm.model.config, lm.vlm.processor)
+    for id_, tokens, mask, row in zip(
+        asked, encoded["input_ids"], encoded["attention_mask"], logs, strict=True
+    ):
+        top = row.topk(min(TOP_FIRST, len(row)))
+        prompt = [IMAGE if token == image_token else token for token in tokens[mask > 0].tolist()]
+        yield {
+            "id": id_,
+            "tokens": prompt,
+            "top": top.indices.tolist(),
+            "logs": top.values.tolist(),
+        }
 
 
 def _encoded(lm: "LoadedVLM", questions: Questions, batch: list[Forced]) -> Any:

@@ -62,30 +62,33 @@ class _Question(NamedTuple):
         return Instance("generate_until", request.doc, arguments, request.idx, request.metadata)
 
 
-class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
-    """Answers batch by batch and stores every batch, so that an interrupted evaluation can go on.
+class StoredAnswers:
+    """The part of an lm-eval model that stores every batch of answers, so that an interrupted
+    evaluation can go on.
 
     Batches are cut from all questions, longest first, whatever was answered before. So a question
     that is asked after an interruption is in the same batch, and gets the same answer.
     """
 
+    batch_size: int
     _session: _Session  # set by `begin`
 
-    def __init__(self, vlm: VLM, batch_size: int):
-        self.vlm = vlm
-        super().__init__(
-            pretrained=vlm.model,
-            batch_size=batch_size,
-            max_length=context_length(vlm.model),
-            convert_img_format=True,
-            # what a prompt without a chat template says for an image
-            image_string=str(vlm.processor.image_token or PLACEHOLDER),
-        )
-        self._device = vlm.device  # of a streamed model transformers says "meta"
+    @property
+    def system_prompt(self) -> str:
+        """Before each question; empty for none."""
+        raise NotImplementedError
 
-    def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
-        self.processor = ChatProcessor(self.vlm.processor)
-        self.tokenizer = self.vlm.processor.tokenizer
+    def answers_to(self, requests: list[Instance]) -> list[AnswerRow]:
+        """Rows with a text for each request, all of whose images decode.
+
+        Raises:
+            UnaskableError: some cannot be asked; the others are asked again without them.
+        """
+        raise NotImplementedError
+
+    def prompt_length(self, request: Instance) -> int:
+        """By which requests are ordered."""
+        raise NotImplementedError
 
     def begin(
         self,
@@ -102,13 +105,12 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
             strict: the first bad row is an error, instead of a row {id, error}.
             advance: is told how many more questions are done.
         """
-        self.vlm.model.generation_config = greedy(self.vlm.model)
         self._session = _Session(predictions, ids, strict, advance)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """The answers to all requests; lm-eval calls this."""
         predictions = self._session.predictions
-        lengths = {id(request): len(self.tok_encode(request.args[0])) for request in requests}
+        lengths = {id(request): self.prompt_length(request) for request in requests}
 
         def longest_first(request: Instance) -> tuple[int, str, int | None]:
             return -lengths[id(request)], request.args[0], request.doc_id
@@ -142,15 +144,16 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
         while questions:
             instances = [question.instance() for question in questions]
             try:
-                texts = super().generate_until(instances, disable_tqdm=True)
+                answered = self.answers_to(instances)
             except UnaskableError as error:
                 # Ask the others again, without those.
                 for position, why in error.reasons.items():
                     rows.append(self._failed(questions[position].request, why))
                 questions = _without(questions, error.reasons)
                 continue
-            for question, text in zip(questions, texts, strict=True):
-                rows.append({"id": self._row_id(question.request), "text": text})
+            for question, row in zip(questions, answered, strict=True):
+                row["id"] = self._row_id(question.request)
+                rows.append(row)
             break
         return rows
 
@@ -159,6 +162,51 @@ class LoadedVLM(HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
         if self._session.strict:
             raise DataError(f"row {row_id}: {why}")
         return {"id": row_id, "error": why}
+
+
+class LoadedVLM(StoredAnswers, HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
+    """Answers of a model in memory."""
+
+    def __init__(self, vlm: VLM, batch_size: int):
+        self.vlm = vlm
+        super().__init__(
+            pretrained=vlm.model,
+            batch_size=batch_size,
+            max_length=context_length(vlm.model),
+            convert_img_format=True,
+            # what a prompt without a chat template says for an image
+            image_string=str(vlm.processor.image_token or PLACEHOLDER),
+        )
+        self._device = vlm.device  # of a streamed model transformers says "meta"
+
+    @property
+    def system_prompt(self) -> str:
+        """Before each question; empty for none."""
+        return self.vlm.config.system_prompt
+
+    def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
+        self.processor = ChatProcessor(self.vlm.processor)
+        self.tokenizer = self.vlm.processor.tokenizer
+
+    def begin(
+        self,
+        predictions: Predictions,
+        ids: list[int],
+        strict: bool,
+        advance: Callable[[int], None],
+    ) -> None:
+        """As `StoredAnswers.begin`; answers are greedy."""
+        self.vlm.model.generation_config = greedy(self.vlm.model)
+        super().begin(predictions, ids, strict, advance)
+
+    def prompt_length(self, request: Instance) -> int:
+        """Tokens of the chat, in which an image is one."""
+        return len(self.tok_encode(request.args[0]))
+
+    def answers_to(self, requests: list[Instance]) -> list[AnswerRow]:
+        """Texts of one batch."""
+        texts = HFMultimodalLM.generate_until(self, requests, disable_tqdm=True)
+        return [{"id": 0, "text": text} for text in texts]
 
     def apply_chat_template(
         self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True

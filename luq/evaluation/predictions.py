@@ -13,6 +13,9 @@ from luq.errors import DataError
 from luq.questions.prompts import Doc
 from luq.store.sealed import parse_table, sealed, unsealed
 
+TOP_FIRST = 64  # first tokens of an answer that are kept; KL counts the others as one
+IMAGE = -1  # stands for a token that is a piece of an image
+
 
 class AnswerRow(TypedDict):
     """What a model said to one question, or why the question could not be asked."""
@@ -21,6 +24,16 @@ class AnswerRow(TypedDict):
     text: NotRequired[str]
     error: NotRequired[str]  # stands instead of the text
     doc: NotRequired[Doc]  # the columns that the score needs
+    prompt: NotRequired["PromptRow"]  # where it was answered by llama.cpp
+
+
+class PromptRow(TypedDict):
+    """What a model reads of one question, and what it thinks of the answer's first token."""
+
+    id: int
+    tokens: list[int]  # of the prompt; IMAGE for each piece of an image
+    top: list[int]  # the likeliest first tokens, at most TOP_FIRST
+    logs: list[float]  # their log-probabilities in nats
 
 
 class FidelityRow(TypedDict):

@@ -20,6 +20,8 @@ from luq.store.sealed import read_table, sealed
 FORMAT_VERSION = 2
 NATIVE_LAYOUT = "luq"  # the folder's own layout, beside those of other libraries
 GGUF_LAYOUT = "gguf"  # llama.cpp's: no Hugging Face folder
+MODEL = "model.gguf"  # its files: the language model, and what sees images
+MMPROJ = "mmproj.gguf"
 ABOUT = "luq.json"
 # An entry of config.json in which transformers looks for the name of the weight file. Without LUQ
 # it would load a packed folder with random linears and a warning: it stops with this text instead.
@@ -74,6 +76,8 @@ class ExportedFolder:
     files: dict[str, Checksum] = field(default_factory=dict)
     # Tier -> the type that its weights were coded again in: the run's scores are not this folder's.
     recoded: dict[str, str] = field(default_factory=dict)
+    # What the program that it is for is known to compute otherwise than the run.
+    differences: list[str] = field(default_factory=list)
 
 
 def about_json(about: ExportedFolder) -> dict[str, Any]:
@@ -87,6 +91,8 @@ def about_json(about: ExportedFolder) -> dict[str, Any]:
     }
     if about.recoded:
         content["recoded"] = about.recoded
+    if about.differences:
+        content["differences"] = about.differences
     if about.run is not None:
         content |= asdict(about.run)
     return sealed(content)

@@ -1,6 +1,5 @@
 """Weights as llama.cpp stores them: rows of blocks, which a GGUF file takes as they are."""
 
-import math
 from typing import ClassVar
 
 import torch
@@ -9,6 +8,10 @@ from torch import Tensor
 
 from luq.formats.base import BufferSpec, PackedWeight
 from luq.formats.gguf_blocks import BLOCK_TYPES, BlockType
+from luq.formats.gguf_codebooks import CODEBOOK_TYPES, CodebookType
+
+# Every type, by llama.cpp's name in small letters.
+KINDS: dict[str, BlockType | CodebookType] = {**BLOCK_TYPES, **CODEBOOK_TYPES}
 
 
 class GgufWeight(PackedWeight):
@@ -31,12 +34,12 @@ class GgufWeight(PackedWeight):
         return {"blocks": BufferSpec(torch.uint8, (rows, row_bytes))}
 
     @property
-    def kind(self) -> BlockType:
+    def kind(self) -> BlockType | CodebookType:
         """The type of its blocks."""
         name = self.meta.get("type")
-        if not isinstance(name, str) or name not in BLOCK_TYPES:
-            raise self.refused("meta 'type'", f"one of {', '.join(BLOCK_TYPES)}", name)
-        return BLOCK_TYPES[name]
+        if not isinstance(name, str) or name not in KINDS:
+            raise self.refused("meta 'type'", f"one of {', '.join(KINDS)}", name)
+        return KINDS[name]
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         return self._values(self.buffers["blocks"], dtype)
@@ -50,9 +53,9 @@ class GgufWeight(PackedWeight):
         self, rows: UInt8[Tensor, "n row_bytes"], dtype: torch.dtype
     ) -> Float[Tensor, "n in"]:
         kind = self.kind
-        numbers = kind.read(rows.reshape(-1, kind.bytes))
-        return kind.values(numbers).view(len(rows), self.shape[1]).to(dtype)
+        values = kind.decode(rows.reshape(-1, kind.bytes))
+        return values.view(len(rows), self.shape[1]).to(dtype)
 
     @property
     def nominal_bits(self) -> float:
-        return math.log2(self.kind.levels)
+        return self.kind.nominal_bits

@@ -14,6 +14,7 @@ A weight is (d a) (q - z), plus d' or minus d' b where a type has shifts; where 
 it is d times the table's number. (GGUF's specification and the `gguf` package, MIT.)
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -132,6 +133,11 @@ class BlockType:
         """Bits per weight of whole blocks."""
         return 8 * self.bytes / self.weights
 
+    @property
+    def nominal_bits(self) -> float:
+        """Bits per weight of the codes alone."""
+        return math.log2(self.levels)
+
     def means(self, codes: Integer[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
         """What codes are before they are scaled: q - z, or the table's numbers."""
         if self.table is None:
@@ -188,6 +194,10 @@ class BlockType:
                 shift = -(shift * numbers.sub_shifts)
             values = values + shift.view(-1, shift.shape[1], 1)
         return values.view(-1, self.weights)
+
+    def decode(self, blocks: Blocks) -> Float32[Tensor, "blocks weights"]:
+        """What blocks mean, bit for bit as llama.cpp has it."""
+        return self.values(self.read(blocks))
 
 
 class TernaryBlocks(BlockType):
@@ -319,6 +329,22 @@ _ALL = (
         levels=16,
         scale_at=0,
         planes=(Plane(2, 16, NIBBLES, 4),),
+        table=NONLINEAR,
+    ),
+    BlockType(
+        name="iq4_xs",
+        weights=256,
+        bytes=136,
+        levels=16,
+        scale_at=0,
+        planes=(Plane(8, 128, NIBBLES, 4, segments=8),),
+        sub_weights=32,
+        sub_scales=(
+            Plane(4, 4, NIBBLES, 4, segments=4),
+            Plane(2, 2, CRUMBS, 2, segments=2, low=4),
+        ),
+        sub_zero=32,
+        sub_levels=64,
         table=NONLINEAR,
     ),
     BlockType(

@@ -63,7 +63,12 @@ def plain_text(processor: Any, text: str) -> str:
         token = getattr(processor, name, None)
         if isinstance(token, str):
             tokens.add(token)
-    return _spelled(frozenset(tokens)).sub(_with_space, text)
+    return spelled_apart(text, frozenset(tokens))
+
+
+def spelled_apart(text: str, tokens: frozenset[str]) -> str:
+    """The text with a space in every one of some tokens that it spells."""
+    return _spelled(tokens).sub(_with_space, text)
 
 
 @lru_cache(maxsize=8)

@@ -1,5 +1,6 @@
 """A weight into codes on a grid, with error feedback, whatever the grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
@@ -89,6 +90,13 @@ class Coder:
         for _ in range(self.descents):
             descend(self.target, self.hessian, codes, rounding.grid, self.group_size, self.block)
         return CodedRows(codes, rounding.grid)
+
+    def best(self, candidates: Sequence[CodedRows[G]]) -> CodedRows[G]:
+        """Of each row the one with the least error under the Hessian."""
+        rows = candidates[0]
+        for others in candidates[1:]:
+            rows = self.better(rows, others)
+        return rows
 
     def better(self, rows: CodedRows[G], others: CodedRows[G]) -> CodedRows[G]:
         """Of each row the one with the less error under the Hessian; no row knows of others."""

@@ -10,12 +10,14 @@ from luq.config.quantizer.base import TierConfig, check_block, check_damping, ch
 class GgufType(NamedTuple):
     """A type of GGUF tensors: bits per weight, and weights of a block.
 
-    `fallback`: what llama.cpp takes for rows that are not whole blocks.
+    `fallback`: what llama.cpp takes for rows that are not whole blocks. `has_codebook`: its codes
+    are points of several weights.
     """
 
     bits: float
     weights: int
     fallback: str | None = None
+    has_codebook: bool = False
 
 
 GGUF_TYPES = {
@@ -28,10 +30,18 @@ GGUF_TYPES = {
     "q4_1": GgufType(5.0, 32),
     "q4_0": GgufType(4.5, 32),
     "iq4_nl": GgufType(4.5, 32),
+    "iq4_xs": GgufType(4.25, 256, "iq4_nl"),
     "q3_k": GgufType(3.4375, 256, "iq4_nl"),
     "q2_k": GgufType(2.625, 256, "iq4_nl"),
     "tq2_0": GgufType(2.0625, 256, "q4_0"),
     "tq1_0": GgufType(1.6875, 256, "q4_0"),
+    "iq3_s": GgufType(3.4375, 256, "iq4_nl", has_codebook=True),
+    "iq3_xxs": GgufType(3.0625, 256, "iq4_nl", has_codebook=True),
+    "iq2_s": GgufType(2.5625, 256, "iq4_nl", has_codebook=True),
+    "iq2_xs": GgufType(2.3125, 256, "iq4_nl", has_codebook=True),
+    "iq2_xxs": GgufType(2.0625, 256, "iq4_nl", has_codebook=True),
+    "iq1_m": GgufType(1.75, 256, "iq4_nl", has_codebook=True),
+    "iq1_s": GgufType(1.5625, 256, "iq4_nl", has_codebook=True),
 }
 
 
@@ -57,6 +67,8 @@ class GgufTier(TierConfig):
         require(self.type in GGUF_TYPES, "tier.type", self.type, f"one of {', '.join(GGUF_TYPES)}")
         check_steps("clip_steps", self.clip_steps)
         check_steps("descent", self.descent)
+        has_descent = self.descent == 0 or not GGUF_TYPES[self.type].has_codebook
+        require(has_descent, "tier.descent", self.descent, f"0 for {self.type}")
         check_block(self.block)
         check_damping(self.damping)
 

@@ -25,7 +25,7 @@ from luq.export.gguf.language import Language, unplaced
 from luq.export.gguf.package import gguf_package
 from luq.export.gguf.vision import Vision
 from luq.formats.base import PackedWeight
-from luq.formats.gguf_blocks import BLOCK_TYPES
+from luq.formats.gguf import KINDS
 from luq.formats.layer_file import PackedLayer, read_layer
 from luq.models.checkpoint import is_tied
 from luq.models.families import decoder_weight, part_of
@@ -320,7 +320,7 @@ class ContentsOf:
             bits = stored_bits(weight)
             nearest: list[str] = []
             for name in nearest_tiers(bits, weight.shape[1]):
-                nearest.append(f"{name} ({BLOCK_TYPES[name].stored_bits:g})")
+                nearest.append(f"{name} ({KINDS[name].stored_bits:g})")
             lines.append(
                 f"{tier} ({bits:.2f} bits per weight; nearest for rows of {weight.shape[1]} weights"
                 f": {', '.join(nearest) or 'float16'})"

@@ -12,7 +12,15 @@ from torch import Tensor
 from luq import __version__
 from luq.errors import StoreError, unknown
 from luq.escaping import markdown_code
-from luq.export.about import ABOUT, GGUF_LAYOUT, ExportedFolder, ExportedRun, about_json
+from luq.export.about import (
+    ABOUT,
+    GGUF_LAYOUT,
+    MMPROJ,
+    MODEL,
+    ExportedFolder,
+    ExportedRun,
+    about_json,
+)
 from luq.export.card import CardFacts, render
 from luq.export.checksums import checksums
 from luq.export.folder import READABLE_BY_ALL, README, PackedModel, check_before_writing, new_folder
@@ -22,7 +30,7 @@ from luq.export.gguf.language import Language, language_of
 from luq.export.gguf.package import gguf_package
 from luq.export.gguf.vision import Vision, vision_of
 from luq.export.gguf.vocabulary import Vocabulary, vocabulary_of
-from luq.formats.gguf_blocks import BLOCK_TYPES
+from luq.formats.gguf import KINDS
 from luq.models.settings_files import (
     IMAGE_CONFIG,
     PROCESSOR_CONFIG,
@@ -34,8 +42,6 @@ from luq.store.store import write_json
 from luq.store.writers import sole_writer
 
 log = logging.getLogger(__name__)
-MODEL = "model.gguf"
-MMPROJ = "mmproj.gguf"
 LARGER = 1.2  # times its size in the store: what is said of a tier that grows more
 
 
@@ -66,17 +72,32 @@ def export(
         StoreError: Another process is writing the target.
     """
     gguf_package()
-    if recode is not None and recode not in BLOCK_TYPES:
-        raise unknown("--recode", recode, BLOCK_TYPES)
+    if recode is not None and recode not in KINDS:
+        raise unknown("--recode", recode, KINDS)
     with sole_writer(target, "export"):
         check_before_writing(model.source, target)
         parts = _Parts(model)
         contents = ContentsOf(model, parts.language, parts.vision, recode).plan()
         _tell(contents)
+        for difference in parts.differences:
+            log.warning("%s", difference)
         with new_folder(target) as scratch:
             name = target.name if card is None else card.title
             ledger = parts.write(scratch, name, contents, run, card)
-            _describe(scratch, ledger, contents, run, card, parts.vision is not None)
+            about = ExportedFolder(
+                GGUF_LAYOUT,
+                ledger,
+                sum(ledger.values()),
+                run,
+                checksums(scratch),
+                contents.recoded,
+                parts.differences,
+            )
+            write_json(scratch / ABOUT, about_json(about))
+            if card is not None:
+                note = _note(contents, parts.differences)
+                text = render(card, GGUF_LAYOUT, ledger, parts.vision is not None, note)
+                (scratch / README).write_text(text, encoding="utf-8")
     return target
 
 
@@ -100,6 +121,12 @@ class _Parts:
             images = model.image_processor or _image_settings(model.source)
             self.vision = vision_of(family, config, images)
         self.vocabulary = vocabulary_of(model.source, config.get_text_config().vocab_size)
+
+    @property
+    def differences(self) -> list[str]:
+        """What llama.cpp is known to compute otherwise than the run did."""
+        of_vision = [] if self.vision is None else self.vision.differences
+        return [*of_vision, *self.vocabulary.differences]
 
     def write(
         self,
@@ -253,36 +280,15 @@ def _tell(contents: Contents) -> None:
             )
 
 
-def _describe(
-    folder: Path,
-    ledger: dict[str, int],
-    contents: Contents,
-    run: ExportedRun | None,
-    card: CardFacts | None,
-    has_eyes: bool,
-) -> None:
-    """Write luq.json and README.md."""
-    about = ExportedFolder(
-        GGUF_LAYOUT,
-        ledger,
-        sum(ledger.values()),
-        run,
-        checksums(folder),
-        contents.recoded,
-    )
-    write_json(folder / ABOUT, about_json(about))
-    if card is not None:
-        text = render(card, GGUF_LAYOUT, ledger, has_eyes, _note(contents))
-        (folder / README).write_text(text, encoding="utf-8")
-
-
-def _note(contents: Contents) -> str:
+def _note(contents: Contents, differences: list[str]) -> str:
     """What README.md says of the files."""
     note = f"In these files the linears take {contents.stored_bits:.3f} bits per weight."
-    if not contents.recoded:
-        return f"{note} They mean what was scored."
-    tiers = ", ".join(f"{tier} in {types}" for tier, types in contents.recoded.items())
-    return (
-        f"**Coded again for these files: {markdown_code(tiers)}.** {note} Scores, and the bits "
-        "above, are the run's."
-    )
+    if contents.recoded:
+        tiers = ", ".join(f"{tier} in {types}" for tier, types in contents.recoded.items())
+        note = (
+            f"**Coded again for these files: {markdown_code(tiers)}.** {note} Scores, and the bits "
+            "above, are the run's."
+        )
+    else:
+        note = f"{note} They mean what was scored."
+    return " ".join([note, *(f"Known to differ: {difference}." for difference in differences)])

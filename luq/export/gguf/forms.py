@@ -16,16 +16,17 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from luq.config import GgufTier
 from luq.config.named_tiers import NAMED_TIERS
 from luq.errors import ConfigError, ModelError
 from luq.formats.base import GridCodes, PackedWeight, of_columns
-from luq.formats.gguf import GgufWeight
+from luq.formats.gguf import KINDS, GgufWeight
 from luq.formats.gguf_blocks import BLOCK_TYPES, BlockType, Numbers
-from luq.quantization.block_grid import fit
+from luq.formats.gguf_codebooks import CodebookType
+from luq.quantization.gguf_grids import nearest
 
 # Types of plain numbers; `F32` in the file has torch's float32, and so on.
 FLOATS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -56,7 +57,7 @@ class Form(NamedTuple):
     def bits(self) -> float:
         """Bits per weight, scales and all."""
         bits = FLOAT_BITS.get(self.type)
-        return BLOCK_TYPES[self.type].stored_bits if bits is None else bits
+        return KINDS[self.type].stored_bits if bits is None else bits
 
 
 def exact_form(weight: PackedWeight) -> Form | None:
@@ -130,9 +131,10 @@ def stored_rows(weight: PackedWeight, form: Form) -> Tensor:
     floats = weight.stored_floats()
     if floats is not None and not form.is_recoded:
         return floats
-    kind = BLOCK_TYPES[form.type]
     if form.is_recoded:
-        return _recoded(weight.dequantize(), kind).buffers["blocks"]
+        recoded = nearest(KINDS[form.type], weight.dequantize(), SEARCH_STEPS)
+        return recoded.buffers["blocks"]
+    kind = BLOCK_TYPES[form.type]
     coded = weight.grid_codes()
     assert coded is not None  # exact forms are of these three
     blocks = _blocks(kind, coded)
@@ -168,15 +170,6 @@ def _blocks(kind: BlockType, grid: GridCodes) -> UInt8[Tensor, "out row_bytes"]:
     return kind.write(numbers).view(rows, -1)
 
 
-def _recoded(weight: Float32[Tensor, "out in"], kind: BlockType) -> GgufWeight:
-    """Nearest codes, for inputs that are all alike: there are no samples to know better."""
-    columns = weight.shape[1]
-    grid = fit(kind, weight, torch.ones(columns), SEARCH_STEPS)
-    group: Int64[Tensor, " in"] = torch.arange(columns) // kind.group
-    codes: Float[Tensor, "out in"] = grid.encode(weight, group)
-    return grid.pack(codes, 0.0)
-
-
 def size_of(form: Form, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor."""
     return int(math.prod(shape) * form.bits) // 8
@@ -194,10 +187,10 @@ def nearest_tiers(bits: float, columns: int) -> list[str]:
         bits: per weight.
         columns: weights of a row; it is whole blocks of what is named.
     """
-    fitting: list[BlockType] = []
+    fitting: list[BlockType | CodebookType] = []
     for name, tier in NAMED_TIERS.items():
-        if isinstance(tier, GgufTier) and columns % BLOCK_TYPES[name].weights == 0:
-            fitting.append(BLOCK_TYPES[name])
+        if isinstance(tier, GgufTier) and columns % KINDS[name].weights == 0:
+            fitting.append(KINDS[name])
     fitting.sort(key=lambda kind: kind.stored_bits)
     below = [kind.name for kind in fitting if kind.stored_bits <= bits]
     above = [kind.name for kind in fitting if kind.stored_bits > bits]

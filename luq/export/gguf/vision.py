@@ -1,6 +1,5 @@
 """Vision tower and projector in llama.cpp's words: the file that it calls mmproj."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,6 @@ from luq.export.gguf.package import gguf_package
 from luq.models.families import LLAVA
 from luq.models.weight_files import plain_name
 
-log = logging.getLogger(__name__)
 FIXED_WINDOW = 112  # pixels; llama.cpp has no key for Qwen2.5-VL's
 FRAMES = 2  # of a Qwen patch; llama.cpp has a convolution for each
 MERGED = 2  # patches that Qwen's projector makes one token of, along each side
@@ -78,6 +76,22 @@ class Vision:
         if plain == "visual.patch_embed.proj.weight":
             return [Place(name, frame=0), Place(f"{name}.1", frame=1)]
         return [Place(name)]
+
+    @property
+    def differences(self) -> list[str]:
+        """What llama.cpp is known to compute otherwise, and has no key for."""
+        window = getattr(self.config.vision_config, "window_size", FIXED_WINDOW)
+        if self.family == LLAVA:
+            return [
+                "llama.cpp puts CLIP's class token behind the patches while its issue 25814 is "
+                "open: its image embeddings are others than those the run saw"
+            ]
+        if window != FIXED_WINDOW:
+            return [
+                f"the tower's windows have {window} pixels, and llama.cpp's have {FIXED_WINDOW}: "
+                "its image embeddings are others than those the run saw"
+            ]
+        return []
 
     def is_unread(self, tensor: str) -> bool:
         """Whether the model does not use a tensor of its checkpoint."""
@@ -168,37 +182,20 @@ def vision_of(family: str, config: Any, images: dict[str, Any]) -> Vision:
         ConfigError: llama.cpp would compute something else.
     """
     if family == LLAVA:
-        differences = _llava_differences(config)
+        unknown = _unknown_to_llava(config)
     else:
-        differences = _qwen_differences(config.vision_config)
+        unknown = _unknown_to_qwen(config.vision_config)
     for name in ("image_mean", "image_std"):
-        differences[f"no {name} of its images"] = name not in images
-    for setting, differs in differences.items():
-        if differs:
+        unknown[f"no {name} of its images"] = name not in images
+    for setting, is_there in unknown.items():
+        if is_there:
             raise ConfigError(
                 f"the model has {setting}, for which --format gguf has no place: leave --format out"
             )
-    _warn(family, config.vision_config)
     return Vision(family, config, images)
 
 
-def _warn(family: str, tower: Any) -> None:
-    """Say what llama.cpp is known to compute otherwise, and has no key for."""
-    if family == LLAVA:
-        log.warning(
-            "llama.cpp puts CLIP's class token behind the patches while its issue 25814 is open: "
-            "its image embeddings are then others than those the run saw"
-        )
-    elif tower.window_size != FIXED_WINDOW:
-        log.warning(
-            "the tower's windows have %d pixels, and llama.cpp's have %d: its image embeddings are "
-            "others than those the run saw",
-            tower.window_size,
-            FIXED_WINDOW,
-        )
-
-
-def _llava_differences(config: Any) -> dict[str, bool]:
+def _unknown_to_llava(config: Any) -> dict[str, bool]:
     """What a LLaVA may have -> whether it has that and llama.cpp has not."""
     tower = config.vision_config
     strategy = config.vision_feature_select_strategy
@@ -214,7 +211,7 @@ def _llava_differences(config: Any) -> dict[str, bool]:
     }
 
 
-def _qwen_differences(tower: Any) -> dict[str, bool]:
+def _unknown_to_qwen(tower: Any) -> dict[str, bool]:
     """The same for a Qwen2.5-VL."""
     full = list(tower.fullatt_block_indexes)
     period = full[0] + 1 if full else 1

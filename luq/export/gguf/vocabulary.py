@@ -1,7 +1,6 @@
 """A tokenizer as llama.cpp has it: tokens, merges, how texts are split, and the chat template."""
 
 import json
-import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from luq.export.gguf.package import gguf_package
 from luq.models.quiet import quiet
 from luq.models.settings_files import read_settings
 
-log = logging.getLogger(__name__)
 FILE = "tokenizer.json"
 GENERATION = "generation_config.json"
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -136,6 +134,17 @@ class Vocabulary:
             )
         return name
 
+    @property
+    def differences(self) -> list[str]:
+        """What llama.cpp is known to make other tokens of."""
+        steps = _steps(self.content.get("pre_tokenizer"))
+        if not any(_setting(step) == SHIPPED for step in steps):
+            return []
+        return [
+            "llama.cpp has no name for how this tokenizer cuts words in capitals: with "
+            f"{self.pre_tokenizer()} it makes other tokens of them than the run saw"
+        ]
+
     def _puts_blank_first(self) -> bool:
         """Whether a text gets a blank before it."""
         for step in _steps(self.content.get("normalizer")):
@@ -232,14 +241,8 @@ def vocabulary_of(folder: Path, size: int) -> Vocabulary:
                 "leave --format gguf out"
             )
         vocabulary = Vocabulary(folder, content, size)
-        name = vocabulary.pre_tokenizer()
+        vocabulary.pre_tokenizer()
         vocabulary.tokens()
-        if any(_setting(step) == SHIPPED for step in _steps(content.get("pre_tokenizer"))):
-            log.warning(
-                "llama.cpp has no name for how this tokenizer cuts words in capitals: with %s it "
-                "makes other tokens of them than the run saw",
-                name,
-            )
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ModelError(
             f"{folder / FILE} is none of transformers' tokenizers ({error!r}): copy it again"

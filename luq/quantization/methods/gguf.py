@@ -1,20 +1,26 @@
 """GPTQ's error feedback on the grids of llama.cpp's blocks.
 
-The numbers of all blocks are searched before the sweep (`luq.quantization.block_grid`), with the
-errors of columns weighed by the Hessian's diagonal, by its root, and all alike; each row takes
-what has the least error under the whole Hessian.
+The numbers of all blocks are searched before the sweep (`luq.quantization.block_grid` and
+`codebook_grid`), with the errors of columns weighed by the Hessian's diagonal, by its root, and,
+where each column has a code of its own, all alike; each row takes what has the least error under
+the whole Hessian.
+
+Points of a codebook are of eight columns, which are swept together. There the error of column j
+counts 1 / U_jj^2: what of it later columns cannot make up for. That the first of the eight change
+the others is left out in the choice; with it the error is half a percent less.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from luq.config import GgufTier
 from luq.errors import DataError
-from luq.formats.gguf import GgufWeight
-from luq.formats.gguf_blocks import BLOCK_TYPES
+from luq.formats.gguf import KINDS, GgufWeight
+from luq.formats.gguf_codebooks import UNIT, CodebookType
 from luq.quantization import hessian as hessians
-from luq.quantization.block_grid import BlockGrid, fit
+from luq.quantization.block_grid import fit
+from luq.quantization.codebook_grid import CodebookGrid, UnitRounding, fit_codebook
 from luq.quantization.coder import CodedRows, Coder
 from luq.quantization.hessian import Factor, HessianCache
 
@@ -37,21 +43,40 @@ class Gguf:
         name = tier.type_of_rows(columns)
         if name is None:
             raise DataError(f"it {tier.refusal(columns)}")
-        kind = BLOCK_TYPES[name]
+        kind = KINDS[name]
         hessian = hessians.checked(hessian, columns)
         target = hessians.without_dead_columns(weight, hessian)
         importance = torch.diagonal(hessian).clamp_min(0)
-        order = torch.arange(columns, device=weight.device)
-        if tier.act_order:
-            order = torch.argsort(importance, descending=True, stable=True)
+        order = self._order(importance, UNIT if isinstance(kind, CodebookType) else 1)
         factor = self.factors.get(hessian, lambda: hessians.factorize(hessian, tier.damping, order))
         coder = Coder(target, hessian, factor.upper, order, kind.group, tier.block, tier.descent)
-
-        def coded(weights: Float[Tensor, " in"]) -> CodedRows[BlockGrid]:
-            return coder.coded(fit(kind, target, weights, tier.clip_steps))
-
-        rows = coded(importance)
+        weighings = [importance]
         if tier.clip_steps > 0:
-            rows = coder.better(rows, coded(importance.sqrt()))
-            rows = coder.better(rows, coded(torch.ones_like(importance)))
-        return rows.grid.pack(rows.codes, factor.damping)
+            weighings.append(importance.sqrt())
+        if isinstance(kind, CodebookType):
+            points = [_points(coder, kind, each, tier.clip_steps) for each in weighings]
+            best_points = coder.best(points)
+            return best_points.grid.pack(best_points.codes, factor.damping)
+        if tier.clip_steps > 0:
+            weighings.append(torch.ones_like(importance))
+        codes = [coder.coded(fit(kind, target, each, tier.clip_steps)) for each in weighings]
+        best = coder.best(codes)
+        return best.grid.pack(best.codes, factor.damping)
+
+    def _order(self, importance: Float[Tensor, " in"], together: int) -> Int64[Tensor, " in"]:
+        """Of columns in the sweep, so many of which stay side by side."""
+        units = importance.view(-1, together)
+        order = torch.arange(len(units), device=importance.device)
+        if self.tier.act_order:
+            order = torch.argsort(units.sum(1), descending=True, stable=True)
+        within = torch.arange(together, device=importance.device)
+        return (together * order[:, None] + within).flatten()
+
+
+def _points(
+    coder: Coder, kind: CodebookType, importance: Float[Tensor, " in"], steps: int
+) -> CodedRows[CodebookGrid]:
+    """All rows on the grid of a codebook that is fitted to them."""
+    grid = fit_codebook(kind, coder.target, importance, steps)
+    unmended = 1 / torch.diagonal(coder.upper).square()
+    return coder.coded_by(UnitRounding(grid, coder.group[coder.order], unmended))

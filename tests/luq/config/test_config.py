@@ -14,6 +14,7 @@ from luq.config import (
     BillmTier,
     CalibrationConfig,
     EvaluationConfig,
+    GgufTier,
     GptqTier,
     ModelConfig,
     OrderConfig,
@@ -69,6 +70,10 @@ BAD = {
     "group size": (lambda: TernaryTier(group_size=-1), r"tier\.group_size=-1"),
     "clip steps": (lambda: RtnTier(clip_steps=-1), r"tier\.clip_steps=-1"),
     "descent": (lambda: GptqTier(descent=-1), r"tier\.descent=-1"),
+    "descent over points": (
+        lambda: GgufTier("iq1_m", descent=1),
+        r"tier\.descent=1 .* 0 for iq1_m",
+    ),
     "block": (lambda: ArbRcTier(block=0), r"tier\.block=0"),
     "damping": (lambda: BillmTier(damping=1.5), r"tier\.damping=1\.5 .* in \[0, 1\]"),
     "tier": (

@@ -6,8 +6,9 @@ from torch import Tensor
 from luq.formats.base import PackedWeight
 from luq.formats.binary import BinaryWeight
 from luq.formats.float16 import FloatWeight
-from luq.formats.gguf import GgufWeight
-from luq.formats.gguf_blocks import BLOCK_TYPES, BlockType
+from luq.formats.gguf import KINDS, GgufWeight
+from luq.formats.gguf_blocks import BlockType
+from luq.formats.gguf_codebooks import CodebookType
 from luq.formats.integer import IntegerWeight
 from luq.formats.layer_file import PackedLayer
 from luq.formats.packing import pack_bits, pack_codes, pack_trits
@@ -54,9 +55,13 @@ def ternaries(rows: int, columns: int, groups: int, size: int | None = None) -> 
     return TernaryWeight({"codes": pack_trits(codes), "scales": scales}, (rows, columns), **meta)
 
 
-def blocks_of_gguf(count: int, kind: BlockType) -> Tensor:
+def blocks_of_gguf(count: int, kind: BlockType | CodebookType) -> Tensor:
     """Random bytes, with fp16 numbers that are finite."""
     blocks = torch.randint(0, 256, (count, kind.bytes), generator=GENERATOR, dtype=torch.uint8)
+    if isinstance(kind, CodebookType):
+        numbers = kind.read(blocks)
+        scale = torch.randn(count, generator=GENERATOR).half()
+        return kind.write(numbers._replace(scale=scale))
     if kind.name == "tq2_0":  # two bits never say 3
         codes = torch.randint(0, 3, (count, kind.weights), generator=GENERATOR, dtype=torch.uint8)
         blocks[:] = 0
@@ -70,7 +75,7 @@ def blocks_of_gguf(count: int, kind: BlockType) -> Tensor:
 
 def gguf_weight(rows: int, columns: int, name: str) -> GgufWeight:
     """`name`: of the type of blocks."""
-    kind = BLOCK_TYPES[name]
+    kind = KINDS[name]
     blocks = blocks_of_gguf(rows * columns // kind.weights, kind).view(rows, -1)
     return GgufWeight({"blocks": blocks}, (rows, columns), type=name)
 

@@ -23,12 +23,12 @@ from luq.export.folder import PackedModel, StoredPart
 from luq.export.gguf import package
 from luq.export.gguf.folder import MMPROJ, MODEL, export
 from luq.formats.base import PackedWeight
-from luq.formats.gguf_blocks import BLOCK_TYPES
+from luq.formats.gguf import KINDS
 from luq.formats.layer_file import PackedLayer, read_layer, write_layer
 from luq.models.families import decoder_weight, part_of
 from luq.models.weight_files import plain_name, stored_tensors
 from luq.pocket.shipped import WEIGHTS as POCKET
-from luq.quantization.block_grid import fit
+from luq.quantization.gguf_grids import nearest
 from luq.quantization.methods import make_quantizer
 from luq.store.writers import sole_writer
 from tests.luq.export.facts import CARD, RUN
@@ -108,11 +108,7 @@ def packed_weight(weight: torch.Tensor, tier: str) -> PackedWeight:
         return make_quantizer(config).quantize(weight, None)
     name = config.type_of_rows(weight.shape[1])
     assert name is not None
-    kind = BLOCK_TYPES[name]
-    ones = torch.ones(weight.shape[1])
-    grid = fit(kind, weight.float(), ones, 0)
-    group = torch.arange(weight.shape[1]) // kind.group
-    return grid.pack(grid.encode(weight.float(), group), 0.0)
+    return nearest(KINDS[name], weight.float(), 0)
 
 
 def pack(source: Path, place: Path, tiers: tuple[str, ...]) -> PackedModel:

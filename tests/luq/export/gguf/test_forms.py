@@ -16,7 +16,8 @@ from luq.export.gguf.forms import (
 )
 from luq.formats.base import PackedWeight
 from luq.formats.float16 import FloatWeight
-from luq.formats.gguf_blocks import BLOCK_TYPES
+from luq.formats.gguf import KINDS, GgufWeight
+from luq.formats.gguf_codebooks import CODEBOOK_TYPES
 from luq.formats.integer import IntegerWeight
 from luq.formats.packing import pack_codes, pack_trits
 from luq.formats.ternary import TernaryWeight
@@ -108,6 +109,22 @@ def test_trellis_codes_have_no_form_and_blocks_are_their_own() -> None:
     assert stored_rows(blocks, Form("q3_k")) is blocks.buffers["blocks"]
 
 
+@pytest.mark.parametrize("name", CODEBOOK_TYPES)
+def test_points_of_codebooks_are_written_as_they_are_and_any_weight_is_coded_so(name: str) -> None:
+    values = torch.linspace(-1, 1, 512).view(2, 256)
+    form = recoded_form(256, name)
+    weight = GgufWeight(
+        {"blocks": stored_rows(integers(8, False, 128), form)}, (ROWS, 512), type=name
+    )
+    assert exact_form(weight) == Form(name)
+    rows = stored_rows(weight, Form(name))
+    assert rows is weight.buffers["blocks"]
+    assert torch.equal(decoded(rows, form), weight.dequantize())
+    plain = FloatWeight({"weight": values.half()}, (2, 256))
+    error = (decoded(stored_rows(plain, form), form) - values).norm() / values.norm()
+    assert error < 0.45
+
+
 @pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "f16"), (torch.bfloat16, "bf16")])
 def test_numbers_stay_numbers(dtype: torch.dtype, name: str) -> None:
     weight = FloatWeight({"weight": torch.ones(2, 5).to(dtype)}, (2, 5))
@@ -135,14 +152,14 @@ def test_rows_that_are_no_whole_blocks_get_llama_cpps_type_for_them() -> None:
 
 
 def test_tiers_next_to_some_bits() -> None:
-    assert nearest_tiers(2.0, 256) == ["tq1_0", "tq2_0"]
-    assert nearest_tiers(3.1, 512) == ["q2_k", "q3_k"]
+    assert nearest_tiers(2.0, 256) == ["iq1_m", "tq2_0"]
+    assert nearest_tiers(3.1, 512) == ["iq3_xxs", "q3_k"]
     assert nearest_tiers(2.0, 384) == ["q4_0"]
     assert nearest_tiers(12.0, 384) == ["q8_0"]
     assert nearest_tiers(2.0, 100) == []
 
 
 def test_every_type_is_one_of_the_packages() -> None:
-    for kind in BLOCK_TYPES.values():
+    for kind in KINDS.values():
         sizes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.name.upper()]]
         assert sizes == (kind.weights, kind.bytes)

@@ -9,10 +9,11 @@ from torch import Tensor
 from luq.config import GgufTier, GptqTier
 from luq.config.quantizer.gguf import GGUF_TYPES
 from luq.errors import DataError
-from luq.formats.gguf import GgufWeight
+from luq.formats.gguf import KINDS, GgufWeight
 from luq.formats.gguf_blocks import BLOCK_TYPES
 from luq.quantization import hessian as hessians
 from luq.quantization.block_grid import fit
+from luq.quantization.gguf_grids import fitted_grid
 from luq.quantization.hessian import factorize
 from luq.quantization.methods import make_quantizer
 from luq.quantization.methods.gguf import Gguf
@@ -29,9 +30,9 @@ def hessian() -> Tensor:
 
 def nearest(name: str, weight: Tensor, importance: Tensor) -> Tensor:
     """The weight rounded to the searched grid, without feedback: as llama.cpp does it."""
-    kind = BLOCK_TYPES[name]
-    grid = fit(kind, weight, importance, 20)
+    kind = KINDS[name]
     group = torch.arange(weight.shape[1]) // kind.group
+    grid = fitted_grid(kind, weight, importance, 20 if name in BLOCK_TYPES else 5)
     return grid.decode(grid.encode(weight, group), group)
 
 
@@ -144,7 +145,8 @@ def of_width(columns: int, tier: GgufTier) -> GgufWeight:
 @pytest.mark.parametrize(
     ("name", "other"),
     [("q4_k", "q5_0"), ("q5_k", "q5_1"), ("q6_k", "q8_0"), ("q3_k", "iq4_nl"), ("q2_k", "iq4_nl"),
-     ("tq1_0", "q4_0"), ("tq2_0", "q4_0")],
+     ("tq1_0", "q4_0"), ("tq2_0", "q4_0"), ("iq1_m", "iq4_nl"), ("iq1_s", "iq4_nl"),
+     ("iq2_xxs", "iq4_nl"), ("iq2_xs", "iq4_nl"), ("iq2_s", "iq4_nl"), ("iq3_xxs", "iq4_nl"), ("iq3_s", "iq4_nl"), ("iq4_xs", "iq4_nl")],
 )  # fmt: skip
 def test_narrow_rows_get_the_type_that_llama_cpp_takes_if_that_is_asked(
     name: str, other: str

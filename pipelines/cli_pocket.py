@@ -1,0 +1,70 @@
+"""The commands of `luq pocket`."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from luq.escaping import VisibleFormatter
+from pipelines.cli_parts import Commands
+
+
+@click.group(cls=Commands)
+def pocket() -> None:
+    """The pocket testbed: its questions, and its training."""
+
+
+@pocket.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--split",
+    type=click.Choice(["report", "selection"]),
+    default="report",
+    show_default=True,
+    help="Questions for reporting, or those for choosing.",
+)
+def data(folder: Path, split: str) -> None:
+    """Write the nine miniature benchmarks as parquet files."""
+    from luq.pocket.benchmarks import write
+    from pipelines.console import out
+
+    for name, rows in write(folder, split).items():
+        out.print(f"{folder / name}.parquet  {rows} rows")
+
+
+@pocket.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="pocket_llava (default), pocket_qwen, which starts from its decoder, or pocket_wide, "
+    "which starts from pocket_qwen.",
+)
+@click.option("--steps", type=int, help="Language steps.")
+@click.option("--vision-steps", type=int, help="Steps of the tower alone, before.")
+@click.option("--seed", type=int, help="Of everything; a folder belongs to one training.")
+@click.option("--start", metavar="CHECKPOINT", help="Go on from a finished checkpoint's weights.")
+@click.option(
+    "--focus",
+    help="Abilities to train one after the other first: letters,places,...; "
+    "a folder belongs to one training.",
+)
+@click.option("--decay", type=float, help="Last share of the steps, in which the rate falls to 0.")
+def train(folder: Path, **options: Any) -> None:
+    """Train a pocket model, or continue the training in FOLDER."""
+    from rich.progress import Progress
+
+    from luq.pocket.train import TrainConfig
+    from luq.pocket.train import train as train_model
+    from pipelines.console import out
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])  # losses, and the tower's accuracy
+    logging.getLogger("luq").setLevel(logging.INFO)
+    settings = {name: value for name, value in options.items() if value is not None}
+    with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
+        checkpoint = train_model(folder, TrainConfig(**settings), progress)
+    out.print(f"checkpoint: {checkpoint}")

@@ -7,7 +7,7 @@ is installed before luq is imported: it checks annotated shapes and types at eve
 
 import os
 
-from jaxtyping import install_import_hook
+from tests import annotations
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -17,10 +17,12 @@ os.environ.setdefault("WANDB_MODE", "offline")
 # With several test processes each has its share of the cores; last bits depend on the number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Packages whose jaxtyping annotations are checked at every call.
+# Packages whose jaxtyping annotations are checked when they are called.
 CHECKED_PACKAGES = ("luq.formats", "luq.quantization", "luq.profiling")
-install_import_hook(CHECKED_PACKAGES, "beartype.beartype")
+annotations.install(CHECKED_PACKAGES)
 
+import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from luq.calibration.mixing import build, generated_questions
 from luq.calibration.samples import CalibrationSet
 from luq.config import CalibrationConfig, ModelConfig
 from luq.models.vlm import VLM, load_vlm
+from luq.pocket import artefacts, benchmarks
 from luq.pocket.plugin import PocketPlugin
 from luq.questions.text import text_source
 
@@ -48,6 +51,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs the hub: set LUQ_NETWORK_TESTS=1"))
 
 
+def pytest_runtest_setup() -> None:
+    """Each test has its own calls to check."""
+    annotations.calls.clear()
+
+
 @pytest.fixture(scope="session")
 def vlm() -> VLM:
     """The pocket model, loaded once."""
@@ -58,6 +66,23 @@ def vlm() -> VLM:
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One outputs folder for the whole session, so that end-to-end tests share artefacts."""
     return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def questions_drawn_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every new store has the pocket benchmarks made. Drawing them takes seconds: these tests
+    draw each split once and copy its files.
+    """
+    splits = tmp_path_factory.mktemp("pocket_questions")
+
+    def copied(folder: Path, split: str) -> None:
+        if not (splits / split).exists():
+            benchmarks.write(splits / split, split)
+        shutil.copytree(splits / split, folder, dirs_exist_ok=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artefacts, "write", copied)
+        yield
 
 
 def pocket_samples(vlm: VLM, config: CalibrationConfig) -> CalibrationSet:

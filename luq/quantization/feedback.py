@@ -154,21 +154,22 @@ def descend(
     """
     columns = weight.shape[1]
     group = torch.arange(columns, device=weight.device) // group_size
-    slope = (grid.decode(codes, group) - weight) @ hessian  # G
+    values = grid.decode(codes, group)  # Q as it is before the pass
+    slope = (values - weight) @ hessian  # G
+    steepness = hessian.diagonal()
+    is_used = (steepness > 0).tolist()
     for start in range(0, columns, block):
         end = min(start + block, columns)
         block_slope = slope[:, start:end].clone()
         changes = torch.zeros_like(block_slope)
         for j in range(start, end):
-            steepness = hessian[j, j]
-            if steepness <= 0:
+            if not is_used[j]:
                 continue
             column = codes[:, j : j + 1]
             column_group = group[j : j + 1]
-            value = grid.decode(column, column_group)[:, 0]
-            minimum = value - block_slope[:, j - start] / steepness
+            minimum = values[:, j] - block_slope[:, j - start] / steepness[j]
             column[:] = grid.encode(minimum[:, None], column_group)
-            change = grid.decode(column, column_group)[:, 0] - value
+            change = grid.decode(column, column_group)[:, 0] - values[:, j]
             changes[:, j - start] = change
             # G += (change of Q_:j) H_j
             block_slope.addr_(change, hessian[j, start:end])

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from analysis import __main__ as command
-from analysis import report
+from analysis import figures, report
+from analysis.charts import Chart
 from analysis.loading import load
 from luq.store.writers import sole_writer
 from pipelines import runs_folder
@@ -38,6 +39,18 @@ def luq(capsys: pytest.CaptureFixture[str]) -> Luq:
         return Done(code, *capsys.readouterr())
 
     return report_command
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are empty files: drawing them takes most of a report's time."""
+
+    def save(chart: Chart, folder: Path, prefix: str = "") -> list[Path]:
+        file = folder / f"{prefix}{chart.name}.png"
+        file.touch()
+        return [file]
+
+    monkeypatch.setattr(figures, "save", save)
 
 
 def data(page: str) -> dict:
@@ -83,6 +96,7 @@ def test_the_page_needs_nothing_from_outside(demo: Path) -> None:
     assert len(page_data["runs"]["rows"]) == 24
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_frames_as_data(demo: Path) -> None:
     report.build(demo, "demo", load(demo, ["demo"]), demo / "r")
     scores = pd.read_parquet(demo / "r" / "scores.parquet")
@@ -93,6 +107,7 @@ def test_frames_as_data(demo: Path) -> None:
     assert set(runs["command"].str[:8]) == {"luq run "}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:
     bad = replace(mixed(2, 60.0), name="</script><b onclick=x>|", command="luq run 'a</script>'")
     runs_folder.write(tmp_path, bad)
@@ -118,6 +133,7 @@ def test_several_models_are_chapters(demo: Path) -> None:
     assert built.summary()["second/runs"] == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_paired_comparisons_are_in_the_report(tmp_path: Path, keep: Keep) -> None:
     scores = {"gqa": 50.0}
     keep(mixed(2, scores), "1111" * 10)
@@ -148,6 +164,7 @@ def test_bad_input_is_one_line(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_left_out_is_said_and_the_rest_reported(demo: Path, luq: Luq) -> None:
     next((demo / "runs").glob("*/result.json")).write_text('{"schema": 3, "key": "half')
     runs_folder.write_failure(demo, Failure("k", "luq_k9", "demo", "DataError", "no images"))
@@ -162,6 +179,7 @@ def test_what_is_left_out_is_said_and_the_rest_reported(demo: Path, luq: Luq) ->
         assert "cannot be read" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_plans_of_one_tier_are_two_rows_of_the_report(demo: Path, luq: Luq) -> None:
     settings = {"allocation.name": "uniform", "quantizer.propagation": "exact"}
     for tokens, score in ((2000, 78.0), (4000, 77.0)):
@@ -187,6 +205,7 @@ def test_a_record_of_schema_3_is_reported(tmp_path: Path, luq: Luq) -> None:
     assert "pocket_llava" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_mirror_of_the_report_gets_plain_rows(demo: Path, monkeypatch, luq: Luq) -> None:
     """What the tracker is given: flat rows and numbers."""
     calls = []
@@ -204,6 +223,7 @@ def test_a_mirror_of_the_report_gets_plain_rows(demo: Path, monkeypatch, luq: Lu
     assert images["pareto"].exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_report_into_the_folder_says_so_and_leaves_nothing(demo: Path, luq: Luq) -> None:
     folder = demo / "report" / "demo"
     with sole_writer(folder, "report"):

@@ -23,7 +23,7 @@ from tests.pipelines.command import luq_to
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2",
     "evaluation.samples=4", "evaluation.fidelity=0", "evaluation.text_tokens=0", "evaluation.benchmarks=[gqa,mme]",
-    "tracking=none", "quantizer.low=gptq2",
+    "tracking=none", "+quantizer.tiers.rtn2={method: rtn, bits: 2}", "quantizer.low=rtn2", "quantizer.high=rtn4",
 ]  # fmt: skip
 
 
@@ -38,23 +38,23 @@ def run(outputs: Path, group: str, *arguments: str) -> RunRecord:
     return next(iter(runs_folder.iterate(outputs, group)))
 
 
-@pytest.mark.parametrize("propagation", ["high", "exact"])
-def test_a_budget_is_kept_by_the_files(outputs: Path, propagation: str) -> None:
+@pytest.mark.parametrize(("propagation", "method"), [("high", "rtn"), ("exact", "gptq")])
+def test_a_budget_is_kept_by_the_files(outputs: Path, propagation: str, method: str) -> None:
     record = run(
         outputs, f"budget-{propagation}", "allocation=budget", "allocation.bits=3.5", f"quantizer.propagation={propagation}",
-        "order=lim",
+        "order=lim", f"quantizer.low={method}2", f"quantizer.high={method}4",
     )  # fmt: skip
     assert record.memory.stored_bits <= 3.5
     assert record.plan.bytes == record.memory.stored_bytes <= record.plan.budget_bytes
     one_more = record.memory.stored_bytes + (4.24 - 2.22) * record.memory.weights / 10 / 8
     assert one_more > record.plan.budget_bytes, "one more layer in the high tier would not fit"
-    low = {i for i, tier in enumerate(record.tiers) if tier == "gptq2"}
+    low = {i for i, tier in enumerate(record.tiers) if tier == f"{method}2"}
     assert low == set(record.order[: record.k])
     assert list(record.layer_scores) == ["lim"]
 
 
 def test_bytes_of_the_whole_checkpoint_and_several_tiers(outputs: Path) -> None:
-    tiers = "allocation.tiers=[gptq2,gptq3,gptq4]"
+    tiers = "allocation.tiers=[rtn2,gptq3,rtn4]"
     record = run(
         outputs,
         "tiers",
@@ -64,7 +64,7 @@ def test_bytes_of_the_whole_checkpoint_and_several_tiers(outputs: Path) -> None:
         "quantizer.propagation=high",
     )
     assert record.memory.checkpoint_bytes <= 3_100_000
-    assert set(record.tiers) <= {"gptq2", "gptq3", "gptq4"}
+    assert set(record.tiers) <= {"rtn2", "gptq3", "rtn4"}
     assert record.plan.error > 0
 
 

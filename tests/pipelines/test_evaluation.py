@@ -26,7 +26,7 @@ from tests.pipelines.command import luq_to as luq
 from tests.pipelines.test_run import SMALL
 
 ASKED = [*SMALL[:4], "tracking=none", "evaluation.samples=16", "evaluation.batch_size=4", "evaluation.fidelity=4",
-         "evaluation.text_tokens=1024", "model.benchmarks=[textvqa,gqa,mme]"]  # fmt: skip
+         "evaluation.text_tokens=1024", "model.benchmarks=[textvqa,gqa,mme]", "quantizer.high=rtn4"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_bad_rows_stand_in_the_record_and_strict_stops(finished: Path, tmp_path:
     }
     rows = [good, good | {"image": {"bytes": b"broken", "path": None}}, good | {"answer": ""}, good]
     Dataset.from_list(rows).to_parquet(tmp_path / "chartqa.parquet")
-    data = [*ASKED[:4], "tracking=none", f"evaluation.data={tmp_path}", "evaluation.split=all", "evaluation.fidelity=null",
+    data = [*ASKED[:4], "tracking=none", "quantizer.high=rtn4", f"evaluation.data={tmp_path}", "evaluation.split=all", "evaluation.fidelity=null",
             "evaluation.text_tokens=0", "model.benchmarks=[chartqa]"]  # fmt: skip
     done = luq(outputs, "run", "allocation.k=6", *data)
     assert done.returncode == 0, done.stderr
@@ -185,7 +185,7 @@ def test_a_benchmark_of_errors_alone_is_not_averaged_in(finished: Path, tmp_path
     Dataset.from_list([page]).to_parquet(tmp_path / "docvqa.parquet")
     gqa = good | {"id": "1", "imageId": "1", "image": broken["image"]}
     Dataset.from_list([gqa, gqa]).to_parquet(tmp_path / "gqa.parquet")
-    data = [*ASKED[:4], "tracking=none", f"evaluation.data={tmp_path}", "evaluation.split=all",
+    data = [*ASKED[:4], "tracking=none", "quantizer.high=rtn4", f"evaluation.data={tmp_path}", "evaluation.split=all",
             "evaluation.fidelity=0", "evaluation.text_tokens=0", "allocation.k=6"]  # fmt: skip
     done = luq(outputs, "run", *data, "model.benchmarks=[chartqa,docvqa,gqa]")
     assert done.returncode == 0, done.stderr

@@ -28,13 +28,13 @@ EXPERIMENT = """
 # @package _global_
 defaults:
   - override /allocation: uniform
-quantizer: {high: gptq3}
+quantizer: {high: rtn4}
 """
 SWEEP = """
 about: "mine"
 base: [model=my_llava]
 grid:
-  - experiment: mine,gptq4
+  - experiment: mine,float16
 """
 
 
@@ -63,7 +63,7 @@ def test_own_model_and_experiment_run_and_are_named_in_the_command(
     assert done.returncode == 0, done.stdout + done.stderr
     (record,) = runs_folder.iterate(outputs)
     assert record.config.model.name == "my_llava"
-    assert set(record.tiers) == {"gptq3"}
+    assert set(record.tiers) == {"rtn4"}
     again = luq(*shlex.split(record.command)[1:], f"paths.outputs={outputs}")
     assert again.returncode == 0, again.stderr
     assert "0 made" in again.stdout

@@ -27,7 +27,7 @@ SCREEN = 24  # lines
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2",
     "evaluation.samples=4", "evaluation.fidelity=0", "evaluation.text_tokens=1024",
-    "evaluation.benchmarks=[gqa]", "tracking=none", "allocation.k=3", "group=small",
+    "evaluation.benchmarks=[gqa]", "tracking=none", "allocation.k=3", "group=small", "quantizer.high=rtn4",
 ]  # fmt: skip
 
 
@@ -349,12 +349,12 @@ def process(
 @pytest.mark.parametrize(
     "command",
     [
-        "luq status order | head -1",
-        "luq status order | true",
+        "luq status card | head -1",
+        "luq status card | true",
         "luq --help | true",
-        "luq status order >&-",
-        "luq status order >&- 2>&- <&-",
-        "luq status order > /dev/full",
+        "luq status card >&-",
+        "luq status card >&- 2>&- <&-",
+        "luq status card > /dev/full",
         "luq store du > /dev/full",
         "luq store clean < /dev/null",
     ],
@@ -382,7 +382,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(tmp_path: Path) -> None:
     assert "file too large; files of this size are not allowed" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("store/*/.*tmp*"))
-    done = process(command, tmp_path)
+    done = luq("run", *SMALL, f"paths.outputs={tmp_path}")
     assert done.returncode == 0, done.stderr
 
 

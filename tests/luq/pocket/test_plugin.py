@@ -12,7 +12,7 @@ from tests.conftest import BENCHMARKS
 
 
 def test_shipped_models_are_found_by_name() -> None:
-    for name in ("pocket_llava", "pocket_qwen"):
+    for name in ("pocket_llava", "pocket_qwen", "pocket_wide"):
         assert (plugin.model_folder(name) / "model.safetensors").exists()
 
 

@@ -1,18 +1,20 @@
 """LUQ's codes on llama.cpp's block types beside llama.cpp's own, on real Hessians.
 
 `python benchmarks/gguf_types.py --calibration valid.txt --text test.txt [--model FOLDER]
-[--types q2_k q3_k ...] [--linears mlp.down_proj] [--ggml LIBRARY]`: a language model, its text.
+[--types q2_k q3_k ...] [--beside trellis2 ...] [--linears mlp.down_proj] [--layers 0 4 8 ...]
+[--ggml LIBRARY]`: a language model, its text.
 `python benchmarks/gguf_types.py --pocket pocket_wide --linears all ...`: a pocket model, calibrated
 as a run calibrates it; errors are of other questions, perplexity is of text that is held out.
 
-The named linears of every decoder layer are packed, all others stay in 16 bit, and Hessians are
-those of the 16-bit model's inputs. `feedback`: the tier. `nearest`: the same search of a block's
-numbers, weighed by the Hessian's diagonal, and nearest codes. `ggml`: `ggml_quantize_chunk` of the
-shared library that `--ggml` names (a build of llama.cpp's `ggml-base`), with the Hessian's diagonal
-as the importance matrix. Error: tr(E H E^T) / tr(W H W^T) with the Hessian of what is reported on,
-geometric mean over linears; its ratio to the feedback's with the 95 % interval over them.
-Perplexity as in `language_model.py`, and its ratio to the feedback's on the same windows. CPU
-seconds are of the quantizers alone, of one thread or as many as torch has.
+The named linears of the decoder layers (all, or those that `--layers` names) are packed, all others
+stay in 16 bit, and Hessians are those of the 16-bit model's inputs. `feedback`: the tier; so are
+those that `--beside` names. `nearest`: the same search of a block's numbers, weighed by the
+Hessian's diagonal, and nearest codes. `ggml`: `ggml_quantize_chunk` of the shared library that
+`--ggml` names (a build of llama.cpp's `ggml-base`), with the Hessian's diagonal as the importance
+matrix. Error: tr(E H E^T) / tr(W H W^T) with the Hessian of what is reported on, geometric mean
+over linears; its ratio to the feedback's with the 95 % interval over them. Perplexity as in
+`language_model.py`, and its ratio to the feedback's on the same windows. CPU seconds are of the
+quantizers alone, of one thread or as many as torch has.
 """
 
 import argparse
@@ -42,20 +44,24 @@ from luq.api.graph import calibration_of
 from luq.calibration.artefacts import samples_of
 from luq.calibration.samples import CalibrationSet, Sample
 from luq.config import CalibrationConfig, GgufTier, ModelConfig
+from luq.config.named_tiers import NAMED_TIERS
 from luq.evaluation.measures import bootstrap, perplexity, perplexity_ratio
 from luq.evaluation.perplexity import text_losses, text_tokens
-from luq.formats.gguf_blocks import BLOCK_TYPES
+from luq.formats.gguf import KINDS
+from luq.formats.gguf_codebooks import CodebookType
 from luq.models.decoder import linears_of
 from luq.models.vlm import VLM, load_vlm, loaded
 from luq.quantization.block_grid import fit
+from luq.quantization.codebook_grid import fit_codebook
 from luq.quantization.layer import hessians
-from luq.quantization.methods.gguf import Gguf
+from luq.quantization.methods import make_quantizer
 from luq.quantization.states import first_inputs, pass_through
 from luq.questions.text import text_source
 
 TYPES = ("q2_k", "q3_k", "q4_k", "q4_0", "iq4_nl", "q6_k")
 FEEDBACK = "feedback"
 SEARCH_STEPS = 20  # of nearest codes
+CODEBOOK_STEPS = 5  # of nearest points: more find nothing
 POCKET_TOKENS = 16384  # of the text that a pocket model reads, as a run has it
 POCKET_LENGTH = 128  # of its windows
 # Weight [out, in] and Hessian [in, in] -> what is stored means.
@@ -85,19 +91,28 @@ class Contender:
         self.weights.append(values.half())
 
 
+def bits_of(kind: str) -> float:
+    """Bits per weight of a type, or of a tier that is none; without what a tier stores per row."""
+    return KINDS[kind].stored_bits if kind in KINDS else NAMED_TIERS[kind].least_bits
+
+
 def by_feedback(kind: str) -> Quantizer:
     """The tier, as a run has it."""
-    quantizer = Gguf(GgufTier(kind))
+    quantizer = make_quantizer(GgufTier(kind) if kind in KINDS else NAMED_TIERS[kind])
     return lambda weight, hessian: quantizer.quantize(weight, hessian).dequantize()
 
 
 def by_nearest(kind: str) -> Quantizer:
     """The search alone."""
-    blocks = BLOCK_TYPES[kind]
+    blocks = KINDS[kind]
 
     def quantize(weight: Tensor, hessian: Tensor) -> Tensor:
-        grid = fit(blocks, weight, torch.diagonal(hessian), SEARCH_STEPS)
+        importance = torch.diagonal(hessian)
         group = torch.arange(weight.shape[1]) // blocks.group
+        if isinstance(blocks, CodebookType):
+            points = fit_codebook(blocks, weight, importance, CODEBOOK_STEPS)
+            return points.decode(points.nearest(weight, importance, group), group)
+        grid = fit(blocks, weight, importance, SEARCH_STEPS)
         return grid.decode(grid.encode(weight, group), group)
 
     return quantize
@@ -106,7 +121,7 @@ def by_nearest(kind: str) -> Quantizer:
 def by_ggml(kind: str, library: ctypes.CDLL) -> Quantizer:
     """llama.cpp's quantizer with an importance matrix."""
     number = GGMLQuantizationType[kind.upper()]
-    blocks = BLOCK_TYPES[kind]
+    blocks = KINDS[kind]
 
     def quantize(weight: Tensor, hessian: Tensor) -> Tensor:
         values = np.ascontiguousarray(weight.numpy())
@@ -122,8 +137,8 @@ def by_ggml(kind: str, library: ctypes.CDLL) -> Quantizer:
     return quantize
 
 
-def contenders_of(types: list[str], ggml: Path | None) -> list[Contender]:
-    """All ways to make each type."""
+def contenders_of(types: list[str], tiers: list[str], ggml: Path | None) -> list[Contender]:
+    """All ways to make each type, and tiers beside them."""
     library = None if ggml is None else ctypes.CDLL(str(ggml))
     found: list[Contender] = []
     for kind in types:
@@ -131,6 +146,7 @@ def contenders_of(types: list[str], ggml: Path | None) -> list[Contender]:
         found.append(Contender(kind, "nearest", by_nearest(kind)))
         if library is not None:
             found.append(Contender(kind, "ggml", by_ggml(kind, library)))
+    found += [Contender(name, FEEDBACK, by_feedback(name)) for name in tiers]
     return found
 
 
@@ -141,6 +157,11 @@ class Scene(NamedTuple):
     calibrated: CalibrationSet
     reported: CalibrationSet
     windows: Tensor
+    layers: list[int]  # whose linears are packed
+
+
+def all_layers(vlm: VLM) -> list[int]:
+    return list(range(len(vlm.layers)))
 
 
 def scene_of_texts(arguments: argparse.Namespace, folder: Path) -> Scene:
@@ -152,7 +173,7 @@ def scene_of_texts(arguments: argparse.Namespace, folder: Path) -> Scene:
     for place, ids in enumerate(bench.windows):
         windows.append(Sample(f"window {place}", ids, torch.zeros(len(ids), dtype=torch.bool)))
     vlm = loaded(tools, bench.model.checkpoint)
-    return Scene(vlm, samples, CalibrationSet.of(windows), bench.windows)
+    return Scene(vlm, samples, CalibrationSet.of(windows), bench.windows, all_layers(vlm))
 
 
 def scene_of_pocket(name: str, length: int) -> Scene:
@@ -163,7 +184,7 @@ def scene_of_pocket(name: str, length: int) -> Scene:
     reported = pocket_samples(vlm, replace(usual, alpha=1.0, seed=1))
     text = text_source("pocket", "report")
     windows = text_tokens(vlm.processor.tokenizer, text, POCKET_TOKENS, length)
-    return Scene(vlm, calibrated, reported, windows)
+    return Scene(vlm, calibrated, reported, windows, all_layers(vlm))
 
 
 @torch.no_grad()
@@ -174,22 +195,25 @@ def quantize_all(
     calibrated = first_inputs(scene.vlm, scene.calibrated)
     reported = first_inputs(scene.vlm, scene.reported)
     groups = tuple((linear,) for linear in linears)
-    for layer in bars.track(list(scene.vlm.layers), description="quantize"):
-        of_calibrated = hessians(layer, calibrated, groups)
-        of_reported = hessians(layer, reported, groups)
-        for linear in linears:
-            weight = layer.get_submodule(linear).weight.detach().float()
-            for contender in contenders:
-                contender.add(weight, of_calibrated[linear], of_reported[linear])
+    layers = list(scene.vlm.layers)[: max(scene.layers) + 1]
+    for index, layer in enumerate(bars.track(layers, description="quantize")):
+        if index in scene.layers:
+            of_calibrated = hessians(layer, calibrated, groups)
+            of_reported = hessians(layer, reported, groups)
+            for linear in linears:
+                weight = layer.get_submodule(linear).weight.detach().float()
+                for contender in contenders:
+                    contender.add(weight, of_calibrated[linear], of_reported[linear])
         pass_through(layer, calibrated)
         pass_through(layer, reported)
 
 
 @torch.no_grad()
 def losses_with(scene: Scene, linears: list[str], weights: list[Tensor]) -> list[float]:
-    """Losses of the text with other weights in every layer."""
+    """Losses of the text with other weights in the layers that are packed."""
     modules: list[nn.Linear] = []
-    for layer in scene.vlm.layers:
+    for index in sorted(scene.layers):
+        layer = scene.vlm.layers[index]
         modules += [layer.get_submodule(linear) for linear in linears]
     originals = [module.weight.detach().clone() for module in modules]
     for module, weight in zip(modules, weights, strict=True):
@@ -220,7 +244,7 @@ def table_of(contenders: list[Contender], reference: list[float], length: int) -
             ratios = [f"{a:.3f} ({b:.3f}..{c:.3f})" for a, b, c in (error_ratio, ratio)]
         table.add_row(
             each.kind,
-            f"{BLOCK_TYPES[each.kind].stored_bits:.3f}",
+            f"{bits_of(each.kind):.3f}",
             each.way,
             f"{error:.5f}",
             ratios[0],
@@ -235,7 +259,9 @@ def parser() -> argparse.ArgumentParser:
     """What `language_model.py` is told, types in place of tiers, and a library."""
     parser = parser_of_command(__doc__.split("\n")[0], needs_texts=False)
     parser.add_argument("--pocket", metavar="NAME", help="a pocket model, in place of texts")
-    parser.add_argument("--types", nargs="+", default=TYPES, choices=BLOCK_TYPES)
+    parser.add_argument("--types", nargs="+", default=TYPES, choices=KINDS)
+    parser.add_argument("--beside", nargs="+", default=[], choices=NAMED_TIERS, metavar="TIER")
+    parser.add_argument("--layers", nargs="+", type=int, help="which ones; all without it")
     parser.add_argument(
         "--linears", nargs="+", default=["mlp.down_proj"], help="names in a decoder layer, or all"
     )
@@ -249,12 +275,14 @@ def main() -> None:
     if arguments.pocket is None and None in (arguments.calibration, arguments.text):
         command.error("give --calibration and --text, or --pocket")
     console = Console(width=100)
-    contenders = contenders_of(arguments.types, arguments.ggml)
+    contenders = contenders_of(arguments.types, arguments.beside, arguments.ggml)
     with tempfile.TemporaryDirectory() as name, Progress(console=console, transient=True) as bars:
         if arguments.pocket is None:
             scene = scene_of_texts(arguments, Path(name))
         else:
             scene = scene_of_pocket(arguments.pocket, POCKET_LENGTH)
+        if arguments.layers is not None:
+            scene = scene._replace(layers=arguments.layers)
         scene.vlm.restore()
         linears = arguments.linears
         if linears == ["all"]:

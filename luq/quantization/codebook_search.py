@@ -20,7 +20,7 @@ from torch import Tensor
 
 from luq.formats.gguf_codebooks import UNIT, CodebookType, MovedType, SignedType
 
-CHUNK = 2**18  # scores at a time: they stay in a processor's cache
+CHUNK = 2**19  # scores at a time: they stay in a processor's cache
 STRIDE = 64  # scores of which the largest is found at once
 
 # `units` are places in rows: in each of them eight weights, all rows of the same importance.

@@ -7,7 +7,7 @@ the whole Hessian.
 
 Points of a codebook are of eight columns, which are swept together. There the error of column j
 counts 1 / U_jj^2: what of it later columns cannot make up for. That the first of the eight change
-the others is left out in the choice; with it the error is half a percent less.
+the others is left out in the choice; with it the error is up to 1.3 percent less.
 """
 
 import torch

@@ -178,7 +178,7 @@ def scene_of_texts(arguments: argparse.Namespace, folder: Path) -> Scene:
 
 def scene_of_pocket(name: str, length: int) -> Scene:
     """A pocket model; errors are of questions that are drawn with another seed."""
-    vlm = load_vlm(ModelConfig(name, f"pocket:{name}", device="cpu", dtype="float32"))
+    vlm = load_vlm(ModelConfig(name, f"pocket:{name}", device="cpu"))
     usual = CalibrationConfig("multimodal", alpha=0.5)
     calibrated = pocket_samples(vlm, usual)
     reported = pocket_samples(vlm, replace(usual, alpha=1.0, seed=1))

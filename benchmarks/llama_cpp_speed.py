@@ -153,16 +153,15 @@ def coder_of(tier: str) -> Coder:
 
 
 def packed(source: Path, layers: nn.ModuleList, tiers: list[str], scratch: Path) -> PackedModel:
-    """A model with a tier for each layer."""
-    folders: list[Path] = []
-    for place, (layer, tier) in enumerate(zip(layers, tiers, strict=True)):
-        folder = scratch / f"{tier}-{place}"
+    """A model with a tier for each layer; every layer gets the codes of the first."""
+    for tier in dict.fromkeys(tiers):
+        folder = scratch / tier
         if not folder.exists():
             folder.mkdir()
             coder = coder_of(tier)
-            linears = linears_of(layer)
+            linears = linears_of(layers[0])
             write_layer(folder, {n: coder(m.weight.float()) for n, m in linears.items()})
-        folders.append(folder)
+    folders = [scratch / tier for tier in tiers]
     return PackedModel(source, folders, Allocation(tuple(tiers)))
 
 

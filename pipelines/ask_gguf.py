@@ -78,7 +78,6 @@ class _Asked:
     ):
         self.store = store
         self.record = record
-        self.questions = questions
         self.checkpoint = checkpoint(record.config.model)
         if self.checkpoint.digest != record.model_fingerprint:
             raise ModelError(

@@ -73,6 +73,7 @@ def checked(folder: Path) -> ExportedFolder:
 
     Raises:
         ConfigError: it is not for llama.cpp, or has nothing that sees images.
+        ModelError: it was not exported by LUQ, or a file is damaged, missing or foreign.
     """
     about = read_about(folder)
     if about.layout != GGUF_LAYOUT:

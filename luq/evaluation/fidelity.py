@@ -235,14 +235,14 @@ def first_tokens(lm: "LoadedVLM", questions: Questions, ids: list[int]) -> Itera
         asked.append(id_)
         chats.append(question_chat(lm, questions, doc))
         images.append([image])
+    if not asked:
+        return
     with quiet(), torch.no_grad():
         try:
             encoded = lm.tok_batch_multimodal_encode(chats, images)
         except UnaskableError as error:
-            for place in sorted(error.reasons, reverse=True):
-                del asked[place], chats[place], images[place]
-            if asked:
-                yield from first_tokens(lm, questions, asked)
+            left = [id_ for place, id_ in enumerate(asked) if place not in error.reasons]
+            yield from first_tokens(lm, questions, left)
             return
         logits = lm.vlm.model(**encoded, logits_to_keep=1).logits[:, -1]
     logs = logits.float().log_softmax(-1).cpu()

@@ -284,6 +284,7 @@ class LlamaCpp:
             return
         if self._context:
             self._llama.llama_free(self._context)
+        self._context_size = 0
         size = min(self.longest, -(-needed // ROOM) * ROOM)
         settings = self._llama.llama_context_default_params()
         settings.n_ctx = size

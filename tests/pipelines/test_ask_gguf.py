@@ -3,17 +3,20 @@
 import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from luq.errors import ConfigError
+from luq.errors import ConfigError, DataError
+from luq.evaluation import fidelity
 from luq.evaluation.agreement import agreement
 from luq.evaluation.answers import read_kept, rows_of
 from luq.evaluation.artefacts import FirstTokens
 from luq.evaluation.predictions import IMAGE
 from luq.graph import question_set
 from luq.models.checkpoint import checkpoint
+from luq.questions.subsets import choose
+from luq.questions.tables import Questions
 from luq.store.store import Store
 from pipelines import runs_folder, shipped, store_commands
 from pipelines.record import RunRecord
@@ -71,6 +74,21 @@ def test_what_a_run_would_say_first_is_where_its_answers_begin(exported: Shipped
         first = tokenizer.decode(row["top"][0])
         assert answer["text"].startswith(first), (answer["text"], first)
         assert row["logs"] == sorted(row["logs"], reverse=True)
+
+
+def test_a_batch_of_which_no_picture_decodes_has_no_first_tokens(
+    exported: Shipped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Questions, id_: int) -> None:
+        raise DataError("the image does not decode")
+
+    artefact = first_tokens(exported)
+    questions = artefact.table.open(Store(exported.outputs / "store").tools)
+    ids = choose(questions, artefact.subset)
+    assert len(ids) == 6
+    monkeypatch.setattr(Questions, "image", broken)
+    unused: Any = None  # no model is asked
+    assert list(fidelity.first_tokens(unused, questions, ids)) == []
 
 
 def test_a_run_agrees_with_itself(exported: Shipped) -> None:

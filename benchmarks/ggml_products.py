@@ -6,6 +6,7 @@ quantized by llama.cpp itself; speed does not depend on them.
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ class Ggml:
         self.base.ggml_row_size.argtypes = [ctypes.c_int, size]
         self.base.ggml_quantize_chunk.restype = ctypes.c_size_t
         self.base.ggml_quantize_chunk.argtypes = [ctypes.c_int, *[pointer] * 2, *[size] * 3, pointer]
+        self.base.ggml_reset.argtypes = [pointer]
         self.cpu.ggml_cpu_init()
         self.cpu.ggml_graph_compute_with_ctx.argtypes = [pointer, pointer, ctypes.c_int]
 
@@ -71,25 +73,13 @@ class Ggml:
         from gguf import GGMLQuantizationType
 
         number = int(GGMLQuantizationType[kind.upper()])
-        row_bytes = self.base.ggml_row_size(number, size)
-        weight_bytes = row_bytes * size
+        stored = self._stored(number, size)
         vectors = 3 * 4 * size * tokens  # x, y and what x becomes
-        room = ROOM + weight_bytes + vectors
-        context = self.base.ggml_init(InitParams(room, None, False))
+        context = self.base.ggml_init(InitParams(ROOM + stored.nbytes + vectors, None, False))
         weight = self.base.ggml_new_tensor_2d(context, number, size, size)
         x = self.base.ggml_new_tensor_2d(context, F32, size, tokens)
-        generator = np.random.default_rng(0)
-        values = (0.02 * generator.standard_normal((size, size))).astype(np.float32)
-        importance = np.ones(size, np.float32)
-        self.base.ggml_quantize_chunk(
-            number,
-            values.ctypes.data,
-            self.base.ggml_get_data(weight),
-            0,
-            size,
-            size,
-            importance.ctypes.data,
-        )
+        ctypes.memmove(self.base.ggml_get_data(weight), stored.ctypes.data, stored.nbytes)
+        generator = np.random.default_rng(1)
         inputs = generator.standard_normal((tokens, size)).astype(np.float32)
         ctypes.memmove(self.base.ggml_get_data(x), inputs.ctypes.data, inputs.nbytes)
         output = self.base.ggml_mul_mat(context, weight, x)
@@ -98,10 +88,20 @@ class Ggml:
 
         # its work room is taken from a context of its own, which each run begins anew
         work = self.base.ggml_init(InitParams(ROOM + vectors, None, False))
-        self.base.ggml_reset.argtypes = [ctypes.c_void_p]
 
         def run() -> None:
             self.base.ggml_reset(work)
             self.cpu.ggml_graph_compute_with_ctx(work, graph, threads)
 
         return run
+
+    @cache  # noqa: B019  # one instance a benchmark
+    def _stored(self, number: int, size: int) -> np.ndarray:
+        """A random square weight in a type's blocks."""
+        generator = np.random.default_rng(0)
+        values = (0.02 * generator.standard_normal((size, size))).astype(np.float32)
+        importance = np.ones(size, np.float32)
+        stored = np.empty(size * self.base.ggml_row_size(number, size), np.uint8)
+        pointers = (values.ctypes.data, stored.ctypes.data)
+        self.base.ggml_quantize_chunk(number, *pointers, 0, size, size, importance.ctypes.data)
+        return stored

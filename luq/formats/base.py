@@ -157,6 +157,12 @@ class PackedWeight(ABC):
         """What reads the stored bits in the CPU's memory."""
         return None
 
+    def eight_bit_inputs(
+        self, inputs: Float[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens in"] | None:
+        """The inputs as a product in 8 bits sees them; None: it has none."""
+        return None
+
     def gpu_linear(
         self, inputs: Float[Tensor, "tokens in"]
     ) -> Float32[Tensor, "tokens out"] | None:

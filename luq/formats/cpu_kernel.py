@@ -65,6 +65,12 @@ class CpuKernel(ABC):
             outputs[:, first : first + len(tile)] = x @ tile.to(dtype).T
         return self.turned_back(outputs)
 
+    def eight_bits(
+        self, inputs: Float32[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens out"] | None:
+        """The product with inputs that are rounded to 8 bits, in integers; None: no such code."""
+        return None
+
     def turned(self, inputs: Float[Tensor, "tokens in"]) -> Float[Tensor, "tokens width"]:
         """What stands for the inputs where rows are decoded in a rotated space."""
         return inputs

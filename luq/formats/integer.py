@@ -15,6 +15,7 @@ from luq.formats.packing import (
     places_of_rows,
     rows_of_codes,
 )
+from luq.formats.rounding import rounded_inputs
 
 MOST_BITS = 8  # codes are unpacked into bytes
 
@@ -113,6 +114,9 @@ class IntegerWeight(PackedWeight):
         if library is None:
             return None
         return cpu_weights.IntegerKernel(library, self.shape, self.group_size, codes, scales, zeros)
+
+    def eight_bit_inputs(self, inputs: Float[Tensor, "tokens in"]) -> Float32[Tensor, "tokens in"]:
+        return rounded_inputs(inputs, self.group_size)
 
     def gpu_linear(
         self, inputs: Float[Tensor, "tokens in"]

@@ -16,6 +16,7 @@ from luq.formats.packing import (
     trits_at,
     unpack_trits,
 )
+from luq.formats.rounding import rounded_inputs
 
 LEVELS = 3  # -1, 0 and 1
 
@@ -79,6 +80,9 @@ class TernaryWeight(PackedWeight):
         if library is None:
             return None
         return cpu_weights.TernaryKernel(library, self.shape, self.group_size, codes, scales)
+
+    def eight_bit_inputs(self, inputs: Float[Tensor, "tokens in"]) -> Float32[Tensor, "tokens in"]:
+        return rounded_inputs(inputs, self.group_size)
 
     def gpu_linear(
         self, inputs: Float[Tensor, "tokens in"]

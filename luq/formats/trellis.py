@@ -23,9 +23,10 @@ from jaxtyping import Float, Float32, Int32, Integer, UInt8
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, PackedWeight
-from luq.formats.incoherence import BLOCKS, OVERLAPPING, unrotate
+from luq.formats.incoherence import BLOCKS, OVERLAPPING, rotate, unrotate
 from luq.formats.kernels import cpu, cpu_weights
 from luq.formats.packing import code_ends, code_widths
+from luq.formats.rounding import rounded_inputs
 
 TILE = 16  # rows of a strip, and columns that are searched together
 MOST_BITS = 4
@@ -186,6 +187,14 @@ class TrellisWeight(PackedWeight):
             scales,
             numbers,
         )
+
+    def eight_bit_inputs(
+        self, inputs: Float[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens in"] | None:
+        if self.code == TABLE:
+            return None
+        turned = rotate(inputs.float(), self.seed, self.rotation)
+        return unrotate(rounded_inputs(turned, inputs.shape[1]), self.seed, self.rotation)
 
     def gpu_linear(
         self, inputs: Float[Tensor, "tokens in"]

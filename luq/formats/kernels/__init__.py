@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from luq.formats.base import PackedWeight
@@ -26,16 +26,25 @@ TOLERANCE = 1e-2  # the same, of 16-bit types
 
 
 def linear(
-    x: Float[Tensor, "*batch in"], weight: PackedWeight
+    x: Float[Tensor, "*batch in"], weight: PackedWeight, in_eight_bits: bool = False
 ) -> Float[Tensor, "*batch out"] | None:
-    """x W^T without the whole weight in memory, summed in fp32."""
+    """x W^T without the whole weight in memory, summed in fp32.
+
+    Args:
+        x: The inputs.
+        weight: W.
+        in_eight_bits: Whether inputs are rounded to 8 bits where there is code for that.
+    """
     rows, columns = weight.shape
     inputs = x.reshape(-1, columns)
     outputs: Tensor | None = None
     if x.device.type == "cpu":
         kernel = weight.cpu_kernel()
         if kernel is not None and len(inputs):
-            outputs = _on_cpu(inputs, weight, kernel)
+            if in_eight_bits:
+                outputs = _in_eight_bits(inputs, weight, kernel)
+            if outputs is None:
+                outputs = _on_cpu(inputs, weight, kernel)
     elif x.device.type == "cuda" and has_triton() and len(inputs) <= FEW_TOKENS:
         stored = next(iter(weight.buffers.values()))
         shapes = (weight.shape, tuple(stored.shape))
@@ -46,6 +55,21 @@ def linear(
             lambda: torch.nn.functional.linear(inputs, weight.dequantize(x.dtype)),
         )
     return None if outputs is None else outputs.view(*x.shape[:-1], rows).to(x.dtype)
+
+
+def _in_eight_bits(
+    inputs: Float[Tensor, "tokens in"], weight: PackedWeight, kernel: CpuKernel
+) -> Float32[Tensor, "tokens out"] | None:
+    """The product with rounded inputs, in integers."""
+    plain = inputs.float().contiguous()
+
+    def reference() -> Tensor:
+        seen = weight.eight_bit_inputs(plain)
+        whole = unpack(weight, torch.float32)
+        return torch.nn.functional.linear(plain if seen is None else seen, whole)
+
+    answer = "8 bits, one" if len(inputs) == 1 else "8 bits, many"
+    return checked(_cpu_kind(weight, answer), lambda: kernel.eight_bits(plain), reference)
 
 
 def _on_cpu(
@@ -71,7 +95,7 @@ def _on_cpu(
 @lru_cache(maxsize=8)
 def _product_type(dtype: torch.dtype) -> torch.dtype:
     """The type itself where the processor multiplies in it, else fp32, which is faster then."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # of torch
         return torch.float32
     multiplies = {
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,

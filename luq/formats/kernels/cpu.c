@@ -10,6 +10,7 @@
 #include "binary.h"
 #include "ternary.h"
 #include "trellis.h"
+#include "eight_weights.h"
 
 /* One step of the trellis: `next` and, per stem (the window - bits last bits of a state), the best of its predecessors. Stems come in
  * sixteens. A stem's successors stand together, so that its least cost is spread over them. */

@@ -17,6 +17,7 @@ from luq.formats.incoherence import BETWEEN, length_of, signs
 from luq.formats.kernels.cpu import address, has_memory, longs, quarters
 from luq.formats.packing import TRITS_PER_BYTE, unpack_trits
 
+NO_CODE = 2  # what a C function returns that was not compiled for this processor
 Pointers = list[ctypes.c_void_p | None]
 
 
@@ -50,6 +51,12 @@ class IntegerKernel(CpuKernel):
         for x, y in zip(_with_room(inputs), outputs, strict=True):
             buffers = (address(x), address(group_sums), address(y))
             has_memory(self.library.luq_integer_matvec(*self._pointers, *buffers, *self._sizes))
+        return outputs
+
+    def eight_bits(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
+        outputs = torch.empty(len(inputs), self.shape[0])
+        tokens = (address(inputs), address(outputs), *longs(len(inputs)))
+        has_memory(self.library.luq_integer_eight(*self._pointers, *tokens, *self._sizes))
         return outputs
 
     def decode(self, first: int, tile: Float32[Tensor, "rows in"]) -> None:
@@ -102,6 +109,12 @@ def _digits_of_bytes() -> Float32[Tensor, "256 8"]:
     return torch.nn.functional.pad(digits, (0, 8 - TRITS_PER_BYTE)).contiguous()
 
 
+@lru_cache(maxsize=1)
+def _unsigned_digits() -> UInt8[Tensor, "256 8"]:
+    """The same as 0, 1, 2."""
+    return (_digits_of_bytes() + 1).to(torch.uint8)
+
+
 @dataclass(frozen=True)
 class TernaryKernel(CpuKernel):
     """Digits of base 3, five to a byte, on a grid of scales; see `luq.formats.ternary`."""
@@ -116,6 +129,14 @@ class TernaryKernel(CpuKernel):
         outputs = torch.empty(len(inputs), self.shape[0])
         for x, y in zip(inputs, outputs, strict=True):
             self._run(x, y, 0, self.shape[0])
+        return outputs
+
+    def eight_bits(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
+        outputs = torch.empty(len(inputs), self.shape[0])
+        stored = [address(self.codes), address(self.scales), address(_unsigned_digits())]
+        tokens = (address(inputs), address(outputs), *longs(len(inputs)))
+        sizes = longs(*self.shape, self.group_size)
+        has_memory(self.library.luq_ternary_eight(*stored, *tokens, *sizes))
         return outputs
 
     def decode(self, first: int, tile: Float32[Tensor, "rows in"]) -> None:
@@ -248,6 +269,20 @@ class TrellisKernel(CpuKernel):
             buffers = (address(x), address(y))
             rows = longs(self.shape[0])
             self.library.luq_trellis_matvec(*self._stored, *buffers, *rows, *self._stream)
+        return self.turned_back(outputs)
+
+    def eight_bits(
+        self, inputs: Float32[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens out"] | None:
+        if self.table is not None:
+            return None
+        x = self.turned(inputs)
+        outputs = torch.empty(len(inputs), self.shape[0])
+        tokens = (address(x), address(outputs), *longs(len(inputs), self.shape[0]))
+        state = self.library.luq_trellis_eight(*self._stored[:2], *tokens, *self._stream)
+        if state == NO_CODE:
+            return None
+        has_memory(state)
         return self.turned_back(outputs)
 
     def decode(self, first: int, tile: Float32[Tensor, "rows width"]) -> None:

@@ -1,4 +1,7 @@
 /* Ternary digits, five to a byte. */
+#ifndef TERNARY_H
+#define TERNARY_H
+#include "lanes.h"
 /* A row of ternary digits, five to a byte, as -1, 0 and 1: `digits` [256, 8] says what a byte holds. Returns where the row begins in
  * `room`, which has columns + 16 floats. */
 static inline const float *ternary_row(const uint8_t *codes, const float *digits, int64_t row, int64_t columns, float *room) {
@@ -47,3 +50,4 @@ int luq_ternary(const uint8_t *codes, const uint16_t *scales, const float *digit
     return failed;
 }
 
+#endif

@@ -1,4 +1,6 @@
 /* Trellis codes: products and weights. */
+#ifndef TRELLIS_H
+#define TRELLIS_H
 #include "lanes.h"
 
 /* 64 bits of a stream that end at bit `end`, the last one lowest; what lies before the stream is zero. */
@@ -274,3 +276,5 @@ void luq_trellis_straighten(float *out, const float *signs, const float *factors
         unrotate(out + c, rows, length_out, columns, lanes, row_signs, row_between, factors[1]);
     }
 }
+
+#endif

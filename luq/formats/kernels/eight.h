@@ -7,13 +7,14 @@
  */
 #include "lanes.h"
 
-enum { SEGMENT = 128, TOKENS = 16, ROWS_AT_ONCE = 4, TILE_BYTES = 1 << 18 };
+enum { SEGMENT = 128, TOKENS = 16, STRIP = 16, ROWS_AT_ONCE = 4, TILE_BYTES = 1 << 18 };
 
 typedef struct {
     int64_t columns, size, groups, per_group, segments;
     int64_t pad;     /* bytes of a segment's inputs, with zeros behind them */
     int64_t inputs;  /* bytes of a token's inputs, with room */
     int64_t room;    /* segments, with room */
+    int64_t *begin, *end; /* columns of each segment; some of a shorter last group are empty */
 } Cuts;
 
 static Cuts cuts_of(int64_t columns, int64_t size) {
@@ -27,11 +28,17 @@ static Cuts cuts_of(int64_t columns, int64_t size) {
     return cuts;
 }
 
-static inline int64_t begin_of(const Cuts *cuts, int64_t k) { return k / cuts->per_group * cuts->size + k % cuts->per_group * SEGMENT; }
-
-static inline int64_t end_of(const Cuts *cuts, int64_t k) {
-    const int64_t group_end = fewer((k / cuts->per_group + 1) * cuts->size, cuts->columns);
-    return fewer(begin_of(cuts, k) + SEGMENT, group_end);
+/* Where segments begin and end: numbers to be freed, or NULL without memory. */
+static int64_t *cut(Cuts *cuts) {
+    cuts->begin = malloc((size_t)(2 * cuts->segments) * sizeof(int64_t));
+    if (!cuts->begin) return NULL;
+    cuts->end = cuts->begin + cuts->segments;
+    for (int64_t k = 0; k < cuts->segments; k++) {
+        const int64_t group = k / cuts->per_group, group_end = fewer((group + 1) * cuts->size, cuts->columns);
+        cuts->begin[k] = fewer(group * cuts->size + k % cuts->per_group * SEGMENT, group_end);
+        cuts->end[k] = fewer(cuts->begin[k] + SEGMENT, group_end);
+    }
+    return cuts->begin;
 }
 
 /* Whether a column's input stands where the column is. */
@@ -44,11 +51,12 @@ struct Source {
     int64_t rows, columns, size;
     int planes;     /* bytes of a code */
     int small;      /* whether all codes are below 128 */
-    int64_t arranged; /* bytes of a token's inputs in an order that `one` wants, or 0 */
+    int64_t arranged; /* bytes of a token's inputs in an order that `strip` wants, or 0 */
     void (*decode)(const Source *, const Cuts *, int64_t row, uint8_t *codes, int64_t stride, float *scale, float *zero);
     void (*arrange)(const Source *, const Cuts *, const int8_t *q, int8_t *to);
-    /* The product of one row and token straight from the stored bits, or NULL. */
-    float (*one)(const Source *, const Cuts *, int64_t row, const int8_t *q, const float *d, const float *dq, float *scale, float *zero);
+    /* Products of up to sixteen rows with one token, straight from the stored bits, or NULL. */
+    void (*strip)(const Source *, const Cuts *, int64_t first, int64_t count, const int8_t *q, const float *d, const float *dq,
+                  float *scale, float *zero, float *y);
 };
 
 /* Scales of groups as those of segments, in place. */
@@ -56,13 +64,11 @@ static inline void spread(const Cuts *cuts, float *by_group) {
     for (int64_t k = cuts->segments - 1; cuts->per_group > 1 && k >= 0; k--) by_group[k] = by_group[k / cuts->per_group];
 }
 
-/* One token: q [inputs], d and dq = d sum q [room]. What is not finite makes d NaN. */
+/* One token: q [inputs], d and dq = d sum q [room], all of them zeros before. What is not finite makes d NaN. */
 static void round_token(const Cuts *cuts, const float *x, int8_t *q, float *d, float *dq) {
-    memset(q, 0, (size_t)cuts->inputs);
-    for (int64_t k = 0; k < cuts->room; k++) d[k] = dq[k] = 0.0f;
     for (int64_t k = 0; k < cuts->segments; k++) {
-        const float *from = x + begin_of(cuts, k);
-        const int64_t n = end_of(cuts, k) - begin_of(cuts, k);
+        const float *from = x + cuts->begin[k];
+        const int64_t n = cuts->end[k] - cuts->begin[k];
         int8_t *to = q + k * cuts->pad;
         int32_t most = 0, sum = 0; /* floats without a sign are in the order of their bits */
         for (int64_t i = 0; i < n; i++) {
@@ -155,7 +161,7 @@ INLINE float product_of_bytes(const Source *w, const Cuts *cuts, const uint8_t *
     const float offset = factors_of(cuts, scale, zero, d, dq, factor);
     Lanes total = ALL(0.0f);
     for (int64_t k = 0; k < cuts->segments; k++) {
-        const uint8_t *at = codes + begin_of(cuts, k);
+        const uint8_t *at = codes + cuts->begin[k];
         Sums sums = NO_SUMS;
         for (int plane = 0; plane < w->planes; plane++) {
             if (plane) sums = FOUR_TIMES(sums);
@@ -172,7 +178,7 @@ typedef struct { uint8_t *codes; float *scale, *zero, *factor, *out; int64_t str
 static TileRoom tile_room(const Source *w, const Cuts *cuts, int64_t rows) {
     TileRoom room = {.stride = filled(cuts->columns, 256) + 2 * SEGMENT};
     const size_t codes = filled(rows * room.stride * w->planes, 64), numbers = (size_t)(rows * cuts->room);
-    uint8_t *memory = calloc(codes + (3 * numbers + (size_t)(rows * 2 * TOKENS)) * sizeof(float), 1);
+    uint8_t *memory = zeros_of(codes + (3 * numbers + (size_t)(rows * 2 * TOKENS)) * sizeof(float));
     if (!memory) return room;
     room.codes = memory;
     room.scale = (float *)(memory + codes);
@@ -187,7 +193,7 @@ typedef struct { int8_t *q, *arranged; float *d, *dq; } Inputs;
 
 static int rounded(const Source *w, const Cuts *cuts, const float *x, int64_t tokens, Inputs *in) {
     const int64_t bytes = filled(tokens * (cuts->inputs + w->arranged), 64);
-    int8_t *memory = malloc((size_t)bytes + (size_t)(2 * tokens * cuts->room) * sizeof(float));
+    int8_t *memory = zeros_of((size_t)bytes + (size_t)(2 * tokens * cuts->room) * sizeof(float));
     if (!memory) return 1;
     *in = (Inputs){memory, memory + tokens * cuts->inputs, (float *)(memory + bytes), (float *)(memory + bytes) + tokens * cuts->room};
 #pragma omp parallel for schedule(static) if (tokens * cuts->columns > ALONE)
@@ -204,7 +210,7 @@ static int rounded(const Source *w, const Cuts *cuts, const float *x, int64_t to
 static int interleaved(const Cuts *cuts, const Inputs *in, int64_t tokens, Inputs *to) {
     const int64_t blocks = filled(tokens, 2 * TOKENS) / TOKENS;
     const size_t bytes = (size_t)(blocks * TOKENS * cuts->inputs), numbers = (size_t)(blocks * TOKENS * cuts->segments);
-    int8_t *memory = calloc(bytes + 2 * numbers * sizeof(float), 1);
+    int8_t *memory = zeros_of(bytes + 2 * numbers * sizeof(float));
     if (!memory) return 1;
     *to = (Inputs){memory, NULL, (float *)(memory + bytes), (float *)(memory + bytes) + numbers};
 #pragma omp parallel for schedule(static) if (tokens * cuts->columns > ALONE)
@@ -229,7 +235,7 @@ INLINE void rows_and_tokens(const Source *w, const Cuts *cuts, const TileRoom *r
     const int8_t *x[2] = {in->q + block * TOKENS * cuts->inputs, in->q + (block + 1) * TOKENS * cuts->inputs};
     for (int r = 0; r < ROWS_AT_ONCE; r++) total[r][0] = total[r][1] = _mm512_setzero_ps();
     for (int64_t k = 0; k < cuts->segments; k++) {
-        const int64_t begin = begin_of(cuts, k), width = end_of(cuts, k) - begin;
+        const int64_t begin = cuts->begin[k], width = cuts->end[k] - begin;
         __m512i sums[ROWS_AT_ONCE][2];
         for (int r = 0; r < ROWS_AT_ONCE; r++) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
         for (int plane = 0; plane < w->planes; plane++) {
@@ -278,18 +284,20 @@ static void tile_product(const Source *w, const Cuts *cuts, const TileRoom *room
 /* Rows [first, first + count), a token at a time. */
 static void few_tokens(const Source *w, const Cuts *cuts, const TileRoom *room, int64_t first, int64_t count, const Inputs *in,
                        int64_t tokens, float *y) {
-    for (int64_t row = 0; !w->one && row < count; row++)
+    for (int64_t row = 0; !w->strip && row < count; row++)
         w->decode(w, cuts, first + row, room->codes + row * w->planes * room->stride, room->stride, room->scale + row * cuts->room,
                   room->zero + row * cuts->room);
     for (int64_t t = 0; t < tokens; t++) {
         const int8_t *q = in->q + t * cuts->inputs;
         const float *d = in->d + t * cuts->room, *dq = in->dq + t * cuts->room;
-        for (int64_t row = 0; row < count; row++) {
-            float *scale = room->scale + row * cuts->room, *zero = room->zero + row * cuts->room;
+        const int8_t *arranged = w->arranged ? in->arranged + t * w->arranged : q;
+        for (int64_t row = 0; w->strip && row < count; row += STRIP)
+            w->strip(w, cuts, first + row, fewer(STRIP, count - row), arranged, d, dq, room->scale, room->zero, y + t * w->rows + first + row);
+        for (int64_t row = 0; !w->strip && row < count; row++) {
+            const float *scale = room->scale + row * cuts->room, *zero = room->zero + row * cuts->room;
             const uint8_t *codes = room->codes + row * w->planes * room->stride;
             float *to = y + t * w->rows + first + row;
-            if (w->one) *to = w->one(w, cuts, first + row, w->arranged ? in->arranged + t * w->arranged : q, d, dq, scale, zero);
-            else if (w->small) *to = product_of_bytes(w, cuts, codes, room->stride, scale, zero, q, d, dq, room->factor, 1);
+            if (w->small) *to = product_of_bytes(w, cuts, codes, room->stride, scale, zero, q, d, dq, room->factor, 1);
             else *to = product_of_bytes(w, cuts, codes, room->stride, scale, zero, q, d, dq, room->factor, 0);
         }
     }
@@ -298,21 +306,24 @@ static void few_tokens(const Source *w, const Cuts *cuts, const TileRoom *room, 
 /* y [tokens, rows] = x W^T. Returns 0, or 1 without memory. */
 static int eight_products(const Source *given, const float *x, float *y, int64_t tokens) {
     Source source = *given;
-    const Cuts cuts = cuts_of(source.columns, source.size);
+    Cuts cuts = cuts_of(source.columns, source.size);
     int is_tiled = 0, failed = 0;
 #ifdef EIGHT_TILES
-    is_tiled = tokens > (source.one ? 6 : 3); /* from which on a decoded tile pays; measured */
+    is_tiled = tokens > (source.strip ? 6 : 3); /* from which on a decoded tile pays; measured */
 #endif
-    if (is_tiled || !source.one) source.one = NULL, source.arranged = 0;
+    if (is_tiled || !source.strip) source.strip = NULL, source.arranged = 0;
     const Source *w = &source;
-    Inputs in, near = {NULL, NULL, NULL, NULL};
-    if (rounded(w, &cuts, x, tokens, &in)) return 1;
+    Inputs in = {NULL, NULL, NULL, NULL}, near = {NULL, NULL, NULL, NULL};
+    if (!cut(&cuts)) return 1;
+    failed = rounded(w, &cuts, x, tokens, &in);
 #ifdef EIGHT_TILES
-    if (is_tiled && interleaved(&cuts, &in, tokens, &near)) {
+    if (!failed && is_tiled) failed = interleaved(&cuts, &in, tokens, &near);
+#endif
+    if (failed) {
         free(in.q);
+        free(cuts.begin);
         return 1;
     }
-#endif
     const int64_t most = TILE_BYTES / ((filled(cuts.columns, 256) + 2 * SEGMENT) * w->planes) / 16 * 16;
     const int64_t tile = most > 64 ? 64 : most < 16 ? 16 : most, tiles = (w->rows + tile - 1) / tile;
 #pragma omp parallel if (w->rows * cuts.columns > ALONE)
@@ -341,5 +352,6 @@ static int eight_products(const Source *given, const float *x, float *y, int64_t
     }
     free(near.q);
     free(in.q);
+    free(cuts.begin);
     return failed;
 }

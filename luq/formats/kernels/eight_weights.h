@@ -39,18 +39,20 @@ INLINE float integer_product(const Grid *grid, const Cuts *cuts, int64_t row, co
     return _mm512_reduce_add_ps(total);
 }
 
-static float one_integer_row(const Source *w, const Cuts *cuts, int64_t row, const int8_t *q, const float *d, const float *dq,
-                             float *scale, float *zero) {
+static void integer_strip(const Source *w, const Cuts *cuts, int64_t first, int64_t count, const int8_t *q, const float *d,
+                          const float *dq, float *scale, float *zero, float *y) {
     const Grid *grid = w->weight;
-    float sum = 0;
-    grid_of_row(grid, row, scale, zero);
-    spread(cuts, scale);
-    spread(cuts, zero);
-    const float offset = factors_of(cuts, scale, zero, d, dq, scale);
-#define PRODUCT_OF(n) sum = cuts->pad == 64 ? integer_product(grid, cuts, row, q, scale, n, 64) : integer_product(grid, cuts, row, q, scale, n, 128)
-    BY_BITS(grid->bits, PRODUCT_OF)
+#define PRODUCT_OF(n) \
+    y[row] = (cuts->pad == 64 ? integer_product(grid, cuts, first + row, q, scale, n, 64) \
+                              : integer_product(grid, cuts, first + row, q, scale, n, 128)) - offset
+    for (int64_t row = 0; row < count; row++) {
+        grid_of_row(grid, first + row, scale, zero);
+        spread(cuts, scale);
+        spread(cuts, zero);
+        const float offset = factors_of(cuts, scale, zero, d, dq, scale);
+        BY_BITS(grid->bits, PRODUCT_OF)
+    }
 #undef PRODUCT_OF
-    return sum - offset;
 }
 #endif
 
@@ -61,7 +63,7 @@ int luq_integer_eight(const uint8_t *codes, const uint16_t *scales, const uint8_
     Source w = {.weight = &grid, .rows = rows, .columns = columns, .size = size, .planes = 1, .small = bits < 8, .decode = decode_integers};
 #if defined(WHOLE_CODES) && defined(EIGHT_TILES)
     const Cuts cuts = cuts_of(columns, size);
-    if (is_natural(&cuts) && columns % 8 == 0) w.one = one_integer_row;
+    if (is_natural(&cuts) && columns % 8 == 0) w.strip = integer_strip;
 #endif
     return eight_products(&w, x, y, tokens);
 }
@@ -93,13 +95,13 @@ enum { PHASES = 5, DIGITS = 5, HALF = 32 };
 /* Inputs by phase (digits of a row's first byte that belong to the row before), pair of segments, digit and segment: 32 bytes that meet
  * 32 bytes of codes. A segment's 128 columns and the four before them lie in 27 bytes. */
 static void arrange_trits(const Source *w, const Cuts *cuts, const int8_t *q, int8_t *to) {
+    (void)w;
     const int64_t pairs = (cuts->segments + 1) / 2;
-    memset(to, 0, (size_t)w->arranged);
     for (int64_t phase = 0; phase < PHASES; phase++)
         for (int64_t k = 0; k < cuts->segments; k++) {
-            const int64_t before = (phase + begin_of(cuts, k)) % 5;
+            const int64_t before = (phase + cuts->begin[k]) % 5;
             int8_t *near = to + ((phase * pairs + k / 2) * DIGITS * 2 + k % 2) * HALF;
-            for (int64_t c = 0; c < end_of(cuts, k) - begin_of(cuts, k); c++)
+            for (int64_t c = 0; c < cuts->end[k] - cuts->begin[k]; c++)
                 near[(before + c) % 5 * 2 * HALF + (before + c) / 5] = q[k * cuts->pad + c];
         }
 }
@@ -119,28 +121,36 @@ INLINE __m512i looked_up(const uint8_t *table, __m512i index) {
 }
 
 /* A row straight from its bytes, two segments at a time. */
-static float one_ternary_row(const Source *w, const Cuts *cuts, int64_t row, const int8_t *q, const float *d, const float *dq,
-                             float *scale, float *zero) {
-    const Trits *trits = w->weight;
-    const int64_t pairs = (cuts->segments + 1) / 2, start = row * trits->columns;
-    const int8_t *near = q + start % 5 * pairs * DIGITS * 2 * HALF;
+static float ternary_product(const Trits *trits, const Cuts *cuts, int64_t row, const int8_t *q, const float *factor) {
+    const int64_t pairs = (cuts->segments + 1) / 2, start = row * trits->columns, phase = start % 5;
+    const int8_t *near = q + phase * pairs * DIGITS * 2 * HALF;
     const __m512i low = _mm512_set1_epi8(3);
-    ternary_numbers(trits, cuts, row, scale, zero);
-    const float offset = factors_of(cuts, scale, zero, d, dq, scale);
     __m512 total = _mm512_setzero_ps();
     for (int64_t k = 0; k < cuts->segments; k += 2, near += DIGITS * 2 * HALF) {
-        __m512i codes = _mm512_zextsi256_si512(codes_near(trits, (start + begin_of(cuts, k)) / 5));
-        if (k + 1 < cuts->segments) codes = _mm512_inserti64x4(codes, codes_near(trits, (start + begin_of(cuts, k + 1)) / 5), 1);
+        __m512i codes = _mm512_zextsi256_si512(codes_near(trits, start / 5 + (phase + cuts->begin[k]) / 5));
+        if (k + 1 < cuts->segments) codes = _mm512_inserti64x4(codes, codes_near(trits, start / 5 + (phase + cuts->begin[k + 1]) / 5), 1);
         const __m512i four = looked_up(trits->four, codes);
         __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), looked_up(trits->fifth, codes), _mm512_loadu_si512(near + 4 * 2 * HALF));
         for (int digit = 0; digit < 4; digit++) {
             const __m512i digits = _mm512_and_si512(_mm512_srli_epi16(four, (unsigned)(2 * digit)), low);
             sums = _mm512_dpbusd_epi32(sums, digits, _mm512_loadu_si512(near + digit * 2 * HALF));
         }
-        const __m512 factor = _mm512_mask_mov_ps(_mm512_set1_ps(scale[k]), 0xff00, _mm512_set1_ps(scale[k + 1]));
-        total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), factor, total);
+        const __m512 factors = _mm512_mask_mov_ps(_mm512_set1_ps(factor[k]), 0xff00, _mm512_set1_ps(factor[k + 1]));
+        total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), factors, total);
     }
-    return _mm512_reduce_add_ps(total) - offset;
+    return _mm512_reduce_add_ps(total);
+}
+
+static void ternary_strip(const Source *w, const Cuts *cuts, int64_t first, int64_t count, const int8_t *q, const float *d,
+                          const float *dq, float *scale, float *zero, float *y) {
+    const Trits *trits = w->weight;
+    for (int64_t k = 0; k < cuts->segments; k++) zero[k] = 1.0f;
+    for (int64_t row = 0; row < count; row++) {
+        halves_to_floats(trits->scales + (first + row) * trits->groups, trits->groups, scale);
+        spread(cuts, scale);
+        const float offset = factors_of(cuts, scale, zero, d, dq, scale);
+        y[row] = ternary_product(trits, cuts, first + row, q, scale) - offset;
+    }
 }
 #endif
 
@@ -159,19 +169,19 @@ int luq_ternary_eight(const uint8_t *codes, const uint16_t *scales, const uint8_
     const Cuts cuts = cuts_of(columns, size);
     w.arranged = PHASES * ((cuts.segments + 1) / 2) * DIGITS * 2 * HALF;
     w.arrange = arrange_trits;
-    w.one = one_ternary_row;
+    w.strip = ternary_strip;
 #endif
     return eight_products(&w, x, y, tokens);
 }
 
-typedef struct { Coded coded; const uint16_t *scales; int64_t quarters; } Strips;
+typedef struct { Coded coded; const uint16_t *scales; } Strips;
 
+#ifdef WHOLE_WINDOWS
 static void strip_numbers(const Strips *strips, const Cuts *cuts, int64_t row, float *scale, float *zero) {
     const float of_strip = 0x1p-7f * half_to_float(strips->scales[row / 16]);
     for (int64_t k = 0; k < cuts->segments; k++) scale[k] = of_strip, zero[k] = (float)CENTRE;
 }
 
-#ifdef WHOLE_WINDOWS
 /* Sixteen sums of four bytes, from 0 to 1020: their quarters and the rest. */
 INLINE void store_sums(Windows sums, uint8_t *quarter, uint8_t *rest) {
 #if defined(__AVX512BW__)
@@ -186,12 +196,17 @@ INLINE void store_sums(Windows sums, uint8_t *quarter, uint8_t *rest) {
 
 static void decode_strips(const Source *w, const Cuts *cuts, int64_t row, uint8_t *codes, int64_t stride, float *scale, float *zero) {
     const Strips *strips = w->weight;
-    const int64_t quarters = strips->quarters;
+    const int64_t quarters = strips->coded.quarters;
 #define RUN(n)                                                                                                        \
     do {                                                                                                              \
-        const Strand strand = strand_of(&strips->coded, row, n);                                                      \
-        for (int64_t c = 0; c < cuts->columns; c += 16)                                                               \
-            store_sums(byte_sums(mixed_states(&strips->coded, &strand, c, n)), codes + c, codes + stride + c);        \
+        const Strand strand = strand_of(&strips->coded, row);                                                      \
+        for (int64_t c = 0; c < cuts->columns; c += 16) {                                                             \
+            const int64_t from = bytes_before(&strand, c, n);                                                         \
+            const int is_end = c == 0 || c + 16 == cuts->columns;                                                     \
+            const Windows mixed = is_end ? mixed_at_end(&strips->coded, &strand, from)                                \
+                                         : mixed_states(&strips->coded, &strand, strand.stream + from);               \
+            store_sums(byte_sums(mixed), codes + c, codes + stride + c);                                              \
+        }                                                                                                             \
     } while (0)
     BY_QUARTERS(RUN)
 #undef RUN
@@ -205,34 +220,56 @@ static void repeat_inputs(const Source *w, const Cuts *cuts, const int8_t *q, in
     for (int64_t c = 0; c < cuts->columns; c++) memset(to + 4 * c, q[c], 4);
 }
 
-INLINE float strand_product(const Strips *strips, const Cuts *cuts, int64_t row, const int8_t *q, const float *d, const int quarters) {
-    const Strand strand = strand_of(&strips->coded, row, quarters);
-    __m512 total = _mm512_setzero_ps();
-    for (int64_t k = 0; k < cuts->segments; k++) {
-        __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-        const int64_t end = fewer((k + 1) * SEGMENT, cuts->columns);
-        int64_t c = k * SEGMENT;
-        for (; c + 32 <= end; c += 32)
-            for (int i = 0; i < 2; i++)
-                sums[i] = _mm512_dpbusd_epi32(sums[i], mixed_states(&strips->coded, &strand, c + 16 * i, quarters),
-                                              _mm512_loadu_si512(q + 4 * (c + 16 * i)));
-        if (c < end) sums[0] = _mm512_dpbusd_epi32(sums[0], mixed_states(&strips->coded, &strand, c, quarters), _mm512_loadu_si512(q + 4 * c));
-        total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sums[0], sums[1])), _mm512_set1_ps(d[k]), total);
-    }
-    return _mm512_reduce_add_ps(total);
-}
+/* Four rows of a strip and sixteen columns, added to their sums. */
+#define ADD_STATES(states_of_row)                                                                                       \
+    do {                                                                                                                \
+        const __m512i inputs = _mm512_loadu_si512(q + 4 * c);                                                           \
+        for (int r = 0; r < ROWS_AT_ONCE; r++) sums[r] = _mm512_dpbusd_epi32(sums[r], states_of_row, inputs);           \
+    } while (0)
 
-static float one_strand(const Source *w, const Cuts *cuts, int64_t row, const int8_t *q, const float *d, const float *dq, float *scale,
-                        float *zero) {
+INLINE void four_strands(const Strips *strips, const Cuts *cuts, int64_t row, const int8_t *q, const float *d, float *y,
+                         const int quarters) {
+    const Coded *coded = &strips->coded;
+    const int64_t last = cuts->columns - 16, step = 8 * quarters;
+    Strand strand[ROWS_AT_ONCE];
+    const uint8_t *at[ROWS_AT_ONCE]; /* of the first sixteen columns, which may begin before the stream */
+    __m512 total[ROWS_AT_ONCE];
+    for (int r = 0; r < ROWS_AT_ONCE; r++) {
+        strand[r] = strand_of(coded, row + r);
+        at[r] = strand[r].stream + bytes_before(&strand[r], 16, quarters) - step;
+        total[r] = _mm512_setzero_ps();
+    }
+    for (int64_t k = 0; k < cuts->segments; k++) {
+        const int64_t end = fewer(cuts->end[k], last);
+        int64_t c = cuts->begin[k];
+        __m512i sums[ROWS_AT_ONCE];
+        for (int r = 0; r < ROWS_AT_ONCE; r++) sums[r] = _mm512_setzero_si512();
+        if (c == 0 && c < last) {
+            ADD_STATES(mixed_at_end(coded, &strand[r], bytes_before(&strand[r], 0, quarters)));
+            c = 16;
+        }
+        for (; c < end; c += 16) ADD_STATES(mixed_states(coded, &strand[r], at[r] + c / 16 * step));
+        if (c == last && c < cuts->end[k]) ADD_STATES(mixed_at_end(coded, &strand[r], bytes_before(&strand[r], last, quarters)));
+        for (int r = 0; r < ROWS_AT_ONCE; r++)
+            total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r]), _mm512_set1_ps(d[k]), total[r]);
+    }
+    for (int r = 0; r < ROWS_AT_ONCE; r++) y[r] = _mm512_reduce_add_ps(total[r]);
+}
+#undef ADD_STATES
+
+static void strands_strip(const Source *w, const Cuts *cuts, int64_t first, int64_t count, const int8_t *q, const float *d,
+                          const float *dq, float *scale, float *zero, float *y) {
     const Strips *strips = w->weight;
-    const int64_t quarters = strips->quarters;
-    float sum = 0, offset = 0;
+    const int64_t quarters = strips->coded.quarters;
+    const float of_strip = 0x1p-7f * half_to_float(strips->scales[first / 16]);
+    float sums[STRIP], offset = 0;
     (void)scale, (void)zero;
     for (int64_t k = 0; k < cuts->segments; k++) offset += dq[k];
-#define RUN(n) sum = strand_product(strips, cuts, row, q, d, n)
+#define RUN(n) \
+    for (int64_t row = 0; row < STRIP; row += ROWS_AT_ONCE) four_strands(strips, cuts, first + row, q, d, sums + row, n)
     BY_QUARTERS(RUN)
 #undef RUN
-    return (sum - (float)CENTRE * offset) * (0x1p-7f * half_to_float(strips->scales[row / 16]));
+    for (int64_t row = 0; row < count; row++) y[row] = (sums[row] - (float)CENTRE * offset) * of_strip;
 }
 #endif
 #endif
@@ -241,12 +278,12 @@ static float one_strand(const Source *w, const Cuts *cuts, int64_t row, const in
 int luq_trellis_eight(const uint8_t *codes, const uint16_t *scales, const float *x, float *y, int64_t tokens, int64_t rows, int64_t width,
                       int64_t quarters, int64_t window) {
 #ifdef WHOLE_WINDOWS
-    const Strips strips = {{codes, NULL, width, window}, scales, quarters};
+    const Strips strips = {coded_of(codes, NULL, width, quarters, window), scales};
     Source w = {.weight = &strips, .rows = rows, .columns = width, .size = width, .planes = 2, .small = 0, .decode = decode_strips};
 #ifdef EIGHT_TILES
     w.arranged = 4 * width;
     w.arrange = repeat_inputs;
-    w.one = one_strand;
+    w.strip = strands_strip;
 #endif
     return eight_products(&w, x, y, tokens);
 #else

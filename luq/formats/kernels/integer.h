@@ -18,7 +18,7 @@ typedef struct { uint8_t *codes; float *scale, *zero; } GridRoom;
 
 static GridRoom grid_room(const Grid *w) {
     const size_t codes = (size_t)filled(w->columns, 256), groups = (size_t)filled(w->groups, 64) * sizeof(float);
-    uint8_t *memory = malloc(codes + 2 * groups);
+    uint8_t *memory = zeros_of(codes + 2 * groups);
     if (!memory) return (GridRoom){NULL, NULL, NULL};
     return (GridRoom){memory, (float *)(memory + codes), (float *)(memory + codes + groups)};
 }

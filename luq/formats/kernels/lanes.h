@@ -73,6 +73,13 @@ static inline uint64_t lowest(int64_t count) { return count < 16 ? ((uint64_t)1 
 /* Room for `n` numbers or bytes, filled up so that whole registers can be read and written. */
 static inline int64_t filled(int64_t n, int64_t register_size) { return (n + register_size - 1) / register_size * register_size; }
 
+/* Zeros that begin with a cache line; registers read from others cost twice. NULL without memory. */
+static inline void *zeros_of(size_t bytes) {
+    const size_t whole = (size_t)filled((int64_t)bytes, 64);
+    void *memory = aligned_alloc(64, whole ? whole : 64);
+    return memory ? memset(memory, 0, whole) : NULL;
+}
+
 static inline void halves_to_floats(const uint16_t *halves, int64_t n, float *to) {
     int64_t i = 0;
 #if defined(__AVX512F__)

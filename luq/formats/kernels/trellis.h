@@ -68,8 +68,6 @@ static inline __attribute__((always_inline)) void unrotate(float *x, int64_t siz
         for (int64_t c = 0; c < lanes; c++) x[i * step + c] *= signs[i];
 }
 
-typedef struct { const uint8_t *codes; const float *table; int64_t width, window; } Coded;
-
 enum { FACTOR = 0x3A43AB75, OFFSET = 0x3A897E77, CENTRE = 510 }; /* of the computed code: luq/formats/trellis.py */
 
 #if defined(__AVX512BW__)
@@ -84,66 +82,84 @@ typedef uint32_t U8 __attribute__((vector_size(32)));
 typedef int32_t I8 __attribute__((vector_size(32)));
 typedef float F8 __attribute__((vector_size(32)));
 
-/* A row of trellis codes, of which sixteen weights are read at a time. */
+/* How sixteen weights of one of a strip's rows are read. */
 typedef struct {
-    const uint8_t *stream; /* of the strip */
-    int64_t bytes;         /* of the stream */
-    int64_t first;         /* bits before the row's first weight */
+    int64_t first; /* bits before the row's first weight */
 #ifdef WHOLE_WINDOWS
     /* Sixteen weights and their windows lie in sixteen bytes. Each lane takes the three that its window ends in, highest first. */
     Windows taken, behind;
 #endif
-} Strand;
+} Pattern;
 
-INLINE Strand strand_of(const Coded *w, int64_t r, const int quarters) {
-    Strand strand;
-    strand.bytes = w->width * quarters / 2;
-    strand.stream = w->codes + r / 16 * strand.bytes;
-    strand.first = 4 * quarters * (r % 16);
+typedef struct {
+    const uint8_t *codes;
+    const float *table; /* of format version 1, or NULL */
+    int64_t width, window, quarters, bytes; /* bytes of a strip's stream */
+    Pattern pattern[16];
+} Coded;
+
+typedef struct { const uint8_t *stream; int64_t bytes; const Pattern *pattern; } Strand;
+
+static Coded coded_of(const uint8_t *codes, const float *table, int64_t width, int64_t quarters, int64_t window) {
+    Coded coded = {.codes = codes, .table = table, .width = width, .window = window, .quarters = quarters, .bytes = width * quarters / 2};
+    for (int row = 0; row < 16; row++) {
+        Pattern *pattern = coded.pattern + row;
+        pattern->first = 4 * quarters * row;
 #ifdef WHOLE_WINDOWS
-    uint8_t taken[64];
-    uint32_t behind[16];
-    for (int i = 0; i < 16; i++) {
-        const int64_t last = strand.first % 8 + (i + 1) * quarters / 4 - 1; /* bit of the window, from the third byte on */
-        for (int k = 0; k < 4; k++) taken[4 * i + k] = (uint8_t)(k < 3 ? last / 8 + 2 - k : 0x80); /* 0x80: zero */
-        behind[i] = (uint32_t)(7 - last % 8);
-    }
-    memcpy(&strand.taken, taken, sizeof taken);
-    memcpy(&strand.behind, behind, sizeof behind);
+        uint8_t taken[64];
+        uint32_t behind[16];
+        for (int i = 0; i < 16; i++) {
+            const int64_t last = pattern->first % 8 + (i + 1) * quarters / 4 - 1; /* bit of the window, from the third byte on */
+            for (int k = 0; k < 4; k++) taken[4 * i + k] = (uint8_t)(k < 3 ? last / 8 + 2 - k : 0x80); /* 0x80: zero */
+            behind[i] = (uint32_t)(7 - last % 8);
+        }
+        memcpy(&pattern->taken, taken, sizeof taken);
+        memcpy(&pattern->behind, behind, sizeof behind);
 #endif
-    return strand;
+    }
+    return coded;
 }
+
+INLINE Strand strand_of(const Coded *w, int64_t r) { return (Strand){w->codes + r / 16 * w->bytes, w->bytes, w->pattern + r % 16}; }
 
 #ifdef WHOLE_WINDOWS
-/* Sixteen bytes from the third one before column c on; `room` where some of them are before or behind the stream, which are zeros. */
-INLINE __m128i near_column(const Strand *strand, int64_t c, const int quarters) {
-    const int64_t from = (strand->first + 4 * quarters * c) / 8 - 2;
-    if (__builtin_expect((uint64_t)from <= (uint64_t)(strand->bytes - 16), 1))
-        return _mm_loadu_si128((const __m128i *)(strand->stream + from));
-    uint8_t room[16] = {0};
-    for (int64_t i = from < 0 ? -from : 0; i < fewer(16, strand->bytes - from); i++) room[i] = strand->stream[from + i];
-    return _mm_loadu_si128((const __m128i *)room);
+/* Where the sixteen bytes begin that hold the windows of sixteen columns from c on. */
+INLINE int64_t bytes_before(const Strand *strand, int64_t c, const int quarters) {
+    return strand->pattern->first / 8 - 2 + c / 16 * (8 * quarters);
 }
 
-/* FACTOR * state + OFFSET of sixteen weights from column c on: their bytes' sums are what the states stand for. */
-INLINE Windows mixed_states(const Coded *w, const Strand *strand, int64_t c, const int quarters) {
-    const __m128i bytes = near_column(strand, c, quarters);
+/* FACTOR * state + OFFSET of sixteen weights, whose windows lie in these bytes: their bytes' sums are what the states stand for. */
+INLINE Windows mixed_states(const Coded *w, const Strand *strand, const uint8_t *at) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)at);
 #if defined(__AVX512BW__)
     const __m512i near = _mm512_broadcast_i32x4(bytes);
-    const __m512i windows = _mm512_srlv_epi32(_mm512_shuffle_epi8(near, strand->taken), strand->behind);
+    const __m512i windows = _mm512_srlv_epi32(_mm512_shuffle_epi8(near, strand->pattern->taken), strand->pattern->behind);
     const __m512i states = _mm512_and_si512(windows, _mm512_set1_epi32((1 << w->window) - 1));
     return _mm512_add_epi32(_mm512_mullo_epi32(states, _mm512_set1_epi32(FACTOR)), _mm512_set1_epi32(OFFSET));
 #else
     const __m256i near = _mm256_broadcastsi128_si256(bytes);
     Windows mixed;
     for (int i = 0; i < 2; i++) {
-        const __m256i windows = _mm256_srlv_epi32(_mm256_shuffle_epi8(near, strand->taken.half[i]), strand->behind.half[i]);
+        const __m256i windows = _mm256_srlv_epi32(_mm256_shuffle_epi8(near, strand->pattern->taken.half[i]), strand->pattern->behind.half[i]);
         const __m256i states = _mm256_and_si256(windows, _mm256_set1_epi32((1 << w->window) - 1));
         const __m256i product = _mm256_mullo_epi32(states, _mm256_set1_epi32(FACTOR));
         mixed.half[i] = _mm256_add_epi32(product, _mm256_set1_epi32(OFFSET));
     }
     return mixed;
 #endif
+}
+
+/* The same of the first or the last sixteen columns: some of the bytes may be before or behind the stream, which are zeros. */
+INLINE Windows mixed_at_end(const Coded *w, const Strand *strand, int64_t from) {
+    uint8_t room[16] = {0};
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    const int64_t before = from < 0 ? -from : 0, behind = from + 16 - strand->bytes;
+    const uint32_t there = 0xffffu << before & 0xffffu >> (behind > 0 ? behind : 0);
+    _mm_storeu_si128((__m128i *)room, _mm_maskz_loadu_epi8((__mmask16)there, strand->stream + from));
+    return mixed_states(w, strand, room);
+#endif
+    for (int64_t i = from < 0 ? -from : 0; i < fewer(16, strand->bytes - from); i++) room[i] = strand->stream[from + i];
+    return mixed_states(w, strand, room);
 }
 
 /* Sums of four bytes. */
@@ -174,12 +190,17 @@ INLINE Lanes lanes_of_windows(Windows numbers) {
  * - 510) / 128. */
 INLINE Lanes sixteen(const Coded *w, const Strand *strand, int64_t c, const int quarters) {
 #ifdef WHOLE_WINDOWS
-    if (!w->table) return MINUS(lanes_of_windows(byte_sums(mixed_states(w, strand, c, quarters))), (float)CENTRE);
+    if (!w->table) {
+        const int64_t from = bytes_before(strand, c, quarters);
+        const int is_end = c == 0 || c + 16 == w->width;
+        const Windows mixed = is_end ? mixed_at_end(w, strand, from) : mixed_states(w, strand, strand->stream + from);
+        return MINUS(lanes_of_windows(byte_sums(mixed)), (float)CENTRE);
+    }
 #endif
     float numbers[16];
     const uint64_t mask = ((uint64_t)1 << w->window) - 1;
     for (int half = 0; half < 2; half++) { /* eight weights and a window are less than 64 bits */
-        const int64_t end = strand->first + 4 * quarters * c + 2 * quarters * (half + 1);
+        const int64_t end = strand->pattern->first + 4 * quarters * c + 2 * quarters * (half + 1);
         const uint64_t word = bits_until(strand->stream, end);
         L8 behind;
         for (int i = 0; i < 8; i++) behind[i] = (uint64_t)(2 * quarters - (i + 1) * quarters / 4);
@@ -198,23 +219,37 @@ INLINE Lanes sixteen(const Coded *w, const Strand *strand, int64_t c, const int 
     return LOAD(numbers);
 }
 
+/* 128 times the unscaled sum of a row's weights and x. */
+INLINE Lanes strand_sum(const Coded *w, int64_t r, const float *x, const int quarters) {
+    const Strand strand = strand_of(w, r);
+    Lanes even = ALL(0.0f), odd = ALL(0.0f); /* two sums: an addition waits for the one before */
+    int64_t c = 0;
+#ifdef WHOLE_WINDOWS
+    if (!w->table) {
+        even = PRODUCT(sixteen(w, &strand, 0, quarters), LOAD(x));
+        const uint8_t *at = strand.stream + bytes_before(&strand, 16, quarters);
+        for (c = 16; c + 48 <= w->width; c += 32, at += 16 * quarters) {
+            const Lanes first = lanes_of_windows(byte_sums(mixed_states(w, &strand, at)));
+            const Lanes second = lanes_of_windows(byte_sums(mixed_states(w, &strand, at + 8 * quarters)));
+            even = ADD_PRODUCT(even, MINUS(first, (float)CENTRE), LOAD(x + c));
+            odd = ADD_PRODUCT(odd, MINUS(second, (float)CENTRE), LOAD(x + c + 16));
+        }
+    }
+#endif
+    for (; c < w->width; c += 16) even = ADD_PRODUCT(even, sixteen(w, &strand, c, quarters), LOAD(x + c));
+    return PLUS(even, odd);
+}
+
 /* y = W x of one token, both rotated; x [width]. table: of format version 1, or NULL. */
 void luq_trellis_matvec(const uint8_t *codes, const uint16_t *scales, const float *table, const float *x, float *y, int64_t rows,
                         int64_t width, int64_t quarters, int64_t window) {
-    const Coded w = {codes, table, width, window};
-#define RUN(n)                                                                                                        \
-    do {                                                                                                              \
-        const Strand strand = strand_of(&w, r, n);                                                                    \
-        int64_t c = 0;                                                                                                \
-        for (; c + 32 <= width; c += 32)                                                                              \
-            for (int i = 0; i < 2; i++) total[i] = ADD_PRODUCT(total[i], sixteen(&w, &strand, c + 16 * i, n), LOAD(x + c + 16 * i)); \
-        if (c < width) total[0] = ADD_PRODUCT(total[0], sixteen(&w, &strand, c, n), LOAD(x + c));                     \
-    } while (0)
+    const Coded w = coded_of(codes, table, width, quarters, window);
+#define RUN(n) total = strand_sum(&w, r, x, n)
 #pragma omp parallel for schedule(static) if (rows * width > ALONE)
     for (int64_t r = 0; r < rows; r++) {
-        Lanes total[2] = {ALL(0.0f), ALL(0.0f)};
+        Lanes total;
         BY_QUARTERS(RUN)
-        y[r] = SUM(PLUS(total[0], total[1])) * (0x1p-7f * half_to_float(scales[r / 16]));
+        y[r] = SUM(total) * (0x1p-7f * half_to_float(scales[r / 16]));
     }
 #undef RUN
 }
@@ -222,10 +257,10 @@ void luq_trellis_matvec(const uint8_t *codes, const uint16_t *scales, const floa
 /* Rows [first, last) of the rotated weight into out [last - first, width]. */
 void luq_trellis_unpack(const uint8_t *codes, const uint16_t *scales, const float *table, float *out, int64_t first, int64_t last,
                         int64_t width, int64_t quarters, int64_t window) {
-    const Coded w = {codes, table, width, window};
+    const Coded w = coded_of(codes, table, width, quarters, window);
 #define RUN(n)                                                                                                        \
     do {                                                                                                              \
-        const Strand strand = strand_of(&w, r, n);                                                                    \
+        const Strand strand = strand_of(&w, r);                                                                    \
         for (int64_t c = 0; c < width; c += 16) STORE(to + c, TIMES(sixteen(&w, &strand, c, n), scale));              \
     } while (0)
 #pragma omp parallel for schedule(static) if ((last - first) * width > ALONE)

@@ -203,8 +203,8 @@ static void decode_strips(const Source *w, const Cuts *cuts, int64_t row, uint8_
         for (int64_t c = 0; c < cuts->columns; c += 16) {                                                             \
             const int64_t from = bytes_before(&strand, c, n);                                                         \
             const int is_end = c == 0 || c + 16 == cuts->columns;                                                     \
-            const Windows mixed = is_end ? mixed_at_end(&strips->coded, &strand, from)                                \
-                                         : mixed_states(&strips->coded, &strand, strand.stream + from);               \
+            const Windows mixed = is_end ? mixed_at_end(&strips->coded, &strand, strand.pattern, from)                                \
+                                         : mixed_states(&strips->coded, strand.pattern, strand.stream + from);               \
             store_sums(byte_sums(mixed), codes + c, codes + stride + c);                                              \
         }                                                                                                             \
     } while (0)
@@ -220,42 +220,51 @@ static void repeat_inputs(const Source *w, const Cuts *cuts, const int8_t *q, in
     for (int64_t c = 0; c < cuts->columns; c++) memset(to + 4 * c, q[c], 4);
 }
 
-/* Four rows of a strip and sixteen columns, added to their sums. */
-#define ADD_STATES(states_of_row)                                                                                       \
-    do {                                                                                                                \
-        const __m512i inputs = _mm512_loadu_si512(q + 4 * c);                                                           \
-        for (int r = 0; r < ROWS_AT_ONCE; r++) sums[r] = _mm512_dpbusd_epi32(sums[r], states_of_row, inputs);           \
+/* Four rows of a strip, whose bytes stand `quarters` / 2 behind each other's, and sixteen columns: added to their sums. Rows of odd
+ * `quarters` begin in the middle of a byte by turns. */
+#define ADD_STATES(states)                                                                       \
+    do {                                                                                         \
+        const __m512i inputs = _mm512_loadu_si512(q + 4 * c);                                    \
+        sum0 = _mm512_dpbusd_epi32(sum0, states(even, 0), inputs);                               \
+        sum1 = _mm512_dpbusd_epi32(sum1, states(odd, quarters / 2), inputs);                     \
+        sum2 = _mm512_dpbusd_epi32(sum2, states(even, quarters), inputs);                        \
+        sum3 = _mm512_dpbusd_epi32(sum3, states(odd, 3 * quarters / 2), inputs);                 \
     } while (0)
+#define INSIDE(pattern, behind) mixed_states(coded, &pattern, strand.stream + from + (behind))
+#define AT_END(pattern, behind) mixed_at_end(coded, &strand, &pattern, from + (behind))
 
 INLINE void four_strands(const Strips *strips, const Cuts *cuts, int64_t row, const int8_t *q, const float *d, float *y,
                          const int quarters) {
     const Coded *coded = &strips->coded;
     const int64_t last = cuts->columns - 16, step = 8 * quarters;
-    Strand strand[ROWS_AT_ONCE];
-    const uint8_t *at[ROWS_AT_ONCE]; /* of the first sixteen columns, which may begin before the stream */
-    __m512 total[ROWS_AT_ONCE];
-    for (int r = 0; r < ROWS_AT_ONCE; r++) {
-        strand[r] = strand_of(coded, row + r);
-        at[r] = strand[r].stream + bytes_before(&strand[r], 16, quarters) - step;
-        total[r] = _mm512_setzero_ps();
-    }
+    const Strand strand = strand_of(coded, row);
+    const Pattern even = strand.pattern[0], odd = strand.pattern[quarters % 2];
+    int64_t from = bytes_before(&strand, 0, quarters);
+    __m512 total0 = _mm512_setzero_ps(), total1 = total0, total2 = total0, total3 = total0;
     for (int64_t k = 0; k < cuts->segments; k++) {
         const int64_t end = fewer(cuts->end[k], last);
         int64_t c = cuts->begin[k];
-        __m512i sums[ROWS_AT_ONCE];
-        for (int r = 0; r < ROWS_AT_ONCE; r++) sums[r] = _mm512_setzero_si512();
+        __m512i sum0 = _mm512_setzero_si512(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
         if (c == 0 && c < last) {
-            ADD_STATES(mixed_at_end(coded, &strand[r], bytes_before(&strand[r], 0, quarters)));
-            c = 16;
+            ADD_STATES(AT_END);
+            c = 16, from += step;
         }
-        for (; c < end; c += 16) ADD_STATES(mixed_states(coded, &strand[r], at[r] + c / 16 * step));
-        if (c == last && c < cuts->end[k]) ADD_STATES(mixed_at_end(coded, &strand[r], bytes_before(&strand[r], last, quarters)));
-        for (int r = 0; r < ROWS_AT_ONCE; r++)
-            total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r]), _mm512_set1_ps(d[k]), total[r]);
+        for (; c < end; c += 16, from += step) ADD_STATES(INSIDE);
+        if (c == last && c < cuts->end[k]) ADD_STATES(AT_END);
+        const __m512 of_segment = _mm512_set1_ps(d[k]);
+        total0 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum0), of_segment, total0);
+        total1 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum1), of_segment, total1);
+        total2 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum2), of_segment, total2);
+        total3 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum3), of_segment, total3);
     }
-    for (int r = 0; r < ROWS_AT_ONCE; r++) y[r] = _mm512_reduce_add_ps(total[r]);
+    y[0] = _mm512_reduce_add_ps(total0);
+    y[1] = _mm512_reduce_add_ps(total1);
+    y[2] = _mm512_reduce_add_ps(total2);
+    y[3] = _mm512_reduce_add_ps(total3);
 }
 #undef ADD_STATES
+#undef INSIDE
+#undef AT_END
 
 static void strands_strip(const Source *w, const Cuts *cuts, int64_t first, int64_t count, const int8_t *q, const float *d,
                           const float *dq, float *scale, float *zero, float *y) {

@@ -129,18 +129,18 @@ INLINE int64_t bytes_before(const Strand *strand, int64_t c, const int quarters)
 }
 
 /* FACTOR * state + OFFSET of sixteen weights, whose windows lie in these bytes: their bytes' sums are what the states stand for. */
-INLINE Windows mixed_states(const Coded *w, const Strand *strand, const uint8_t *at) {
+INLINE Windows mixed_states(const Coded *w, const Pattern *pattern, const uint8_t *at) {
     const __m128i bytes = _mm_loadu_si128((const __m128i *)at);
 #if defined(__AVX512BW__)
     const __m512i near = _mm512_broadcast_i32x4(bytes);
-    const __m512i windows = _mm512_srlv_epi32(_mm512_shuffle_epi8(near, strand->pattern->taken), strand->pattern->behind);
+    const __m512i windows = _mm512_srlv_epi32(_mm512_shuffle_epi8(near, pattern->taken), pattern->behind);
     const __m512i states = _mm512_and_si512(windows, _mm512_set1_epi32((1 << w->window) - 1));
     return _mm512_add_epi32(_mm512_mullo_epi32(states, _mm512_set1_epi32(FACTOR)), _mm512_set1_epi32(OFFSET));
 #else
     const __m256i near = _mm256_broadcastsi128_si256(bytes);
     Windows mixed;
     for (int i = 0; i < 2; i++) {
-        const __m256i windows = _mm256_srlv_epi32(_mm256_shuffle_epi8(near, strand->pattern->taken.half[i]), strand->pattern->behind.half[i]);
+        const __m256i windows = _mm256_srlv_epi32(_mm256_shuffle_epi8(near, pattern->taken.half[i]), pattern->behind.half[i]);
         const __m256i states = _mm256_and_si256(windows, _mm256_set1_epi32((1 << w->window) - 1));
         const __m256i product = _mm256_mullo_epi32(states, _mm256_set1_epi32(FACTOR));
         mixed.half[i] = _mm256_add_epi32(product, _mm256_set1_epi32(OFFSET));
@@ -150,16 +150,16 @@ INLINE Windows mixed_states(const Coded *w, const Strand *strand, const uint8_t 
 }
 
 /* The same of the first or the last sixteen columns: some of the bytes may be before or behind the stream, which are zeros. */
-INLINE Windows mixed_at_end(const Coded *w, const Strand *strand, int64_t from) {
+INLINE Windows mixed_at_end(const Coded *w, const Strand *strand, const Pattern *pattern, int64_t from) {
     uint8_t room[16] = {0};
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
     const int64_t before = from < 0 ? -from : 0, behind = from + 16 - strand->bytes;
     const uint32_t there = 0xffffu << before & 0xffffu >> (behind > 0 ? behind : 0);
     _mm_storeu_si128((__m128i *)room, _mm_maskz_loadu_epi8((__mmask16)there, strand->stream + from));
-    return mixed_states(w, strand, room);
+    return mixed_states(w, pattern, room);
 #endif
     for (int64_t i = from < 0 ? -from : 0; i < fewer(16, strand->bytes - from); i++) room[i] = strand->stream[from + i];
-    return mixed_states(w, strand, room);
+    return mixed_states(w, pattern, room);
 }
 
 /* Sums of four bytes. */
@@ -193,7 +193,7 @@ INLINE Lanes sixteen(const Coded *w, const Strand *strand, int64_t c, const int 
     if (!w->table) {
         const int64_t from = bytes_before(strand, c, quarters);
         const int is_end = c == 0 || c + 16 == w->width;
-        const Windows mixed = is_end ? mixed_at_end(w, strand, from) : mixed_states(w, strand, strand->stream + from);
+        const Windows mixed = is_end ? mixed_at_end(w, strand, strand->pattern, from) : mixed_states(w, strand->pattern, strand->stream + from);
         return MINUS(lanes_of_windows(byte_sums(mixed)), (float)CENTRE);
     }
 #endif
@@ -229,8 +229,8 @@ INLINE Lanes strand_sum(const Coded *w, int64_t r, const float *x, const int qua
         even = PRODUCT(sixteen(w, &strand, 0, quarters), LOAD(x));
         const uint8_t *at = strand.stream + bytes_before(&strand, 16, quarters);
         for (c = 16; c + 48 <= w->width; c += 32, at += 16 * quarters) {
-            const Lanes first = lanes_of_windows(byte_sums(mixed_states(w, &strand, at)));
-            const Lanes second = lanes_of_windows(byte_sums(mixed_states(w, &strand, at + 8 * quarters)));
+            const Lanes first = lanes_of_windows(byte_sums(mixed_states(w, strand.pattern, at)));
+            const Lanes second = lanes_of_windows(byte_sums(mixed_states(w, strand.pattern, at + 8 * quarters)));
             even = ADD_PRODUCT(even, MINUS(first, (float)CENTRE), LOAD(x + c));
             odd = ADD_PRODUCT(odd, MINUS(second, (float)CENTRE), LOAD(x + c + 16));
         }

@@ -95,6 +95,18 @@ void luq_binary_matvec(const uint8_t *signs, const uint8_t *salient, const uint8
     }
 }
 
+/* What a row's weights can be in a block: by sparse and sign; from 4 on by sign and residual sign of the salient columns. */
+static inline void values_of(const Binary *w, int64_t row, int64_t block, float *value) {
+    float s[8];
+    numbers_at(w, row, block, s);
+    for (int n = 0; n < 4; n++) {
+        const float sign = n & 1 ? 1.0f : -1.0f, first_sign = n & 2 ? 1.0f : -1.0f;
+        const float once = s[4] + s[5] * first_sign;
+        value[n] = s[n & 2] + s[(n & 2) + 1] * sign;
+        value[4 + n] = once + s[6] + s[7] * sign;
+    }
+}
+
 /* Rows [first, last) into out [last - first, columns]; any block and any number of columns. */
 void luq_binary_unpack(const uint8_t *signs, const uint8_t *salient, const uint8_t *flags, const uint8_t *residual,
                        const void *scales, const uint16_t *tops, float *out, int64_t first, int64_t last, int64_t rows,
@@ -103,20 +115,27 @@ void luq_binary_unpack(const uint8_t *signs, const uint8_t *salient, const uint8
 #pragma omp parallel for schedule(static) if ((last - first) * columns > ALONE)
     for (int64_t r = first; r < last; r++) {
         int64_t flag = 0, rest = 0, known = -1;
-        float value[8]; /* by sparse and sign; from 4 on by sign and residual sign of the salient columns */
+        float value[8];
         for (int64_t c = 0; c < columns; c += 64) {
             const Word word = word_at(&w, r, c, columns, &flag, &rest);
+            if (block % 64 == 0 && c + 64 <= columns) { /* all of them in one block */
+                if (c % block == 0) values_of(&w, r, c / block, value);
+                float *to = out + (r - first) * columns + c;
+                for (int i = 0; i < 64; i += 16) {
+                    const Lanes near = CHOOSE(word.sign >> i, ALL(value[1]), ALL(value[0]));
+                    const Lanes far = CHOOSE(word.sign >> i, ALL(value[3]), ALL(value[2]));
+                    const Lanes low = CHOOSE(word.residual >> i, ALL(value[5]), ALL(value[4]));
+                    const Lanes high = CHOOSE(word.residual >> i, ALL(value[7]), ALL(value[6]));
+                    const Lanes twice = CHOOSE(word.sign >> i, high, low), once = CHOOSE(word.sparse >> i, far, near);
+                    STORE(to + i, CHOOSE(word.salient >> i, twice, once));
+                }
+                known = c / block;
+                continue;
+            }
             for (int64_t i = 0; i < 64 && c + i < columns; i++) {
                 if ((c + i) / block != known) {
-                    float s[8];
                     known = (c + i) / block;
-                    numbers_at(&w, r, known, s);
-                    for (int n = 0; n < 4; n++) {
-                        const float sign = n & 1 ? 1.0f : -1.0f, first_sign = n & 2 ? 1.0f : -1.0f;
-                        const float once = s[4] + s[5] * first_sign;
-                        value[n] = s[n & 2] + s[(n & 2) + 1] * sign;
-                        value[4 + n] = once + s[6] + s[7] * sign;
-                    }
+                    values_of(&w, r, known, value);
                 }
                 const int sign = word.sign >> i & 1;
                 const int at = word.salient >> i & 1 ? 4 + 2 * sign + (word.residual >> i & 1) : 2 * (word.sparse >> i & 1) + sign;
@@ -164,7 +183,15 @@ void luq_row_column(const uint8_t *signs, const uint8_t *residual, const uint16_
                 total -= once * sums[k] + twice * more[k];
                 continue;
             }
-            for (int64_t c = k * block; c < end; c++) {
+            int64_t c = k * block;
+            for (; c + 64 <= end; c += 64) {
+                const uint64_t word = bits_at(signs, bytes, r * columns + c);
+                for (int i = 0; i < 64; i += 16) {
+                    const Lanes value = TIMES(LOAD(by_column + c + i), once), minus = TIMES(value, -1.0f);
+                    STORE(out + (r - first) * columns + c + i, CHOOSE(word >> i, value, minus));
+                }
+            }
+            for (; c < end; c++) {
                 const float value = once * by_column[c];
                 out[(r - first) * columns + c] = signs[(r * columns + c) >> 3] >> ((r * columns + c) & 7) & 1 ? value : -value;
             }

@@ -44,6 +44,7 @@ typedef __m512 Lanes;
 #define TIMES(x, factor) _mm512_mul_ps(x, _mm512_set1_ps(factor))
 #define MINUS(x, value) _mm512_sub_ps(x, _mm512_set1_ps(value))
 #define SUM(x) _mm512_reduce_add_ps(x)
+#define CHOOSE(mask, x, other) _mm512_mask_mov_ps(other, (__mmask16)(mask), x) /* x where a bit is set */
 #else
 typedef float F16 __attribute__((vector_size(64)));
 typedef int32_t I16 __attribute__((vector_size(64)));
@@ -63,6 +64,11 @@ static inline float sum_lanes(Lanes x) { float s = 0; for (int i = 0; i < 16; i+
 #define TIMES(x, factor) ((x) * (factor))
 #define MINUS(x, value) ((x) - (value))
 #define SUM(x) sum_lanes(x)
+#define CHOOSE(mask, x, other) choose_lanes((int32_t)(mask), x, other)
+static inline Lanes choose_lanes(int32_t mask, Lanes x, Lanes other) {
+    const I16 set = (((I16){0} + mask) & PLACE) == PLACE;
+    return (Lanes)(((I16)x & set) | ((I16)other & ~set));
+}
 #endif
 
 static inline int64_t fewer(int64_t a, int64_t b) { return a < b ? a : b; }

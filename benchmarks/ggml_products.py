@@ -56,7 +56,12 @@ class Ggml:
         self.base.ggml_row_size.restype = ctypes.c_size_t
         self.base.ggml_row_size.argtypes = [ctypes.c_int, size]
         self.base.ggml_quantize_chunk.restype = ctypes.c_size_t
-        self.base.ggml_quantize_chunk.argtypes = [ctypes.c_int, *[pointer] * 2, *[size] * 3, pointer]
+        self.base.ggml_quantize_chunk.argtypes = [
+            ctypes.c_int,
+            *[pointer] * 2,
+            *[size] * 3,
+            pointer,
+        ]
         self.base.ggml_reset.argtypes = [pointer]
         self.cpu.ggml_cpu_init()
         self.cpu.ggml_graph_compute_with_ctx.argtypes = [pointer, pointer, ctypes.c_int]

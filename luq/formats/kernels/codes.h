@@ -130,16 +130,46 @@ static inline void grid_of_row(const Grid *w, int64_t row, float *scale, float *
     }
 }
 
+/* Sixteen codes as floats. */
+INLINE Lanes lanes_of_codes(const uint8_t *codes) {
+#if defined(__AVX512F__)
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes)));
+#else
+    typedef uint8_t B16 __attribute__((vector_size(16)));
+    B16 bytes;
+    memcpy(&bytes, codes, sizeof bytes);
+    return __builtin_convertvector(bytes, Lanes);
+#endif
+}
+
+/* Sum of (code - zero) * x over the columns [from, end). */
+INLINE Lanes product_of_codes(const uint8_t *codes, const float *x, int64_t from, int64_t end, float zero) {
+    Lanes sum0 = ALL(0.0f), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+    int64_t c = from;
+    for (; c + 64 <= end; c += 64) {
+        sum0 = ADD_PRODUCT(sum0, MINUS(lanes_of_codes(codes + c), zero), LOAD(x + c));
+        sum1 = ADD_PRODUCT(sum1, MINUS(lanes_of_codes(codes + c + 16), zero), LOAD(x + c + 16));
+        sum2 = ADD_PRODUCT(sum2, MINUS(lanes_of_codes(codes + c + 32), zero), LOAD(x + c + 32));
+        sum3 = ADD_PRODUCT(sum3, MINUS(lanes_of_codes(codes + c + 48), zero), LOAD(x + c + 48));
+    }
+    for (; c < end; c += 16) sum0 = ADD_IF(sum0, lowest(end - c), PRODUCT(MINUS(lanes_of_codes(codes + c), zero), LOAD(x + c)));
+    return PLUS(PLUS(sum0, sum1), PLUS(sum2, sum3));
+}
+
+/* (code - zero) * scale of the columns [from, end). */
+INLINE void store_codes(const uint8_t *codes, float *to, int64_t from, int64_t end, float zero, float scale) {
+    int64_t c = from;
+    for (; c + 16 <= end; c += 16) STORE(to + c, TIMES(MINUS(lanes_of_codes(codes + c), zero), scale));
+    for (; c < end; c++) to[c] = ((float)codes[c] - zero) * scale;
+}
+
 #define BY_BITS(bits, run)     \
     switch (bits) {            \
-    case 1: run(1); break;     \
     case 2: run(2); break;     \
     case 3: run(3); break;     \
     case 4: run(4); break;     \
-    case 5: run(5); break;     \
-    case 6: run(6); break;     \
-    case 7: run(7); break;     \
     case 8: run(8); break;     \
+    default: run(bits); break; \
     }
 
 #endif

@@ -35,7 +35,7 @@ class IntegerKernel(CpuKernel):
     scales: Float16[Tensor, "out groups"]
     zeros: UInt8[Tensor, "bits zero_bytes"] | None
 
-    few_tokens = 8
+    few_tokens = 6
 
     @property
     def _pointers(self) -> Pointers:
@@ -47,9 +47,8 @@ class IntegerKernel(CpuKernel):
 
     def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
         outputs = torch.empty(len(inputs), self.shape[0])
-        group_sums = torch.empty(self.scales.shape[1])
         for x, y in zip(_with_room(inputs), outputs, strict=True):
-            buffers = (address(x), address(group_sums), address(y))
+            buffers = (address(x), address(y))
             has_memory(self.library.luq_integer_matvec(*self._pointers, *buffers, *self._sizes))
         return outputs
 
@@ -78,7 +77,7 @@ class BinaryKernel(CpuKernel):
     scales: Shaped[Tensor, "out blocks numbers"]
     tops: Float16[Tensor, "shares blocks numbers"] | None
 
-    few_tokens = 8
+    few_tokens = 2
 
     @property
     def _pointers(self) -> Pointers:
@@ -103,16 +102,10 @@ class BinaryKernel(CpuKernel):
 
 
 @lru_cache(maxsize=1)
-def _digits_of_bytes() -> Float32[Tensor, "256 8"]:
-    """The digits -1, 0, 1 of each byte of ternary codes; the last three of eight are not used."""
-    digits = unpack_trits(torch.arange(256, dtype=torch.uint8), (256, TRITS_PER_BYTE)).float() - 1
+def _digits_of_bytes() -> UInt8[Tensor, "256 8"]:
+    """The digits 0, 1, 2 of each byte of ternary codes; the last three of eight are not used."""
+    digits = unpack_trits(torch.arange(256, dtype=torch.uint8), (256, TRITS_PER_BYTE))
     return torch.nn.functional.pad(digits, (0, 8 - TRITS_PER_BYTE)).contiguous()
-
-
-@lru_cache(maxsize=1)
-def _unsigned_digits() -> UInt8[Tensor, "256 8"]:
-    """The same as 0, 1, 2."""
-    return (_digits_of_bytes() + 1).to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -123,17 +116,17 @@ class TernaryKernel(CpuKernel):
     codes: UInt8[Tensor, " bytes"]
     scales: Float16[Tensor, "out groups"]
 
-    few_tokens = 8
+    few_tokens = 3
 
     def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
         outputs = torch.empty(len(inputs), self.shape[0])
-        for x, y in zip(inputs, outputs, strict=True):
+        for x, y in zip(_with_room(inputs), outputs, strict=True):
             self._run(x, y, 0, self.shape[0])
         return outputs
 
     def eight_bits(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
         outputs = torch.empty(len(inputs), self.shape[0])
-        stored = [address(self.codes), address(self.scales), address(_unsigned_digits())]
+        stored = [address(self.codes), address(self.scales), address(_digits_of_bytes())]
         tokens = (address(inputs), address(outputs), *longs(len(inputs)))
         sizes = longs(*self.shape, self.group_size)
         has_memory(self.library.luq_ternary_eight(*stored, *tokens, *sizes))
@@ -161,7 +154,7 @@ class RowColumnKernel(CpuKernel):
     residual_scales: Float32[Tensor, " salient"]
     salient_places: Int32[Tensor, " salient"]
 
-    few_tokens = 8
+    few_tokens = 7
 
     def linear(self, inputs: Float32[Tensor, "tokens in"]) -> Float32[Tensor, "tokens out"]:
         outputs = torch.empty(len(inputs), self.shape[0])
@@ -226,7 +219,7 @@ class TrellisKernel(CpuKernel):
     scales: Float16[Tensor, " strips"]
     table: Float32[Tensor, " states"] | None
 
-    few_tokens = 4
+    few_tokens = 3
 
     @property
     def _rotations(self) -> Rotations:

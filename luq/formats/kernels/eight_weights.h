@@ -78,13 +78,8 @@ static void ternary_numbers(const Trits *trits, const Cuts *cuts, int64_t row, f
 
 static void decode_trits(const Source *w, const Cuts *cuts, int64_t row, uint8_t *codes, int64_t stride, float *scale, float *zero) {
     const Trits *trits = w->weight;
-    const int64_t first = row * trits->columns / 5, last = (row * trits->columns + trits->columns + 4) / 5;
-    const int64_t before = row * trits->columns % 5;
     (void)stride;
-    uint8_t head[8];
-    memcpy(head, trits->digits + 8 * trits->codes[first], 8);
-    memcpy(codes, head + before, (size_t)(8 - before)); /* what follows overwrites what is behind the byte's five */
-    for (int64_t i = first + 1; i < last; i++) memcpy(codes + 5 * (i - first) - before, trits->digits + 8 * trits->codes[i], 8);
+    digits_of_row(trits->codes, trits->digits, row, trits->columns, codes);
     ternary_numbers(trits, cuts, row, scale, zero);
 }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from luq.formats import cpu_kernel, kernels
 from luq.formats.base import PackedWeight
 from luq.formats.cpu_kernel import CpuKernel
 from luq.formats.integer import IntegerWeight
 from luq.formats.kernels import cache, cpu, searches
-from luq.formats.linear import PackedLinear
+from luq.formats.linear import PackedLinear, round_activations
 from luq.formats.row_column import RowColumnWeight
 from luq.formats.trellis import COMPUTED, TrellisWeight, all_numbers
 from tests.luq.formats.weights import (
@@ -185,6 +187,92 @@ def test_products_of_many_tokens_are_torchs_to_rounding(
     assert found is not None
     assert found.shape == (3, 7, weight.shape[0])
     assert relative_error(found, x, weight) < 2e-6
+
+
+def has_eight_bits(weight: PackedWeight) -> bool:
+    return weight.eight_bit_inputs(torch.ones(1, weight.shape[1])) is not None
+
+
+EIGHT_BITS = [name for name, weight in CASES.items() if has_eight_bits(weight)]
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", EIGHT_BITS)
+def test_products_in_eight_bits_are_those_of_rounded_inputs(name: str) -> None:
+    weight = CASES[name]
+    for tokens in (1, 2, 5, 17, 40):
+        x = torch.randn(tokens, weight.shape[1], generator=GENERATOR)
+        found = kernel_of(weight).eight_bits(x)
+        if found is None:  # not compiled for this processor
+            assert isinstance(weight, TrellisWeight)
+            return
+        seen = weight.eight_bit_inputs(x)
+        assert seen is not None
+        assert relative_error(found, seen, weight) < 1e-3  # a tie may be rounded the other way
+        assert 0 < float((seen - x).norm() / x.norm()) < 0.02
+
+
+@needs_compiler
+def test_eight_bits_are_a_choice() -> None:
+    weight = CASES["4 bit, (128, 128, 1, False)"]
+    model = nn.ModuleDict({"packed": PackedLinear(weight, "gptq4"), "plain": nn.Linear(2, 2)})
+    x = torch.randn(2, 128, generator=GENERATOR)
+    exact = model["packed"](x)
+    round_activations(model)
+    rounded = model["packed"](x)
+    seen = weight.eight_bit_inputs(x)
+    assert torch.allclose(rounded, seen @ weight.dequantize().T, atol=1e-4)
+    assert not torch.allclose(rounded, exact, atol=1e-4)
+    round_activations(model, is_on=False)
+    assert torch.equal(model["packed"](x), exact)
+
+
+@needs_compiler
+def test_inputs_without_a_size_or_end_in_eight_bits() -> None:
+    weight = CASES["4 bit, (70, 384, 24, True)"]
+    kernel = kernel_of(weight)
+    assert torch.equal(kernel.eight_bits(torch.zeros(1, 384)), torch.zeros(1, 70))
+    for number in (torch.nan, torch.inf, -torch.inf):
+        x = torch.ones(1, 384)
+        x[0, 7] = number
+        for tokens in (1, 20):
+            assert kernel.eight_bits(x.repeat(tokens, 1)).isnan().all()
+
+
+OTHER_PROCESSORS = """
+import sys, torch
+from luq.formats.kernels import cache
+cache.FLAGS = ("-O1", sys.argv[1], *cache.FLAGS[2:])
+from tests.luq.formats.test_kernels import CASES, GENERATOR, kernel_of, relative_error
+for name, weight in CASES.items():
+    kernel = kernel_of(weight)
+    assert torch.equal(kernel.unpack(torch.float32), weight.dequantize()), name
+    for tokens in (1, 5):
+        x = torch.randn(tokens, weight.shape[1], generator=GENERATOR)
+        assert relative_error(kernel.linear(x), x, weight) < 2e-6, name
+        rounded = kernel.eight_bits(x)
+        if rounded is not None:
+            assert relative_error(rounded, weight.eight_bit_inputs(x), weight) < 1e-3, name
+print("the same")
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("flag", ["-march=haswell", "-march=x86-64"])
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64")
+def test_kernels_of_other_processors(flag: str, tmp_path: Path) -> None:
+    """With AVX2, and with vectors that the compiler makes."""
+    if flag.endswith("haswell") and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        pytest.skip("this processor has no AVX2")
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_PROCESSORS, flag],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the same" in done.stdout
 
 
 @needs_compiler
@@ -571,6 +659,8 @@ for weight in CASES.values():
     for dtype in (torch.float32, torch.float16):
         kernel.unpack(dtype)
         kernel.tiled(x, dtype)
+    for tokens in (1, 2, 5, 33):
+        kernel.eight_bits(torch.randn(tokens, weight.shape[1], generator=GENERATOR))
 for rows, columns in ((1, 2), (5, 7), (3, 33), (2, 128), (1, searches.WIDEST_BLOCK)):
     target = torch.randn(rows, columns, generator=GENERATOR)
     assert searches.billm_errors(target, min(49, columns - 1)) is not None
@@ -745,9 +835,15 @@ FUNCTIONS = {
     "luq_binary_matvec": "binary, (9, 192, 128, 0.2)",
     "luq_binary_unpack": "binary, (9, 192, 128, 0.2)",
     "luq_ternary": "ternary, (7, 13, 1)",
+    "luq_integer_eight": "2 bit, (70, 384, 24, True)",
+    "luq_ternary_eight": "ternary, (7, 13, 1)",
     "luq_row_column": "row and column, (9, 13, 13, 0.3)",
     "luq_trellis_matvec": "trellis, (33, 100, 1)",
     "luq_trellis_unpack": "trellis, (33, 100, 1)",
+    "luq_trellis_turn": "trellis, (33, 100, 1)",
+    "luq_trellis_turn_back": "trellis, (33, 100, 1)",
+    "luq_trellis_straighten": "trellis, (33, 100, 1)",
+    "luq_trellis_eight": "trellis, (33, 100, 1)",
 }
 
 
@@ -779,13 +875,18 @@ def test_a_c_kernel_that_errs_is_left_for_torch_with_one_line(
     weight = CASES[FUNCTIONS[function]]
     miscompiled(function)
     x = torch.randn(1, weight.shape[1], generator=GENERATOR)
+    seen = weight.eight_bit_inputs(x)
     for _ in range(2):
         product = kernels.linear(x, weight)
         assert product is None or relative_error(product, x, weight) < 2e-6
         assert torch.equal(kernels.unpack(weight, torch.float32), weight.dequantize())
-    answers = 1 if function.endswith(("matvec", "unpack")) else 2
-    assert len(caplog.records) == answers
-    assert "gives other numbers" in caplog.text
+        rounded = kernels.linear(x, weight, in_eight_bits=True)
+        # exact where there is no such code, or none that is trusted
+        inputs = [x] if seen is None else [x, seen]
+        assert rounded is None or min(relative_error(rounded, i, weight) for i in inputs) < 1e-3
+    assert caplog.records
+    assert {"gives other numbers" in record.getMessage() for record in caplog.records} == {True}
+    assert len({record.getMessage() for record in caplog.records}) == len(caplog.records)
 
 
 @needs_compiler

@@ -7,17 +7,16 @@ made, so that a graft of an earlier version is noticed.
 import logging
 from pathlib import Path
 
-from luq.errors import ConfigError, StoreError
+from luq.errors import ConfigError
 from luq.pocket import smol, smollm2, trained
+from luq.pocket.grafted import CARD, GRAFTED, shipped_file
 from luq.pocket.saving import export
-from luq.pocket.settings import GRAFTED
 from luq.store.digests import file_digest
-from luq.store.sealed import read_table, sealed
+from luq.store.sealed import sealed
 from luq.store.writers import sole_writer
 
 log = logging.getLogger(__name__)
 LANGUAGE_MODELS = ("smollm2",)
-CARD = "graft.json"
 UNTRAINED = ""  # what the card says in place of a digest
 
 
@@ -56,7 +55,7 @@ def graft(folder: Path, trained_file: Path | None = None) -> Path:
 
 
 def _shipped_if_any() -> Path | None:
-    file = trained.shipped_file(GRAFTED)
+    file = shipped_file()
     return file if file.exists() else None
 
 
@@ -66,30 +65,3 @@ def _check_target(folder: Path) -> None:
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / CARD).exists()):
         raise ConfigError(f"{folder} holds something else than a graft: give another folder")
-
-
-def grafted_folder(folder: Path) -> Path:
-    """A folder with the grafted model of this version.
-
-    Raises:
-        ConfigError: The model is not trained yet, is not grafted there, or is of another version.
-        StoreError: The graft's card is damaged.
-    """
-    file = trained.shipped_file(GRAFTED)
-    if not file.exists():
-        raise ConfigError(
-            f"{GRAFTED} is not trained yet: this version ships nothing that could answer. `luq "
-            f"pocket train DIR --model {GRAFTED}` trains it, and model.path=DIR/checkpoint runs "
-            "what comes of it"
-        )
-    command = f"make smol, or: {smollm2.INSTALL}; luq pocket graft {folder}"
-    card_file = folder / CARD
-    if not card_file.exists():
-        raise ConfigError(f"{GRAFTED} is not grafted in {folder}: {command}")
-    try:
-        card = read_table(card_file)
-    except ValueError as error:
-        raise StoreError(f"{card_file} is damaged ({error}): {command}") from error
-    if card.get("trained") != file_digest(file)[1]:
-        raise ConfigError(f"{folder} was grafted by another version of luq: {command}")
-    return folder

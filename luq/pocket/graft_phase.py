@@ -22,6 +22,7 @@ from luq.errors import ConfigError, brief
 from luq.pocket import low_rank, smollm2, trained
 from luq.pocket.family import Family
 from luq.pocket.graft import graft
+from luq.pocket.grafted import TRAINED_FILE
 from luq.pocket.language import (
     SHORT_WARM_UP,
     STATE,
@@ -98,7 +99,7 @@ class GraftPhase(LanguagePhase):
 
         The small file has no moments, and all in fp16: the training warms up again.
         """
-        file = folder / trained.FILE
+        file = folder / TRAINED_FILE
         if (folder / STATE).exists() or not file.exists():
             super().resume(folder)
             return
@@ -131,7 +132,7 @@ class GraftPhase(LanguagePhase):
         """Write the whole state, and beside it the small file."""
         super().save(folder)
         small = trained.Trained(self.weights(), self.step, self.config.rank, self.language_model)
-        trained.write(folder / trained.FILE, small)
+        trained.write(folder / TRAINED_FILE, small)
 
     def _rate_share(self) -> float:
         """Share of the peak rate: it rises where moments begin, or the decoder begins to learn."""
@@ -194,7 +195,7 @@ class GraftPhase(LanguagePhase):
 
     def finish(self, folder: Path, config: TrainConfig) -> Path:
         """Graft what was trained, as whoever has the small file does."""
-        return graft(folder / "checkpoint", folder / trained.FILE)
+        return graft(folder / "checkpoint", folder / TRAINED_FILE)
 
 
 def _passages(file: str) -> list[str] | None:

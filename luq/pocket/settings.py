@@ -1,6 +1,6 @@
 """The settings of a training, and whether a folder may take it."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from luq.errors import ConfigError, StoreError, unknown
 from luq.models.settings_files import read_config, text_settings
 from luq.pocket import llava, wide
 from luq.pocket.family import FAMILIES
+from luq.pocket.grafted import GRAFTED
 from luq.pocket.stream import FOCUS, check_lesson
 from luq.store.sealed import read_table
 
@@ -28,7 +29,6 @@ CARD = "pocket_training.json"  # in a finished checkpoint
 # Settings that may change from one start to the next, since they decide nothing about the weights
 # so far: a training may be made longer. All others belong to the folder.
 CHANGEABLE = ("steps", "save_every", "check_every", "device")
-GRAFTED = "smol_llava"  # whose decoder is no part of the project
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class GraftConfig(TrainConfig):
     decay: float = 0.3
     save_every: int = 25
     rank: int = 12  # of the changes of the decoder's linears
-    align_steps: int = 250  # first steps: captions, and only the projector learns
+    align_steps: int = 60  # first steps: captions, and only the projector learns
     text: str = ""  # file of plain text that the model keeps; empty: the shipped training text
     passages: int = 1  # of plain text in a step
     passage_length: int = 96  # tokens
@@ -113,6 +113,19 @@ class GraftConfig(TrainConfig):
                     f"{name}={getattr(self, name)} is not for {GRAFTED}, whose decoder and tower "
                     "are what they are: leave it out"
                 )
+
+
+def make_config(settings: dict[str, Any]) -> TrainConfig:
+    """The config of what a command line gives.
+
+    Raises:
+        ConfigError: A setting is out of range, or another model's.
+    """
+    kind = GraftConfig if settings.get("model") == GRAFTED else TrainConfig
+    others = sorted(settings.keys() - {field.name for field in fields(kind)})
+    if others:
+        raise ConfigError(f"{others[0]} is only for --model {GRAFTED}: leave it out")
+    return kind(**settings)
 
 
 def _model_name(config: TrainConfig) -> str:

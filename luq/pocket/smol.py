@@ -75,7 +75,7 @@ MIXTURE = Mixture(
     dense=(0.4, 0.3, 0.2, 0.1),
 )
 LAYERS: int | None = None  # as many as the package's file has
-IS_TRAINED = False
+IS_TRAINED = True  # the tower, so there is no vision phase
 FITTED_SCENES = 40  # of each kind, that the projector is fitted to: 10,080 cells
 RIDGE = 1e-3  # of the mean square of a hidden number of the projector
 SEED = 0  # of the fit

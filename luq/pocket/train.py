@@ -28,6 +28,7 @@ from luq.pocket.settings import (
     TrainConfig,
     card,
     check_same_training,
+    make_config,
     resolved,
 )
 from luq.pocket.tokenizer import load_tokenizer
@@ -36,7 +37,7 @@ from luq.store.sealed import sealed
 from luq.store.store import write_json
 from luq.store.writers import sole_writer
 
-__all__ = ["CARD", "SETTINGS", "GraftConfig", "TrainConfig", "train"]
+__all__ = ["CARD", "SETTINGS", "GraftConfig", "TrainConfig", "make_config", "train"]
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,7 @@ from luq.models.loading import is_finite
 from luq.pocket import low_rank
 from luq.pocket.saving import write_bytes
 from luq.pocket.settings import LARGEST_RANK
-from luq.pocket.shipped import WEIGHTS
 
-FILE = "trained.safetensors"
 EYES = ("model.vision_tower.", "model.multi_modal_projector.")
 LARGEST_BYTES = 20 * 10**6
 HEADER_BYTES = 8  # before the header of a safetensors file: the header's length
@@ -33,11 +31,6 @@ class Trained(NamedTuple):
     step: int  # of the training
     rank: int  # of the changes
     language_model: str  # sha256 of the file that the changes belong to
-
-
-def shipped_file(name: str) -> Path:
-    """Where the file of a model lies in the project; it may not be there yet."""
-    return WEIGHTS / name / FILE
 
 
 def eyes(model: nn.Module) -> dict[str, nn.Parameter]:

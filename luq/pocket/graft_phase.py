@@ -33,7 +33,6 @@ from luq.pocket.language import (
 )
 from luq.pocket.quiz import Quiz
 from luq.pocket.settings import GraftConfig, TrainConfig
-from luq.pocket.stream import Stream
 
 log = logging.getLogger(__name__)
 BETAS = (0.9, 0.98)
@@ -81,18 +80,16 @@ class GraftPhase(LanguagePhase):
         ]
         return [torch.optim.AdamW(groups, lr=rate, betas=BETAS, weight_decay=WEIGHT_DECAY)]
 
-    def _stream(self) -> Stream:
-        config = self.config
-        return Stream(
-            self.tokenizer,
-            self.family.CHAT,
-            config.batch,
-            config.length,
-            config.seed,
-            config.lessons,
-            self.family.MIXTURE,
-            _passages(config.text),
-        )
+    def _english(self) -> list[str] | None:
+        file = self.config.text
+        if not file:
+            return None
+        try:
+            return [Path(file).read_text(encoding="utf-8")]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"text={file} cannot be read ({brief(error)}): give a text file"
+            ) from error
 
     def resume(self, folder: Path) -> None:
         """Go on from what `save` wrote; from the small file if the whole state is not there.
@@ -196,15 +193,3 @@ class GraftPhase(LanguagePhase):
     def finish(self, folder: Path, config: TrainConfig) -> Path:
         """Graft what was trained, as whoever has the small file does."""
         return graft(folder / "checkpoint", folder / TRAINED_FILE)
-
-
-def _passages(file: str) -> list[str] | None:
-    """The text of a file, as one passage; None if there is no file."""
-    if not file:
-        return None
-    try:
-        return [Path(file).read_text(encoding="utf-8")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"text={file} cannot be read ({brief(error)}): give a text file") from (
-            error
-        )

@@ -149,22 +149,23 @@ class LanguagePhase:
         self.config = config
         self.step = 0
         self.optimizers = self._optimizers()
-        self.stream = self._stream()
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        return make_optimizers(self.family, self.model, self.config)
-
-    def _stream(self) -> Stream:
-        config = self.config
-        return Stream(
-            self.tokenizer,
-            self.family.CHAT,
+        self.stream = Stream(
+            tokenizer,
+            family.CHAT,
             config.batch,
             config.length,
             config.seed,
             config.lessons,
-            self.family.MIXTURE,
+            family.MIXTURE,
+            self._english(),
         )
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return make_optimizers(self.family, self.model, self.config)
+
+    def _english(self) -> list[str] | None:
+        """The passages of real text; None: the shipped training text."""
+        return None
 
     def resume(self, folder: Path) -> None:
         """Go on from what `save` wrote, if it did."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from luq.errors import unknown
+from luq.errors import ConfigError, unknown
 from luq.pocket import drills, facts, skills, text
 from luq.pocket.drawing import GRID, Scene
 from luq.pocket.drills import DESCRIBE, Turn
@@ -189,6 +189,10 @@ class Stream:
         for ids in tokenizer(english or text.split("train")).input_ids:
             passages.append(np.asarray([*ids, tokenizer.eos_token_id], np.int64))
         self.english = np.concatenate(passages)
+        if len(self.english) <= length:
+            raise ConfigError(
+                f"the text has {len(self.english)} tokens, and a sequence {length}: give more"
+            )
 
     def batch(self, step: int, progress: float, lesson: str = "") -> Batch:
         """The batch of a step; `progress` in [0, 1] is how far the training is.

@@ -88,7 +88,7 @@ class GraftConfig(TrainConfig):
     learning_rate: float = 1e-3
     vision_rate: float = 0.0  # the tower knows all that there is to see
     decay: float = 0.3
-    save_every: int = 25
+    save_every: int = 10
     rank: int = 12  # of the changes of the decoder's linears
     align_steps: int = 60  # first steps: captions, and only the projector learns
     text: str = ""  # file of plain text that the model keeps; empty: the shipped training text

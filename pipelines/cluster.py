@@ -72,8 +72,6 @@ def local_workers(count: int) -> Iterator[Any]:
         ConfigError: dask is not installed.
     """
     dask, distributed = _dask()
-    # A worker that is slow to end at the end is killed, which loses nothing: no need to say so.
-    logging.getLogger("distributed.nanny").setLevel(logging.ERROR)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
     environment = {f"distributed.nanny.pre-spawn-environ.{name}": threads for name in THREADS}
     with (
@@ -115,6 +113,8 @@ def _dask() -> tuple[Any, Any]:
         import distributed
     except ImportError as error:
         raise ConfigError(f"--workers and --scheduler need dask: {EXTRA}") from error
+    # Tracebacks of workers that end, and of a scheduler that is gone: what they mean is said here.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     return dask, distributed
 
 
@@ -154,9 +154,17 @@ class Crew:
         """Say who works, and that all of them can.
 
         Raises:
-            ConfigError: a worker does not see the outputs, or is another version.
+            ConfigError: a worker does not see the outputs, has several threads, or is another
+                version.
         """
         from pipelines.worker import Gpu, look
+
+        for address, worker in self.client.scheduler_info(n_workers=-1)["workers"].items():
+            if worker["nthreads"] != 1:
+                raise ConfigError(
+                    f"the worker at {address} has {worker['nthreads']} threads, and holds one "
+                    "model: start workers of one thread (dask worker --nthreads 1)"
+                )
 
         self.client.register_plugin(Gpu())
         probe = self.store.root / ".locks" / f"seen-{uuid.uuid4().hex}"

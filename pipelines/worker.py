@@ -7,10 +7,12 @@ life.
 import os
 import pickle
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 from distributed.diagnostics.plugin import WorkerPlugin
@@ -60,6 +62,9 @@ class Filled(NamedTuple):
     failures: dict[str, Exception]  # of artefacts that could not be made, by their label
 
 
+_AT_WORK = Lock()  # of a worker with several threads, too, one makes pieces: it holds one model
+
+
 def fill(order: Order, *after: Filled) -> Filled:
     """Make a piece; what rests on something that could not be made is left, the rest is made.
 
@@ -67,6 +72,11 @@ def fill(order: Order, *after: Filled) -> Filled:
         order: what to make.
         after: what became of the pieces before it.
     """
+    with _AT_WORK:
+        return _filled(order, after)
+
+
+def _filled(order: Order, after: Sequence[Filled]) -> Filled:
     begin = time.perf_counter()
     allow_modules(order.own_configs)
     artefacts: list[AnyArtefact] = pickle.loads(order.artefacts)

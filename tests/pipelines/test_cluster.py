@@ -133,6 +133,14 @@ def test_a_worker_that_does_not_see_the_outputs(
     assert "need the outputs under the same path" in luq_to(tmp_path, *words).stderr
 
 
+def test_a_worker_of_several_threads(tmp_path: Path) -> None:
+    options = {"processes": False, "dashboard_address": None}
+    with LocalCluster(n_workers=1, threads_per_worker=2, **options) as local:
+        words = ["sweep", "order", *SMALL, "allocation.k=3", "--scheduler", local.scheduler_address]
+        done = luq_to(tmp_path, *words)
+    assert "has 2 threads, and holds one model" in done.stderr
+
+
 def test_each_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(devices, "LOCKS", tmp_path)
     monkeypatch.setattr(devices, "device_count", lambda: 2)

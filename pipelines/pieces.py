@@ -54,7 +54,7 @@ def needed(graph: Graph, store: Store) -> Needed:
         parts = planned_parts(graph, store.peek).parts
         layers = graph.layers(allocate(graph, store.peek).allocation)
     except NotMade as missing:
-        return Needed([*artefacts, missing.artefact], is_all=False)
+        return Needed([*artefacts, *_with_company(graph, store, missing)], is_all=False)
     artefacts += [*layers, *parts]
     artefacts += graph.answers(layers, graph.questions, parts).values()
     artefacts += graph.fidelity(layers, graph.questions, parts).values()
@@ -65,8 +65,18 @@ def needed(graph: Graph, store: Store) -> Needed:
             scores.order()
             scores.recorded()
         except NotMade as missing:
-            return Needed([*artefacts, missing.artefact], is_all=False)
+            return Needed([*artefacts, *_with_company(graph, store, missing)], is_all=False)
     return Needed(artefacts, is_all=True)
+
+
+def _with_company(graph: Graph, store: Store, missing: NotMade) -> list[AnyArtefact]:
+    """What a plan asked for; of a layer in a tier that is measured, all layers in that tier."""
+    scores = LayerScores(graph, store.peek)
+    for tier in graph.tiers:
+        layers = scores.plain(tier)
+        if any(layer.label == missing.artefact.label for layer in layers):
+            return list(layers)
+    return [missing.artefact]
 
 
 def _losses(graph: Graph, layers: Layers, parts: Parts = ()) -> list[AnyArtefact]:

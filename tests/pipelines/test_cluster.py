@@ -55,6 +55,15 @@ def test_a_plan_that_is_not_known_waits_for_what_it_rests_on(tmp_path: Path) -> 
     )
 
 
+def test_all_layers_that_a_plan_measures_are_one_piece(tmp_path: Path) -> None:
+    search = ["allocation=search", "+allocation.bits=3", "quantizer.high=gptq3"]
+    sweep = Sweep(read("order"), [*SMALL, *search, f"paths.outputs={tmp_path}"])
+    store = Store(tmp_path / "store")
+    graph = Graph(sweep.possible[0].config, store.root)
+    store.get(graph.rest)  # the first thing that the plan asks for
+    assert walks(Pieces(store).add(needed(graph, store).artefacts)) == [list(range(10))]
+
+
 def test_a_walk_is_one_piece_and_what_a_model_is_asked_another(tmp_path: Path) -> None:
     pieces = pieces_of(tmp_path, "allocation=uniform", "quantizer.high=gptq2")
     assert walks(pieces) == [list(range(10))]

@@ -12,7 +12,8 @@ have in memory:
 Walks are cut where two plans part: what both have is made once, and the rest by two workers.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -171,27 +172,48 @@ def _groups(missing: list[AnyArtefact]) -> list[list[AnyArtefact]]:
 
 
 def _walks(layers: list[PackedLayer]) -> list[list[AnyArtefact]]:
-    """Layers whose inputs are made on one walk, cut where another walk branches off."""
+    """Layers whose inputs are made on one walk.
+
+    A chain is a walk through the layers that it makes, cut where plans part. Layers that no other
+    rests on, in one tier, are made on a walk through others.
+    """
+    passed = {layer.before[-1].label for layer in layers if layer.before}
+    last_layers = [layer for layer in layers if layer.label not in passed]
+    beside = [walk for walk in _joined(last_layers, _is_beside) if len(walk) > 1]
+    labels = {layer.label for walk in beside for layer in walk}
+    chained = [layer for layer in layers if layer.label not in labels]
+    followers = Counter(layer.before[-1].label for layer in chained if layer.before)
+
+    def follows(layer: PackedLayer, following: PackedLayer) -> bool:
+        is_next = bool(following.before) and following.before[-1].label == layer.label
+        return is_next and followers[layer.label] == 1
+
+    return [list(walk) for walk in [*_joined(chained, follows), *beside]]
+
+
+def _joined(
+    layers: list[PackedLayer], follows: Callable[[PackedLayer, PackedLayer], bool]
+) -> list[list[PackedLayer]]:
+    """Lists of layers of which each follows the one before it."""
     walks: list[list[PackedLayer]] = []
     for layer in layers:
-        if walks and _goes_on(walks[-1][-1], layer):
-            walks[-1].append(layer)
+        for walk in walks:
+            if follows(walk[-1], layer):
+                walk.append(layer)
+                break
         else:
             walks.append([layer])
-    forks = {walk[0].before[-1].label for walk in walks if walk[0].before}
-    cut: list[list[AnyArtefact]] = []
-    for walk in walks:
-        cut.append([])
-        for layer in walk:
-            cut[-1].append(layer)
-            if layer.label in forks and layer is not walk[-1]:
-                cut.append([])
-    return cut
+    return walks
 
 
-def _goes_on(layer: PackedLayer, following: PackedLayer) -> bool:
-    """Whether the samples of the second go through what those of the first went through."""
-    same = (layer.calibration, layer.gradients) == (following.calibration, following.gradients)
+def _is_beside(layer: PackedLayer, following: PackedLayer) -> bool:
+    """Whether the samples of the second go through what those of the first went through, and on."""
+    same = (layer.tiers, layer.calibration, layer.gradients, layer.refinement) == (
+        following.tiers,
+        following.calibration,
+        following.gradients,
+        following.refinement,
+    )
     is_next = following.index == layer.index + 1
     return same and is_next and following.before[: len(layer.before)] == layer.before
 

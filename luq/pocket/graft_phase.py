@@ -24,7 +24,6 @@ from luq.pocket.family import Family
 from luq.pocket.graft import graft
 from luq.pocket.grafted import TRAINED_FILE
 from luq.pocket.language import (
-    SHORT_WARM_UP,
     STATE,
     LanguagePhase,
     fall_share,
@@ -37,6 +36,7 @@ from luq.pocket.settings import GraftConfig, TrainConfig
 log = logging.getLogger(__name__)
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.01
+WARM_UP = 20  # steps until a rate is at its peak
 
 
 class GraftPhase(LanguagePhase):
@@ -51,6 +51,7 @@ class GraftPhase(LanguagePhase):
 
     config: GraftConfig
     log_every: ClassVar[int] = 10
+    smoothing: ClassVar[float] = 0.9
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class GraftPhase(LanguagePhase):
         begin = self.first_step
         if self.step >= self.config.align_steps:
             begin = max(begin, self.config.align_steps)
-        rise = min(1.0, (self.step - begin + 1) / SHORT_WARM_UP)
+        rise = min(1.0, (self.step - begin + 1) / WARM_UP)
         return rise * fall_share(self.step, self.config)
 
     def _loss(self) -> Tensor:

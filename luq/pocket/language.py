@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 WARM_UP = 200  # steps until the learning rate is at its peak
 SHORT_WARM_UP = 50  # the same for trained weights
 LOWEST_RATE = 0.02  # share of the peak rate that the last steps still have
-SMOOTHING = 0.98  # weight of the steps before in the loss that is shown
 STATE = "state.pt"  # in the folder of a training
 
 
@@ -135,6 +134,7 @@ class LanguagePhase:
     """
 
     log_every: ClassVar[int] = 50
+    smoothing: ClassVar[float] = 0.98  # weight of the steps before in the loss that is shown
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class LanguagePhase:
             if math.isnan(smooth_loss):
                 smooth_loss = loss
             else:
-                smooth_loss = SMOOTHING * smooth_loss + (1 - SMOOTHING) * loss
+                smooth_loss += (1 - self.smoothing) * (loss - smooth_loss)
             self.step += 1
             progress.update(task, advance=1, description=f"language loss {smooth_loss:.3f}")
             yield smooth_loss

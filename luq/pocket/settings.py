@@ -90,7 +90,7 @@ class GraftConfig(TrainConfig):
     decay: float = 0.3
     save_every: int = 10
     rank: int = 12  # of the changes of the decoder's linears
-    align_steps: int = 60  # first steps: captions, and only the projector learns
+    align_steps: int = 40  # first steps: captions, and only the projector learns
     text: str = ""  # file of plain text that the model keeps; empty: the shipped training text
     passages: int = 1  # of plain text in a step
     passage_length: int = 96  # tokens

@@ -195,6 +195,10 @@ def test_a_training_goes_on_from_the_small_file(tmp_path: Path) -> None:
 
 def test_what_was_trained_is_grafted_into_the_same_checkpoint(tmp_path: Path) -> None:
     checkpoint = trained_in(tmp_path / "run", steps=2)
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    (tmp_path / "run" / TRAINED_FILE).write_bytes(b"of the step before a kill")
+    trained_in(tmp_path / "run", steps=2)
+    assert (checkpoint / "model.safetensors").read_bytes() == weights
     again = graft.graft(tmp_path / "again", tmp_path / "run" / TRAINED_FILE)
     for name in ("model.safetensors", "graft.json", "config.json", "chat_template.jinja"):
         assert (again / name).read_bytes() == (checkpoint / name).read_bytes()

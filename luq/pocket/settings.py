@@ -18,7 +18,7 @@ from luq.models import devices
 from luq.models.settings_files import read_config, text_settings
 from luq.pocket import llava, wide
 from luq.pocket.family import FAMILIES
-from luq.pocket.grafted import GRAFTED
+from luq.pocket.grafted import GRAFTED, TRAINED_FILE
 from luq.pocket.stream import FOCUS, check_lesson
 from luq.store.sealed import read_table
 
@@ -141,6 +141,11 @@ def _model_name(config: TrainConfig) -> str:
             )
     if name not in FAMILIES:
         raise unknown("pocket model", name, FAMILIES)
+    if name == GRAFTED and not isinstance(config, GraftConfig):
+        raise ConfigError(
+            f"{GRAFTED} starts from no checkpoint: put a {TRAINED_FILE} in the folder, and give "
+            f"--model {GRAFTED}"
+        )
     return name
 
 

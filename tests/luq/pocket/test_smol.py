@@ -28,8 +28,9 @@ from luq.pocket import (
 )
 from luq.pocket.grafted import TRAINED_FILE
 from luq.pocket.sentences import description
+from luq.pocket.settings import GraftConfig, TrainConfig, make_config, resolved
 from luq.pocket.stream import IMAGE_TOKENS, Stream
-from luq.pocket.train import GraftConfig, make_config, train
+from luq.pocket.train import train
 from luq.pocket.world import make_scene
 from tests.luq.pocket import package
 
@@ -327,3 +328,5 @@ def test_settings_of_another_model_are_refused() -> None:
         make_config({"model": "smol_llava", "layers": 2})
     with pytest.raises(ConfigError, match=r"^rank=17"):
         make_config({"model": "smol_llava", "rank": 17})
+    with pytest.raises(ConfigError, match=r"put a trained\.safetensors in the folder"):
+        resolved(TrainConfig(model="smol_llava"))

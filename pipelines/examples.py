@@ -45,6 +45,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("luq sweep pareto --plan", "its runs, what is stored, and what the rest will cost"),
         ("luq sweep pareto model=pocket_qwen allocation.k=2,4", "other values of its axes"),
         ("luq sweep pareto hydra/launcher=joblib hydra.launcher.n_jobs=2", "two processes"),
+        ("luq sweep pareto --workers 2", "two workers that share each artefact's work"),
     ),
     "status": (("luq status pareto", "with the same words as luq sweep"),),
     "report": (
@@ -76,5 +77,6 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "verify": (("luq store verify", "after a disk had errors"),),
     "data": (("luq pocket data DIR", "in the columns of the real datasets"),),
     "train": (("luq pocket train DIR --model pocket_qwen", "stop and go on as you like"),),
+    "graft": (("luq pocket graft outputs/models/smol_llava", "where model=smol_llava looks"),),
     "completion": (('eval "$(luq completion bash)"', "in this shell, or in ~/.bashrc"),),
 }

@@ -1,6 +1,6 @@
 """What rounding activations to 8 bits changes in a pocket model's answers.
 
-`python benchmarks/eight_bits.py [--model pocket_wide] [--tiers gptq4 gptq2 ternary trellis2]`: every
+`python benchmarks/eight_bits.py [--model pocket_wide] [--tiers gptq4 gptq2 ternary ...]`: every
 decoder linear in one tier (nearest codes, or trellis codes without a Hessian), and windows of the
 pocket's report text. KL(exact || rounded) of the next token's distribution in nats, its mean with
 the standard error over windows, and the share of tokens whose likeliest successor is the same.

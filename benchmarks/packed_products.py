@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from ggml_products import Ggml
 from rich.console import Console
 from rich.table import Table
@@ -80,15 +81,14 @@ def main() -> None:
         kernel = packed(name, size).cpu_kernel()
         for tokens in arguments.tokens:
             x = torch.randn(tokens, size)
-            linear = torch.nn.functional.linear
             exact = kernel.linear if tokens <= kernel.few_tokens else kernel.tiled
             more = () if tokens <= kernel.few_tokens else (torch.float32,)
             half = (x.bfloat16(), plain.bfloat16())
             runs = {
                 "exact": lambda run=exact, given=(x, *more): run(*given),
                 "8 bits": lambda run=kernel.eight_bits, x=x: run(x),
-                "bf16": lambda given=half: linear(*given),
-                "fp32": lambda x=x: linear(x, plain),
+                "bf16": lambda given=half: F.linear(*given),
+                "fp32": lambda x=x: F.linear(x, plain),
             }
             if ggml is not None:
                 runs["llama.cpp"] = ggml.product(kind, size, tokens, 1)

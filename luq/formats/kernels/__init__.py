@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from luq.formats import cpu_kernel
 from luq.formats.base import PackedWeight
 from luq.formats.cpu_kernel import CpuKernel
 from luq.formats.kernels.searches import has_triton
@@ -84,6 +85,8 @@ def _on_cpu(
             lambda: kernel.linear(plain),
             lambda: torch.nn.functional.linear(plain, unpack(weight, torch.float32)),
         )
+    if weight.shape[0] * weight.shape[1] <= cpu_kernel.TILE:
+        return None  # unpacked whole it fits into the cache, and the answer is a plain linear's
     dtype = _product_type(inputs.dtype)
     return checked(
         (*_cpu_kind(weight, "tiles"), dtype),

@@ -1,12 +1,13 @@
 """Named sweeps: `luq sweep NAME`. A grid of runs, of which what is missing or failed is launched.
 
 Hydra's launchers run them: one after the other in this process, in local processes (joblib), or on
-a cluster (Slurm, Ray).
+a cluster (Slurm, Ray). With `--workers` or `--scheduler` workers of dask make their artefacts
+(`cluster.py`).
 """
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -117,6 +118,7 @@ class Job:
 
 
 AnyJob = Job | ImpossibleJob
+Makers = Callable[[Sequence[Job]], None]
 
 
 def _without_failure(record: RunRecord | None, lacking: list[Lack]) -> State:
@@ -184,8 +186,13 @@ class Sweep(Grid):
         """What there is of each run, in the order of `jobs`."""
         return [job.look() for job in self.jobs]
 
-    def run(self) -> bool:
-        """Run what is missing or failed; true if all of it is done in the end."""
+    def run(self, crew: Makers | None = None) -> bool:
+        """Run what is missing or failed; true if all of it is done in the end.
+
+        Args:
+            crew: who makes the runs' artefacts and writes their records; None: each run its own,
+                with the launcher that the command line chose.
+        """
         found = self.look()
         todo: list[Job] = []
         for job, before in zip(self.jobs, found, strict=True):
@@ -202,7 +209,7 @@ class Sweep(Grid):
             f"{len(self.jobs) - len(todo)} done or impossible"
         )
         if todo:
-            self._run_all(todo)
+            self._run_all(todo, crew)
             found = self.look()
         records: dict[str, RunRecord] = {}
         for job, after in zip(self.jobs, found, strict=True):
@@ -215,10 +222,12 @@ class Sweep(Grid):
             console.show_next(after_runs(list(records.values())))
         return all(after.state.name == DONE for after in found)
 
-    def _run_all(self, todo: Sequence[Job]) -> None:
+    def _run_all(self, todo: Sequence[Job], crew: Makers | None) -> None:
         """Launch runs that are not complete."""
         for job in todo:
             runs_folder.clear_failure(job.outputs, job.key)
+        if crew is not None:
+            crew(todo)
         # first what no other process is at and mirrors that failed, then what others have left
         for wait, states in ((False, (MISSING, RUNNING, DONE)), (True, (MISSING, RUNNING))):
             rest: list[Job] = []

@@ -6,7 +6,7 @@ nothing there and may be asked about the outputs of others, and a checkpoint ser
 Where no cache can be written, each process digests a file once.
 
 Lines are added in one write each; what cannot be used is left out, and a memory that is mostly
-outdated is replaced whole. Who is to prove bytes calls `sha256_of`, which reads them.
+outdated is replaced whole. Who is to prove bytes has them read anew.
 """
 
 import contextlib
@@ -166,8 +166,12 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def file_digest(file: Path) -> tuple[int, str]:
+def file_digest(file: Path, anew: bool = False) -> tuple[int, str]:
     """A file's size and the sha256 of all its bytes, which are read once while it does not change.
+
+    Args:
+        file: whose bytes count.
+        anew: whether they are read now, whatever is remembered.
 
     Raises:
         DataError: the file cannot be read.
@@ -176,10 +180,12 @@ def file_digest(file: Path) -> tuple[int, str]:
         state = state_of(file)
         memory = _memory_file()
         known = _remembered(memory)
-        if state in known:
+        if state in known and not anew:
             return state.size, known[state]
         sha256 = sha256_of(file)
-        if state.is_settled and state_of(file) == state:  # else written while it was read
+        is_known = known.get(state) == sha256
+        # else it may have been written while it was read
+        if not is_known and state.is_settled and state_of(file) == state:
             known[state] = sha256
             if memory is not None and state.size >= LEAST_BYTES:
                 _remember(memory, state, sha256)

@@ -184,6 +184,18 @@ def test_what_was_just_written_is_read_again(tmp_path: Path) -> None:
     assert read == [file, file]
 
 
+@pytest.mark.usefixtures("settled")
+def test_bytes_that_are_to_be_proved_are_read_anew(large: Path, cache: Path) -> None:
+    """Also where a disk lost some of them and no time stamp says so."""
+    cache.parent.mkdir(parents=True)
+    cache.write_text(line(list(state_of(large)), "0" * 64), encoding="utf-8")
+    as_new_process()
+    assert file_digest(large)[1] == "0" * 64
+    assert file_digest(large, anew=True)[1] == digests.sha256_of(large)
+    as_new_process()
+    assert file_digest(large)[1] == digests.sha256_of(large), "what was wrong is replaced"
+
+
 def test_without_a_home_a_file_is_read_once_by_each_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

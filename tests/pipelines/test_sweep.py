@@ -177,9 +177,11 @@ def test_the_second_time_nothing_runs(four: tuple[Path, Done]) -> None:
     assert "4 done, 0 running, 0 failed, 0 missing" in status.stdout
 
 
-def test_a_finished_sweep_is_looked_at_without_a_model(four: tuple[Path, Done]) -> None:
+def test_a_finished_sweep_is_looked_at_without_a_model(
+    four: tuple[Path, Done], tmp_path: Path
+) -> None:
     """Neither does a finished run import what a model needs."""
-    outputs, _ = four
+    outputs = shutil.copytree(four[0], tmp_path / "outputs")  # the run writes its record again
     place = f"paths.outputs={outputs}"
     sweep = [*FOUR, place]
     run = [*SMALL, *read("order").base, "order=random", "order.seed=0", "allocation.k=3", place]

@@ -140,7 +140,7 @@ class PackedLayer(Artefact[LayerFolder]):
     """
 
     stage: ClassVar[str] = "layers"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     checkpoint: Checkpoint
     index: int
     tiers: LayerTiers
@@ -354,7 +354,7 @@ class PackedPart(Artefact[LayerFolder]):
     """
 
     stage: ClassVar[str] = "parts"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     checkpoint: Checkpoint
     part: str
     tier: TierConfig

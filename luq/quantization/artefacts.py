@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 GRADIENTS = "gradients.safetensors"
-REFINEMENT_VERSION = 1  # raise it when a refined layer gets other bytes
+REFINEMENT_VERSION = 2  # raise it when a refined layer gets other bytes
 REFINED = "-refined"  # after the name of a refined layer's tier, where work is told apart
 T = TypeVar("T")
 Errors = dict[str, float]  # of the linears of one layer

@@ -115,7 +115,7 @@ def fit(
     scales: list[Tensor] = []
     zeros: list[Tensor] = []
     # rows know nothing of each other
-    for part in weight.split(max(1, CHUNK // columns)):
+    for part in torch.split(weight, max(1, CHUNK // columns)):
         grouped = _filled_up(part, group_size).view(len(part), -1, group_size)
         scale, zero = _searched(grouped, importance, levels, symmetric, steps)
         scales.append(scale)

@@ -107,7 +107,7 @@ class LayerScores:
         if name in GRADIENTS:
             return [sum(errors.values()) for errors in self.linear_errors(name, tier)]
         self.files(tier)
-        layers = self._plain(tier)
+        layers = self.plain(tier)
         if name == "kl":
             return self._divergences(layers)
         return self.get(OutputErrors(self.graph.calibration, layers))
@@ -120,7 +120,7 @@ class LayerScores:
                 "another order or allocation.error"
             )
         self.files(tier)
-        layers = self._plain(tier)
+        layers = self.plain(tier)
         return self.get(LINEAR_ERRORS[name](self.graph.calibration, layers))
 
     def linear_bytes(self, tier: str) -> list[dict[str, int]]:
@@ -137,10 +137,10 @@ class LayerScores:
     def files(self, tier: str) -> list[LayerFolder]:
         """Every layer in one tier, independent of any allocation."""
         if tier not in self._files:
-            self._files[tier] = [self.get(layer) for layer in self._plain(tier)]
+            self._files[tier] = [self.get(layer) for layer in self.plain(tier)]
         return self._files[tier]
 
-    def _plain(self, tier: str) -> Layers:
+    def plain(self, tier: str) -> Layers:
         """These layers. They are not refined: that would take many times as long for each tier, and
         changes no size.
         """

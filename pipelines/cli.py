@@ -107,13 +107,32 @@ def quantize(**options: Any) -> int:
 @luq.command(context_settings=OVERRIDES, takes_overrides=True)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [SETTING=VALUE ...]")
 @click.option("--plan", is_flag=True, help="Only say what is done and what the rest will cost.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Have what the runs share made by N processes of this machine.",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Have it made by the workers of a dask scheduler, as in tcp://host:8786.",
+)
 @config_dir_option
 @wide_option
-def sweep(words: tuple[str, ...], plan: bool, config_dir: Path | None) -> int:
+def sweep(
+    words: tuple[str, ...],
+    plan: bool,
+    workers: int | None,
+    scheduler: str | None,
+    config_dir: Path | None,
+) -> int:
     """A named sweep: run what is missing or failed.
 
     Without a name: list them.
     """
+    if workers is not None and scheduler is not None:
+        raise ConfigError("--workers and --scheduler exclude each other: leave one out")
     from pipelines import console
 
     chosen = _sweep(words, config_dir)
@@ -125,7 +144,11 @@ def sweep(words: tuple[str, ...], plan: bool, config_dir: Path | None) -> int:
 
         show_plan(chosen)
         return 0
-    return 0 if chosen.run() else 1
+    if workers is None and scheduler is None:
+        return 0 if chosen.run() else 1
+    from pipelines.cluster import run_with
+
+    return 0 if run_with(chosen, workers, scheduler) else 1
 
 
 @luq.command(context_settings=OVERRIDES)

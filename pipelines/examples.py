@@ -45,6 +45,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("luq sweep pareto --plan", "its runs, what is stored, and what the rest will cost"),
         ("luq sweep pareto model=pocket_qwen allocation.k=2,4", "other values of its axes"),
         ("luq sweep pareto hydra/launcher=joblib hydra.launcher.n_jobs=2", "two processes"),
+        ("luq sweep pareto --workers 2", "two workers that share each artefact's work"),
     ),
     "status": (("luq status pareto", "with the same words as luq sweep"),),
     "report": (

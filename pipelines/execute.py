@@ -155,6 +155,13 @@ def workbench(config: RunConfig) -> Workbench:
     return Workbench(graph, store, clock)
 
 
+def check_before(bench: Workbench) -> None:
+    """A LuqError if a run cannot succeed, as far as that is known without its model."""
+    _check_measured(bench.graph.config)
+    check_space(bench.graph, bench.store)
+    bench.check_questions()
+
+
 class Plans(NamedTuple):
     """What is stored how: the decoder's layers, and what is packed beside them."""
 
@@ -205,9 +212,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     reset_peak()
     graph, store, clock = bench.graph, bench.store, bench.clock
     config = graph.config
-    _check_measured(config)
-    check_space(graph, store)
-    bench.check_questions()
+    check_before(bench)
     bench.check_text()
     chosen, beside = choose(bench)
     layers = graph.layers(chosen.allocation)

@@ -276,7 +276,7 @@ def _attempt(stage: str, config: RunConfig, name: str, failures: Failures) -> Ru
     except (LuqError, OSError) as error:
         _fail(config, name, error, failures)
     except Exception as error:
-        _record_failure(config, name, error)
+        record_failure(config, name, error)
         raise
     return None
 
@@ -289,14 +289,15 @@ def _fail(config: RunConfig, name: str, error: Exception, failures: Failures) ->
     message: str | None = str(error)
     if isinstance(error, OSError):
         message = system_message(error, config.paths.outputs)
-    _record_failure(config, name, error)
+    record_failure(config, name, error)
     if message is None:
         raise error
     failures.names.append(name)
     console.fail(message)
 
 
-def _record_failure(config: RunConfig, name: str, error: Exception) -> None:
+def record_failure(config: RunConfig, name: str, error: Exception) -> None:
+    """Note why a run has no record: in its log, and where `luq status` looks."""
     trace = "".join(traceback.format_exception(error))
     log.info("%s", trace)  # to the job's file; people get one line
     failure = runs_folder.Failure(

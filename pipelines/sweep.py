@@ -1,12 +1,13 @@
 """Named sweeps: `luq sweep NAME`. A grid of runs, of which what is missing or failed is launched.
 
 Hydra's launchers run them: one after the other in this process, in local processes (joblib), or on
-a cluster (Slurm, Ray).
+a cluster (Slurm, Ray). With `--workers` or `--scheduler` workers of dask make their artefacts
+(`cluster.py`).
 """
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -179,8 +180,13 @@ class Sweep(Grid):
             launcher = Plugins.instance().instantiate_launcher(context, task, config)
             launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
 
-    def run(self) -> bool:
-        """Run what is missing or failed; true if all of it is done in the end."""
+    def run(self, crew: Callable[[Sequence[Job]], None] | None = None) -> bool:
+        """Run what is missing or failed; true if all of it is done in the end.
+
+        Args:
+            crew: who makes the runs' artefacts and writes their records; None: each run its own,
+                with the launcher that the command line chose.
+        """
         for job in self.possible:
             record = job.record()
             if record:
@@ -194,6 +200,8 @@ class Sweep(Grid):
         )
         for job in todo:
             runs_folder.clear_failure(job.outputs, job.key)
+        if crew is not None and todo:
+            crew(todo)
         # first what no other process is at and mirrors that failed, then what others have left
         for wait, states in ((False, (MISSING, RUNNING, DONE)), (True, (MISSING, RUNNING))):
             rest = [job for job in todo if not job.complete and job.state.name in states]

@@ -56,6 +56,7 @@ LATE = {
     "pipelines/cli.py": "the table of commands",
     "pipelines/cli_pocket.py": "the table of commands",
     "hydra_plugins/luq_optuna.py": "Hydra imports every plug-in at every start",
+    "pipelines/cluster.py": "its worker imports dask, which is optional",
     "pipelines/checkpoints.py": "needs torch, and its neighbours do not",
 }
 OPTIONAL = "luq.formats.kernels.gpu"  # imports triton, which is optional

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from luq.errors import ConfigError
@@ -266,6 +267,35 @@ def test_company_shares_the_work(four: tuple[Path, Done], tmp_path: Path, launch
     assert [process.returncode for process in both] == [0] * len(both), "\n".join(output)
     made = lasting(tmp_path)
     assert len(made) == (4 if launcher == "two processes" else 2)
+    assert [record for record in lasting(four[0]) if record in made] == made
+    assert max(built(tmp_path).values()) == 1, "something was made twice"
+    assert left_over(tmp_path) == []
+
+
+def test_a_killed_worker_loses_nothing(four: tuple[Path, Done], tmp_path: Path) -> None:
+    shutil.copytree(four[0] / "store" / "pocket", tmp_path / "store" / "pocket")
+    process = subprocess.Popen(
+        command(tmp_path, "sweep", *HALF, "--workers", "2"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    journal = tmp_path / "store" / JOURNAL
+    while process.poll() is None and not (journal.exists() and len(built(tmp_path)) > 3):
+        time.sleep(0.05)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+    workers[0].kill()
+    output = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, output
+    assert len(workers) == 2
+    assert "workers: 2" in output
+    made = lasting(tmp_path)
+    assert len(made) == 2
     assert [record for record in lasting(four[0]) if record in made] == made
     assert max(built(tmp_path).values()) == 1, "something was made twice"
     assert left_over(tmp_path) == []

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -189,7 +189,7 @@ def samples_of(calibration: Calibration, tools: Tools) -> "CalibrationSet":
                     f"first made ({expected}): an installed package prepares images or text "
                     f"differently. Delete {tools.store.folder(calibration)} and run again"
                 )
-        return samples
+        return replace(samples, compute=calibration.settings.compute)
 
     return tools.hold(CalibrationSet, calibration, make)
 

@@ -1,5 +1,6 @@
 """The model in memory is the checkpoint on disk, or a sentence names what differs."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from luq.config import CalibrationConfig, GptqTier, LayerTiers, ModelConfig
 from luq.errors import ModelError
 from luq.formats.layer_file import FILE, write_layer
-from luq.models.checkpoint import checkpoint
+from luq.models.checkpoint import checkpoint, compute_dtype
 from luq.models.loading import is_finite
 from luq.models.vlm import VLM, load_vlm
 from luq.models.weight_files import SINGLE
@@ -166,6 +167,18 @@ def test_a_processor_that_is_not_the_model_s(
     change(folder)
     with pytest.raises(ModelError, match=words):
         load_vlm(ModelConfig("m", str(folder), device="cpu", system_prompt="Be brief."))
+
+
+def test_what_is_streamed_is_computed_as_it_is_stored_but_for_fp16_on_a_cpu(
+    tmp_path: Path,
+) -> None:
+    """Processors have no units for fp16: it takes three times as long as fp32 there."""
+    for stored, on_cpu in (("float16", "float32"), ("bfloat16", "bfloat16")):
+        settings = json.dumps({"dtype": stored})
+        (tmp_path / "config.json").write_text(settings, encoding="utf-8")
+        assert compute_dtype(tmp_path, "cpu", stream=True) == on_cpu
+        assert compute_dtype(tmp_path, "cuda", stream=True) == stored
+        assert compute_dtype(tmp_path, "cpu") == "float32"
 
 
 @STREAM

@@ -202,6 +202,29 @@ def test_a_batch_goes_only_as_far_into_a_layer_as_its_inputs_are_wanted(
             hook.remove()
 
 
+def test_samples_may_go_through_the_model_with_products_in_bf16(
+    vlm: VLM, calibration: CalibrationSet
+) -> None:
+    """The first layer's products are those of rounded inputs and weights; what is stored stays."""
+    layer = vlm.layers[0]
+    exact = first_inputs(vlm, calibration)[0]
+    rough = first_inputs(vlm, replace(calibration, compute="bfloat16"))[0]
+    name = "self_attn.q_proj"
+    products: list[Tensor] = []
+    linear = layer.get_submodule(name)
+    hook = linear.register_forward_hook(lambda m, x, y: products.append(y))
+    try:
+        outputs = [state.output(layer) for state in (exact, rough)]
+    finally:
+        hook.remove()
+    assert products[0].dtype == torch.float32
+    assert products[1].dtype == torch.bfloat16
+    assert outputs[1].dtype == torch.float32
+    error = (outputs[1] - outputs[0]).norm() / outputs[0].norm()
+    assert 1e-5 < float(error) < 0.02
+    assert vlm.original(0)[name].dtype == torch.float32
+
+
 def test_a_layer_goes_group_by_group_if_one_of_its_tiers_does(
     vlm: VLM, calibration: CalibrationSet
 ) -> None:

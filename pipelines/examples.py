@@ -77,5 +77,6 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "verify": (("luq store verify", "after a disk had errors"),),
     "data": (("luq pocket data DIR", "in the columns of the real datasets"),),
     "train": (("luq pocket train DIR --model pocket_qwen", "stop and go on as you like"),),
+    "graft": (("luq pocket graft outputs/models/smol_llava", "where model=smol_llava looks"),),
     "completion": (('eval "$(luq completion bash)"', "in this shell, or in ~/.bashrc"),),
 }

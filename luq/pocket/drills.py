@@ -13,7 +13,7 @@ from luq.pocket import facts
 from luq.pocket.drawing import Item, Scene
 from luq.pocket.palette import COLOUR_NAMES, SHAPES
 from luq.pocket.questions import Rng, arithmetic, one_of
-from luq.pocket.skills import caption, in_reading_order
+from luq.pocket.skills import in_reading_order
 from luq.questions.prompts import LETTER, LETTERS, PROMPTS, SHORT
 
 Turn = tuple[str, str]  # what the user asks and what the assistant answers
@@ -122,8 +122,8 @@ def places(scene: Scene) -> Turn:
     return "Where is everything?", ", ".join(parts)
 
 
-def dense(rng: Rng, scene: Scene) -> Turn:
-    """One lesson about a picture with an answer for everything in it."""
+def dense(rng: Rng, scene: Scene, description: Turn) -> Turn:
+    """One lesson about a picture with an answer for everything in it; some are its description."""
     if scene.kind == "objects" and rng.random() < 0.5:
         return tally(rng, scene)
     if scene.kind == "sign" and rng.random() < 0.7:
@@ -131,4 +131,4 @@ def dense(rng: Rng, scene: Scene) -> Turn:
         return person_summary(scene.fields["person"], text)
     if scene.kind in ("objects", "sign", "digits"):
         return places(scene)
-    return DESCRIBE, caption(scene)
+    return description

@@ -1,13 +1,13 @@
-"""What the training needs of a family of models: `llava`, `qwen` and `wide` are families."""
+"""What the training needs of a family of models: `llava`, `qwen`, `wide` and `smol` are some."""
 
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from luq.pocket import llava, qwen, wide
+from luq.pocket import llava, qwen, smol, wide
 from luq.pocket.drawing import Scene
-from luq.pocket.stream import Chat
+from luq.pocket.stream import Chat, Mixture
 
 
 class Family(Protocol):
@@ -17,10 +17,14 @@ class Family(Protocol):
     """
 
     CHAT: Chat
+    MIXTURE: Mixture
     PLACES: bool  # the tower can name the row and the column of a cell
     WIDTH: int  # of the tower's features
-    LAYERS: int  # of the decoder that ships with the project
     IS_TRAINED: bool  # `build` gives weights that know the world already
+
+    @property
+    def LAYERS(self) -> int | None:
+        """Of the decoder that ships with the project; None: the decoder's file says it."""
 
     def make_tokenizer(self) -> PreTrainedTokenizerFast: ...
 
@@ -43,4 +47,5 @@ FAMILIES: dict[str, Family] = {
     "pocket_llava": llava,
     "pocket_qwen": qwen,
     "pocket_wide": wide,
+    "smol_llava": smol,
 }

@@ -3,6 +3,7 @@
 A CLIP tower, a projector of two linears, a Llama; its chat template and processor.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from transformers import (
 )
 
 from luq.pocket.drawing import CELL, SIZE, Scene
-from luq.pocket.stream import IMAGE_TOKENS, Chat
+from luq.pocket.shipped import WEIGHTS
+from luq.pocket.stream import IMAGE_TOKENS, POCKET_MIXTURE, Chat
 from luq.pocket.tokenizer import MAX_LENGTH, SPECIAL, token_id, train_tokenizer
 
 CHAT = Chat(
@@ -48,6 +50,7 @@ PLACES = True
 WIDTH = 128  # of the tower's features
 LAYERS = 10
 IS_TRAINED = False
+MIXTURE = POCKET_MIXTURE
 PAD_ID = SPECIAL.index("<pad>")
 START_ID = SPECIAL.index("<s>")
 END_ID = SPECIAL.index("</s>")
@@ -58,15 +61,6 @@ def build(
     tokenizer: PreTrainedTokenizerFast, layers: int, vision_layers: int
 ) -> LlavaForConditionalGeneration:
     """The model with random weights, in fp32."""
-    vision = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=256,
-        num_hidden_layers=vision_layers,
-        num_attention_heads=4,
-        image_size=SIZE,
-        patch_size=CELL,
-        projection_dim=128,
-    )
     language = LlamaConfig(
         hidden_size=128,
         intermediate_size=384,
@@ -81,7 +75,7 @@ def build(
         tie_word_embeddings=False,
     )
     config = LlavaConfig(
-        vision_config=vision,
+        vision_config=tower_config(vision_layers),
         text_config=language,
         image_seq_length=IMAGE_TOKENS,
         image_token_index=token_id(tokenizer, "<image>"),
@@ -94,6 +88,28 @@ def build(
     model.generation_config.bos_token_id = START_ID
     model.generation_config.eos_token_id = END_ID
     return model
+
+
+def tower_config(layers: int) -> CLIPVisionConfig:
+    """What the vision tower is."""
+    return CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=256,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=CELL,
+        projection_dim=128,
+    )
+
+
+@lru_cache(maxsize=1)
+def shipped_model() -> Any:
+    """The shipped pocket_llava, in fp32."""
+    model = LlavaForConditionalGeneration.from_pretrained(
+        WEIGHTS / "pocket_llava", dtype=torch.float32
+    )
+    return model.requires_grad_(False)
 
 
 def tower(model: Any) -> nn.Module:
@@ -110,7 +126,8 @@ def to_pixels(scenes: list[Scene]) -> Tensor:
 
 def features(model: Any, scenes: list[Scene]) -> Tensor:
     """Patch features [n, 36, width] of the layer that LLaVA reads."""
-    output = model.model.vision_tower(to_pixels(scenes), output_hidden_states=True)
+    pixels = to_pixels(scenes).to(model.device)
+    output = model.model.vision_tower(pixels, output_hidden_states=True)
     hidden: Tensor = output.hidden_states[-1]
     return hidden[:, 1:]  # without the class token
 
@@ -131,7 +148,9 @@ def positions(model: Any, ids: Tensor, images: int) -> Tensor | None:
     return None
 
 
-def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+def make_processor(
+    tokenizer: PreTrainedTokenizerFast, chat_template: str = CHAT_TEMPLATE
+) -> LlavaProcessor:
     image_processor = CLIPImageProcessor(
         size={"shortest_edge": SIZE},
         crop_size={"height": SIZE, "width": SIZE},
@@ -145,5 +164,5 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token="<image>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
     )

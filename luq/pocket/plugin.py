@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from luq.errors import unknown
+from luq.models.settings_files import CONFIG
 from luq.plugins import CalibrationQuestion
 from luq.pocket import text
 from luq.pocket.artefacts import PocketQuestions
 from luq.pocket.benchmarks import ROWS, SEEDS, VERSION, Row, image_column
+from luq.pocket.grafted import GRAFTED, grafted_folder
 from luq.pocket.shipped import WEIGHTS
 from luq.questions import prompts
 
@@ -21,14 +23,22 @@ TEXT_USES = ("calibration", "report")  # the training text of the models is not 
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a model that ships with the project.
+    """The folder of a model that ships with the project, or is grafted from a part that ships.
+
+    Args:
+        name: One of the models; of a grafted one, the path of the folder where it was grafted,
+            which has the model's name.
 
     Raises:
-        ConfigError: There is no such model; the message names similar ones.
+        ConfigError: There is no such model; the message names similar ones. Or the model is not
+            grafted yet.
     """
-    names = []
+    folder = Path(name)
+    if folder.name == GRAFTED:
+        return grafted_folder(folder)
+    names = [GRAFTED]
     if WEIGHTS.exists():
-        names = [folder.name for folder in WEIGHTS.iterdir() if folder.is_dir()]
+        names += [folder.name for folder in WEIGHTS.iterdir() if (folder / CONFIG).exists()]
     if name not in names:
         raise unknown("pocket model", name, names)
     return WEIGHTS / name
@@ -83,7 +93,7 @@ class PocketPlugin:
     version = VERSION
 
     def model_folder(self, name: str) -> Path:
-        """The folder of a model that ships with the project."""
+        """The folder of a model that ships with the project, or is grafted."""
         return model_folder(name)
 
     def questions(self, split: str) -> PocketQuestions:

@@ -13,7 +13,6 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor, nn
 from transformers import (
-    LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -25,7 +24,7 @@ from luq.models.processors import images_only
 from luq.pocket import llava
 from luq.pocket.drawing import CELL, GRID, SIZE, Scene
 from luq.pocket.shipped import WEIGHTS
-from luq.pocket.stream import Chat
+from luq.pocket.stream import POCKET_MIXTURE, Chat
 from luq.pocket.tokenizer import MAX_LENGTH, PHRASES, load_tokenizer, token_id
 
 MERGE = 2  # 2 x 2 patches become one token: a cell
@@ -64,6 +63,7 @@ PLACES = False
 WIDTH = 128  # of the merger's output, which the heads of the vision phase read
 LAYERS = 10
 IS_TRAINED = False
+MIXTURE = POCKET_MIXTURE
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -172,7 +172,7 @@ def random_model(
 def _graft_decoder(model: Any) -> None:
     """Put pocket_llava's decoder layers and last norm in; the biases it does not have are zero."""
     decoder = model.model.language_model
-    source = _llava().model.language_model
+    source = llava.shipped_model().model.language_model
     # The model may be built with fewer layers than pocket_llava has.
     for layer, source_layer in zip(decoder.layers, source.layers, strict=False):
         weights = source_layer.state_dict()
@@ -186,7 +186,7 @@ def _graft_decoder(model: Any) -> None:
 @torch.no_grad()
 def _graft_embeddings(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     """Give every token that pocket_llava knows its rows of the embeddings and of the head."""
-    source = _llava()
+    source = llava.shipped_model()
     source_tokenizer = _llava_tokenizer()
     source_ids = source_tokenizer.get_vocab()
     rows = []
@@ -201,15 +201,6 @@ def _graft_embeddings(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     source_embeddings = source.get_input_embeddings().weight
     model.get_input_embeddings().weight[rows] = source_embeddings[source_rows]
     model.lm_head.weight[rows] = source.lm_head.weight[source_rows]
-
-
-@lru_cache(maxsize=1)
-def _llava() -> Any:
-    """The shipped pocket_llava, in fp32."""
-    model = LlavaForConditionalGeneration.from_pretrained(
-        WEIGHTS / "pocket_llava", dtype=torch.float32
-    )
-    return model.requires_grad_(False)
 
 
 @lru_cache(maxsize=1)
@@ -247,7 +238,8 @@ def grids(images: int) -> Tensor:
 
 def features(model: Any, scenes: list[Scene]) -> Tensor:
     """What the decoder reads for each cell, [n, 36, hidden]."""
-    output = model.model.visual(to_patches(scenes), grid_thw=grids(len(scenes)))
+    patches = to_patches(scenes).to(model.device)
+    output = model.model.visual(patches, grid_thw=grids(len(scenes)).to(model.device))
     merged: Tensor = output.pooler_output
     return merged.view(len(scenes), GRID * GRID, -1)
 
@@ -260,7 +252,9 @@ def project(model: Any, patches: Tensor) -> Tensor:
 def positions(model: Any, ids: Tensor, images: int) -> Tensor | None:
     """The model's own M-RoPE positions, [3, batch, length]."""
     is_image = (ids == model.config.image_token_id).int()
-    rope_positions: Tensor = model.model.get_rope_index(ids, is_image, grids(images))[0]
+    rope_positions: Tensor = model.model.get_rope_index(
+        ids, is_image, grids(images).to(ids.device)
+    )[0]
     return rope_positions
 
 
@@ -270,7 +264,7 @@ def target(scenes: list[Scene]) -> Tensor | None:
 
     Features near to it are understood by the grafted decoder from the start.
     """
-    source = _llava()
+    source = llava.shipped_model()
     return llava.project(source, llava.features(source, scenes))
 
 

@@ -6,13 +6,14 @@ the benchmarks ask them; `english` is a passage of real text; the others teach o
 all its questions have this form.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from luq.errors import unknown
+from luq.errors import ConfigError, unknown
 from luq.pocket import drills, facts, skills, text
 from luq.pocket.drawing import GRID, Scene
 from luq.pocket.drills import DESCRIBE, Turn
@@ -32,15 +33,27 @@ from luq.questions.prompts import PROMPTS, SHORT, TARGETS
 IMAGE_TOKENS = GRID * GRID
 # All shares below were tuned by training: they are what made the models learn every skill.
 MILESTONES = (0.0, 0.5, 0.75, 1.0)  # progress of the training; shares are linear in between
-MIXTURE = {  # lesson -> share of the sequences at each milestone; `scene` has what is left
-    "english": (0.12, 0.06, 0.05, 0.05),
-    "facts": (0.17, 0.1, 0.08, 0.08),
-    "letters": (0.1, 0.2, 0.08, 0.05),
-    "equality": (0.05, 0.03, 0.02, 0.02),
-    "sums": (0.05, 0.08, 0.06, 0.05),
-}
-CAPTIONS = (0.65, 0.3, 0.15, 0.08)  # share of pictures that are first described
-DENSE = (0.1, 0.4, 0.3, 0.15)  # share of pictures with a lesson about all that is in them
+
+
+class Mixture(NamedTuple):
+    """How often what is taught; each share at the four milestones."""
+
+    lessons: dict[str, tuple[float, ...]]  # share of the sequences; `scene` has what is left
+    captions: tuple[float, ...]  # share of pictures that are first described
+    dense: tuple[float, ...]  # share of pictures with a lesson about all that is in them
+
+
+POCKET_MIXTURE = Mixture(
+    lessons={
+        "english": (0.12, 0.06, 0.05, 0.05),
+        "facts": (0.17, 0.1, 0.08, 0.08),
+        "letters": (0.1, 0.2, 0.08, 0.05),
+        "equality": (0.05, 0.03, 0.02, 0.02),
+        "sums": (0.05, 0.08, 0.06, 0.05),
+    },
+    captions=(0.65, 0.3, 0.15, 0.08),
+    dense=(0.1, 0.4, 0.3, 0.15),
+)
 FACTS_PER_CONVERSATION = 14  # facts, equalities or sums
 LISTS_PER_CONVERSATION = 5  # lists of options in a lesson about letters
 TURNS = {  # kind of scene -> questions that are asked about a picture, at least
@@ -86,7 +99,8 @@ SUBJECTS = {
         (read_line, read_name, person_on_sign, word_on_sign, city_on_sign, clan_of_emblem),
     ),
 }
-LESSONS = ("scene", "english", "facts", "equality", "sums", "letters")  # beside those of subjects
+# Beside those of subjects; `captions` describes pictures and asks nothing about them.
+LESSONS = ("scene", "captions", "english", "facts", "equality", "sums", "letters")
 ANYTHING = Subject(tuple(SCENE_SHARES), ())
 FORMS = ("claims", "choices", "open")  # endings of lessons in one form
 OPEN = 0.3  # share of questions that are only asked openly
@@ -101,7 +115,7 @@ def check_lesson(name: str) -> None:
     a subject may end in such a form.
     """
     forms_of_subjects = [f"{subject}-{form}" for subject in SUBJECTS for form in FORMS]
-    known = {*LESSONS, *MIXTURE, *SUBJECTS, *FORMS, *FOCUS, *forms_of_subjects}
+    known = {*LESSONS, *SUBJECTS, *FORMS, *FOCUS, *forms_of_subjects}
     if name not in known:
         raise unknown("lesson in focus", name, known)
 
@@ -111,13 +125,14 @@ def _share(shares: tuple[float, ...], progress: float) -> float:
 
 
 class Chat(NamedTuple):
-    """How a model writes a conversation."""
+    """How a model writes a conversation, and what it is taught to say of a picture."""
 
     ask: str  # a question, with {image} and {question}
     reply: str  # with {answer}, up to the token that ends a turn
     image: str  # the picture, before the first question
     token: str  # of the picture; one for each of its cells
     between: str = ""  # after a reply, before the next question
+    caption: Callable[[Scene], str] = skills.caption
 
 
 class Sequence(NamedTuple):
@@ -146,6 +161,8 @@ class Stream:
         length: Tokens of a sequence.
         seed: Another seed gives other sequences.
         focus: Lessons that have most of the training for a while, one after the other.
+        mixture: How often what is taught.
+        english: The passages of real text; none: the shipped training text.
     """
 
     def __init__(
@@ -156,6 +173,8 @@ class Stream:
         length: int,
         seed: int,
         focus: tuple[str, ...] = FOCUS,
+        mixture: Mixture = POCKET_MIXTURE,
+        english: list[str] | None = None,
     ):
         self.tokenizer = tokenizer
         self.chat = chat
@@ -163,31 +182,48 @@ class Stream:
         self.length = length
         self.seed = seed
         self.focus = focus
+        self.mixture = mixture
         self.image_token = token_id(tokenizer, chat.token)
+        self.start_ids: list[int] = tokenizer("").input_ids  # what stands before every text
         passages = []
-        for ids in tokenizer(text.split("train")).input_ids:
+        for ids in tokenizer(english or text.split("train")).input_ids:
             passages.append(np.asarray([*ids, tokenizer.eos_token_id], np.int64))
         self.english = np.concatenate(passages)
+        if len(self.english) <= length:
+            raise ConfigError(
+                f"the text has {len(self.english)} tokens, and a sequence {length}: give more"
+            )
 
-    def batch(self, step: int, progress: float) -> Batch:
-        """The batch of a step; `progress` in [0, 1] is how far the training is."""
+    def batch(self, step: int, progress: float, lesson: str = "") -> Batch:
+        """The batch of a step; `progress` in [0, 1] is how far the training is.
+
+        All its sequences are about one lesson, if it is given.
+        """
         scenes = []
         ids = []
         weights = []
         for index in range(self.size):
-            sequence = self.sequence(step, index, progress)
+            sequence = self.sequence(step, index, progress, lesson)
             scenes += sequence.scenes
             ids.append(sequence.ids)
             weights.append(sequence.weight)
         return Batch(scenes, np.stack(ids), np.stack(weights))
 
-    def sequence(self, step: int, index: int, progress: float) -> Sequence:
-        """Sequence `index` of a step."""
+    def passages(self, step: int, count: int, length: int) -> NDArray[np.int64]:
+        """Tokens of a step's passages of real text, [count, length]."""
+        rng = np.random.default_rng([self.seed, 3, step])
+        return np.stack([self._passage(rng, length) for _ in range(count)])
+
+    def _passage(self, rng: Rng, length: int) -> NDArray[np.int64]:
+        start = int(rng.integers(len(self.english) - length))
+        return self.english[start : start + length]
+
+    def sequence(self, step: int, index: int, progress: float, lesson: str = "") -> Sequence:
+        """Sequence `index` of a step; the mixture draws its lesson if none is given."""
         rng = np.random.default_rng([self.seed, 2, step, index])  # 1 is the vision phase
-        lesson = self._lesson(rng, progress)
+        lesson = lesson or self._lesson(rng, progress)
         if lesson == "english":
-            start = int(rng.integers(len(self.english) - self.length))
-            passage = self.english[start : start + self.length]
+            passage = self._passage(rng, self.length)
             return Sequence([], passage, np.full(self.length, ENGLISH_WEIGHT, np.float32))
         scenes = []
         ids = np.zeros(0, np.int64)
@@ -210,7 +246,7 @@ class Stream:
         if in_focus and rng.random() < FOCUSED:
             return self._focused_lesson(rng, progress)
         position_in_mixture = rng.random()
-        for lesson, shares in MIXTURE.items():
+        for lesson, shares in self.mixture.lessons.items():
             position_in_mixture -= _share(shares, progress)
             if position_in_mixture < 0:
                 return lesson
@@ -238,20 +274,23 @@ class Stream:
                 turns += drills.letters(rng)
             return None, turns
         scene, turns = scene_turns(rng, lesson)
+        description = (DESCRIBE, self.chat.caption(scene))
+        if lesson == "captions":
+            return scene, list(dict.fromkeys([description, drills.dense(rng, scene, description)]))
         if lesson.endswith(FORMS):  # a description would say in words what is to be seen
             return scene, turns
-        if rng.random() < _share(CAPTIONS, progress):
-            turns.insert(0, (DESCRIBE, skills.caption(scene)))
-        if rng.random() < _share(DENSE, progress):
-            turns.insert(0, drills.dense(rng, scene))
+        if rng.random() < _share(self.mixture.captions, progress):
+            turns.insert(0, description)
+        if rng.random() < _share(self.mixture.dense, progress):
+            turns.insert(0, drills.dense(rng, scene, description))
         return scene, turns
 
     def conversation(
         self, scene: Scene | None, turns: list[Turn]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Token ids of a conversation, and 1 for those of the answers, 0 for all others."""
-        ids = [self.tokenizer.bos_token_id]
-        weight = [0.0]
+        ids = list(self.start_ids)
+        weight = [0.0] * len(ids)
         for i, (question, answer) in enumerate(turns):
             image = self.chat.image if i == 0 and scene is not None else ""
             ask = self.chat.ask.format(image=image, question=question)

@@ -31,6 +31,7 @@ from transformers import (
 from luq.pocket.drawing import Scene
 from luq.pocket.qwen import (
     CHAT,
+    MIXTURE,
     PLACES,
     Sizes,
     features,
@@ -48,6 +49,7 @@ __all__ = [
     "CHAT",
     "IS_TRAINED",
     "LAYERS",
+    "MIXTURE",
     "PLACES",
     "WIDTH",
     "build",

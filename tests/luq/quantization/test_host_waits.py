@@ -29,11 +29,11 @@ METHODS: dict[str, tuple[TierConfig, dict[str, int]]] = {
     "gptq, grids on the way": (GptqTier(group_size=8), HESSIAN | PACKED | {SWEEP: 1}),
     "ternary": (TernaryTier(group_size=8), HESSIAN | {SWEEP: 1}),
     "arb_rc": (
-        ArbRcTier(block=8),
+        ArbRcTier(block=16),
         HESSIAN
         | {
-            "quantization.methods.arb_rc.RowColumnRounding._begin_block": 4,  # two for each block
-            "quantization.methods.arb_rc.binarize": 2,
+            "quantization.methods.arb_rc.RowColumnRounding._begin_block": 2,  # for each block
+            "quantization.methods.arb_rc.binarize": 1,
             "quantization.methods.arb_rc.ArbRc.quantize": 2,
         },
     ),

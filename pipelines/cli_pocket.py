@@ -53,7 +53,7 @@ def data(folder: Path, split: str) -> None:
 )
 @click.option("--decay", type=float, help="Last share of the steps, in which the rate falls to 0.")
 @click.option("--batch", type=int, help="Sequences of a step; a folder belongs to one training.")
-@click.option("--device", help="cpu (default), auto, cuda or cuda:N.")
+@click.option("--device", help="smol_llava: auto (default), cpu, cuda or cuda:N.")
 @click.option("--text", metavar="FILE", help="smol_llava: plain text on which it stays as it was.")
 @click.option("--align-steps", type=int, help="smol_llava: first steps, of captions alone.")
 @click.option("--check-every", type=int, help="smol_llava: steps between looks at questions.")

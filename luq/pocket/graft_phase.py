@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from luq.errors import ConfigError, brief
+from luq.models import devices
 from luq.pocket import low_rank, smollm2, trained
 from luq.pocket.family import Family
 from luq.pocket.graft import graft
@@ -60,6 +61,7 @@ class GraftPhase(LanguagePhase):
         tokenizer: PreTrainedTokenizerFast,
         config: GraftConfig,
     ):
+        model.to(devices.resolve(config.device))  # type: ignore[arg-type]  # its name will do
         model.requires_grad_(False)
         low_rank.attach(model, config.rank)
         self.language_model = smollm2.GgufModel(smollm2.packaged_file()).digest
@@ -129,8 +131,11 @@ class GraftPhase(LanguagePhase):
     def save(self, folder: Path) -> None:
         """Write the whole state, and beside it the small file."""
         super().save(folder)
-        small = trained.Trained(self.weights(), self.step, self.config.rank, self.language_model)
-        trained.write(folder / TRAINED_FILE, small)
+        self._save_small(folder / TRAINED_FILE)
+
+    def _save_small(self, file: Path) -> None:
+        rank = self.config.rank
+        trained.write(file, trained.Trained(self.weights(), self.step, rank, self.language_model))
 
     def _rate_share(self) -> float:
         """Share of the peak rate: it rises where moments begin, or the decoder begins to learn."""
@@ -193,4 +198,5 @@ class GraftPhase(LanguagePhase):
 
     def finish(self, folder: Path, config: TrainConfig) -> Path:
         """Graft what was trained, as whoever has the small file does."""
+        self._save_small(folder / TRAINED_FILE)  # a kill may have left the one before
         return graft(folder / "checkpoint", folder / TRAINED_FILE)

@@ -14,10 +14,11 @@ from luq.config.checks import (
 )
 from luq.config.model import DEVICE
 from luq.errors import ConfigError, StoreError, unknown
+from luq.models import devices
 from luq.models.settings_files import read_config, text_settings
 from luq.pocket import llava, wide
 from luq.pocket.family import FAMILIES
-from luq.pocket.grafted import GRAFTED
+from luq.pocket.grafted import GRAFTED, TRAINED_FILE
 from luq.pocket.stream import FOCUS, check_lesson
 from luq.store.sealed import read_table
 
@@ -50,7 +51,6 @@ class TrainConfig:
     start: str = ""  # folder of a checkpoint whose weights to go on from; empty: from scratch
     seed: int = 0
     save_every: int = 250
-    device: str = "cpu"  # auto, cpu, cuda or cuda:N
 
     def __post_init__(self) -> None:
         for name in ("layers", "vision_layers", "steps", "batch", "save_every"):
@@ -62,8 +62,6 @@ class TrainConfig:
         require_between("vision_rate", self.vision_rate, 0, 1, "in [0, 1]")
         require_between("decay", self.decay, 0, 1, "in [0, 1]")
         require_seed("seed", self.seed)
-        is_device = DEVICE.fullmatch(self.device) is not None
-        require(is_device, "device", self.device, "auto, cpu, cuda or cuda:N")
         require_distinct("focus", self.lessons)
         for lesson in self.lessons:
             check_lesson(lesson)
@@ -97,6 +95,7 @@ class GraftConfig(TrainConfig):
     text_weight: float = 1.0  # of the divergence on plain text in the loss
     check_every: int = 100  # steps between two looks at held-out questions
     check_questions: int = 16  # of each benchmark
+    device: str = "auto"  # cuda if there is one, cpu, cuda or cuda:N
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,6 +106,8 @@ class GraftConfig(TrainConfig):
         for name in ("check_every", "check_questions"):
             require_count(name, getattr(self, name), 1)
         require_between("text_weight", self.text_weight, 0, 1e6, "in [0, 1e6]")
+        is_device = DEVICE.fullmatch(self.device) is not None
+        require(is_device, "device", self.device, "auto, cpu, cuda or cuda:N")
         for name in ("layers", "vision_steps", "start"):
             if getattr(self, name):
                 raise ConfigError(
@@ -140,6 +141,11 @@ def _model_name(config: TrainConfig) -> str:
             )
     if name not in FAMILIES:
         raise unknown("pocket model", name, FAMILIES)
+    if name == GRAFTED and not isinstance(config, GraftConfig):
+        raise ConfigError(
+            f"{GRAFTED} starts from no checkpoint: put a {TRAINED_FILE} in the folder, and give "
+            f"--model {GRAFTED}"
+        )
     return name
 
 
@@ -159,7 +165,13 @@ def starts_trained(config: TrainConfig) -> bool:
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """The config with what its empty settings mean."""
+    """The config with what its empty settings mean.
+
+    Raises:
+        ConfigError: There is no such model or device.
+    """
+    if isinstance(config, GraftConfig):
+        devices.require(config.device)
     vision_steps = config.vision_steps
     if vision_steps is None:
         vision_steps = 0 if starts_trained(config) else VISION_STEPS

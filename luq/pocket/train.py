@@ -15,7 +15,6 @@ import torch
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from luq.models import devices
 from luq.models.loading import load_model
 from luq.pocket.family import FAMILIES, Family
 from luq.pocket.graft_phase import GraftPhase
@@ -58,7 +57,6 @@ def train(folder: Path, config: TrainConfig, progress: Progress) -> Path:
         StoreError: Another process trains in the folder, or what it saved there is damaged.
     """
     settings = resolved(config)
-    devices.require(settings.device)
     with sole_writer(folder, "training"):
         return _train(folder, config, settings, progress)
 
@@ -83,7 +81,6 @@ def _train(folder: Path, config: TrainConfig, settings: TrainConfig, progress: P
     if settings.start:
         source = load_model(Path(settings.start), torch.float32)
         model.load_state_dict(source.state_dict())
-    model.to(devices.resolve(settings.device))
     _vision_phase(folder / "vision.pt", family, model, settings, progress)
     phase = _language_phase(family, model, tokenizer, settings)
     phase.resume(folder)

@@ -28,8 +28,9 @@ from luq.pocket import (
 )
 from luq.pocket.grafted import TRAINED_FILE
 from luq.pocket.sentences import description
+from luq.pocket.settings import GraftConfig, TrainConfig, make_config, resolved
 from luq.pocket.stream import IMAGE_TOKENS, Stream
-from luq.pocket.train import GraftConfig, make_config, train
+from luq.pocket.train import train
 from luq.pocket.world import make_scene
 from tests.luq.pocket import package
 
@@ -195,6 +196,10 @@ def test_a_training_goes_on_from_the_small_file(tmp_path: Path) -> None:
 
 def test_what_was_trained_is_grafted_into_the_same_checkpoint(tmp_path: Path) -> None:
     checkpoint = trained_in(tmp_path / "run", steps=2)
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    (tmp_path / "run" / TRAINED_FILE).write_bytes(b"of the step before a kill")
+    trained_in(tmp_path / "run", steps=2)
+    assert (checkpoint / "model.safetensors").read_bytes() == weights
     again = graft.graft(tmp_path / "again", tmp_path / "run" / TRAINED_FILE)
     for name in ("model.safetensors", "graft.json", "config.json", "chat_template.jinja"):
         assert (again / name).read_bytes() == (checkpoint / name).read_bytes()
@@ -323,3 +328,5 @@ def test_settings_of_another_model_are_refused() -> None:
         make_config({"model": "smol_llava", "layers": 2})
     with pytest.raises(ConfigError, match=r"^rank=17"):
         make_config({"model": "smol_llava", "rank": 17})
+    with pytest.raises(ConfigError, match=r"put a trained\.safetensors in the folder"):
+        resolved(TrainConfig(model="smol_llava"))

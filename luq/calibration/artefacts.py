@@ -154,11 +154,13 @@ def calibration(
 def own_calibration(
     checkpoint: Checkpoint, settings: CalibrationConfig, samples: OwnSamples
 ) -> Calibration:
-    """The calibration set of a user's own samples; of the settings only the weighting counts."""
+    """The calibration set of a user's own samples; weighting and type alone of the settings count.
+    """
     own = CalibrationConfig(
         name=settings.name,
         alpha=1.0,
         weighting=settings.weighting,
+        compute=settings.compute,
         image_factor=settings.image_factor,
     )
     return Calibration(checkpoint, own, samples, None)

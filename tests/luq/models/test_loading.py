@@ -229,19 +229,11 @@ def test_the_shard_that_holds_a_nan_is_named(tmp_path: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize(
-    ("stream", "value", "stored", "computed"),
-    [(True, 1e6, torch.float32, "float16"), (False, 1e300, torch.float64, "float32")],
-    ids=["half", "single"],
-)
-def test_values_that_the_computing_type_cannot_hold(
-    tmp_path: Path, stream: bool, value: float, stored: torch.dtype, computed: str
-) -> None:
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "memory"])
+def test_values_that_the_computing_type_cannot_hold(tmp_path: Path, stream: bool) -> None:
     folder = copy(tmp_path)
-    change_tensors(folder, with_value(UP, value, stored))
-    with pytest.raises(
-        ModelError, match=rf"{UP} holds 1e\+0*{len(str(int(value))) - 1}.*{computed}"
-    ):
+    change_tensors(folder, with_value(UP, 1e300, torch.float64))
+    with pytest.raises(ModelError, match=rf"{UP} holds 1e\+300.*float32"):
         load(folder, stream)
 
 

@@ -6,8 +6,12 @@ The same questions of pocket_llava, the same batches, the same limits, alternati
 path (lm-eval, kept answers, checks of every row) against a loop that only prepares inputs,
 generates and decodes. Prints the ratio of the medians over the repetitions, and the least and the
 greatest ratio of one repetition.
+
+Before that, how many tokens batches have for each real one, padding included: of pocket_qwen's
+questions with images of mixed sizes, sorted by the length of their text, and by their real length.
 """
 
+import random
 import sys
 import tempfile
 import time
@@ -15,11 +19,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from PIL import Image
 from rich.console import Console
 from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
 from luq.config import EvaluationConfig, ModelConfig
 from luq.evaluation.ask import ask, make_lm
+from luq.evaluation.fidelity import question_chat
 from luq.evaluation.predictions import Predictions
 from luq.models.vlm import VLM, load_vlm
 from luq.questions.prompts import PROMPTS
@@ -31,6 +37,8 @@ from luq.store.store import Store
 
 out = Console(highlight=False, width=160)
 BATCH, REPEATS = 32, 9
+PADDED = 160  # questions whose padding is counted: all of TextVQA's miniature
+MOST_PIXELS = 1280 * 28 * 28  # of an image, as Qwen2.5-VL's card advises
 
 
 def ours(lm, questions: Questions, ids: list[int], folder: Path) -> list[str]:
@@ -69,6 +77,47 @@ def bare(vlm: VLM, questions: Questions, ids: list[int], limit: int) -> list[str
     return [texts[i] for i in ids]
 
 
+def tokens_per_real_one(lengths: list[int], order: list[int]) -> float:
+    """Tokens of padded batches of some order, for each token that is no padding."""
+    padded = 0
+    for start in range(0, len(order), BATCH):
+        batch = [lengths[i] for i in order[start : start + BATCH]]
+        padded += len(batch) * max(batch)
+    return padded / sum(lengths)
+
+
+def show_padding(folder: Path) -> None:
+    """What it costs to sort questions with images of mixed sizes by their text alone."""
+    config = ModelConfig("qwen", "pocket:pocket_qwen", device="cpu", max_pixels=MOST_PIXELS)
+    lm = make_lm(load_vlm(config), BATCH)
+    tools = Store(folder / "store").tools
+    questions = evaluation_table("textvqa", EvaluationConfig("padding", ["textvqa"]), folder).open(
+        tools
+    )
+    rng = random.Random(0)
+    text_lengths: list[int] = []
+    said_lengths: list[int] = []
+    real_lengths: list[int] = []
+    for doc in questions.docs.select(range(PADDED)):
+        chat = question_chat(lm, questions, doc)
+        # edges of 100 to 1000 pixels, as many between 100 and 200 as between 500 and 1000
+        size = tuple(round(100 * 10 ** rng.random()) for _ in range(2))
+        image = Image.new("RGB", size)
+        encoded = lm.tok_batch_multimodal_encode([chat], [[image]])
+        text_lengths.append(len(lm.tok_encode(chat)))
+        said_lengths.append(lm.chat_length(chat, image))
+        real_lengths.append(encoded["input_ids"].shape[1])
+    ratios = []
+    for lengths in (text_lengths, said_lengths, real_lengths):
+        order = sorted(range(PADDED), key=lambda i: -lengths[i])
+        ratios.append(tokens_per_real_one(real_lengths, order))
+    out.print(
+        f"tokens for each real one, {PADDED} questions with images of mixed sizes in batches of "
+        f"{BATCH}: {ratios[0]:.2f} sorted by text, {ratios[1]:.2f} as they are sorted, "
+        f"{ratios[2]:.2f} by the lengths that the processor gives"
+    )
+
+
 def main() -> None:
     names = sys.argv[1:] or ["textvqa", "gqa", "mmbench", "docvqa"]
     vlm = load_vlm(ModelConfig("pocket_llava", "pocket:pocket_llava", device="cpu"))
@@ -76,6 +125,7 @@ def main() -> None:
     ratios = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        show_padding(folder)
         tools = Store(folder / "store").tools
         for name in names:
             config = EvaluationConfig("overhead", [name])

@@ -119,7 +119,7 @@ def export(
     config = record.config.model
     source = resolve_path(config)
     write = _writer(layout, source, recode)
-    if fingerprint(source) != record.model_fingerprint:
+    if fingerprint(source, anew=True) != record.model_fingerprint:
         raise ModelError(
             f"{source} is not the checkpoint that the run {record.key} quantized (or that run is "
             "of a version that digested only the ends of files): give it back, or run again"

@@ -6,6 +6,7 @@ Which artefacts its runs need, which of them the store has, and what such artefa
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,7 +20,7 @@ from luq.tower import planned_parts
 from pipelines import console
 from pipelines.graph import Graph
 from pipelines.sheet import Column, Sheet, text_column
-from pipelines.sweep import Job, Sweep, show_status
+from pipelines.sweep import ImpossibleJob, Job, Sweep, show_status
 from pipelines.units import duration, human
 
 T = TypeVar("T")
@@ -122,12 +123,12 @@ def prices(store: Store, models: set[str]) -> dict[str, Price]:
 
 def show_plan(sweep: Sweep) -> None:
     """Print the grid with its states, then the work that is left and its cost."""
-    show_status(sweep)
     work = Work()
     models: set[str] = set()
+    stores: dict[Path, Store] = {}  # each compares an artefact with its manifest once
     store: Store | None = None
-    for job in sweep.possible:
-        if job.record():
+    for job, found in zip(sweep.jobs, show_status(sweep), strict=True):
+        if isinstance(job, ImpossibleJob) or found.record is not None:
             continue
         try:
             graph = graph_of(job)
@@ -135,7 +136,7 @@ def show_plan(sweep: Sweep) -> None:
             message = f"{job.name}: cannot be planned before it runs ({error})"
             console.out.print(message)
             continue
-        store = Store(job.outputs / "store")
+        store = stores.setdefault(job.outputs, Store(job.outputs / "store"))
         models.add(graph.checkpoint.digest)
         work.add_run(graph, store)
     if store is None:

@@ -172,7 +172,7 @@ class Grid:
         allow_modules(self.own)
         self.parser = OverridesParser.create()
 
-    @property
+    @cached_property
     def base(self) -> list[str]:
         """What all runs share, in the words of their overrides: they are not named after it."""
         single = [o for o in self.extra if not self.parser.parse_override(o).is_sweep_override()]

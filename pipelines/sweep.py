@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
@@ -25,6 +25,7 @@ from luq.config import RunConfig
 from luq.errors import ConfigError, LuqError, StoreError
 from luq.store.store import Store
 from pipelines import console, run, runs_folder
+from pipelines.composing import Composer
 from pipelines.conf_folder import CONF
 from pipelines.follow import MIRROR, Lack, lacks
 from pipelines.grid import Grid
@@ -46,6 +47,14 @@ class State(NamedTuple):
     reason: str = ""
 
 
+class Found(NamedTuple):
+    """What there is of a run: its state, and its record if it has one."""
+
+    state: State
+    record: RunRecord | None = None
+    is_complete: bool = False  # nothing is missing that its config asks for beside the record
+
+
 @dataclass(frozen=True)
 class ImpossibleJob:
     """A run of a sweep whose settings do not fit together."""
@@ -54,10 +63,9 @@ class ImpossibleJob:
     overrides: list[str]
     error: str
 
-    @property
-    def state(self) -> State:
+    def look(self) -> Found:
         """It has failed before it began."""
-        return State(FAILED, self.error)
+        return Found(State(FAILED, self.error))
 
 
 @dataclass(frozen=True)
@@ -83,25 +91,18 @@ class Job:
         """Of its lock, its log and its failure."""
         return run.config_key(self.config)
 
-    def record(self) -> RunRecord | None:
-        """Its record; None if it is not done."""
-        return run.done(self.config)
-
-    @property
-    def complete(self) -> bool:
-        """Whether its record is there, and all that its config asks for beside it."""
-        record = self.record()
-        return record is not None and not lacks(record, self.config, self.outputs)
-
     def busy(self) -> bool:
         """Whether a process is at it."""
         return Store(self.outputs / "store").is_locked(f"run-{self.key}")
 
-    @property
-    def state(self) -> State:
-        """What became of it."""
-        record = self.record()
+    def look(self) -> Found:
+        """What became of it up to now."""
+        record = run.done(self.config)
         lacking = [] if record is None else lacks(record, self.config, self.outputs)
+        is_complete = record is not None and not lacking
+        return Found(self._state(record, lacking), record, is_complete)
+
+    def _state(self, record: RunRecord | None, lacking: list[Lack]) -> State:
         if record is not None and not lacking:
             return State(DONE)
         if self.busy():
@@ -117,6 +118,7 @@ class Job:
 
 
 AnyJob = Job | ImpossibleJob
+Makers = Callable[[Sequence[Job]], None]
 
 
 def _without_failure(record: RunRecord | None, lacking: list[Lack]) -> State:
@@ -139,11 +141,11 @@ class Sweep(Grid):
         """All runs, in the order in which they start."""
         jobs: list[AnyJob] = []
         with initialize_config_dir(str(CONF), version_base=None):
+            composer = Composer(self.search_path)
             for overrides in self.combinations():
                 name = run.job_name([o for o in overrides if o not in self.base])
                 try:
-                    composed = compose("run", [*overrides, *self.search_path])
-                    config = to_config(composed, self.base)
+                    config = to_config(composer.compose(overrides), self.base)
                     jobs.append(Job(name, overrides, config))
                 except HydraException as error:
                     reason = str(composition_error(error))
@@ -180,41 +182,61 @@ class Sweep(Grid):
             launcher = Plugins.instance().instantiate_launcher(context, task, config)
             launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
 
-    def run(self, crew: Callable[[Sequence[Job]], None] | None = None) -> bool:
+    def look(self) -> list[Found]:
+        """What there is of each run, in the order of `jobs`."""
+        return [job.look() for job in self.jobs]
+
+    def run(self, crew: Makers | None = None) -> bool:
         """Run what is missing or failed; true if all of it is done in the end.
 
         Args:
             crew: who makes the runs' artefacts and writes their records; None: each run its own,
                 with the launcher that the command line chose.
         """
-        for job in self.possible:
-            record = job.record()
-            if record:
+        found = self.look()
+        todo: list[Job] = []
+        for job, before in zip(self.jobs, found, strict=True):
+            if isinstance(job, ImpossibleJob):
+                continue
+            if before.record is not None:
                 lock = Store(job.outputs / "store").lock(f"run-{job.key}", "")
                 with lock.acquire():
-                    runs_folder.note(job.outputs, self.definition.name, record.key, job.name)
-        todo = [job for job in self.possible if not job.complete]
+                    runs_folder.note(job.outputs, self.definition.name, before.record.key, job.name)
+            if not before.is_complete:
+                todo.append(job)
         console.out.print(
             f"sweep {self.definition.name}: {len(self.jobs)} runs, "
             f"{len(self.jobs) - len(todo)} done or impossible"
         )
-        for job in todo:
-            runs_folder.clear_failure(job.outputs, job.key)
-        if crew is not None and todo:
-            crew(todo)
-        # first what no other process is at and mirrors that failed, then what others have left
-        for wait, states in ((False, (MISSING, RUNNING, DONE)), (True, (MISSING, RUNNING))):
-            rest = [job for job in todo if not job.complete and job.state.name in states]
-            if rest:
-                self.launch(rest, wait)
-        records = {job.name: record for job in self.possible if (record := job.record())}
-        outcomes = [job.state.name for job in self.jobs]
+        if todo:
+            self._run_all(todo, crew)
+            found = self.look()
+        records: dict[str, RunRecord] = {}
+        for job, after in zip(self.jobs, found, strict=True):
+            if after.record is not None:
+                records[job.name] = after.record
         console.out.print(console.sweep_table(records))
-        for line in failure_lines(self.jobs):
+        for line in failure_lines(self.jobs, found):
             console.out.print(line, soft_wrap=True)
         if records:
             console.show_next(after_runs(list(records.values())))
-        return all(outcome == DONE for outcome in outcomes)
+        return all(after.state.name == DONE for after in found)
+
+    def _run_all(self, todo: Sequence[Job], crew: Makers | None) -> None:
+        """Launch runs that are not complete."""
+        for job in todo:
+            runs_folder.clear_failure(job.outputs, job.key)
+        if crew is not None:
+            crew(todo)
+        # first what no other process is at and mirrors that failed, then what others have left
+        for wait, states in ((False, (MISSING, RUNNING, DONE)), (True, (MISSING, RUNNING))):
+            rest: list[Job] = []
+            for job in todo:
+                now = job.look()
+                if not now.is_complete and now.state.name in states:
+                    rest.append(job)
+            if rest:
+                self.launch(rest, wait)
 
 
 def _launcher_error(error: HydraException) -> ConfigError:
@@ -225,11 +247,10 @@ def _launcher_error(error: HydraException) -> ConfigError:
     return ConfigError(f"{first_line}. {extras}")
 
 
-def failure_lines(jobs: Sequence[AnyJob]) -> list[Text]:
+def failure_lines(jobs: Sequence[AnyJob], found: Sequence[Found]) -> list[Text]:
     """One line per run of which there is something to say: its name, the reason, its log."""
     lines: list[Text] = []
-    for job in jobs:
-        state = job.state
+    for job, (state, _, _) in zip(jobs, found, strict=True):
         if state.name == FAILED:
             log = f"  ({job.log_file})" if isinstance(job, Job) else ""
             lines.append(console.failure_line(job.name, state.reason, log))
@@ -238,8 +259,11 @@ def failure_lines(jobs: Sequence[AnyJob]) -> list[Text]:
     return lines
 
 
-def show_status(sweep: Sweep) -> None:
+def show_status(sweep: Sweep) -> list[Found]:
     """Print the state of every run.
+
+    Returns:
+        What there is of each, in the order of its jobs.
 
     Raises:
         OSError: the outputs are no folder.
@@ -248,9 +272,13 @@ def show_status(sweep: Sweep) -> None:
         # A file, or what lies below one, is said: its runs would only seem to be missing.
         with contextlib.suppress(FileNotFoundError):
             os.listdir(outputs)
-    states = {job.name: job.state.name for job in sweep.jobs}
+    found = sweep.look()
+    states: dict[str, str] = {}
+    for job, (state, _, _) in zip(sweep.jobs, found, strict=True):
+        states[job.name] = state.name
     console.out.print(console.status_table(sweep.definition.name, states))
-    for line in failure_lines(sweep.jobs):
+    for line in failure_lines(sweep.jobs, found):
         console.out.print(line, soft_wrap=True)
     counts = [f"{list(states.values()).count(state)} {state}" for state in STATES]
     console.out.print(", ".join(counts))
+    return found

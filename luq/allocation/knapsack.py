@@ -12,14 +12,18 @@ For any m, sum_parts min_o (e_o + m b_o) - m B is at most the least error of all
 Kellerer, Pferschy, Pisinger: Knapsack Problems (2004), chapter 11.
 """
 
+from __future__ import annotations
+
 import math
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from luq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 BYTES_PER_UNIT = {
     "": 1,
@@ -84,7 +88,7 @@ class _Prefixes(NamedTuple):
     # In the order of their choices, the earlier options first.
     place: Int[np.ndarray, " prefixes"]
 
-    def of(self, chosen: Int[np.ndarray, " chosen"]) -> "_Prefixes":
+    def of(self, chosen: Int[np.ndarray, " chosen"]) -> _Prefixes:
         """Some of them, by their positions."""
         return _Prefixes(self.bytes[chosen], self.error[chosen], self.place[chosen])
 

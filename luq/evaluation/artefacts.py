@@ -61,7 +61,7 @@ class Asked(Artefact[T], abstract=True):
     `parts` are what is packed beside the decoder's linears; parts that are not there are 16-bit.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     checkpoint: Checkpoint
     layers: Layers
     table: QuestionTable

@@ -139,9 +139,11 @@ def forced(lm: "LoadedVLM", questions: Questions, id_: int, doc: Doc, system: st
 
 def _by_length(lm: "LoadedVLM", questions: Questions, ids: list[int]) -> Iterator[list[int]]:
     """Rows of questions of similar length together, the longest first."""
-    docs = questions.docs.select(ids)
-    prompt = prompt_of(questions.benchmark, questions.protocol)
-    lengths = {id_: len(prompt(doc)) for id_, doc in zip(ids, docs, strict=True)}
+    lengths: dict[int, int] = {}
+    for id_, doc in zip(ids, questions.docs.select(ids), strict=True):
+        answer = lm.tok_encode(TARGETS[questions.benchmark](doc))
+        chat = question_chat(lm, questions, doc)
+        lengths[id_] = lm.chat_length(chat, questions.image(id_)) + len(answer)
     ordered = sorted(ids, key=lambda id_: (-lengths[id_], id_))
     for start in range(0, len(ordered), lm.batch_size):
         yield ordered[start : start + lm.batch_size]

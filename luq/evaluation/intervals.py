@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from luq.evaluation.compare import bootstrap
 
-LEVEL = 0.95
+QUANTILE = 1.959963984540054  # of the standard normal distribution, at 97.5 %
 Z = 1.96  # half a 95 % interval in standard errors
 EXACT = 1e-6  # relative difference below which two numbers are the same one, rounded
 
@@ -39,12 +39,17 @@ def wilson(right: int, n: int) -> Estimate:
         right: how many answers are right.
         n: of how many.
     """
-    from scipy import stats
-
     if n == 0:
         return Estimate(0.0, 0.0, 100.0)
-    interval = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
-    return Estimate(100 * right / n, 100 * float(interval.low), 100 * float(interval.high))
+    # middle +- reach, Wilson 1927. scipy.stats.binomtest has the same to the last bit (a test
+    # compares them), but takes half a second to import, as long as all else of a finished run.
+    share = right / n
+    doubled = 2 * (n + QUANTILE**2)
+    middle = (2 * n * share + QUANTILE**2) / doubled
+    reach = QUANTILE / doubled * math.sqrt(4 * n * share * (1 - share) + QUANTILE**2)
+    low = 0.0 if right == 0 else middle - reach
+    high = 1.0 if right == n else middle + reach
+    return Estimate(100 * right / n, 100 * low, 100 * high)
 
 
 def of_units(values: Sequence[float], weights: Sequence[float]) -> Estimate:

@@ -13,9 +13,11 @@ from PIL import Image
 from luq.errors import DataError
 from luq.evaluation.predictions import AnswerRow, Predictions
 from luq.models.asking import PLACEHOLDER, context_length, greedy, plain_text
+from luq.models.image_tokens import ImageTokens
 from luq.models.processors import ChatProcessor
 from luq.models.vlm import VLM
 from luq.questions.pictures import reason
+from luq.questions.tables import LazyImage
 
 
 class UnaskableError(DataError):
@@ -178,6 +180,7 @@ class LoadedVLM(StoredAnswers, HFMultimodalLM):  # type: ignore[misc]  # lm-eval
             image_string=str(vlm.processor.image_token or PLACEHOLDER),
         )
         self._device = vlm.device  # of a streamed model transformers says "meta"
+        self._image_tokens = ImageTokens(vlm.processor)
 
     @property
     def system_prompt(self) -> str:
@@ -200,8 +203,18 @@ class LoadedVLM(StoredAnswers, HFMultimodalLM):  # type: ignore[misc]  # lm-eval
         super().begin(predictions, ids, strict, advance)
 
     def prompt_length(self, request: Instance) -> int:
-        """Tokens of the chat, in which an image is one."""
-        return len(self.tok_encode(request.args[0]))
+        """Tokens of the chat and of its image, as the processor expands it."""
+        chat, _, visual = request.args
+        return self.chat_length(chat, visual["visual"][0])
+
+    def chat_length(self, chat: str, image: LazyImage) -> int:
+        """Tokens of a chat and of its image, which is not decoded for that."""
+        text_length = len(self.tok_encode(chat))
+        try:
+            width, height = image.size
+        except DataError:  # said when the question is asked
+            return text_length
+        return text_length + self._image_tokens.count(width, height)
 
     def answers_to(self, requests: list[Instance]) -> list[AnswerRow]:
         """Texts of one batch."""

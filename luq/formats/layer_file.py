@@ -17,11 +17,10 @@ from luq.errors import StoreError
 from luq.formats import tensor_files
 from luq.formats.base import PackedWeight
 from luq.formats.known import restore
+from luq.formats.layer_header import FILE, METADATA, damaged, entries_of
 from luq.formats.sizes import LayerSize
 from luq.models.families import full_name, short_name
 
-FILE = "layer.safetensors"
-METADATA = "luq"  # under which safetensors keeps our JSON
 PackedLayer = dict[str, PackedWeight]
 Buffers = dict[str, dict[str, Tensor]]  # short linear name -> buffer name -> tensor
 
@@ -47,21 +46,17 @@ def read_layer(folder: Path, device: torch.device | str = "cpu") -> PackedLayer:
     """
     path = folder / FILE
     metadata, buffers = _read(path, device)
-    entries = _entries(path, metadata)
+    entries = entries_of(path, metadata)
     packed: PackedLayer = {}
     for short, entry in entries.items():
         try:
             packed[full_name(short)] = _restored(entry, buffers.pop(short, {}))
         except StoreError as error:
-            raise _damaged(path, f"linear {short}: {error}") from error
+            raise damaged(path, f"linear {short}: {error}") from error
     if buffers:
         unknown = ", ".join(sorted(buffers))
-        raise _damaged(path, f"it holds the unknown linears {unknown}")
+        raise damaged(path, f"it holds the unknown linears {unknown}")
     return packed
-
-
-def _damaged(path: Path, reason: str) -> StoreError:
-    return StoreError(f"{path}: {reason}. Delete {path.parent} and run again")
 
 
 def _read(path: Path, device: torch.device | str) -> tuple[str | None, Buffers]:
@@ -74,21 +69,8 @@ def _read(path: Path, device: torch.device | str) -> tuple[str | None, Buffers]:
                 short, _, buffer = name.rpartition(".")
                 buffers.setdefault(short, {})[buffer] = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, f"it cannot be read ({error})") from error
+        raise damaged(path, f"it cannot be read ({error})") from error
     return metadata, buffers
-
-
-def _entries(path: Path, metadata: str | None) -> dict[str, Any]:
-    """What the metadata says of each linear, by short name; entries are not checked yet."""
-    if metadata is None:
-        raise _damaged(path, "it has no luq metadata")
-    try:
-        entries = json.loads(metadata)
-    except ValueError as error:
-        raise _damaged(path, f"its luq metadata is not JSON ({error})") from error
-    if not isinstance(entries, dict):
-        raise _damaged(path, "its luq metadata is not an object of linears")
-    return entries
 
 
 def _restored(entry: Any, buffers: dict[str, Tensor]) -> PackedWeight:
@@ -114,16 +96,6 @@ def _restored(entry: Any, buffers: dict[str, Tensor]) -> PackedWeight:
 def stored_bytes(folder: Path) -> int:
     """Size of a packed layer's file."""
     return (folder / FILE).stat().st_size
-
-
-def linear_bytes(folder: Path) -> dict[str, int]:
-    """Bytes that a packed layer's file has of each linear, by full name; its header is none's."""
-    path = folder / FILE
-    metadata, buffers = _read(path, "cpu")
-    sizes: dict[str, int] = {}
-    for short in _entries(path, metadata):
-        sizes[full_name(short)] = sum(tensor.nbytes for tensor in buffers.get(short, {}).values())
-    return sizes
 
 
 def layer_size(folder: Path, packed: PackedLayer) -> LayerSize:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from luq.config import ModelConfig
 from luq.config.checks import VOLATILE
@@ -168,14 +169,22 @@ def check_files(folder: Path) -> None:
     check_weights(folder, read_config(folder))
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, anew: bool = False) -> str:
     """Digest of the names and of all bytes of a checkpoint's files: the weights that transformers
     takes, and all settings.
+
+    Args:
+        folder: of the checkpoint.
+        anew: whether all bytes are read now, whatever is remembered of files that did not change:
+            whoever ships them wants to know.
     """
     files = {folder / shard for shard in shards_of(folder)}
     for pattern in SETTINGS:
         files.update(folder.glob(pattern))
-    content = [[file.name, *file_digest(file)] for file in sorted(files)]
+    content: list[list[Any]] = []
+    for file in sorted(files):
+        size, sha256 = file_digest(file, anew)
+        content.append([file.name, size, sha256])
     return digest("checkpoint", content)
 
 

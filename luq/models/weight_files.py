@@ -5,7 +5,7 @@ is loaded. Tensors are not read here: a header costs milliseconds, whatever the 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from luq.config.checks import is_plain_name
 from luq.errors import ModelError
 from luq.models.families import LLAVA
 from luq.models.settings_files import Settings, read_settings, section, text_settings
+from luq.store.digests import read_once
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -88,11 +89,15 @@ def shards_of(folder: Path) -> list[str]:
     return sorted(indexed)
 
 
-def _weight_map(folder: Path) -> dict[str, str]:
+def _weight_map(folder: Path) -> Mapping[str, str]:
     """Tensor -> file, as the index says; empty where there is none."""
     index = folder / INDEX
-    if not index.exists():
-        return {}
+    return _weight_map_of(index) if index.exists() else {}
+
+
+@read_once
+def _weight_map_of(index: Path) -> Mapping[str, str]:
+    """Tensor -> file, as an index says."""
     weight_map = read_settings(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map: copy it again")
@@ -170,19 +175,23 @@ def check_adapter(folder: Path) -> None:
     raise ModelError(f"{folder} is an adapter of {base}, not a model: {remedy}")
 
 
-def _header(file: Path) -> Iterator[tuple[str, StoredTensor]]:
+@read_once
+def _header(file: Path) -> Mapping[str, StoredTensor]:
+    """What the header of a weight file says of its tensors, by name."""
     from safetensors import SafetensorError, safe_open
 
+    tensors: dict[str, StoredTensor] = {}
     try:
         # Opening reads the header, and compares it with the file's size.
         with safe_open(file, framework="np") as handle:
             for name in handle.keys():  # noqa: SIM118 (no mapping)
                 part = handle.get_slice(name)
-                yield name, StoredTensor(file, part.get_dtype(), tuple(part.get_shape()))
+                tensors[name] = StoredTensor(file, part.get_dtype(), tuple(part.get_shape()))
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{file} is damaged ({error}): copy or download the checkpoint again"
         ) from error
+    return tensors
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -195,7 +204,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     places = {} if shards == [SINGLE] else _weight_map(folder)
     tensors: dict[str, StoredTensor] = {}
     for shard in shards:
-        for name, tensor in _header(folder / shard):
+        for name, tensor in _header(folder / shard).items():
             if places and places.get(name) != shard:
                 said = f"in {places[name]}" if name in places else "nowhere"
                 raise ModelError(

@@ -1,6 +1,7 @@
 """Packed layers and what they cost, as artefacts."""
 
 import json
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from luq.calibration.artefacts import Calibration, samples_of
 from luq.config import LayerTiers, RefineConfig, TierConfig
 from luq.config.checks import VOLATILE
 from luq.config.quantizer.layer_tiers import LinearTier
+from luq.formats import layer_header
 from luq.formats.sizes import LayerSize
 from luq.models.checkpoint import Checkpoint
 from luq.store.artefact import Artefact, Tools
@@ -42,13 +44,11 @@ class LayerFolder:
     @property
     def bytes(self) -> int:
         """Size of the layer's file."""
-        return (self.folder / "layer.safetensors").stat().st_size
+        return (self.folder / layer_header.FILE).stat().st_size
 
     def linear_bytes(self) -> dict[str, int]:
         """Bytes of what the file holds of each linear, without the file's header."""
-        from luq.formats.layer_file import linear_bytes
-
-        return linear_bytes(self.folder)
+        return layer_header.linear_bytes(self.folder)
 
     def read(self) -> "Weights":
         """The packed weights, by linear."""
@@ -58,9 +58,20 @@ class LayerFolder:
 
     def size(self) -> LayerSize:
         """What the file holds, by tensor class."""
+        kept = layer_header.read_size(self.folder)
+        if kept is not None:
+            return kept
         from luq.formats.layer_file import layer_size
 
         return layer_size(self.folder, self.read())
+
+
+def _write(folder: Path, packed: "Weights") -> None:
+    """Write packed weights, and what their file holds."""
+    from luq.formats.layer_file import layer_size, write_layer
+
+    write_layer(folder, packed)
+    layer_header.write_size(folder, layer_size(folder, packed))
 
 
 @dataclass(frozen=True)
@@ -157,13 +168,12 @@ class PackedLayer(Artefact[LayerFolder]):
         return f"layer {self.index} in {name}{REFINED if self.refinement else ''}"
 
     def make(self, folder: Path, tools: Tools) -> None:
-        from luq.formats.layer_file import write_layer
         from luq.models.vlm import loaded
         from luq.quantization.layer import quantize_layer
 
         if self.calibration is None:
             vlm = loaded(tools, self.checkpoint)
-            write_layer(folder, quantize_layer(vlm, self.index, self.tiers, None))
+            _write(folder, quantize_layer(vlm, self.index, self.tiers, None))
             return
         vlm = loaded(tools, self.calibration.checkpoint)
         before = [tools.store.get(layer).folder for layer in self.before]
@@ -173,7 +183,7 @@ class PackedLayer(Artefact[LayerFolder]):
         if self.refinement is not None:
             refiner = self._refiner(self.calibration, self.refinement.settings, walk, tools)
         packed = quantize_layer(vlm, self.index, self.tiers, states, refiner, self.held_out)
-        write_layer(folder, packed)
+        _write(folder, packed)
 
     def _refiner(
         self, calibration: Calibration, settings: RefineConfig, walk: "Walk", tools: Tools
@@ -235,6 +245,8 @@ def float_walk_of(calibration: Calibration, tools: Tools) -> "FloatWalk":
 
 def end_walk(tools: Tools) -> None:
     """Let the hidden states go: no layer is left to be made."""
+    if "luq.quantization.walk" not in sys.modules:
+        return  # none was begun: a finished run need not import torch to say so
     from luq.quantization.walk import FloatWalk, Walk
 
     tools.release(Walk)
@@ -373,7 +385,6 @@ class PackedPart(Artefact[LayerFolder]):
         return f"{self.part} in {self.name or self.tier.method}"
 
     def make(self, folder: Path, tools: Tools) -> None:
-        from luq.formats.layer_file import write_layer
         from luq.models.vlm import loaded
         from luq.quantization.rest import install_parts, quantize_part
 
@@ -387,7 +398,7 @@ class PackedPart(Artefact[LayerFolder]):
             vlm.restore()
             install_parts(vlm, folders_of(self.before, tools))
         packed = quantize_part(vlm, self.part, self.tiers, samples, tools.store.root)
-        write_layer(folder, packed)
+        _write(folder, packed)
 
     def read(self, folder: Path) -> LayerFolder:
         return LayerFolder(folder)

@@ -3,11 +3,11 @@
 Rows and images are read from memory-mapped tables when they are needed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from luq.errors import DataError
 from luq.questions import pictures
@@ -20,6 +20,7 @@ from luq.store.keys import digest
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+T = TypeVar("T")
 # Columns of pictures by the names that datasets give them. MathVista has both: there `image` is a
 # text, the path that the picture once had.
 IMAGE_COLUMNS = ("image", "decoded_image")
@@ -28,19 +29,31 @@ IMAGE_KEY = "id"  # the column by which a table of images is found
 
 @dataclass(frozen=True)
 class LazyImage:
-    """An image that stays encoded on disk until it is converted: all that lm-eval does with it."""
+    """An image that stays encoded on disk until it is converted: all that lm-eval does with it.
+
+    Its size is that of Pillow's images.
+    """
 
     table: Any
     row: int
     what: str
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its width and height, upright, from its header; a DataError if that cannot be read."""
+        return self._of(pictures.size_of)
+
     def convert(self, mode: str = "RGB") -> "Image":
         """The decoded image, upright; a DataError if it cannot be decoded."""
+        return self._of(lambda encoded: pictures.decoded(encoded, mode))
+
+    def _of(self, read: Callable[[bytes | None], T]) -> T:
+        """What is read of the image's bytes."""
         if self.row < 0:
             raise DataError(f"{self.what}: there is no such image in the table of images")
         encoded = self.table[self.row][self.table.column_names[0]]
         try:
-            return pictures.decoded(encoded and encoded["bytes"], mode)
+            return read(encoded and encoded["bytes"])
         except DataError as error:
             raise DataError(f"{self.what}: {error}") from error
 

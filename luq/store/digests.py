@@ -1,32 +1,67 @@
-"""Digests of whole files, each computed once: remembered by path, size, times and inode.
+"""Digests of whole files, each computed once: remembered by what changes when a file is written.
 
-The memory is a file of JSON lines in the user's cache folder; where none can be written, files are
-digested again by every process. Lines are added in one write each and never changed.
+That is its path, device, inode, size and times, as git has it in its index. The memory is a file of
+JSON lines in the user's cache folder and not beside the outputs: `luq status` and `--plan` write
+nothing there and may be asked about the outputs of others, and a checkpoint serves many outputs.
+Where no cache can be written, each process digests a file once.
+
+Lines are added in one write each; what cannot be used is left out, and a memory that is mostly
+outdated is replaced whole. Who is to prove bytes has them read anew.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import time
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from luq.errors import DataError
+
+T = TypeVar("T")
 
 # A file changed within this many seconds before it is digested could be changed again within the
 # resolution of its time stamp, and look the same: such a digest is not remembered.
 SETTLED_SECONDS = 2.0
+# Smaller files are remembered by the process alone: to digest one takes less than its line.
+LEAST_BYTES = 65_536
+SPARE_LINES = 1000  # outdated lines that the memory may hold beside as many as are in use
+MOST_VALUES = 256  # files of which a process keeps what was read
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileState(NamedTuple):
     """What changes when a file is written or replaced."""
 
     path: str
+    device: int
+    inode: int
     size: int
     mtime_ns: int
     ctime_ns: int
-    inode: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a change of the file's content, from now on, would be seen in its state."""
+        changed = max(self.mtime_ns, self.ctime_ns) / 1e9  # seconds since 1970
+        return time.time() - changed > SETTLED_SECONDS
+
+
+def state_of(file: Path) -> FileState:
+    """The state of a file; an OSError if there is none."""
+    status = file.stat()
+    return FileState(
+        str(file.resolve()),
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
 def cache_folder() -> Path | None:
@@ -44,35 +79,85 @@ def _memory_file() -> Path | None:
 
 
 @lru_cache(maxsize=4)
-def _remembered(file: Path | None) -> dict[FileState, str]:
-    """What this process and (where there is a file) earlier ones know.
-
-    Lines that cannot be read are left out.
-    """
+def _remembered(memory: Path | None) -> dict[FileState, str]:
+    """What this process and (where there is a memory) earlier ones know."""
     digests: dict[FileState, str] = {}
-    if file is None:
+    if memory is None:
         return digests
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = memory.read_bytes().splitlines()
+    except OSError:
         return digests
+    newest: dict[str, FileState] = {}  # by path: older states of a file never come back
     for line in lines:
-        try:
-            entry = json.loads(line)
-            digests[FileState(*entry["file"])] = str(entry["sha256"])
-        except (ValueError, TypeError, KeyError):
-            continue
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            state, sha256 = _entry(line)
+            digests[state] = sha256
+            newest[state.path] = state
+    if len(lines) > 2 * len(newest) + SPARE_LINES:
+        digests = {state: digests[state] for state in newest.values()}
+        _rewrite(memory, digests)
     return digests
 
 
+def _entry(line: bytes) -> tuple[FileState, str]:
+    """A line of the memory; a ValueError, TypeError or KeyError if it is none."""
+    content = json.loads(line)
+    path, *numbers = content["file"]
+    sha256 = content["sha256"]
+    are_numbers = all(type(number) is int and number >= 0 for number in numbers)
+    if not (isinstance(path, str) and are_numbers and SHA256.fullmatch(sha256)):
+        raise ValueError("no state of a file and its sha256")
+    return FileState(path, *numbers), sha256
+
+
+def _line(state: FileState, sha256: str) -> bytes:
+    content: dict[str, Any] = {"file": list(state), "sha256": sha256}
+    return (json.dumps(content) + "\n").encode()
+
+
+def _rewrite(memory: Path, digests: dict[FileState, str]) -> None:
+    """Replace the memory. A line that another process adds meanwhile may be lost, and is no loss
+    but of time.
+    """
+    scratch = memory.with_name(f".{memory.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        scratch.write_bytes(b"".join(_line(state, sha256) for state, sha256 in digests.items()))
+        os.replace(scratch, memory)
+
+
 def _remember(memory: Path, state: FileState, sha256: str) -> None:
-    line = json.dumps({"file": list(state), "sha256": sha256}) + "\n"
     try:
         memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with memory.open("ab", buffering=0) as handle:
-            handle.write(line.encode())
+            handle.write(_line(state, sha256))
     except OSError:
         return  # a cache that cannot be written costs time, nothing else
+
+
+def read_once(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """A function of a file that reads it once while it does not change, in this process.
+
+    Its value is handed out several times: nobody may change it. What cannot be read is read again.
+    """
+    values: dict[tuple[Path, FileState], T] = {}  # a value may hold the path as it was given
+
+    @wraps(read)
+    def value(file: Path) -> T:
+        try:
+            state = state_of(file)
+        except OSError:
+            return read(file)  # which says what is wrong with it
+        if (file, state) in values:
+            return values[file, state]
+        content = read(file)
+        if state.is_settled:
+            if len(values) >= MOST_VALUES:
+                values.clear()
+            values[file, state] = content
+        return content
+
+    return value
 
 
 def sha256_of(file: Path) -> str:
@@ -81,30 +166,28 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def file_digest(file: Path) -> tuple[int, str]:
-    """A file's size and the sha256 of all its bytes.
+def file_digest(file: Path, anew: bool = False) -> tuple[int, str]:
+    """A file's size and the sha256 of all its bytes, which are read once while it does not change.
+
+    Args:
+        file: whose bytes count.
+        anew: whether they are read now, whatever is remembered.
 
     Raises:
         DataError: the file cannot be read.
     """
     try:
-        status = file.stat()
-        state = FileState(
-            str(file.resolve()),
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            status.st_ino,
-        )
+        state = state_of(file)
         memory = _memory_file()
         known = _remembered(memory)
-        if state in known:
+        if state in known and not anew:
             return state.size, known[state]
         sha256 = sha256_of(file)
-        age_seconds = time.time() - max(state.mtime_ns, state.ctime_ns) / 1e9
-        if age_seconds > SETTLED_SECONDS:
+        is_known = known.get(state) == sha256
+        # else it may have been written while it was read
+        if not is_known and state.is_settled and state_of(file) == state:
             known[state] = sha256
-            if memory is not None:
+            if memory is not None and state.size >= LEAST_BYTES:
                 _remember(memory, state, sha256)
         return state.size, sha256
     except OSError as error:

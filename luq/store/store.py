@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,10 +22,10 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from luq.config.building import build
-from luq.errors import ConfigError, StoreError
+from luq.errors import ConfigError, DataError, StoreError
 from luq.store import durable
 from luq.store.artefact import Artefact, Holdings, Progress, Tools
-from luq.store.digests import sha256_of
+from luq.store.digests import file_digest, sha256_of
 from luq.store.keys import LENGTH
 from luq.store.sealed import parse_table, read_table, sealed
 from luq.store.versions import versions
@@ -153,10 +153,12 @@ class Store:
         return {package: ", ".join(sorted(all_)) for package, all_ in sorted(by_package.items())}
 
     def _checked(self, artefact: Artefact[Any]) -> Path:
-        """The artefact's folder, after its files were compared with its manifest (once)."""
+        """The artefact's folder, after its files were compared with its manifest: once, and by
+        digests that are remembered while the files do not change.
+        """
         self._asked.setdefault(artefact.label, artefact)
         if artefact.label not in self._verified:
-            self.verify(artefact.stage, artefact.key)
+            self._compared(artefact.stage, artefact.key, lambda file: file_digest(file)[1])
             self._verified.add(artefact.label)
             # A process that was killed between the rename and its tidying left them: beside what
             # is complete nobody is at work.
@@ -187,6 +189,14 @@ class Store:
         return content
 
     def verify(self, stage: str, key: str) -> Path:
+        """The artefact's folder, after its files were compared with its manifest. Reads all bytes.
+
+        Raises:
+            StoreError: a file of it is damaged or missing.
+        """
+        return self._compared(stage, key, sha256_of)
+
+    def _compared(self, stage: str, key: str, sha256: Callable[[Path], str]) -> Path:
         """The artefact's folder, after its files were compared with its manifest."""
         folder = self.path(stage, key)
         for name, entry in self.manifest(stage, key)["files"].items():
@@ -195,8 +205,8 @@ class Store:
                 raise StoreError(f"{file} is missing: delete {folder} and run again")
             try:
                 is_whole = file.stat().st_size == entry["bytes"]
-                is_whole = is_whole and sha256_of(file) == entry["sha256"]
-            except OSError as error:
+                is_whole = is_whole and sha256(file) == entry["sha256"]
+            except (OSError, DataError) as error:
                 raise StoreError(f"{file} cannot be read ({error})") from error
             if not is_whole:
                 message = f"{file} does not match its manifest: delete {folder} and run again"

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from luq.errors import ConfigError
+from luq.store import digests
 from luq.store.store import JOURNAL
 from pipelines import runs_folder
 from pipelines.grid import names, read
@@ -28,6 +29,8 @@ SMALL = [
     "evaluation.samples=4", "evaluation.fidelity=2", "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa,mme]",
     "tracking=none", "quantizer.high=rtn4",
 ]  # fmt: skip
+# What models, statistics and figures need: none of it to look at what is done.
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "pandas", "scipy", "sklearn", "wandb")
 FOUR = ["order", *SMALL, "order=random", "order.seed=0,1", "allocation.k=6,3"]
 
 
@@ -145,7 +148,7 @@ def test_bad_sweeps_say_so(sweep: str, overrides: list[str], match: str) -> None
 
 def test_an_impossible_run_is_a_failure_of_its_own() -> None:
     jobs = Sweep(read("alpha"), ["calibration.alpha=0.5,7", "allocation.k=2"]).jobs
-    assert [job.state for job in jobs if isinstance(job, ImpossibleJob)] == [
+    assert [job.look().state for job in jobs if isinstance(job, ImpossibleJob)] == [
         ("failed", "calibration.alpha=7.0 is not possible: it must be in [0, 1]")
     ]
 
@@ -172,6 +175,49 @@ def test_the_second_time_nothing_runs(four: tuple[Path, Done]) -> None:
     assert built(outputs) == before
     status = luq(outputs, "status", *FOUR)
     assert "4 done, 0 running, 0 failed, 0 missing" in status.stdout
+
+
+def test_a_finished_sweep_is_looked_at_without_a_model(
+    four: tuple[Path, Done], tmp_path: Path
+) -> None:
+    """Neither does a finished run import what a model needs."""
+    outputs = shutil.copytree(four[0], tmp_path / "outputs")  # the run writes its record again
+    place = f"paths.outputs={outputs}"
+    sweep = [*FOUR, place]
+    run = [*SMALL, *read("order").base, "order=random", "order.seed=0", "allocation.k=3", place]
+    commands = [["status", *sweep], ["sweep", *sweep, "--plan"], ["sweep", *sweep], ["run", *run]]
+    code = (
+        "import sys\n"
+        "from pipelines.cli import main\n"
+        f"for words in {commands}:\n"
+        "    assert main(words) == 0\n"
+        f"    loaded = [name for name in {HEAVY} if name in sys.modules]\n"
+        "    assert not loaded, f'luq {words[0]} imports {loaded}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 done, 0 running" in done.stdout
+    assert "0 made" in done.stdout
+
+
+def test_a_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs, commands and processes ask for it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(digests, "SETTLED_SECONDS", -1.0)
+    reads: Counter[str] = Counter()
+
+    def counted(file: Path) -> str:
+        reads[file.name] += 1
+        return read(file)
+
+    read = digests.sha256_of
+    card = ["card", "experiment=float16,gptq4"]
+    monkeypatch.setattr(digests, "sha256_of", counted)
+    for words in (["status", *card], ["sweep", *card, "--plan"], ["status", *card]):
+        digests._remembered.cache_clear()  # as a new process
+        assert luq(tmp_path / "outputs", *words).returncode == 0
+    assert reads["model.safetensors"] == reads["tokenizer.json"] == 1
+    assert max(reads.values()) == 3, "files of a few bytes are read by each process"
 
 
 def test_a_sweep_is_compared_along_an_axis(four: tuple[Path, Done]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from luq.errors import DataError
-from luq.evaluation import answers
+from luq.evaluation import answers, fidelity
 from luq.evaluation.ask import UNLABELLED, ask, check, make_lm, problem, with_docs
 from luq.evaluation.lm import LoadedVLM
 from luq.evaluation.predictions import AnswerRow, Predictions, read_answers, write_rows
@@ -16,6 +16,7 @@ from luq.models.asking import context_length
 from luq.models.quiet import LIBRARIES, quiet
 from luq.models.vlm import VLM
 from luq.questions.subsets import Subset, choose
+from luq.questions.tables import LazyImage
 from tests.conftest import BENCHMARKS
 from tests.luq.evaluation.conftest import OpenQuestions
 
@@ -66,6 +67,32 @@ def test_answered_questions_are_not_asked_again(
     assert file.read_text() == "".join(lines)
     monkeypatch.setattr(lm, "_answer", lambda batch: pytest.fail("nothing is left to ask"))
     assert ask(lm, questions, ids, Predictions(file)) == unbroken
+
+
+def test_batches_are_cut_by_the_length_with_the_image(
+    vlm: VLM, open_questions: OpenQuestions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the text's: images of some families become hundreds of tokens."""
+    lm = make_lm(vlm, 4)
+    questions = open_questions("textvqa")
+    ids = list(range(8))
+    sizes = {id_: (8 + 3 * id_ % 8, 9) for id_ in ids}  # widths 8, 11, 14, 9, ...
+    monkeypatch.setattr(LazyImage, "size", property(lambda image: sizes[image.row]))
+    monkeypatch.setattr(lm._image_tokens, "count", lambda width, height: 100 * width)
+    longest_first = sorted(ids, key=lambda id_: -sizes[id_][0])
+    assert [questions.image(id_).row for id_ in ids] == ids
+    ask(lm, questions, ids, Predictions(tmp_path / "predictions.jsonl"))
+    asked = Predictions(tmp_path / "predictions.jsonl").rows
+    assert set(list(asked)[:4]) == set(longest_first[:4])
+    batches = list(fidelity._by_length(lm, questions, ids))
+    assert batches == [longest_first[:4], longest_first[4:]]
+
+
+def test_an_image_without_a_size_counts_nothing(
+    lm: LoadedVLM, open_questions: OpenQuestions
+) -> None:
+    missing = LazyImage(open_questions("gqa").images, -1, "gqa row 0")
+    assert lm.chat_length("a b", missing) == len(lm.tok_encode("a b"))
 
 
 def test_a_line_that_was_not_finished_is_cut_off(tmp_path: Path) -> None:

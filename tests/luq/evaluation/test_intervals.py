@@ -28,6 +28,8 @@ def test_wilson(right_of_n: tuple[int, int]) -> None:
     right, n = right_of_n
     score, low, high = intervals.wilson(right, n)
     assert (low, high) == pytest.approx(by_hand(right, n), abs=1e-6)
+    known = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    assert (low, high) == (100 * known.low, 100 * known.high), "to the last bit"
     assert 0 <= low <= score <= high <= 100
     assert low < high
 

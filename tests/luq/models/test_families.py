@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 
 from luq.allocation.allocations import Allocation
 from luq.calibration.mixing import AskedQuestion, build
@@ -21,8 +22,9 @@ from luq.export.folder import PackedModel, export
 from luq.formats.layer_file import write_layer
 from luq.formats.linear import PackedLinear
 from luq.models.families import FAMILIES
+from luq.models.image_tokens import ImageTokens
 from luq.models.loading import model_class
-from luq.models.processors import load_processor
+from luq.models.processors import encode_chats, load_processor
 from luq.models.vlm import VLM, load_vlm
 from luq.profiling.capture import layer_outputs
 from luq.profiling.entropy import profile_entropy
@@ -57,8 +59,6 @@ class Packed(NamedTuple):
 
 
 def _pictures() -> Any:
-    from PIL import Image
-
     generator = torch.Generator().manual_seed(0)
     for index, (width, height) in enumerate(SHAPES * 10):
         pixels = torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8)
@@ -80,6 +80,25 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     config = CalibrationConfig("mixed", alpha=alpha, tokens=tokens, sample_tokens=32)
     samples = build(vlm, config, _pictures(), text_source("pocket", "calibration"))
     return Family(name, folder, vlm, samples)
+
+
+def test_a_picture_is_as_long_as_its_size_says(family: Family) -> None:
+    """But for a number of tokens that all pictures have, or that lie between tiles."""
+    processor = family.vlm.processor
+    if processor.image_token is None:
+        return
+    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "luq?"}]}
+    chat: str = processor.apply_chat_template([question], add_generation_prompt=True)
+    known = ImageTokens(processor)
+    lengths: dict[int, set[int]] = {}
+    for width, height in SHAPES:
+        encoded = encode_chats(processor, [chat], [[Image.new("RGB", (width, height))]])
+        count = known.count(width, height)
+        lengths.setdefault(count, set()).add(encoded["input_ids"].shape[1])
+    assert min(lengths) > 0
+    assert all(len(same) == 1 for same in lengths.values())
+    in_order = [same.pop() for _, same in sorted(lengths.items())]
+    assert in_order == sorted(in_order)
 
 
 def test_every_family_is_tried() -> None:

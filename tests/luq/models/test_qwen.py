@@ -12,6 +12,7 @@ from safetensors import safe_open
 from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.config import CalibrationConfig, LayerTiers, ModelConfig, RtnTier
 from luq.formats.layer_file import FILE, write_layer
+from luq.models.image_tokens import ImageTokens
 from luq.models.vlm import VLM, load_vlm
 from luq.quantization.layer import quantize_layer
 from luq.quantization.states import first_inputs, pass_through
@@ -70,7 +71,12 @@ def test_pixel_limits_bound_the_tokens(folder: Path) -> None:
             // 4
         )
         assert counts[-1] <= limit // 28**2
+        assert ImageTokens(processor).count(*image.size) == counts[-1]
     assert counts[0] < counts[1]
+
+
+def test_an_image_that_the_processor_refuses_counts_nothing(qwen: VLM) -> None:
+    assert ImageTokens(qwen.processor).count(2, 3000) == 0, "an aspect ratio beyond 200"
 
 
 @torch.no_grad()

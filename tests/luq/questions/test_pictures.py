@@ -11,7 +11,7 @@ from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw
 
 from luq.errors import DataError
-from luq.questions.pictures import FORMATS, MAX_PIXELS, decoded, reason
+from luq.questions.pictures import FORMATS, MAX_PIXELS, decoded, reason, size_of
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -43,6 +43,13 @@ def test_pictures_stand_upright_as_datasets_turns_them(orientation: int) -> None
     ours = decoded(content)
     assert ours.size == ((60, 90) if orientation > 4 else (90, 60))
     assert ours.tobytes() == theirs[0]["image"].convert("RGB").tobytes()
+    assert size_of(content) == ours.size
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture", turned(6)[:20]])
+def test_what_is_no_picture_has_no_size(content: bytes | None) -> None:
+    with pytest.raises(DataError, match=r"does not decode|no bytes"):
+        size_of(content)
 
 
 def test_orientation_6_is_a_quarter_turn_clockwise() -> None:

@@ -1,7 +1,10 @@
 """Digests of files: all bytes count, and each file is read once."""
 
+import json
+import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from luq.config import ModelConfig
 from luq.models.checkpoint import checkpoint
 from luq.pocket.shipped import WEIGHTS
 from luq.store import digests
-from luq.store.digests import file_digest
+from luq.store.digests import file_digest, read_once, state_of
 
 BIG = 150_000_000  # bytes: more than any share of a file that one might be tempted to read
 
@@ -42,17 +45,155 @@ def test_a_file_overwritten_in_place_is_read_again(tmp_path: Path) -> None:
     assert file_digest(file) != before
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as unchanged for long as soon as they are written."""
+    monkeypatch.setattr(digests, "SETTLED_SECONDS", -1.0)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A file that is large enough to be remembered across processes."""
+    file = tmp_path / "large"
+    file.write_bytes(b"a" * digests.LEAST_BYTES)
+    return file
+
+
+def as_new_process() -> None:
+    digests._remembered.cache_clear()
+
+
+@pytest.mark.usefixtures("settled")
 def test_a_settled_file_is_read_once(
+    large: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file_digest(large)
+    assert len(cache.read_text(encoding="utf-8").splitlines()) == 1
+    as_new_process()
+    monkeypatch.setattr(digests, "sha256_of", lambda file: pytest.fail("it is read again"))
+    assert file_digest(large) == before
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_small_file_is_remembered_by_the_process_alone(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a"
     file.write_text("content")
-    monkeypatch.setattr(digests, "SETTLED_SECONDS", -1.0)
     before = file_digest(file)
-    assert len(cache.read_text(encoding="utf-8").splitlines()) == 1
-    digests._remembered.cache_clear()
+    assert not cache.exists()
     monkeypatch.setattr(digests, "sha256_of", lambda file: pytest.fail("it is read again"))
     assert file_digest(file) == before
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.write_bytes(b"b" * digests.LEAST_BYTES),
+        lambda file: os.replace(shutil.copy(file, file.with_name("copy")), file),
+        lambda file: os.utime(file, ns=(0, 0)),
+    ],
+    ids=["content", "another file", "time"],
+)
+def test_a_changed_state_is_read_again(large: Path, change: Callable[[Path], object]) -> None:
+    before = state_of(large)
+    file_digest(large)
+    change(large)
+    as_new_process()
+    assert state_of(large) != before
+    assert file_digest(large) == (large.stat().st_size, digests.sha256_of(large))
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_file_that_is_written_while_it_is_read_is_not_remembered(
+    large: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = digests.sha256_of
+
+    def meanwhile(file: Path) -> str:
+        sha256 = read(file)
+        file.write_bytes(b"c" * digests.LEAST_BYTES)
+        return sha256
+
+    monkeypatch.setattr(digests, "sha256_of", meanwhile)
+    file_digest(large)
+    assert not cache.exists()
+    monkeypatch.setattr(digests, "sha256_of", read)
+    assert file_digest(large)[1] == read(large)
+
+
+def line(state: list[object], sha256: object) -> str:
+    return json.dumps({"file": state, "sha256": sha256}) + "\n"
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(
+    "sha256", ["", "A" * 64, "0" * 63, "0" * 64 + "\n", "z" * 64, None, 3, ["0" * 64]]
+)
+def test_a_digest_of_another_form_is_dropped(large: Path, cache: Path, sha256: object) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text(line(list(state_of(large)), sha256), encoding="utf-8")
+    as_new_process()
+    assert file_digest(large)[1] == digests.sha256_of(large)
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_outdated_memory_is_replaced(
+    large: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.parent.mkdir(parents=True)
+    before = [line([str(large), 1, 2, 3, time, 5], "0" * 64) for time in range(2000)]
+    cache.write_text("".join(before), encoding="utf-8")
+    as_new_process()
+    known = file_digest(large)
+    assert cache.read_text(encoding="utf-8").splitlines() == [
+        before[-1].strip(),
+        line(list(state_of(large)), known[1]).strip(),
+    ]
+    assert [file.name for file in cache.parent.iterdir()] == [cache.name]
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_a_file_says_is_read_once_while_it_does_not_change(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text("first")
+    read: list[str] = []
+
+    @read_once
+    def text(file: Path) -> str:
+        read.append(file.read_text())
+        return read[-1]
+
+    assert [text(file), text(file)] == ["first"] * 2
+    file.write_text("other content")
+    assert [text(file), text(file)] == ["other content"] * 2
+    assert read == ["first", "other content"]
+    with pytest.raises(FileNotFoundError):
+        text(tmp_path / "missing")
+
+
+def test_what_was_just_written_is_read_again(tmp_path: Path) -> None:
+    """Its next change could have the same time."""
+    file = tmp_path / "a"
+    file.write_text("content")
+    read: list[Path] = []
+    remembering = read_once(read.append)
+    remembering(file)
+    remembering(file)
+    assert read == [file, file]
+
+
+@pytest.mark.usefixtures("settled")
+def test_bytes_that_are_to_be_proved_are_read_anew(large: Path, cache: Path) -> None:
+    """Also where a disk lost some of them and no time stamp says so."""
+    cache.parent.mkdir(parents=True)
+    cache.write_text(line(list(state_of(large)), "0" * 64), encoding="utf-8")
+    as_new_process()
+    assert file_digest(large)[1] == "0" * 64
+    assert file_digest(large, anew=True)[1] == digests.sha256_of(large)
+    as_new_process()
+    assert file_digest(large)[1] == digests.sha256_of(large), "what was wrong is replaced"
 
 
 def test_without_a_home_a_file_is_read_once_by_each_process(
@@ -68,19 +209,18 @@ def test_without_a_home_a_file_is_read_once_by_each_process(
     assert file_digest(file) == before
 
 
-def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path, cache: Path) -> None:
-    file = tmp_path / "a"
-    file.write_text("content")
-    file_digest(file)
+def test_a_file_that_was_just_written_is_not_remembered(large: Path, cache: Path) -> None:
+    file_digest(large)
     assert not cache.exists()
-    assert time.time() - file.stat().st_mtime < digests.SETTLED_SECONDS
+    assert time.time() - large.stat().st_mtime < digests.SETTLED_SECONDS
 
 
 def test_a_damaged_memory_costs_time_and_nothing_else(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.parent.mkdir(parents=True)
-    cache.write_text('{"file": 3}\nno json\n{"file": ["a", 1, 2, 3, 4]}\n', encoding="utf-8")
+    damage = b'{"file": 3}\nno json\n{"file": ["a", 1, 2, 3, 4, 5]}\n[]\n\xff\n' + b"[" * 100_000
+    cache.write_bytes(damage)
     digests._remembered.cache_clear()
     file = tmp_path / "a"
     file.write_text("content")

@@ -154,7 +154,7 @@ def calibration(
 def own_calibration(
     checkpoint: Checkpoint, settings: CalibrationConfig, samples: OwnSamples
 ) -> Calibration:
-    """The calibration set of a user's own samples; its weighting and type are the settings's."""
+    """The calibration set of a user's own samples; weighting and type are as the settings say."""
     own = CalibrationConfig(
         name=settings.name,
         alpha=1.0,

@@ -170,8 +170,8 @@ def fixed_key(record: RunRecord, axis: str) -> str:
 def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> list[Comparison]:
     """Every value of an axis against one of them, best first.
 
-    Only mixed plans count (for what calibrates, one tier everywhere does too), and only settings
-    that both ran with. A setting's seeds are averaged question by question.
+    Only mixed plans count (for what calibrates and how layers are packed, one tier everywhere does
+    too), and only settings that both ran with. A setting's seeds are averaged question by question.
 
     Args:
         study: its runs are compared.
@@ -200,11 +200,11 @@ def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> l
 def _values(study: Study, axis: str) -> dict[str, Settings]:
     """Value of the axis -> its runs by setting."""
     label = label_of(axis)
-    calibrates = axis == "weighting" or axis.startswith("calibration")
+    is_of_tiers = axis == "weighting" or axis.startswith(("calibration", "quantizer."))
     # the 16-bit model is not calibrated, so a calibration set says nothing of it
     values: dict[str, Settings] = {}
     for record in study.records:
-        if is_mixed(record) or (calibrates and record.tiers[0] != "float16"):
+        if is_mixed(record) or (is_of_tiers and record.tiers[0] != "float16"):
             settings = values.setdefault(label(record), {})
             settings.setdefault(fixed_key(record, axis), []).append(record)
     return values

@@ -11,6 +11,8 @@ Perplexity is over the first windows of the text; a ratio is to the 16-bit model
 windows, with its 95 % interval over windows. CPU seconds are of calibration and quantization, of
 all threads.
 
+`--compute bfloat16` calibrates with products in bf16; the text is read in the model's own type.
+
 Named tiers may get other parameters, as in `gptq2:group_size=64,descent=2`. Other settings of the
 quantizer stand after a `+`, as in `gptq2:group_size=64+refine.steps=50+embeddings=gptq4`.
 """
@@ -39,6 +41,7 @@ from luq.api.graph import GraphSettings, LoadedGraph, calibration_of
 from luq.api.loaded import LoadedModel, load
 from luq.config import CalibrationConfig, QuantizerConfig
 from luq.config.building import build, plain
+from luq.config.calibration import COMPUTES
 from luq.config.named_tiers import NAMED_TIERS
 from luq.evaluation.artefacts import Packed, installed
 from luq.evaluation.measures import perplexity, perplexity_ratio
@@ -191,6 +194,7 @@ def parser_of_command(description: str, needs_texts: bool = True) -> argparse.Ar
     parser.add_argument("--tiers", nargs="+", default=TIERS)
     parser.add_argument("--propagation", default="exact", choices=("exact", "float"))
     parser.add_argument("--tokens", type=int, default=8192, help="of calibration")
+    parser.add_argument("--compute", default="model", choices=COMPUTES)
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--length", type=int, default=512, help="of windows and samples")
     parser.add_argument("--store", type=Path, help="keep what is made here")
@@ -213,6 +217,7 @@ def bench_of(arguments: argparse.Namespace, folder: Path) -> Bench:
         alpha=0,
         tokens=arguments.tokens,
         sample_tokens=arguments.length,
+        compute=arguments.compute,
         text=str(detokenized(arguments.calibration, folder)),
     )
     model = load(source, store=arguments.store or folder / "store")

@@ -14,7 +14,7 @@ import yaml
 
 from luq.config import RunConfig
 from luq.config.allocation import ERRORS, UNITS
-from luq.config.calibration import WEIGHTINGS
+from luq.config.calibration import COMPUTES, WEIGHTINGS
 from luq.config.evaluation import PROTOCOLS, SPLITS
 from luq.config.order import MODALITIES
 from luq.config.quantizer import PARTS, PROPAGATIONS, TOKEN_WEIGHTS
@@ -37,6 +37,7 @@ HYDRA = {
 CHOICES = {
     "allocation.error": ERRORS,
     "allocation.unit": UNITS,
+    "calibration.compute": COMPUTES,
     "calibration.weighting": WEIGHTINGS,
     "evaluation.protocol": PROTOCOLS,
     "evaluation.split": SPLITS,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -154,11 +154,12 @@ def calibration(
 def own_calibration(
     checkpoint: Checkpoint, settings: CalibrationConfig, samples: OwnSamples
 ) -> Calibration:
-    """The calibration set of a user's own samples; of the settings only the weighting counts."""
+    """The calibration set of a user's own samples; weighting and type are as the settings say."""
     own = CalibrationConfig(
         name=settings.name,
         alpha=1.0,
         weighting=settings.weighting,
+        compute=settings.compute,
         image_factor=settings.image_factor,
     )
     return Calibration(checkpoint, own, samples, None)
@@ -189,7 +190,7 @@ def samples_of(calibration: Calibration, tools: Tools) -> "CalibrationSet":
                     f"first made ({expected}): an installed package prepares images or text "
                     f"differently. Delete {tools.store.folder(calibration)} and run again"
                 )
-        return samples
+        return replace(samples, compute=calibration.settings.compute)
 
     return tools.hold(CalibrationSet, calibration, make)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -46,6 +47,7 @@ class CalibrationSet:
     samples: list[Sample]
     hash: str
     image_weight: float = 1.0  # of an image token in a Hessian, against 1 of a text token
+    compute: str = "model"  # the type in which products are computed: the model's, or bfloat16
 
     @classmethod
     def of(
@@ -98,6 +100,13 @@ class CalibrationSet:
             size = max(1, tokens // length)
             for start in range(0, len(group), size):
                 yield group[start : start + size]
+
+
+def computed_in(compute: str, device: torch.device) -> AbstractContextManager[object]:
+    """Products of linears in a type, as `CalibrationConfig.compute` says, with fp32 sums."""
+    if compute == "model":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, compute))
 
 
 def inputs_of(batch: list[Sample], device: torch.device) -> dict[str, Tensor]:

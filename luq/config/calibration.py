@@ -17,6 +17,7 @@ from luq.config.evaluation import require_benchmark
 FEWEST_TOKENS = 256  # of a calibration set
 OWN_SAMPLES = ".jsonl"  # how a file of a user's own samples ends
 WEIGHTINGS = ("count", "balance", "factor")
+COMPUTES = ("model", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class CalibrationConfig:
     # factor (an image token counts `image_factor` times as much as a text token).
     weighting: str = "count"
     image_factor: float = 1.0
+    # How the samples go through the model: model (in its own type), or bfloat16, whose products are
+    # several times as fast where the processor has them. Weights, norms and Hessians stay.
+    compute: str = "model"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,6 +62,8 @@ class CalibrationConfig:
             self.image_factor,
             "1, unless calibration.weighting=factor",
         )
+        allowed = f"one of {', '.join(COMPUTES)}"
+        require(self.compute in COMPUTES, "calibration.compute", self.compute, allowed)
         require_between("calibration.alpha", self.alpha, 0, 1, "in [0, 1]")
         require_count("calibration.tokens", self.tokens, FEWEST_TOKENS)
         require_between(

@@ -42,7 +42,7 @@ class ModelConfig:
     # of calibration activations that stay in memory; the others wait on disk
     activations_gb: float = 4.0
     # Leave the decoder's layers on disk and read each when it is needed, in the checkpoint's own
-    # dtype.
+    # dtype; on a CPU fp16 is read as fp32.
     stream: bool = False
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
-from luq.calibration.samples import CalibrationSet, inputs_of
+from luq.calibration.samples import CalibrationSet, computed_in, inputs_of
 from luq.errors import DataError
 from luq.models.scratch import Scratch, Slot
 from luq.models.vlm import VLM
@@ -145,7 +145,8 @@ def layer_outputs(
     try:
         for batch in calibration.batches():
             # Without its head: that would unfold its weight per sample, and nobody needs it.
-            vlm.model.base_model(**inputs_of(batch, vlm.device), use_cache=False)
+            with computed_in(calibration.compute, vlm.device):
+                vlm.model.base_model(**inputs_of(batch, vlm.device), use_cache=False)
             outputs.advance(sum(sample.tokens for sample in batch))
     finally:
         outputs.finish()

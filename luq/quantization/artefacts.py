@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 GRADIENTS = "gradients.safetensors"
-REFINEMENT_VERSION = 1  # raise it when a refined layer gets other bytes
+REFINEMENT_VERSION = 2  # raise it when a refined layer gets other bytes
 REFINED = "-refined"  # after the name of a refined layer's tier, where work is told apart
 T = TypeVar("T")
 Errors = dict[str, float]  # of the linears of one layer
@@ -151,7 +151,7 @@ class PackedLayer(Artefact[LayerFolder]):
     """
 
     stage: ClassVar[str] = "layers"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     checkpoint: Checkpoint
     index: int
     tiers: LayerTiers
@@ -366,7 +366,7 @@ class PackedPart(Artefact[LayerFolder]):
     """
 
     stage: ClassVar[str] = "parts"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     checkpoint: Checkpoint
     part: str
     tier: TierConfig

@@ -73,6 +73,33 @@ class BlockGrid:
         means = self.kind.means(codes.to(torch.uint8))
         return means * self.step[:, group] + self.offset[:, group]
 
+    def encode_columns(self, columns: Float[Tensor, "*n out"], group: int) -> Tensor:
+        """Nearest codes of columns of one group; a column is a row here."""
+        return nearest_codes(self.kind, columns, self._steps[group], self._offsets[group])
+
+    def decode_columns(self, codes: Float[Tensor, "*n out"], group: int) -> Tensor:
+        """What codes of columns of one group mean."""
+        means = self.kind.means(codes.to(torch.uint8))
+        return means * self._steps[group] + self._offsets[group]
+
+    @cached_property
+    def _steps(self) -> Float32[Tensor, "groups out"]:
+        return self.step.T.contiguous()
+
+    @cached_property
+    def _offsets(self) -> Float32[Tensor, "groups out"]:
+        return self.offset.T.contiguous()
+
+    def of_rows(self, rows: slice) -> "BlockGrid":
+        """The grid of some rows."""
+        return BlockGrid(
+            self.kind,
+            self.scale[rows],
+            self.shift[rows],
+            self.sub_scales[rows],
+            self.sub_shifts[rows],
+        )
+
     def with_rows(self, is_other: Bool[Tensor, " out"], other: "BlockGrid") -> "BlockGrid":
         """The same with some rows of another grid of the same type."""
         mask = is_other[:, None]

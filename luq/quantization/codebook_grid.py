@@ -93,6 +93,19 @@ class CodebookGrid:
         """What codes of columns in the sub-blocks `group` mean."""
         return codes * self.step[:, group]
 
+    def encode_columns(self, columns: Float[Tensor, "n out"], group: int) -> Tensor:
+        """Nearest codes of columns of one sub-block, of whole units of eight; a column is a row."""
+        groups = torch.full((len(columns),), group, device=columns.device)
+        return self.encode(columns.T, groups).T
+
+    def decode_columns(self, codes: Float[Tensor, "*n out"], group: int) -> Tensor:
+        """What codes of columns of one sub-block mean."""
+        return codes * self.step[:, group]
+
+    def of_rows(self, rows: slice) -> "CodebookGrid":
+        """The grid of some rows."""
+        return CodebookGrid(self.kind, self.scale[rows], self.sub_scales[rows], self.moves[rows])
+
     def with_rows(self, is_other: Bool[Tensor, " out"], other: "CodebookGrid") -> "CodebookGrid":
         """The same with some rows of another grid of the same type."""
         mask = is_other[:, None]
@@ -149,7 +162,7 @@ class UnitRounding(GridRounding[CodebookGrid]):
             unit = slice(index, index + UNIT)
             self.codes = self.grid.nearest(ahead(UNIT), self.importance[unit], self.group[unit])
         codes = self.codes[:, place]
-        return codes, codes * self.grid.step[:, self.group[index]]
+        return codes, codes * self.grid.step[:, self.places[index]]
 
 
 def fit_codebook(

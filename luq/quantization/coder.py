@@ -1,14 +1,15 @@
 """A weight into codes on a grid, with error feedback, whatever the grid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from luq.quantization.feedback import Ahead, CodeGrid, descend, sweep
+from luq.quantization.feedback import Ahead, CodeGrid, descend, sweep_columns
 
 G = TypeVar("G", bound="RowGrid")
 
@@ -30,6 +31,26 @@ class CodedRows(Generic[G]):
     grid: G
 
 
+@dataclass(frozen=True)
+class SweptRows(Generic[G]):
+    """Codes of a weight's rows as a sweep leaves them, their grid, and each row's error under the
+    damped Hessian.
+    """
+
+    codes: Float[Tensor, "in out"]
+    grid: G
+    error: Float[Tensor, " out"]
+
+    def or_better(self, other: "SweptRows[G]") -> "SweptRows[G]":
+        """Of each row the one with the less error; no row knows of others."""
+        is_better = other.error < self.error
+        return SweptRows(
+            torch.where(is_better, other.codes, self.codes),
+            self.grid.with_rows(is_better, other.grid),
+            torch.where(is_better, other.error, self.error),
+        )
+
+
 class GridRounding(Generic[G]):
     """Rounds columns to a grid.
 
@@ -41,14 +62,15 @@ class GridRounding(Generic[G]):
     def __init__(self, grid: G, group: Int64[Tensor, " in"]) -> None:
         self.grid = grid
         self.group = group
+        self.places: list[int] = group.tolist()  # the same, where the sweep is steered
 
     def round(
         self, index: int, column: Float[Tensor, " out"], ahead: Ahead
     ) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
         """As in `Rounding`."""
-        group = self.group[index : index + 1]
-        codes = self.grid.encode(column[:, None], group)
-        return codes[:, 0], self.grid.decode(codes, group)[:, 0]
+        group = self.places[index]
+        codes = self.grid.encode_columns(column, group)
+        return codes, self.grid.decode_columns(codes, group)
 
 
 @dataclass(frozen=True)
@@ -73,38 +95,41 @@ class Coder:
     block: int
     descents: int
 
+    @cached_property
+    def columns(self) -> Float[Tensor, "in out"]:
+        """The weight, a column a row."""
+        return self.target.T.contiguous()
+
     @property
     def group(self) -> Int64[Tensor, " in"]:
         """In which group each column lies."""
         return torch.arange(len(self.order), device=self.order.device) // self.group_size
 
-    def coded(self, grid: G) -> CodedRows[G]:
+    def swept(self, grid: G) -> SweptRows[G]:
         """All rows on a grid that stays as it is."""
-        return self.coded_by(GridRounding(grid, self.group[self.order]))
+        return self.swept_by(GridRounding(grid, self.group[self.order]))
 
-    def coded_by(self, rounding: GridRounding[G]) -> CodedRows[G]:
+    def swept_by(self, rounding: GridRounding[G]) -> SweptRows[G]:
         """All rows as a rounding codes them, which may change its grid on the way."""
-        swept = sweep(self.target[:, self.order], self.upper, self.block, rounding)
-        codes = torch.empty_like(swept)
-        codes[:, self.order] = swept
-        for _ in range(self.descents):
-            descend(self.target, self.hessian, codes, rounding.grid, self.group_size, self.block)
-        return CodedRows(codes, rounding.grid)
+        work = self.columns.index_select(0, self.order)
+        swept = sweep_columns(work, self.upper, self.block, rounding)
+        codes = work.index_copy_(0, self.order, swept.codes)  # the weights there are used up
+        return SweptRows(codes, rounding.grid, swept.error)
 
-    def best(self, candidates: Sequence[CodedRows[G]]) -> CodedRows[G]:
-        """Of each row the one with the least error under the Hessian."""
-        rows = candidates[0]
-        for others in candidates[1:]:
-            rows = self.better(rows, others)
-        return rows
-
-    def better(self, rows: CodedRows[G], others: CodedRows[G]) -> CodedRows[G]:
-        """Of each row the one with the less error under the Hessian; no row knows of others."""
-        is_better = self.errors(others) < self.errors(rows)
-        codes = torch.where(is_better[:, None], others.codes, rows.codes)
-        return CodedRows(codes, rows.grid.with_rows(is_better, others.grid))
-
-    def errors(self, rows: CodedRows[G]) -> Float[Tensor, " out"]:
-        """D_r H D_r^T of every row r of D = Q - W."""
-        difference = rows.grid.decode(rows.codes, self.group) - self.target
-        return ((difference @ self.hessian) * difference).sum(1)
+    def coded(self, candidates: Iterable[SweptRows[G]]) -> CodedRows[G]:
+        """Of each row the candidate with the least error under the damped Hessian, descended."""
+        rows: SweptRows[G] | None = None
+        for candidate in candidates:
+            rows = candidate if rows is None else rows.or_better(candidate)
+        if rows is None:
+            raise ValueError("there are no candidates")
+        if self.descents > 0:
+            descend(
+                self.columns,
+                self.hessian,
+                rows.codes,
+                rows.grid,
+                self.group_size,
+                self.descents,
+            )
+        return CodedRows(rows.codes.T.contiguous(), rows.grid)

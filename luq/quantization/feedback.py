@@ -4,19 +4,30 @@ GPTQ (Frantar et al., ICLR 2023), section 3 and algorithm 1; U as in `luq.quanti
 
 | symbol | in the code | meaning |
 |---|---|---|
-| W | `weight` | the weight [out, in], compensated column after column |
+| W | `columns` | the weight, a column a row [in, out], compensated column after column |
 | Q | `values` | what its codes mean |
 | U | `upper` | upper triangle with U^T U = (H + damping)^-1: the paper's Cholesky(H^-1)^T |
 | E | `errors` | E_:j = (W_:j - Q_:j) / U_jj, of the columns of a block |
 | B | `block` | columns whose errors reach the columns beyond them at once |
+
+W, as it was, less Q is E U: so sum_j E_rj^2 is the error of row r under the damped Hessian,
+D_r (H + damping) D_r^T with D = Q - W, and costs no product.
+
+Weights and codes are held transposed: a column is a contiguous row. Within a block, errors reach
+the columns beyond a strip of a few at once, so that what a column changes stays in a processor's
+cache.
 """
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
+
+STRIP = 16  # columns whose changes reach the rest of their block at once
+BLOCK = 512  # columns whose slopes descent computes at once: a product of good shape
+ROWS = 4096  # rows of a weight on which descent works at a time: it holds some copies of them
 
 # ahead(n): the n columns [out, n] from the current one on, with all errors so far made up for;
 # fewer where fewer are left.
@@ -27,16 +38,16 @@ Ahead = Callable[[int], Tensor]
 class CodeGrid(Protocol):
     """What codes mean, by row and group of columns."""
 
-    def encode(
-        self, weight: Float[Tensor, "out n"], group: Int64[Tensor, " n"]
-    ) -> Float[Tensor, "out n"]:
-        """Nearest codes of columns that lie in the groups `group`."""
+    def encode_columns(self, columns: Float[Tensor, "*n out"], group: int) -> Tensor:
+        """Nearest codes of columns that lie in one group."""
         ...
 
-    def decode(
-        self, codes: Float[Tensor, "out n"], group: Int64[Tensor, " n"]
-    ) -> Float[Tensor, "out n"]:
-        """What codes of columns in the groups `group` mean."""
+    def decode_columns(self, codes: Float[Tensor, "*n out"], group: int) -> Tensor:
+        """What codes of columns in one group mean."""
+        ...
+
+    def of_rows(self, rows: slice) -> "CodeGrid":
+        """The grid of some rows."""
         ...
 
 
@@ -57,61 +68,94 @@ class Rounding(Protocol):
         ...
 
 
+class Swept(NamedTuple):
+    """What a sweep gives: codes, and the error of each row under the damped Hessian."""
+
+    codes: Float[Tensor, "in out"]
+    error: Float[Tensor, " out"]
+
+
 def sweep(
     weight: Float[Tensor, "out in"],
     upper: Float[Tensor, "in in"],
     block: int,
     rounding: Rounding,
 ) -> Float[Tensor, "out in"]:
+    """The codes of `sweep_columns` for a weight that is left as it is."""
+    return sweep_columns(weight.T.contiguous(), upper, block, rounding).codes.T.contiguous()
+
+
+def sweep_columns(
+    columns: Float[Tensor, "in out"],
+    upper: Float[Tensor, "in in"],
+    block: int,
+    rounding: Rounding,
+) -> Swept:
     """GPTQ's sweep: round column by column, and pass each error on to the columns to come.
 
     Args:
-        weight: W, in the order in which columns are rounded; left as it is.
+        columns: W, in the order in which columns are rounded; used up.
         upper: U, in the same order.
         block: B; it changes the result by rounding errors only.
         rounding: how a column becomes codes.
-
-    Returns:
-        The codes.
     """
-    state = _Sweep(weight, upper)
-    columns = weight.shape[1]
-    codes = torch.empty_like(state.columns)
-    for start in range(0, columns, block):
-        state.begin_block(start, min(start + block, columns))
-        for j in range(state.start, state.end):
-            state.index = j
-            codes[j], values = rounding.round(j, state.columns[j], state.ahead)
-            state.pass_on(values)
+    state = _Sweep(columns, upper)
+    codes = torch.empty_like(columns)
+    error = torch.zeros_like(columns[0])
+    for start in range(0, len(columns), block):
+        state.begin_block(start, min(start + block, len(columns)))
+        for first in range(state.start, state.end, STRIP):
+            state.begin_strip(first, min(first + STRIP, state.end))
+            for j in range(state.first, state.last):
+                state.index = j
+                codes[j], values = rounding.round(j, state.columns[j], state.ahead)
+                error_of_column = state.pass_on(values)
+                error.addcmul_(error_of_column, error_of_column)
+            state.end_strip()
         state.end_block()
-    return codes.T.contiguous()
+    return Swept(codes, error)
 
 
 class _Sweep:
-    """A weight on its way through a sweep. It is held transposed: a column is a contiguous row."""
+    """A weight on its way through a sweep: at a column of a strip of a block."""
 
-    def __init__(self, weight: Float[Tensor, "out in"], upper: Float[Tensor, "in in"]) -> None:
-        self.columns = weight.T.contiguous()
+    def __init__(self, columns: Float[Tensor, "in out"], upper: Float[Tensor, "in in"]) -> None:
+        self.columns = columns
         self.upper = upper
-        self.start = 0
+        self.start = 0  # of the block
         self.end = 0
+        self.first = 0  # of the strip
+        self.last = 0
         self.index = 0
-        self.errors = self.columns[:0]
+        self.errors = columns[:0]  # of the block
+        self.triangle = upper[:0, :0]  # U of the block
 
     def begin_block(self, start: int, end: int) -> None:
         self.start = start
         self.end = end
         self.errors = torch.empty_like(self.columns[start:end])
+        self.triangle = self.upper[start:end, start:end].contiguous()
 
-    def pass_on(self, values: Float[Tensor, " out"]) -> None:
-        """Pass on the error of the current column inside the block."""
+    def begin_strip(self, first: int, last: int) -> None:
+        self.first = first
+        self.last = last
+
+    def pass_on(self, values: Float[Tensor, " out"]) -> Float[Tensor, " out"]:
+        """Pass on the error of the current column inside the strip, and return it."""
         j = self.index
+        factors = self.triangle[j - self.start]
         # E_:j = (W_:j - Q_:j) / U_jj
-        error = (self.columns[j] - values) / self.upper[j, j]
-        self.errors[j - self.start] = error
-        # W_:,j:end -= E_:j U_j,j:end
-        later = self.columns[j + 1 : self.end]
-        later.addr_(self.upper[j, j + 1 : self.end], error, alpha=-1)
+        error = self.errors[j - self.start]
+        torch.sub(self.columns[j], values, out=error)
+        error /= factors[j - self.start]
+        # W_:,j:last -= E_:j U_j,j:last
+        later = self.columns[j + 1 : self.last]
+        later.addr_(factors[j + 1 - self.start : self.last - self.start], error, alpha=-1)
+        return error
+
+    def end_strip(self) -> None:
+        """Pass on all errors of the strip to the rest of the block."""
+        self._pass_on(self.first, self.last, self.columns[self.last : self.end])
 
     def end_block(self) -> None:
         """Pass on all errors of the block to the columns beyond it."""
@@ -122,55 +166,131 @@ class _Sweep:
     def ahead(self, amount: int) -> Float[Tensor, "out n"]:
         """Up to `amount` columns from the current one on, with all errors so far made up for."""
         j = self.index
-        window = self.columns[j : j + amount].clone()
-        if j + amount > self.end:
-            # columns beyond the block still lack the errors of the block's columns so far
-            factors = self.upper[self.start : j, self.end : j + amount]
+        stop = min(j + amount, len(self.columns))
+        window = self.columns[j:stop].clone()
+        # columns beyond the strip still lack the errors of the strip's columns so far
+        within = min(stop, self.end)
+        self._pass_on(self.first, j, window[self.last - j : within - j])
+        # columns beyond the block those of the block's
+        factors = self.upper[self.start : j, self.end : stop]
+        if stop > self.end:
             window[self.end - j :] -= factors.T @ self.errors[: j - self.start]
         return window.T.contiguous()
 
+    def _pass_on(self, first: int, last: int, later: Float[Tensor, "n out"]) -> None:
+        """Pass on the errors of some columns to those that follow the strip, in the same block."""
+        here = self.last - self.start
+        rows = slice(first - self.start, last - self.start)
+        factors = self.triangle[rows, here : here + len(later)]
+        later.addmm_(factors.T, self.errors[rows], alpha=-1)
+
 
 def descend(
-    weight: Float[Tensor, "out in"],
+    columns: Float[Tensor, "in out"],
     hessian: Float[Tensor, "in in"],
-    codes: Float[Tensor, "out in"],
+    codes: Float[Tensor, "in out"],
     grid: CodeGrid,
     group_size: int,
-    block: int,
+    passes: int = 1,
+    block: int = BLOCK,
 ) -> None:
-    """One pass of coordinate descent on tr(D H D^T) with D = Q - W, in place.
+    """Passes of coordinate descent on tr(D H D^T) with D = Q - W, in place: there and back in turn.
 
     As a function of column j of Q, all others held, each row's error is a parabola with its
     minimum at q - G_j / H_jj, where G = D H is half its slope: the nearest code to that is the best
-    one. The error never grows. Columns that no token used (H_jj = 0) keep their codes.
+    one. The error never grows. Columns that no token used (H_jj = 0) keep what they mean.
 
     Args:
-        weight: W.
+        columns: W.
         hessian: H, not damped.
         codes: of Q; changed in place.
         grid: what codes mean.
         group_size: columns of a group of the grid; the last one may have fewer.
-        block: columns whose changes reach the slopes beyond them at once.
+        passes: over all columns.
+        block: columns whose slopes are computed at once.
     """
-    columns = weight.shape[1]
-    group = torch.arange(columns, device=weight.device) // group_size
-    values = grid.decode(codes, group)  # Q as it is before the pass
-    slope = (values - weight) @ hessian  # G
-    steepness = hessian.diagonal()
-    is_used = (steepness > 0).tolist()
-    for start in range(0, columns, block):
-        end = min(start + block, columns)
-        block_slope = slope[:, start:end].clone()
-        changes = torch.zeros_like(block_slope)
-        for j in range(start, end):
-            if not is_used[j]:
-                continue
-            column = codes[:, j : j + 1]
-            column_group = group[j : j + 1]
-            minimum = values[:, j] - block_slope[:, j - start] / steepness[j]
-            column[:] = grid.encode(minimum[:, None], column_group)
-            change = grid.decode(column, column_group)[:, 0] - values[:, j]
-            changes[:, j - start] = change
-            # G += (change of Q_:j) H_j
-            block_slope.addr_(change, hessian[j, start:end])
-        slope.addmm_(changes, hessian[start:end])
+    blocks = [slice(s, min(s + block, len(columns))) for s in range(0, len(columns), block)]
+    for first in range(0, columns.shape[1], ROWS):
+        rows = slice(first, first + ROWS)
+        state = _Descent(columns[:, rows], hessian, codes[:, rows], grid.of_rows(rows), group_size)
+        for place in range(passes):
+            state.go(blocks if place % 2 == 0 else blocks[::-1], is_first=place == 0)
+
+
+class _Descent:
+    """Some rows of a weight on their way through a descent.
+
+    The first pass computes the slopes of a block when it comes to it. These lack what the block
+    itself changes then, and what the blocks after it change. The pass back adds both, and what it
+    changes in the blocks on its way, and so on: a pass after the first costs half a product.
+    """
+
+    def __init__(
+        self,
+        columns: Float[Tensor, "in out"],
+        hessian: Float[Tensor, "in in"],
+        codes: Float[Tensor, "in out"],
+        grid: CodeGrid,
+        group_size: int,
+    ) -> None:
+        self.columns = columns
+        self.hessian = hessian
+        self.codes = codes
+        self.grid = grid
+        self.group_size = group_size
+        self.difference = torch.empty_like(columns)  # D
+        for group, start in enumerate(range(0, len(columns), group_size)):
+            part = slice(start, start + group_size)
+            values = grid.decode_columns(codes[part], group)
+            torch.sub(values, columns[part], out=self.difference[part])
+        self.slopes = torch.empty_like(columns)  # G, as blocks met it last
+        self.changes = torch.zeros_like(columns)  # of D, of each block's last visit
+        self.unknown = torch.zeros_like(columns)  # changes of D that slopes to come lack
+
+    def go(self, blocks: Sequence[slice], is_first: bool) -> None:
+        """One pass over blocks of columns, from one end to the other."""
+        begin = blocks[0]
+        for part in blocks:
+            if is_first:
+                torch.mm(self.hessian[part], self.difference, out=self.slopes[part])
+            else:
+                passed = slice(min(begin.start, part.start), max(begin.stop, part.stop))
+                factors = self.hessian[part, passed]
+                self.slopes[part].addmm_(factors, self.unknown[passed])
+            changes = self._visit(part, self.slopes[part].clone())
+            self.unknown[part] += changes
+            self.changes[part] = changes
+        self.unknown.copy_(self.changes)
+
+    def _visit(self, part: slice, slope: Float[Tensor, "n out"]) -> Float[Tensor, "n out"]:
+        """Give each column of a block its best codes, one after the other.
+
+        Args:
+            part: the columns.
+            slope: G of them; used up.
+
+        Returns:
+            The changes of D.
+        """
+        metric = self.hessian[part, part].contiguous()
+        steepness = metric.diagonal()
+        # G / inf = 0: a column that no token used stays
+        steepness = torch.where(steepness > 0, steepness, torch.inf)
+        changes = torch.empty_like(slope)
+        for first in range(0, len(slope), STRIP):
+            last = min(first + STRIP, len(slope))
+            for j in range(first, last):
+                column = part.start + j
+                group = column // self.group_size
+                values = self.grid.decode_columns(self.codes[column], group)
+                minimum = values - slope[j] / steepness[j]
+                codes = self.grid.encode_columns(minimum, group)
+                new_values = self.grid.decode_columns(codes, group)
+                self.codes[column] = codes
+                torch.sub(new_values, values, out=changes[j])
+                torch.sub(new_values, self.columns[column], out=self.difference[column])
+                # G += (change of Q_:j) H_j
+                slope[j + 1 : last].addr_(metric[j, j + 1 : last], changes[j])
+            strip = slice(first, last)
+            slope[last:].addmm_(metric[last:, strip], changes[strip])
+        return changes

@@ -12,6 +12,7 @@ is computed with them, so what is meant and what is written cannot differ.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +28,7 @@ SMALLEST_SCALE = 2.0**-24  # the smallest positive fp16 number
 # groups of 128 have their least error at 0.44 for a ternary grid (median), 0.61 for 2 bits and 0.80
 # for 3. GPTQ's reference code goes down to 0.2.
 SMALLEST_RANGE = 0.4
+CHUNK = 2**18  # weights that are searched at a time: they stay in a processor's cache
 
 
 def nearest_codes(weight: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor:
@@ -59,6 +61,26 @@ class Grid:
         """What codes of columns in the groups `group` mean."""
         return values_of(codes, self.scale[:, group], self.zero[:, group])
 
+    def encode_columns(self, columns: Float[Tensor, "*n out"], group: int) -> Tensor:
+        """Nearest codes of columns of one group; a column is a row here."""
+        return nearest_codes(columns, self._scales[group], self._zeros[group], self.levels)
+
+    def decode_columns(self, codes: Float[Tensor, "*n out"], group: int) -> Tensor:
+        """What codes of columns of one group mean."""
+        return values_of(codes, self._scales[group], self._zeros[group])
+
+    @cached_property
+    def _scales(self) -> Float[Tensor, "groups out"]:
+        return self.scale.T.contiguous()
+
+    @cached_property
+    def _zeros(self) -> Float[Tensor, "groups out"]:
+        return self.zero.T.contiguous()
+
+    def of_rows(self, rows: slice) -> "Grid":
+        """The grid of some rows."""
+        return Grid(self.scale[rows], self.zero[rows], self.levels)
+
     def with_rows(self, is_other: Bool[Tensor, " out"], other: "Grid") -> "Grid":
         """The same with some rows of another grid."""
         scale = torch.where(is_other[:, None], other.scale, self.scale)
@@ -86,15 +108,32 @@ def fit(
         steps: shrink factors in (0.4, 1] that the clip search tries: each row and group takes the
             one with the least squared rounding error. 0: no search, the grid spans all weights.
     """
-    rows, columns = weight.shape
-    groups = -(-columns // group_size)
-    grouped = _filled_up(weight, group_size).view(rows, groups, group_size)
-    scale, zero = _spanning(grouped, levels, symmetric, shrink=1.0)
-    if steps == 0:
-        return Grid(scale, zero, levels)
+    columns = weight.shape[1]
     if importance is None:
         importance = torch.ones(columns, device=weight.device)
-    importance = _filled_up(importance, group_size).view(1, groups, group_size)
+    importance = _filled_up(importance, group_size).view(1, -1, group_size)
+    scales: list[Tensor] = []
+    zeros: list[Tensor] = []
+    # rows know nothing of each other
+    for part in torch.split(weight, max(1, CHUNK // columns)):
+        grouped = _filled_up(part, group_size).view(len(part), -1, group_size)
+        scale, zero = _searched(grouped, importance, levels, symmetric, steps)
+        scales.append(scale)
+        zeros.append(zero)
+    return Grid(torch.cat(scales), torch.cat(zeros), levels)
+
+
+def _searched(
+    grouped: Float[Tensor, "out groups size"],
+    importance: Float[Tensor, "1 groups size"],
+    levels: int,
+    symmetric: bool,
+    steps: int,
+) -> tuple[Float[Tensor, "out groups"], Float[Tensor, "out groups"]]:
+    """Scale and zero of some rows, as `fit` searches them."""
+    scale, zero = _spanning(grouped, levels, symmetric, shrink=1.0)
+    if steps == 0:
+        return scale, zero
     least = _rounding_error(grouped, importance, scale, zero, levels)
     for step in range(1, steps):
         shrink = 1.0 - (1.0 - SMALLEST_RANGE) * step / steps
@@ -104,7 +143,7 @@ def fit(
         scale = torch.where(better, new_scale, scale)
         zero = torch.where(better, new_zero, zero)
         least = torch.where(better, error, least)
-    return Grid(scale, zero, levels)
+    return scale, zero
 
 
 def _filled_up(x: Float[Tensor, "*rows in"], group_size: int) -> Float[Tensor, "*rows whole"]:

@@ -1,6 +1,7 @@
 """One decoder layer into its tiers: Hessians of its linears' inputs, and the packed weights."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +17,7 @@ from luq.models.decoder import linears_of
 from luq.models.vlm import VLM
 from luq.quantization.hessian import SplitHessian
 from luq.quantization.methods import Quantizer, make_quantizer
-from luq.quantization.states import State
+from luq.quantization.states import Captured, State
 
 Groups = tuple[tuple[str, ...], ...]  # linears that share an input, in the forward pass's order
 Hessian = Float[Tensor, "in in"]
@@ -76,6 +77,8 @@ def hessians(
 ) -> dict[str, Hessian]:
     """One Hessian per group of linears that share an input.
 
+    A batch goes only as far into the layer as its linears are wanted.
+
     Args:
         layer: the decoder layer, with whatever linears stand in it.
         states: the layer's inputs, batch by batch.
@@ -85,35 +88,77 @@ def hessians(
     Returns:
         Name of each linear -> H [in, in]; linears of a group have the very same tensor.
     """
-    sums: list[SplitHessian] = []
-    hooks: list[Any] = []
     if not groups:
         return {}
-    current = states[0]
     apart = held_out_states(states, held_out)
-
-    def listen(group: tuple[str, ...]) -> None:
-        linear: Any = layer.get_submodule(group[0])
-        total = SplitHessian(int(linear.in_features), states[0].device)
-
-        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            total.add(inputs[0], current.weights(group), current in apart)
-
-        sums.append(total)
-        hooks.append(linear.register_forward_pre_hook(add))
-
-    for group in groups:
-        listen(group)
+    listeners = [_Listener(layer, group, states[0].device) for group in groups]
+    for listener in listeners:
+        listener.others = listeners
     try:
-        for current in states:
-            current.output(layer)
+        for state in states:
+            for listener in listeners:
+                listener.begin(state, state in apart)
+            _run_until_heard(layer, state, listeners)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for listener in listeners:
+            listener.hook.remove()
     by_linear: dict[str, Hessian] = {}
-    for group, total in zip(groups, sums, strict=True):
-        by_linear |= dict.fromkeys(group, total.mean())
+    for listener in listeners:
+        by_linear |= dict.fromkeys(listener.group, listener.total.mean())
     return by_linear
+
+
+class _Listener:
+    """Sums the inputs of one group of linears, batch by batch.
+
+    Args:
+        layer: in which they stand.
+        group: their names.
+        device: where it sums.
+    """
+
+    def __init__(self, layer: nn.Module, group: tuple[str, ...], device: torch.device) -> None:
+        linear: Any = layer.get_submodule(group[0])
+        self.group = group
+        self.total = SplitHessian(int(linear.in_features), device)
+        self.hook = linear.register_forward_pre_hook(self._add)
+        self.others: Sequence[_Listener] = ()  # all of the same pass
+        self.calls = 0  # in this batch
+        self._usual_calls = 0  # the most in a batch so far
+        self._weights: Tensor | None = None
+        self._is_held_out = False
+
+    def begin(self, state: State, is_held_out: bool) -> None:
+        """A batch comes."""
+        self.calls = 0
+        self._weights = state.weights(self.group)
+        self._is_held_out = is_held_out
+
+    def end(self) -> None:
+        """The batch has gone as far into the layer as it had to."""
+        self._usual_calls = max(self._usual_calls, self.calls)
+
+    @property
+    def has_all(self) -> bool:
+        """Whether it was called as often as in other batches."""
+        return 0 < self._usual_calls <= self.calls
+
+    def _add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.total.add(inputs[0], self._weights, self._is_held_out)
+        self.calls += 1
+        if all(other.has_all for other in self.others):
+            raise Captured  # what comes after it in the layer is not wanted
+
+
+def _run_until_heard(layer: nn.Module, state: State, listeners: Sequence[_Listener]) -> None:
+    """Run a layer on a batch until all listeners have heard what they listen for.
+
+    The first batch goes through the whole layer, and says how often each is called.
+    """
+    with suppress(Captured):
+        state.output(layer)
+    for listener in listeners:
+        listener.end()
 
 
 def held_out_states(states: list[State], share: float) -> set[State]:

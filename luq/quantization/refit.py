@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from luq.quantization.hessian import add_product_, mirror_
 from luq.quantization.states import State
 from luq.quantization.tuning import Lesson, Lessons, TrialLinear
 
@@ -182,13 +183,14 @@ def _is_added(layer: nn.Module, linear: TrialLinear, lesson: Lesson) -> bool:
 
 def _add(part: Seen, metric: Tensor, cross: Tensor) -> None:
     weighted = part.inputs * part.weights[:, None]
-    metric.addmm_(weighted.T, part.inputs)
+    add_product_(metric, weighted, part.inputs)
     cross.addmm_(part.residuals.T, weighted)
 
 
 def _change(metric: Tensor, cross: Tensor, ridge: float) -> Float[Tensor, "width in"]:
     """D = B (A + r mean(diag A) I)^-1."""
     damped = metric.clone()
+    mirror_(damped)
     diagonal = torch.diagonal(damped)
     diagonal += ridge * float(diagonal.mean())
     factor, failed = torch.linalg.cholesky_ex(damped)

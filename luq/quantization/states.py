@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from luq.calibration.samples import CalibrationSet, Sample, inputs_of
+from luq.calibration.samples import CalibrationSet, Sample, computed_in, inputs_of
 from luq.errors import ModelError
 from luq.models.decoder import decoder_of
 from luq.models.families import FAMILIES
@@ -168,11 +168,14 @@ class TokenCounts(NamedTuple):
 class State:
     """One batch on its way: hidden states [batch, tokens, width] before the layer `index`.
 
-    `hidden` lies on disk if there is a scratch file.
+    `hidden` lies on disk if there is a scratch file. `compute`: as of `CalibrationSet`.
     """
 
-    def __init__(self, passage: Passage, scratch: Scratch | None = None):
+    def __init__(
+        self, passage: Passage, scratch: Scratch | None = None, compute: str = "model"
+    ) -> None:
         self.index = 0
+        self.compute = compute
         self.device = passage.first.device
         self._counts = TokenCounts()
         self._passage = passage
@@ -222,7 +225,8 @@ class State:
         call = self._passage.calls[self.index]
         if call is None:
             return self.hidden
-        output: LayerOutput = layer(self.hidden, *call.arguments, **call.options)
+        with computed_in(self.compute, self.device):
+            output: LayerOutput = layer(self.hidden, *call.arguments, **call.options)
         return output[0] if isinstance(output, tuple) else output
 
     def advance(self, output: Tensor) -> None:
@@ -257,7 +261,7 @@ def first_inputs(
     if vlm.model.config.model_type not in FAMILIES:
         _check_passages(vlm, batches)
     decoder = decoder_of(vlm.model)
-    states = inputs_of_first(vlm, decoder, vlm.layers, batches, folder, copies)
+    states = inputs_of_first(vlm, decoder, vlm.layers, batches, folder, copies, samples.compute)
     first = 0
     for state, batch in zip(states, batches, strict=True):
         last = first + sum(sample.tokens for sample in batch)
@@ -274,6 +278,7 @@ def inputs_of_first(
     batches: list[list[Sample]],
     folder: Path | None = None,
     copies: int = 1,
+    compute: str = "model",
 ) -> list[State]:
     """What the first of a list of layers receives, batch by batch.
 
@@ -284,18 +289,20 @@ def inputs_of_first(
         batches: what the model sees.
         folder: as for `first_inputs`.
         copies: as for `first_inputs`.
+        compute: as of `CalibrationSet`.
     """
     scratch = Scratch(folder)
     room_bytes = vlm.config.activations_gb * 1e9 / copies
     gives_tuple: bool | None = None
     states: list[State] = []
     for batch in batches:
-        call = decoder_call(vlm, owner, inputs_of(batch, vlm.device))
+        with computed_in(compute, vlm.device):
+            call = decoder_call(vlm, owner, inputs_of(batch, vlm.device))
         if gives_tuple is None:
             gives_tuple = tuple_given(owner, layers, call)
         passage = Passage(owner, layers, call, gives_tuple)
         room_bytes -= passage.first.numel() * passage.first.element_size()
-        states.append(State(passage, None if room_bytes >= 0 else scratch))
+        states.append(State(passage, None if room_bytes >= 0 else scratch, compute))
     return states
 
 

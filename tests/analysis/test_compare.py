@@ -139,6 +139,25 @@ def test_weighting_of_tokens_with_one_tier_everywhere_too(tmp_path: Path, keep: 
     assert along(tmp_path, "order") == []
 
 
+def test_how_layers_are_packed_with_one_tier_everywhere_too(tmp_path: Path, keep: Keep) -> None:
+    for tier, weights, answers_ in (
+        ("gptq2", "count", "1100"),
+        ("gptq2", "gradient", "1110"),
+        ("gptq3", "count", "1110"),
+        ("gptq3", "gradient", "1111"),
+        ("float16", "count", "1111"),
+    ):
+        settings = {
+            "allocation.name": "uniform",
+            "quantizer.high": tier,
+            "quantizer.token_weights": weights,
+        }
+        keep(record(f"{tier} {weights}", [tier] * LAYERS, ONE, **settings), answers_)
+    (comparison,) = along(tmp_path, "quantizer.token_weights", "count")
+    assert (comparison.a, comparison.b, comparison.pooled.mean) == ("count", "gradient", 25.0)
+    assert [difference.mean for _, difference in comparison.plans] == [25.0, 25.0]
+
+
 def test_without_answers_from_standard_errors(demo: Path) -> None:
     (comparison,) = along(demo, "calibration")
     assert not comparison.by_question

@@ -322,6 +322,7 @@ def test_own_samples_are_the_calibration_set_whatever_would_be_mixed(tmp_path: P
     for setting in ("calibration.alpha=0.2", "calibration.tokens=512", "calibration.seed=3"):
         assert graph(source, setting).key == run.key
     assert graph(source, "calibration.weighting=balance").key != run.key
+    assert graph(source, "calibration.compute=bfloat16").key != run.key
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert graph(f"calibration.source={own_file(elsewhere, OWN_TEXT)}").key == run.key

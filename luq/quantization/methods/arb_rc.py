@@ -85,6 +85,7 @@ class RowColumnRounding:
         self.salient = torch.zeros(columns, dtype=torch.bool, device=device)
         blocks = -(-columns // size)
         self.row_scales = torch.zeros(rows, blocks, 2, device=device)  # r, r2
+        self.kinds: list[bool] = []  # of the columns of the block that is swept: whether salient
         self.column_scales = torch.zeros(columns, device=device)  # c
         self.residual_scales = torch.zeros(columns, device=device)  # c2, zero where not salient
 
@@ -95,7 +96,7 @@ class RowColumnRounding:
         if index % self.size == 0:
             self._begin_block(index, ahead(self.size))
         row, residual_row = self.row_scales[:, index // self.size].unbind(1)
-        is_salient = bool(self.salient[index])
+        is_salient = self.kinds[index % self.size]
         if not is_salient:
             # feedback has changed the column since its block began: its scale follows
             scale = (column.abs() * row).sum() / row.square().sum().clamp_min(TINY_SCALE)
@@ -118,6 +119,7 @@ class RowColumnRounding:
         count = round(SALIENT_SHARE * len(score))
         self.salient[start + score.topk(count).indices] = True
         salient = self.salient[part]
+        self.kinds = salient.tolist()
         scales = binarize(weight, importance, salient)
         row, self.column_scales[part] = _balanced(scales.row, scales.column)
         residual_row = scales.residual_row
@@ -149,20 +151,21 @@ def binarize(
     row = weight.abs().mean(1)
     column = torch.ones_like(weight[0])
     residual_row = torch.zeros_like(row)
-    residual_column = torch.ones_like(weight[0, salient])
+    places = salient.nonzero()[:, 0]
+    residual_column = torch.ones_like(weight[0, places])
     # W without the second term, which is what the first one has to say
     first_target = weight.clone()
     for _ in range(TURNS):
         row, column = fit(first_target, importance, row, column)
-        if not bool(salient.any()):
+        if len(places) == 0:
             continue
-        first_value = row[:, None] * column[salient] * _sign(first_target[:, salient])
-        residual = weight[:, salient] - first_value
+        first_value = row[:, None] * column[places] * _sign(first_target[:, places])
+        residual = weight[:, places] - first_value
         residual_row, residual_column = fit(
-            residual, importance[salient], residual_row, residual_column
+            residual, importance[places], residual_row, residual_column
         )
         second_value = residual_row[:, None] * residual_column * _sign(residual)
-        first_target[:, salient] = weight[:, salient] - second_value
+        first_target[:, places] = weight[:, places] - second_value
     return Scales(row, column, residual_row, residual_column)
 
 

@@ -432,16 +432,16 @@ class NearestValue:
         size: int,
     ) -> None:
         self.values = values
-        self.salient = salient
-        self.order = order
+        self.kinds: list[int] = salient.int().tolist()
+        self.order: list[int] = order.tolist()
         self.size = size
 
     def round(
         self, index: int, column: Float[Tensor, " out"], ahead: Ahead
     ) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
         """As in `Rounding`; a code is the index of a value."""
-        j = int(self.order[index])
-        values = self.values[j // self.size, :, int(self.salient[j])]
+        j = self.order[index]
+        values = self.values[j // self.size, :, self.kinds[j]]
         code = (column[:, None] - values).abs().argmin(1)
         nearest = values.gather(1, code[:, None])[:, 0]
         return code.to(column), nearest

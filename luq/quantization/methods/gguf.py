@@ -21,7 +21,7 @@ from luq.formats.gguf_codebooks import UNIT, CodebookType
 from luq.quantization import hessian as hessians
 from luq.quantization.block_grid import fit
 from luq.quantization.codebook_grid import CodebookGrid, UnitRounding, fit_codebook
-from luq.quantization.coder import CodedRows, Coder
+from luq.quantization.coder import Coder, SweptRows
 from luq.quantization.hessian import Factor, HessianCache
 
 
@@ -54,13 +54,13 @@ class Gguf:
         if tier.clip_steps > 0:
             weighings.append(importance.sqrt())
         if isinstance(kind, CodebookType):
-            points = [_points(coder, kind, each, tier.clip_steps) for each in weighings]
-            best_points = coder.best(points)
+            points = (_points(coder, kind, each, tier.clip_steps) for each in weighings)
+            best_points = coder.coded(points)
             return best_points.grid.pack(best_points.codes, factor.damping)
         if tier.clip_steps > 0:
             weighings.append(torch.ones_like(importance))
-        codes = [coder.coded(fit(kind, target, each, tier.clip_steps)) for each in weighings]
-        best = coder.best(codes)
+        rows = (coder.swept(fit(kind, target, each, tier.clip_steps)) for each in weighings)
+        best = coder.coded(rows)
         return best.grid.pack(best.codes, factor.damping)
 
     def _order(self, importance: Float[Tensor, " in"], together: int) -> Int64[Tensor, " in"]:
@@ -75,8 +75,8 @@ class Gguf:
 
 def _points(
     coder: Coder, kind: CodebookType, importance: Float[Tensor, " in"], steps: int
-) -> CodedRows[CodebookGrid]:
+) -> SweptRows[CodebookGrid]:
     """All rows on the grid of a codebook that is fitted to them."""
     grid = fit_codebook(kind, coder.target, importance, steps)
     unmended = 1 / torch.diagonal(coder.upper).square()
-    return coder.coded_by(UnitRounding(grid, coder.group[coder.order], unmended))
+    return coder.swept_by(UnitRounding(grid, coder.group[coder.order], unmended))

@@ -7,9 +7,11 @@ or one group per row (the last group has what is left of the columns), act-order
 
 The clip search weighs a column's rounding error by the Hessian's diagonal, as if columns were
 rounded to nearest. With error feedback that can be worse than no search: so each row takes the
-codes that have the least error under the whole Hessian, of those with and without a search.
+codes that have the least error under the whole, damped Hessian, of those with and without a search.
+What has it is known after the sweep; then come the passes of descent.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -20,7 +22,7 @@ from luq.config import GptqTier, TernaryTier
 from luq.config.quantizer.base import columns_per_group
 from luq.formats.integer import IntegerWeight
 from luq.quantization import hessian as hessians
-from luq.quantization.coder import CodedRows, Coder, GridRounding
+from luq.quantization.coder import Coder, GridRounding, SweptRows
 from luq.quantization.feedback import Ahead
 from luq.quantization.grid import Grid, fit, pack_on_grid
 from luq.quantization.hessian import Factor, HessianCache
@@ -84,18 +86,21 @@ def codes_on_grid(
     size = columns_per_group(columns, tier.group_size)
     coder = Coder(target, hessian, factor.upper, order, size, tier.block, tier.descent)
 
-    def coded(importance: Float[Tensor, " in"], clip_steps: int) -> CodedRows[Grid]:
+    def swept(importance: Float[Tensor, " in"], clip_steps: int) -> SweptRows[Grid]:
         grid = fit(target, levels, size, symmetric, importance, clip_steps)
         if tier.act_order or tier.static_groups:
-            return coder.coded(grid)
+            return coder.swept(grid)
         rounding = RefittingRounding(grid, coder.group, size, symmetric, importance, clip_steps)
-        return coder.coded_by(rounding)
+        return coder.swept_by(rounding)
 
-    rows = coded(importance, 0)
-    if tier.clip_steps > 0:
-        rows = coder.better(coded(importance, tier.clip_steps), rows)
-    if tier.clip_steps > 0 and tier.clip_root:
-        rows = coder.better(rows, coded(importance.sqrt(), tier.clip_steps))
+    def candidates() -> Iterator[SweptRows[Grid]]:
+        yield swept(importance, 0)
+        if tier.clip_steps > 0:
+            yield swept(importance, tier.clip_steps)
+        if tier.clip_steps > 0 and tier.clip_root:
+            yield swept(importance.sqrt(), tier.clip_steps)
+
+    rows = coder.coded(candidates())
     return Coded(rows.codes, rows.grid, size, factor.damping)
 
 
@@ -128,6 +133,7 @@ class RefittingRounding(GridRounding[Grid]):
         self.symmetric = symmetric
         self.importance = importance
         self.clip_steps = clip_steps
+        self.current = self.grid  # that of the group where the sweep is
 
     def round(
         self, index: int, column: Float[Tensor, " out"], ahead: Ahead
@@ -141,4 +147,6 @@ class RefittingRounding(GridRounding[Grid]):
             group = index // size
             self.grid.scale[:, group] = new.scale[:, 0]
             self.grid.zero[:, group] = new.zero[:, 0]
-        return super().round(index, column, ahead)
+            self.current = new
+        codes = self.current.encode_columns(column, 0)
+        return codes, self.current.decode_columns(codes, 0)

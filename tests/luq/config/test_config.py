@@ -108,6 +108,7 @@ BAD = {
         lambda: CalibrationConfig("x", 0.5, benchmarks=["popee"]),
         "did you mean pope",
     ),
+    "compute": (lambda: CalibrationConfig("x", 0.5, compute="float16"), "model, bfloat16"),
     "weighting": (lambda: CalibrationConfig("x", 0.5, weighting="half"), "count, balance, factor"),
     "image factor": (
         lambda: CalibrationConfig("x", 0.5, weighting="factor", image_factor=0.0),

@@ -1,5 +1,6 @@
 """The model in memory is the checkpoint on disk, or a sentence names what differs."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from luq.config import CalibrationConfig, GptqTier, LayerTiers, ModelConfig
 from luq.errors import ModelError
 from luq.formats.layer_file import FILE, write_layer
-from luq.models.checkpoint import checkpoint
+from luq.models.checkpoint import checkpoint, compute_dtype
 from luq.models.loading import is_finite
 from luq.models.vlm import VLM, load_vlm
 from luq.models.weight_files import SINGLE
@@ -168,6 +169,18 @@ def test_a_processor_that_is_not_the_model_s(
         load_vlm(ModelConfig("m", str(folder), device="cpu", system_prompt="Be brief."))
 
 
+def test_what_is_streamed_is_computed_as_it_is_stored_but_for_fp16_on_a_cpu(
+    tmp_path: Path,
+) -> None:
+    """Processors have no units for fp16: it takes three times as long as fp32 there."""
+    for stored, on_cpu in (("float16", "float32"), ("bfloat16", "bfloat16")):
+        settings = json.dumps({"dtype": stored})
+        (tmp_path / "config.json").write_text(settings, encoding="utf-8")
+        assert compute_dtype(tmp_path, "cpu", stream=True) == on_cpu
+        assert compute_dtype(tmp_path, "cuda", stream=True) == stored
+        assert compute_dtype(tmp_path, "cpu") == "float32"
+
+
 @STREAM
 def test_buffers_of_older_checkpoints_are_no_weights(tmp_path: Path, stream: bool) -> None:
     """transformers makes them itself, and leaves those of the file alone, whatever they hold."""
@@ -216,19 +229,11 @@ def test_the_shard_that_holds_a_nan_is_named(tmp_path: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize(
-    ("stream", "value", "stored", "computed"),
-    [(True, 1e6, torch.float32, "float16"), (False, 1e300, torch.float64, "float32")],
-    ids=["half", "single"],
-)
-def test_values_that_the_computing_type_cannot_hold(
-    tmp_path: Path, stream: bool, value: float, stored: torch.dtype, computed: str
-) -> None:
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "memory"])
+def test_values_that_the_computing_type_cannot_hold(tmp_path: Path, stream: bool) -> None:
     folder = copy(tmp_path)
-    change_tensors(folder, with_value(UP, value, stored))
-    with pytest.raises(
-        ModelError, match=rf"{UP} holds 1e\+0*{len(str(int(value))) - 1}.*{computed}"
-    ):
+    change_tensors(folder, with_value(UP, 1e300, torch.float64))
+    with pytest.raises(ModelError, match=rf"{UP} holds 1e\+300.*float32"):
         load(folder, stream)
 
 

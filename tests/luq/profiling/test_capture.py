@@ -1,5 +1,6 @@
 """Which tokens' vectors are picked out of a forward pass."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,16 @@ def test_all_layers_give_the_chosen_tokens(vlm: VLM, calibration: CalibrationSet
     for layer in (0, len(vlm.layers) - 1):
         assert torch.equal(outputs[layer]["text"], everything[layer]["all"][chosen["text"]])
         assert torch.equal(everything[layer]["image"], everything[layer]["all"][mask])
+
+
+def test_tokens_may_go_through_the_model_with_products_in_bf16(
+    vlm: VLM, calibration: CalibrationSet
+) -> None:
+    exact = layer_outputs(vlm, calibration, tokens=100, seed=0)[0]["all"]
+    rough = layer_outputs(vlm, replace(calibration, compute="bfloat16"), tokens=100, seed=0)
+    assert rough[0]["all"].dtype == torch.float32
+    error = (rough[0]["all"] - exact).norm() / exact.norm()
+    assert 1e-5 < float(error) < 0.02
 
 
 def test_hooks_are_gone_when_a_forward_pass_fails(

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from luq.config import GptqTier, RtnTier
-from luq.quantization.feedback import Ahead, descend, sweep
+from luq.quantization import feedback
+from luq.quantization.feedback import Ahead, descend, sweep, sweep_columns
 from luq.quantization.grid import fit
 from luq.quantization.hessian import factorize
 from luq.quantization.methods import make_quantizer
@@ -47,11 +48,12 @@ def slowly(weight: Tensor, upper: Tensor, ahead: int) -> tuple[Tensor, list[Tens
     return codes, windows
 
 
-@pytest.mark.parametrize("block", [1, 5, 16, 23, 24, 100])
-@pytest.mark.parametrize("ahead", [1, 4, 9])
+@pytest.mark.parametrize("block", [1, 5, 16, 23, 24, 35, 100])
+@pytest.mark.parametrize("ahead", [1, 4, 9, 40])
 def test_a_sweep_by_blocks_is_a_sweep_column_by_column(block: int, ahead: int) -> None:
-    weight = normal(6, 24)
-    upper = factorize(correlated(200, 24), 0.01).upper
+    """Also where a block is more than a strip."""
+    weight = normal(6, 56)
+    upper = factorize(correlated(200, 56), 0.01).upper
     before = weight.clone()
     rounding = Halves(ahead)
     codes = sweep(weight, upper, block, rounding)
@@ -79,7 +81,7 @@ def test_a_pass_of_descent_gives_each_column_its_best_codes(block: int) -> None:
             difference = (grid.decode(tried, group) - weight).double()
             errors.append(((difference @ hessian.double()) * difference).sum(1))
         slow_codes[:, j] = torch.stack(errors).argmin(0).float()
-    descend(weight, hessian, codes, grid, 4, block)
+    descend(weight.T, hessian, codes.T, grid, 4, block=block)
     assert torch.equal(codes, slow_codes)
     assert not torch.equal(codes, grid.encode(weight, group))
 
@@ -91,9 +93,41 @@ def test_descent_leaves_columns_alone_that_no_token_used() -> None:
     hessian[:, 7] = 0
     grid = fit(weight, 4, 4, symmetric=False)
     codes = torch.full((5, 12), 3.0)
-    descend(weight, hessian, codes, grid, 4, 4)
+    descend(weight.T, hessian, codes.T, grid, 4, block=4)
     assert bool((codes[:, 7] == 3).all())
     assert not bool((codes[:, 6] == 3).all())
+
+
+@pytest.mark.parametrize("block", [5, 12, 24, 100])
+def test_passes_of_descent_go_there_and_back_with_exact_slopes(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against passes in double that compute each slope anew; rows in parts of four."""
+    monkeypatch.setattr(feedback, "ROWS", 4)
+    weight = normal(6, 24)
+    hessian = correlated(100, 24)
+    grid = fit(weight, 4, 8, symmetric=False)
+    codes = grid.encode(weight, torch.arange(24) // 8)
+    slow_codes = codes.clone()
+    blocks = [range(start, min(start + block, 24)) for start in range(0, 24, block)]
+    for order in (blocks, blocks[::-1], blocks):
+        for j in (j for part in order for j in part):
+            values = grid.decode(slow_codes, torch.arange(24) // 8).double()
+            slope = (values - weight) @ hessian[:, j].double()
+            minimum = values[:, j] - slope / hessian[j, j]
+            slow_codes[:, j] = grid.encode_columns(minimum.float(), j // 8)
+    descend(weight.T, hessian, codes.T, grid, 8, passes=3, block=block)
+    assert torch.equal(codes, slow_codes)
+
+
+def test_a_sweep_knows_the_error_of_each_row_under_the_damped_hessian() -> None:
+    weight = normal(6, 40)
+    upper = factorize(correlated(200, 40), 0.01).upper
+    swept = sweep_columns(weight.T.contiguous(), upper, 24, Halves(1))
+    difference = (swept.codes.T / 2 - weight).double()
+    damped = torch.linalg.inv(upper.double().T @ upper.double())
+    expected = ((difference @ damped) * difference).sum(1)
+    assert torch.allclose(swept.error.double(), expected, rtol=1e-4)
 
 
 @given(
@@ -114,7 +148,7 @@ def test_descent_never_raises_the_error(
     codes = grid.encode(weight, group)
     error = loss(weight, grid.decode(codes, group), hessian)
     for _ in range(3):
-        descend(weight, hessian, codes, grid, 8, block)
+        descend(weight.T, hessian, codes.T, grid, 8, block=block)
         next_error = loss(weight, grid.decode(codes, group), hessian)
         assert next_error <= error * (1 + 1e-5)
         error = next_error

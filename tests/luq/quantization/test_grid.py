@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from luq.formats.packing import unpack_codes
+from luq.quantization import grid as grids
 from luq.quantization.grid import Grid, fit, pack_on_grid
 
 
@@ -62,6 +63,20 @@ def test_scales_are_fp16_numbers_and_never_zero() -> None:
     assert bool((grid.scale == 2.0**-24).all())
     grid = fit(normal(4, 8), levels=4, group_size=8, symmetric=False)
     assert torch.equal(grid.scale, grid.scale.half().float())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("steps", [0, 5])
+def test_rows_that_are_searched_in_parts_have_the_same_grid(
+    symmetric: bool, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = normal(37, 50)
+    importance = torch.linspace(1, 9, 50)
+    whole = fit(weight, 8, 16, symmetric, importance, steps)
+    monkeypatch.setattr(grids, "CHUNK", 4 * 50)
+    parts = fit(weight, 8, 16, symmetric, importance, steps)
+    assert torch.equal(parts.scale, whole.scale)
+    assert torch.equal(parts.zero, whole.zero)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -269,3 +269,21 @@ def test_shrinking_leaves_unused_columns_unused() -> None:
     raised = (torch.diagonal(hessian) - torch.diagonal(plain))[live]
     assert float(raised.min()) > 0
     assert torch.allclose(raised, raised[0].expand_as(raised), rtol=1e-3)
+
+
+@pytest.mark.parametrize("block", [1, 5, 12, 30])
+def test_sums_by_blocks_above_the_diagonal_are_whole_and_symmetric(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hessians, "PRODUCT", block)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 20, 12, generator=generator)
+    total = HessianSum(12)
+    total.add(inputs[0])
+    in_between = total.total.clone()
+    total.add(inputs[1:])
+    rows = inputs.flatten(0, 1).double()
+    assert torch.allclose(in_between.double(), 2 * rows[:20].T @ rows[:20], atol=1e-4)
+    mean = total.mean()
+    assert torch.allclose(mean.double(), 2 * rows.T @ rows / 60, atol=1e-5)
+    assert torch.allclose(mean, mean.T, atol=1e-6)

@@ -1,10 +1,13 @@
 """A walk through a model: what each layer receives, and what stands in the model afterwards."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from luq.calibration.samples import CalibrationSet
 from luq.config import (
@@ -25,7 +28,7 @@ from luq.formats.memory import linear_weights, peak_bytes, rest_ledger
 from luq.formats.sizes import memory
 from luq.models.families import LINEARS
 from luq.models.vlm import VLM, load_vlm
-from luq.quantization.hessian import SHRINKAGES
+from luq.quantization.hessian import SHRINKAGES, HessianSum
 from luq.quantization.layer import hessians, quantize_layer
 from luq.quantization.states import first_inputs
 from luq.quantization.walk import Walk, assert_installed, install
@@ -154,6 +157,72 @@ def test_linears_of_a_layer_are_each_in_their_tier(vlm: VLM, calibration: Calibr
         assert weight.format == wanted.format
         for buffer, content in wanted.buffers.items():
             assert torch.equal(weight.buffers[buffer], content)
+
+
+def test_a_batch_goes_only_as_far_into_a_layer_as_its_inputs_are_wanted(
+    vlm: VLM, calibration: CalibrationSet
+) -> None:
+    """The first batch of a pass goes through the whole layer; the Hessians are the same."""
+    layer = vlm.layers[0]
+    states = first_inputs(vlm, calibration)
+    count = len(states)
+    assert count > 2
+    runs: Counter[str] = Counter()
+    whole = {name: HessianSum(linear.in_features) for name, linear in vlm.originals[0].items()}
+
+    def hear(name: str) -> Any:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+            runs.update([name])
+            if name in whole and not runs["by groups"]:
+                whole[name].add(inputs[0])
+
+        return note
+
+    hooks = [module.register_forward_hook(hear(name)) for name, module in layer.named_modules()]
+    try:
+        for state in states:
+            state.output(layer)
+        expected = {name: total.mean() for name, total in whole.items()}
+        for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
+            runs.clear()
+            runs["by groups"] = 1
+            assert torch.equal(hessians(layer, states, ((name,),))[name], expected[name])
+            assert runs["input_layernorm"] == count
+            assert runs["self_attn.v_proj"] == (1 if name == "self_attn.q_proj" else count)
+            assert runs["mlp.up_proj"] == (count if name == "mlp.down_proj" else 1)
+            assert runs[""] == 1
+        runs.clear()
+        runs["by groups"] = 1
+        together = hessians(layer, states, (("self_attn.q_proj",), ("mlp.gate_proj",)))
+        assert runs["self_attn.o_proj"] == count
+        assert runs["mlp.down_proj"] == 1
+        assert torch.equal(together["self_attn.q_proj"], expected["self_attn.q_proj"])
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_samples_may_go_through_the_model_with_products_in_bf16(
+    vlm: VLM, calibration: CalibrationSet
+) -> None:
+    """The first layer's products are those of rounded inputs and weights; what is stored stays."""
+    layer = vlm.layers[0]
+    exact = first_inputs(vlm, calibration)[0]
+    rough = first_inputs(vlm, replace(calibration, compute="bfloat16"))[0]
+    name = "self_attn.q_proj"
+    products: list[Tensor] = []
+    linear = layer.get_submodule(name)
+    hook = linear.register_forward_hook(lambda m, x, y: products.append(y))
+    try:
+        outputs = [state.output(layer) for state in (exact, rough)]
+    finally:
+        hook.remove()
+    assert products[0].dtype == torch.float32
+    assert products[1].dtype == torch.bfloat16
+    assert outputs[1].dtype == torch.float32
+    error = (outputs[1] - outputs[0]).norm() / outputs[0].norm()
+    assert 1e-5 < float(error) < 0.02
+    assert vlm.original(0)[name].dtype == torch.float32
 
 
 def test_a_layer_goes_group_by_group_if_one_of_its_tiers_does(

@@ -238,8 +238,10 @@ def _use_kernels(layers: Path, cache: Path) -> int:
     os.environ["XDG_CACHE_HOME"] = str(cache)
     console.log_warnings()
     weight = next(iter(read_layer(next(layers.iterdir())).values()))
-    unpacked = weight.cpu_unpack(torch.float32)
-    return 0 if unpacked is not None and unpacked.equal(weight.dequantize(torch.float32)) else 1
+    kernel = weight.cpu_kernel()
+    if kernel is None:
+        return 1
+    return 0 if kernel.unpack(torch.float32).equal(weight.dequantize(torch.float32)) else 1
 
 
 def check_training(damaged: Damaged) -> list[str]:

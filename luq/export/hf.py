@@ -7,6 +7,7 @@ whose buffers have the stored shapes and types, and transformers fills them from
 
 import functools
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from luq.config.quantizer import HEAD
-from luq.errors import ModelError, brief
+from luq.errors import ConfigError, ModelError, brief
 from luq.export.about import ABOUT, FORMAT_VERSION, GUARD, GUARD_ENTRY, read_about
 from luq.export.checksums import check_before_loading
 from luq.export.packed_model import Place, buffers_beside, packed_linears, place_of
@@ -27,7 +28,7 @@ from luq.export.saving import LoadedFolder, complete
 from luq.formats.base import PackedWeight
 from luq.formats.embedding import PackedEmbedding, TiedLinear
 from luq.formats.known import restore
-from luq.formats.linear import PackedLinear
+from luq.formats.linear import PackedLinear, round_activations
 from luq.formats.part_modules import part_modules
 from luq.models.decoder import find_layers, linears_of
 from luq.models.families import short_name
@@ -36,6 +37,8 @@ from luq.models.weight_files import plain_name, stored_tensors
 
 log = logging.getLogger(__name__)
 METHOD = "luq"
+EXACT = "exact"  # choices of LUQ_ACTIVATIONS
+EIGHT_BITS = "8"
 TIED = "_tied_weights_keys"  # of a model in transformers: tensors that share another's numbers
 HUB_SETTINGS = ("commit_message", "create_pr", "private", "token")  # of save_pretrained
 # What comes of reading JSON that says something else than an export writes: names and types, and
@@ -48,6 +51,21 @@ _NOT_AS_WRITTEN = (
     TypeError,
     ValueError,
 )
+
+
+def _rounds_activations() -> bool:
+    """Whether the environment asks for inputs of packed linears in 8 bits.
+
+    Raises:
+        ConfigError: LUQ_ACTIVATIONS is none of the choices.
+    """
+    choice = os.environ.get("LUQ_ACTIVATIONS", EXACT)
+    if choice not in (EXACT, EIGHT_BITS):
+        raise ConfigError(
+            f"LUQ_ACTIVATIONS={choice!r}: set {EIGHT_BITS!r}, which rounds the inputs of packed"
+            f" linears to 8 bits on CPUs, or {EXACT!r}"
+        )
+    return choice == EIGHT_BITS
 
 
 @register_quantization_config(METHOD)
@@ -168,6 +186,7 @@ class LuqQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         _complete_when_saved(type(model))
+        round_activations(model, _rounds_activations())
         return model
 
     def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float16, Float32, Int64, UInt8
 from torch import Tensor
 
 from luq.errors import StoreError
+from luq.formats.cpu_kernel import CpuKernel
 from luq.formats.packing import unpack_codes
 
 
@@ -152,14 +153,14 @@ class PackedWeight(ABC):
         """What of the weight, beside its shape, decides which compiled code answers for it."""
         return ()
 
-    def cpu_linear(
-        self, inputs: Float32[Tensor, "tokens in"]
-    ) -> Float32[Tensor, "tokens out"] | None:
-        """inputs W^T of a few tokens straight from the stored bits, in the CPU's memory."""
+    def cpu_kernel(self) -> CpuKernel | None:
+        """What reads the stored bits in the CPU's memory."""
         return None
 
-    def cpu_unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
-        """What `dequantize` gives, bit for bit, from compiled code."""
+    def eight_bit_inputs(
+        self, inputs: Float[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens in"] | None:
+        """The inputs as a product in 8 bits sees them; None: it has none."""
         return None
 
     def gpu_linear(

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int32, UInt8
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, PackedWeight
-from luq.formats.kernels import cpu
+from luq.formats.kernels import cpu, cpu_weights
 from luq.formats.packing import BITS_PER_BYTE, bytes_of_bits, unpack_bits
 
 NUMBERS = 8  # mean and scale of four parts
@@ -167,24 +167,14 @@ class BinaryWeight(PackedWeight):
         """1 + share of salient weights (BiLLM, equation 14); the paper rounds it to 1.08."""
         return 1.0 + int(self._salient().sum()) / self.shape[1]
 
-    def cpu_linear(
-        self, inputs: Float32[Tensor, "tokens in"]
-    ) -> Float32[Tensor, "tokens out"] | None:
-        kernel = self._kernel()
-        return None if kernel is None else kernel.linear(inputs)
-
-    def cpu_unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
-        kernel = self._kernel()
-        return None if kernel is None else kernel.unpack(dtype)
-
-    def _kernel(self) -> cpu.BinaryKernel | None:
+    def cpu_kernel(self) -> cpu_weights.BinaryKernel | None:
         rows = self.shape[0]
         # with fewer rows several counts of columns have residual signs of the same bytes
         library = cpu.library_for(*self.buffers.values()) if rows >= BITS_PER_BYTE else None
         if library is None:
             return None
         residual_signs = self.buffers["residual_signs"]
-        return cpu.BinaryKernel(
+        return cpu_weights.BinaryKernel(
             library,
             self.shape,
             self.block,

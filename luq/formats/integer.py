@@ -7,7 +7,7 @@ from jaxtyping import Float, Float16, Float32, Int64, UInt8
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, GridCodes, IntegerGrid, PackedWeight, of_columns
-from luq.formats.kernels import cpu
+from luq.formats.kernels import cpu, cpu_weights
 from luq.formats.packing import (
     bytes_of_bits,
     codes_at,
@@ -15,6 +15,7 @@ from luq.formats.packing import (
     places_of_rows,
     rows_of_codes,
 )
+from luq.formats.rounding import rounded_inputs
 
 MOST_BITS = 8  # codes are unpacked into bytes
 
@@ -105,24 +106,17 @@ class IntegerWeight(PackedWeight):
     def nominal_bits(self) -> float:
         return float(self.buffers["codes"].shape[0])
 
-    def cpu_linear(
-        self, inputs: Float32[Tensor, "tokens in"]
-    ) -> Float32[Tensor, "tokens out"] | None:
-        kernel = self._kernel()
-        return None if kernel is None else kernel.linear(inputs)
-
-    def cpu_unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
-        kernel = self._kernel()
-        return None if kernel is None else kernel.unpack(dtype)
-
-    def _kernel(self) -> cpu.IntegerKernel | None:
+    def cpu_kernel(self) -> cpu_weights.IntegerKernel | None:
         codes = self.buffers["codes"]
         scales = self.buffers["scales"]
         zeros = self.buffers.get("zeros")
         library = cpu.library_for(codes, scales, zeros)
         if library is None:
             return None
-        return cpu.IntegerKernel(library, self.shape, self.group_size, codes, scales, zeros)
+        return cpu_weights.IntegerKernel(library, self.shape, self.group_size, codes, scales, zeros)
+
+    def eight_bit_inputs(self, inputs: Float[Tensor, "tokens in"]) -> Float32[Tensor, "tokens in"]:
+        return rounded_inputs(inputs, self.group_size)
 
     def gpu_linear(
         self, inputs: Float[Tensor, "tokens in"]

@@ -27,6 +27,8 @@ class PackedLinear(StoredModule, nn.Linear):
         compute_dtype: The type in which `weight` is seen. It computes in the type of its inputs.
     """
 
+    in_eight_bits: bool = False  # whether inputs are rounded to 8 bits, for speed
+
     def __init__(
         self,
         packed: PackedWeight,
@@ -46,7 +48,7 @@ class PackedLinear(StoredModule, nn.Linear):
         if x.requires_grad and torch.is_grad_enabled():
             outputs: Tensor = _Product.apply(x, self.bias, packed)  # type: ignore[no-untyped-call]
             return outputs
-        direct = None if x.requires_grad else kernels.linear(x, packed)
+        direct = None if x.requires_grad else kernels.linear(x, packed, self.in_eight_bits)
         if direct is not None:
             return direct if self.bias is None else direct + self.bias
         return F.linear(x, kernels.unpack(packed, x.dtype), self.bias)
@@ -91,6 +93,21 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_bias = gradient.flatten(0, -2).sum(0).to(ctx.bias_dtype)
         return of_inputs, of_bias, None
+
+
+def round_activations(model: nn.Module, is_on: bool = True) -> None:
+    """Round the inputs of a model's packed linears to 8 bits, on CPUs: faster, and less exact.
+
+    Integer, ternary and computed trellis tiers have code for that, and the others stay as they are.
+    Gradients are those of exact products, and so is what has a cache. Runs never score so.
+
+    Args:
+        model: Changed in place.
+        is_on: False: exact again.
+    """
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            module.in_eight_bits = is_on
 
 
 def installed_tiers(layer: nn.Module, names: tuple[str, ...]) -> set[str | None]:

@@ -4,11 +4,11 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int32
+from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, PackedWeight
-from luq.formats.kernels import cpu
+from luq.formats.kernels import cpu, cpu_weights
 from luq.formats.packing import bytes_of_bits, unpack_bits
 
 
@@ -89,21 +89,11 @@ class RowColumnWeight(PackedWeight):
         """1 + share of columns with a second sign."""
         return 1.0 + int(self._salient().sum()) / self.shape[1]
 
-    def cpu_linear(
-        self, inputs: Float32[Tensor, "tokens in"]
-    ) -> Float32[Tensor, "tokens out"] | None:
-        kernel = self._kernel()
-        return None if kernel is None else kernel.linear(inputs)
-
-    def cpu_unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
-        kernel = self._kernel()
-        return None if kernel is None else kernel.unpack().to(dtype)
-
-    def _kernel(self) -> cpu.RowColumnKernel | None:
+    def cpu_kernel(self) -> cpu_weights.RowColumnKernel | None:
         library = cpu.library_for(*self.buffers.values())
         if library is None:
             return None
-        return cpu.RowColumnKernel(
+        return cpu_weights.RowColumnKernel(
             library,
             self.shape,
             self.block,

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, GridCodes, PackedWeight, of_columns
-from luq.formats.kernels import cpu
+from luq.formats.kernels import cpu, cpu_weights
 from luq.formats.packing import (
     bytes_of_trits,
     pack_trits,
@@ -16,6 +16,7 @@ from luq.formats.packing import (
     trits_at,
     unpack_trits,
 )
+from luq.formats.rounding import rounded_inputs
 
 LEVELS = 3  # -1, 0 and 1
 
@@ -72,23 +73,16 @@ class TernaryWeight(PackedWeight):
     def nominal_bits(self) -> float:
         return math.log2(3)
 
-    def cpu_linear(
-        self, inputs: Float32[Tensor, "tokens in"]
-    ) -> Float32[Tensor, "tokens out"] | None:
-        kernel = self._kernel()
-        return None if kernel is None else kernel.linear(inputs)
-
-    def cpu_unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
-        kernel = self._kernel()
-        return None if kernel is None else kernel.unpack().to(dtype)
-
-    def _kernel(self) -> cpu.TernaryKernel | None:
+    def cpu_kernel(self) -> cpu_weights.TernaryKernel | None:
         codes = self.buffers["codes"]
         scales = self.buffers["scales"]
         library = cpu.library_for(codes, scales)
         if library is None:
             return None
-        return cpu.TernaryKernel(library, self.shape, self.group_size, codes, scales)
+        return cpu_weights.TernaryKernel(library, self.shape, self.group_size, codes, scales)
+
+    def eight_bit_inputs(self, inputs: Float[Tensor, "tokens in"]) -> Float32[Tensor, "tokens in"]:
+        return rounded_inputs(inputs, self.group_size)
 
     def gpu_linear(
         self, inputs: Float[Tensor, "tokens in"]

@@ -23,9 +23,10 @@ from jaxtyping import Float, Float32, Int32, Integer, UInt8
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, PackedWeight
-from luq.formats.incoherence import BLOCKS, OVERLAPPING, unrotate
-from luq.formats.kernels import cpu
+from luq.formats.incoherence import BLOCKS, OVERLAPPING, rotate, unrotate
+from luq.formats.kernels import cpu, cpu_weights
 from luq.formats.packing import code_ends, code_widths
+from luq.formats.rounding import rounded_inputs
 
 TILE = 16  # rows of a strip, and columns that are searched together
 MOST_BITS = 4
@@ -168,24 +169,14 @@ class TrellisWeight(PackedWeight):
     def kernel_kind(self) -> tuple[object, ...]:
         return (self.code, self.bits, self.rotation)
 
-    def cpu_linear(
-        self, inputs: Float32[Tensor, "tokens in"]
-    ) -> Float32[Tensor, "tokens out"] | None:
-        kernel = self._kernel()
-        return None if kernel is None else kernel.linear(inputs)
-
-    def cpu_unpack(self, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
-        kernel = self._kernel()
-        return None if kernel is None else kernel.unpack().to(dtype)
-
-    def _kernel(self) -> cpu.TrellisKernel | None:
+    def cpu_kernel(self) -> cpu_weights.TrellisKernel | None:
         codes = self.buffers["codes"]
         scales = self.buffers["scales"]
         library = cpu.library_for(codes, scales)
         if library is None:
             return None
         numbers = table(self.window) if self.code == TABLE else None
-        return cpu.TrellisKernel(
+        return cpu_weights.TrellisKernel(
             library,
             self.shape,
             self.bits,
@@ -196,6 +187,14 @@ class TrellisWeight(PackedWeight):
             scales,
             numbers,
         )
+
+    def eight_bit_inputs(
+        self, inputs: Float[Tensor, "tokens in"]
+    ) -> Float32[Tensor, "tokens in"] | None:
+        if self.code == TABLE:
+            return None
+        turned = rotate(inputs.float(), self.seed, self.rotation)
+        return unrotate(rounded_inputs(turned, inputs.shape[1]), self.seed, self.rotation)
 
     def gpu_linear(
         self, inputs: Float[Tensor, "tokens in"]

@@ -21,7 +21,7 @@ from pathlib import Path
 from luq.store import durable
 
 log = logging.getLogger(__name__)
-SOURCE = Path(__file__).with_name("cpu.c")
+SOURCE = Path(__file__).with_name("cpu.c")  # which includes the headers beside it
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-fPIC")
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
@@ -194,7 +194,9 @@ def _fingerprint(compiler: list[str]) -> str:
         if line.startswith(("flags", "Features")):
             processor = line
             break
-    identity = f"{SOURCE.read_text(encoding='utf-8')}{FLAGS}{compiler}{processor}"
+    sources = [SOURCE, *sorted(Path(__file__).parent.glob("*.h"))]
+    texts = [source.read_text(encoding="utf-8") for source in sources]
+    identity = f"{texts}{FLAGS}{compiler}{processor}"
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
@@ -210,7 +212,8 @@ def _compile(compiler: list[str], library: Path) -> None:
     compiled = library.with_suffix(".o")
     # linked without OpenMP's library: torch's copy is loaded already, and two would fight over the
     # cores
-    compile_arguments = [*FLAGS, "-c", str(SOURCE), "-o", str(compiled)]
+    headers = f"-I{Path(__file__).parent}"
+    compile_arguments = [*FLAGS, headers, "-c", str(SOURCE), "-o", str(compiled)]
     link_arguments = ["-shared", str(compiled), "-o", str(library)]
     for arguments in (compile_arguments, link_arguments):
         subprocess.run(

@@ -95,4 +95,4 @@ def test_masks_must_be_those_of_one_number_of_columns() -> None:
 
 def test_few_rows_are_left_to_torch() -> None:
     """Fewer than eight bits of a column do not say how many columns are salient."""
-    assert binaries(7, 128, 128, 0.3).cpu_unpack(torch.float32) is None
+    assert binaries(7, 128, 128, 0.3).cpu_kernel() is None

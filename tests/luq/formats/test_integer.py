@@ -96,8 +96,3 @@ def test_a_group_size_that_the_scales_do_not_have_is_refused(
             type(weight)(weight.buffers, weight.shape, group_size=size)
     with pytest.raises(StoreError, match="divide"):
         type(weight)(weight.buffers, weight.shape)
-
-
-def test_widths_without_a_compiled_product_are_left_to_torch() -> None:
-    weight = integers(4, 64, 5, 1, symmetric=True)
-    assert weight.cpu_linear(torch.ones(1, 64)) is None

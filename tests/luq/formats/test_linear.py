@@ -187,7 +187,9 @@ def test_a_plain_linear_is_made_of_a_packed_one(weight: PackedWeight, dtype: tor
     assert torch.equal(plain.weight, weight.dequantize(dtype))
     assert not plain.training
     x = torch.randn(9, 64, generator=GENERATOR).to(dtype)
-    assert torch.equal(plain(x), packed.to(dtype)(x))
+    # a packed one sums in another order, and a rotated one is rounded to 16 bits before it is turned
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    assert torch.allclose(plain(x), packed.to(dtype)(x), rtol=tolerance, atol=tolerance)
 
 
 def test_installed_tiers_are_those_of_the_modules() -> None:

@@ -86,8 +86,7 @@ def assert_stored(packed: PackedWeight) -> None:
     """What is stored means the same bit by bit, by torch, by C and in products."""
     decoded = packed.dequantize()
     assert torch.equal(decoded, DECODERS[packed.format](packed))
-    unpacked = packed.cpu_unpack(torch.float32)
-    assert unpacked is None or torch.equal(unpacked, decoded)
+    assert torch.equal(kernels.unpack(packed, torch.float32), decoded)
     inputs = torch.randn(2, packed.shape[1], generator=torch.Generator().manual_seed(0))
     products = kernels.linear(inputs, packed)
     assert products is None or torch.allclose(products, inputs @ decoded.T, rtol=1e-4, atol=1e-3)

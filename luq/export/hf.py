@@ -117,6 +117,7 @@ class LuqQuantizer(HfQuantizer):
     requires_calibration = True  # weights are packed by `luq run`, not by from_pretrained
     quantization_config: Any
     loaded: LoadedFolder | None = None
+    _rounds = False  # whether inputs of packed linears are rounded to 8 bits
 
     def update_attn_implementation(self, config: Any) -> Any:
         """The model's config without what stops transformers where LUQ is missing.
@@ -131,6 +132,7 @@ class LuqQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: Any, checkpoint_files: Sequence[str] | None = None, **_: Any
     ) -> Any:
+        self._rounds = _rounds_activations()
         entries = self.quantization_config.layers
         layers = find_layers(model)
         if len(layers) != len(entries):
@@ -186,7 +188,7 @@ class LuqQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         _complete_when_saved(type(model))
-        round_activations(model, _rounds_activations())
+        round_activations(model, self._rounds)
         return model
 
     def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:

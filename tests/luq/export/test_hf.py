@@ -20,7 +20,7 @@ import luq  # noqa: F401  # registers the quantization method
 from luq.allocation.allocations import Allocation
 from luq.config import QuantizerConfig
 from luq.config.building import build
-from luq.errors import ModelError
+from luq.errors import ConfigError, ModelError
 from luq.export import about, hf
 from luq.export import folder as folders
 from luq.export.about import GUARD, GUARD_ENTRY, read_about
@@ -318,6 +318,17 @@ def test_a_model_that_is_not_packed_is_saved_as_ever(folder: Path, tmp_path: Pat
     load(folder)  # from now on the class completes what it saves of packed models
     load(SOURCE).save_pretrained(tmp_path)
     assert not (tmp_path / "luq.json").exists()
+
+
+def test_inputs_in_8_bits_are_asked_for_by_the_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not any(linear.in_eight_bits for linear in packed_linears(load(folder)).values())
+    monkeypatch.setenv("LUQ_ACTIVATIONS", "8")
+    assert all(linear.in_eight_bits for linear in packed_linears(load(folder)).values())
+    monkeypatch.setenv("LUQ_ACTIVATIONS", "4")
+    with pytest.raises(ConfigError, match="LUQ_ACTIVATIONS='4'"):
+        load(folder)
 
 
 def test_a_model_is_gone_when_nobody_holds_it(folder: Path) -> None:

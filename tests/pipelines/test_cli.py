@@ -115,7 +115,7 @@ def test_a_quick_command_imports_nothing_heavy(words: str, tmp_path: Path) -> No
         ("luq sweep p", {"pareto", "propagation", "paper_laptop", "paper_llava", "paper_qwen"}),
         ("luq run order=ent", {"order=entropy", "order=entropy_reverse"}),
         ("luq run calib", {"calibration=", *(f"calibration.{name}=" for name in (
-            "alpha", "benchmarks", "image_factor", "name", "sample_tokens", "seed", "source", "text",
+            "alpha", "benchmarks", "compute", "image_factor", "name", "sample_tokens", "seed", "source", "text",
             "tokens", "weighting",
         ))}),
         ("luq sweep pareto calibration=t", {"calibration=text"}),

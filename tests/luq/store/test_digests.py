@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from luq.config import ModelConfig
-from luq.models.checkpoint import checkpoint
+from luq.models.checkpoint import Checkpoint, checkpoint
 from luq.pocket.shipped import WEIGHTS
 from luq.store import digests
 from luq.store.digests import file_digest, read_once, state_of
@@ -236,9 +237,22 @@ def test_a_changed_template_is_another_checkpoint(tmp_path: Path) -> None:
     assert checkpoint(config) != before
 
 
-def test_a_streamed_model_is_another_one_where_its_type_is() -> None:
-    plain = checkpoint(ModelConfig("m", "pocket:pocket_llava", device="cpu"))
-    streamed = checkpoint(ModelConfig("m", "pocket:pocket_llava", device="cpu", stream=True))
+def test_a_streamed_model_is_another_one_where_its_type_is(tmp_path: Path) -> None:
+    def both(path: str) -> list[Checkpoint]:
+        configs = [ModelConfig("m", path, device="cpu", stream=stream) for stream in (False, True)]
+        return [checkpoint(config) for config in configs]
+
+    plain, streamed = both("pocket:pocket_llava")  # stored in fp16, which a CPU is slow with
+    assert (plain.dtype, streamed.dtype) == ("float32", "float32")
+    assert plain == streamed
+    folder = shutil.copytree(WEIGHTS / "pocket_llava", tmp_path / "bfloat16")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: weight.bfloat16() for name, weight in weights.items()}, folder / "model.safetensors"
+    )
+    settings = (folder / "config.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(settings.replace("float16", "bfloat16"), encoding="utf-8")
+    plain, streamed = both(str(folder))
     assert plain.digest == streamed.digest
-    assert (plain.dtype, streamed.dtype) == ("float32", "float16")
+    assert (plain.dtype, streamed.dtype) == ("float32", "bfloat16")
     assert plain != streamed

@@ -151,7 +151,7 @@ class Crew:
         self._events = self._distributed.as_completed(loop=client.loop)
 
     def prepare(self) -> None:
-        """Say who works, and that all of them can.
+        """Wait for the first worker; say who works, and that all of them can.
 
         Raises:
             ConfigError: a worker does not see the outputs, has several threads, or is another
@@ -159,10 +159,13 @@ class Crew:
         """
         from pipelines.worker import Gpu, look
 
-        for address, worker in self.client.scheduler_info(n_workers=-1)["workers"].items():
-            if worker["nthreads"] != 1:
+        if not self._threads():
+            console.out.print("  the scheduler has no workers yet: waiting for the first")
+            self.client.wait_for_workers(1)
+        for address, threads in self._threads().items():
+            if threads != 1:
                 raise ConfigError(
-                    f"the worker at {address} has {worker['nthreads']} threads, and holds one "
+                    f"the worker at {address} has {threads} threads, and holds one "
                     "model: start workers of one thread (dask worker --nthreads 1)"
                 )
 
@@ -189,6 +192,11 @@ class Crew:
         has_dashboard = find_spec("bokeh") is not None
         dashboard = f", dashboard {self.client.dashboard_link}" if has_dashboard else ""
         console.out.print(f"  workers: {len(sights)}{dashboard}")
+
+    def _threads(self) -> dict[str, int]:
+        """How many threads each worker has, by address."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        return {address: worker["nthreads"] for address, worker in workers.items()}
 
     def work(self, jobs: Sequence[Job]) -> None:
         """Hand out pieces as they become known, until all runs have a record or a failure.

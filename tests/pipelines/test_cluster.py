@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from distributed import LocalCluster
@@ -151,6 +152,18 @@ def test_a_worker_of_several_threads(tmp_path: Path) -> None:
         words = ["sweep", "order", *SMALL, "allocation.k=3", "--scheduler", local.scheduler_address]
         done = luq_to(tmp_path, *words)
     assert "has 2 threads, and holds one model" in done.stderr
+
+
+def test_a_scheduler_without_workers_is_waited_for(tmp_path: Path) -> None:
+    options = {"processes": False, "dashboard_address": None, "threads_per_worker": 1}
+    with LocalCluster(n_workers=0, **options) as local:
+        joining = Timer(1.0, local.scale, [1])
+        joining.start()
+        words = ["order", *SMALL, "allocation.k=3", "evaluation.text=no_such.txt"]
+        done = luq_to(tmp_path, "sweep", *words, "--scheduler", local.scheduler_address)
+        joining.join()
+    assert "no workers yet: waiting for the first" in done.stdout
+    assert "workers: 1" in done.stdout
 
 
 def test_each_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -125,10 +125,11 @@ def profile(config: RunConfig, name: str) -> None:
     """Only calibrate and profile; print the entropies and what orders make of them."""
     bench = workbench(config)
     with bench.clock.stage("calibrate"):
-        bench.store.get(bench.graph.calibration)
-    with bench.clock.stage("profile"):
-        entropies = bench.store.get(bench.graph.profile)
+        for calibration in bench.graph.draws:
+            bench.store.get(calibration)
     scores = LayerScores(bench.graph, bench.store.get)
+    with bench.clock.stage("profile"):
+        entropies = scores.profile
     console.out.print(console.entropy_table(entropies, scores.order()))
     console.out.print(console.order_tables(scores.orders(), scores.correlations()))
 

@@ -17,6 +17,7 @@ from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from luq.allocation import steadiness
 from luq.config import RunConfig
 from luq.config.building import plain
 from luq.config.unread import reads, unread
@@ -130,8 +131,23 @@ def profile(config: RunConfig, name: str) -> None:
     scores = LayerScores(bench.graph, bench.store.get)
     with bench.clock.stage("profile"):
         entropies = scores.profile
-    console.out.print(console.entropy_table(entropies, scores.order()))
+    draws = config.order.draws
+    console.out.print(console.entropy_table(entropies, scores.order(), draws))
+    console.out.print(_noise(scores))
     console.out.print(console.order_tables(scores.orders(), scores.correlations()))
+
+
+def _noise(scores: LayerScores) -> str:
+    """How steady the order of entropy is."""
+    settings = scores.config
+    if settings.order.draws == 1:
+        repetitions = settings.profile.seeds
+        modality = settings.order.modality
+        return console.k_means_noise(steadiness.of_profile(scores.profile, modality, repetitions))
+    draws = scores.score_of_draws("entropy")
+    return console.draws_noise(
+        len(draws), steadiness.between_draws(draws), steadiness.between_halves(draws)
+    )
 
 
 def quantize(config: RunConfig, name: str) -> None:

@@ -86,17 +86,12 @@ def plan(
         ConfigError: A setting is impossible, or no plan keeps the budget.
     """
     given = {"k": k, "quantile": quantile, "entropy_max": entropy_max, "bits": bits, "bytes": bytes}
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) != 1:
-        raise ConfigError(
-            f"a plan needs exactly one of {', '.join(given)}, and got "
-            f"{', '.join(names) or 'none of them'}"
-        )
-    if tiers and names[0] not in ("bits", "bytes"):
-        raise ConfigError(f"tiers would be ignored with {names[0]}: they go with bits or bytes")
+    limit = _limit(given)
+    if tiers and limit not in ("bits", "bytes"):
+        raise ConfigError(f"tiers would be ignored with {limit}: they go with bits or bytes")
     _check_unit(unit, tie, tiers)
     ranking = OrderConfig(order, modality, seed, draws)
-    _check_draws(ranking, profile.samples, PLAN_OF[names[0]], tiers)
+    _check_draws(ranking, profile.samples, PLAN_OF[limit], tiers)
     if order == "kl" or (tiers and error == "kl"):
         raise ConfigError(
             "kl asks questions of the selection split, which `luq run` does: choose another order "
@@ -105,7 +100,7 @@ def plan(
     candidates = named_tiers(tiers)
     quantizer = quantizer_of(low, high, propagation, tiers)
     allocation = AllocationConfig(
-        PLAN_OF[names[0]],
+        PLAN_OF[limit],
         k=k,
         quantile=quantile,
         entropy_max=entropy_max,
@@ -121,6 +116,17 @@ def plan(
     chosen = allocate(graph, profile.model.store.get)
     end_walk(profile.model.store.tools)
     return Plan(chosen.allocation, quantizer, chosen.report, profile.samples)
+
+
+def _limit(given: Mapping[str, object]) -> str:
+    """The one setting that says how many layers go low; a ConfigError for none or several."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise ConfigError(
+            f"a plan needs exactly one of {', '.join(given)}, and got "
+            f"{', '.join(names) or 'none of them'}"
+        )
+    return names[0]
 
 
 def _check_draws(

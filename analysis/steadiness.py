@@ -19,11 +19,13 @@ from luq.config import ERRORS, OrderConfig, RunConfig
 from luq.config.building import plain
 from luq.config.order import ORDERS_OVER_TOKENS
 from luq.evaluation.compare import Difference
+from luq.profiling.entropies import LayerEntropy
 from luq.store import keys
 from pipelines.record import RunRecord
 
 RANDOM = "random"
 REVERSE = "_reverse"
+MOST_PROFILES = 8  # whose K-means is repeated
 TEXT = "text"  # the label of text-only calibration
 # Settings of the calibration that make its kind, or tell draws of it apart.
 OF_KIND = ("name", "alpha", "benchmarks", "seed")
@@ -259,10 +261,17 @@ def _halves(records: Sequence[RunRecord]) -> Agreement | None:
 
 
 def _expected(records: Sequence[RunRecord]) -> Agreement | None:
-    """What is to be expected of K-means alone, by the first profile of one calibration set."""
+    """What is to be expected of K-means alone, over profiles of one calibration set each."""
+    if not records:  # of single draws of a mean
+        return None
+    order = records[0].config.order
+    if order.draws > 1 or not order.name.startswith("entropy"):
+        return None
+    # of one number of repetitions, most often the only one
+    repetitions = records[0].config.profile.seeds
+    profiles: dict[str | None, list[LayerEntropy]] = {}
     for record in records:
-        order = record.config.order
-        if record.profile and order.draws == 1 and order.name.startswith("entropy"):
-            repetitions = record.config.profile.seeds
-            return steadiness.of_profile(record.profile, order.modality, repetitions)
-    return None
+        if record.profile and record.config.profile.seeds == repetitions:
+            profiles.setdefault(record.artefacts.profile, record.profile)
+    chosen = list(profiles.values())[:MOST_PROFILES]
+    return steadiness.of_k_means(chosen, order.modality, repetitions) if chosen else None

@@ -414,10 +414,11 @@ def _mean_cell(agreement: Agreement | None) -> Number:
 
 
 def _without_empty(table: Table) -> Table:
-    """The table without columns of which no row has a number."""
+    """The table without columns in which nothing was measured."""
     kept: list[int] = []
     for column in range(len(table.columns)):
-        if column < table.words or any(row[column] != NO_NUMBER for row in table.rows):
+        is_measured = any(row[column] not in (NO_NUMBER, FIXED) for row in table.rows)
+        if column < table.words or is_measured:
             kept.append(column)
     return replace(
         table,

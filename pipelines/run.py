@@ -143,7 +143,7 @@ def _noise(scores: LayerScores) -> str:
     if settings.order.draws == 1:
         repetitions = settings.profile.seeds
         modality = settings.order.modality
-        return console.k_means_noise(steadiness.of_profile(scores.profile, modality, repetitions))
+        return console.k_means_noise(steadiness.of_k_means([scores.profile], modality, repetitions))
     draws = scores.score_of_draws("entropy")
     return console.draws_noise(
         len(draws), steadiness.between_draws(draws), steadiness.between_halves(draws)

@@ -97,8 +97,8 @@ def between_halves(scores: Sequence[Sequence[float]], seed: int = 0) -> Agreemen
     return agreement(taus)
 
 
-def of_repetitions(means: Sequence[float], errors: Sequence[float], seed: int = 0) -> Agreement:
-    """What is to be expected between two repetitions, by a parametric bootstrap.
+def repeated(means: Sequence[float], errors: Sequence[float], seed: int = 0) -> list[float]:
+    """Taus between two repetitions as they are to be expected, by a parametric bootstrap.
 
     A repetition's score of layer l is drawn from N(m_l, e_l^2). The measured means have noise in
     them, too, and lie further apart than the true ones: the tau that is really found is lower.
@@ -116,18 +116,18 @@ def of_repetitions(means: Sequence[float], errors: Sequence[float], seed: int = 
         first = centre + width * rng.standard_normal(len(centre))
         second = centre + width * rng.standard_normal(len(centre))
         taus.append(tau(first.tolist(), second.tolist()))
-    return agreement(taus)
+    return taus
 
 
-def of_profile(
-    profile: Sequence[LayerEntropy], modality: str, repetitions: int
+def of_k_means(
+    profiles: Sequence[Sequence[LayerEntropy]], modality: str, repetitions: int
 ) -> Agreement | None:
-    """What is to be expected of the entropies if K-means alone were repeated.
+    """What is to be expected of the order of entropy if K-means alone were repeated.
 
     The noise of the samples is not in it, so that the tau between two calibration sets is lower.
 
     Args:
-        profile: Of one calibration set.
+        profiles: Each of one calibration set.
         modality: Whose tokens the order is over.
         repetitions: Seeds of K-means that each mean is over.
 
@@ -136,7 +136,10 @@ def of_profile(
     """
     if repetitions < 2:
         return None
-    entries = [entry for entry in profile if entry.modality == modality]
-    # s^2 over n repetitions is divided by n, not n - 1: e_l^2 = s^2 / (n - 1)
-    errors = [entry.spread / math.sqrt(repetitions - 1) for entry in entries]
-    return of_repetitions([entry.mean for entry in entries], errors)
+    taus: list[float] = []
+    for profile in profiles:
+        entries = [entry for entry in profile if entry.modality == modality]
+        # s^2 over n repetitions is divided by n, not n - 1: e_l^2 = s^2 / (n - 1)
+        errors = [entry.spread / math.sqrt(repetitions - 1) for entry in entries]
+        taus += repeated([entry.mean for entry in entries], errors)
+    return agreement(taus)

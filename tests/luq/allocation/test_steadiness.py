@@ -1,5 +1,7 @@
 """Kendall's tau of an order with itself: known rankings, and noise of known size."""
 
+from dataclasses import replace
+
 import pytest
 
 from luq.allocation import steadiness
@@ -55,13 +57,13 @@ def test_halves_of_the_draws_are_steadier_than_single_ones() -> None:
 
 
 def test_repetitions_without_noise_agree_and_those_of_noise_alone_do_not() -> None:
-    still = steadiness.of_repetitions([1.0, 1.0, 3.0, 2.0], [0.0] * 4)
+    still = agreement(steadiness.repeated([1.0, 1.0, 3.0, 2.0], [0.0] * 4))
     assert (still.mean, still.low, still.is_noise) == (pytest.approx(1), pytest.approx(1), False)
-    noise = steadiness.of_repetitions(EVEN, [1e6] * LAYERS)
+    noise = agreement(steadiness.repeated(EVEN, [1e6] * LAYERS))
     assert noise.mean == pytest.approx(0, abs=0.05)
     assert noise.is_noise
-    some = steadiness.of_repetitions(EVEN, [1.0] * LAYERS)
-    less = steadiness.of_repetitions(EVEN, [0.5] * LAYERS)
+    some = agreement(steadiness.repeated(EVEN, [1.0] * LAYERS))
+    less = agreement(steadiness.repeated(EVEN, [0.5] * LAYERS))
     assert 0.5 < some.mean < less.mean < 1
 
 
@@ -69,12 +71,16 @@ def test_two_layers_change_places_as_often_as_the_normal_distribution_says() -> 
     # the difference of two scores is N(1, 2 e^2): of e = 1 they stand right in 76.0 %
     right = 0.7602
     expected = (2 * right - 1) ** 2  # both repetitions right or both wrong, less the others
-    measured = steadiness.of_repetitions([0.0, 1.0], [1.0, 1.0])
+    measured = agreement(steadiness.repeated([0.0, 1.0], [1.0, 1.0]))
     assert measured.mean == pytest.approx(expected, abs=0.1)
 
 
 def test_the_spread_over_seeds_becomes_the_error_of_their_mean() -> None:
     profile = [LayerEntropy(i, "all", float(i), 2.0, 99, 20) for i in range(LAYERS)]
-    of_five = steadiness.of_profile(profile, "all", repetitions=5)
-    assert of_five == steadiness.of_repetitions(EVEN, [1.0] * LAYERS), "2 / sqrt(5 - 1)"
-    assert steadiness.of_profile(profile, "all", repetitions=1) is None
+    taus = steadiness.repeated(EVEN, [1.0] * LAYERS)  # 2 / sqrt(5 - 1)
+    assert steadiness.of_k_means([profile], "all", repetitions=5) == agreement(taus)
+    still = [replace(entry, spread=0.0) for entry in profile]
+    both = steadiness.of_k_means([profile, still], "all", repetitions=5)
+    assert both is not None
+    assert both.mean == pytest.approx((agreement(taus).mean + 1) / 2)
+    assert steadiness.of_k_means([profile], "all", repetitions=1) is None

@@ -36,7 +36,7 @@ class VLM:
     `originals` keeps the 16-bit linears of every layer, so that any tier can be undone. `standing`
     says which layers have packed linears: layer -> key of the artefact. `parts` and
     `standing_parts` are the same for what is no linear of the decoder: by part, and of `parts` by
-    path in the model.
+    path in the model. `folder` holds the checkpoint that was loaded; None: it came from none.
     """
 
     config: ModelConfig
@@ -47,6 +47,7 @@ class VLM:
     standing: dict[int, str] = field(default_factory=dict)
     parts: dict[str, Modules] = field(default_factory=dict)
     standing_parts: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -169,7 +170,9 @@ def load(source: Checkpoint) -> VLM:
     if not config.stream:
         model = model.to(device)
     check_values(source.folder, model, dtype)
-    return wrapped(config, model, processor)
+    vlm = wrapped(config, model, processor)
+    vlm.folder = source.folder
+    return vlm
 
 
 def wrapped(config: ModelConfig, model: Any, processor: Any) -> VLM:

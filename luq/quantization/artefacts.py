@@ -3,8 +3,9 @@
 import json
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
@@ -15,7 +16,7 @@ from luq.config.checks import VOLATILE
 from luq.config.quantizer.layer_tiers import LinearTier
 from luq.formats import layer_header
 from luq.formats.sizes import LayerSize
-from luq.models.checkpoint import Checkpoint
+from luq.models.checkpoint import Checkpoint, linear_tensors, module_tensors
 from luq.store.artefact import Artefact, Tools
 from luq.store.store import write_json
 
@@ -37,24 +38,30 @@ Errors = dict[str, float]  # of the linears of one layer
 
 @dataclass(frozen=True)
 class LayerFolder:
-    """A packed layer where it lies."""
+    """A packed layer where it lies. Sizes count what it holds by reference, too.
+
+    Args:
+        folder: in the store.
+        checkpoint: the folder of the checkpoint that it was packed from.
+    """
 
     folder: Path
+    checkpoint: Path | None = None
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Size of the layer's file."""
-        return (self.folder / layer_header.FILE).stat().st_size
+        return layer_header.whole_bytes(self.folder)
 
     def linear_bytes(self) -> dict[str, int]:
-        """Bytes of what the file holds of each linear, without the file's header."""
+        """Bytes of each linear, without the file's header."""
         return layer_header.linear_bytes(self.folder)
 
     def read(self) -> "Weights":
         """The packed weights, by linear."""
         from luq.formats.layer_file import read_layer
 
-        return read_layer(self.folder)
+        return read_layer(self.folder, self.checkpoint)
 
     def size(self) -> LayerSize:
         """What the file holds, by tensor class."""
@@ -66,11 +73,21 @@ class LayerFolder:
         return layer_size(self.folder, self.read())
 
 
-def _write(folder: Path, packed: "Weights") -> None:
-    """Write packed weights, and what their file holds."""
-    from luq.formats.layer_file import layer_size, write_layer
+def _write(
+    folder: Path, packed: "Weights", checkpoint: Checkpoint, names: Mapping[str, str]
+) -> None:
+    """Write packed weights, and what their file holds.
 
-    write_layer(folder, packed)
+    Args:
+        folder: of the artefact.
+        packed: the weights by linear.
+        checkpoint: from which they were packed.
+        names: what it calls their 16-bit weights, by linear.
+    """
+    from luq.formats.layer_file import layer_size, write_layer
+    from luq.formats.references import references_to
+
+    write_layer(folder, packed, references_to(checkpoint, names, packed))
     layer_header.write_size(folder, layer_size(folder, packed))
 
 
@@ -173,7 +190,7 @@ class PackedLayer(Artefact[LayerFolder]):
 
         if self.calibration is None:
             vlm = loaded(tools, self.checkpoint)
-            _write(folder, quantize_layer(vlm, self.index, self.tiers, None))
+            self._write(folder, quantize_layer(vlm, self.index, self.tiers, None))
             return
         vlm = loaded(tools, self.calibration.checkpoint)
         before = [tools.store.get(layer).folder for layer in self.before]
@@ -183,7 +200,11 @@ class PackedLayer(Artefact[LayerFolder]):
         if self.refinement is not None:
             refiner = self._refiner(self.calibration, self.refinement.settings, walk, tools)
         packed = quantize_layer(vlm, self.index, self.tiers, states, refiner, self.held_out)
-        _write(folder, packed)
+        self._write(folder, packed)
+
+    def _write(self, folder: Path, packed: "Weights") -> None:
+        names = linear_tensors(self.checkpoint, self.index)
+        _write(folder, packed, self.checkpoint, names)
 
     def _refiner(
         self, calibration: Calibration, settings: RefineConfig, walk: "Walk", tools: Tools
@@ -200,7 +221,7 @@ class PackedLayer(Artefact[LayerFolder]):
         return LayerRefiner(walk.vlm, self.index, lessons, settings)
 
     def read(self, folder: Path) -> LayerFolder:
-        return LayerFolder(folder)
+        return LayerFolder(folder, self.checkpoint.folder)
 
 
 def walk_of(
@@ -398,10 +419,10 @@ class PackedPart(Artefact[LayerFolder]):
             vlm.restore()
             install_parts(vlm, folders_of(self.before, tools))
         packed = quantize_part(vlm, self.part, self.tiers, samples, tools.store.root)
-        _write(folder, packed)
+        _write(folder, packed, self.checkpoint, module_tensors(self.checkpoint))
 
     def read(self, folder: Path) -> LayerFolder:
-        return LayerFolder(folder)
+        return LayerFolder(folder, self.checkpoint.folder)
 
 
 Parts = tuple[PackedPart, ...]

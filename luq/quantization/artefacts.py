@@ -3,9 +3,8 @@
 import json
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
@@ -14,8 +13,7 @@ from luq.calibration.artefacts import Calibration, samples_of
 from luq.config import LayerTiers, RefineConfig, TierConfig
 from luq.config.checks import VOLATILE
 from luq.config.quantizer.layer_tiers import LinearTier
-from luq.formats import layer_header
-from luq.formats.sizes import LayerSize
+from luq.formats.artefacts import LayerFolder, write_packed
 from luq.models.checkpoint import Checkpoint, linear_tensors, module_tensors
 from luq.store.artefact import Artefact, Tools
 from luq.store.store import write_json
@@ -34,61 +32,6 @@ REFINEMENT_VERSION = 2  # raise it when a refined layer gets other bytes
 REFINED = "-refined"  # after the name of a refined layer's tier, where work is told apart
 T = TypeVar("T")
 Errors = dict[str, float]  # of the linears of one layer
-
-
-@dataclass(frozen=True)
-class LayerFolder:
-    """A packed layer where it lies. Sizes count what it holds by reference, too.
-
-    Args:
-        folder: in the store.
-        checkpoint: the folder of the checkpoint that it was packed from.
-    """
-
-    folder: Path
-    checkpoint: Path | None = None
-
-    @cached_property
-    def bytes(self) -> int:
-        """Size of the layer's file."""
-        return layer_header.whole_bytes(self.folder)
-
-    def linear_bytes(self) -> dict[str, int]:
-        """Bytes of each linear, without the file's header."""
-        return layer_header.linear_bytes(self.folder)
-
-    def read(self) -> "Weights":
-        """The packed weights, by linear."""
-        from luq.formats.layer_file import read_layer
-
-        return read_layer(self.folder, self.checkpoint)
-
-    def size(self) -> LayerSize:
-        """What the file holds, by tensor class."""
-        kept = layer_header.read_size(self.folder)
-        if kept is not None:
-            return kept
-        from luq.formats.layer_file import layer_size
-
-        return layer_size(self.folder, self.read())
-
-
-def _write(
-    folder: Path, packed: "Weights", checkpoint: Checkpoint, names: Mapping[str, str]
-) -> None:
-    """Write packed weights, and what their file holds.
-
-    Args:
-        folder: of the artefact.
-        packed: the weights by linear.
-        checkpoint: from which they were packed.
-        names: what it calls their 16-bit weights, by linear.
-    """
-    from luq.formats.layer_file import layer_size, write_layer
-    from luq.formats.references import references_to
-
-    write_layer(folder, packed, references_to(checkpoint, names, packed))
-    layer_header.write_size(folder, layer_size(folder, packed))
 
 
 @dataclass(frozen=True)
@@ -204,7 +147,7 @@ class PackedLayer(Artefact[LayerFolder]):
 
     def _write(self, folder: Path, packed: "Weights") -> None:
         names = linear_tensors(self.checkpoint, self.index)
-        _write(folder, packed, self.checkpoint, names)
+        write_packed(folder, packed, self.checkpoint, names)
 
     def _refiner(
         self, calibration: Calibration, settings: RefineConfig, walk: "Walk", tools: Tools
@@ -419,7 +362,7 @@ class PackedPart(Artefact[LayerFolder]):
             vlm.restore()
             install_parts(vlm, folders_of(self.before, tools))
         packed = quantize_part(vlm, self.part, self.tiers, samples, tools.store.root)
-        _write(folder, packed, self.checkpoint, module_tensors(self.checkpoint))
+        write_packed(folder, packed, self.checkpoint, module_tensors(self.checkpoint))
 
     def read(self, folder: Path) -> LayerFolder:
         return LayerFolder(folder, self.checkpoint.folder)

@@ -74,9 +74,9 @@ def advise(folder: Path, layer: int) -> None:
     for file, places in by_file.items():
         descriptor = os.open(file, os.O_RDONLY)
         try:
-            for place in places:
-                for start in range(place.start, place.stop, PIECE):
-                    length = min(PIECE, place.stop - start)
+            for tensor_bytes in places:
+                for start in range(tensor_bytes.start, tensor_bytes.stop, PIECE):
+                    length = min(PIECE, tensor_bytes.stop - start)
                     os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(descriptor)

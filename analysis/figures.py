@@ -96,6 +96,8 @@ def _lines(chart: Lines) -> Figure:
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
     axes.margins(x=0.1, y=0.1)
+    if chart.logarithmic:
+        axes.set_yscale("log")
     if chart.whole:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(chart.named):

@@ -5,7 +5,7 @@ the file is read, so that a run which was killed goes on with that row.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +21,8 @@ from luq.evaluation.compare import bootstrap
 from luq.evaluation.measures import perplexity, perplexity_ratio
 
 FLOAT = "16 bit"
-COLUMNS = ("row", "bits", "perplexity", "ratio to 16 bit", "KL, nats", "CPU s", "GB")
+LARGE = 1000
+COLUMNS = ("row", "bits", "ppl", "ratio to 16 bit", "KL, nats", "CPU s", "GB")
 NOISE = (
     0.05  # nats between two makes of one row that differ in last bits alone (docs/quantizers.md)
 )
@@ -109,6 +110,15 @@ def of_scene(results: list[Result], scene: Scene) -> list[Result]:
     )
 
 
+def measured_elsewhere(results: list[Result], scene: Scene) -> Result | None:
+    """The 16-bit model's row from a scene of other packed linears or calibration tokens."""
+    for result in results:
+        other = replace(result.scene, tokens=scene.tokens, linears=scene.linears)
+        if result.row == FLOAT and other == scene:
+            return replace(result, scene=scene)
+    return None
+
+
 def reference_of(rows: list[Result]) -> Result:
     """The 16-bit model's row.
 
@@ -130,7 +140,7 @@ def cells_of(result: Result, reference: Result) -> list[str]:
     return [
         result.row,
         f"{result.stored_bits:.2f}",
-        f"{value:.4g}",
+        f"{value:.2f}" if value < LARGE else f"{value:.0f}",
         _interval(ratio),
         _interval(bootstrap(result.divergences)),
         f"{result.cpu_seconds:.0f}",
@@ -139,14 +149,19 @@ def cells_of(result: Result, reference: Result) -> list[str]:
 
 
 def _interval(values: tuple[float, float, float]) -> str:
-    middle, low, high = (f"{value:.3g}" for value in values)
+    middle, low, high = (_number(value) for value in values)
     return f"{middle} [{low}, {high}]"
+
+
+def _number(value: float) -> str:
+    """Three digits, or all of a large number's."""
+    return f"{value:.3g}" if value < LARGE else f"{value:.0f}"
 
 
 def table_of(rows: list[Result]) -> Table:
     """Rows of one scene, for a terminal of 80 columns."""
     reference = reference_of(rows)
-    table = Table(title=reference.scene.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=reference.scene.title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "row" else "right")
     for result in rows:

@@ -55,6 +55,7 @@ from peer_results import (
     draw,
     keep,
     markdown_of,
+    measured_elsewhere,
     of_scene,
     results_of,
     table_of,
@@ -417,6 +418,10 @@ def main() -> None:
     failed: list[str] = []
     done = [result.row for result in found]
     if FLOAT not in done:
+        elsewhere = measured_elsewhere(results_of(arguments.results), scene)
+        if elsewhere is not None:
+            keep(elsewhere, arguments.results)
+            done.append(FLOAT)
         wanted = [FLOAT, *(name for name in wanted if name != FLOAT)]
     for name in missing_rows(wanted, rows, done, console):
         console.print(f"{time.strftime('%H:%M:%S')} {name}")

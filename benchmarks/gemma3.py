@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from smollm2 import write_model
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
@@ -143,22 +144,14 @@ def packaged_file(folder: Path) -> Path:
         raise ConfigError(f"Gemma 3 is not installed ({error}): {INSTALL}") from error
 
 
-def write_folder(file: Path, target: Path) -> None:
-    """Write a GGUF file's model and tokenizer as a 16-bit Hugging Face folder."""
-    source = GgufGemma(file)
-    model = Gemma3ForCausalLM(source.config)
-    model.load_state_dict(dict(source.weights()), strict=False)  # the head is the embeddings
-    model.half().save_pretrained(target)
-    source.tokenizer().save_pretrained(target)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--gguf", type=Path, help="instead of the installed package's file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        write_folder(arguments.gguf or packaged_file(Path(name)), arguments.folder)
+        file = arguments.gguf or packaged_file(Path(name))
+        write_model(GgufGemma(file), arguments.folder)
 
 
 if __name__ == "__main__":

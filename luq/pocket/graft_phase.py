@@ -28,6 +28,7 @@ from luq.pocket.language import (
     STATE,
     LanguagePhase,
     fall_share,
+    has_bfloat16,
     hidden_states,
     language_loss,
 )
@@ -64,6 +65,11 @@ class GraftPhase(LanguagePhase):
         model.to(devices.resolve(config.device))  # type: ignore[arg-type]  # its name will do
         model.requires_grad_(False)
         low_rank.attach(model, config.rank)
+        if has_bfloat16(model.device):
+            low_rank.freeze_in_bfloat16(model)
+        if config.compile:
+            for layer in model.model.language_model.layers:
+                layer.compile(dynamic=False)
         self.language_model = smollm2.GgufModel(smollm2.packaged_file()).digest
         self.divergence = 0.0  # on the last passages
         self.first_step = 0  # where the optimizer's moments were zero
@@ -192,7 +198,9 @@ class GraftPhase(LanguagePhase):
             log.info("step %d loss %.4f divergence on text %.4f", self.step, loss, self.divergence)
         if self.step % self.config.check_every == 0:
             shown = []
-            for benchmark, result in self.quiz.results(self.family, self.model).items():
+            with torch.compiler.set_stance("force_eager"):  # its lengths are seen once
+                results = self.quiz.results(self.family, self.model)
+            for benchmark, result in results.items():
                 shown.append(f"{benchmark} {result.right:.2f} ({result.constant:.2f})")
             log.info("step %d right (best constant): %s", self.step, ", ".join(shown))
 

@@ -29,7 +29,7 @@ SETTINGS = "training.json"  # in the folder of a training: the settings that it 
 CARD = "pocket_training.json"  # in a finished checkpoint
 # Settings that may change from one start to the next, since they decide nothing about the weights
 # so far: a training may be made longer. All others belong to the folder.
-CHANGEABLE = ("steps", "save_every", "check_every", "device")
+CHANGEABLE = ("steps", "save_every", "check_every", "device", "compile")
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class GraftConfig(TrainConfig):
     check_every: int = 100  # steps between two looks at held-out questions
     check_questions: int = 16  # of each benchmark
     device: str = "auto"  # cuda if there is one, cpu, cuda or cuda:N
+    compile: bool = False  # torch.compile for the decoder's layers, which needs a C++ compiler
 
     def __post_init__(self) -> None:
         super().__post_init__()

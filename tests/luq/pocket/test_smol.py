@@ -26,7 +26,9 @@ from luq.pocket import (
     text,
     trained,
 )
+from luq.pocket.family import FAMILIES
 from luq.pocket.grafted import TRAINED_FILE
+from luq.pocket.language import has_bfloat16
 from luq.pocket.sentences import description
 from luq.pocket.settings import GraftConfig, TrainConfig, make_config, resolved
 from luq.pocket.stream import IMAGE_TOKENS, Stream
@@ -162,6 +164,19 @@ def test_a_killed_training_goes_on_as_if_it_was_not(
     weights = load_file(resumed / "model.safetensors")
     assert expected.keys() == weights.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_frozen_weights_have_the_type_of_their_products() -> None:
+    family = FAMILIES[grafted.GRAFTED]
+    tokenizer = family.make_tokenizer()
+    model = family.build(tokenizer, 0, 0)
+    graft_phase.GraftPhase(family, model, tokenizer, TINY)
+    halves = has_bfloat16(model.device)
+    changes = low_rank.parts(model).values()
+    assert all(part.dtype == torch.float32 for part in changes)
+    frozen = model.model.language_model.layers[0].mlp.up_proj.get_base_layer().weight
+    assert frozen.dtype == (torch.bfloat16 if halves else torch.float32)
+    assert model.lm_head.weight.dtype == torch.float32
 
 
 def test_first_the_projector_learns_and_then_the_decoder(tmp_path: Path) -> None:

@@ -132,8 +132,6 @@ class Mix(Tier):
     low: TierConfig = NAMED_TIERS["billm"]
 
     def plan(self, subject: Subject) -> luq.Plan:
-        if len(subject.chosen) < len(linears_of(subject.model.vlm.layers[0])):
-            raise ConfigError("a mix gives tiers to whole layers: leave --linears out")
         profile = luq.profile(subject.model, [{"text": text} for text in subject.texts])
         return luq.plan(profile, k=subject.model.layers // 2, low=self.low, high=self.tier)
 
@@ -163,7 +161,8 @@ def rows_of(arguments: argparse.Namespace) -> dict[str, Row]:
         rows[f"GPTQ {bits}"] = Row("GPTQ, published", published)
     for kind in LLAMA_CPP:
         rows[f"llama.cpp {kind}"] = Row("llama.cpp", LlamaCpp(kind, arguments.gguf))
-    rows["billm + gptq4"] = Row(OURS, Mix(grids[4]))
+    if not arguments.linears:  # a mix gives tiers to whole layers
+        rows["billm + gptq4"] = Row(OURS, Mix(grids[4]))
     rows["billm"] = Row(OURS, Tier(NAMED_TIERS["billm"]))
     rows["BiLLM"] = Row("BiLLM, published", BillmReference(arguments.billm))
     for bits in (2, 3, 4):

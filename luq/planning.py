@@ -19,7 +19,7 @@ from luq.evaluation import answers
 from luq.evaluation.artefacts import Fidelity, Layers
 from luq.evaluation.measures import mean_divergence
 from luq.evaluation.scorers.summary import mean
-from luq.formats.artefacts import RestSizes
+from luq.formats.artefacts import LayerFolder, RestSizes
 from luq.formats.sizes import rest_ledger
 from luq.graph import ModelGraph, QuestionSet
 from luq.profiling.entropies import LayerEntropy, over_draws
@@ -27,7 +27,6 @@ from luq.quantization.artefacts import (
     DeltaLosses,
     Errors,
     FisherLosses,
-    LayerFolder,
     LinearOutputErrors,
     MeasuredErrors,
     OutputErrors,

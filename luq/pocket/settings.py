@@ -89,6 +89,7 @@ class GraftConfig(TrainConfig):
     save_every: int = 10
     rank: int = 12  # of the changes of the decoder's linears
     align_steps: int = 40  # first steps: captions, and only the projector learns
+    caption_steps: int = 400  # then: captions alone, and the decoder learns, too
     text: str = ""  # file of plain text that the model keeps; empty: the shipped training text
     passages: int = 1  # of plain text in a step
     passage_length: int = 96  # tokens
@@ -101,7 +102,7 @@ class GraftConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_between("rank", self.rank, 1, LARGEST_RANK, f"in [1, {LARGEST_RANK}]")
-        for name in ("align_steps", "passages"):
+        for name in ("align_steps", "caption_steps", "passages"):
             require_count(name, getattr(self, name), 0)
         require_count("passage_length", self.passage_length, 2)
         for name in ("check_every", "check_questions"):

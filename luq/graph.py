@@ -13,7 +13,6 @@ from typing import Protocol
 
 from luq.allocation.allocations import Allocation
 from luq.calibration.artefacts import Calibration, SharedQuestions
-from luq.calibration.own import OwnSamples
 from luq.config import (
     AllocationConfig,
     EvaluationConfig,
@@ -24,8 +23,6 @@ from luq.config import (
     TierConfig,
     VisionBudget,
 )
-from luq.config.allocation import ERRORS
-from luq.config.order import ORDERS_OVER_TOKENS
 from luq.config.quantizer import EMBEDDINGS, HEAD, PROJECTOR, VISION
 from luq.errors import ConfigError
 from luq.evaluation.answers import Kept
@@ -210,24 +207,6 @@ def check_token_weights(checkpoint: Checkpoint, quantizer: QuantizerConfig) -> N
         raise ConfigError(
             f"quantizer.token_weights={name} is not possible with model.stream=true: it needs the "
             "gradients of all layers at once. Use quantizer.token_weights=count"
-        )
-
-
-def check_draws(order: OrderConfig, calibration: Calibration) -> None:
-    """A ConfigError if scores cannot be means over several calibration sets."""
-    if order.draws == 1:
-        return
-    if isinstance(calibration.questions, OwnSamples):
-        raise ConfigError(
-            f"order.draws={order.draws} is not possible: samples of your own are taken whole, so "
-            "that there is nothing to draw again. Use order.draws=1, or a calibration set that is "
-            "mixed (calibration=multimodal)"
-        )
-    if order.name in ERRORS:
-        raise ConfigError(
-            f"order.draws={order.draws} is not possible with order={order.name}, which goes by "
-            "quantized layers, and these are made with one calibration set. Use order.draws=1, or "
-            f"one of {', '.join(ORDERS_OVER_TOKENS)}"
         )
 
 

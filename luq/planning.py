@@ -14,6 +14,10 @@ from luq.allocation.allocations import Allocation
 from luq.allocation.evidence import Part, Selection
 from luq.allocation.orders import ORDERS, Correlation, correlations
 from luq.allocation.plans import Chosen
+from luq.calibration.artefacts import Calibration
+from luq.calibration.own import OwnSamples
+from luq.config import ERRORS, OrderConfig
+from luq.config.order import ORDERS_OVER_TOKENS
 from luq.errors import ConfigError, DataError
 from luq.evaluation import answers
 from luq.evaluation.artefacts import Fidelity, Layers
@@ -49,6 +53,24 @@ LINEAR_ERRORS: dict[str, type[MeasuredErrors[list[Errors]]]] = {
 # files in one tier, per linear.
 HEADER_SLACK = 8
 REPAIRS = 3  # times a budget's plan is made again because its files are larger than expected
+
+
+def check_draws(order: OrderConfig, calibration: Calibration) -> None:
+    """A ConfigError if scores cannot be means over several calibration sets."""
+    if order.draws == 1:
+        return
+    if isinstance(calibration.questions, OwnSamples):
+        raise ConfigError(
+            f"order.draws={order.draws} is not possible: samples of your own are taken whole, so "
+            "that there is nothing to draw again. Use order.draws=1, or a calibration set that is "
+            "mixed (calibration=multimodal)"
+        )
+    if order.name in ERRORS:
+        raise ConfigError(
+            f"order.draws={order.draws} is not possible with order={order.name}, which goes by "
+            "quantized layers, and these are made with one calibration set. Use order.draws=1, or "
+            f"one of {', '.join(ORDERS_OVER_TOKENS)}"
+        )
 
 
 class LayerScores:

@@ -30,7 +30,6 @@ from luq.formats.artefacts import Rest
 from luq.graph import (
     ModelGraph,
     QuestionSet,
-    check_draws,
     check_parts,
     check_sight,
     check_token_weights,
@@ -48,7 +47,7 @@ from luq.models.checkpoint import (
     linear_shapes,
     part_widths,
 )
-from luq.planning import GRADIENTS
+from luq.planning import GRADIENTS, check_draws
 from luq.profiling.artefacts import ForwardScores, WeightScores
 from luq.profiling.entropies import subsample_of
 from luq.quantization.artefacts import (

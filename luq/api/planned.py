@@ -12,8 +12,7 @@ from luq.config import AllocationConfig, OrderConfig, QuantizerConfig, TierConfi
 from luq.config.named_tiers import named_tier, named_tiers
 from luq.config.order import ORDERS_OVER_TOKENS
 from luq.errors import ConfigError
-from luq.graph import check_draws
-from luq.planning import allocate
+from luq.planning import allocate, check_draws
 from luq.quantization.artefacts import end_walk
 
 # What says how many layers go low -> the plan that reads it.

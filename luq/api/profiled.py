@@ -6,8 +6,7 @@ from luq.api.graph import FLOAT, GraphSettings, LoadedGraph, Samples, calibratio
 from luq.api.loaded import LoadedModel
 from luq.calibration.artefacts import Calibration, CalibrationSummary
 from luq.config import OrderConfig, ProfileConfig
-from luq.graph import check_draws
-from luq.planning import LayerScores
+from luq.planning import LayerScores, check_draws
 from luq.profiling.entropies import LayerEntropy, subsample_of
 
 

@@ -162,12 +162,12 @@ def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     result = measured(tmp_path, *orders_with_scores(), ranked(1, STRAIGHT))
     table = tables.steadiness(result)
     assert table.columns == [
-        "order", "rankings", "tau with itself", "pairs", "text-only with multimodal",
-        "K-means alone", "tau with lim", "score minus lim", "95 % interval",
+        "order", "rankings", "tau with itself", "pairs", "K-means alone", "tau with lim",
+        "score minus lim", "95 % interval",
     ]  # fmt: skip
     rows = {str(row[0]): [tables.text(cell) for cell in row[1:]] for row in table.rows}
     assert rows["entropy"][:3] == ["2", f"{ONE_SWAP:.2f}", "1"]
-    assert rows["entropy"][5:7] == [f"{ONE_SWAP:.2f}", "-10.0"]
+    assert rows["entropy"][4:6] == [f"{ONE_SWAP:.2f}", "-10.0"]
     assert rows["depth"][1] == "fixed"
     alone = tables.steadiness(measured(tmp_path / "b", ranked(0, STRAIGHT)))
     assert alone.columns == ["order", "rankings", "K-means alone"]

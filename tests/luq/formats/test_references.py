@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from luq.config import Float16Tier, LayerTiers
 from luq.errors import ModelError, StoreError
+from luq.formats import layer_header
 from luq.formats import references as references_module
 from luq.formats.layer_file import PackedLayer, layer_size, read_layer, write_layer
 from luq.formats.layer_header import (
@@ -21,16 +22,21 @@ from luq.formats.layer_header import (
     REFERENCES,
     WIDTHS,
     References,
+    held_by_reference,
     linear_bytes,
     read_size,
     whole_bytes,
     write_size,
 )
 from luq.formats.references import references_to
-from luq.models.checkpoint import linear_tensors, module_tensors
+from luq.formats.sizes import LayerSize
+from luq.models.checkpoint import checkpoint, linear_tensors, module_tensors
 from luq.models.vlm import VLM, hold_loaded
 from luq.pocket.shipped import WEIGHTS
 from luq.quantization.artefacts import PackedLayer as PackedLayerArtefact
+from luq.quantization.artefacts import PackedPart
+from luq.quantization.rest import assert_parts_installed, install_parts
+from luq.quantization.walk import assert_installed, install
 from luq.store import digests
 from luq.store.store import Store
 from tests.luq.formats import by_reference
@@ -284,3 +290,51 @@ def test_the_artefact_refers_and_an_older_copy_is_read(
     assert layer.size() == copy.size()
     assert layer.bytes == copy.bytes == layer.size().bytes
     assert layer.linear_bytes() == copy.linear_bytes()
+
+
+def test_what_is_installed_by_reference_is_the_model(vlm: VLM, tmp_path: Path) -> None:
+    """Decoder layers, and a part beside them."""
+    store = Store(tmp_path / "store")
+    source = checkpoint(vlm.config)
+    hold_loaded(store.tools, source, vlm)
+    layers = [
+        PackedLayerArtefact(source, index, LayerTiers(Float16Tier()))
+        for index in range(source.layers)
+    ]
+    part = PackedPart(source, "embeddings", Float16Tier())
+    folders = [store.get(layer).folder for layer in layers]
+    parts = {"embeddings": store.get(part).folder}
+    assert held_by_reference(parts["embeddings"]).tensors.keys() == {"embed_tokens.weight"}
+    ids = torch.arange(5, 45).unsqueeze(0)
+    with torch.no_grad():
+        expected = vlm.model(input_ids=ids).logits
+        try:
+            assert install(vlm, folders) == source.layers
+            assert install_parts(vlm, parts) == 1
+            assert_installed(vlm, folders)
+            assert_parts_installed(vlm, parts)
+            given = vlm.model(input_ids=ids).logits
+        finally:
+            vlm.restore()
+    assert torch.allclose(given, expected, atol=1e-4)
+
+
+def test_an_interrupted_layer_leaves_nothing(
+    vlm: VLM, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    source = source_of(model)
+    hold_loaded(store.tools, source, vlm)
+    artefact = PackedLayerArtefact(source, INDEX, LayerTiers(Float16Tier()))
+
+    def interrupt(folder: Path, size: LayerSize) -> None:
+        assert (folder / FILE).exists(), "the references are written before their sizes"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layer_header, "write_size", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.get(artefact)
+    assert not store.has(artefact)
+    assert list(store.leftovers()) == []
+    assert len(store.get(artefact).read()) == 7

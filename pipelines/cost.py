@@ -52,7 +52,8 @@ class Work:
         if graph.is_calibrated:
             self._add(store, graph.calibration)
         if graph.is_profiled:
-            self._add(store, graph.profile)
+            for profile in graph.profiles:
+                self._add(store, profile)
         layers = _known(lambda: graph.layers(allocate(graph, store.peek).allocation))
         parts = _known(lambda: planned_parts(graph, store.peek).parts)
         if layers is not None and parts is not None:

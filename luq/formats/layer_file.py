@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -27,6 +28,18 @@ Buffers = dict[str, dict[str, Tensor]]  # short linear name -> buffer name -> te
 
 def write_layer(folder: Path, packed: PackedLayer) -> None:
     """Write one layer's packed weights into `folder`."""
+    tensors, metadata = _contents(packed)
+    tensor_files.save(tensors, folder / FILE, metadata)
+
+
+def layer_content(packed: PackedLayer) -> bytes:
+    """The bytes of the file that `write_layer` writes."""
+    tensors, metadata = _contents(packed)
+    return safetensors.torch.save(tensors, metadata)
+
+
+def _contents(packed: PackedLayer) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A layer's tensors by name, and its file's metadata."""
     tensors: dict[str, Tensor] = {}
     entries: dict[str, Any] = {}
     for name, weight in packed.items():
@@ -34,8 +47,7 @@ def write_layer(folder: Path, packed: PackedLayer) -> None:
         entries[short] = {"format": weight.format, "shape": list(weight.shape), **weight.meta}
         for buffer, tensor in weight.buffers.items():
             tensors[f"{short}.{buffer}"] = tensor.contiguous().cpu()
-    metadata = json.dumps(entries, separators=(",", ":"))
-    tensor_files.save(tensors, folder / FILE, {METADATA: metadata})
+    return tensors, {METADATA: json.dumps(entries, separators=(",", ":"))}
 
 
 def read_layer(folder: Path, device: torch.device | str = "cpu") -> PackedLayer:

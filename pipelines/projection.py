@@ -77,13 +77,16 @@ class Projection:
 
     Args:
         graph: of the run.
+        machine: measurements of another run of this model, if there are some.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, machine: Machine | None = None) -> None:
         self.graph = graph
+        self._shared_machine = machine
         self.depth = graph.checkpoint.layers
         self.shapes = layer_shapes(graph.checkpoint)
         self._passed: dict[object, list[str]] = {}  # of each walk, the layers that it went through
+        self._askings: dict[tuple[str, Subset], Asking] = {}
         self._standing: list[str] = []  # keys of the layers that stand in the model
 
     # What the run asks
@@ -109,6 +112,8 @@ class Projection:
     @cached_property
     def machine(self) -> Machine:
         """The measurements."""
+        if self._shared_machine is not None:
+            return self._shared_machine
         questions = [item.questions for item in self.asked.values()] or self._calibrated
         return Machine(self.graph, questions)
 
@@ -122,7 +127,14 @@ class Projection:
         share = sum(int(s.image_mask.sum()) for s in samples) / total if total else 0.0
         return calibration_tokens(self.graph, [sample.tokens for sample in samples], share)
 
-    def _asking(self, benchmark: str, subset: Subset) -> Asking:
+    def asking(self, benchmark: str, subset: Subset) -> Asking:
+        """How questions of a benchmark are asked."""
+        key = benchmark, subset
+        if key not in self._askings:
+            self._askings[key] = self._asked_as(benchmark, subset)
+        return self._askings[key]
+
+    def _asked_as(self, benchmark: str, subset: Subset) -> Asking:
         item = self.asked[benchmark]
         if subset != self.graph.questions.subset:
             item = asked(self.graph.questions.tables[benchmark], subset)
@@ -160,10 +172,8 @@ class Projection:
 
     def _walk_seconds(self, layer: PackedLayer) -> float:
         """Bringing hidden states to a layer, as `luq.quantization.walk.Walk` does it."""
-        walk = layer.calibration, layer.refinement is not None, layer.gradients
-        way = [before.key for before in layer.before[: layer.index]]
-        way += [""] * (layer.index - len(way))
-        passed = self._passed.get(walk)
+        way = _way_to(layer)
+        passed = self._passed.get(_walk_of(layer))
         seconds = 0.0
         if passed is None or passed != way[: len(passed)]:
             seconds += self._before_seconds()
@@ -172,7 +182,7 @@ class Projection:
             seconds += self._pass_seconds()
             if way[index]:
                 seconds += self._unpacking_seconds(layer.before[index])
-        self._passed[walk] = way
+        self._passed[_walk_of(layer)] = way
         return seconds
 
     def _unpacking_seconds(self, layer: PackedLayer) -> float:
@@ -190,8 +200,15 @@ class Projection:
 
     def price(self, artefact: Artefact[Any]) -> Price:
         """What an artefact takes that is made after those that were asked about before it."""
-        price = self._price(artefact)
+        price = self._table(artefact) or self._price(artefact)
         return Price(price.seconds + self.machine.artefact_seconds, price.bytes)
+
+    def made(self, artefact: Artefact[Any]) -> None:
+        """An artefact is made whose price is known otherwise: what comes next begins after it."""
+        if isinstance(artefact, PackedLayer) and artefact.calibration is not None:
+            self._passed[_walk_of(artefact)] = _way_to(artefact)
+        elif isinstance(artefact, Answers | TextLosses | ReferenceProbabilities | Fidelity):
+            self._standing = [layer.key for layer in artefact.layers]
 
     def _price(self, artefact: Artefact[Any]) -> Price:
         match artefact:
@@ -215,6 +232,15 @@ class Projection:
                 return self._losses(artefact)
             case _:
                 return self._scores(artefact)
+
+    def _table(self, artefact: Artefact[Any]) -> Price | None:
+        """Questions that a plug-in makes; None: it is something else."""
+        tables = self.graph.questions.tables
+        names = [name for name, table in tables.items() if table.content == artefact]
+        if not names:
+            return None
+        items = [self.asked[name] for name in names]
+        return Price(sum(item.seconds for item in items), sum(item.bytes for item in items))
 
     def load(self) -> Price:
         """Loading the model: building it, and reading its weights."""
@@ -312,7 +338,7 @@ class Projection:
         return Price(seconds, size)
 
     def _answers(self, answers: Answers) -> Price:
-        asking = self._asking(answers.table.benchmark, answers.subset)
+        asking = self.asking(answers.table.benchmark, answers.subset)
         seconds = self._installing_seconds(answers.layers)
         seconds += self.machine.asking.seconds(asking.count)
         size = answers.batching.batch_size
@@ -336,7 +362,7 @@ class Projection:
 
     def _forced(self, reference: ReferenceProbabilities, is_reference: bool) -> Price:
         """Reference answers' probabilities: one pass of each batch, and the head at their places."""
-        asking = self._asking(reference.table.benchmark, reference.subset)
+        asking = self.asking(reference.table.benchmark, reference.subset)
         size = reference.batching.batch_size
         seconds = self.machine.asking.each * asking.count
         for start in range(0, asking.count, size):
@@ -385,3 +411,14 @@ class Projection:
                 return Price((1 + blocks) * self._before_seconds(), SCORE_BYTES * blocks)
             case _:
                 return Price(0.0, 0.0)
+
+
+def _walk_of(layer: PackedLayer) -> object:
+    """What tells the walks of calibration samples apart (`luq.quantization.artefacts.walk_of`)."""
+    return layer.calibration, layer.refinement is not None, layer.gradients
+
+
+def _way_to(layer: PackedLayer) -> list[str]:
+    """Keys of the layers that samples pass on their way to a layer; empty for 16-bit ones."""
+    way = [before.key for before in layer.before[: layer.index]]
+    return way + [""] * (layer.index - len(way))

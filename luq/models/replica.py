@@ -49,7 +49,7 @@ class Replica:
         settings = load_config(source.folder)
         with quiet():
             processor = load_processor(source.folder, settings.model_type, source.config)
-        _fill(model, getattr(torch, source.dtype), device)
+        self.bytes = _fill(model, getattr(torch, source.dtype), device)  # those that were filled
         self.vlm: VLM = wrapped(source.config, model.to(device), processor)
 
     @property
@@ -84,11 +84,15 @@ def _pass_by(stack: nn.ModuleList) -> None:
         stack[index] = block
 
 
-def _fill(model: Any, dtype: torch.dtype, device: str) -> None:
+def _fill(model: Any, dtype: torch.dtype, device: str) -> int:
     """Give every parameter numbers, of a type; embeddings that are no head's weight get zeros.
 
     Of these only rows that are looked up are ever touched.
+
+    Returns:
+        Bytes of the others.
     """
+    filled_bytes = 0
     generator = torch.Generator().manual_seed(0)
     tile = (torch.randn(TILE, generator=generator) * STD).to(dtype)
     table = model.get_input_embeddings().weight
@@ -99,8 +103,10 @@ def _fill(model: Any, dtype: torch.dtype, device: str) -> None:
             filled = torch.zeros(parameter.shape, dtype=dtype, device=device)
             if parameter is not table:
                 _repeat_(filled, tile.to(device))
+                filled_bytes += filled.numel() * filled.element_size()
             setattr(module, name, nn.Parameter(filled, requires_grad=False))
     model.tie_weights()
+    return filled_bytes
 
 
 def _repeat_(tensor: Tensor, tile: Tensor) -> None:

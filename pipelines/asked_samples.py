@@ -27,7 +27,7 @@ class Asked(NamedTuple):
     """
 
     questions: Questions  # the few
-    count: int
+    rows: int
     seconds: float = 0.0
     bytes: float = 0.0
 
@@ -80,7 +80,9 @@ def _maker(table: QuestionTable) -> Plugin:
     """The plug-in that makes a table."""
     for name in PLUGINS:
         shipped = plugin(name)
-        if shipped is not None and table.content in map(shipped.questions, ("report", "selection")):
+        if shipped is None:
+            continue
+        if any(table.content == shipped.questions(split) for split in ("report", "selection")):
             return shipped
     raise LookupError(f"no plug-in makes the questions of {table.benchmark}")
 

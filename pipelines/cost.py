@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from luq.allocation.allocations import Allocation
 from luq.evaluation.artefacts import Layers
 from luq.planning import allocate
-from luq.quantization.artefacts import PackedLayer, Parts
+from luq.quantization.artefacts import Parts
 from luq.store.artefact import Artefact
 from luq.store.keys import digest
 from luq.store.store import NotMade, Store

@@ -13,7 +13,7 @@ at the length that was measured.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -101,14 +101,14 @@ def measure(replica: Replica, samples: Sequence[Sample], compute: str) -> Passes
     weights = sum(linear.weight.numel() for linear in vlm.originals[0].values())
     room = int(PRODUCTS / (2 * weights))
     room = max(FEWEST_TOKENS, min(MOST_TOKENS, room))
-    pictured: list[Call] = []
     with torch.no_grad(), quiet():
         shown = _shown(meter, samples, room)
         texts = [[_text(vlm, room // SEQUENCES)] * count for count in (1, SEQUENCES)]
         prefills = shown + [meter.run(text) for text in texts]
         steps = [meter.step([_text(vlm, 2)] * count) for count in (1, SEQUENCES)]
         calibration = None if compute == "model" else _calibration_line(meter, room, compute)
-    layer = Line.through([(call.tokens, call.layers) for call in prefills])
+    through_layer = [call for call in prefills if call.layers > 0]
+    layer = Line.through([(call.tokens, call.layers) for call in through_layer])
     return Passes(
         layer,
         calibration or layer,
@@ -121,10 +121,16 @@ def measure(replica: Replica, samples: Sequence[Sample], compute: str) -> Passes
 
 
 def _shown(meter: "_Meter", samples: Sequence[Sample], room: int) -> list[Call]:
-    """Passes of samples with images: of one, and of as many as there is room for."""
+    """Passes of samples with images: of one, and of as many as there is room for.
+
+    Where there is no room for one, the layer is left out: it is timed with texts.
+    """
     if not samples:
         return []
     first = samples[0]
+    if first.tokens > room:
+        with without_layers(meter.replica):
+            return [meter.run([first])]
     counts = [1]
     if not first.is_alone and room // first.tokens > 1:
         counts.append(room // first.tokens)
@@ -154,6 +160,7 @@ class _Meter:
     """Hooks that time the parts of a replica."""
 
     def __init__(self, replica: Replica) -> None:
+        self.replica = replica
         self.vlm = replica.vlm
         self.calls: list[Call] = []
         model = self.vlm.model
@@ -167,6 +174,7 @@ class _Meter:
         """A pass of a batch, the quickest of a few; its head sees each sequence's last place."""
         self.calls.clear()
         inputs = inputs_of(samples, self.vlm.device)
+        inputs.pop("labels", None)  # a processor's, of which a loss would be made
         for _ in range(TURNS):
             self.vlm.model(**inputs, use_cache=False, logits_to_keep=1)
             if self.calls[-1].seconds > ENOUGH:
@@ -184,9 +192,7 @@ class _Meter:
         )
         return min(self.calls[1:], key=lambda call: call.layers)
 
-    def _time(
-        self, module: nn.Module, end: Callable[[float], None], begin: Any = None
-    ) -> None:
+    def _time(self, module: nn.Module, end: Callable[[float], None], begin: Any = None) -> None:
         clocks: list[Any] = []
 
         def before(_: nn.Module, arguments: Any, options: Any) -> None:

@@ -103,7 +103,7 @@ class Peaks:
     def _part(self, part: PackedPart) -> float:
         shapes: list[Shape] = part_shapes(self.projection.graph.checkpoint, part.part)
         rows, columns = max(shapes, key=lambda shape: shape[0] * shape[1])
-        hessians = 0.0 if part.calibration is None else 2.0 * FP32 * columns**2
+        hessians = 0.0 if part.calibration is None else float(2 * FP32 * columns**2)
         if part.part not in (EMBEDDINGS, HEAD):
             hessians += self._batch_bytes(BATCH_TOKENS)
         return hessians + TEMPORARIES * FP32 * rows * columns

@@ -63,13 +63,18 @@ def show_run_plan(words: Sequence[str], is_multirun: bool, own: Path | None) -> 
     Raises:
         ConfigError: they make no config, or a search, whose runs nobody knows yet.
     """
+    run_plan(words, is_multirun, own).show()
+
+
+def run_plan(words: Sequence[str], is_multirun: bool = False, own: Path | None = None) -> "Plan":
+    """The work that runs of `luq run` have left; arguments and errors as of `show_run_plan`."""
     plan = Plan()
     for name, config in _configs(words, is_multirun, own):
         if run.done(config) is None:
             plan.add(name, config)
         else:
             console.out.print(f"{name}: its record is there")
-    plan.show()
+    return plan
 
 
 def _configs(
@@ -149,13 +154,17 @@ class Plan:
         if not self.stores:
             console.out.print("nothing is left to plan")
             return
-        known: dict[str, Price] = {}
-        for store in self.stores.values():
-            known |= prices(store, self.models)
-        totals = _totals(self.work, known)
+        totals = self.totals()
         console.out.print(_sheet(self.work, totals))
         for line in _words(self.work, totals):
             console.out.print(line)
+
+    def totals(self) -> dict[str, Total]:
+        """What is left of each kind of work."""
+        known: dict[str, Price] = {}
+        for store in self.stores.values():
+            known |= prices(store, self.models)
+        return _totals(self.work, known)
 
 
 def _totals(work: Work, known: dict[str, Price]) -> dict[str, Total]:

@@ -37,6 +37,7 @@ from luq.quantization.artefacts import (
     PackedPart,
     TokenGradients,
 )
+from luq.quantization.slices import TierCost
 from luq.questions.prompts import TARGETS
 from luq.questions.subsets import Subset
 from luq.questions.tables import Questions
@@ -144,9 +145,11 @@ class Projection:
             len(tokenizer(target(doc), add_special_tokens=False).input_ids) + 1  # and its end
             for doc in item.questions.docs
         ]
-        prompts = [sample.tokens for sample in self.machine.samples_of(self.asked[benchmark].questions)]
+        prompts = [
+            sample.tokens for sample in self.machine.samples_of(self.asked[benchmark].questions)
+        ]
         rows = [len(json.dumps(doc, default=str)) for doc in item.questions.docs]
-        return Asking(item.count, mean(prompts), mean(answers), max(answers), mean(rows))
+        return Asking(item.rows, mean(prompts), mean(answers), max(answers), mean(rows))
 
     # Passes
 
@@ -193,7 +196,7 @@ class Projection:
             for name, (rows, columns) in shapes.items()
         )
 
-    def _tier(self, tier: TierConfig) -> Any:
+    def _tier(self, tier: TierConfig) -> TierCost:
         return self.machine.tier(tier, list(self.shapes[0].values()))
 
     # Artefacts
@@ -244,7 +247,6 @@ class Projection:
 
     def load(self) -> Price:
         """Loading the model: building it, and reading its weights."""
-        replica = self.machine.replica
         weights = parameters(self.graph.checkpoint)
         seconds = self.machine.replica_seconds + 2 * weights * self.machine.cast_seconds
         return Price(seconds, 0.0)
@@ -314,7 +316,7 @@ class Projection:
         return seconds + first + sum(max(self._pass_seconds(share), first) for share in passes)
 
     def _part(self, part: PackedPart) -> Price:
-        """Tower, projector, head or embeddings; tokens of a tower are those that its images give."""
+        """Tower, projector, head or embeddings; a tower's tokens are taken to be those it gives."""
         shapes = dict(enumerate(part_shapes(self.graph.checkpoint, part.part)))
         distinct = list(shapes.values())
         seconds = 0.0
@@ -361,7 +363,7 @@ class Projection:
         return seconds + passes.other.seconds(batch * length) + passes.head.seconds(batch)
 
     def _forced(self, reference: ReferenceProbabilities, is_reference: bool) -> Price:
-        """Reference answers' probabilities: one pass of each batch, and the head at their places."""
+        """Reference answers' probabilities: a pass of each batch, and the head at their places."""
         asking = self.asking(reference.table.benchmark, reference.subset)
         size = reference.batching.batch_size
         seconds = self.machine.asking.each * asking.count

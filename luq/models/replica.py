@@ -41,7 +41,7 @@ class Replica:
         model = load_skeleton(source.folder)
         whole = wrapped(source.config, model, None)
         self.blocks = 0  # of the model's towers, in all
-        for path, stack in stacks_of(model, whole.parts[VISION]).items():
+        for stack in stacks_of(model, whole.parts[VISION]).values():
             self.blocks += len(stack)
             _pass_by(stack)
         decoder = decoder_of(model)
@@ -75,7 +75,7 @@ def _pass_by(stack: nn.ModuleList) -> None:
 
     first.register_forward_hook(learn)
     for index in range(1, len(stack)):
-        block: Any = type(first).__new__(type(first))
+        block: Any = object.__new__(type(first))
         nn.Module.__init__(block)
         for name, value in vars(first).items():
             if not name.startswith("_"):  # a module's own tables: of parameters, hooks, ...
@@ -96,7 +96,7 @@ def _fill(model: Any, dtype: torch.dtype, device: str) -> int:
     generator = torch.Generator().manual_seed(0)
     tile = (torch.randn(TILE, generator=generator) * STD).to(dtype)
     table = model.get_input_embeddings().weight
-    if table is model.get_output_embeddings().weight or model.config.tie_word_embeddings:
+    if table is model.get_output_embeddings().weight or _is_tied(model):
         table = None
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -107,6 +107,10 @@ def _fill(model: Any, dtype: torch.dtype, device: str) -> int:
             setattr(module, name, nn.Parameter(filled, requires_grad=False))
     model.tie_weights()
     return filled_bytes
+
+
+def _is_tied(model: Any) -> bool:
+    return bool(getattr(model.config, "tie_word_embeddings", False))
 
 
 def _repeat_(tensor: Tensor, tile: Tensor) -> None:

@@ -20,13 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Before anything takes it: the store's journal and the plan's measurements go by this clock.
-time.perf_counter = time.process_time
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from rich.console import Console
 from rich.table import Table
+
+# The store's journal and the plan's measurements go by this clock.
+time.perf_counter = time.process_time
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 SHARED = ("tracking=none",)
 POCKET = ("model=pocket_llava", "evaluation.samples=20", "allocation.k=4")

@@ -75,6 +75,11 @@ class Machine:
         return self._built[1]
 
     @property
+    def replica_bytes(self) -> int:
+        """What the stand-in takes in memory, if there is one."""
+        return self.replica.bytes if "_built" in vars(self) else 0
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.replica.vlm.device

@@ -93,8 +93,8 @@ class Peaks:
         temporaries = TEMPORARIES * FP32 * largest[0] * largest[1]
         if layer.calibration is None:
             return temporaries
-        states = self.width * self.projection.tokens.tokens * self._hidden
-        states = min(states, self.config.activations_gb * 1e9)
+        all_states = self.width * self.projection.tokens.tokens * self._hidden
+        states = min(all_states, self.config.activations_gb * 1e9)
         columns = [self.linears[group[0]][1] for group in input_groups(self.linears)]
         squares = [FP32 * width**2 for width in columns]
         one_pass = max(squares) if layer.tiers.sees_packed_groups else sum(squares)

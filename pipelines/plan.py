@@ -186,9 +186,10 @@ def _totals(work: Work, known: dict[str, Price]) -> dict[str, Total]:
     for kind, piece in left:
         total = totals.setdefault(kind, Total(source=STORED if kind in known else PROJECTED))
         _count(total, piece, known.get(kind), projector)
-    process = projector.process_bytes()
-    for total in totals.values():
-        total.memory += process if total.memory else 0.0
+    if any(total.memory for total in totals.values()):
+        process = projector.process_bytes()
+        for total in totals.values():
+            total.memory += process if total.memory else 0.0
     return totals
 
 

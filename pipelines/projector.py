@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from luq.evaluation.artefacts import TaskAnswers
 from luq.formats.memory import resident_bytes
+from luq.models import devices
 from luq.store.artefact import Artefact
 from pipelines.cost import Piece
 from pipelines.graph import Graph
@@ -67,7 +68,9 @@ class Projector:
 
         This process has by now imported what runs import.
         """
-        machines = list(self._machines.values())
-        if not machines or machines[0].device.type == "cuda":
+        machines = self._machines.values()
+        names = {machine.graph.checkpoint.config.device for machine in machines}
+        if any(devices.resolve(name) != "cpu" for name in names):
             return 0.0
-        return max(0.0, resident_bytes() - sum(machine.replica.bytes for machine in machines))
+        replicas = sum(machine.replica_bytes for machine in machines)
+        return max(0.0, float(resident_bytes() - replicas))

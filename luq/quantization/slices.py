@@ -77,15 +77,15 @@ class TierCost:
 
 
 def _time_terms(rows: int, columns: int) -> tuple[float, ...]:
-    return (columns, rows * columns, rows * columns**2)
+    return (float(columns), float(rows * columns), float(rows * columns**2))
 
 
 def _factor_terms(columns: int) -> tuple[float, ...]:
-    return (columns**2, columns**3)
+    return (float(columns**2), float(columns**3))
 
 
 def _size_terms(rows: int, columns: int) -> tuple[float, ...]:
-    return (rows, columns, rows * columns)
+    return (float(rows), float(columns), float(rows * columns))
 
 
 def tier_cost(tier: TierConfig, shapes: Sequence[Shape], device: torch.device) -> TierCost:

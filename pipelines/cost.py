@@ -76,6 +76,9 @@ class Work:
         owner = "" if layers is not None and parts is not None else graph.key
         if layers is None:
             layers = self._add_stand_ins(graph)
+        else:
+            for layer in layers:
+                self._add(graph, store, layer)
         if owner:
             # how many layers of a count are in which tier is known, but not what runs share
             is_sure = graph.config.allocation.name == "count" and parts is not None
@@ -105,15 +108,13 @@ class Work:
                 self.pieces[QUESTIONS][table.content.key] = piece
 
     def _add_evaluation(self, graph: Graph, store: Store, packed: "_Packed") -> None:
-        """Packed layers, those in 16 bit, and what both are asked."""
+        """Packed parts, layers in 16 bit, and what these and packed layers are asked."""
         for part in packed.parts:
             self._add(graph, store, part)
         questions = graph.questions
         answers = graph.answers(packed.layers, questions, packed.parts)
         fidelity = graph.fidelity(packed.layers, questions, packed.parts)
         losses = graph.text_losses(packed.layers, packed.parts)
-        for layer in () if packed.owner else packed.layers:
-            self._add(graph, store, layer)
         for layer in graph.float_layers:
             self._add(graph, store, layer)
         for float_answers in graph.answers(graph.float_layers, questions).values():

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
 from luq.allocation.allocations import Allocation
+from luq.config.unread import chooses_by_questions, measures_errors
 from luq.evaluation.artefacts import Layers
 from luq.planning import allocate
 from luq.quantization.artefacts import Parts
@@ -25,7 +26,7 @@ KINDS = {
     "calibration": "calibration sets",
     "profile": "profiles",
     "scores": "scores of layers",
-    "reference": "16-bit probabilities",
+    "reference": "probabilities",
     "fidelity": "fidelity",
     "perplexity": "perplexity",
 }
@@ -57,11 +58,13 @@ class Piece(NamedTuple):
 class Work:
     """Distinct pieces of work by kind, in the order in which runs make them.
 
-    `is_bound`: some are only known as an upper bound.
+    `is_bound`: some are only known as an upper bound. `measures`: a plan that is not known yet will
+    measure errors or ask questions before it chooses, of which only the first are counted.
     """
 
     pieces: dict[str, dict[str, Piece]] = field(default_factory=lambda: defaultdict(dict))
     is_bound: bool = False
+    measures: bool = False
     _is_unknown: bool = False  # whether a run's plan was not known before
 
     def add_run(self, graph: Graph, store: Store) -> None:
@@ -84,6 +87,8 @@ class Work:
             is_sure = graph.config.allocation.name == "count" and parts is not None
             self.is_bound = self.is_bound or self._is_unknown or not is_sure
             self._is_unknown = True
+            config = graph.config
+            self.measures = self.measures or chooses_by_questions(config) or measures_errors(config)
         if parts is None:
             for tower in graph.uniform_towers:
                 self._add(graph, store, tower)

@@ -7,6 +7,7 @@ which parts of it are measured; only then is torch imported.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -228,18 +229,24 @@ def _sheet(work: Work, totals: dict[str, Total]) -> Sheet:
         Column("memory", rank=1),
         text_column("by"),
     ]
-    table = Sheet("work that is left, each piece once", columns)
+    rows: list[list[str]] = []
     if START in totals:
-        table.add_row(START, "", "", "", "", *_amounts(totals[START]))
+        rows.append([START, "", "", "", "", *_amounts(totals[START])])
     for kind, pieces in work.pieces.items():
         left = sum(not piece.is_stored for piece in pieces.values())
         counts = [kind, str(len(pieces)), str(len(pieces) - left), str(left)]
         total = totals.get(kind)
         if total is None:
-            table.add_row(*counts, "", "", "", "", "")
+            rows.append([*counts, "", "", "", "", ""])
             continue
         each = f"{total.seconds / total.count:.2f} s" if total.count else ""
-        table.add_row(*counts, each, *_amounts(total))
+        rows.append([*counts, each, *_amounts(total)])
+    # memory is known of projected work, and what prices come from is said below if it is all one
+    shown = [any(row[index] for row in rows) for index in range(len(columns))]
+    shown[-1] = len({total.source for total in totals.values()}) > 1
+    table = Sheet("work that is left, each piece once", list(compress(columns, shown)))
+    for row in rows:
+        table.add_row(*compress(row, shown))
     return table
 
 
@@ -269,6 +276,8 @@ def _words(work: Work, totals: dict[str, Total]) -> list[str]:
         lines.append(f"{PROJECTED}: from shapes, tokens and measurements of this machine")
     if work.is_bound:
         lines.append("at most: what a plan takes is only known after what it goes by is made")
+    if work.measures:
+        lines.append("not counted: what a plan measures or asks before it chooses, but the first")
     problems = {kind: total.problem for kind, total in totals.items() if total.problem}
     for problem in dict.fromkeys(problems.values()):
         kinds = ", ".join(kind for kind, said in problems.items() if said == problem)

@@ -30,6 +30,7 @@ from luq.quantization.slices import COLUMNS, Shape, TierCost, tier_cost
 from luq.questions.prompts import prompt_of
 from luq.questions.tables import Questions
 from luq.store import durable
+from luq.store.digests import sha256_of
 from pipelines.graph import Graph
 from pipelines.passes import Line, Passes, measure, without_layers
 
@@ -37,6 +38,7 @@ PRODUCT_TOKENS = 256  # of which a product X^T X is timed
 CLUSTERED = 1 << 21  # numbers in the vectors that are clustered, at most
 CAST = 1 << 24  # weights that are read as another type
 LOSS_TOKENS = 128
+WRITTEN = 1000, 1 << 23  # bytes of files that are written
 FILES = 3  # of an artefact: its content, its size, its manifest
 
 
@@ -193,16 +195,26 @@ class Machine:
         return least_seconds(lambda: weights.to(dtype, copy=True), torch.device("cpu")) / CAST
 
     @cached_property
-    def artefact_seconds(self) -> float:
-        """Of a small artefact's files, until they are safe on the disk."""
+    def _writing(self) -> Line:
+        """Of an artefact's files, until they are safe on the disk and their digests are known."""
+        cpu = torch.device("cpu")
+        points: list[tuple[float, float]] = []
+        for size in WRITTEN:
+            content = b"0" * size
 
-        def write() -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                for index in range(FILES):
-                    (Path(folder) / str(index)).write_bytes(b"0" * 1000)
-                durable.sync_tree(Path(folder))
+            def write(content: bytes = content) -> None:
+                with tempfile.TemporaryDirectory() as folder:
+                    for index in range(FILES):
+                        (Path(folder) / str(index)).write_bytes(content if index == 0 else b"0")
+                    sha256_of(Path(folder) / "0")
+                    durable.sync_tree(Path(folder))
 
-        return least_seconds(write, torch.device("cpu"))
+            points.append((size, least_seconds(write, cpu)))
+        return Line.through(points)
+
+    def writing_seconds(self, size: float) -> float:
+        """Of an artefact of so many bytes."""
+        return self._writing.seconds(size)
 
 
 @contextmanager

@@ -204,7 +204,7 @@ class Projection:
     def price(self, artefact: Artefact[Any]) -> Price:
         """What an artefact takes that is made after those that were asked about before it."""
         price = self._table(artefact) or self._price(artefact)
-        return Price(price.seconds + self.machine.artefact_seconds, price.bytes)
+        return Price(price.seconds + self.machine.writing_seconds(price.bytes), price.bytes)
 
     def made(self, artefact: Artefact[Any]) -> None:
         """An artefact is made whose price is known otherwise: what comes next begins after it."""

@@ -25,11 +25,8 @@ def lines(text: str) -> dict[str, list[str]]:
 
 def test_the_plan_of_a_run_is_what_is_then_written(tmp_path: Path) -> None:
     words = [*SMALL, f"paths.outputs={tmp_path / 'outputs'}"]
-    plan = luq("run", *words, "--plan")
-    assert plan.returncode == 0, plan.stderr
-    assert not (tmp_path / "outputs").exists(), "a plan writes nothing"
-    assert max(map(len, plan.stdout.splitlines())) <= 80
     totals = run_plan(words).totals()
+    assert not (tmp_path / "outputs").exists(), "a plan writes nothing"
     assert luq("run", *words).returncode == 0
     bytes_by_kind: dict[str, int] = {}
     for entry in Store(tmp_path / "outputs" / "store").built():
@@ -43,7 +40,6 @@ def test_the_plan_of_a_run_is_what_is_then_written(tmp_path: Path) -> None:
         assert total.problem == ""
         assert total.seconds > 0
         assert total.memory > 6.58e6 * 2, "the model is there all the time"
-    assert set(totals) == set(lines(plan.stdout)) - {"work"}
     done = luq("run", *words, "--plan")
     assert "its record is there" in done.stdout
     assert "nothing is left to plan" in done.stdout
@@ -52,9 +48,17 @@ def test_the_plan_of_a_run_is_what_is_then_written(tmp_path: Path) -> None:
 def test_what_was_made_here_before_is_priced_by_it(tmp_path: Path) -> None:
     words = [*SMALL, "evaluation.benchmarks=[]", f"paths.outputs={tmp_path}"]
     assert luq("run", *words).returncode == 0
-    totals = run_plan([*words, "quantizer.tiers.rtn4.group_size=64"]).totals()
+    other = [*words, "quantizer.tiers.rtn4.group_size=64"]
+    totals = run_plan(other).totals()
     assert START not in totals, "nothing has to be measured"
     assert {total.source for total in totals.values()} == {"the store"}
+    plan = luq("run", *other, "--plan")
+    assert max(map(len, plan.stdout.splitlines())) <= 80
+    rows = lines(plan.stdout)
+    assert set(rows) - {"work"} == {"layers rtn4", "layers float16", "perplexity"}
+    assert rows["layers rtn4"][:3] == ["10", "0", "10"]
+    assert rows["layers float16"][:3] == ["10", "10", "0"]
+    assert "the median of what was made here" in plan.stdout
 
 
 def test_runs_of_a_multirun_share_their_work(tmp_path: Path) -> None:
@@ -108,7 +112,7 @@ def test_a_family_that_cannot_be_measured_is_not_counted(
     assert done.returncode == 0
     assert "not counted" in done.stdout
     assert "no such replica" in done.stdout
-    assert lines(done.stdout)["layers rtn4"][-1] == "?"
+    assert "?" in lines(done.stdout)["layers rtn4"]
 
 
 def test_calibration_tokens_are_those_of_their_batches(tmp_path: Path) -> None:

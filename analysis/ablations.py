@@ -267,11 +267,12 @@ def _entropies_by_clusters(study: Study) -> dict[int, list[float]]:
 
     Rankings of different sets say nothing of K, so those of one set are compared.
     """
-    sets: dict[str, dict[int, list[float]]] = {}
+    sets: dict[tuple[str, int], dict[int, list[float]]] = {}
     for record in study.records:
         entropies = {e.layer: e.mean for e in record.profile if e.modality == "all"}
         if entropies:
-            by_clusters = sets.setdefault(record.calibration_hash, {})
+            place = (record.calibration_hash, record.config.order.draws)
+            by_clusters = sets.setdefault(place, {})
             in_layer_order = [entropies[layer] for layer in sorted(entropies)]
             by_clusters.setdefault(record.profile[0].clusters, in_layer_order)
     return max(sets.values(), key=len, default={})

@@ -78,6 +78,7 @@ class Lines(Chart):
     quiet: frozenset[str] = frozenset()
     hollow: str = "collapsed"  # what an open mark means
     whole: bool = False
+    logarithmic: bool = False  # the axis of y
 
     @property
     def series(self) -> list[str]:

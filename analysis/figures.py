@@ -22,7 +22,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from analysis.charts import Bars, Chart, Forest, Heat, Lines, Palette, Rule, TopAxis
@@ -96,6 +96,12 @@ def _lines(chart: Lines) -> Figure:
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
     axes.margins(x=0.1, y=0.1)
+    if chart.logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        # the usual numbers are formulas, which STYLE leaves as they stand
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     if chart.whole:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(chart.named):

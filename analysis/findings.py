@@ -13,6 +13,8 @@ from analysis.frame import BASE, CHANGES, Study
 from analysis.loading import is_mixed
 from analysis.pareto import ParetoInfo
 from analysis.settings import differing, settings_of, without
+from analysis.steadiness import REVERSE, Steadiness, Steadinesses
+from luq.allocation.steadiness import Agreement
 from luq.evaluation.compare import Difference
 from pipelines.units import human
 
@@ -23,6 +25,7 @@ CONTRAST = {"better": "beats", "worse": "loses to", "tie": "ties with"}
 # what the base does, where the other side is better or worse
 CONTRAST_OF_BASE = {"better": "loses to", "worse": "beats", "tie": "ties with"}
 MOST_VALUES = 20  # of a setting that are listed
+MOST_NOISY = 2  # orders within their noise that have a sentence of their own
 
 
 class Fact(NamedTuple):
@@ -165,6 +168,56 @@ def orders(comparisons: Sequence[Comparison]) -> list[str]:
     if best.pooled.verdict == "better":
         sentence += f" The best order is {best.b}: {points(best.pooled)} against entropy."
     return [sentence]
+
+
+def steadiness(measured: Steadinesses) -> list[str]:
+    """Which orders are within their noise, and what helps, in sentences."""
+    sentences: list[str] = []
+    others: list[str] = []
+    averaged: list[str] = []
+    for entry in measured.orders:
+        noise = entry.noise
+        if noise is None or not noise.is_noise:
+            continue
+        is_reverse = entry.config.name.endswith(REVERSE)  # as noisy as the order that it reverses
+        if len(sentences) < MOST_NOISY and not is_reverse:
+            sentences.append(_noise_sentence(entry, noise, measured.best))
+        else:
+            others.append(entry.order)
+        if entry.can_be_averaged:
+            averaged.append(entry.order)
+    if others:
+        sentences.append(f"Within their noise, too: {', '.join(others)}.")
+    if averaged:
+        sentences.append(
+            f"order.draws=8 ranks by the mean of eight draws of the calibration set: for "
+            f"{', '.join(averaged)}."
+        )
+    return sentences
+
+
+def _noise_sentence(entry: Steadiness, noise: Agreement, best: str) -> str:
+    """That an order is within its noise, and by which evidence."""
+    swapped = (
+        f"{100 * noise.swapped:.0f} % of the pairs of layers change places "
+        "(of two unrelated rankings half of them)"
+    )
+    beside = ""
+    if entry.best is not None and entry.order != best:
+        beside = f" Its tau with {best}, the best order, is {entry.best:.2f}."
+    if entry.same is not None or entry.halves is not None:
+        pairs = f"{noise.pairs} pair{'s' if noise.pairs > 1 else ''}"
+        whose = "drawn again" if entry.same is not None else "between halves of its draws"
+        return (
+            f"The order {entry.order} is within its noise: {whose}, its Kendall's tau with "
+            f"itself is {noise.mean:.2f} ({noise.low:.2f} to {noise.high:.2f}, {pairs}), so that "
+            f"{swapped}.{beside}"
+        )
+    return (
+        f"The order {entry.order} is within the noise of its K-means alone: measured again on the "
+        f"same samples, a tau of {noise.mean:.2f} with itself is to be expected, so that "
+        f"{swapped}; other samples move it more.{beside}"
+    )
 
 
 def grid(study: Study) -> list[Fact]:

@@ -94,24 +94,27 @@ def _shape(palette: Palette) -> Spec:
     return {"field": "series", "type": "nominal", "scale": scale, "legend": {"title": None}}
 
 
-def _axis(field: str, title: str, whole: bool = False) -> Spec:
+def _axis(field: str, title: str, whole: bool = False, logarithmic: bool = False) -> Spec:
     """An axis of numbers; a whole one has ticks at whole numbers only."""
     axis: Spec = {"tickCount": TICKS}
     if whole:
         axis |= {"tickMinStep": 1, "format": "d"}
+    scale: Spec = {"zero": False, "nice": not whole, "padding": 14}
+    if logarithmic:
+        scale["type"] = "log"
     return {
         "field": field,
         "type": "quantitative",
         "title": title,
         "axis": axis,
-        "scale": {"zero": False, "nice": not whole, "padding": 14},
+        "scale": scale,
     }
 
 
 def _lines(chart: Lines) -> Spec:
     palette = Palette(chart.series, chart.quiet)
     x = _axis("x", chart.x, chart.whole)
-    y = _axis("y", chart.y)
+    y = _axis("y", chart.y, logarithmic=chart.logarithmic)
     colour = _colour(palette)
     layers: list[Spec] = []
     if chart.rule:
@@ -134,7 +137,7 @@ def _lines(chart: Lines) -> Spec:
                 "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.6},
                 "encoding": {
                     "x": x,
-                    "y": _axis("low", chart.y),
+                    "y": _axis("low", chart.y, logarithmic=chart.logarithmic),
                     "y2": {"field": "high"},
                     "color": colour,
                     "opacity": FADED,

@@ -40,7 +40,8 @@ def _profile_rank(record: RunRecord) -> tuple[bool, bool, int]:
 
 def _follows_entropy(record: RunRecord) -> bool:
     """Whether the record's low layers are those of the lowest entropy."""
-    return order_label(record.config.order) == "entropy" and is_mixed(record)
+    order = record.config.order
+    return (order.name, order.modality) == ("entropy", "all") and is_mixed(record)
 
 
 def _entropy_sets(records: dict[str, RunRecord]) -> list[str]:
@@ -54,8 +55,24 @@ def _entropy_sets(records: dict[str, RunRecord]) -> list[str]:
     return names
 
 
+def _draws_words(record: RunRecord) -> str:
+    """Of a mean over several calibration sets how many they are."""
+    draws = record.config.order.draws
+    return f", {draws} draws" if draws > 1 else ""
+
+
+def _spread_words(records: list[RunRecord]) -> str:
+    """What the spreads of some profiles are over."""
+    several = [record.config.order.draws > 1 for record in records]
+    if all(several):
+        return "the draws of the calibration set"
+    return (
+        "K-means seeds, or over draws where there are several" if any(several) else "K-means seeds"
+    )
+
+
 def entropy_chart(study: Study) -> Lines | None:
-    """Entropy per layer and modality, with its spread over K-means seeds.
+    """Entropy per layer and modality, with its spread over K-means seeds, or over draws.
 
     Open marks are the layers that a plan put in the low tier.
     """
@@ -70,6 +87,7 @@ def entropy_chart(study: Study) -> Lines | None:
         low_layers = {layer for layer, tier in enumerate(marked.tiers) if tier == low_tier}
     rows = []
     for name in names:
+        draws = _draws_words(records[name])
         for entropy in records[name].profile:
             of_all = entropy.modality == "all"
             # of text-only sets all tokens are text tokens: one line says it
@@ -78,7 +96,7 @@ def entropy_chart(study: Study) -> Lines | None:
             is_low = entropy.layer in low_layers and of_all and name == names[0]
             rows.append(
                 {
-                    "series": f"{MODALITIES[entropy.modality]}, {name} calibration",
+                    "series": f"{MODALITIES[entropy.modality]}, {name} calibration{draws}",
                     "x": entropy.layer,
                     "y": entropy.mean,
                     "hollow": is_low,
@@ -89,7 +107,7 @@ def entropy_chart(study: Study) -> Lines | None:
     first = marked.profile[0]
     caption = (
         f"K = {first.clusters}, {first.tokens} vectors per layer and modality; "
-        "bars: spread over K-means seeds. "
+        f"bars: spread over {_spread_words([records[name] for name in names])}. "
     )
     if low_layers:
         caption += f"Open: the {len(low_layers)} layers in {low_tier} in {marked.name}."

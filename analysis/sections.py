@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from analysis import ablations, compare, costs, findings, layers, tables
+from analysis import ablations, compare, costs, findings, layers, steadiness, tables
 from analysis.charts import Chart
 from analysis.compare import Comparison, Reader
 from analysis.frame import Study
 from analysis.pareto import ParetoInfo, pareto_info
+from analysis.steadiness import Steadinesses
 from analysis.tables import Table
 from luq.evaluation.compare import MEAN
 
@@ -55,7 +56,13 @@ class Chapter:
             *findings.headline(self.study, self.info, self.reader),
             *findings.calibration(self.comparisons["calibration"]),
             *findings.orders(self.comparisons["order"]),
+            *findings.steadiness(self.steadiness),
         ]
+
+    @cached_property
+    def steadiness(self) -> Steadinesses:
+        """How steady each order is, and which one is the best."""
+        return steadiness.measured(self.study, self.comparisons["order"], self.reader)
 
     @cached_property
     def overview(self) -> Table:
@@ -135,11 +142,15 @@ class Chapter:
             differences = ablations.difference_chart(
                 "orders_difference", title, comparisons, per_benchmark=False
             )
-            section_tables = [tables.ranking(comparisons), tables.by_plan(comparisons)]
+            section_tables = [tables.ranking(comparisons)]
+        if self.steadiness.orders:
+            section_tables.append(tables.steadiness(self.steadiness))
+        if comparisons:
+            section_tables.append(tables.by_plan(comparisons))
         return Section(
             "orders",
             "Orders: which layers go low",
-            findings.orders(comparisons),
+            [*findings.orders(comparisons), *findings.steadiness(self.steadiness)],
             _present(
                 differences,
                 ablations.orders_chart(self.study),

@@ -64,8 +64,13 @@ def differing(tables: list[dict[str, Any]]) -> list[str]:
 
 
 def order_label(order: OrderConfig) -> str:
-    """An order's name, with the modality of its tokens if those are not all."""
-    return order.name if order.modality == "all" else f"{order.name} ({order.modality} tokens)"
+    """An order's name, with the modality of its tokens if those are not all, and its draws if they
+    are several.
+    """
+    words = [] if order.modality == "all" else [f"{order.modality} tokens"]
+    if order.draws > 1:
+        words.append(f"{order.draws} draws")
+    return f"{order.name} ({', '.join(words)})" if words else order.name
 
 
 def calibration_label(calibration: CalibrationConfig) -> str:

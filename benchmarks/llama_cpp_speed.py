@@ -3,10 +3,11 @@
 `python benchmarks/llama_cpp_speed.py [--pocket NAME] [--low K] [--rounds 7] [--threads N]`; needs
 llama-cpp-python. Without --pocket the model is a random Llama of 0.4 billion weights.
 
-Contestants: the 16-bit model in both; LUQ's 4-bit format in groups of 128 in transformers; the
-16-bit file that llama.cpp's own quantizer makes Q4_K_M; LUQ's files with `q4_k` in all layers, and
-with `iq1_m` in the first K. Codes are nearest ones: speed does not depend on them. Each round reads
-a prompt of 128 tokens and then writes 32, one after the other; rounds alternate between the
+Contestants: the 16-bit model in both; LUQ's formats of 4 and 2 bits in groups of 128, and trellis
+codes of 2 bits, in transformers, each exact and with inputs rounded to 8 bits; the 16-bit file that
+llama.cpp's own quantizer makes Q4_K_M; LUQ's files with `q4_k` in all layers, and with `iq1_m` in
+the first K. Codes are nearest or random ones: speed does not depend on them. Each round reads a
+prompt of 128 tokens and then writes 32, one after the other; rounds alternate between the
 contestants. Shown are medians, sizes of the weight files, and the ratio of written tokens to
 Q4_K_M's with the 10th and 90th percentile of the rounds.
 """
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import llama_cpp
 import numpy as np
+import packed_products
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +35,7 @@ from torch import Tensor, nn
 
 import luq
 from luq.allocation.allocations import Allocation
-from luq.config import Float16Tier, RtnTier
+from luq.config import Float16Tier
 from luq.export import folder as hf_folder
 from luq.export.about import MODEL
 from luq.export.checksums import weight_bytes
@@ -42,6 +44,7 @@ from luq.export.gguf import folder as gguf_folder
 from luq.formats.base import PackedWeight
 from luq.formats.gguf import KINDS
 from luq.formats.layer_file import write_layer
+from luq.formats.linear import round_activations
 from luq.models.decoder import linears_of
 from luq.models.settings_files import read_config
 from luq.models.settings_files import sees_images as sees
@@ -52,7 +55,7 @@ from luq.quantization.methods import make_quantizer
 PROMPT = 128  # tokens
 WRITTEN = 32
 VOCABULARY = 2048  # pieces of the pocket tokenizer, which the random model borrows
-FOUR_BITS = RtnTier(bits=4, group_size=128)
+TIERS = ("gptq4", "gptq2", "trellis2")  # in transformers, with random codes
 Coder = Callable[[Tensor], PackedWeight]
 
 
@@ -148,8 +151,10 @@ def coder_of(tier: str) -> Coder:
     """What packs a weight in a tier without any data."""
     if tier in KINDS:
         return lambda weight: nearest(KINDS[tier], weight, 0)
-    quantizer = make_quantizer(Float16Tier() if tier == "float16" else FOUR_BITS)
-    return lambda weight: quantizer.quantize(weight, torch.eye(weight.shape[1]))
+    if tier in TIERS:
+        return lambda weight: packed_products.packed(tier, *weight.shape)
+    quantizer = make_quantizer(Float16Tier())
+    return lambda weight: quantizer.quantize(weight, None)
 
 
 def packed(source: Path, layers: nn.ModuleList, tiers: list[str], scratch: Path) -> PackedModel:
@@ -192,9 +197,14 @@ def contestants(source: Path, low: int, threads: int, scratch: Path) -> list[Con
         kind = str(dtype).removeprefix("torch.")
         runner = InTransformers(source, dtype, sees_images)
         add(f"transformers: 16 bit, computed in {kind}", weight_bytes(source), runner)
-    folder = hf_folder.export(packed(source, layers, ["rtn4"] * n, scratch), scratch / "hf")
-    runner = InTransformers(folder, torch.float32, sees_images)
-    add("transformers: LUQ, 4 bits, computed in float32", weight_bytes(folder), runner)
+    for tier in TIERS:
+        target = scratch / f"hf-{tier}"
+        folder = hf_folder.export(packed(source, layers, [tier] * n, scratch), target)
+        for is_rounded in (False, True):
+            runner = InTransformers(folder, torch.float32, sees_images)
+            round_activations(runner.model, is_rounded)
+            inputs = "inputs in 8 bits" if is_rounded else "exact"
+            add(f"transformers: LUQ, {tier}, {inputs}", weight_bytes(folder), runner)
 
     plain = gguf_folder.export(packed(source, layers, ["float16"] * n, scratch), scratch / "plain")
     add_gguf("16 bit", plain / MODEL)

@@ -24,7 +24,8 @@ from rich.table import Table
 
 from luq.config import RtnTier, TernaryTier
 from luq.formats.base import PackedWeight
-from luq.formats.trellis import COMPUTED, TrellisWeight
+from luq.formats.incoherence import OVERLAPPING, overlaps
+from luq.formats.trellis import COMPUTED, TILE, TrellisWeight
 from luq.quantization.methods import make_quantizer
 
 GROUP = 128
@@ -32,20 +33,28 @@ NEAREST = {"gptq8": "q8_0", "gptq4": "q4_k", "gptq2": "q2_k", "ternary": "tq2_0"
 NEAREST["trellis2"] = "iq2_xxs"
 
 
-def packed(name: str, size: int) -> PackedWeight:
+def packed(name: str, rows: int, columns: int) -> PackedWeight:
     """A random weight; speed does not depend on its codes."""
     generator = torch.Generator().manual_seed(0)
     if name == "trellis2":
-        stream = (size // 16, 4 * size)
+        stream = (rows // TILE, columns // TILE * TILE**2 * 2 // 8)
         codes = torch.randint(0, 256, stream, generator=generator, dtype=torch.uint8)
-        scales = torch.full((size // 16,), 0.02, dtype=torch.float16)
-        buffers = {"codes": codes, "scales": scales}
-        return TrellisWeight(buffers, (size, size), bits=2, window=12, seed=1, code=COMPUTED)
+        scales = torch.full((rows // TILE,), 0.02, dtype=torch.float16)
+        meta = {"rotation": OVERLAPPING} if overlaps(rows) or overlaps(columns) else {}
+        return TrellisWeight(
+            {"codes": codes, "scales": scales},
+            (rows, columns),
+            bits=2,
+            window=12,
+            seed=1,
+            code=COMPUTED,
+            **meta,
+        )
     tier = TernaryTier(group_size=GROUP)
     if name.startswith("gptq"):
         tier = RtnTier(bits=int(name.removeprefix("gptq")), group_size=GROUP)
-    weight = torch.randn(size, size, generator=generator) * 0.02
-    return make_quantizer(tier).quantize(weight, torch.eye(size))
+    weight = torch.randn(rows, columns, generator=generator) * 0.02
+    return make_quantizer(tier).quantize(weight, torch.eye(columns))
 
 
 def rounds(runs: dict[str, Callable[[], object]], count: int) -> dict[str, np.ndarray]:
@@ -78,7 +87,7 @@ def main() -> None:
     for column in names:
         table.add_column(column, justify="left" if column == "tier" else "right")
     for name, kind in NEAREST.items():
-        kernel = packed(name, size).cpu_kernel()
+        kernel = packed(name, size, size).cpu_kernel()
         for tokens in arguments.tokens:
             x = torch.randn(tokens, size)
             exact = kernel.linear if tokens <= kernel.few_tokens else kernel.tiled

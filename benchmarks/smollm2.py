@@ -7,17 +7,19 @@
 import argparse
 from pathlib import Path
 
-from transformers import LlamaForCausalLM
-
 from luq.pocket.smollm2 import GgufModel, packaged_file
 
-__all__ = ["packaged_file", "write_folder"]
+__all__ = ["packaged_file", "write_folder", "write_model"]
 
 
 def write_folder(file: Path, target: Path) -> None:
     """Write a GGUF file's model and tokenizer as a 16-bit Hugging Face folder."""
-    source = GgufModel(file)
-    model = LlamaForCausalLM(source.config)
+    write_model(GgufModel(file), target)
+
+
+def write_model(source: GgufModel, target: Path) -> None:
+    """The same for a file that was opened."""
+    model = source.model_class(source.config)
     model.load_state_dict(dict(source.weights()), strict=False)  # the head is the embeddings
     model.half().save_pretrained(target)
     source.tokenizer().save_pretrained(target)

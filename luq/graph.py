@@ -6,7 +6,7 @@ checkpoint, calibration and settings it is of.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -235,17 +235,36 @@ class ModelGraph(ABC):
     # profile
 
     @cached_property
-    def profile(self) -> EntropyProfile:
-        """Entropies per layer and modality."""
+    def draws(self) -> tuple[Calibration, ...]:
+        """The calibration sets over which the order's scores are means: the first is the run's own,
+        the others differ from it in their seeds.
+        """
+        first = self.calibration
+        seeds = range(first.settings.seed, first.settings.seed + self.config.order.draws)
+        settings = [replace(first.settings, seed=seed) for seed in seeds]
+        return tuple(replace(first, settings=of_draw) for of_draw in settings)
+
+    @cached_property
+    def profiles(self) -> tuple[EntropyProfile, ...]:
+        """Entropies per layer and modality of every draw, each with K-means seeds of its own."""
         settings = self.config.profile
-        return EntropyProfile(
-            self.calibration, settings.clusters, settings.tokens, settings.seeds, settings.seed
-        )
+        profiles: list[EntropyProfile] = []
+        for number, draw in enumerate(self.draws):
+            seed = settings.seed + number
+            profiles.append(
+                EntropyProfile(draw, settings.clusters, settings.tokens, settings.seeds, seed)
+            )
+        return tuple(profiles)
 
     @property
-    def forward_scores(self) -> ForwardScores:
-        """Scores from one pass over the calibration samples."""
-        return ForwardScores(self.calibration)
+    def profile(self) -> EntropyProfile:
+        """That of the run's own calibration set, the first draw."""
+        return self.profiles[0]
+
+    @property
+    def forward_scores(self) -> tuple[ForwardScores, ...]:
+        """Scores from one pass over the calibration samples, of every draw."""
+        return tuple(ForwardScores(draw) for draw in self.draws)
 
     @property
     def weight_scores(self) -> WeightScores:

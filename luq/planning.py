@@ -7,26 +7,30 @@ same code runs a plan and says whether it can be known yet.
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 from luq.allocation import plans
 from luq.allocation.allocations import Allocation
 from luq.allocation.evidence import Part, Selection
 from luq.allocation.orders import ORDERS, Correlation, correlations
 from luq.allocation.plans import Chosen
+from luq.calibration.artefacts import Calibration
+from luq.calibration.own import OwnSamples
+from luq.config import ERRORS, OrderConfig
+from luq.config.order import ORDERS_OVER_TOKENS
 from luq.errors import ConfigError, DataError
 from luq.evaluation import answers
 from luq.evaluation.artefacts import Fidelity, Layers
 from luq.evaluation.measures import mean_divergence
 from luq.evaluation.scorers.summary import mean
-from luq.formats.artefacts import RestSizes
+from luq.formats.artefacts import LayerFolder, RestSizes
 from luq.formats.sizes import rest_ledger
 from luq.graph import ModelGraph, QuestionSet
-from luq.profiling.entropies import LayerEntropy
+from luq.profiling.entropies import LayerEntropy, over_draws
 from luq.quantization.artefacts import (
     DeltaLosses,
     Errors,
     FisherLosses,
-    LayerFolder,
     LinearOutputErrors,
     MeasuredErrors,
     OutputErrors,
@@ -36,7 +40,7 @@ from luq.store.artefact import Get
 from luq.tower import planned_parts
 
 CHEAP = ("entropy", "variance", "lim", "zd", "kurtosis", "depth")  # they need no quantized layer
-FORWARD = ("variance", "lim")
+OVER_TOKENS = ("entropy", "variance", "lim")  # they come from the calibration samples alone
 WEIGHTS = ("zd", "kurtosis")
 GRADIENTS = ("delta_loss", "fisher")  # they need the whole model in memory
 # By error, where it is measured of one linear at a time.
@@ -49,6 +53,24 @@ LINEAR_ERRORS: dict[str, type[MeasuredErrors[list[Errors]]]] = {
 # files in one tier, per linear.
 HEADER_SLACK = 8
 REPAIRS = 3  # times a budget's plan is made again because its files are larger than expected
+
+
+def check_draws(order: OrderConfig, calibration: Calibration) -> None:
+    """A ConfigError if scores cannot be means over several calibration sets."""
+    if order.draws == 1:
+        return
+    if isinstance(calibration.questions, OwnSamples):
+        raise ConfigError(
+            f"order.draws={order.draws} is not possible: samples of your own are taken whole, so "
+            "that there is nothing to draw again. Use order.draws=1, or a calibration set that is "
+            "mixed (calibration=multimodal)"
+        )
+    if order.name in ERRORS:
+        raise ConfigError(
+            f"order.draws={order.draws} is not possible with order={order.name}, which goes by "
+            "quantized layers, and these are made with one calibration set. Use order.draws=1, or "
+            f"one of {', '.join(ORDERS_OVER_TOKENS)}"
+        )
 
 
 class LayerScores:
@@ -64,29 +86,37 @@ class LayerScores:
 
     @cached_property
     def profile(self) -> list[LayerEntropy]:
-        """Entropies per layer and modality."""
-        return self.get(self.graph.profile)
+        """Entropies per layer and modality: means over the draws, if the order has several."""
+        return over_draws([self.get(profile) for profile in self.graph.profiles])
 
     def entropies(self, modality: str) -> list[float]:
         """Mean entropy of every layer over one modality's tokens, in bits."""
-        values = [entry.mean for entry in self.profile if entry.modality == modality]
-        if not values:
-            raise self._no_tokens(modality)
-        return values
+        return self.score("entropy", modality)
 
     def score(self, name: str, modality: str | None = None) -> list[float]:
         """A score per layer; entropy, variance and lim are over the tokens of a modality."""
-        modality = modality or self.config.order.modality
-        if name == "entropy":
-            return self.entropies(modality)
-        if name in FORWARD:
-            by_modality = self.get(self.graph.forward_scores)
-            if modality not in by_modality:
-                raise self._no_tokens(modality)
-            return by_modality[modality][name]
+        if name in OVER_TOKENS:
+            of_layers = zip(*self.score_of_draws(name, modality), strict=True)
+            return [fmean(of_draws) for of_draws in of_layers]
         if name in WEIGHTS:
             return self.get(self.graph.weight_scores)[name]
         return self.errors(name, self.config.quantizer.low)
+
+    def score_of_draws(self, name: str, modality: str | None = None) -> list[list[float]]:
+        """Entropy, variance or lim: of every draw a score per layer."""
+        modality = modality or self.config.order.modality
+        scores: list[list[float]] = []
+        if name == "entropy":
+            for profile in self.graph.profiles:
+                entries = self.get(profile)
+                scores.append([entry.mean for entry in entries if entry.modality == modality])
+        else:
+            for artefact in self.graph.forward_scores:
+                by_modality = self.get(artefact)
+                scores.append(by_modality[modality][name] if modality in by_modality else [])
+        if not all(scores):
+            raise self._no_tokens(modality)
+        return scores
 
     def _no_tokens(self, modality: str) -> ConfigError:
         return ConfigError(
@@ -188,6 +218,13 @@ class LayerScores:
             if score not in ("depth", "random"):
                 scores[score] = self.score(score)
         return scores
+
+    def recorded_draws(self) -> dict[str, list[list[float]]]:
+        """Of these scores those that are means over several draws: draw by draw."""
+        if self.config.order.draws == 1:
+            return {}
+        names = [name for name in self.recorded() if name in OVER_TOKENS]
+        return {name: self.score_of_draws(name) for name in names}
 
 
 @dataclass

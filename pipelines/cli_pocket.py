@@ -56,7 +56,14 @@ def data(folder: Path, split: str) -> None:
 @click.option("--device", help="smol_llava: auto (default), cpu, cuda or cuda:N.")
 @click.option("--text", metavar="FILE", help="smol_llava: plain text on which it stays as it was.")
 @click.option("--align-steps", type=int, help="smol_llava: first steps, of captions alone.")
+@click.option("--caption-steps", type=int, help="smol_llava: then with the decoder, too.")
 @click.option("--check-every", type=int, help="smol_llava: steps between looks at questions.")
+@click.option(
+    "--compile",
+    is_flag=True,
+    default=None,
+    help="smol_llava: compile the decoder's layers; a quarter less time, needs a C++ compiler.",
+)
 def train(folder: Path, **options: Any) -> None:
     """Train a pocket model, or continue the training in FOLDER."""
     from rich.progress import Progress

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from luq.allocation.orders import Correlation
+from luq.allocation.steadiness import Agreement
 from luq.escaping import VisibleFormatter
 from luq.evaluation.intervals import Estimate
 from luq.formats.sizes import Memory
@@ -22,6 +23,7 @@ from pipelines.units import human, percent
 out = Screen()
 RULE_MARGIN = 4  # columns that a rule takes beside its title
 WARNING = ("!", "red")  # before what a reader must know of a score
+WITHIN_NOISE = ", within its noise"  # after a tau of an order with itself
 STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "missing": "dim"}
 
 
@@ -69,13 +71,22 @@ def log_file(file: Path) -> Iterator[None]:
         handler.close()
 
 
-def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Sheet:
-    """Entropy in bits per layer, and each layer's place in the order."""
+def entropy_table(profile: list[LayerEntropy], order: list[int], draws: int = 1) -> Sheet:
+    """Entropy in bits per layer, and each layer's place in the order.
+
+    Args:
+        profile: means and spreads: over K-means seeds, or over several draws.
+        order: the layers, most compressible first.
+        draws: of the calibration set.
+    """
     entropies = {(entry.layer, entry.modality): entry for entry in profile}
     present = {entry.modality for entry in profile}
     modalities = [name for name in ("all", "image", "text") if name in present]
     first = profile[0]
-    title = f"Activation entropy, bits ({first.tokens} vectors each, K = {first.clusters})"
+    measured = f"{first.tokens} vectors each, K = {first.clusters}"
+    if draws > 1:
+        measured += f"; mean and spread of {draws} draws"
+    title = f"Activation entropy, bits ({measured})"
     columns = [Column(name) for name in ("layer", *modalities, "place")]
     table = Sheet(title, columns)
     for layer in range(len(order)):
@@ -85,6 +96,43 @@ def entropy_table(profile: list[LayerEntropy], order: list[int]) -> Sheet:
             cells.append(f"{entry.mean:.3f} ± {entry.spread:.3f}")
         table.add_row(*cells, str(order.index(layer) + 1))
     return table
+
+
+def k_means_noise(agreement: Agreement | None) -> str:
+    """How steady the order of entropy is, by one calibration set; None: one K-means, no spread."""
+    if agreement is None:
+        return (
+            "how steady the order of entropy is cannot be said by one K-means: profile.seeds=3, or "
+            "order.draws=8"
+        )
+    line = (
+        "order of entropy, measured again on the same samples: Kendall's tau "
+        f"{agreement.mean:.2f} with itself is to be expected of K-means alone, "
+        f"{100 * agreement.swapped:.0f} % of the pairs of layers change places; other samples move "
+        "it more"
+    )
+    if agreement.is_noise:
+        line += (
+            ". It is within its noise: order.draws=8 ranks by the mean of eight calibration sets"
+        )
+    return line
+
+
+def draws_noise(draws: int, single: Agreement | None, halves: Agreement | None) -> str:
+    """How steady the order of entropy is, by several calibration sets."""
+    lines: list[str] = [f"order of entropy over {draws} draws of the calibration set"]
+    if single is not None:
+        pairs = f"{single.pairs} pair{'s' if single.pairs > 1 else ''}"
+        lines.append(
+            f"Kendall's tau between single ones {single.mean:.2f} ({single.low:.2f} to "
+            f"{single.high:.2f}, {pairs}){WITHIN_NOISE if single.is_noise else ''}"
+        )
+    if halves is not None:
+        lines.append(
+            f"between means of {draws // 2} and of {draws // 2} others {halves.mean:.2f}"
+            f"{WITHIN_NOISE if halves.is_noise else ''}"
+        )
+    return f"{lines[0]}: {'; '.join(lines[1:])}"
 
 
 def order_tables(orders: dict[str, list[int]], correlations: list[Correlation]) -> Group:

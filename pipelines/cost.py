@@ -73,7 +73,8 @@ class Work:
         if graph.is_calibrated:
             self._add(graph, store, graph.calibration)
         if graph.is_profiled:
-            self._add(graph, store, graph.profile)
+            for profile in graph.profiles:
+                self._add(graph, store, profile)
         layers = self._known(graph, store, lambda: _planned_layers(graph, store))
         parts = self._known(graph, store, lambda: planned_parts(graph, store.peek).parts)
         owner = "" if layers is not None and parts is not None else graph.key

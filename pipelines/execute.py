@@ -174,11 +174,13 @@ def choose(bench: Workbench) -> Plans:
     graph, store, clock = bench.graph, bench.store, bench.clock
     if graph.is_calibrated:
         with clock.stage("calibrate"):
-            store.get(graph.calibration)
+            for calibration in graph.calibrations:
+                store.get(calibration)
             bench.check_leaks()
     if graph.is_profiled:
         with clock.stage("profile"):
-            store.get(graph.profile)
+            for profile in graph.profiles:
+                store.get(profile)
     with clock.stage("allocate"):
         beside = planned_parts(graph, store.get)
         chosen = allocate(graph, store.get)
@@ -250,7 +252,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         prompt_version=prompts.VERSION,
         scorer_version=scorers.VERSION,
         calibration=_calibration_summary(bench),
-        profile=store.get(graph.profile) if graph.is_profiled else [],
+        profile=layer_scores.profile if graph.is_profiled else [],
         order=layer_scores.order() if graph.is_profiled else [],
         allocation=str(chosen.allocation),
         tiers=list(chosen.allocation.tiers),
@@ -258,6 +260,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         plan=chosen.report,
         vision=beside.vision,
         layer_scores=layer_scores.recorded() if graph.is_profiled else {},
+        draw_scores=layer_scores.recorded_draws() if graph.is_profiled else {},
         k=chosen.allocation.count(low) if low != high else len(layers),
         memory=memory(sizes, rest.ledger, peak_bytes(), part_sizes),
         **score_part(scores, float_scores, measured_perplexity)._asdict(),

@@ -47,7 +47,7 @@ from luq.models.checkpoint import (
     linear_shapes,
     part_widths,
 )
-from luq.planning import GRADIENTS
+from luq.planning import GRADIENTS, check_draws
 from luq.profiling.artefacts import ForwardScores, WeightScores
 from luq.profiling.entropies import subsample_of
 from luq.quantization.artefacts import (
@@ -126,6 +126,7 @@ class Graph(ModelGraph):
         self.questions = self.question_set(config.evaluation)
         self.text = self._text()
         if self.is_calibrated:
+            check_draws(config.order, self.calibration)
             self._check_leaks(self.calibration)
 
     @cached_property
@@ -163,6 +164,13 @@ class Graph(ModelGraph):
         sees_parts = plan.vision.is_given or any(part.calibration is not None for part in parts)
         sees_samples = not tier.data_free or (quantizer.refine.is_on and not tier.is_exact)
         return self.is_profiled or sees_samples or sees_parts
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """The calibration sets that the run needs."""
+        if self.is_profiled:
+            return self.draws
+        return (self.calibration,) if self.is_calibrated else ()
 
     @cached_property
     def key(self) -> str:
@@ -233,11 +241,13 @@ class Graph(ModelGraph):
 
     def shared_questions(self) -> list[SharedQuestions]:
         """What the calibration shares with each benchmark, of all that is asked in this run."""
-        if not self.is_calibrated:
-            return []
-        shared = shared_questions(self.calibration, self.questions)
-        if chooses_by_questions(self.config):
-            shared += shared_questions(self.calibration, self.selection_set(None))
+        asked = [self.questions] if self.is_calibrated else []
+        if asked and chooses_by_questions(self.config):
+            asked.append(self.selection_set(None))
+        shared: list[SharedQuestions] = []
+        for draw in self.calibrations:
+            for questions in asked:
+                shared += shared_questions(draw, questions)
         return shared
 
     def _text(self) -> TextSource | None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from luq.evaluation.artefacts import Asked, Fidelity, Layers, TaskAnswers, TextLosses
 from luq.planning import LayerScores, allocate
+from luq.profiling.artefacts import ForwardScores
 from luq.quantization.artefacts import PackedLayer, Parts
 from luq.store.artefact import Artefact
 from luq.store.store import NotMade, Store
@@ -40,14 +41,14 @@ def first_needed(graph: Graph) -> list[AnyArtefact]:
     """What the checks before a run's work are about."""
     if not graph.is_calibrated:
         return []
-    return [graph.calibration, *graph.shared_questions()]
+    return [*graph.calibrations, *graph.shared_questions()]
 
 
 def needed(graph: Graph, store: Store) -> Needed:
     """What a run needs whose checks have passed."""
     artefacts: list[AnyArtefact] = [graph.rest]
     if graph.is_profiled:
-        artefacts.append(graph.profile)
+        artefacts += graph.profiles
     artefacts += graph.float_layers
     artefacts += graph.answers(graph.float_layers, graph.questions).values()
     artefacts += _losses(graph, graph.float_layers)
@@ -64,14 +65,18 @@ def needed(graph: Graph, store: Store) -> Needed:
         try:
             scores = LayerScores(graph, store.peek)
             scores.order()
-            scores.recorded()
+            scores.recorded()  # its draws are among what it needs
         except NotMade as missing:
             return Needed([*artefacts, *_with_company(graph, store, missing)], is_all=False)
     return Needed(artefacts, is_all=True)
 
 
 def _with_company(graph: Graph, store: Store, missing: NotMade) -> list[AnyArtefact]:
-    """What a plan asked for; of a layer in a tier that is measured, all layers in that tier."""
+    """What a plan asked for; of a layer in a tier that is measured, all layers in that tier, and of
+    scores of a draw those of all draws.
+    """
+    if isinstance(missing.artefact, ForwardScores):
+        return list(graph.forward_scores)
     scores = LayerScores(graph, store.peek)
     for tier in graph.tiers:
         layers = scores.plain(tier)

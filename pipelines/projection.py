@@ -25,6 +25,7 @@ from luq.config import LayerTiers, TierConfig
 from luq.config.quantizer import EMBEDDINGS, HEAD, VISION
 from luq.evaluation.artefacts import Answers, Fidelity, ReferenceProbabilities, TextLosses
 from luq.evaluation.fidelity import TOP
+from luq.models.checkpoint import half_linears
 from luq.profiling.artefacts import EntropyProfile, ForwardScores
 from luq.profiling.entropies import subsample_of
 from luq.quantization.artefacts import (
@@ -62,7 +63,8 @@ ROW_BYTES = 105  # of a row of fidelity
 SCORE_BYTES = 140  # of an entry of a profile
 SOURCE_BYTES = 17  # of a sample's name in a calibration set
 LOSS_BYTES = 21
-SIZE_FILE_BYTES = 240  # what stands beside a packed layer's file
+REFERENCE_BYTES = 240  # what a layer's file says of a tensor that is the checkpoint's
+SIZE_FILE_BYTES = 130  # what stands beside a packed layer's file
 ANSWER_BYTES = 40  # of a row of answers, beside its columns
 
 
@@ -86,6 +88,7 @@ class Projection:
         self._shared_machine = machine
         self.depth = graph.checkpoint.layers
         self.shapes = layer_shapes(graph.checkpoint)
+        self._referenced = half_linears(graph.checkpoint)  # 16-bit tiers hold them by reference
         self._passed: dict[object, list[str]] = {}  # of each walk, the layers that it went through
         self._askings: dict[tuple[str, Subset], Asking] = {}
         self._standing: list[str] = []  # keys of the layers that stand in the model
@@ -270,7 +273,7 @@ class Projection:
 
     def _layer(self, layer: PackedLayer) -> Price:
         shapes = self.shapes[layer.index]
-        seconds, size = self._linears(shapes, layer.tiers)
+        seconds, size = self._linears(layer)
         if layer.calibration is not None:
             seconds += self._walk_seconds(layer) + self._hessian_seconds(shapes, layer.tiers)
         if layer.refinement is not None:
@@ -280,14 +283,19 @@ class Projection:
             seconds += 2 * self._pass_seconds() if settings.fit else 0.0
         return Price(seconds, size)
 
-    def _linears(self, shapes: dict[str, tuple[int, int]], tiers: LayerTiers) -> Price:
-        """Quantizing linears, and the file that holds them."""
+    def _linears(self, layer: PackedLayer) -> Price:
+        """Quantizing a layer's linears, and the file that holds them."""
         seconds = 0.0
         size = float(SIZE_FILE_BYTES)
-        for name, (rows, columns) in shapes.items():
-            cost = self._tier(tiers.of_linear(name))
+        for name, (rows, columns) in self.shapes[layer.index].items():
+            tier = layer.tiers.of_linear(name)
+            cost = self._tier(tier)
             seconds += cost.seconds(rows, columns)
-            size += cost.bytes(rows, columns) + cost.header_bytes
+            if tier.is_exact and (layer.index, name) in self._referenced:
+                size += REFERENCE_BYTES
+                seconds += self.machine.writing_seconds(cost.bytes(rows, columns))  # its digest
+            else:
+                size += cost.bytes(rows, columns) + cost.header_bytes
         return Price(seconds, size)
 
     def _hessian_seconds(self, shapes: dict[str, tuple[int, int]], tiers: LayerTiers) -> float:

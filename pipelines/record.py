@@ -116,7 +116,7 @@ class ArtefactKeys:
     """Which artefacts a record rests on. `used` lists all of them as STAGE/KEY."""
 
     calibration: str | None  # None where nothing of the run needs data
-    profile: str | None  # None where no layer had to be chosen
+    profile: str | None  # of the first draw; None where no layer had to be chosen
     layers: list[str]  # in layer order
     float_layers: list[str]
     answers: dict[str, str]  # benchmark -> key
@@ -144,12 +144,14 @@ class RunRecord:
     prompt_version: int
     scorer_version: int
     calibration: CalibrationSummary | None  # None where nothing of the run needs data
-    profile: list[LayerEntropy]  # empty where no layer had to be chosen
+    # Empty where no layer had to be chosen. With order.draws above 1: means over the draws of the
+    # calibration set, and their spreads are those over the draws.
+    profile: list[LayerEntropy]
     order: list[int]  # most compressible layer first; empty where no layer had to be chosen
     allocation: str
     tiers: list[str]  # layer -> tier, of most of its linears
     plan: PlanReport
-    layer_scores: dict[str, list[float]]  # order -> score per layer
+    layer_scores: dict[str, list[float]]  # order -> score per layer, a mean over the draws
     k: int  # layers in the low tier
     memory: Memory
     scores: dict[str, BenchmarkScore]
@@ -165,6 +167,8 @@ class RunRecord:
     finished: float  # seconds since the epoch
     # Linears in another tier than most of their layer. Earlier versions had none.
     other_tiers: list[LinearTier] = field(default_factory=list)
+    # Order -> of each draw the score per layer, for scores that are means over several draws.
+    draw_scores: dict[str, list[list[float]]] = field(default_factory=dict)
     # The tiers of the vision tower's blocks; None where they were not planned.
     vision: VisionPlan | None = None
 

@@ -17,6 +17,7 @@ from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from luq.allocation import steadiness
 from luq.config import RunConfig
 from luq.config.building import plain
 from luq.config.unread import reads, unread
@@ -125,12 +126,28 @@ def profile(config: RunConfig, name: str) -> None:
     """Only calibrate and profile; print the entropies and what orders make of them."""
     bench = workbench(config)
     with bench.clock.stage("calibrate"):
-        bench.store.get(bench.graph.calibration)
-    with bench.clock.stage("profile"):
-        entropies = bench.store.get(bench.graph.profile)
+        for calibration in bench.graph.draws:
+            bench.store.get(calibration)
     scores = LayerScores(bench.graph, bench.store.get)
-    console.out.print(console.entropy_table(entropies, scores.order()))
+    with bench.clock.stage("profile"):
+        entropies = scores.profile
+    draws = config.order.draws
+    console.out.print(console.entropy_table(entropies, scores.order(), draws))
+    console.out.print(_noise(scores))
     console.out.print(console.order_tables(scores.orders(), scores.correlations()))
+
+
+def _noise(scores: LayerScores) -> str:
+    """How steady the order of entropy is."""
+    settings = scores.config
+    if settings.order.draws == 1:
+        repetitions = settings.profile.seeds
+        modality = settings.order.modality
+        return console.k_means_noise(steadiness.of_k_means([scores.profile], modality, repetitions))
+    draws = scores.score_of_draws("entropy")
+    return console.draws_noise(
+        len(draws), steadiness.between_draws(draws), steadiness.between_halves(draws)
+    )
 
 
 def quantize(config: RunConfig, name: str) -> None:

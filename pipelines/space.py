@@ -1,11 +1,12 @@
 """Whether the disk has room for what a run will surely write, asked before any work."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from luq.errors import StoreError
-from luq.models.checkpoint import least_rest_bytes, linear_shapes
+from luq.models.checkpoint import half_linears, least_rest_bytes, linear_shapes
 from luq.planning import allocate
 from luq.store.store import NotMade, Store
 from pipelines.graph import BYTES_16_BIT, Graph, part_bits
@@ -15,7 +16,7 @@ from pipelines.units import human
 class Needed(NamedTuple):
     """Bytes that a run writes at least: what the store has is not counted."""
 
-    float_layers: int
+    float_layers: int  # what they do not hold by reference
     packed_layers: int
     checkpoint: int  # of an exported folder
 
@@ -28,7 +29,8 @@ def needed(graph: Graph, store: Store) -> Needed:
     """What a run writes at least, from the shapes of the linears and the tiers' bits."""
     folder = graph.checkpoint.folder
     weights = _weights(graph)
-    missing = sum(weights[layer.index] for layer in graph.float_layers if not store.has(layer))
+    copied = _weights(graph, half_linears(graph.checkpoint))
+    missing = sum(copied[layer.index] for layer in graph.float_layers if not store.has(layer))
     packed_bytes = _packed_bits(graph, store, weights) / 8
     checkpoint_bytes = 0
     if graph.config.checkpoint and not _is_exported(graph):
@@ -38,11 +40,17 @@ def needed(graph: Graph, store: Store) -> Needed:
     return Needed(BYTES_16_BIT * missing, int(packed_bytes), checkpoint_bytes)
 
 
-def _weights(graph: Graph) -> list[int]:
-    """Weights of the linears of every decoder layer."""
+def _weights(graph: Graph, left_out: Collection[tuple[int, str]] = ()) -> list[int]:
+    """Weights of the linears of every decoder layer.
+
+    Args:
+        graph: of the run.
+        left_out: layer and name of linears that do not count.
+    """
     weights = [0] * graph.checkpoint.layers
-    for (layer, _), (rows, columns) in linear_shapes(graph.checkpoint.folder).items():
-        weights[layer] += rows * columns
+    for place, (rows, columns) in linear_shapes(graph.checkpoint.folder).items():
+        if place not in left_out:
+            weights[place[0]] += rows * columns
     return weights
 
 

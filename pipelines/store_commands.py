@@ -8,7 +8,11 @@ from pathlib import Path
 
 import click
 
-from luq.errors import StoreError, unknown
+from luq.config import ModelConfig
+from luq.errors import LuqError, StoreError, unknown
+from luq.formats import layer_header
+from luq.formats.layer_header import References
+from luq.models.checkpoint import fingerprint, resolve_path
 from luq.store.store import Store
 from pipelines import console, runs_folder, shipped
 from pipelines.display import Display
@@ -231,21 +235,61 @@ def _check_idle(store: Store) -> None:
 
 
 def verify(outputs: Path) -> int:
-    """`luq store verify`: compare every file with its manifest.
+    """`luq store verify`: compare every file with its manifest, and the checkpoints to which 16-bit
+    layers refer with their digests.
 
     Returns:
-        0 if nothing is damaged, else 1.
+        0 if nothing is damaged nor missing, else 1.
     """
     store = _existing_store(outputs)
     labels = list(store.labels())
     damaged = 0
+    referring: dict[str, int] = defaultdict(int)  # artefacts by the checkpoint's digest
     with Display().bar("verify", len(labels)) as advance:
         for stage, key in labels:
             try:
-                store.verify(stage, key)
+                folder = store.verify(stage, key)
+                references = References()
+                if (folder / layer_header.FILE).exists():
+                    references = layer_header.held_by_reference(folder)
+                if references.tensors:
+                    referring[references.checkpoint] += 1
             except StoreError as error:
                 damaged += 1
                 console.out.print(styled(("damaged", "red"), f" {error}"), soft_wrap=True)
             advance(stage, 1)
+    missing = sum(not _is_whole(outputs, digest, count) for digest, count in referring.items())
     console.out.print(f"{len(labels)} artefacts verified, {damaged} damaged")
-    return 1 if damaged else 0
+    return 1 if damaged or missing else 0
+
+
+def _is_whole(outputs: Path, digest: str, count: int) -> bool:
+    """Whether a checkpoint to which layers refer is where a record's config says, whole.
+
+    Args:
+        outputs: has the records.
+        digest: of the checkpoint.
+        count: layers and parts that refer to it.
+    """
+    refer = f"{count} artefacts refer to weights of the checkpoint {digest}"
+    problems: list[str] = []
+    sources: list[ModelConfig] = []
+    for record in runs_folder.iterate(outputs):
+        if record.model_fingerprint == digest and record.config.model not in sources:
+            sources.append(record.config.model)
+    for source in sources:
+        try:
+            folder = resolve_path(source, download=False)
+            if fingerprint(folder, anew=True) == digest:
+                console.out.print(f"{refer}, which is whole: {folder}", soft_wrap=True)
+                return True
+            problems.append(f"{folder} is another one")
+        except LuqError as error:
+            problems.append(str(error))
+    if not problems:
+        console.out.print(f"{refer}; no record says where it lies", soft_wrap=True)
+        return True
+    reasons = "; ".join(dict.fromkeys(problems))
+    missing = f" {refer}: {reasons}. They cannot be read until it is back"
+    console.out.print(styled(("missing", "red"), missing), soft_wrap=True)
+    return False

@@ -2,7 +2,9 @@
 
 Under torch's FakeTensorMode a build for CPUs makes `cuda` tensors. Operations on tensors of two
 devices raise there, and so does whatever needs a number: on a GPU the host would wait for it. Such
-waits are noted with the function of ours that asks, and given a number that lets the work go on.
+waits are noted with the function of ours that asks, and given a number that lets the work go on: a
+mask has as many places as half of its length, where they are listed and where they are counted.
+What touches no CUDA tensor is computed as ever, for the host has its numbers.
 
 Indexing asks for a CUDA device before the fakes are asked: it is put together here from the
 operators that it stands for.
@@ -18,6 +20,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 # What the host is told: that all is well, and a number that is a place and a code.
 ANSWERS: dict[Any, Callable[[Tensor], Any]] = {
@@ -42,6 +46,7 @@ class FakeCuda(TorchFunctionMode):
         super().__init__()
         self.numbers = numbers
         self.waits: Counter[str] = Counter()
+        self.counts = WeakTensorKeyDictionary()  # what was summed of a mask -> how many places
 
     def __torch_function__(
         self,
@@ -50,20 +55,53 @@ class FakeCuda(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        kwargs = kwargs or {}
+        if not any(map(_is_cuda, tree_leaves((args, kwargs)))):
+            with _real():
+                return func(*args, **kwargs)
         if func is Tensor.__getitem__:
             return self._get(*args)
         if func is Tensor.__setitem__:
             return self._set(*args)
         if func is Tensor.copy_:
             return self._copy(*args)
+        if func is Tensor.to and not isinstance(args[0], FakeTensor):
+            return self._sent(*args)
         if func in ANSWERS and args[0].device.type == "cuda":
-            self.waits[_asker()] += 1
-            with _real():
-                answer = ANSWERS[func](args[0])
-            return torch.empty_like(answer, device="cuda") if isinstance(answer, Tensor) else answer
+            return self._answer(func, args[0])
         if func in SAME:
             return SAME[func](args[0])
-        return func(*args, **(kwargs or {}))
+        if func is Tensor.sum and args[0].dtype == torch.bool and len(args) == 1 and not kwargs:
+            count = func(*args)
+            self.counts[count] = max(1, args[0].numel() // 2)
+            return count
+        return self._brought(func(*args, **kwargs))
+
+    def _sent(self, tensor: Tensor, *args: Any) -> Tensor:
+        """What goes to the device leaves its numbers behind."""
+        dtypes = [tensor.dtype]
+        for arg in args:
+            if isinstance(arg, torch.dtype):
+                dtypes.append(arg)
+            elif isinstance(arg, Tensor):
+                dtypes.append(arg.dtype)
+        return torch.empty(tensor.shape, dtype=dtypes[-1], device="cuda")
+
+    def _brought(self, result: Any) -> Any:
+        """What comes to the host is zeros there, and the host has waited for it."""
+        if not isinstance(result, FakeTensor) or result.device.type != "cpu":
+            return result
+        self.waits[_asker()] += 1
+        with _real():
+            return torch.zeros(result.shape, dtype=result.dtype)
+
+    def _answer(self, func: Any, tensor: Tensor) -> Any:
+        self.waits[_asker()] += 1
+        if func is Tensor.__int__ and tensor in self.counts:
+            return self.counts[tensor]
+        with _real():
+            answer = ANSWERS[func](tensor)
+        return torch.empty_like(answer, device="cuda") if isinstance(answer, Tensor) else answer
 
     def _get(self, tensor: Tensor, key: Any) -> Tensor:
         view, indices = self._view(tensor, key)
@@ -118,6 +156,13 @@ class FakeCuda(TorchFunctionMode):
         self.waits[_asker()] += 1
         assert index.dim() == 1, "masks of several dimensions are not told here"
         return torch.empty(max(1, len(index) // 2), dtype=torch.int64, device=index.device)
+
+
+def _is_cuda(leaf: Any) -> bool:
+    """Whether an argument is a CUDA tensor or device."""
+    if isinstance(leaf, Tensor):
+        return leaf.device.type == "cuda"
+    return isinstance(leaf, str | torch.device) and str(leaf).startswith("cuda")
 
 
 def _asker() -> str:

@@ -10,8 +10,9 @@ from luq.api.profiled import Profile
 from luq.calibration.artefacts import Calibration
 from luq.config import AllocationConfig, OrderConfig, QuantizerConfig, TierConfig
 from luq.config.named_tiers import named_tier, named_tiers
+from luq.config.order import ORDERS_OVER_TOKENS
 from luq.errors import ConfigError
-from luq.planning import allocate
+from luq.planning import allocate, check_draws
 from luq.quantization.artefacts import end_walk
 
 # What says how many layers go low -> the plan that reads it.
@@ -55,6 +56,7 @@ def plan(
     modality: str = OrderConfig.modality,
     propagation: str = QuantizerConfig.propagation,
     seed: int = 0,
+    draws: int = OrderConfig.draws,
 ) -> Plan:
     """Which layer gets which tier. Exactly one of the first five settings says how many go low.
 
@@ -76,20 +78,19 @@ def plan(
         modality: Whose tokens it is over: all, image or text.
         propagation: What feeds the next layer while quantizing: exact, high or float.
         seed: Of a random order.
+        draws: Calibration sets over which the scores of entropy, variance and lim are means, if the
+            profile is of a `CalibrationConfig`: with its seed, the next one, and so on.
 
     Raises:
         ConfigError: A setting is impossible, or no plan keeps the budget.
     """
     given = {"k": k, "quantile": quantile, "entropy_max": entropy_max, "bits": bits, "bytes": bytes}
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) != 1:
-        raise ConfigError(
-            f"a plan needs exactly one of {', '.join(given)}, and got "
-            f"{', '.join(names) or 'none of them'}"
-        )
-    if tiers and names[0] not in ("bits", "bytes"):
-        raise ConfigError(f"tiers would be ignored with {names[0]}: they go with bits or bytes")
+    limit = _limit(given)
+    if tiers and limit not in ("bits", "bytes"):
+        raise ConfigError(f"tiers would be ignored with {limit}: they go with bits or bytes")
     _check_unit(unit, tie, tiers)
+    ranking = OrderConfig(order, modality, seed, draws)
+    _check_draws(ranking, profile.samples, PLAN_OF[limit], tiers)
     if order == "kl" or (tiers and error == "kl"):
         raise ConfigError(
             "kl asks questions of the selection split, which `luq run` does: choose another order "
@@ -98,7 +99,7 @@ def plan(
     candidates = named_tiers(tiers)
     quantizer = quantizer_of(low, high, propagation, tiers)
     allocation = AllocationConfig(
-        PLAN_OF[names[0]],
+        PLAN_OF[limit],
         k=k,
         quantile=quantile,
         entropy_max=entropy_max,
@@ -109,13 +110,35 @@ def plan(
         unit=unit,
         tie=tie,
     )
-    settings = GraphSettings(
-        quantizer, allocation, OrderConfig(order, modality, seed), profile.settings
-    )
+    settings = GraphSettings(quantizer, allocation, ranking, profile.settings)
     graph = LoadedGraph(profile.model, settings, profile.samples)
     chosen = allocate(graph, profile.model.store.get)
     end_walk(profile.model.store.tools)
     return Plan(chosen.allocation, quantizer, chosen.report, profile.samples)
+
+
+def _limit(given: Mapping[str, object]) -> str:
+    """The one setting that says how many layers go low; a ConfigError for none or several."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise ConfigError(
+            f"a plan needs exactly one of {', '.join(given)}, and got "
+            f"{', '.join(names) or 'none of them'}"
+        )
+    return names[0]
+
+
+def _check_draws(
+    ranking: OrderConfig, samples: Calibration, rule: str, tiers: Sequence[Tier]
+) -> None:
+    """A ConfigError for draws that cannot be had, or that no score of the plan is a mean over."""
+    check_draws(ranking, samples)
+    goes_by_tokens = rule == "threshold" or ranking.name in ORDERS_OVER_TOKENS
+    if ranking.draws > 1 and (tiers or not goes_by_tokens):
+        raise ConfigError(
+            f"draws={ranking.draws} would be ignored: it goes with "
+            f"order={' or '.join(ORDERS_OVER_TOKENS)}, and without tiers"
+        )
 
 
 def _check_unit(unit: str, tie: bool, tiers: Sequence[Tier]) -> None:

@@ -6,7 +6,7 @@ from luq.api.graph import FLOAT, GraphSettings, LoadedGraph, Samples, calibratio
 from luq.api.loaded import LoadedModel
 from luq.calibration.artefacts import Calibration, CalibrationSummary
 from luq.config import OrderConfig, ProfileConfig
-from luq.planning import LayerScores
+from luq.planning import LayerScores, check_draws
 from luq.profiling.entropies import LayerEntropy, subsample_of
 
 
@@ -31,15 +31,27 @@ class Profile:
         """
         return self._scores(OrderConfig(modality=modality)).entropies(modality)
 
-    def order(self, name: str = "entropy", modality: str = "all", seed: int = 0) -> list[int]:
+    def order(
+        self,
+        name: str = OrderConfig.name,
+        modality: str = OrderConfig.modality,
+        seed: int = 0,
+        draws: int = OrderConfig.draws,
+    ) -> list[int]:
         """The layers, most compressible first.
 
         Args:
             name: Of the order (`luq.allocation.orders`).
             modality: Whose tokens it is over: all, image or text.
             seed: Of a random order.
+            draws: Calibration sets over which scores of samples are means (`luq.plan`).
+
+        Raises:
+            ConfigError: The order does not exist, or cannot be had of these samples.
         """
-        return self._scores(OrderConfig(name, modality, seed)).order()
+        order = OrderConfig(name, modality, seed, draws)
+        check_draws(order, self.samples)
+        return self._scores(order).order()
 
     def _scores(self, order: OrderConfig) -> LayerScores:
         quantizer = quantizer_of("billm", "gptq4")

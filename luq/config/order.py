@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from luq.config.checks import require, require_seed
+from luq.config.checks import require, require_between, require_seed
 from luq.errors import unknown
 
 # Each is a function in luq/allocation/orders.py.
@@ -21,7 +21,10 @@ ORDERS = (
     "delta_loss",
     "fisher",
 )
+# Those whose scores are means over the tokens of a modality.
+ORDERS_OVER_TOKENS = ("entropy", "entropy_reverse", "variance", "lim")
 MODALITIES = ("all", "image", "text")
+MOST_DRAWS = 1000  # each is a calibration set and a profile
 
 
 def require_order(name: str) -> None:
@@ -39,6 +42,10 @@ class OrderConfig:
     modality: str = "all"
     # of a random order
     seed: int = 0
+    # Calibration sets over which the scores of entropy, variance and lim are means: with
+    # calibration.seed and profile.seed, with the next seeds, and so on. Layers are quantized with
+    # the first.
+    draws: int = 1
 
     def __post_init__(self) -> None:
         require_order(self.name)
@@ -49,3 +56,4 @@ class OrderConfig:
             f"one of {', '.join(MODALITIES)}",
         )
         require_seed("order.seed", self.seed)
+        require_between("order.draws", self.draws, 1, MOST_DRAWS, f"in [1, {MOST_DRAWS}]")

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
+from luq.config.allocation import ERRORS
+from luq.config.order import ORDERS_OVER_TOKENS
 from luq.config.run import RunConfig
 from luq.errors import ConfigError
 
 # Plans that rank layers by the order. `budget` with tiers of its own and `search` go by errors.
 RANKING_PLANS = ("count", "quality")
-# Orders whose scores are means over the tokens of a modality.
-ORDERS_OVER_TOKENS = ("entropy", "entropy_reverse", "variance", "lim")
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,10 @@ def _order_readers(config: RunConfig) -> dict[str, str]:
     ranked = [order.name] if ranks_layers(config) else []
     names = {*ranked, *config.profile.orders}
     if not names.intersection(ORDERS_OVER_TOKENS) and config.allocation.name != "threshold":
-        readers["order.modality"] = f"{_words('order=', ORDERS_OVER_TOKENS)}, where a plan ranks"
+        reader = f"{_words('order=', ORDERS_OVER_TOKENS)}, where a plan ranks"
+        readers["order.modality"] = reader
+        if order.name not in ERRORS or not ranks_layers(config):  # for those it is refused
+            readers["order.draws"] = reader
     if "random" not in names:
         readers["order.seed"] = "order=random, where a plan ranks"
     return readers

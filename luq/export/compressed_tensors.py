@@ -162,7 +162,8 @@ def config(model: PackedModel) -> dict[str, Any]:
         )
     found: dict[Grid | None, dict[str, list[int]]] = {}
     for index, folder in enumerate(model.folders):
-        for name, grid in _grids(read_layer(folder), index, model.allocation).items():
+        packed = read_layer(folder, model.source)
+        for name, grid in _grids(packed, index, model.allocation).items():
             found.setdefault(grid, {}).setdefault(name, []).append(index)
     plain, grids = (
         _patterns(found.pop(None, {})),

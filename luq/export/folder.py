@@ -61,7 +61,7 @@ class StoredPart(NamedTuple):
 class PackedModel:
     """What a folder is made of."""
 
-    source: Path  # the 16-bit checkpoint that was packed
+    source: Path  # the 16-bit checkpoint that was packed, to which layers may refer
     folders: Sequence[Path]  # of each decoder layer's packed linears
     allocation: Allocation  # their tiers
     image_processor: dict[str, Any] | None = None  # its settings, if they are not the source's
@@ -83,7 +83,8 @@ def quantization_config(model: PackedModel) -> dict[str, Any]:
     allocation = model.allocation
     layers: list[dict[str, Any]] = []
     for index, (folder, tier) in enumerate(zip(model.folders, allocation.tiers, strict=True)):
-        linears = {short_name(name): _entry(weight) for name, weight in read_layer(folder).items()}
+        packed = read_layer(folder, model.source)
+        linears = {short_name(name): _entry(weight) for name, weight in packed.items()}
         layers.append({"tier": tier, "linears": linears})
         other_tiers = allocation.others_of(index)
         if other_tiers:
@@ -93,7 +94,8 @@ def quantization_config(model: PackedModel) -> dict[str, Any]:
     config = {"quant_method": "luq", "format_version": FORMAT_VERSION, "layers": layers}
     parts: dict[str, dict[str, Any]] = {}
     for part, stored in model.parts.items():
-        modules = {name: _entry(weight) for name, weight in read_layer(stored.folder).items()}
+        packed = read_layer(stored.folder, model.source)
+        modules = {name: _entry(weight) for name, weight in packed.items()}
         parts[part] = {"tier": stored.tier, "modules": modules}
     return config | {"parts": parts} if parts else config
 
@@ -233,7 +235,7 @@ class _WeightWriter:
         # What is packed beside the decoder: plain name -> its part and its weight.
         self._beside: dict[str, tuple[str, PackedWeight]] = {}
         for part, stored in model.parts.items():
-            for name, weight in read_layer(stored.folder).items():
+            for name, weight in read_layer(stored.folder, model.source).items():
                 self._beside[name] = part, weight
         self._has_tied_head = EMBEDDINGS in model.parts and is_tied(model.source)
 
@@ -271,7 +273,7 @@ class _WeightWriter:
                 "packed"
             )
         if index != self._layer_index:
-            self._layer = read_layer(self.model.folders[index])
+            self._layer = read_layer(self.model.folders[index], self.model.source)
             self._layer_index = index
             self.missing.setdefault(index, set(self._layer))
         if linear not in self._layer:
@@ -315,7 +317,9 @@ class _WeightWriter:
             Bytes per class of what the files hold, their headers too: sums to the files.
         """
         for index, folder in enumerate(self.model.folders):
-            missing = self.missing[index] if index in self.missing else set(read_layer(folder))
+            missing = self.missing.get(index)
+            if missing is None:
+                missing = set(read_layer(folder, self.model.source))
             if missing:
                 raise ModelError(
                     f"{self.model.source} has no weight for layers.{index}.{min(missing)}: its "

@@ -1,13 +1,75 @@
-"""The sizes of what a checkpoint keeps in 16 bit, as an artefact."""
+"""Packed layers where they lie, and the sizes of what a checkpoint keeps in 16 bit."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from luq.formats import layer_header
+from luq.formats.sizes import LayerSize
 from luq.models.checkpoint import Checkpoint
 from luq.store.artefact import Artefact, Tools
 from luq.store.store import write_json
+
+if TYPE_CHECKING:
+    from luq.formats.layer_file import PackedLayer as Weights
+
+
+@dataclass(frozen=True)
+class LayerFolder:
+    """A packed layer where it lies. Sizes count what it holds by reference, too.
+
+    Args:
+        folder: in the store.
+        checkpoint: the folder of the checkpoint that it was packed from.
+    """
+
+    folder: Path
+    checkpoint: Path | None = None
+
+    @cached_property
+    def bytes(self) -> int:
+        """Size of the layer's file."""
+        return layer_header.whole_bytes(self.folder)
+
+    def linear_bytes(self) -> dict[str, int]:
+        """Bytes of each linear, without the file's header."""
+        return layer_header.linear_bytes(self.folder)
+
+    def read(self) -> "Weights":
+        """The packed weights, by linear."""
+        from luq.formats.layer_file import read_layer
+
+        return read_layer(self.folder, self.checkpoint)
+
+    def size(self) -> LayerSize:
+        """What the file holds, by tensor class."""
+        kept = layer_header.read_size(self.folder)
+        if kept is not None:
+            return kept
+        from luq.formats.layer_file import layer_size
+
+        return layer_size(self.folder, self.read())
+
+
+def write_packed(
+    folder: Path, packed: "Weights", checkpoint: Checkpoint, names: Mapping[str, str]
+) -> None:
+    """Write packed weights, and what their file holds.
+
+    Args:
+        folder: of the artefact.
+        packed: the weights by linear.
+        checkpoint: from which they were packed.
+        names: what it calls their 16-bit weights, by linear.
+    """
+    from luq.formats.layer_file import layer_size, write_layer
+    from luq.formats.references import references_to
+
+    write_layer(folder, packed, references_to(checkpoint, names, packed))
+    layer_header.write_size(folder, layer_size(folder, packed))
 
 
 @dataclass(frozen=True)

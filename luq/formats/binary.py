@@ -4,7 +4,7 @@ from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
 from torch import Tensor
 
 from luq.formats.base import BufferSpec, PackedWeight
@@ -20,11 +20,12 @@ ROWS_OF_TOP = 32
 
 
 class SalientColumns(NamedTuple):
-    """Which columns are salient, as kernels need it."""
+    """Which columns are salient."""
 
     mask: UInt8[Tensor, " in"]
     rank: Int32[Tensor, " in"]  # columns of the same kind that stand before a column
-    amount: int
+    places: Int64[Tensor, " salient"]
+    other_places: Int64[Tensor, " others"]
 
 
 class BinaryWeight(PackedWeight):
@@ -144,14 +145,13 @@ class BinaryWeight(PackedWeight):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         rows, columns = self.shape
-        salient = self._salient()
-        count = int(salient.sum())
+        salient, _, places, other_places = self._salient_columns
         flags = torch.zeros(rows, columns, dtype=torch.bool, device=salient.device)
-        flags[:, ~salient] = unpack_bits(self.buffers["flags"], (rows, columns - count))
+        flags[:, other_places] = unpack_bits(self.buffers["flags"], (rows, len(other_places)))
         sign = unpack_bits(self.buffers["signs"], (rows, columns)).float() * 2 - 1
-        residual_bits = unpack_bits(self.buffers["residual_signs"], (rows, count))
+        residual_bits = unpack_bits(self.buffers["residual_signs"], (rows, len(places)))
         residual_sign = torch.zeros(rows, columns, device=salient.device)
-        residual_sign[:, salient] = residual_bits.float() * 2 - 1
+        residual_sign[:, places] = residual_bits.float() * 2 - 1
         block = torch.arange(columns, device=salient.device) // self.block
         numbers = self.numbers()
         mean = [numbers[:, block, 2 * part] for part in range(4)]
@@ -160,7 +160,7 @@ class BinaryWeight(PackedWeight):
         sparse = mean[1] + scale[1] * sign
         plain = torch.where(flags, sparse, concentrated)
         double = mean[2] + scale[2] * sign + mean[3] + scale[3] * residual_sign
-        return torch.where(salient, double, plain).to(dtype)
+        return torch.where(salient.bool(), double, plain).to(dtype)
 
     @property
     def nominal_bits(self) -> float:
@@ -192,7 +192,9 @@ class BinaryWeight(PackedWeight):
         """Computed once: a GPU would have to be waited for."""
         salient = self._salient()
         rank = torch.where(salient, salient.cumsum(0), (~salient).cumsum(0)) - 1
-        return SalientColumns(salient.to(torch.uint8), rank.int(), int(salient.sum()))
+        places = salient.nonzero()[:, 0]
+        other_places = (~salient).nonzero()[:, 0]
+        return SalientColumns(salient.to(torch.uint8), rank.int(), places, other_places)
 
     def gpu_linear(
         self, inputs: Float[Tensor, "tokens in"]
@@ -206,7 +208,7 @@ class BinaryWeight(PackedWeight):
             residual_signs=self.buffers["residual_signs"],
             salient=self._salient_columns.mask,
             rank=self._salient_columns.rank,
-            salient_columns=self._salient_columns.amount,
+            salient_columns=len(self._salient_columns.places),
             numbers=self.numbers(),
             block=self.block,
         )

@@ -66,21 +66,24 @@ class RowColumnWeight(PackedWeight):
 
     @cached_property
     def _salient_places(self) -> Int32[Tensor, " salient"]:
-        """Indices of the salient columns; compiled code trusts them to be as many as scales."""
+        """Indices of the salient columns; compiled code trusts them to be as many as scales.
+
+        Computed once: a GPU has to be waited for.
+        """
         self.check_content()
         return self._salient().nonzero()[:, 0].int()
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
         rows, columns = self.shape
-        salient = self._salient()
+        salient = self._salient_places.long()
         block = torch.arange(columns, device=salient.device) // self.block
         row_scales = self.buffers["row_scales"].float()
         column_scales = self.buffers["column_scales"].float()
         residual_scales = self.buffers["residual_scales"].float()
         signs = unpack_bits(self.buffers["signs"], (rows, columns)).float() * 2 - 1
         weight = row_scales[:, block, 0] * column_scales * signs
-        residual_shape = (rows, int(salient.sum()))
-        residual = unpack_bits(self.buffers["residual_signs"], residual_shape).float() * 2 - 1
+        residual_bits = unpack_bits(self.buffers["residual_signs"], (rows, len(salient)))
+        residual = residual_bits.float() * 2 - 1
         weight[:, salient] += row_scales[:, block[salient], 1] * residual_scales * residual
         return weight.to(dtype)
 

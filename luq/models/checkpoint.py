@@ -25,8 +25,10 @@ from luq.models.settings_files import (
 )
 from luq.models.weight_files import (
     DTYPES,
+    StoredTensor,
     check_adapter,
     check_weights,
+    plain_name,
     shards_of,
     stored_tensors,
 )
@@ -35,6 +37,7 @@ from luq.store.digests import file_digest
 from luq.store.keys import Identified, digest
 
 FLOAT_BITS = 16  # of a number that no tier is given
+WEIGHT = ".weight"  # what a module's weight is called, after the module's name
 SETTINGS = ["*.json", "*.model", "*.txt", "*.jinja"]
 
 
@@ -70,6 +73,11 @@ class Checkpoint(Identified):
     def weights(self) -> "Checkpoint":
         """The same checkpoint, however it is asked."""
         return replace(self, asking=Asking())
+
+    @property
+    def has_weight_files(self) -> bool:
+        """Whether the weights lie in the folder: those of a model in memory do not."""
+        return any(self.folder.glob("*.safetensors"))
 
     @property
     def has_tied_head(self) -> bool:
@@ -241,6 +249,48 @@ def linear_shapes(folder: Path) -> dict[tuple[int, str], tuple[int, int]]:
         if place is not None and len(tensor.shape) == 2:
             shapes[place] = (tensor.shape[0], tensor.shape[1])
     return shapes
+
+
+def linear_tensors(source: Checkpoint, layer: int) -> dict[str, str]:
+    """The names of the weights of a decoder layer's linears in a checkpoint's files, by linear;
+    none of a model in memory.
+    """
+    names: dict[str, str] = {}
+    for name, tensor in _stored(source).items():
+        place = decoder_weight(name)
+        if place is not None and place[0] == layer and len(tensor.shape) == 2:
+            names[place[1]] = name
+    return names
+
+
+def half_linears(source: Checkpoint) -> set[tuple[int, str]]:
+    """Layer and name of the decoder linears of which the files hold the very fp16 numbers that a
+    16-bit tier stores, by the headers.
+    """
+    if source.dtype == "bfloat16":
+        return set()  # in which the weights have been rounded
+    tensors = _stored(source)
+    places: set[tuple[int, str]] = set()
+    for name, tensor in tensors.items():
+        place = decoder_weight(name)
+        if place is not None and tensor.dtype == "F16":
+            places.add(place)
+    return places
+
+
+def module_tensors(source: Checkpoint) -> dict[str, str]:
+    """The names of the weights of all modules in a checkpoint's files, by the modules' plain names;
+    none of a model in memory.
+    """
+    names: dict[str, str] = {}
+    for name in _stored(source):
+        if name.endswith(WEIGHT):
+            names[plain_name(name).removesuffix(WEIGHT)] = name
+    return names
+
+
+def _stored(source: Checkpoint) -> dict[str, StoredTensor]:
+    return stored_tensors(source.folder) if source.has_weight_files else {}
 
 
 def part_widths(folder: Path, part: str) -> set[int]:

@@ -26,6 +26,7 @@ from luq.models.loading import (
 from luq.models.parts import Modules, parts_of
 from luq.models.processors import image_token_id, load_processor
 from luq.models.quiet import quiet
+from luq.models.read_ahead import ReadAhead
 from luq.store.artefact import Tools
 
 
@@ -36,7 +37,8 @@ class VLM:
     `originals` keeps the 16-bit linears of every layer, so that any tier can be undone. `standing`
     says which layers have packed linears: layer -> key of the artefact. `parts` and
     `standing_parts` are the same for what is no linear of the decoder: by part, and of `parts` by
-    path in the model.
+    path in the model. `folder` holds the checkpoint that was loaded; None: it came from none.
+    `ahead` has the next layer of a streamed model read.
     """
 
     config: ModelConfig
@@ -47,6 +49,8 @@ class VLM:
     standing: dict[int, str] = field(default_factory=dict)
     parts: dict[str, Modules] = field(default_factory=dict)
     standing_parts: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    ahead: ReadAhead | None = None
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +74,10 @@ class VLM:
         """The 16-bit weights [out, in] of one layer's linears, by name; read from disk where the
         model is streamed.
         """
-        return {name: tensors_of(linear)[0] for name, linear in self.originals[layer].items()}
+        weights = {name: tensors_of(linear)[0] for name, linear in self.originals[layer].items()}
+        if self.ahead is not None:
+            self.ahead.begin(layer)
+        return weights
 
     def bias(self, layer: int, name: str) -> Tensor | None:
         """The bias [out] of a linear, if it has one."""
@@ -169,7 +176,12 @@ def load(source: Checkpoint) -> VLM:
     if not config.stream:
         model = model.to(device)
     check_values(source.folder, model, dtype)
-    return wrapped(config, model, processor)
+    vlm = wrapped(config, model, processor)
+    vlm.folder = source.folder
+    if config.stream:
+        vlm.ahead = ReadAhead(source.folder, len(vlm.layers))
+        vlm.ahead.listen(vlm.layers)
+    return vlm
 
 
 def wrapped(config: ModelConfig, model: Any, processor: Any) -> VLM:

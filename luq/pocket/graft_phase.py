@@ -1,8 +1,8 @@
 """The training of a grafted model: a real language model learns to see.
 
 First the decoder is frozen, and only the projector learns, from captions. Then the decoder learns
-too, in low-rank changes, from the pocket models' own mixture in English sentences. What it knew is
-kept by a term of the loss: the divergence
+too, in low-rank changes: from captions until it sees, and then from the pocket models' own mixture
+in English sentences. What it knew is kept by a term of the loss: the divergence
 
     KL = sum_t p_t (log p_t - log q_t)
 
@@ -28,11 +28,13 @@ from luq.pocket.language import (
     STATE,
     LanguagePhase,
     fall_share,
+    has_bfloat16,
     hidden_states,
     language_loss,
 )
 from luq.pocket.quiz import Quiz
 from luq.pocket.settings import GraftConfig, TrainConfig
+from luq.pocket.stream import Batch
 
 log = logging.getLogger(__name__)
 BETAS = (0.9, 0.98)
@@ -64,6 +66,11 @@ class GraftPhase(LanguagePhase):
         model.to(devices.resolve(config.device))  # type: ignore[arg-type]  # its name will do
         model.requires_grad_(False)
         low_rank.attach(model, config.rank)
+        if has_bfloat16(model.device):
+            low_rank.freeze_in_bfloat16(model)
+        if config.compile:
+            for layer in model.model.language_model.layers:
+                layer.compile(dynamic=False)
         self.language_model = smollm2.GgufModel(smollm2.packaged_file()).digest
         self.divergence = 0.0  # on the last passages
         self.first_step = 0  # where the optimizer's moments were zero
@@ -150,17 +157,20 @@ class GraftPhase(LanguagePhase):
         is_aligned = self.step >= config.align_steps
         tower_learns = is_aligned and config.vision_rate > 0
         self._learn(is_aligned, tower_learns)
-        if not is_aligned:
-            batch = self.stream.batch(self.step, 0.0, "captions")
-            return language_loss(self.family, self.model, batch, tower_learns)
-        progress = (self.step - config.align_steps) / max(1, config.steps - config.align_steps)
-        batch = self.stream.batch(self.step, progress)
-        loss = language_loss(self.family, self.model, batch, tower_learns)
-        if config.passages and config.text_weight:
+        loss = language_loss(self.family, self.model, self._batch(), tower_learns)
+        if is_aligned and config.passages and config.text_weight:
             divergence = self._divergence()
             self.divergence = divergence.item()
             loss = loss + config.text_weight * divergence
         return loss
+
+    def _batch(self) -> Batch:
+        """Captions for a while: in the mixture alone the decoder hardly learns to see."""
+        config = self.config
+        first = config.align_steps + config.caption_steps  # step of the mixture
+        if self.step < first:
+            return self.stream.batch(self.step, 0.0, "captions")
+        return self.stream.batch(self.step, (self.step - first) / max(1, config.steps - first))
 
     def _learn(self, is_aligned: bool, tower_learns: bool) -> None:
         """Let the parts learn whose time it is."""
@@ -192,7 +202,9 @@ class GraftPhase(LanguagePhase):
             log.info("step %d loss %.4f divergence on text %.4f", self.step, loss, self.divergence)
         if self.step % self.config.check_every == 0:
             shown = []
-            for benchmark, result in self.quiz.results(self.family, self.model).items():
+            with torch.compiler.set_stance("force_eager"):  # its lengths are seen once
+                results = self.quiz.results(self.family, self.model)
+            for benchmark, result in results.items():
                 shown.append(f"{benchmark} {result.right:.2f} ({result.constant:.2f})")
             log.info("step %d right (best constant): %s", self.step, ", ".join(shown))
 

@@ -32,6 +32,14 @@ def parts(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name.replace(PEFT, PLAIN): part for name, part in named if name.endswith(PEFT)}
 
 
+def freeze_in_bfloat16(model: nn.Module) -> None:
+    """Keep the weights that are changed in the type of the products they are used in."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            weight = module.get_base_layer().weight
+            weight.data = weight.data.bfloat16()
+
+
 @contextmanager
 def switched_off(model: nn.Module) -> Iterator[None]:
     """Without the changes the decoder is the original one."""

@@ -29,7 +29,7 @@ SETTINGS = "training.json"  # in the folder of a training: the settings that it 
 CARD = "pocket_training.json"  # in a finished checkpoint
 # Settings that may change from one start to the next, since they decide nothing about the weights
 # so far: a training may be made longer. All others belong to the folder.
-CHANGEABLE = ("steps", "save_every", "check_every", "device")
+CHANGEABLE = ("steps", "save_every", "check_every", "device", "compile")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class GraftConfig(TrainConfig):
     save_every: int = 10
     rank: int = 12  # of the changes of the decoder's linears
     align_steps: int = 40  # first steps: captions, and only the projector learns
+    caption_steps: int = 400  # then: captions alone, and the decoder learns, too
     text: str = ""  # file of plain text that the model keeps; empty: the shipped training text
     passages: int = 1  # of plain text in a step
     passage_length: int = 96  # tokens
@@ -96,11 +97,12 @@ class GraftConfig(TrainConfig):
     check_every: int = 100  # steps between two looks at held-out questions
     check_questions: int = 16  # of each benchmark
     device: str = "auto"  # cuda if there is one, cpu, cuda or cuda:N
+    compile: bool = False  # torch.compile for the decoder's layers, which needs a C++ compiler
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_between("rank", self.rank, 1, LARGEST_RANK, f"in [1, {LARGEST_RANK}]")
-        for name in ("align_steps", "passages"):
+        for name in ("align_steps", "caption_steps", "passages"):
             require_count(name, getattr(self, name), 0)
         require_count("passage_length", self.passage_length, 2)
         for name in ("check_every", "check_questions"):

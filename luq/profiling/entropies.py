@@ -1,7 +1,8 @@
 """What a profile says of one layer, as plain numbers. Needs no torch: records read it."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
 from typing import NamedTuple
 
 from luq.config import ProfileConfig
@@ -13,7 +14,10 @@ VECTORS_PER_CLUSTER = 5  # on average, at least; with fewer, H says how many vec
 
 @dataclass(frozen=True)
 class LayerEntropy:
-    """One layer's entropy over one modality: mean and standard deviation over seeds, in bits."""
+    """One layer's entropy over one modality: mean and standard deviation over seeds, in bits.
+
+    Of several draws of the calibration set (`over_draws`): over the draws.
+    """
 
     layer: int
     modality: str  # all, image or text
@@ -21,6 +25,40 @@ class LayerEntropy:
     spread: float
     tokens: int  # output vectors that were clustered
     clusters: int  # K of K-means
+
+
+def over_draws(profiles: Sequence[list[LayerEntropy]]) -> list[LayerEntropy]:
+    """The profiles of several calibration sets as one.
+
+    Args:
+        profiles: Of each set. One alone stays as it is.
+
+    Returns:
+        For each layer and modality the mean over the sets, the standard deviation of the sets'
+        means, and the fewest vectors and clusters of a set. A modality that a set lacks is left
+        out.
+    """
+    first = profiles[0]
+    if len(profiles) == 1:
+        return first
+    tables = [{(entry.layer, entry.modality): entry for entry in profile} for profile in profiles]
+    averaged: list[LayerEntropy] = []
+    for entry in first:
+        place = (entry.layer, entry.modality)
+        of_sets = [table[place] for table in tables if place in table]
+        if len(of_sets) < len(profiles):
+            continue
+        means = [of_set.mean for of_set in of_sets]
+        averaged.append(
+            replace(
+                entry,
+                mean=fmean(means),
+                spread=pstdev(means),
+                tokens=min(of_set.tokens for of_set in of_sets),
+                clusters=min(of_set.clusters for of_set in of_sets),
+            )
+        )
+    return averaged
 
 
 class Subsample(NamedTuple):

@@ -15,7 +15,7 @@ from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.config import MODALITIES
 from luq.errors import DataError
 from luq.models.vlm import VLM
-from luq.profiling.capture import LayerOutput, hidden_states
+from luq.profiling.capture import LayerOutput, Positions, hidden_states
 
 FORWARD = ("variance", "lim")
 WEIGHTS = ("zd", "kurtosis")
@@ -28,7 +28,7 @@ class _Moments:
 
     def __init__(self) -> None:
         self.tokens = 0
-        self.cosine = 0.0
+        self.cosine = torch.zeros((), dtype=torch.float64)
         self.total = torch.zeros((), dtype=torch.float64)  # [hidden] from the first token on
         self.squares = torch.zeros((), dtype=torch.float64)
 
@@ -38,7 +38,7 @@ class _Moments:
         before = before.double()
         after = after.double()
         self.tokens += len(after)
-        self.cosine += float(nn.functional.cosine_similarity(before, after, dim=-1).sum())
+        self.cosine = self.cosine + nn.functional.cosine_similarity(before, after, dim=-1).sum()
         self.total = self.total + after.sum(0)
         self.squares = self.squares + after.square().sum(0)
 
@@ -49,7 +49,7 @@ class _Moments:
 
     def lim(self) -> float:
         """1 - mean cosine between a token's vector before the layer and after it."""
-        return 1 - self.cosine / self.tokens
+        return 1 - float(self.cosine) / self.tokens
 
 
 class _MomentHooks:
@@ -59,15 +59,19 @@ class _MomentHooks:
         self.moments: dict[str, list[_Moments]] = {}
         for modality in MODALITIES:
             self.moments[modality] = [_Moments() for _ in layers]
-        self.masks: dict[str, Bool[Tensor, " tokens"]] = {}
+        self.places: Positions = {}
         self.hooks = []
         for index, layer in enumerate(layers):
             hook = partial(self._add, index)
             self.hooks.append(layer.register_forward_hook(hook, with_kwargs=True))
 
-    def begin(self, image_mask: Bool[Tensor, " tokens"]) -> None:
-        """Say which tokens of the next batch stand for pieces of images."""
-        self.masks = {"all": torch.ones_like(image_mask), "image": image_mask, "text": ~image_mask}
+    def begin(self, image_mask: Bool[Tensor, " tokens"], device: torch.device) -> None:
+        """Say which tokens of the next batch stand for pieces of images, and where they will be."""
+        masks = {"all": torch.ones_like(image_mask), "image": image_mask, "text": ~image_mask}
+        self.places = {}
+        for modality, mask in masks.items():
+            if mask.any():
+                self.places[modality] = mask.nonzero()[:, 0].to(device)
 
     def finish(self) -> None:
         """Take the hooks off."""
@@ -84,9 +88,8 @@ class _MomentHooks:
     ) -> None:
         before = hidden_states(args[0] if args else kwargs["hidden_states"])
         after = hidden_states(output)
-        for modality, mask in self.masks.items():
-            if mask.any():
-                self.moments[modality][index].add(before[mask], after[mask])
+        for modality, places in self.places.items():
+            self.moments[modality][index].add(before[places], after[places])
 
 
 @torch.no_grad()
@@ -103,7 +106,7 @@ def forward_scores(vlm: VLM, calibration: CalibrationSet) -> dict[str, dict[str,
     hooks = _MomentHooks(vlm.layers)
     try:
         for batch in calibration.batches():
-            hooks.begin(torch.cat([sample.image_mask for sample in batch]).to(vlm.device))
+            hooks.begin(torch.cat([sample.image_mask for sample in batch]), vlm.device)
             vlm.model.base_model(**inputs_of(batch, vlm.device), use_cache=False)
     finally:
         hooks.finish()

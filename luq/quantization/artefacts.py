@@ -13,9 +13,8 @@ from luq.calibration.artefacts import Calibration, samples_of
 from luq.config import LayerTiers, RefineConfig, TierConfig
 from luq.config.checks import VOLATILE
 from luq.config.quantizer.layer_tiers import LinearTier
-from luq.formats import layer_header
-from luq.formats.sizes import LayerSize
-from luq.models.checkpoint import Checkpoint
+from luq.formats.artefacts import LayerFolder, write_packed
+from luq.models.checkpoint import Checkpoint, linear_tensors, module_tensors
 from luq.store.artefact import Artefact, Tools
 from luq.store.store import write_json
 
@@ -33,45 +32,6 @@ REFINEMENT_VERSION = 2  # raise it when a refined layer gets other bytes
 REFINED = "-refined"  # after the name of a refined layer's tier, where work is told apart
 T = TypeVar("T")
 Errors = dict[str, float]  # of the linears of one layer
-
-
-@dataclass(frozen=True)
-class LayerFolder:
-    """A packed layer where it lies."""
-
-    folder: Path
-
-    @property
-    def bytes(self) -> int:
-        """Size of the layer's file."""
-        return (self.folder / layer_header.FILE).stat().st_size
-
-    def linear_bytes(self) -> dict[str, int]:
-        """Bytes of what the file holds of each linear, without the file's header."""
-        return layer_header.linear_bytes(self.folder)
-
-    def read(self) -> "Weights":
-        """The packed weights, by linear."""
-        from luq.formats.layer_file import read_layer
-
-        return read_layer(self.folder)
-
-    def size(self) -> LayerSize:
-        """What the file holds, by tensor class."""
-        kept = layer_header.read_size(self.folder)
-        if kept is not None:
-            return kept
-        from luq.formats.layer_file import layer_size
-
-        return layer_size(self.folder, self.read())
-
-
-def _write(folder: Path, packed: "Weights") -> None:
-    """Write packed weights, and what their file holds."""
-    from luq.formats.layer_file import layer_size, write_layer
-
-    write_layer(folder, packed)
-    layer_header.write_size(folder, layer_size(folder, packed))
 
 
 @dataclass(frozen=True)
@@ -173,7 +133,7 @@ class PackedLayer(Artefact[LayerFolder]):
 
         if self.calibration is None:
             vlm = loaded(tools, self.checkpoint)
-            _write(folder, quantize_layer(vlm, self.index, self.tiers, None))
+            self._write(folder, quantize_layer(vlm, self.index, self.tiers, None))
             return
         vlm = loaded(tools, self.calibration.checkpoint)
         before = [tools.store.get(layer).folder for layer in self.before]
@@ -183,7 +143,11 @@ class PackedLayer(Artefact[LayerFolder]):
         if self.refinement is not None:
             refiner = self._refiner(self.calibration, self.refinement.settings, walk, tools)
         packed = quantize_layer(vlm, self.index, self.tiers, states, refiner, self.held_out)
-        _write(folder, packed)
+        self._write(folder, packed)
+
+    def _write(self, folder: Path, packed: "Weights") -> None:
+        names = linear_tensors(self.checkpoint, self.index)
+        write_packed(folder, packed, self.checkpoint, names)
 
     def _refiner(
         self, calibration: Calibration, settings: RefineConfig, walk: "Walk", tools: Tools
@@ -200,7 +164,7 @@ class PackedLayer(Artefact[LayerFolder]):
         return LayerRefiner(walk.vlm, self.index, lessons, settings)
 
     def read(self, folder: Path) -> LayerFolder:
-        return LayerFolder(folder)
+        return LayerFolder(folder, self.checkpoint.folder)
 
 
 def walk_of(
@@ -398,10 +362,10 @@ class PackedPart(Artefact[LayerFolder]):
             vlm.restore()
             install_parts(vlm, folders_of(self.before, tools))
         packed = quantize_part(vlm, self.part, self.tiers, samples, tools.store.root)
-        _write(folder, packed)
+        write_packed(folder, packed, self.checkpoint, module_tensors(self.checkpoint))
 
     def read(self, folder: Path) -> LayerFolder:
-        return LayerFolder(folder)
+        return LayerFolder(folder, self.checkpoint.folder)
 
 
 Parts = tuple[PackedPart, ...]

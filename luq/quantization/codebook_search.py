@@ -108,11 +108,11 @@ class SignedSearch(Search):
         is_minus = (weights < 0).reshape(-1, UNIT)
         signs = torch.where(is_minus, -1.0, 1.0)
         if self.is_even:
-            is_odd = is_minus.sum(1) % 2 == 1
-            odd_scores = [score[is_odd] for score in scores]
-            flipped = self._with_one_flipped(weighed.reshape(-1, UNIT)[is_odd], odd_scores)
-            found[is_odd] = flipped.abs()
-            signs[is_odd] *= torch.sign(flipped)
+            odd = (is_minus.sum(1) % 2 == 1).nonzero()[:, 0]
+            odd_scores = [score[odd] for score in scores]
+            flipped = self._with_one_flipped(weighed.reshape(-1, UNIT)[odd], odd_scores)
+            found[odd] = flipped.abs()
+            signs[odd] *= torch.sign(flipped)
         return found * signs
 
     def _with_one_flipped(self, weighed: Rows, scores: list[Tensor]) -> Rows:

@@ -384,7 +384,8 @@ def install_parts(vlm: VLM, folders: dict[str, Path], cache: bool = True) -> int
             continue
         vlm.install_part(part, None)
         if folder is not None:
-            modules = runtime_modules(vlm, part, read_layer(folder), folder.name, cache)
+            packed = read_layer(folder, vlm.folder)
+            modules = runtime_modules(vlm, part, packed, folder.name, cache)
             vlm.install_part(part, modules, folder.name)
         changed += 1
     return changed
@@ -393,7 +394,7 @@ def install_parts(vlm: VLM, folders: dict[str, Path], cache: bool = True) -> int
 def assert_parts_installed(vlm: VLM, folders: dict[str, Path]) -> None:
     """A ModelError unless the parts are those of their folders, bit for bit."""
     for part, originals in vlm.parts.items():
-        packed = read_layer(folders[part]) if part in folders else {}
+        packed = read_layer(folders[part], vlm.folder) if part in folders else {}
         for path in originals:
             module = vlm.model.get_submodule(path)
             stored = packed.get(plain_name(path))

@@ -111,7 +111,7 @@ def packed_layer(vlm: VLM, index: int, folder: Path) -> PackedLayer:
     Raises:
         ModelError: they are not those of the layer's linears.
     """
-    packed = read_layer(folder)
+    packed = read_layer(folder, vlm.folder)
     linears = vlm.originals[index]
     if set(packed) != set(linears):
         raise ModelError(
@@ -148,7 +148,7 @@ def assert_installed(vlm: VLM, folders: Sequence[Path]) -> None:
         labels = installed_tiers(vlm.layers[index], tuple(vlm.originals[index]))
         if labels != {folder.name}:
             raise ModelError(f"layer {index} should be {folder}, but its linears are from {labels}")
-        for name, weight in read_layer(folder).items():
+        for name, weight in read_layer(folder, vlm.folder).items():
             module = vlm.layers[index].get_submodule(name)
             buffers = dict(module.named_buffers(recurse=False))
             for buffer, stored in weight.buffers.items():

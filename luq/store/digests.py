@@ -1,4 +1,5 @@
-"""Digests of whole files, each computed once: remembered by what changes when a file is written.
+"""Digests of files and of their parts, each computed once: remembered by what changes when a file
+is written.
 
 That is its path, device, inode, size and times, as git has it in its index. The memory is a file of
 JSON lines in the user's cache folder and not beside the outputs: `luq status` and `--plan` write
@@ -32,6 +33,12 @@ LEAST_BYTES = 65_536
 SPARE_LINES = 1000  # outdated lines that the memory may hold beside as many as are in use
 MOST_VALUES = 256  # files of which a process keeps what was read
 SHA256 = re.compile(r"[0-9a-f]{64}")
+WHOLE = ""  # stands for a whole file where others have the name of a part
+# What lines call the state of a file. Earlier versions know whole files alone: they must not take
+# the digest of a part for one.
+FILE = "file"
+FILE_OF_PART = "file of part"
+PART = "part"
 
 
 class FileState(NamedTuple):
@@ -49,6 +56,13 @@ class FileState(NamedTuple):
         """Whether a change of the file's content, from now on, would be seen in its state."""
         changed = max(self.mtime_ns, self.ctime_ns) / 1e9  # seconds since 1970
         return time.time() - changed > SETTLED_SECONDS
+
+
+class Digested(NamedTuple):
+    """What a digest is of: a file in a state, and which part of it."""
+
+    state: FileState
+    part: str = WHOLE
 
 
 def state_of(file: Path) -> FileState:
@@ -79,9 +93,9 @@ def _memory_file() -> Path | None:
 
 
 @lru_cache(maxsize=4)
-def _remembered(memory: Path | None) -> dict[FileState, str]:
+def _remembered(memory: Path | None) -> dict[Digested, str]:
     """What this process and (where there is a memory) earlier ones know."""
-    digests: dict[FileState, str] = {}
+    digests: dict[Digested, str] = {}
     if memory is None:
         return digests
     try:
@@ -91,46 +105,59 @@ def _remembered(memory: Path | None) -> dict[FileState, str]:
     newest: dict[str, FileState] = {}  # by path: older states of a file never come back
     for line in lines:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            state, sha256 = _entry(line)
-            digests[state] = sha256
-            newest[state.path] = state
-    if len(lines) > 2 * len(newest) + SPARE_LINES:
-        digests = {state: digests[state] for state in newest.values()}
+            digested, sha256 = _entry(line)
+            digests[digested] = sha256
+            newest[digested.state.path] = digested.state
+    in_use: dict[Digested, str] = {}
+    for digested, sha256 in digests.items():
+        if newest[digested.state.path] == digested.state:
+            in_use[digested] = sha256
+    if len(lines) > 2 * len(in_use) + SPARE_LINES:
+        digests = in_use
         _rewrite(memory, digests)
     return digests
 
 
-def _entry(line: bytes) -> tuple[FileState, str]:
+def _entry(line: bytes) -> tuple[Digested, str]:
     """A line of the memory; a ValueError, TypeError or KeyError if it is none."""
     content = json.loads(line)
-    path, *numbers = content["file"]
+    if not isinstance(content, dict):
+        raise TypeError("no table")
+    part = content.get(PART, WHOLE)
+    path, *numbers = content[FILE if part == WHOLE else FILE_OF_PART]
     sha256 = content["sha256"]
+    are_names = isinstance(path, str) and isinstance(part, str)
     are_numbers = all(type(number) is int and number >= 0 for number in numbers)
-    if not (isinstance(path, str) and are_numbers and SHA256.fullmatch(sha256)):
+    if not (are_names and are_numbers and SHA256.fullmatch(sha256)):
         raise ValueError("no state of a file and its sha256")
-    return FileState(path, *numbers), sha256
+    return Digested(FileState(path, *numbers), part), sha256
 
 
-def _line(state: FileState, sha256: str) -> bytes:
-    content: dict[str, Any] = {"file": list(state), "sha256": sha256}
+def _line(digested: Digested, sha256: str) -> bytes:
+    state = list(digested.state)
+    content: dict[str, Any] = {FILE: state}
+    if digested.part != WHOLE:
+        content = {FILE_OF_PART: state, PART: digested.part}
+    content["sha256"] = sha256
     return (json.dumps(content) + "\n").encode()
 
 
-def _rewrite(memory: Path, digests: dict[FileState, str]) -> None:
+def _rewrite(memory: Path, digests: dict[Digested, str]) -> None:
     """Replace the memory. A line that another process adds meanwhile may be lost, and is no loss
     but of time.
     """
     scratch = memory.with_name(f".{memory.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
-        scratch.write_bytes(b"".join(_line(state, sha256) for state, sha256 in digests.items()))
+        lines = [_line(digested, sha256) for digested, sha256 in digests.items()]
+        scratch.write_bytes(b"".join(lines))
         os.replace(scratch, memory)
 
 
-def _remember(memory: Path, state: FileState, sha256: str) -> None:
+def _remember(memory: Path, digested: Digested, sha256: str) -> None:
     try:
         memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with memory.open("ab", buffering=0) as handle:
-            handle.write(_line(state, sha256))
+            handle.write(_line(digested, sha256))
     except OSError:
         return  # a cache that cannot be written costs time, nothing else
 
@@ -177,18 +204,40 @@ def file_digest(file: Path, anew: bool = False) -> tuple[int, str]:
         DataError: the file cannot be read.
     """
     try:
-        state = state_of(file)
-        memory = _memory_file()
-        known = _remembered(memory)
-        if state in known and not anew:
-            return state.size, known[state]
-        sha256 = sha256_of(file)
-        is_known = known.get(state) == sha256
-        # else it may have been written while it was read
-        if not is_known and state.is_settled and state_of(file) == state:
-            known[state] = sha256
-            if memory is not None and state.size >= LEAST_BYTES:
-                _remember(memory, state, sha256)
-        return state.size, sha256
+        return state_of(file).size, _digest(file, WHOLE, lambda: sha256_of(file), anew)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error})") from error
+
+
+def part_digest(file: Path, part: str, sha256: Callable[[], str]) -> str:
+    """The sha256 of a part of a file, which is computed once while the file does not change.
+
+    Args:
+        file: whose part it is.
+        part: its name there.
+        sha256: computes it from what the file holds now.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return _digest(file, part, sha256)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error})") from error
+
+
+def _digest(file: Path, part: str, compute: Callable[[], str], anew: bool = False) -> str:
+    """The sha256 of a file or of a part of it, remembered or computed."""
+    digested = Digested(state_of(file), part)
+    memory = _memory_file()
+    known = _remembered(memory)
+    if digested in known and not anew:
+        return known[digested]
+    sha256 = compute()
+    is_known = known.get(digested) == sha256
+    # else it may have been written while it was read
+    if not is_known and digested.state.is_settled and state_of(file) == digested.state:
+        known[digested] = sha256
+        if memory is not None and digested.state.size >= LEAST_BYTES:
+            _remember(memory, digested, sha256)
+    return sha256

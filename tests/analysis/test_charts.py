@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import vl_convert
 
@@ -253,6 +254,29 @@ def test_layers_and_k_have_whole_ticks(full: Chapter, tmp_path: Path) -> None:
     assert ">decoder layer<" in svg
     assert ">1<" in svg
     assert ">0.5<" not in svg
+
+
+def test_both_renderers_have_a_logarithmic_axis() -> None:
+    table = pd.DataFrame(
+        {
+            "series": "a",
+            "x": [1, 2, 3],
+            "y": [0.01, 0.1, 1],
+            "low": [0.009, 0.09, 0.9],
+            "high": [0.02, 0.2, 2],
+        }
+    )
+    chart = Lines("log", "A title", "A caption", table, "x", "y", logarithmic=True)
+    svg = vl_convert.vegalite_to_svg(json.dumps(interactive.spec(chart) | {"width": 600}))
+    assert ">0.01<" in svg
+    with figures.plt.rc_context(figures.STYLE):
+        drawn = figures.DRAW[Lines](chart)
+        drawn.draw_without_rendering()
+        axes = drawn.axes[0]
+        assert axes.get_yscale() == "log"
+        names = [label.get_text() for label in axes.get_yticklabels()]
+        figures.plt.close(drawn)
+    assert {"0.01", "0.1", "1"} <= set(names)
 
 
 def test_the_top_axis_is_one_with_a_title_and_its_own_ticks(demo: Path) -> None:

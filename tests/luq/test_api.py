@@ -4,8 +4,10 @@ import gc
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -208,6 +210,8 @@ def test_a_budget_is_kept_in_stored_bits(model: luq.LoadedModel, profile: luq.Pr
         ({"k": 3, "order": "entropie"}, "did you mean entropy"),
         ({"k": 3, "modality": "sound"}, "order.modality='sound'"),
         ({"k": 3, "order": "kl"}, "kl asks questions"),
+        ({"k": 3, "draws": 2}, "order.draws=2 is not possible: samples of your own"),
+        ({"k": 3, "draws": 0}, "order.draws=0"),
         ({"k": 3, "propagation": "none"}, "quantizer.propagation='none'"),
         ({"bits": 0.5, "low": "rtn4", "high": "rtn4"}, "allocation.bits=0.5 is not possible"),
         ({"bytes": "1MB", "low": "rtn4", "high": "rtn4"}, "allocation.bytes=1MB is not possible"),
@@ -240,6 +244,14 @@ def test_calibration_as_a_run_mixes_it(model: luq.LoadedModel) -> None:
     mixed = luq.CalibrationConfig("mixed", alpha=0.5, tokens=1024)
     profile = luq.profile(model, mixed, tokens=64, seeds=1)
     assert profile.calibration.alpha == pytest.approx(0.5, abs=0.1)
+    with pytest.raises(ConfigError, match="draws=2 would be ignored: it goes with order=entropy"):
+        luq.plan(profile, k=3, order="depth", draws=2)
+    with pytest.raises(ConfigError, match="draws=2 would be ignored"):
+        luq.plan(profile, bits=3, tiers=["rtn4"], draws=2)
+    second = luq.profile(model, replace(mixed, seed=1), tokens=64, seeds=1, seed=1)
+    pairs = zip(profile.entropies(), second.entropies(), strict=True)
+    by_two = [fmean(pair) for pair in pairs]
+    assert profile.order(draws=2) == sorted(range(LAYERS), key=by_two.__getitem__)
 
 
 def test_a_packed_model_answers_and_is_what_is_saved(

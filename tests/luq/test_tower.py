@@ -14,9 +14,10 @@ from luq.api.packed import PackedModel
 from luq.config import AllocationConfig, VisionBudget
 from luq.config.named_tiers import named_tiers
 from luq.export import checksums
+from luq.formats.artefacts import LayerFolder
 from luq.formats.layer_file import PackedLayer
 from luq.models.loading import model_class
-from luq.quantization.artefacts import BlockErrors, LayerFolder, PackedPart
+from luq.quantization.artefacts import BlockErrors, PackedPart
 from luq.store.store import NotMade, Store
 from luq.tower import planned_parts
 from tests.luq.test_api import rows

@@ -5,6 +5,7 @@ takes.
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def run(outputs: Path, group: str, *arguments: str) -> RunRecord:
 def test_a_budget_is_kept_by_the_files(outputs: Path, propagation: str, method: str) -> None:
     record = run(
         outputs, f"budget-{propagation}", "allocation=budget", "allocation.bits=3.5", f"quantizer.propagation={propagation}",
-        "order=lim", f"quantizer.low={method}2", f"quantizer.high={method}4",
+        "order=lim", "order.draws=2", f"quantizer.low={method}2", f"quantizer.high={method}4",
     )  # fmt: skip
     assert record.memory.stored_bits <= 3.5
     assert record.plan.bytes == record.memory.stored_bytes <= record.plan.budget_bytes
@@ -51,6 +52,10 @@ def test_a_budget_is_kept_by_the_files(outputs: Path, propagation: str, method: 
     low = {i for i, tier in enumerate(record.tiers) if tier == f"{method}2"}
     assert low == set(record.order[: record.k])
     assert list(record.layer_scores) == ["lim"]
+    first, second = record.draw_scores["lim"]
+    assert first != second
+    assert record.layer_scores["lim"] == [fmean(pair) for pair in zip(first, second, strict=True)]
+    assert sum(label.startswith("calibration/") for label in record.artefacts.used) == 2
 
 
 def test_bytes_of_the_whole_checkpoint_and_several_tiers(outputs: Path) -> None:

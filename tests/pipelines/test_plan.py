@@ -34,7 +34,7 @@ def test_the_plan_of_a_run_is_what_is_then_written(tmp_path: Path) -> None:
         bytes_by_kind[kind] = bytes_by_kind.get(kind, 0) + entry.bytes
     assert totals["layers rtn4"].count == totals["layers float16"].count == 10
     assert totals["answers gqa"].count == totals["perplexity"].count == 2
-    for kind, share in {"layers rtn4": 0.01, "layers float16": 0.01, "answers gqa": 0.3}.items():
+    for kind, share in {"layers rtn4": 0.01, "layers float16": 0.1, "answers gqa": 0.3}.items():
         assert totals[kind].bytes == pytest.approx(bytes_by_kind[kind], rel=share)
     for total in totals.values():
         assert total.problem == ""

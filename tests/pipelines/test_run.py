@@ -116,6 +116,9 @@ def test_single_stages_share_the_artefacts(sweep: Done, outputs: Path) -> None:
     assert profiled.returncode == 0, profiled.stderr
     assert "Activation entropy, bits" in profiled.stdout
     assert "from the store" in profiled.stdout
+    assert "order of entropy, measured again on the same samples: Kendall's tau" in " ".join(
+        profiled.stdout.split()
+    )
     quantized = luq(outputs, "quantize", "allocation.k=3", *SMALL)
     assert quantized.returncode == 0, quantized.stderr
     assert "stored" in quantized.stdout

@@ -5,10 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from luq.config import Float16Tier, LayerTiers
+from luq.models.vlm import VLM, hold_loaded
+from luq.quantization.artefacts import PackedLayer
 from luq.store.store import Store
 from pipelines import runs_folder
 from pipelines.record import RunRecord, from_json
+from tests.luq.formats.by_reference import SHARD, model_in, source_of
 from tests.luq.store.notes import Note
 from tests.pipelines.command import luq
 
@@ -198,3 +203,44 @@ def test_all_that_is_damaged_is_named(outputs: Path) -> None:
     assert MINE.key in done.stdout
     assert THEIRS.key in done.stdout
     assert "4 artefacts verified, 2 damaged" in done.stdout
+
+
+@pytest.fixture
+def referring(vlm: VLM, outputs: Path) -> Path:
+    """A checkpoint's folder, to which a 16-bit layer of the store refers."""
+    model = model_in(outputs / "model")
+    store = Store(outputs / "store")
+    source = source_of(model)
+    hold_loaded(store.tools, source, vlm)
+    layer = PackedLayer(source, 3, LayerTiers(Float16Tier()))
+    assert sum(file.stat().st_size for file in store.get(layer).folder.iterdir()) < 6000
+    made = record("c", "one", [layer.label])
+    config = replace(made.config, model=source.config)
+    runs_folder.write(outputs, replace(made, config=config, model_fingerprint=source.digest))
+    return model
+
+
+def test_a_checkpoint_that_layers_refer_to_is_verified(outputs: Path, referring: Path) -> None:
+    whole = luq("store", "verify", "--outputs", str(outputs), width=300)
+    assert whole.returncode == 0
+    assert "1 artefacts refer to weights of the checkpoint" in whole.stdout
+    assert f"which is whole: {referring}" in whole.stdout
+    weights = load_file(referring / SHARD)
+    save_file({name: weight + 1 for name, weight in weights.items()}, referring / SHARD)
+    changed = luq("store", "verify", "--outputs", str(outputs), width=300)
+    assert changed.returncode == 1
+    assert f"{referring} is another one. They cannot be read until it is back" in changed.stdout
+    assert "5 artefacts verified, 0 damaged" in changed.stdout
+    (referring / SHARD).unlink()
+    gone = luq("store", "verify", "--outputs", str(outputs), width=300)
+    assert gone.returncode == 1
+    assert f"{SHARD} is missing" in gone.stdout
+
+
+def test_without_a_record_nobody_knows_where_a_checkpoint_lies(
+    outputs: Path, referring: Path
+) -> None:
+    runs_folder.record_file(outputs, "c").unlink()
+    done = luq("store", "verify", "--outputs", str(outputs), width=300)
+    assert done.returncode == 0
+    assert "no record says where it lies" in done.stdout

@@ -8,7 +8,7 @@ from luq.config.quantizer.base import TierConfig
 
 @dataclass(frozen=True)
 class Float16Tier(TierConfig):
-    """The checkpoint's own 16-bit weights, in a file like any other tier's."""
+    """The checkpoint's own 16-bit weights, by reference, or in a file like any tier's."""
 
     method: ClassVar[str] = "float16"
     data_free: ClassVar[bool] = True

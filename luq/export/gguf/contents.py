@@ -47,16 +47,20 @@ class PackedFiles:
     """Reads packed weights.
 
     Those of a file follow each other: it is read once for all of them, and one is in memory.
+
+    Args:
+        source: the checkpoint to which they may refer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, source: Path) -> None:
+        self._source = source
         self._folder: Path | None = None
         self._layer: PackedLayer = {}
 
     def layer(self, folder: Path) -> PackedLayer:
         """All weights of a file."""
         if folder != self._folder:
-            self._layer = read_layer(folder)
+            self._layer = read_layer(folder, self._source)
             self._folder = folder
         return self._layer
 
@@ -173,7 +177,7 @@ class ContentsOf:
         self.vision = vision
         self.recode = recode
         self.contents = Contents()
-        self.files = PackedFiles()
+        self.files = PackedFiles(model.source)
         self.refused: dict[str, PackedWeight] = {}  # tier -> one of its weights without a form
         self.unseen: dict[int, set[str]] = {}  # layer -> its linears that no tensor is found for
         # What is packed beside the decoder's linears: plain name -> its tier and where it is.

@@ -154,14 +154,14 @@ class _Parts:
         _add_origin(writer, name, self.model, contents, run, card)
         self.language.add_keys(writer)
         self.vocabulary.add_keys(writer)
-        _write(writer, contents.language)
+        _write(writer, contents.language, self.model.source)
         if self.vision is not None:
             architecture = gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.MMPROJ]
             writer = gguf.GGUFWriter(folder / MMPROJ, architecture)
             writer.add_type(gguf.GGUFType.MMPROJ)
             _add_origin(writer, name, self.model, contents, run, card)
             self.vision.add_keys(writer)
-            _write(writer, contents.vision)
+            _write(writer, contents.vision, self.model.source)
         ledger: dict[str, int] = {}
         for content in [*contents.language, *contents.vision]:
             for ledger_class, size in content.ledger.items():
@@ -221,10 +221,10 @@ def _add_origin(
         writer.add_string("luq.scores", json.dumps(run.scores))
 
 
-def _write(writer: Any, contents: list[Content]) -> None:
+def _write(writer: Any, contents: list[Content], source: Path) -> None:
     """Write a file, with one tensor in memory at a time."""
     gguf = gguf_package()
-    files = PackedFiles()
+    files = PackedFiles(source)
     try:
         for content in contents:
             kind = gguf.GGMLQuantizationType[content.form.type.upper()]

@@ -193,6 +193,7 @@ BAD = {
         r"calibration\.seed=-1",
     ),
     "seed of a profile": (lambda: ProfileConfig(seed=-1), r"profile\.seed=-1"),
+    "draws": (lambda: OrderConfig(draws=0), r"order\.draws=0 .*in \[1, 1000\]"),
     "seed of an order": (lambda: OrderConfig(seed=2**31), r"order\.seed=2147483648"),
     "seed of an evaluation": (lambda: EvaluationConfig("x", [], seed=-1), r"evaluation\.seed=-1"),
     "less text than a sequence": (

@@ -574,9 +574,9 @@ def test_each_layer_of_a_shard_is_read_once(
 ) -> None:
     read: list[Path] = []
 
-    def counting(folder: Path) -> object:
+    def counting(folder: Path, checkpoint: Path) -> object:
         read.append(folder)
-        return read_layer(folder)
+        return read_layer(folder, checkpoint)
 
     monkeypatch.setattr(folders, "read_layer", counting)
     export(PackedModel(SOURCE, packed, PLAN), tmp_path / "model")

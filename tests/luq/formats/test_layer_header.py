@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from luq.errors import StoreError
+from luq.formats.artefacts import LayerFolder
 from luq.formats.base import PackedWeight
 from luq.formats.layer_file import FILE, layer_size, read_layer, write_layer
 from luq.formats.layer_header import SIZE, linear_bytes, read_size, write_size
-from luq.quantization.artefacts import LayerFolder
 from tests.luq.formats.weights import binaries, copies, integers, ternaries
 
 

@@ -26,10 +26,12 @@ from luq.pocket import (
     text,
     trained,
 )
+from luq.pocket.family import FAMILIES
 from luq.pocket.grafted import TRAINED_FILE
+from luq.pocket.language import has_bfloat16
 from luq.pocket.sentences import description
 from luq.pocket.settings import GraftConfig, TrainConfig, make_config, resolved
-from luq.pocket.stream import IMAGE_TOKENS, Stream
+from luq.pocket.stream import IMAGE_TOKENS, Batch, Stream
 from luq.pocket.train import train
 from luq.pocket.world import make_scene
 from tests.luq.pocket import package
@@ -39,6 +41,7 @@ TINY = GraftConfig(
     batch=2,
     length=224,
     align_steps=1,
+    caption_steps=1,
     passage_length=16,
     check_questions=1,
     save_every=1,
@@ -162,6 +165,32 @@ def test_a_killed_training_goes_on_as_if_it_was_not(
     weights = load_file(resumed / "model.safetensors")
     assert expected.keys() == weights.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_frozen_weights_have_the_type_of_their_products() -> None:
+    family = FAMILIES[grafted.GRAFTED]
+    tokenizer = family.make_tokenizer()
+    model = family.build(tokenizer, 0, 0)
+    graft_phase.GraftPhase(family, model, tokenizer, TINY)
+    halves = has_bfloat16(model.device)
+    changes = low_rank.parts(model).values()
+    assert all(part.dtype == torch.float32 for part in changes)
+    frozen = model.model.language_model.layers[0].mlp.up_proj.get_base_layer().weight
+    assert frozen.dtype == (torch.bfloat16 if halves else torch.float32)
+    assert model.lm_head.weight.dtype == torch.float32
+
+
+def test_captions_come_before_the_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, str]] = []
+    batch = Stream.batch
+
+    def noted(stream: Stream, step: int, progress: float, lesson: str = "") -> Batch:
+        asked.append((progress, lesson))
+        return batch(stream, step, progress, lesson)
+
+    monkeypatch.setattr(Stream, "batch", noted)
+    trained_in(tmp_path)
+    assert asked == [(0.0, "captions"), (0.0, "captions"), (0.0, ""), (0.5, "")]
 
 
 def test_first_the_projector_learns_and_then_the_decoder(tmp_path: Path) -> None:

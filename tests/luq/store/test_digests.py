@@ -11,10 +11,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from luq.config import ModelConfig
+from luq.errors import DataError
 from luq.models.checkpoint import Checkpoint, checkpoint
 from luq.pocket.shipped import WEIGHTS
 from luq.store import digests
-from luq.store.digests import file_digest, read_once, state_of
+from luq.store.digests import file_digest, part_digest, read_once, state_of
 
 BIG = 150_000_000  # bytes: more than any share of a file that one might be tempted to read
 
@@ -73,6 +74,27 @@ def test_a_settled_file_is_read_once(
     as_new_process()
     monkeypatch.setattr(digests, "sha256_of", lambda file: pytest.fail("it is read again"))
     assert file_digest(large) == before
+
+
+@pytest.mark.usefixtures("settled")
+def test_parts_of_a_file_are_remembered_beside_it(large: Path, cache: Path) -> None:
+    parts = {"a": "1" * 64, "b": "2" * 64}
+    for part, sha256 in parts.items():
+        assert part_digest(large, part, lambda sha256=sha256: sha256) == sha256
+    whole = file_digest(large)
+    as_new_process()
+    for part, sha256 in parts.items():
+        assert part_digest(large, part, lambda: pytest.fail("it is digested again")) == sha256
+    assert file_digest(large) == whole
+    lines = [json.loads(text) for text in cache.read_text(encoding="utf-8").splitlines()]
+    assert ["file" in line for line in lines] == [False, False, True], "as earlier versions read it"
+    large.write_bytes(b"b" * digests.LEAST_BYTES)
+    assert part_digest(large, "a", lambda: "3" * 64) == "3" * 64
+
+
+def test_a_part_of_a_file_that_is_gone_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a cannot be read"):
+        part_digest(tmp_path / "a", "part", lambda: pytest.fail("there is nothing to digest"))
 
 
 @pytest.mark.usefixtures("settled")

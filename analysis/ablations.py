@@ -10,6 +10,7 @@ from analysis.charts import LABELLED, Forest, Lines, Rule, Tick, TopAxis
 from analysis.compare import Comparison
 from analysis.frame import Study
 from analysis.pareto import COLLAPSED, ParetoInfo
+from analysis.settings import is_entropy
 from luq.allocation.orders import kendall
 from luq.evaluation.compare import MEAN
 from pipelines.units import axis_unit
@@ -65,6 +66,11 @@ def _with_interval(plans: pd.DataFrame) -> pd.DataFrame:
         low=100 * plans["score_low"] / float_score,
         high=100 * plans["score_high"] / float_score,
     )
+
+
+def _by_entropy(plans: pd.DataFrame) -> pd.Series:
+    """Which plans put the layers of lowest entropy low."""
+    return plans["order"].map(is_entropy).astype(bool)
 
 
 def _single(points: pd.DataFrame) -> frozenset[str]:
@@ -123,7 +129,7 @@ def tradeoff_chart(study: Study, bits: str = "stored_bits") -> Lines | None:
     """Score against average bits, the number of low layers above (the paper's trade-off figure)."""
     plans = study.plans
     plans = plans[(plans["tier"] != "float16") & plans["rule"].isin(TRADEOFF_RULES)]
-    plans = plans[plans["order"].isin(["entropy", NO_ORDER])]
+    plans = plans[(plans["order"] == NO_ORDER) | _by_entropy(plans)]
     plans = plans[plans["nominal_bits"] <= HIGHEST]
     if not plans["mixed"].any():
         return None
@@ -163,7 +169,8 @@ def paper_chart(study: Study) -> Lines | None:
     """MME retention against nominal bits, this study's over the paper's."""
     mme = study.scores[(study.scores["benchmark"] == "mme") & study.scores["retention"].notna()]
     mme = mme[mme["nominal_bits"] <= HIGHEST]
-    mme = mme[mme["order"].isin(["entropy", NO_ORDER]) & mme["rule"].isin(TRADEOFF_RULES)]
+    mme = mme[(mme["order"] == NO_ORDER) | _by_entropy(mme)]
+    mme = mme[mme["rule"].isin(TRADEOFF_RULES)]
     if not mme["mixed"].any():
         return None
     names = dict(zip(study.plans["plan"], families(study.plans), strict=True))
@@ -202,8 +209,8 @@ def along_chart(study: Study, name: str, column: str, x: str, title: str) -> Lin
         x: the axis's title.
         title: the chart's.
     """
-    mixed = study.plans[study.plans["mixed"] & (study.plans["order"] == "entropy")]
-    settings = ["rule", "low_tier", "high_tier", "propagation", "k", "calibration"]
+    mixed = study.plans[study.plans["mixed"] & _by_entropy(study.plans)]
+    settings = ["rule", "low_tier", "high_tier", "propagation", "k", "calibration", "order"]
     settings += [setting for setting in ("alpha", "clusters") if setting != column]
     if column == "alpha":  # a set of one source and one of all have different texts at alpha > 0
         mixed = mixed[mixed["calibration"] != "text"]
@@ -213,7 +220,7 @@ def along_chart(study: Study, name: str, column: str, x: str, title: str) -> Lin
     points = _with_interval(pd.concat(varied))
     points["x"] = points[column]
     series = "k = " + points["k"].astype(str)
-    for setting in ("calibration", "propagation", "low_tier"):
+    for setting in ("calibration", "propagation", "low_tier", "order"):
         if points[setting].nunique() > 1:
             series = series + ", " + points[setting].astype(str)
     points["series"] = series

@@ -9,6 +9,7 @@ from analysis.frame import Study
 from analysis.loading import is_mixed
 from analysis.settings import (
     calibration_label,
+    is_entropy,
     order_label,
     seedless,
     settings_of,
@@ -188,13 +189,21 @@ def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> l
     if len(values) < 2:
         return []
     if base is None:
-        usual = BASES.get(axis, "")
-        base = usual if usual in values else next(iter(values))
+        base = _base(axis, list(values))
     comparisons = []
     for name, settings in values.items():
         if name != base and settings.keys() & values[base].keys():
             comparisons.append(against(axis, base, values[base], name, settings, reader))
     return sorted(comparisons, key=lambda comparison: -comparison.pooled.mean)
+
+
+def _base(axis: str, values: list[str]) -> str:
+    """The usual base of an axis if it ran, else the first value."""
+    usual = BASES.get(axis, "")
+    if usual in values:
+        return usual
+    of_entropy = [value for value in values if axis == "order" and is_entropy(value)]
+    return (of_entropy or values)[0]
 
 
 def _values(study: Study, axis: str) -> dict[str, Settings]:

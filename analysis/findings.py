@@ -12,7 +12,7 @@ from analysis.compare import Comparison, Reader, loss
 from analysis.frame import BASE, CHANGES, Study
 from analysis.loading import is_mixed
 from analysis.pareto import ParetoInfo
-from analysis.settings import differing, settings_of, without
+from analysis.settings import differing, is_entropy, settings_of, without
 from analysis.steadiness import REVERSE, Steadiness, Steadinesses
 from luq.allocation.steadiness import Agreement
 from luq.evaluation.compare import Difference
@@ -155,7 +155,7 @@ def calibration(comparisons: Sequence[Comparison]) -> list[str]:
 
 def orders(comparisons: Sequence[Comparison]) -> list[str]:
     """Entropy against the other orders, whoever wins."""
-    against_entropy = [comparison for comparison in comparisons if comparison.a == "entropy"]
+    against_entropy = [comparison for comparison in comparisons if is_entropy(comparison.a)]
     if not against_entropy:
         return []
     parts = []
@@ -163,8 +163,8 @@ def orders(comparisons: Sequence[Comparison]) -> list[str]:
         names = [c.b for c in against_entropy if c.pooled.verdict == verdict]
         if names:
             parts.append(f"{verb} {', '.join(names)}")
-    sentence = f"Ascending entropy {'; '.join(parts)}."
     best = against_entropy[0]
+    sentence = f"Ascending {best.a} {'; '.join(parts)}."
     if best.pooled.verdict == "better":
         sentence += f" The best order is {best.b}: {points(best.pooled)} against entropy."
     return [sentence]

@@ -1,5 +1,6 @@
 """A run's settings under dotted names, and those that two runs must share to be compared."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,11 @@ def order_label(order: OrderConfig) -> str:
     if order.draws > 1:
         words.append(f"{order.draws} draws")
     return f"{order.name} ({', '.join(words)})" if words else order.name
+
+
+def is_entropy(label: str) -> bool:
+    """Whether a label is that of ascending entropy over all tokens, by one draw or by several."""
+    return re.fullmatch(r"entropy( \(\d+ draws\))?", label) is not None
 
 
 def calibration_label(calibration: CalibrationConfig) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from analysis import findings, layers, steadiness, tables
+from analysis import ablations, findings, layers, steadiness, tables
 from analysis.compare import Reader, along
-from analysis.settings import order_label
+from analysis.settings import is_entropy, order_label
 from analysis.steadiness import Steadinesses
 from luq.config import OrderConfig
 from luq.profiling.entropies import LayerEntropy
@@ -186,6 +186,20 @@ def test_an_order_within_its_noise_is_a_finding(tmp_path: Path) -> None:
         "-1.00 (-1.00 to -1.00, 1 pair), so that 100 % of the pairs of layers change places"
     )
     assert advice.endswith("the mean of eight draws of the calibration set: for entropy.")
+
+
+def test_a_sweep_by_several_draws_has_its_figures_and_its_base(tmp_path: Path) -> None:
+    eight = {"order.draws": 8}
+    runs = [mixed(k, 70.0 - 5 * k, **eight) for k in (2, 4)]
+    runs += [mixed(2, 50.0, **{"order.name": "depth"}), mixed(2, 55.0, **{"order.name": "zd"})]
+    study = studied(tmp_path, runs)
+    assert ablations.tradeoff_chart(study) is not None
+    comparisons = along(study, "order", Reader(tmp_path))
+    assert {comparison.a for comparison in comparisons} == {"entropy (8 draws)"}
+    (text,) = findings.orders(comparisons)
+    assert text == "Ascending entropy (8 draws) beats zd, depth."
+    names = ("entropy", "entropy (8 draws)", "entropy (text tokens)", "entropy_reverse")
+    assert [is_entropy(name) for name in names] == [True, True, False, False]
 
 
 def test_an_order_by_several_draws_has_another_name(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from luq.planning import LayerScores, allocate
 from luq.profiling.entropies import LayerEntropy, over_draws
 from luq.store.artefact import Artefact
 from luq.store.store import NotMade, Store
+from pipelines.cost import Work
 from pipelines.pieces import first_needed, needed
 from pipelines.record import from_json, to_json
 from tests.analysis.synthetic import mixed
@@ -99,6 +100,12 @@ def test_every_draw_is_made_before_a_plan_is_known(order: str, stage: str, tmp_p
     made = {item.key for item in wanted.artefacts if item.stage == stage}
     expected = run.profiles if order == "entropy" else run.forward_scores
     assert made == {item.key for item in expected}
+
+
+def test_a_cost_counts_every_draw(tmp_path: Path) -> None:
+    work = Work()
+    work.add_run(graph(DRAWS), Store(tmp_path))
+    assert len(work.pieces["profiles"]) == len(work.pieces["calibration sets"]) == 3
 
 
 def test_every_draw_is_looked_through_for_questions_that_are_asked(

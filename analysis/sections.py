@@ -143,7 +143,7 @@ class Chapter:
                 "orders_difference", title, comparisons, per_benchmark=False
             )
             section_tables = [tables.ranking(comparisons)]
-        if self.steadiness.orders:
+        if self.steadiness.entries:
             section_tables.append(tables.steadiness(self.steadiness))
         if comparisons:
             section_tables.append(tables.by_plan(comparisons))

@@ -368,16 +368,16 @@ def _divergence_cells(divergence: Difference | None) -> list[Cell]:
 
 
 def steadiness(measured: Steadinesses) -> Table:
-    """How steady the orders are, a row per order; the best one first."""
+    """How steady the orders are, a row per order and kind of calibration; the best one first."""
     best = measured.best
-    columns = ["order", "rankings", "tau with itself", "pairs"]
-    columns += ["text-only with multimodal", "pairs", "halves of the draws", "K-means alone"]
+    columns = ["order", "calibration", "rankings", "tau with itself", "pairs"]
+    columns += ["tau with text-only", "pairs", "halves of the draws", "K-means alone"]
     columns += [f"tau with {best}", f"score minus {best}", "95 % interval"] if best else []
     rows: list[list[Cell]] = []
-    for entry in measured.orders:
-        cells: list[Cell] = [entry.order, count(entry.rankings)]
+    for entry in measured.entries:
+        cells: list[Cell] = [entry.order, entry.kind, count(entry.rankings)]
         cells += _agreement_cells(entry.same) if entry.needs_samples else [FIXED, NO_NUMBER]
-        cells += _agreement_cells(entry.across) if entry.needs_samples else [FIXED, NO_NUMBER]
+        cells += _agreement_cells(entry.across)
         cells += [_agreement_cells(entry.halves)[0], _mean_cell(entry.expected)]
         if best:
             cells.append(number(entry.best, 2))
@@ -389,15 +389,16 @@ def steadiness(measured: Steadinesses) -> Table:
         rows.append(cells)
     note = (
         "Kendall's tau between two rankings of the layers: 1 the same, 0 unrelated, -1 reversed. "
-        "With itself: between draws of the calibration set of one kind; mean [range] over the "
-        "pairs. fixed: the order sees no samples. Halves of the draws: between means over one "
-        "half and over the other. K-means alone: expected between two repetitions on the same "
-        "samples, from the spread over K-means seeds; real draws differ more. Random orders are "
-        "left out."
+        "With itself: between draws of the calibration set; with text-only: between this "
+        "calibration and text-only; mean [range] over the pairs. fixed: the order sees no samples. "
+        "Halves of the draws: between means over one half and over the other. K-means alone: "
+        "expected between two repetitions on the same samples, from the spread over K-means seeds; "
+        "real draws differ more. Random orders are left out."
     )
     if best:
-        note += f" {best} has the best mean score at equal bytes."
-    return _without_empty(Table("steadiness", "How steady the orders are", columns, rows, note))
+        note += f" {best} has the best mean score at equal bytes, over all calibration sets."
+    title = "How steady the orders are"
+    return _without_empty(Table("steadiness", title, columns, rows, note, words=2))
 
 
 def _agreement_cells(agreement: Agreement | None) -> list[Cell]:

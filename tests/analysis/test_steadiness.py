@@ -10,6 +10,7 @@ from analysis import ablations, findings, layers, steadiness, tables
 from analysis.compare import Reader, along
 from analysis.settings import is_entropy, order_label
 from analysis.steadiness import Steadinesses
+from analysis.steadiness_table import steadiness_table
 from luq.config import OrderConfig
 from luq.profiling.entropies import LayerEntropy
 from pipelines.record import CalibrationSummary, RunRecord
@@ -162,7 +163,7 @@ def test_the_base_can_be_the_best(tmp_path: Path) -> None:
 
 def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     result = measured(tmp_path, *orders_with_scores(), ranked(1, STRAIGHT))
-    table = tables.steadiness(result)
+    table = steadiness_table(result)
     assert table.columns == [
         "order", "calibration", "rankings", "tau with itself", "pairs", "K-means alone",
         "tau with lim", "score minus lim", "95 % interval",
@@ -171,7 +172,7 @@ def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     assert rows["entropy"][:3] == ["2", f"{ONE_SWAP:.2f}", "1"]
     assert rows["entropy"][4:6] == [f"{ONE_SWAP:.2f}", "-10.0"]
     assert rows["depth"][1] == "fixed"
-    alone = tables.steadiness(measured(tmp_path / "b", ranked(0, STRAIGHT)))
+    alone = steadiness_table(measured(tmp_path / "b", ranked(0, STRAIGHT)))
     assert alone.columns == ["order", "calibration", "rankings", "K-means alone"]
     assert "has the best mean score" not in alone.note
 

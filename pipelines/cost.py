@@ -79,7 +79,7 @@ class Work:
         parts = self._known(graph, store, lambda: planned_parts(graph, store.peek).parts)
         owner = "" if layers is not None and parts is not None else graph.key
         if layers is None:
-            layers = self._add_stand_ins(graph)
+            layers = self._add_stand_ins(graph, store)
         else:
             for layer in layers:
                 self._add(graph, store, layer)
@@ -158,14 +158,15 @@ class Work:
             is_stored = not owner and store.has(artefact)
             self.pieces[kind][key] = Piece(artefact, graph, is_stored)
 
-    def _add_stand_ins(self, graph: Graph) -> Layers:
+    def _add_stand_ins(self, graph: Graph, store: Store) -> Layers:
         """Layers of a plan that is not known yet; those that stand for its layers.
 
         Of a count it is known how many are in which tier, of other plans nothing: every layer is
         counted in every tier.
         """
         config = graph.config
-        names = [(name,) * graph.checkpoint.layers for name in graph.tiers]
+        used = config.allocation.tiers or list(graph.tiers)
+        names = [(name,) * graph.checkpoint.layers for name in used]
         if config.allocation.name == "count":
             low = config.allocation.k or 0
             high = graph.checkpoint.layers - low
@@ -178,6 +179,9 @@ class Work:
         for tiers in names:
             layers = graph.layers(Allocation(tiers))
             for layer in layers:
+                if layer.calibration is None:  # it is the same in all allocations
+                    self._add(graph, store, layer)
+                    continue
                 kind = kind_of(layer.stage, layer.description)
                 key = digest(owner, layer.tiers, layer.index)
                 self.pieces[kind][key] = Piece(layer, graph, is_stored=False)

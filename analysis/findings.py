@@ -175,7 +175,7 @@ def steadiness(measured: Steadinesses) -> list[str]:
     sentences: list[str] = []
     others: list[str] = []
     averaged: list[str] = []
-    for entry in measured.orders:
+    for entry in measured.entries:
         noise = entry.noise
         if noise is None or not noise.is_noise:
             continue
@@ -183,8 +183,8 @@ def steadiness(measured: Steadinesses) -> list[str]:
         if len(sentences) < MOST_NOISY and not is_reverse:
             sentences.append(_noise_sentence(entry, noise, measured.best))
         else:
-            others.append(entry.order)
-        if entry.can_be_averaged:
+            others.append(f"{entry.order} by {entry.kind} calibration")
+        if entry.can_be_averaged and entry.order not in averaged:
             averaged.append(entry.order)
     if others:
         sentences.append(f"Within their noise, too: {', '.join(others)}.")
@@ -198,6 +198,7 @@ def steadiness(measured: Steadinesses) -> list[str]:
 
 def _noise_sentence(entry: Steadiness, noise: Agreement, best: str) -> str:
     """That an order is within its noise, and by which evidence."""
+    order = f"The order {entry.order} by {entry.kind} calibration"
     swapped = (
         f"{100 * noise.swapped:.0f} % of the pairs of layers change places "
         "(of two unrelated rankings half of them)"
@@ -209,13 +210,13 @@ def _noise_sentence(entry: Steadiness, noise: Agreement, best: str) -> str:
         pairs = f"{noise.pairs} pair{'s' if noise.pairs > 1 else ''}"
         whose = "drawn again" if entry.same is not None else "between halves of its draws"
         return (
-            f"The order {entry.order} is within its noise: {whose}, its Kendall's tau with "
+            f"{order} is within its noise: {whose}, its Kendall's tau with "
             f"itself is {noise.mean:.2f} ({noise.low:.2f} to {noise.high:.2f}, {pairs}), so that "
             f"{swapped}.{beside}"
         )
     return (
-        f"The order {entry.order} is within the noise of its K-means alone: measured again on the "
-        f"same samples, a tau of {noise.mean:.2f} with itself is to be expected, so that "
+        f"{order} is within the noise of its K-means alone: measured again on the same "
+        f"samples, a tau of {noise.mean:.2f} with itself is to be expected, so that "
         f"{swapped}; other samples move it more.{beside}"
     )
 

@@ -10,6 +10,7 @@ from analysis.compare import Comparison, Reader
 from analysis.frame import Study
 from analysis.pareto import ParetoInfo, pareto_info
 from analysis.steadiness import Steadinesses
+from analysis.steadiness_table import steadiness_table
 from analysis.tables import Table
 from luq.evaluation.compare import MEAN
 
@@ -143,8 +144,8 @@ class Chapter:
                 "orders_difference", title, comparisons, per_benchmark=False
             )
             section_tables = [tables.ranking(comparisons)]
-        if self.steadiness.orders:
-            section_tables.append(tables.steadiness(self.steadiness))
+        if self.steadiness.entries:
+            section_tables.append(steadiness_table(self.steadiness))
         if comparisons:
             section_tables.append(tables.by_plan(comparisons))
         return Section(

@@ -3,7 +3,7 @@
 A draw is a calibration set: runs that differ in `calibration.seed` have different ones.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -52,16 +52,17 @@ class Ranking(NamedTuple):
 
 
 class Steadiness(NamedTuple):
-    """What is known of one order.
+    """What is known of one order by one kind of calibration.
 
-    `same`: between two draws of a kind of calibration, `across`: between text-only and multimodal
-    ones, `halves`: between means over halves of the draws, `expected`: of K-means alone. `best`:
-    tau with the order that scores best, and `difference` the scores: this one minus the best.
+    `same`: between two draws of this kind, `across`: between this kind and text-only, `halves`:
+    between means over halves of the draws, `expected`: of K-means alone. `best`: tau with the order
+    that scores best, and `difference` the scores: this one minus the best.
     """
 
     order: str
+    kind: str  # of calibration
     config: OrderConfig
-    rankings: int  # different ones: by draws, kinds of calibration and low tiers
+    rankings: int  # different ones: by draws, sizes of the set, low tiers
     same: Agreement | None
     across: Agreement | None
     halves: Agreement | None
@@ -86,10 +87,13 @@ class Steadiness(NamedTuple):
 
 
 class Steadinesses(NamedTuple):
-    """Of all orders of a study, the best first, and the best one's name; empty without scores."""
+    """Of all orders of a study and kinds of calibration, the best order first, and its name.
+
+    The name is empty without scores.
+    """
 
     best: str
-    orders: list[Steadiness]
+    entries: list[Steadiness]
 
 
 def measured(study: Study, comparisons: Sequence[Comparison], reader: Reader) -> Steadinesses:
@@ -100,9 +104,9 @@ def measured(study: Study, comparisons: Sequence[Comparison], reader: Reader) ->
         comparisons: of orders with one of them, at equal bytes.
         reader: of the answers.
     """
-    by_order: dict[str, list[Ranking]] = {}
+    groups: dict[tuple[str, str], list[Ranking]] = {}  # by order and kind of calibration
     for ranking in rankings(study):
-        by_order.setdefault(ranking.order, []).append(ranking)
+        groups.setdefault((ranking.order, ranking.kind), []).append(ranking)
     best = _best(comparisons)
     differences: dict[str, Difference] = {}
     if best and best == comparisons[0].a:
@@ -111,25 +115,27 @@ def measured(study: Study, comparisons: Sequence[Comparison], reader: Reader) ->
         against = compare.along(study, "order", reader, best)
         differences = {comparison.b: comparison.pooled for comparison in against}
     entries: list[Steadiness] = []
-    for order, own in by_order.items():
-        records = [record for record in study.records if order_label(record.config.order) == order]
+    for (order, kind), own in groups.items():
+        records = [record for record in study.records if _group(record) == (order, kind)]
+        of_text = groups.get((order, TEXT), []) if kind != TEXT else []
         entries.append(
             Steadiness(
                 order,
+                kind,
                 own[0].config,
                 len(own),
-                _agreement(own, _is_same),
-                _agreement(own, _is_across),
+                _agreement([(a, b) for a, b in combinations(own, 2) if _are_draws(a, b)]),
+                _agreement([(a, b) for a in own for b in of_text if a.settings == b.settings]),
                 _halves(records),
                 _expected(records),
-                _tau(own, by_order.get(best, [])),
+                _tau(own, groups.get((best, kind), [])),
                 differences.get(order),
             )
         )
 
-    def best_first(entry: Steadiness) -> tuple[bool, float, str]:
+    def best_first(entry: Steadiness) -> tuple[bool, float, str, str]:
         change = float("-inf") if entry.difference is None else entry.difference.mean
-        return entry.order != best, -change, entry.order
+        return entry.order != best, -change, entry.order, entry.kind
 
     return Steadinesses(best, sorted(entries, key=best_first))
 
@@ -216,36 +222,33 @@ def draws_of(record: RunRecord) -> list[list[float]]:
     return table if all(len(scores) == layers for scores in table) else []
 
 
-def _agreement(
-    own: Sequence[Ranking], is_pair: Callable[[Ranking, Ranking], bool]
-) -> Agreement | None:
-    """Between an order's rankings that make a pair; None if there is none."""
-    taus = [kendall(a.places, b.places) for a, b in combinations(own, 2) if is_pair(a, b)]
+def _group(record: RunRecord) -> tuple[str, str]:
+    """Order and kind of calibration."""
+    return order_label(record.config.order), calibration_label(record.config.calibration)
+
+
+def _agreement(pairs: Sequence[tuple[Ranking, Ranking]]) -> Agreement | None:
+    """What pairs of rankings say together; None if there is none."""
+    taus = [kendall(a.places, b.places) for a, b in pairs]
     return agreement(taus) if taus else None
 
 
-def _is_same(a: Ranking, b: Ranking) -> bool:
-    """Whether two rankings differ in nothing but their draws, and share none of these."""
+def _are_draws(a: Ranking, b: Ranking) -> bool:
+    """Whether two rankings of a kind differ in nothing but their draws, and share none of these."""
     share_draws = a.draws.start < b.draws.stop and b.draws.start < a.draws.stop
     share_content = bool(a.content) and a.content == b.content
-    is_alike = (a.kind, a.settings) == (b.kind, b.settings)
-    return is_alike and not share_draws and not share_content
-
-
-def _is_across(a: Ranking, b: Ranking) -> bool:
-    """Whether one is of text-only calibration and the other one not, all else being alike."""
-    return a.settings == b.settings and (a.kind == TEXT) != (b.kind == TEXT)
+    return a.settings == b.settings and not share_draws and not share_content
 
 
 def _tau(own: Sequence[Ranking], others: Sequence[Ranking]) -> float | None:
-    """The mean tau of an order with another one, by the same kind of calibration and low tier.
+    """The mean tau of an order with another one of the same kind of calibration and low tier.
 
     Of the same first draws, where there are such.
     """
     pairs: list[tuple[Ranking, Ranking]] = []
     for a in own:
         for b in others:
-            if a.kind == b.kind and (a.low == b.low or not a.low or not b.low):
+            if a.low == b.low or not a.low or not b.low:
                 pairs.append((a, b))
     of_same_draw = [(a, b) for a, b in pairs if a.draws.start == b.draws.start]
     taus = [kendall(a.places, b.places) for a, b in of_same_draw or pairs]

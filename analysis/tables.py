@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pandas as pd
@@ -11,8 +11,6 @@ from analysis import paper
 from analysis.compare import Comparison
 from analysis.frame import BASE, Study
 from analysis.pareto import ParetoInfo, budgets, smallest
-from analysis.steadiness import Steadinesses
-from luq.allocation.steadiness import Agreement
 from luq.evaluation.compare import MEAN, Difference
 from pipelines.units import human
 
@@ -33,7 +31,6 @@ class Number(NamedTuple):
 Cell = str | Number
 NO_NUMBER = Number("-", math.inf)  # sorts last
 EMPTY = Number("", math.inf)
-FIXED = Number("fixed", 1.0)  # of what is the same whatever was drawn
 # a smaller divergence is better
 OF_DIVERGENCE = {"better": "worse", "worse": "better", "tie": "tie"}
 
@@ -365,66 +362,6 @@ def _divergence_cells(divergence: Difference | None) -> list[Cell]:
         interval(divergence, 3),
         OF_DIVERGENCE[divergence.verdict],
     ]
-
-
-def steadiness(measured: Steadinesses) -> Table:
-    """How steady the orders are, a row per order; the best one first."""
-    best = measured.best
-    columns = ["order", "rankings", "tau with itself", "pairs"]
-    columns += ["text-only with multimodal", "pairs", "halves of the draws", "K-means alone"]
-    columns += [f"tau with {best}", f"score minus {best}", "95 % interval"] if best else []
-    rows: list[list[Cell]] = []
-    for entry in measured.orders:
-        cells: list[Cell] = [entry.order, count(entry.rankings)]
-        cells += _agreement_cells(entry.same) if entry.needs_samples else [FIXED, NO_NUMBER]
-        cells += _agreement_cells(entry.across) if entry.needs_samples else [FIXED, NO_NUMBER]
-        cells += [_agreement_cells(entry.halves)[0], _mean_cell(entry.expected)]
-        if best:
-            cells.append(number(entry.best, 2))
-            difference = entry.difference
-            if difference is None:
-                cells += [NO_NUMBER, NO_NUMBER]
-            else:
-                cells += [number(difference.mean, 1, sign=True), interval(difference)]
-        rows.append(cells)
-    note = (
-        "Kendall's tau between two rankings of the layers: 1 the same, 0 unrelated, -1 reversed. "
-        "With itself: between draws of the calibration set of one kind; mean [range] over the "
-        "pairs. fixed: the order sees no samples. Halves of the draws: between means over one "
-        "half and over the other. K-means alone: expected between two repetitions on the same "
-        "samples, from the spread over K-means seeds; real draws differ more. Random orders are "
-        "left out."
-    )
-    if best:
-        note += f" {best} has the best mean score at equal bytes."
-    return _without_empty(Table("steadiness", "How steady the orders are", columns, rows, note))
-
-
-def _agreement_cells(agreement: Agreement | None) -> list[Cell]:
-    """Mean tau with its range, and the number of pairs."""
-    if agreement is None:
-        return [NO_NUMBER, NO_NUMBER]
-    edges = f"[{agreement.low:.2f}, {agreement.high:.2f}]" if agreement.pairs > 1 else ""
-    mean = Number(f"{agreement.mean:.2f}", round(agreement.mean, 6), edges)
-    return [mean, count(agreement.pairs)]
-
-
-def _mean_cell(agreement: Agreement | None) -> Number:
-    return NO_NUMBER if agreement is None else number(agreement.mean, 2)
-
-
-def _without_empty(table: Table) -> Table:
-    """The table without columns in which nothing was measured."""
-    kept: list[int] = []
-    for column in range(len(table.columns)):
-        is_measured = any(row[column] not in (NO_NUMBER, FIXED) for row in table.rows)
-        if column < table.words or is_measured:
-            kept.append(column)
-    return replace(
-        table,
-        columns=[table.columns[column] for column in kept],
-        rows=[[row[column] for column in kept] for row in table.rows],
-    )
 
 
 def scores(study: Study, info: ParetoInfo, labels: list[str]) -> Table:

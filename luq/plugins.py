@@ -37,6 +37,14 @@ class Plugin(Protocol):
         """The folder with a parquet file per benchmark, for the `report` or `selection` split."""
         ...
 
+    def units(self, benchmark: str) -> int:
+        """How many independent questions a benchmark has, in either split."""
+        ...
+
+    def first_rows(self, benchmark: str, units: int) -> list[dict[str, Any]]:
+        """The rows of a few questions like those of a benchmark's splits, with images as bytes."""
+        ...
+
     def calibration_questions(
         self, benchmarks: list[str], seed: int
     ) -> Iterator[CalibrationQuestion]:

@@ -48,14 +48,24 @@ def _hydra(stage: str, options: dict[str, Any]) -> int:
     takes_overrides=True,
     short_help="Quantize and score a model: the whole chain, and its record.",
 )
+@click.option("--plan", is_flag=True, help="Only say what it will cost: hours, memory, disk.")
 @hydra_options
-def run(**options: Any) -> int:
+def run(plan: bool, **options: Any) -> int:
     """Quantize and score a model: calibrate, profile, allocate, quantize, evaluate, record.
 
     Settings are given as overrides, in Hydra's grammar. What the store has is not made again; a run
     that was stopped goes on where it was.
     """
-    return _hydra("run", options)
+    if not plan:
+        return _hydra("run", options)
+    if options["cfg"] is not None:
+        raise ConfigError("--plan and --cfg exclude each other: leave one out")
+    from pipelines import console
+    from pipelines.plan import show_run_plan
+
+    console.log_warnings()
+    show_run_plan(options["overrides"], options["multirun"], options["config_dir"])
+    return 0
 
 
 @luq.command(context_settings=OVERRIDES, takes_overrides=True)
@@ -140,9 +150,9 @@ def sweep(
         return 0
     console.log_warnings()
     if plan:
-        from pipelines.cost import show_plan
+        from pipelines.plan import show_sweep_plan
 
-        show_plan(chosen)
+        show_sweep_plan(chosen)
         return 0
     if workers is None and scheduler is None:
         return 0 if chosen.run() else 1

@@ -27,6 +27,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
             "search instead of trying all (luq[optuna])",
         ),
         ("luq run allocation.k=4 --cfg job", "show what it would be run with"),
+        ("luq run model.path=DIR --plan", "the hours, memory and disk that it will take"),
     ),
     "evaluate": (
         ("luq evaluate allocation.k=4 evaluation.samples=40", "40 units of each benchmark"),

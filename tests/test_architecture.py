@@ -57,6 +57,7 @@ LATE = {
     "pipelines/cli_pocket.py": "the table of commands",
     "hydra_plugins/luq_optuna.py": "Hydra imports every plug-in at every start",
     "pipelines/cluster.py": "its worker imports dask, which is optional",
+    "pipelines/plan.py": "a projection needs torch, and what was made before does not",
     "pipelines/checkpoints.py": "needs torch, and its neighbours do not",
 }
 OPTIONAL = "luq.formats.kernels.gpu"  # imports triton, which is optional

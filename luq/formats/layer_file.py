@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -44,7 +45,20 @@ def write_layer(folder: Path, packed: PackedLayer, references: References | None
         packed: the weights by the linears' full names.
         references: what of them is not written, since it is the checkpoint's; None: all is written.
     """
-    references = references or References()
+    tensors, metadata = _contents(packed, references or References())
+    tensor_files.save(tensors, folder / FILE, metadata)
+
+
+def layer_content(packed: PackedLayer) -> bytes:
+    """The bytes of the file that `write_layer` writes without references."""
+    tensors, metadata = _contents(packed, References())
+    return safetensors.torch.save(tensors, metadata)
+
+
+def _contents(
+    packed: PackedLayer, references: References
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A layer's tensors by name, and its file's metadata."""
     tensors: dict[str, Tensor] = {}
     entries: dict[str, Any] = {}
     for name, weight in packed.items():
@@ -55,7 +69,7 @@ def write_layer(folder: Path, packed: PackedLayer, references: References | None
             if name_in_file not in references.tensors:
                 tensors[name_in_file] = tensor.contiguous().cpu()
     metadata = {METADATA: json.dumps(entries, separators=(",", ":"))}
-    tensor_files.save(tensors, folder / FILE, metadata | references.metadata())
+    return tensors, metadata | references.metadata()
 
 
 def read_layer(folder: Path, checkpoint: Path | None = None) -> PackedLayer:

@@ -44,6 +44,15 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
 
 
+def resident_bytes() -> int:
+    """What the process has in memory now; where the system does not say it, the most it had."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * KIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+
+
 def rest_ledger(vlm: "VLM") -> dict[str, int]:
     """16-bit bytes of all but the decoder linears' weights, by part; tied weights count once.
 

@@ -14,7 +14,15 @@ from luq.models.settings_files import CONFIG
 from luq.plugins import CalibrationQuestion
 from luq.pocket import text
 from luq.pocket.artefacts import PocketQuestions
-from luq.pocket.benchmarks import ROWS, SEEDS, VERSION, Row, image_column
+from luq.pocket.benchmarks import (
+    BASE_QUESTIONS,
+    ROWS,
+    SEEDS,
+    VERSION,
+    Row,
+    build,
+    image_column,
+)
 from luq.pocket.grafted import GRAFTED, grafted_folder
 from luq.pocket.shipped import WEIGHTS
 from luq.questions import prompts
@@ -99,6 +107,14 @@ class PocketPlugin:
     def questions(self, split: str) -> PocketQuestions:
         """The miniature benchmarks of a split."""
         return PocketQuestions(split, prompts.VERSION)
+
+    def units(self, benchmark: str) -> int:
+        """Base questions of a miniature benchmark in each split."""
+        return BASE_QUESTIONS[benchmark]
+
+    def first_rows(self, benchmark: str, units: int) -> list[Row]:
+        """The first rows of the selection split."""
+        return build(benchmark, "selection", bases=units)
 
     def calibration_questions(
         self, benchmarks: list[str], seed: int

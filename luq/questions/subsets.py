@@ -130,10 +130,15 @@ def choose_of_parts(sizes: dict[str, int], subset: Subset) -> dict[str, list[int
     return rows
 
 
+def grouping_columns(benchmark: str) -> list[str]:
+    """The columns that say to which unit and stratum a row belongs; none: each row is a unit."""
+    grouping = GROUPINGS.get(benchmark, _PLAIN)
+    return list(dict.fromkeys((*grouping.unit_columns, *grouping.strata)))
+
+
 def _grouping_columns(questions: Questions) -> list[Doc]:
     """Of each row, the columns that say to which unit and stratum it belongs."""
-    grouping = GROUPINGS.get(questions.benchmark, _PLAIN)
-    columns = list(dict.fromkeys((*grouping.unit_columns, *grouping.strata)))
+    columns = grouping_columns(questions.benchmark)
     if not columns:
         # `datasets` forgets how many rows a table without columns has.
         return [{} for _ in range(len(questions.docs))]

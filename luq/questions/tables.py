@@ -261,7 +261,7 @@ def read_questions(
     else:
         images = tables.rows
         image_rows = range(len(images))
-    image = _image_column(images.features, f"the questions of {benchmark} ({location.path})")
+    image = image_column(images.features, f"the questions of {benchmark} ({location.path})")
     optional = [column for column in about.optional if column in names]
     docs = tables.rows.select_columns([*about.columns, *optional])
     images = images.select_columns([image]).cast_column(image, ImageFeature(decode=False))
@@ -269,7 +269,7 @@ def read_questions(
     return Opened(questions, tables.content)
 
 
-def _image_column(features: dict[str, Any], what: str) -> str:
+def image_column(features: dict[str, Any], what: str) -> str:
     """The column that holds pictures, by its type; a DataError if there is none, or no telling."""
     found = image_columns(features)
     for name in (*IMAGE_COLUMNS, *found):

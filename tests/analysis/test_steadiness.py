@@ -10,6 +10,7 @@ from analysis import ablations, findings, layers, steadiness, tables
 from analysis.compare import Reader, along
 from analysis.settings import is_entropy, order_label
 from analysis.steadiness import Steadinesses
+from analysis.steadiness_table import steadiness_table
 from luq.config import OrderConfig
 from luq.profiling.entropies import LayerEntropy
 from pipelines.record import CalibrationSummary, RunRecord
@@ -46,8 +47,10 @@ def test_an_order_is_compared_with_itself_over_seeds_and_between_kinds(tmp_path:
         ranked(2, STRAIGHT[::-1]),
         ranked(0, SWAPPED, **TEXT),
     ]
-    (entropy,) = measured(tmp_path, *runs).orders
-    assert entropy.rankings == 4
+    entropy, text = measured(tmp_path, *runs).entries
+    assert (entropy.kind, text.kind) == ("multimodal 0.5", "text")
+    assert (entropy.rankings, text.rankings) == (3, 1)
+    assert text.same is text.across is None
     assert entropy.same is not None
     assert entropy.across is not None
     assert (entropy.same.pairs, entropy.across.pairs) == (3, 3)
@@ -59,11 +62,11 @@ def test_an_order_is_compared_with_itself_over_seeds_and_between_kinds(tmp_path:
 
 def test_what_is_no_other_draw_makes_no_pair(tmp_path: Path) -> None:
     several_k = [ranked(0, STRAIGHT), replace(ranked(0, STRAIGHT), key="other", name="other")]
-    assert measured(tmp_path / "a", *several_k).orders[0].same is None, "one set, used twice"
+    assert measured(tmp_path / "a", *several_k).entries[0].same is None, "one set, used twice"
     same_samples = [ranked(seed, STRAIGHT, content="mine.jsonl") for seed in (0, 1)]
-    assert measured(tmp_path / "b", *same_samples).orders[0].same is None
+    assert measured(tmp_path / "b", *same_samples).entries[0].same is None
     tokens = [ranked(0, STRAIGHT), ranked(1, STRAIGHT, **{"calibration.tokens": 999})]
-    assert measured(tmp_path / "c", *tokens).orders[0].same is None, "another size of set"
+    assert measured(tmp_path / "c", *tokens).entries[0].same is None, "another size of set"
 
 
 def test_what_is_for_hessians_alone_tells_only_orders_by_quantized_layers_apart(
@@ -77,16 +80,16 @@ def test_what_is_for_hessians_alone_tells_only_orders_by_quantized_layers_apart(
         ]
 
     for name, pairs in (("variance", 1), ("output_error", 0)):
-        (entry,) = measured(tmp_path / name, *runs(name)).orders
+        (entry,) = measured(tmp_path / name, *runs(name)).entries
         assert (entry.same.pairs if entry.same else 0) == pairs
 
 
 def test_means_that_share_draws_make_no_pair(tmp_path: Path) -> None:
     four = {"order.draws": 4}
     shared = measured(tmp_path / "a", ranked(0, STRAIGHT, **four), ranked(3, SWAPPED, **four))
-    assert [entry.same for entry in shared.orders] == [None]
+    assert [entry.same for entry in shared.entries] == [None]
     apart = measured(tmp_path / "b", ranked(0, STRAIGHT, **four), ranked(4, SWAPPED, **four))
-    (entry,) = apart.orders
+    (entry,) = apart.entries
     assert entry.order == "entropy (4 draws)"
     assert entry.same is not None
     assert entry.same.mean == pytest.approx(ONE_SWAP)
@@ -97,7 +100,7 @@ def test_single_draws_of_a_mean_are_compared_too(tmp_path: Path) -> None:
     swapped = [1.0, 0.0, *straight[2:]]
     draws = {"entropy": [straight, straight, swapped, straight]}
     run = replace(ranked(0, STRAIGHT, **{"order.draws": 4}), draw_scores=draws)
-    entries = {entry.order: entry for entry in measured(tmp_path, run).orders}
+    entries = {entry.order: entry for entry in measured(tmp_path, run).entries}
     single, averaged = entries["entropy"], entries["entropy (4 draws)"]
     assert single.same is not None
     assert single.same.pairs == 6
@@ -108,17 +111,17 @@ def test_single_draws_of_a_mean_are_compared_too(tmp_path: Path) -> None:
     assert single.expected is averaged.expected is None, "its spread is over draws"
     # a damaged record: rows of another length are no draws
     broken = replace(run, draw_scores={"entropy": [straight, [1.0]]})
-    assert [entry.order for entry in measured(tmp_path / "b", broken).orders] == [
+    assert [entry.order for entry in measured(tmp_path / "b", broken).entries] == [
         "entropy (4 draws)"
     ]
 
 
 def test_the_spread_over_k_means_seeds_says_what_to_expect(tmp_path: Path) -> None:
-    (steady,) = measured(tmp_path / "a", ranked(0, STRAIGHT)).orders
+    (steady,) = measured(tmp_path / "a", ranked(0, STRAIGHT)).entries
     assert steady.expected is not None
     assert steady.expected.mean == pytest.approx(1), "a spread of 0.01 at steps of 0.1"
     wild = [LayerEntropy(i, "all", 5 + i / 10, 9.0, 99, 20) for i in range(LAYERS)]
-    (noisy,) = measured(tmp_path / "b", replace(ranked(0, STRAIGHT), profile=wild)).orders
+    (noisy,) = measured(tmp_path / "b", replace(ranked(0, STRAIGHT), profile=wild)).entries
     assert noisy.expected is not None
     assert noisy.expected.mean == pytest.approx(0, abs=0.1)
     reverse = {"order.name": "entropy_reverse"}
@@ -127,8 +130,8 @@ def test_the_spread_over_k_means_seeds_says_what_to_expect(tmp_path: Path) -> No
                  replace(ranked(0, STRAIGHT[::-1], **reverse), profile=wild))
     )  # fmt: skip
     assert len(text) == 3
-    assert text[0].startswith("The order entropy is within the noise of its K-means alone: ")
-    assert text[1] == "Within their noise, too: entropy_reverse."
+    assert text[0].startswith("The order entropy by multimodal 0.5 calibration is within the noise")
+    assert text[1] == "Within their noise, too: entropy_reverse by multimodal 0.5 calibration."
     assert text[2].startswith("order.draws=8 ranks by the mean of eight draws")
 
 
@@ -144,33 +147,33 @@ def orders_with_scores() -> list[RunRecord]:
 def test_orders_stand_beside_the_best_one(tmp_path: Path) -> None:
     result = measured(tmp_path, *orders_with_scores())
     assert result.best == "lim", "a random order is none"
-    assert [entry.order for entry in result.orders] == ["lim", "entropy", "depth"]
-    assert [entry.best for entry in result.orders] == pytest.approx([1, ONE_SWAP, -1])
-    changes = [entry.difference.mean for entry in result.orders if entry.difference is not None]
+    assert [entry.order for entry in result.entries] == ["lim", "entropy", "depth"]
+    assert [entry.best for entry in result.entries] == pytest.approx([1, ONE_SWAP, -1])
+    changes = [entry.difference.mean for entry in result.entries if entry.difference is not None]
     assert changes == pytest.approx([-10, -20])
-    assert [entry.needs_samples for entry in result.orders] == [True, True, False]
+    assert [entry.needs_samples for entry in result.entries] == [True, True, False]
 
 
 def test_the_base_can_be_the_best(tmp_path: Path) -> None:
     runs = [run for run in orders_with_scores() if run.config.order.name != "lim"]
     result = measured(tmp_path, *runs)
     assert result.best == "entropy"
-    assert [entry.order for entry in result.orders] == ["entropy", "depth"]
+    assert [entry.order for entry in result.entries] == ["entropy", "depth"]
 
 
 def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     result = measured(tmp_path, *orders_with_scores(), ranked(1, STRAIGHT))
-    table = tables.steadiness(result)
+    table = steadiness_table(result)
     assert table.columns == [
-        "order", "rankings", "tau with itself", "pairs", "K-means alone", "tau with lim",
-        "score minus lim", "95 % interval",
+        "order", "calibration", "rankings", "tau with itself", "pairs", "K-means alone",
+        "tau with lim", "score minus lim", "95 % interval",
     ]  # fmt: skip
-    rows = {str(row[0]): [tables.text(cell) for cell in row[1:]] for row in table.rows}
+    rows = {str(row[0]): [tables.text(cell) for cell in row[2:]] for row in table.rows}
     assert rows["entropy"][:3] == ["2", f"{ONE_SWAP:.2f}", "1"]
     assert rows["entropy"][4:6] == [f"{ONE_SWAP:.2f}", "-10.0"]
     assert rows["depth"][1] == "fixed"
-    alone = tables.steadiness(measured(tmp_path / "b", ranked(0, STRAIGHT)))
-    assert alone.columns == ["order", "rankings", "K-means alone"]
+    alone = steadiness_table(measured(tmp_path / "b", ranked(0, STRAIGHT)))
+    assert alone.columns == ["order", "calibration", "rankings", "K-means alone"]
     assert "has the best mean score" not in alone.note
 
 
@@ -182,8 +185,8 @@ def test_an_order_within_its_noise_is_a_finding(tmp_path: Path) -> None:
     noisy = measured(tmp_path / "b", *runs, ranked(1, STRAIGHT[::-1]))
     first, advice = findings.steadiness(noisy)
     assert first.startswith(
-        "The order entropy is within its noise: drawn again, its Kendall's tau with itself is "
-        "-1.00 (-1.00 to -1.00, 1 pair), so that 100 % of the pairs of layers change places"
+        "The order entropy by multimodal 0.5 calibration is within its noise: drawn again, its "
+        "Kendall's tau with itself is -1.00 (-1.00 to -1.00, 1 pair), so that 100 % of the pairs of layers change places"
     )
     assert advice.endswith("the mean of eight draws of the calibration set: for entropy.")
 

@@ -155,11 +155,14 @@ def test_what_the_plan_of_a_tower_needs_is_counted_before_it_runs(outputs: Path)
     work.add_run(graph(outputs, *budget), Store(outputs / "empty"))
     assert work.is_bound
     assert {kind: len(pieces) for kind, pieces in work.pieces.items()} == {
+        "questions": 1,
         "calibration sets": 1,
         "parts gptq4": 1,
         "parts trellis2": 1,
         "layers rtn4": 10,
-        "answers gqa": 1,
+        "layers float16": 10,
+        "answers gqa": 2,  # of the 16-bit model, too
+        "perplexity": 2,
     }
 
 

@@ -16,8 +16,10 @@ import pytest
 
 from luq.errors import ConfigError
 from luq.store import digests
-from luq.store.store import JOURNAL
-from pipelines import runs_folder
+from luq.store.store import JOURNAL, Store
+from pipelines import plan, runs_folder
+from pipelines.cost import Work
+from pipelines.graph import Graph
 from pipelines.grid import names, read
 from pipelines.record import lasting as lasting_part
 from pipelines.sweep import ImpossibleJob, Sweep
@@ -213,6 +215,7 @@ def test_a_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     read = digests.sha256_of
     card = ["card", "experiment=float16,gptq4"]
     monkeypatch.setattr(digests, "sha256_of", counted)
+    monkeypatch.setattr(plan, "_totals", lambda work, known: {})  # nothing is measured
     for words in (["status", *card], ["sweep", *card, "--plan"], ["status", *card]):
         digests._remembered.cache_clear()  # as a new process
         assert luq(tmp_path / "outputs", *words).returncode == 0
@@ -250,16 +253,26 @@ def test_the_plan_says_what_is_left(four: tuple[Path, Done]) -> None:
     assert rows["layers rtn4"][2] == "0", (
         "the all-high model feeds every layer, so all of its layers are there"
     )
-    assert rows["answers gqa"] == ["2", "0", "2"]
+    assert rows["answers gqa"] == ["3", "1", "2"], "the 16-bit model was asked by other runs"
     assert built(outputs) == before
-    from_nothing = luq(outputs / "empty", "sweep", *FOUR, "--plan").stdout
-    assert "none was made here yet" in from_nothing
+    assert "projection" not in plan, "all of it was made here before"
+    asked = [*FOUR, "order.seed=0", "evaluation.benchmarks=[gqa]"]
+    from_nothing = luq(outputs / "empty", "sweep", *asked, "--plan").stdout
+    assert "projection: from shapes, tokens and measurements of this machine" in from_nothing
+    assert "not counted" not in from_nothing
     assert "at most" not in from_nothing, "a random order needs no profile"
-    assert (
-        "at most"
-        in luq(outputs / "empty", "sweep", "order", *SMALL, "order=entropy", "--plan").stdout
-    )
-    assert not (outputs / "empty" / "runs").exists()
+    assert not (outputs / "empty").exists()
+
+
+def test_what_is_not_known_is_a_bound(tmp_path: Path) -> None:
+    work = Work()
+    for job in Sweep(
+        read("order"), [*SMALL, "order=entropy", f"paths.outputs={tmp_path}"]
+    ).possible:
+        graph = Graph(job.config, job.outputs / "store", download=False)
+        work.add_run(graph, Store(job.outputs / "store"))
+    assert work.is_bound, "which layers the runs share is known with the profile"
+    assert len(work.pieces["profiles"]) == 1
 
 
 def test_kills_change_nothing(four: tuple[Path, Done], tmp_path: Path) -> None:

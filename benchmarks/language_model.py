@@ -45,10 +45,11 @@ from luq.config.calibration import COMPUTES
 from luq.config.named_tiers import NAMED_TIERS
 from luq.evaluation.artefacts import Packed, installed
 from luq.evaluation.measures import perplexity, perplexity_ratio
-from luq.evaluation.perplexity import text_losses
+from luq.evaluation.perplexity import text_losses, text_tokens
 from luq.formats.artefacts import Rest
 from luq.formats.sizes import rest_ledger
 from luq.quantization.artefacts import end_walk
+from luq.questions.text import text_source
 
 TIERS = ("gptq4:group_size=64", "gptq3:group_size=64", "gptq2:group_size=64")
 TIERS += ("trellis4", "trellis3", "trellis2")
@@ -144,13 +145,6 @@ def sixteen_bit(quantizer: QuantizerConfig) -> Contestant:
     return Contestant("16 bit", replace(plain_parts, high="float16", low="float16"))
 
 
-def windows_of(model: LoadedModel, text: Path, count: int, length: int) -> torch.Tensor:
-    """The first windows [count, length] of a text."""
-    content = wikitext_detokenizer({"page": text.read_text(encoding="utf-8")})
-    ids = model.processor.tokenizer(content, verbose=False).input_ids[: count * length]
-    return torch.tensor(ids).view(count, length)
-
-
 def detokenized(text: Path, folder: Path) -> Path:
     """The same text as a file in `folder`, detokenized."""
     file = folder / text.name
@@ -221,7 +215,9 @@ def bench_of(arguments: argparse.Namespace, folder: Path) -> Bench:
         text=str(detokenized(arguments.calibration, folder)),
     )
     model = load(source, store=arguments.store or folder / "store")
-    windows = windows_of(model, arguments.text, arguments.windows, arguments.length)
+    held_out = text_source(str(detokenized(arguments.text, folder)), "report")
+    tokens = arguments.windows * arguments.length
+    windows = text_tokens(model.processor.tokenizer, held_out, tokens, arguments.length)
     return Bench(model, calibration, windows)
 
 

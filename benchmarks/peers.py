@@ -73,6 +73,7 @@ from luq.config import GptqTier, RefineConfig, TierConfig
 from luq.config.named_tiers import NAMED_TIERS, named_tier
 from luq.errors import ConfigError, DataError
 from luq.models.decoder import linears_of
+from luq.questions.text import Windows, start_tokens
 
 LLAMA_CPP = ("IQ2_XXS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "Q2_K", "Q3_K_M", "Q4_K_M")
 PLACES = 64  # of a window whose logits are in memory at once
@@ -184,12 +185,10 @@ def content_of(file: Path) -> str:
 
 def windows_of(tokenizer: object, content: str, count: int, length: int) -> Tensor:
     """The first windows [count, length] of a text, each begun as the tokenizer begins a text."""
-    begin = tokenizer("").input_ids
-    ids = tokenizer(content, add_special_tokens=False, verbose=False).input_ids
-    body = length - len(begin)
-    windows = [begin + ids[place * body : (place + 1) * body] for place in range(count)]
-    if len(windows[-1]) < length:
-        raise DataError(f"--text has {len(ids)} tokens: ask for fewer --windows")
+    cutter = Windows(tokenizer, "--text", length)
+    windows = cutter.add(content)[:count]
+    if len(windows) < count:
+        raise DataError(f"--text has {len(windows)} windows of {length}: ask for fewer --windows")
     return torch.tensor(windows)
 
 
@@ -199,7 +198,7 @@ def pieces_of(tokenizer: object, content: str, count: int, length: int) -> list[
     A piece that is cut within a word can have other tokens than it had; then the next one does.
     """
     ids = tokenizer(content, add_special_tokens=False, verbose=False).input_ids
-    body = length - len(tokenizer("").input_ids)
+    body = length - len(start_tokens(tokenizer))
     spacing = len(ids) // count
     pieces: list[str] = []
     for place in range(count):

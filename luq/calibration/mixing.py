@@ -3,6 +3,7 @@
 Deterministic from the seed.
 """
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from luq.plugins import CalibrationQuestion
 from luq.questions.pictures import reason
 from luq.questions.prompts import PROMPTS, Doc
 from luq.questions.tables import Questions
-from luq.questions.text import TextSource, windows
+from luq.questions.text import TextSource, Windows, windows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,34 +49,33 @@ def text_samples(vlm: VLM, config: CalibrationConfig, source: TextSource) -> Ite
     """
     passages = source.passages()
     if passages is not None:
-        yield from _joined_passages(vlm, config, passages)
+        yield from _joined_passages(vlm, config, source, passages)
         return
     tokenizer = vlm.processor.tokenizer
-    for start, ids in windows(tokenizer, source, config.sample_tokens, config.seed):
-        tokens = torch.tensor(ids)
-        no_image = torch.zeros_like(tokens, dtype=torch.bool)
-        yield Sample(f"{Path(source.name).name}:{start}", tokens, no_image)
+    for number, ids in windows(tokenizer, source, config.sample_tokens, config.seed):
+        yield _text_sample(f"{Path(source.name).name}:{number}", ids)
 
 
-def _joined_passages(vlm: VLM, config: CalibrationConfig, passages: list[str]) -> Iterator[Sample]:
+def _joined_passages(
+    vlm: VLM, config: CalibrationConfig, source: TextSource, passages: list[str]
+) -> Iterator[Sample]:
     """Passages in a seeded order, joined and cut, over and over."""
-    tokenizer = vlm.processor.tokenizer
     order = np.random.default_rng([config.seed, 1]).permutation(len(passages))
-    ids: list[int] = []
+    cutter = Windows(vlm.processor.tokenizer, source.name, config.sample_tokens)
     first = 0  # the passage in which the sample begins
-    turn = 0
     count = 0
-    while True:
+    for turn in itertools.count():
         index = int(order[turn % len(order)])
-        ids += [*tokenizer(passages[index]).input_ids, tokenizer.eos_token_id]
-        turn += 1
-        while len(ids) >= config.sample_tokens:
-            tokens = torch.tensor(ids[: config.sample_tokens])
-            ids = ids[config.sample_tokens :]
-            no_image = torch.zeros_like(tokens, dtype=torch.bool)
-            yield Sample(f"stdlib:{count}:{first}-{index}", tokens, no_image)
+        for ids in cutter.add_passage(passages[index]):
+            yield _text_sample(f"stdlib:{count}:{first}-{index}", ids)
             first = index
             count += 1
+
+
+def _text_sample(name: str, ids: list[int]) -> Sample:
+    """Tokens of a text without images."""
+    tokens = torch.tensor(ids)
+    return Sample(name, tokens, torch.zeros_like(tokens, dtype=torch.bool))
 
 
 def generated_questions(questions: Iterator[CalibrationQuestion]) -> Iterator[AskedQuestion]:
@@ -225,8 +225,7 @@ def _plain_sample(vlm: VLM, sample: OwnSample) -> Sample:
     ids = vlm.processor.tokenizer(text).input_ids[: context_length(vlm.model)]
     if not ids:
         raise DataError("its text has no token")
-    tokens = torch.tensor(ids)
-    return Sample(sample.name, tokens, torch.zeros_like(tokens, dtype=torch.bool))
+    return _text_sample(sample.name, ids)
 
 
 def build(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from luq.errors import DataError
 from luq.models.vlm import VLM
-from luq.questions.text import TextSource
+from luq.questions.text import TextSource, Windows
 
 BATCH_TOKENS = 2048  # in one forward pass, or one sequence if that is longer
 
@@ -15,24 +15,27 @@ BATCH_TOKENS = 2048  # in one forward pass, or one sequence if that is longer
 def text_tokens(tokenizer: Any, source: TextSource, tokens: int, length: int) -> Tensor:
     """Sequences of held-out text [n, length], of at most `tokens` tokens in all.
 
+    Each begins as the tokenizer begins a text.
+
     Raises:
         DataError: the text is shorter than one sequence.
     """
+    cutter = Windows(tokenizer, source.name, length)
     passages = source.passages()
-    ids: list[int] = []
+    sequences: list[list[int]] = []
     if passages is None:
-        ids = tokenizer(source.read()).input_ids
+        sequences = cutter.add(source.read())
     else:
         # Passages end where a text ended in training, so that none continues the one before it.
-        for passage in tokenizer(passages).input_ids:
-            ids += [*passage, tokenizer.eos_token_id]
-    count = min(len(ids), tokens) // length
-    if count == 0:
+        for passage in passages:
+            sequences += cutter.add_passage(passage)
+    sequences = sequences[: tokens // length]
+    if not sequences:
         raise DataError(
-            f"evaluation.text={source.name} holds {len(ids)} tokens: fewer than "
+            f"evaluation.text={source.name} holds {len(cutter.rest)} tokens: fewer than "
             "evaluation.text_length"
         )
-    return torch.tensor(ids[: count * length]).view(count, length)
+    return torch.tensor(sequences)
 
 
 def text_losses(vlm: VLM, sequences: Tensor) -> list[float]:

@@ -187,18 +187,6 @@ def test_calibration_and_held_out_text_share_no_passage() -> None:
     assert not set(calibration) & set(report)
 
 
-def test_a_text_file_is_cut_into_sequences(vlm: VLM, tmp_path: Path) -> None:
-    file = tmp_path / "text.txt"
-    file.write_text("The quick brown fox. " * 100)
-    source = text_source(str(file), "report")
-    tokenizer = vlm.processor.tokenizer
-    sequences = text_tokens(tokenizer, source, 256, LENGTH)
-    assert sequences.shape == (4, LENGTH)
-    assert sequences.flatten().tolist() == tokenizer(file.read_text()).input_ids[:256]
-    with pytest.raises(DataError, match="tokens: fewer than"):
-        text_tokens(tokenizer, source, LENGTH - 1, LENGTH)
-
-
 def test_an_absent_text_says_what_is_possible() -> None:
     with pytest.raises(DataError, match="neither 'pocket', 'wikitext' nor a text file"):
         text_source("/nowhere", "report")

@@ -30,7 +30,8 @@ from rich.table import Table
 
 from luq.config import CalibrationConfig, ModelConfig, QuantizerConfig, TierConfig, building
 from luq.models.vlm import load_vlm
-from luq.quantization.layer import hessians, shared_inputs
+from luq.quantization.layer import hessians
+from luq.quantization.layer_calls import shared_inputs
 from luq.quantization.methods import make_quantizer
 from luq.quantization.states import first_inputs, pass_through
 

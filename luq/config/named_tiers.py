@@ -24,8 +24,8 @@ from luq.errors import ConfigError, unknown
 NAMED_TIERS: dict[str, TierConfig] = {
     "float16": Float16Tier(),
     "gptq8": GptqTier(bits=8, act_order=True, static_groups=True, descent=2),
-    "gptq4": GptqTier(bits=4, act_order=True, static_groups=True, clip_steps=20, descent=2),
-    "gptq3": GptqTier(bits=3, act_order=True, static_groups=True, clip_steps=20, descent=2),
+    "gptq4": GptqTier(bits=4, act_order=True, static_groups=True, clip_steps=20, descent=1),
+    "gptq3": GptqTier(bits=3, act_order=True, static_groups=True, clip_steps=20, descent=1),
     "gptq2": GptqTier(bits=2, act_order=True, static_groups=True, clip_steps=20),
     "trellis4": TrellisTier(bits=4),
     "trellis3_5": TrellisTier(bits=3.5),

@@ -101,6 +101,13 @@ class Coder:
         return self.target.T.contiguous()
 
     @property
+    def unmended(self) -> Float[Tensor, " in"]:
+        """What a column's squared rounding error counts, 1 / U_jj^2, in the order of the sweep:
+        what of it no later column can make up for.
+        """
+        return self.upper.diagonal().square().reciprocal()
+
+    @property
     def group(self) -> Int64[Tensor, " in"]:
         """In which group each column lies."""
         return torch.arange(len(self.order), device=self.order.device) // self.group_size

@@ -78,5 +78,4 @@ def _points(
 ) -> SweptRows[CodebookGrid]:
     """All rows on the grid of a codebook that is fitted to them."""
     grid = fit_codebook(kind, coder.target, importance, steps)
-    unmended = 1 / torch.diagonal(coder.upper).square()
-    return coder.swept_by(UnitRounding(grid, coder.group[coder.order], unmended))
+    return coder.swept_by(UnitRounding(grid, coder.group[coder.order], coder.unmended))

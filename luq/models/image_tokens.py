@@ -35,10 +35,10 @@ class ImageTokens:
         return self._counts[size]
 
     def _count(self, width: int, height: int) -> int:
-        # transformers says it to servers such as vLLM; not all of its processors do
-        said = getattr(self._processor, "_get_num_multimodal_tokens", None)
-        if said is not None:
-            return int(said(image_sizes=[[height, width]])["num_image_tokens"][0])
+        # transformers has it for servers such as vLLM; not all of its processors do
+        count_of_sizes = getattr(self._processor, "_get_num_multimodal_tokens", None)
+        if count_of_sizes is not None:
+            return int(count_of_sizes(image_sizes=[[height, width]])["num_image_tokens"][0])
         return self._prepared(width, height)
 
     def _prepared(self, width: int, height: int) -> int:

@@ -125,9 +125,9 @@ def make_config(settings: dict[str, Any]) -> TrainConfig:
         ConfigError: A setting is out of range, or another model's.
     """
     kind = GraftConfig if settings.get("model") == GRAFTED else TrainConfig
-    others = sorted(settings.keys() - {field.name for field in fields(kind)})
-    if others:
-        raise ConfigError(f"{others[0]} is only for --model {GRAFTED}: leave it out")
+    foreign_settings = sorted(settings.keys() - {field.name for field in fields(kind)})
+    if foreign_settings:
+        raise ConfigError(f"{foreign_settings[0]} is only for --model {GRAFTED}: leave it out")
     return kind(**settings)
 
 

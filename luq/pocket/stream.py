@@ -115,9 +115,9 @@ def check_lesson(name: str) -> None:
     a subject may end in such a form.
     """
     forms_of_subjects = [f"{subject}-{form}" for subject in SUBJECTS for form in FORMS]
-    known = {*LESSONS, *SUBJECTS, *FORMS, *FOCUS, *forms_of_subjects}
-    if name not in known:
-        raise unknown("lesson in focus", name, known)
+    lesson_names = {*LESSONS, *SUBJECTS, *FORMS, *FOCUS, *forms_of_subjects}
+    if name not in lesson_names:
+        raise unknown("lesson in focus", name, lesson_names)
 
 
 def _share(shares: tuple[float, ...], progress: float) -> float:

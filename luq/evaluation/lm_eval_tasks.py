@@ -70,7 +70,7 @@ class TaskLM(LoadedVLM):
 
     def _in_batches(self, requests: list[Instance], answer: Answer) -> list[AnswerRow]:
         """A row per request, whose `id` is its place among all requests of the task."""
-        kept = self.predictions.rows
+        stored_rows = self.predictions.rows
         first = self._asked
         self._asked += len(requests)
 
@@ -83,14 +83,14 @@ class TaskLM(LoadedVLM):
         with self._progress.bar(str(name), len(order)) as advance:
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
-                missing = [position for position in batch if first + position not in kept]
+                missing = [position for position in batch if first + position not in stored_rows]
                 if missing:
                     rows = answer([requests[position] for position in missing])
                     for position, row in zip(missing, rows, strict=True):
                         row["id"] = first + position
                     self.predictions.append(rows)
                 advance("", len(batch))
-        answered = [kept[first + position] for position in range(len(requests))]
+        answered = [stored_rows[first + position] for position in range(len(requests))]
         if self._strict:
             refuse_errors(str(name), answered)
         for request, row in zip(requests, answered, strict=True):

@@ -213,8 +213,9 @@ class TernaryBlocks(BlockType):
         for start, length, digits in TRIT_AREAS:
             area = blocks[:, start : start + length].int()
             for place in range(digits):
-                rest = area * 3**place & 0xFF
-                parts.append(rest * 3 >> 8)
+                # 3^i x without its whole part, in 256ths: the digits before i are gone
+                fraction = area * 3**place & 0xFF
+                parts.append(fraction * 3 >> 8)
         return torch.cat(parts, 1).to(torch.uint8)
 
     def write_codes(self, codes: UInt8[Tensor, "blocks weights"], blocks: Blocks) -> None:

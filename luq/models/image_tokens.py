@@ -36,9 +36,9 @@ class ImageTokens:
 
     def _count(self, width: int, height: int) -> int:
         # transformers has it for servers such as vLLM; not all of its processors do
-        count_of_sizes = getattr(self._processor, "_get_num_multimodal_tokens", None)
-        if count_of_sizes is not None:
-            return int(count_of_sizes(image_sizes=[[height, width]])["num_image_tokens"][0])
+        token_counter = getattr(self._processor, "_get_num_multimodal_tokens", None)
+        if token_counter is not None:
+            return int(token_counter(image_sizes=[[height, width]])["num_image_tokens"][0])
         return self._prepared(width, height)
 
     def _prepared(self, width: int, height: int) -> int:

@@ -185,10 +185,11 @@ class GraftPhase(LanguagePhase):
         passages = self.stream.passages(self.step, config.passages, config.passage_length)
         ids = torch.from_numpy(passages).to(self.model.device)
         with low_rank.switched_off(self.model), torch.no_grad():
-            before = self._log_probabilities(ids)
-        return F.kl_div(self._log_probabilities(ids), before, log_target=True, reduction="sum") / (
-            len(before)
-        )
+            original = self._log_probabilities(ids)
+        # KL(p0 || p) = sum over v of p0(v) (log p0(v) - log p(v)), p0 the original model's
+        log_probabilities = self._log_probabilities(ids)
+        total = F.kl_div(log_probabilities, original, log_target=True, reduction="sum")
+        return total / len(original)
 
     def _log_probabilities(self, ids: Tensor) -> Tensor:
         """Of every token after every token, [tokens, vocabulary]."""

@@ -52,7 +52,9 @@ class Quiz:
             rng = np.random.default_rng([SEEDS["selection"], SEED, place])
             rows = []
             for index in range(count):
-                rows.append(ROWS[benchmark](rng, "selection", index)[index % 2 - 1])
+                # Some base questions give several rows: the last and the first in turn.
+                base_rows = ROWS[benchmark](rng, "selection", index)
+                rows.append(base_rows[index % 2 - 1])
             answers = [TARGETS[benchmark](row) for row in rows]
             self.constants[benchmark] = Counter(answers).most_common(1)[0][1] / count
             questions = []

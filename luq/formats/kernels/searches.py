@@ -222,9 +222,9 @@ def _plain_errors(
     target: Float32[Tensor, "out n"], what: Float[Tensor, " tried"] | int
 ) -> Float64[Tensor, " candidates"]:
     """As `billm_errors`, a row and a candidate at a time."""
-    place = torch.arange(target.shape[1])
+    columns = torch.arange(target.shape[1])
     if isinstance(what, int):
-        groups = [place < count for count in range(1, what + 1)]
+        groups = [columns < count for count in range(1, what + 1)]
         masks = [group.expand_as(target) for group in groups]
     else:
         masks = [target.abs() <= threshold for threshold in what]
@@ -232,10 +232,10 @@ def _plain_errors(
     for candidate, mask in enumerate(masks):
         for row, chosen in zip(target.double(), mask, strict=True):
             for part in (row[chosen], row[~chosen]):
-                rest = _binarization_error(part)
+                residual = _binarization_error(part)
                 if isinstance(what, int):  # stored twice
-                    rest = _binarization_error(rest)
-                errors[candidate] += rest.square().sum()
+                    residual = _binarization_error(residual)
+                errors[candidate] += residual.square().sum()
     return errors
 
 

@@ -141,11 +141,11 @@ class Display:
 
     def stage(self, name: str, seconds: float, cached: bool, made: int) -> None:
         """A finished stage."""
-        how = "done"
+        outcome = "done"
         if cached:
-            how = "from the store"
+            outcome = "from the store"
         elif made:
-            how = f"{made} made"
-        log.info("%s: %.1f s, %s", name, seconds, how)
+            outcome = f"{made} made"
+        log.info("%s: %.1f s, %s", name, seconds, outcome)
         self._last_line = time.monotonic()
-        console.out.print(styled(f"  {name:<16} {seconds:7.1f} s  ", (how, "dim")))
+        console.out.print(styled(f"  {name:<16} {seconds:7.1f} s  ", (outcome, "dim")))

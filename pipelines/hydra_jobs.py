@@ -41,10 +41,10 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
         arguments = parser.parse_args(list(overrides))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
-    own = None if arguments.config_dir is None else Path(arguments.config_dir)
+    config_dir = None if arguments.config_dir is None else Path(arguments.config_dir)
     arguments.overrides = with_own_model(arguments.overrides)
-    check_choices(arguments.overrides, own)
-    allow_modules(own)
+    check_choices(arguments.overrides, config_dir)
+    allow_modules(config_dir)
     console.log_warnings()
     register()
     failures = run.Failures()

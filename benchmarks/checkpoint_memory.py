@@ -77,10 +77,10 @@ def source(folder: Path, layers: int) -> Path:
     """
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    told = json.loads((POCKET / "pocket_llava" / "config.json").read_text())
-    told["text_config"] |= TEXT | {"num_hidden_layers": layers}
+    settings = json.loads((POCKET / "pocket_llava" / "config.json").read_text())
+    settings["text_config"] |= TEXT | {"num_hidden_layers": layers}
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(LlavaConfig(**told)).half()
+    model = LlavaForConditionalGeneration(LlavaConfig(**settings)).half()
     model.save_pretrained(folder)
     for name in (
         "tokenizer.json",
@@ -125,8 +125,8 @@ def probe(folder: Path, dtype: str) -> dict[str, float]:
         text=True,
         check=True,
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measurements: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measurements
 
 
 def main() -> None:
@@ -137,7 +137,7 @@ def main() -> None:
         "--dtype", default="float16", help="of what stays 16-bit and of the activations"
     )
     arguments, out = parser.parse_args(), Console(highlight=False, width=130)
-    shown = Table(
+    table = Table(
         title=f"{arguments.layers} decoder layers of LLaVA-1.5-7B's shapes, MB",
         title_justify="left",
     )
@@ -150,7 +150,7 @@ def main() -> None:
         "answering, peak",
         "ms a token",
     ):
-        shown.add_column(name, justify="left" if name == "folder" else "right")
+        table.add_column(name, justify="left" if name == "folder" else "right")
     with tempfile.TemporaryDirectory() as scratch:
         base = source(Path(scratch) / "source", arguments.layers)
         folders = {"16 bit, as it came": base}
@@ -159,14 +159,23 @@ def main() -> None:
         }
         for name, folder in folders.items():
             files = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-            told = probe(folder, arguments.dtype)
-            over = (told["loading"] - told["interpreter"]) / files
-            cells = [files, told["weights"], told["loading"], told["answering"]]
+            measurements = probe(folder, arguments.dtype)
+            over = (measurements["loading"] - measurements["interpreter"]) / files
+            cells = [
+                files,
+                measurements["weights"],
+                measurements["loading"],
+                measurements["answering"],
+            ]
             megabytes = [f"{c / 1e6:.0f}" for c in cells]
-            shown.add_row(
-                name, *megabytes[:3], f"{over:.2f}", megabytes[3], f"{1e3 * told['token']:.0f}"
+            table.add_row(
+                name,
+                *megabytes[:3],
+                f"{over:.2f}",
+                megabytes[3],
+                f"{1e3 * measurements['token']:.0f}",
             )
-    out.print(shown)
+    out.print(table)
 
 
 if __name__ == "__main__":

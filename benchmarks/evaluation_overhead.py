@@ -67,11 +67,11 @@ def bare(vlm: VLM, questions: Questions, ids: list[int], limit: int) -> list[str
             inputs = vlm.processor(
                 images=images, text=[prompts[i] for i in batch], padding=True, return_tensors="pt"
             )
-            made = vlm.model.generate(
+            sequences = vlm.model.generate(
                 **inputs, max_new_tokens=limit, do_sample=False, stopping_criteria=stop
             )
             answers = vlm.processor.batch_decode(
-                made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+                sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
             )
             texts |= {i: answer.split("\n")[0] for i, answer in zip(batch, answers, strict=True)}
     return [texts[i] for i in ids]

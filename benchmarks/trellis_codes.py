@@ -68,7 +68,7 @@ def error(values: torch.Tensor, numbers: torch.Tensor, bits: float, window: int)
     """What the best of the scales gives, after the codes were given their own best scale."""
     start = torch.zeros(len(values), dtype=torch.int32)
     spread = float(numbers.square().mean().sqrt())
-    nearest = min(SCALES, key=lambda whole: abs(whole - bits))
+    nearest = min(SCALES, key=lambda whole_bits: abs(whole_bits - bits))
     tried = []
     for relative in SCALES[nearest]:
         scale = relative / spread
@@ -76,6 +76,7 @@ def error(values: torch.Tensor, numbers: torch.Tensor, bits: float, window: int)
         if path is None:
             raise SystemExit("the compiled search is needed: install a C compiler")
         coded = numbers[path]
+        # the scale that minimises |x - s c|^2: s = c.x / c.c
         fitted = float((coded * values).sum() / coded.square().sum())
         tried.append(Best(float((values - fitted * coded).square().mean()), scale))
     return min(tried)
@@ -90,8 +91,8 @@ class Case(NamedTuple):
 
 def cases(bits: tuple[int, ...], windows: tuple[int, ...]) -> list[Case]:
     """Those that the compiled search can do."""
-    every = [Case(b, window) for window in windows for b in bits]
-    return [case for case in every if case.window >= case.bits + searches.SMALLEST_STEMS]
+    all_cases = [Case(b, window) for window in windows for b in bits]
+    return [case for case in all_cases if case.window >= case.bits + searches.SMALLEST_STEMS]
 
 
 def best_pairs(
@@ -130,9 +131,9 @@ def find(count: int, out: Console) -> Pair:
 def comparison(windows: list[int], sequences: int) -> Table:
     """The table's and the computed code's errors over the bound."""
     values = gaussian(sequences, 4)
-    shown = Table(title=f"error / 4^-bits, n = {values.numel()}", title_justify="left")
+    report = Table(title=f"error / 4^-bits, n = {values.numel()}", title_justify="left")
     for column in ("window", "bits", "table", "computed", "scale", "computed / table"):
-        shown.add_column(column, justify="right")
+        report.add_column(column, justify="right")
     pair = Pair(FACTOR, OFFSET)
     for window in windows:
         for bits in ALL_BITS:
@@ -142,8 +143,8 @@ def comparison(windows: list[int], sequences: int) -> Table:
             new = error(values, pair.numbers(window), bits, window)
             bound = 4.0**-bits
             cells = (f"{old / bound:.3f}", f"{new.error / bound:.3f}", f"{new.scale:.3f}")
-            shown.add_row(str(window), f"{bits:g}", *cells, f"{new.error / old:.3f}")
-    return shown
+            report.add_row(str(window), f"{bits:g}", *cells, f"{new.error / old:.3f}")
+    return report
 
 
 def main() -> None:

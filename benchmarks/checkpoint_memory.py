@@ -102,7 +102,8 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
         quick = RtnTier(quick.bits, quick.group_size, quick.symmetric)
     elif isinstance(quick, TrellisTier):
         quick = replace(quick, window=8)
-    quantizer, same = make_quantizer(quick), dict[int, torch.Tensor]()
+    quantizer = make_quantizer(quick)
+    hessians: dict[int, torch.Tensor] = {}  # identities, by columns
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float16)
     places = []
     for i, layer in enumerate(model.model.language_model.layers):
@@ -110,8 +111,9 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
         place.mkdir()
         weights = {n: layer.get_submodule(n).weight.detach().float() for n in LINEARS}
         for weight in weights.values():
-            same.setdefault(weight.shape[1], torch.eye(weight.shape[1]))
-        write_layer(place, {n: quantizer.quantize(w, same[w.shape[1]]) for n, w in weights.items()})
+            hessians.setdefault(weight.shape[1], torch.eye(weight.shape[1]))
+        linears = {n: quantizer.quantize(w, hessians[w.shape[1]]) for n, w in weights.items()}
+        write_layer(place, linears)
         places.append(place)
     del model
     return export(PackedModel(folder, places, Allocation((tier,) * layers)), into)
@@ -136,7 +138,8 @@ def main() -> None:
     parser.add_argument(
         "--dtype", default="float16", help="of what stays 16-bit and of the activations"
     )
-    arguments, out = parser.parse_args(), Console(highlight=False, width=130)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=130)
     table = Table(
         title=f"{arguments.layers} decoder layers of LLaVA-1.5-7B's shapes, MB",
         title_justify="left",

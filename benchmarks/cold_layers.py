@@ -69,7 +69,8 @@ def main() -> None:
     parser.add_argument("--tiers", nargs="+", default=["float16", "rtn4"], help="that need no data")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written")
-    arguments, out = parser.parse_args(), Console(highlight=False, width=110)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=110)
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch) / "model"
         if not folder.exists():

@@ -60,10 +60,8 @@ def ratio(base_seconds: np.ndarray, seconds: np.ndarray) -> str:
 def one_linear(size: int, n: int) -> Table:
     """A square linear in every tier, one token."""
     generator = torch.Generator().manual_seed(0)
-    weight, x = (
-        torch.randn(size, size, generator=generator) * 0.02,
-        torch.randn(1, size, generator=generator),
-    )
+    weight = torch.randn(size, size, generator=generator) * 0.02
+    x = torch.randn(1, size, generator=generator)
     hessian = torch.eye(size)
     runs: dict[str, Callable[[], object]] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
@@ -103,7 +101,8 @@ def generation(n: int, scratch: Path) -> Table:
     }
     layers = models["16 bit"].model.language_model.layers
     for name, tier in TIERS.items():
-        quantizer, folders = make_quantizer(tier), []
+        quantizer = make_quantizer(tier)
+        folders = []
         for i, layer in enumerate(layers):
             folder = scratch / f"{name}-{i}"
             folder.mkdir()
@@ -146,7 +145,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int)
-    arguments, out = parser.parse_args(), Console(highlight=False, width=110)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=110)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     out.print(one_linear(arguments.size, arguments.rounds))

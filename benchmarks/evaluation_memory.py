@@ -73,7 +73,9 @@ class Peak(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.own, self.mapped, self.done = 0.0, 0.0, threading.Event()
+        self.own = 0.0
+        self.mapped = 0.0
+        self.done = threading.Event()
 
     def run(self) -> None:
         while not self.done.wait(0.02):
@@ -86,10 +88,8 @@ class Peak(threading.Thread):
                 for words in lines
                 if words[0] in ("RssAnon:", "RssFile:")
             }
-            self.own, self.mapped = (
-                max(self.own, kinds["RssAnon:"]),
-                max(self.mapped, kinds["RssFile:"]),
-            )
+            self.own = max(self.own, kinds["RssAnon:"])
+            self.mapped = max(self.mapped, kinds["RssFile:"])
 
     def stop(self) -> tuple[float, float]:
         self.done.set()
@@ -142,7 +142,8 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     for count in [int(a) for a in sys.argv[1:]] or [100, 1000, 5000]:
         with tempfile.TemporaryDirectory() as scratch:
-            folder, answer = Path(scratch), spawn.Queue()
+            folder = Path(scratch)
+            answer = spawn.Queue()
             write(folder / "docvqa.parquet", count)
             size = (folder / "docvqa.parquet").stat().st_size / 1e6
             first = spawn.Process(target=prepare, args=(folder,))

@@ -148,7 +148,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", default=["pocket"], choices=["pocket", "layer"])
     parser.add_argument("--scratch", type=Path, help="where the checkpoint of a layer is written")
-    options, out = parser.parse_args(), Console(highlight=False, width=110)
+    options = parser.parse_args()
+    out = Console(highlight=False, width=110)
     if "pocket" in options.cases:
         compare("pocket_llava", POCKET, out)
     if "layer" in options.cases:

@@ -81,10 +81,8 @@ def loops(n: int) -> Table:
 
     Of the times: median, least and most of n rounds.
     """
-    weight, importance = (
-        torch.randn(4096, 128, generator=torch.Generator().manual_seed(0)),
-        torch.logspace(0, -1, 128),
-    )
+    weight = torch.randn(4096, 128, generator=torch.Generator().manual_seed(0))
+    importance = torch.logspace(0, -1, 128)
     ranked = weight.square().sort(1).values
     thresholds = weight.square().flatten().sort().values[:: weight.numel() // 82][1:82].contiguous()
     contestants: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
@@ -163,7 +161,8 @@ def main() -> None:
     parser.add_argument("--tiers", nargs="+", default=[t for t in TIERS if t != "float16"])
     parser.add_argument("--threads", type=int)
     parser.add_argument("--loops", type=int, nargs="?", const=5)
-    arguments, out = parser.parse_args(), Console(highlight=False, width=120)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=120)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.loops:

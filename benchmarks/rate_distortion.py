@@ -173,7 +173,8 @@ def main() -> None:
     parser.add_argument("--model", default="pocket_llava")
     parser.add_argument("--tiers", nargs="*", default=[])
     parser.add_argument("--figure", type=Path)
-    arguments, out = parser.parse_args(), Console(highlight=False, width=100)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=100)
     tiers = [name for name in TIERS if name not in LEFT_OUT]
     if arguments.tiers:
         tiers = list(dict.fromkeys((*arguments.tiers, *SCALAR)))

@@ -78,7 +78,8 @@ def main() -> None:
     parser.add_argument(
         "--scratch", type=Path, help="where the checkpoints are written (a temporary folder)"
     )
-    arguments, out = parser.parse_args(), Console(highlight=False, width=110)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=110)
     table = Table(
         title=f"Qwen2.5-VL-7B's shapes, streamed, one layer in {arguments.tier}",
         title_justify="left",

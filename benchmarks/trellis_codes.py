@@ -153,7 +153,8 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=COMPARED_SEQUENCES)
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--pairs", type=int, default=2500)
-    arguments, out = parser.parse_args(), Console(highlight=False, width=100)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=100)
     if arguments.search:
         pair = find(arguments.pairs, out)
         out.print(f"taken: factor {pair.factor:#010x}, offset {pair.offset:#010x}")

@@ -70,7 +70,9 @@ def measure(
     linears: dict[str, tuple[int, int]], tier: TierConfig, folder: Path
 ) -> tuple[LayerSize, float]:
     """The size of one layer's file in a tier, and the seconds that its seven linears took."""
-    quantizer, packed, seconds = make_quantizer(tier), {}, 0.0
+    quantizer = make_quantizer(tier)
+    packed = {}
+    seconds = 0.0
     generator = torch.Generator().manual_seed(0)
     for name, (rows, columns) in linears.items():
         weight = torch.randn(rows, columns, generator=generator) * 0.02
@@ -93,7 +95,8 @@ def main() -> None:
         default=DEFAULT_TIERS,
     )
     parser.add_argument("--quick", action="store_true")
-    arguments, out = parser.parse_args(), Console(highlight=False, width=120)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=120)
     name, hidden, narrow, wide, layers, k, rest_weights = MODELS[arguments.model]
     settings = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
     tiers = build(QuantizerConfig, settings, "quantizer").tiers

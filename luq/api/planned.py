@@ -84,14 +84,8 @@ def plan(
     Raises:
         ConfigError: A setting is impossible, or no plan keeps the budget.
     """
-    limits = {
-        "k": k,
-        "quantile": quantile,
-        "entropy_max": entropy_max,
-        "bits": bits,
-        "bytes": bytes,
-    }
-    limit = _limit(limits)
+    numbers = {"k": k, "quantile": quantile, "entropy_max": entropy_max, "bits": bits}
+    limit = _limit({**numbers, "bytes": bytes})
     if tiers and limit not in ("bits", "bytes"):
         raise ConfigError(f"tiers would be ignored with {limit}: they go with bits or bytes")
     _check_unit(unit, tie, tiers)

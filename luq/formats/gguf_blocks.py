@@ -183,11 +183,13 @@ class BlockType:
 
     def values(self, numbers: Numbers) -> Float32[Tensor, "blocks weights"]:
         """What the numbers mean, computed as llama.cpp does, bit for bit."""
+        # (d a) (q - z)
         scale = numbers.scale.float()[:, None]
         if numbers.sub_scales is not None:
             scale = scale * numbers.sub_scales
         means = self.means(numbers.codes).view(-1, self.subs, self.group)
         values = means * scale.view(-1, scale.shape[1], 1)
+        # + d', or - d' b
         if numbers.shift is not None:
             shift = numbers.shift.float()[:, None]
             if numbers.sub_shifts is not None:

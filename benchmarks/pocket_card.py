@@ -1,20 +1,30 @@
 """The numbers of a pocket model's card, after the sweep it asks for.
 
     python benchmarks/pocket_card.py [pocket_qwen]
+    python benchmarks/pocket_card.py smol_llava --text test.txt
 
 Scores and retentions come from the records of `luq sweep card`; the baseline is the best constant
-answer per benchmark; effective ranks are of the 16-bit model's calibration Hessians.
+answer per benchmark; effective ranks are of the 16-bit model's calibration Hessians. With a text
+(WikiText-2's), it says how far the perplexity of smol_llava's decoder is from SmolLM2's own.
 """
 
+import argparse
+import math
 import os
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from language_model import detokenized
 from pocket_calibration import pocket_samples
 from rich.console import Console
+from smollm2 import packaged_file, write_folder
 
 from luq.config import CalibrationConfig, ModelConfig
+from luq.evaluation.measures import bootstrap, perplexity
+from luq.evaluation.perplexity import text_losses, text_tokens
 from luq.evaluation.scorers import SCORERS
 from luq.models.vlm import load_vlm
 from luq.pocket import benchmarks
@@ -22,12 +32,15 @@ from luq.quantization.hessian import effective_rank
 from luq.quantization.layer import hessians, shared_inputs
 from luq.quantization.states import first_inputs, pass_through
 from luq.questions.prompts import TARGETS
+from luq.questions.text import text_source
 from pipelines import runs_folder
 from pipelines.record import RunRecord
 
 SWEEP = "card"
 RUNS = ("float16", "gptq4", "gptq3", "gptq2", "billm_faithful")  # the table's columns, in order
 ALPHAS = (0.5, 0.0)  # shares of multimodal tokens in the calibration that ranks are measured on
+WINDOWS = 24  # sequences of a text, for perplexity
+WINDOW_LENGTH = 512  # tokens
 
 out = Console(highlight=False, width=120)
 
@@ -43,12 +56,12 @@ def best_constant_answer(benchmark: str) -> tuple[float, str]:
     return max(candidates)
 
 
-def effective_ranks(model: str, alpha: float) -> dict[str, list[float]]:
+def effective_ranks(model: ModelConfig, alpha: float) -> dict[str, list[float]]:
     """Effective rank of every layer's Hessians, by the first linear of each group.
 
     Linears of one group read the same input and so share their Hessian.
     """
-    vlm = load_vlm(ModelConfig(model, f"pocket:{model}", device="cpu"))
+    vlm = load_vlm(replace(model, device="cpu"))
     states = first_inputs(vlm, pocket_samples(vlm, CalibrationConfig("card", alpha)))
     ranks: dict[str, list[float]] = {}
     for layer in vlm.layers:
@@ -96,7 +109,34 @@ def print_scores(runs: dict[str, RunRecord]) -> None:
     print_row("stored bits", "", *(f"{run.memory.stored_bits:.3f}" for run in columns))
 
 
-def print_ranks(model: str, alpha: float) -> None:
+def losses_on_text(model: ModelConfig, text: Path) -> list[float]:
+    """Mean negative log-likelihood (nats per token) of the first windows of a text."""
+    vlm = load_vlm(model)
+    with tempfile.TemporaryDirectory() as folder:
+        source = text_source(str(detokenized(text, Path(folder))), "report")
+        tokens = WINDOWS * WINDOW_LENGTH
+        sequences = text_tokens(vlm.processor.tokenizer, source, tokens, WINDOW_LENGTH)
+    return text_losses(vlm, sequences)
+
+
+def print_perplexity(model: ModelConfig, text: Path) -> None:
+    """Perplexity of a grafted model on a text, beside that of the language model it came from."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(packaged_file(), Path(folder) / "model")
+        language_model = ModelConfig("smollm2", str(Path(folder) / "model"), device="cpu")
+        losses_before = losses_on_text(language_model, text)
+    losses = losses_on_text(replace(model, device="cpu"), text)
+    differences = [loss - before for loss, before in zip(losses, losses_before, strict=True)]
+    ratio, lowest, highest = (math.exp(nats) for nats in bootstrap(differences))
+    out.print(
+        f"\nperplexity on {text.name}, {len(losses)} windows of {WINDOW_LENGTH} tokens: "
+        f"{perplexity(losses, WINDOW_LENGTH).value:.2f}; SmolLM2's own "
+        f"{perplexity(losses_before, WINDOW_LENGTH).value:.2f}; ratio {ratio:.3f} "
+        f"[{lowest:.3f}, {highest:.3f}]"
+    )
+
+
+def print_ranks(model: ModelConfig, alpha: float) -> None:
     ranks = effective_ranks(model, alpha)
     all_ranks = [rank for layer_ranks in ranks.values() for rank in layer_ranks]
     parts = []
@@ -110,15 +150,21 @@ def print_ranks(model: str, alpha: float) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", nargs="?", default="pocket_llava")
+    parser.add_argument("--text", type=Path, help="of smol_llava: a text for perplexity")
+    arguments = parser.parse_args()
     outputs = Path(os.environ.get("LUQ_OUTPUTS", "outputs"))
-    model = sys.argv[1] if len(sys.argv) > 1 else "pocket_llava"
-    runs = latest_runs(outputs, model)
+    runs = latest_runs(outputs, arguments.model)
     if "float16" not in runs:
-        out.print(f"first: luq sweep card model={model}")
+        out.print(f"first: luq sweep card model={arguments.model}")
         sys.exit(1)
     print_scores(runs)
+    model = runs["float16"].config.model
     for alpha in ALPHAS:
         print_ranks(model, alpha)
+    if arguments.text is not None:
+        print_perplexity(model, arguments.text)
 
 
 if __name__ == "__main__":

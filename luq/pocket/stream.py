@@ -41,6 +41,8 @@ class Mixture(NamedTuple):
     lessons: dict[str, tuple[float, ...]]  # share of the sequences; `scene` has what is left
     captions: tuple[float, ...]  # share of pictures that are first described
     dense: tuple[float, ...]  # share of pictures with a lesson about all that is in them
+    # A token of an answer of n tokens weighs n ** -evenness: 0 is all tokens alike, 1 all answers.
+    evenness: float = 0.0
 
 
 POCKET_MIXTURE = Mixture(
@@ -288,7 +290,7 @@ class Stream:
     def conversation(
         self, scene: Scene | None, turns: list[Turn]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Token ids of a conversation, and 1 for those of the answers, 0 for all others."""
+        """Token ids of a conversation, and what each weighs: 0 unless it is an answer's."""
         ids = list(self.start_ids)
         weight = [0.0] * len(ids)
         for i, (question, answer) in enumerate(turns):
@@ -302,7 +304,8 @@ class Stream:
                 ask_ids[place : place + 1] = [self.image_token] * IMAGE_TOKENS
             reply_ids = self._encode(self.chat.reply.format(answer=answer))
             ids += ask_ids + reply_ids
-            weight += [0.0] * len(ask_ids) + [1.0] * len(reply_ids)
+            token_weight = len(reply_ids) ** -self.mixture.evenness
+            weight += [0.0] * len(ask_ids) + [token_weight] * len(reply_ids)
         return np.asarray(ids, np.int64), np.asarray(weight, np.float32)
 
     def _encode(self, piece: str) -> list[int]:

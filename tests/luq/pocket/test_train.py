@@ -15,7 +15,7 @@ from luq.pocket import llava, qwen, train, wide
 from luq.pocket.drawing import GRID
 from luq.pocket.family import FAMILIES
 from luq.pocket.shipped import WEIGHTS
-from luq.pocket.stream import IMAGE_TOKENS, Stream
+from luq.pocket.stream import IMAGE_TOKENS, POCKET_MIXTURE, Stream
 from luq.pocket.tokenizer import load_tokenizer
 from luq.pocket.train import TrainConfig
 from luq.pocket.world import make_scene
@@ -33,6 +33,21 @@ def test_training_sequences_teach_answers_only(vlm: VLM) -> None:
     assert int(is_image.sum()) == IMAGE_TOKENS * len(batch.scenes)
     assert not batch.weight[is_image].any()
     assert not batch.weight[batch.ids == tokenizer.convert_tokens_to_ids("USER:")].any()
+
+
+def test_a_long_answer_weighs_as_the_mixture_says(vlm: VLM) -> None:
+    turns = [("Which one?", "red"), ("What do you see?", "a red bar and a blue bar")]
+    for evenness, ratio in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
+        mixture = POCKET_MIXTURE._replace(evenness=evenness)
+        stream = Stream(vlm.processor.tokenizer, llava.CHAT, 8, 192, 0, mixture=mixture)
+        sums = []  # of the weights of an answer
+        lengths = []
+        for turn in turns:
+            _, weight = stream.conversation(None, [turn])
+            sums.append(float(weight.sum()))
+            lengths.append(int((weight > 0).sum()))
+        assert lengths[1] > lengths[0]
+        assert sums[1] / sums[0] == pytest.approx((lengths[1] / lengths[0]) ** ratio)
 
 
 def test_pocket_qwen_cuts_text_as_pocket_llava_does(vlm: VLM) -> None:

@@ -92,7 +92,7 @@ def source(folder: Path, layers: int) -> Path:
     return folder
 
 
-def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
+def packed(folder: Path, tier: str, layers: int, target: Path) -> Path:
     """The source with all of its layers in a tier, as a folder."""
     from transformers import AutoModelForImageTextToText
 
@@ -107,7 +107,7 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float16)
     places = []
     for i, layer in enumerate(model.model.language_model.layers):
-        place = into.with_name(f"{into.name}-{i}")
+        place = target.with_name(f"{target.name}-{i}")
         place.mkdir()
         weights = {n: layer.get_submodule(n).weight.detach().float() for n in LINEARS}
         for weight in weights.values():
@@ -116,7 +116,7 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
         write_layer(place, linears)
         places.append(place)
     del model
-    return export(PackedModel(folder, places, Allocation((tier,) * layers)), into)
+    return export(PackedModel(folder, places, Allocation((tier,) * layers)), target)
 
 
 def probe(folder: Path, dtype: str) -> dict[str, float]:
@@ -163,7 +163,7 @@ def main() -> None:
         for name, folder in folders.items():
             files = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
             measurements = probe(folder, arguments.dtype)
-            over = (measurements["loading"] - measurements["interpreter"]) / files
+            loading_share = (measurements["loading"] - measurements["interpreter"]) / files
             cells = [
                 files,
                 measurements["weights"],
@@ -174,7 +174,7 @@ def main() -> None:
             table.add_row(
                 name,
                 *megabytes[:3],
-                f"{over:.2f}",
+                f"{loading_share:.2f}",
                 megabytes[3],
                 f"{1e3 * measurements['token']:.0f}",
             )

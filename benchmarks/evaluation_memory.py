@@ -130,12 +130,12 @@ def measure(folder: Path, answer: multiprocessing.Queue) -> None:
     peak.start()
     first_ids = choose(questions, Subset("all"))[:64]
     ask(lm, questions, first_ids, Predictions(folder / "warm.jsonl"))
-    few = peak.stop()
+    peak_of_few = peak.stop()
     peak = Peak()
     begun = time.perf_counter()
     peak.start()
     ask(lm, questions, choose(questions, Subset("all")), Predictions(folder / "kept.jsonl"))
-    answer.put((few, peak.stop(), time.perf_counter() - begun))
+    answer.put((peak_of_few, peak.stop(), time.perf_counter() - begun))
 
 
 def main() -> None:
@@ -151,12 +151,13 @@ def main() -> None:
             first.join()
             process = spawn.Process(target=measure, args=(folder, answer))
             process.start()
-            few, all_, seconds = answer.get()
+            peak_of_few, peak_of_all, seconds = answer.get()
             process.join()
             out.print(
-                f"{count:>5} pages, {size:6.0f} MB of parquet: own memory {all_[0]:.0f} MB "
-                f"({all_[0] - few[0]:+.0f} MB over the first 64 questions), "
-                f"mapped files {all_[1]:.0f} MB ({all_[1] - few[1]:+.0f}); {seconds:.0f} s"
+                f"{count:>5} pages, {size:6.0f} MB of parquet: own memory {peak_of_all[0]:.0f} MB "
+                f"({peak_of_all[0] - peak_of_few[0]:+.0f} MB over the first 64 questions), "
+                f"mapped files {peak_of_all[1]:.0f} MB "
+                f"({peak_of_all[1] - peak_of_few[1]:+.0f}); {seconds:.0f} s"
             )
 
 

@@ -377,7 +377,7 @@ def missing_rows(
     names: Sequence[str], rows: dict[str, Row], done: Sequence[str], console: Console
 ) -> list[str]:
     """Rows that can be measured and are not there yet; the others are named."""
-    left: list[str] = []
+    pending: list[str] = []
     for name in names:
         lack = rows[name].peer.missing()
         if name in done:
@@ -385,8 +385,8 @@ def missing_rows(
         if lack:
             console.print(f"left out: {name}: {lack}")
         else:
-            left.append(name)
-    return left
+            pending.append(name)
+    return pending
 
 
 def main() -> None:

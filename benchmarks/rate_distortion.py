@@ -125,8 +125,8 @@ def table(title: str, measurements: dict[str, np.ndarray]) -> Table:
         low, middle, high = np.percentile(relative[name], (25, 50, 75))
         spread = f"{middle:.2f}" if len(values) == 1 else f"{middle:.2f} [{low:.2f}, {high:.2f}]"
         bits = f"{values[:, 0].mean():.3f}"
-        over = f"{np.median(values[:, 1] / values[:, 2]):.2f}"
-        report.add_row(name, bits, f"{np.median(values[:, 1]):.5f}", spread, over)
+        over_bound = f"{np.median(values[:, 1] / values[:, 2]):.2f}"
+        report.add_row(name, bits, f"{np.median(values[:, 1]):.5f}", spread, over_bound)
     return report
 
 

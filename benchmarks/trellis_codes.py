@@ -69,7 +69,7 @@ def error(values: torch.Tensor, numbers: torch.Tensor, bits: float, window: int)
     start = torch.zeros(len(values), dtype=torch.int32)
     spread = float(numbers.square().mean().sqrt())
     nearest = min(SCALES, key=lambda whole_bits: abs(whole_bits - bits))
-    tried = []
+    fits = []
     for relative in SCALES[nearest]:
         scale = relative / spread
         path = searches.trellis(values / scale, numbers, start, bits, window)
@@ -78,8 +78,8 @@ def error(values: torch.Tensor, numbers: torch.Tensor, bits: float, window: int)
         coded = numbers[path]
         # the scale that minimises |x - s c|^2: s = c.x / c.c
         fitted = float((coded * values).sum() / coded.square().sum())
-        tried.append(Best(float((values - fitted * coded).square().mean()), scale))
-    return min(tried)
+        fits.append(Best(float((values - fitted * coded).square().mean()), scale))
+    return min(fits)
 
 
 class Case(NamedTuple):
@@ -139,11 +139,15 @@ def comparison(windows: list[int], sequences: int) -> Table:
         for bits in ALL_BITS:
             if window < bits + searches.SMALLEST_STEMS:
                 continue
-            old = error(values, table(window), bits, window).error
-            new = error(values, pair.numbers(window), bits, window)
+            error_of_table = error(values, table(window), bits, window).error
+            best = error(values, pair.numbers(window), bits, window)
             bound = 4.0**-bits
-            cells = (f"{old / bound:.3f}", f"{new.error / bound:.3f}", f"{new.scale:.3f}")
-            report.add_row(str(window), f"{bits:g}", *cells, f"{new.error / old:.3f}")
+            cells = (
+                f"{error_of_table / bound:.3f}",
+                f"{best.error / bound:.3f}",
+                f"{best.scale:.3f}",
+            )
+            report.add_row(str(window), f"{bits:g}", *cells, f"{best.error / error_of_table:.3f}")
     return report
 
 

@@ -37,8 +37,8 @@ class Activity:
             return f"{self.name}, {duration(seconds)}"
         words = f"{self.name} {self.done} of {self.total}, {duration(seconds)}"
         if self.done:
-            left = seconds / self.done * (self.total - self.done)
-            words += f", about {duration(left)} left"
+            seconds_left = seconds / self.done * (self.total - self.done)
+            words += f", about {duration(seconds_left)} left"
         return words
 
 

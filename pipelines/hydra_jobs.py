@@ -90,12 +90,12 @@ def _shared(overrides: Sequence[str]) -> list[str]:
 @contextmanager
 def _errors_come_through() -> Iterator[None]:
     """Hydra raises what went wrong, instead of printing a traceback and exiting."""
-    before = os.environ.get(RAISE)
+    value_before = os.environ.get(RAISE)
     os.environ[RAISE] = "1"
     try:
         yield
     finally:
-        if before is None:
+        if value_before is None:
             del os.environ[RAISE]
         else:
-            os.environ[RAISE] = before
+            os.environ[RAISE] = value_before

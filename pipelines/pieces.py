@@ -213,14 +213,14 @@ def _joined(
 
 def _is_beside(layer: PackedLayer, following: PackedLayer) -> bool:
     """Whether the samples of the second go through what those of the first went through, and on."""
-    same = (layer.tiers, layer.calibration, layer.gradients, layer.refinement) == (
+    is_same_kind = (layer.tiers, layer.calibration, layer.gradients, layer.refinement) == (
         following.tiers,
         following.calibration,
         following.gradients,
         following.refinement,
     )
     is_next = following.index == layer.index + 1
-    return same and is_next and following.before[: len(layer.before)] == layer.before
+    return is_same_kind and is_next and following.before[: len(layer.before)] == layer.before
 
 
 def _in_order(pieces: list[Piece]) -> list[Piece]:

@@ -68,14 +68,14 @@ DELETED = "deleted"
 
 def damage(file: Path, rng: random.Random) -> str:
     """Damage a file in one way; returns what was done."""
-    before = file.read_bytes()
+    intact = file.read_bytes()
     if rng.randrange(len(CHANGES) + 1) == 0:
         file.unlink()
         return DELETED
-    content = bytearray(before)
+    content = bytearray(intact)
     change = rng.choice(CHANGES)
     change(content, rng)
-    while content == before:  # zeros were zeros before
+    while content == intact:  # zeros were zeros before
         change = flipped_byte
         change(content, rng)
     file.write_bytes(content)

@@ -110,8 +110,8 @@ def _prompt(benchmark: str, doc: Doc) -> str:
         raise DataError(f"no question can be read ({reason(error)})") from error
 
 
-def _leave_out(name: str, why: str) -> None:
-    log.warning("calibration: %s is left out: %s", name, why)
+def _leave_out(name: str, cause: str) -> None:
+    log.warning("calibration: %s is left out: %s", name, cause)
 
 
 def multimodal_samples(vlm: VLM, questions: Iterator[AskedQuestion]) -> Iterator[Sample]:
@@ -258,16 +258,16 @@ def _multimodal_share(
     """Samples up to alpha * tokens: the last one is taken if that comes nearer."""
     budget = config.alpha * config.tokens
     samples: list[Sample] = []
-    used = 0
+    used_tokens = 0
     for sample in multimodal_samples(vlm, questions):
-        if used and used + sample.tokens / 2 > budget:
+        if used_tokens and used_tokens + sample.tokens / 2 > budget:
             return samples
         samples.append(sample)
-        used += sample.tokens
-    if used < budget:
+        used_tokens += sample.tokens
+    if used_tokens < budget:
         raise DataError(
-            f"calibration: {used} tokens of questions, but calibration.alpha={config.alpha} wants "
-            f"{budget:.0f}"
+            f"calibration: {used_tokens} tokens of questions, but calibration.alpha={config.alpha} "
+            f"wants {budget:.0f}"
         )
     return samples
 

@@ -194,12 +194,12 @@ def _offline() -> Iterator[None]:
     from datasets import config as datasets_config
     from huggingface_hub import constants
 
-    before = datasets_config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    settings_before = datasets_config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
     datasets_config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        datasets_config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+        datasets_config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = settings_before
 
 
 def _check_askable(benchmark: str, part: Any) -> None:

@@ -195,14 +195,14 @@ class _Tables(NamedTuple):
 
 
 def _local_tables(benchmark: str, location: Location, files: Files, cache: Path) -> _Tables:
-    before = file_identities(location)
+    identities = file_identities(location)
     rows = _read_files(location, files, cache)
     images = None
     if location.image_files is not None:
         images = _read_files(location, location.image_files, cache)
-    if file_identities(location) != before:
+    if file_identities(location) != identities:
         raise change_error(benchmark, location.path)
-    return _Tables(rows, images, digest("questions", before))
+    return _Tables(rows, images, digest("questions", identities))
 
 
 def _repository_tables(

@@ -120,10 +120,10 @@ def _by_whole_text(answer: str, options: Mapping[str, str]) -> str:
 
 def _by_stated_letter(answer: str, options: Mapping[str, str]) -> str:
     """Rules 2 and 3."""
-    only = _LETTER_ONLY.fullmatch(answer)
+    lone_letter = _LETTER_ONLY.fullmatch(answer)
     # A mere "a" is an article that nothing follows.
-    if only and answer != "a":
-        return _letter(only["letter"], options)
+    if lone_letter and answer != "a":
+        return _letter(lone_letter["letter"], options)
     stated = ""
     for match in _STATEMENT.finditer(answer):
         group = "letter" if match["letter"] else "correct"

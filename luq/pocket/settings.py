@@ -206,10 +206,8 @@ def check_same_training(folder: Path, config: TrainConfig) -> None:
         raise StoreError(f"{file} is damaged ({error}): train in another folder") from error
     settings = card(config)
     for name in settings:
-        unsaid = earlier_settings.get(name) in (
-            None,
-            "",
-        )  # in cards, which have the settings as given
+        # cards have the settings as they were given: some say nothing
+        unsaid = earlier_settings.get(name) in (None, "")
         if name not in CHANGEABLE and not unsaid and earlier_settings[name] != settings[name]:
             raise ConfigError(
                 f"{folder} holds a training with {name}={earlier_settings[name]}, and "

@@ -55,12 +55,15 @@ def write_report(request: Request) -> None:
 
 
 def _print(built: Report, out: Screen) -> None:
-    """The overview and the findings of each model, and what is not in the report."""
+    """The overview and the findings of each model, the claims, and what is not in the report."""
     for chapter in built.chapters:
         out.print(terminal.printable(chapter.overview))
         out.print(chapter.overview.note)
         for line in chapter.findings:
             out.print(f"- {line}")
+    for table in built.claims.tables[:1]:
+        out.print(terminal.printable(table))
+        out.print(table.note)
     for failure in built.failures:
         place = f"{failure.sweep}, {failure.name}"
         out.print(styled(("failed", "red"), f" {place}: {failure.message}"))

@@ -183,7 +183,7 @@ def along(study: Study, axis: str, reader: Reader, base: str | None = None) -> l
     Raises:
         ConfigError: there is no such axis, or no run has the base's value.
     """
-    values = _values(study, axis)
+    values = values_along(study, axis)
     if base is not None and base not in values:
         raise unknown(f"value of {axis}", base, values)
     if len(values) < 2:
@@ -206,7 +206,7 @@ def _base(axis: str, values: list[str]) -> str:
     return (of_entropy or values)[0]
 
 
-def _values(study: Study, axis: str) -> dict[str, Settings]:
+def values_along(study: Study, axis: str) -> dict[str, Settings]:
     """Value of the axis -> its runs by setting."""
     label = label_of(axis)
     is_of_tiers = axis == "weighting" or axis.startswith(("calibration", "quantizer."))
@@ -310,11 +310,15 @@ def _difference(name: str, a: Estimate, b: Estimate, n: int) -> Difference:
     return Difference(name, a.score, b.score, change, low, high, n, wins=0, ties=0, losses=0)
 
 
-def loss(record: RunRecord, reader: Reader) -> Difference | None:
-    """A run against its own 16-bit model: the mean of the benchmarks; None without answers."""
-    reader.know([record])
-    scores = reader.scores(record.key)
-    float_scores = reader.float_scores(record.key)
-    if not scores or not float_scores:
+def loss(runs: list[RunRecord], reader: Reader) -> Difference | None:
+    """A plan against its own 16-bit model: the mean of the benchmarks; None without answers.
+
+    Args:
+        runs: of the plan, a seed each.
+        reader: of the answers.
+    """
+    reader.know(runs)
+    if not _all_have(reader.scores, runs) or not _all_have(reader.float_scores, runs):
         return None
-    return paired(float_scores, scores)[-1]
+    float_scores = _averaged([runs], reader.float_scores)
+    return paired(float_scores, _averaged([runs], reader.scores))[-1]

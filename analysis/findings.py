@@ -8,19 +8,24 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.claims import NO, OPEN, YES
 from analysis.compare import Comparison, Reader, loss
 from analysis.frame import BASE, CHANGES, Study
 from analysis.loading import is_mixed
 from analysis.pareto import ParetoInfo
+from analysis.promise import ANY_MIX, LINEARS, ONE_TIER, PROMISE_LOSS, Size, best, runs_of, sizes
 from analysis.settings import differing, is_entropy, settings_of, without
 from analysis.steadiness import REVERSE, Steadiness, Steadinesses
 from luq.allocation.steadiness import Agreement
 from luq.evaluation.compare import Difference
 from pipelines.units import human
 
-# the paper: 40 % less memory than 4-bit with under 10 % loss
-PROMISE_SIZE = 0.40
-PROMISE_LOSS = 0.10
+HOLDS = {
+    YES: "holds here",
+    NO: "does not hold here",
+    OPEN: "cannot be told here: the interval of the loss holds 10 %",
+}
+OF_FILE = {NO: "not for the whole file", OPEN: "for the whole file it cannot be told"}
 CONTRAST = {"better": "beats", "worse": "loses to", "tie": "ties with"}
 # what the base does, where the other side is better or worse
 CONTRAST_OF_BASE = {"better": "loses to", "worse": "beats", "tie": "ties with"}
@@ -46,7 +51,7 @@ def headline(study: Study, info: ParetoInfo, reader: Reader) -> list[str]:
     table = info.points.merge(study.plans[["plan", *CHANGES]], on="plan", how="left")
     good = _within_promised_loss(table).sort_values("bytes")
     if good.empty:
-        return ["No plan keeps 90 % of the 16-bit score.", *promise(table)]
+        return ["No plan keeps 90 % of the 16-bit score.", *promise(study, reader)]
     best = good.iloc[0]
     retention = f"keeps {100 * best['retention']:.1f} % of the 16-bit score"
     difference = _loss(study, str(best["plan"]), reader)
@@ -69,54 +74,48 @@ def headline(study: Study, info: ParetoInfo, reader: Reader) -> list[str]:
             f"The smallest mix of tiers that does is {first['label']}: {human(first['bytes'])} "
             f"({larger:.1f} % larger), {100 * first['retention']:.1f} %."
         )
-    return [*sentences, *promise(table)]
+    return [*sentences, *promise(study, reader)]
 
 
-def promise(table: pd.DataFrame) -> list[str]:
+def promise(study: Study, reader: Reader) -> list[str]:
     """Whether a mix of layers is 40 % smaller than 4-bit with under 10 % loss, in sentences.
 
     The claim is one on mixes, so plans of one tier neither keep nor break it; where one of them
-    saves more at the same loss, a second sentence says so.
-
-    Args:
-        table: the points of the mean, with `linears_change` and `checkpoint_change`: by which share
-            the sizes differ from those of the 4-bit plan.
+    does it too, a second sentence says so.
     """
     claim = "The paper's claim, a mix of layers 40 % smaller than 4-bit with under 10 % loss,"
-    if not table["mixed"].any():
+    if not study.plans["mixed"].any():
         return [f"{claim} is not tested: no mix of layers is here."]
-    if table["linears_change"].isna().all():
+    if study.plans[LINEARS].isna().all():
         return [f"{claim} cannot be tested: no run all in {BASE} is here: run experiment={BASE}."]
-    good = _within_promised_loss(table).dropna(subset=list(CHANGES))
-    mixes = good[good["mixed"]]
-    if mixes.empty:
-        return [f"{claim} does not hold here: no mix loses at most 10 % of the 16-bit score."]
-    verdict = "does not hold here"
-    if mixes["checkpoint_change"].min() <= -PROMISE_SIZE:
-        verdict = "holds here"
-    elif mixes["linears_change"].min() <= -PROMISE_SIZE:
-        verdict = "holds here for the decoder's linears, not for the whole file"
-    best = mixes.sort_values("linears_change").iloc[0]
-    sentences = [
-        f"{claim} {verdict}: of the mixes that lose at most 10 %, {best['label']} is the smallest; "
-        f"{_sizes_and_loss(best)}."
-    ]
-    is_smaller = good["linears_change"] < best["linears_change"]
-    uniform = good[~good["mixed"] & is_smaller].sort_values("linears_change")
-    if len(uniform):
-        smaller = uniform.iloc[0]
+    plans = sizes(study, reader)
+    mixes = [plan for plan in plans if plan.of == ANY_MIX]
+    if not mixes:
+        return [f"{claim} does not hold here: all mixes have collapsed."]
+    of_linears = best([plan.of_linears for plan in mixes])
+    of_whole = best([plan.of_whole for plan in mixes])
+    verdict = HOLDS[of_linears]
+    example = next(plan for plan in mixes if plan.of_linears == of_linears)
+    if of_whole == YES:
+        verdict = HOLDS[YES]
+        example = next(plan for plan in mixes if plan.of_whole == YES)
+    elif of_linears == YES:
+        verdict = f"{HOLDS[YES]} for the decoder's linears, {OF_FILE[of_whole]}"
+    sentences = [f"{claim} {verdict}. {example.label}: {_sizes_and_loss(example)}."]
+    too = [plan for plan in plans if plan.of == ONE_TIER and plan.of_linears == YES]
+    if too:
         sentences.append(
-            f"One tier everywhere does it smaller: {smaller['label']}; {_sizes_and_loss(smaller)}."
+            f"{ONE_TIER.capitalize()} does it too: {too[0].label}; {_sizes_and_loss(too[0])}."
         )
     return sentences
 
 
-def _sizes_and_loss(plan: pd.Series) -> str:
-    loss = 100 * (1 - plan["retention"])
-    change = f"loses {loss:.1f} %" if loss > 0 else f"gains {-loss:.1f} %"
+def _sizes_and_loss(plan: Size) -> str:
+    loss = plan.loss
     return (
-        f"its linears are {_smaller(plan['linears_change'])} than {BASE}'s, its whole checkpoint "
-        f"{_smaller(plan['checkpoint_change'])}, and it {change} of the mean score"
+        f"its linears are {_smaller(plan.linears)} than {BASE}'s, its whole checkpoint "
+        f"{_smaller(plan.whole)}, and it loses {loss.score:.1f} % of the 16-bit mean score, 95 % "
+        f"interval {loss.low:.1f} to {loss.high:.1f}"
     )
 
 
@@ -126,16 +125,13 @@ def _smaller(share: float) -> str:
 
 
 def _within_promised_loss(table: pd.DataFrame) -> pd.DataFrame:
-    return table[~table["collapsed"] & (table["retention"] >= 1 - PROMISE_LOSS)]
+    return table[~table["collapsed"] & (table["retention"] >= 1 - PROMISE_LOSS / 100)]
 
 
 def _loss(study: Study, plan: str, reader: Reader) -> Difference | None:
-    """A plan's first run against its 16-bit model; None without a run or without answers."""
-    keys_of_plan = study.runs[study.runs["plan"] == plan]["key"]
-    if keys_of_plan.empty:
-        return None
-    record = next(record for record in study.records if record.key == keys_of_plan.iloc[0])
-    return loss(record, reader)
+    """A plan against its 16-bit model; None without a run or without answers."""
+    runs = runs_of(study, plan)
+    return loss(runs, reader) if runs else None
 
 
 def calibration(comparisons: Sequence[Comparison]) -> list[str]:

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import ablations, figures, findings, interactive, tables
+from analysis import ablations, claims_tables, figures, findings, interactive, tables
 from analysis.charts import Chart
 from analysis.compare import Reader
 from analysis.frame import studies
 from analysis.interactive import Plain, Spec
 from analysis.loading import Results
 from analysis.pareto import COLLAPSED
-from analysis.sections import Chapter
+from analysis.sections import Chapter, Section
 from luq.escaping import cell, file_name, markdown, markdown_code, visible
 from luq.evaluation.compare import MEAN
 from luq.store.writers import sole_writer
@@ -96,6 +96,7 @@ class Report:
     """What was built: its chapters, the files, and what was left out or failed."""
 
     chapters: list[Chapter]
+    claims: Section  # of the paper, over all chapters
     html: Path
     markdown: Path
     figures: dict[str, Path]
@@ -157,6 +158,7 @@ def _build(outputs: Path, title: str, loaded: Results, folder: Path) -> Report:
     export(chapters, scratch)
     report = Report(
         chapters,
+        claims_tables.section(chapters),
         folder / "report.html",
         folder / "report.md",
         images,

@@ -6,14 +6,16 @@ Scores and the ends of their intervals are in percent of the maximum.
 |---|---|
 | s, l, u | a score, the lower and the upper end of its interval |
 | c | the factor of a score in a sum |
+| m, e, n | the mean of a few draws, its standard error, how many there are |
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from statistics import fmean, stdev
 from typing import NamedTuple
 
-from luq.evaluation.compare import bootstrap
+from luq.evaluation.compare import EDGES, bootstrap
 
 QUANTILE = 1.959963984540054  # of the standard normal distribution, at 97.5 %
 Z = 1.96  # half a 95 % interval in standard errors
@@ -128,3 +130,30 @@ def over_runs(estimates: Sequence[Estimate]) -> Estimate:
     below = sum((estimate.score - estimate.low) ** 2 for estimate in estimates) / n
     above = sum((estimate.high - estimate.score) ** 2 for estimate in estimates) / n
     return Estimate(score, score - math.sqrt(below), score + math.sqrt(above))
+
+
+def student(mean: float, error: float, draws: int) -> Estimate:
+    """A mean over a few independent draws with Student's interval: m +- t(n - 1) e.
+
+    Args:
+        mean: over the draws, in any unit.
+        error: the mean's standard error.
+        draws: how many; one says nothing of the others, and its interval has no ends.
+    """
+    from scipy import stats  # late: `luq status` and `--help` must not wait for it
+
+    if draws < 2:
+        return Estimate(mean, -math.inf, math.inf)
+    upper_tail = EDGES[1]
+    reach = float(stats.t.ppf(upper_tail, draws - 1)) * error
+    return Estimate(mean, mean - reach, mean + reach)
+
+
+def of_draws(values: Sequence[float]) -> Estimate:
+    """The mean of what a few independent draws gave, such as calibration sets, with its interval.
+
+    e = s / sqrt(n), with s the standard deviation of the n values, n - 1 in its denominator.
+    """
+    n = len(values)
+    error = stdev(values) / math.sqrt(n) if n > 1 else 0.0
+    return student(fmean(values), error, n)

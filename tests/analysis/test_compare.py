@@ -186,11 +186,11 @@ def test_nothing_to_compare(tmp_path: Path, keep: Keep) -> None:
 
 def test_loss_against_its_own_16_bit_model(tmp_path: Path, keep: Keep) -> None:
     record = keep(multimodal(2), "1000", "1110")
-    lost = compare.loss(record, compare.Reader(tmp_path))
+    lost = compare.loss([record], compare.Reader(tmp_path))
     assert lost is not None
     assert (lost.a, lost.b, lost.mean) == (75.0, 25.0, -50.0)
     gone = with_answers(record, {"gqa": "gone"})
-    assert compare.loss(gone, compare.Reader(tmp_path)) is None
+    assert compare.loss([gone], compare.Reader(tmp_path)) is None
 
 
 def test_two_runs_are_compared_in_the_terminal(

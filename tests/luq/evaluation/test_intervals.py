@@ -95,3 +95,14 @@ def test_ours_is_scipy_s_bootstrap() -> None:
     assert mean == pytest.approx(values.mean())
     assert low == pytest.approx(expected.confidence_interval.low, abs=0.15 * error)
     assert high == pytest.approx(expected.confidence_interval.high, abs=0.15 * error)
+
+
+def test_students_interval_over_a_few_draws() -> None:
+    # t at 97.5 % with two degrees of freedom, from a table
+    reach = 4.302653 / math.sqrt(3)
+    assert intervals.of_draws([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.0 - reach, 2.0 + reach))
+    assert intervals.student(5.0, 0.1, 2) == pytest.approx((5.0, 5.0 - 1.27062, 5.0 + 1.27062))
+
+
+def test_one_draw_says_nothing_of_the_others() -> None:
+    assert intervals.of_draws([7.0]) == (7.0, -math.inf, math.inf)

@@ -36,13 +36,13 @@ def greedy(model: Any, tokens: int | None = None) -> "GenerationConfig":
     """
     from transformers import GenerationConfig
 
-    own = model.generation_config
+    checkpoint_config = model.generation_config
     return GenerationConfig(  # type: ignore[no-untyped-call]  # theirs
         do_sample=False,
         max_new_tokens=tokens,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.pad_token_id,
+        bos_token_id=checkpoint_config.bos_token_id,
+        eos_token_id=checkpoint_config.eos_token_id,
+        pad_token_id=checkpoint_config.pad_token_id,
     )
 
 

@@ -86,7 +86,8 @@ def installed(package: str) -> str:
 def grid_bytes(rows: int, columns: int, bits: int, group: int, zero_bits: int) -> int:
     """Bytes of codes in groups along rows, each with a 16-bit scale and a zero point."""
     groups = rows * -(-columns // group)
-    return -(-(rows * columns * bits + groups * (HALF_BITS + zero_bits)) // 8)
+    total_bits = rows * columns * bits + groups * (HALF_BITS + zero_bits)
+    return -(-total_bits // 8)  # rounded up
 
 
 def billm_bytes(rows: int, columns: int, block: int) -> int:

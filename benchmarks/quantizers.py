@@ -69,6 +69,7 @@ def published(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
         for j in range(end - start):
             codes = torch.clamp(torch.round(block[:, j] / scale) + zero, 0, 15)
             values[:, start + j] = scale * (codes - zero)
+            # the columns to come make up for the error: w -= (w_j - q_j) / U_jj U_j (GPTQ)
             error = (block[:, j] - values[:, start + j]) / triangle[j, j]
             block[:, j:] -= error[:, None] @ triangle[j, j:][None]
             errors[:, j] = error
@@ -110,7 +111,8 @@ def loops(n: int) -> Table:
             for run in pair:
                 run()
                 begun.append(time.perf_counter())
-            seconds += [(begun[1] - begun[0], begun[2] - begun[1])] if i else []
+            if i > 0:  # the first round warms up
+                seconds.append((begun[1] - begun[0], begun[2] - begun[1]))
         times = sorted(b / a for a, b in seconds)
         # medians
         search_seconds, loop_seconds = (sorted(s)[n // 2] for s in zip(*seconds, strict=True))

@@ -65,6 +65,7 @@ def least_error(hessian: torch.Tensor, bits: float) -> float:
     # with the k largest above the water, log2 t = mean of their log2 l_i - 2 bits n / k
     counts = torch.arange(1, len(positive) + 1)
     levels = logarithms.cumsum(0) / counts - 2 * bits * len(variances) / counts
+    # k is right if the k-th is still above its own level
     above = int((logarithms >= levels).sum())
     level = float(2 ** levels[above - 1])
     return float(positive.clamp_max(level).sum()) / total

@@ -204,6 +204,7 @@ def _filled_up(
         room = limit - size[rows, choices].sum()
         gained = error[rows, choices][:, None] - error
         added = size - size[rows, choices][:, None]
+        # error per byte; a better option that is no larger comes before all others
         rate = np.where((gained > 0) & (added <= room), gained / np.maximum(added, 1e-9), 0.0)
         part, option = np.unravel_index(int(rate.argmax()), rate.shape)
         if rate[part, option] <= 0:

@@ -271,5 +271,7 @@ def _weights(score: float, values: list[float], parts: list[str]) -> list[float]
     sizes = {part: parts.count(part) for part in parts}
     by_part = [1 / len(sizes) / sizes[part] for part in parts]
     mean_by_part = sum(w * v for w, v in zip(by_part, values, strict=True))
-    is_by_part = abs(mean_by_part - score) < abs(sum(values) / len(values) - score)
+    # lm-eval says the score, not its weights: those that come nearer to it
+    mean_of_all = sum(values) / len(values)
+    is_by_part = abs(mean_by_part - score) < abs(mean_of_all - score)
     return by_part if is_by_part else equal_weights

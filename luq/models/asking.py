@@ -75,7 +75,8 @@ def spelled_apart(text: str, tokens: frozenset[str]) -> str:
 def _spelled(tokens: frozenset[str]) -> re.Pattern[str]:
     """Matches every one of some tokens; of two that begin alike, the longer."""
     # A token of one character, or of spaces, is ordinary text.
-    longest_first = sorted((t for t in tokens if len(t.strip()) > 1), key=lambda t: (-len(t), t))
+    marks = [token for token in tokens if len(token.strip()) > 1]
+    longest_first = sorted(marks, key=lambda token: (-len(token), token))
     return re.compile("|".join(re.escape(token) for token in longest_first))
 
 

@@ -126,7 +126,10 @@ def _is_path(path: Tensor, states: Tensor, bits: float, window: int) -> bool:
     previous = torch.cat([states[:, None], path[:, :-1]], 1)
     shifts = code_widths(path.shape[1], bits).to(path.device)
     is_state = (path >= 0) & (path < 1 << window)
-    follows = path >> shifts == (previous << shifts & ((1 << window) - 1)) >> shifts
+    # A code moves the window on: the state's bits before the code were the last ones of the
+    # state before it.
+    moved = previous << shifts & ((1 << window) - 1)
+    follows = path >> shifts == moved >> shifts
     return bool((is_state & follows).all())
 
 

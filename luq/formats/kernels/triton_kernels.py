@@ -105,7 +105,8 @@ def binary(
         value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
             tl.float32
         )
-        total += tl.sum((first_order + tl.where(is_salient, second_order, 0.0)) * value[None, :], 1)
+        weight = first_order + tl.where(is_salient, second_order, 0.0)
+        total += tl.sum(weight * value[None, :], 1)
     tl.store(y + token * rows + row, total, mask=row < rows)
 
 
@@ -137,7 +138,8 @@ def ternary(
         value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
             tl.float32
         )
-        total += tl.sum((digit % 3 - 1).to(tl.float32) * scale * value[None, :], 1)
+        weight = (digit % 3 - 1).to(tl.float32) * scale
+        total += tl.sum(weight * value[None, :], 1)
     tl.store(y + token * rows + row, total, mask=row < rows)
 
 

@@ -89,8 +89,8 @@ def named_tier(tier: str | TierConfig | Mapping[str, Any]) -> NamedTier:
             f"a tier of type {type(tier).__name__} is not possible: give a name such as "
             "'gptq4', a tier such as TrellisTier(bits=2), or a dict with its method"
         )
-    for name, known in NAMED_TIERS.items():
-        if type(known) is type(tier) and known == tier:
+    for name, listed_tier in NAMED_TIERS.items():
+        if type(listed_tier) is type(tier) and listed_tier == tier:
             return NamedTier(name, tier)
     return NamedTier(_label(tier), tier)
 

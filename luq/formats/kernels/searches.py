@@ -131,10 +131,13 @@ def _agrees(
 
 def _is_path(path: Tensor, states: Tensor, bits: float, window: int) -> bool:
     """Whether each state follows from the one before it."""
-    before = torch.cat([states[:, None], path[:, :-1]], 1)
+    previous = torch.cat([states[:, None], path[:, :-1]], 1)
     shifts = code_widths(path.shape[1], bits).to(path.device)
     is_state = (path >= 0) & (path < 1 << window)
-    follows = path >> shifts == (before << shifts & ((1 << window) - 1)) >> shifts
+    # A code moves the window on: the state's bits before the code were the last ones of the
+    # state before it.
+    moved = previous << shifts & ((1 << window) - 1)
+    follows = path >> shifts == moved >> shifts
     return bool((is_state & follows).all())
 
 
@@ -177,20 +180,20 @@ def _cpu_search(
 
 
 def billm_errors(
-    target: Float32[Tensor, "out n"], what: Float[Tensor, " tried"] | int
+    target: Float32[Tensor, "out n"], tried: Float[Tensor, " tried"] | int
 ) -> Float64[Tensor, " candidates"] | None:
     """Summed squared errors of BiLLM's candidates.
 
     Args:
         target: The weights [out, n] of a block.
-        what: Rising thresholds: of splits by magnitude. A number: of 1 .. so many leading columns
+        tried: Rising thresholds: of splits by magnitude. A number: of 1 .. so many leading columns
             as the salient ones, they and the others stored twice.
     """
     fits = target.device.type == "cpu" and target.shape[1] <= WIDEST_BLOCK
     kernels = library() if fits else None
     if kernels is None or not _billm_agrees(kernels):
         return None
-    return _compiled_errors(kernels, target, what)
+    return _compiled_errors(kernels, target, tried)
 
 
 def four_levels(
@@ -225,15 +228,15 @@ def four_levels(
 
 
 def _compiled_errors(
-    kernels: ctypes.CDLL, target: Float32[Tensor, "out n"], what: Float[Tensor, " tried"] | int
+    kernels: ctypes.CDLL, target: Float32[Tensor, "out n"], tried: Float[Tensor, " tried"] | int
 ) -> Float64[Tensor, " candidates"]:
     rows, columns = target.shape
     target = target.contiguous()
-    if isinstance(what, int):
-        errors = torch.empty(rows, what, dtype=torch.double)
-        kernels.luq_billm_salient(address(target), address(errors), *longs(rows, columns, what))
+    if isinstance(tried, int):
+        errors = torch.empty(rows, tried, dtype=torch.double)
+        kernels.luq_billm_salient(address(target), address(errors), *longs(rows, columns, tried))
         return errors.sum(0)
-    thresholds = what.contiguous()
+    thresholds = tried.contiguous()
     errors = torch.empty(rows, len(thresholds), dtype=torch.double)
     pointers = [address(tensor) for tensor in (target, thresholds, errors)]
     kernels.luq_billm_split(*pointers, *longs(rows, columns, len(thresholds)))
@@ -246,9 +249,9 @@ def _billm_agrees(kernels: ctypes.CDLL) -> bool:
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(3, 37, generator=generator)
     thresholds = target.abs().flatten().quantile(torch.linspace(0.1, 0.9, 5))
-    for what in (thresholds, 20):
-        compiled = _compiled_errors(kernels, target, what)
-        if not torch.allclose(compiled, _plain_errors(target, what), rtol=1e-3):
+    for tried in (thresholds, 20):
+        compiled = _compiled_errors(kernels, target, tried)
+        if not torch.allclose(compiled, _plain_errors(target, tried), rtol=1e-3):
             log.warning(
                 "the compiled errors of BiLLM's candidates are other ones than torch's: torch"
                 " computes them, which is slower"
@@ -258,23 +261,23 @@ def _billm_agrees(kernels: ctypes.CDLL) -> bool:
 
 
 def _plain_errors(
-    target: Float32[Tensor, "out n"], what: Float[Tensor, " tried"] | int
+    target: Float32[Tensor, "out n"], tried: Float[Tensor, " tried"] | int
 ) -> Float64[Tensor, " candidates"]:
     """As `billm_errors`, a row and a candidate at a time."""
-    place = torch.arange(target.shape[1])
-    if isinstance(what, int):
-        groups = [place < count for count in range(1, what + 1)]
+    columns = torch.arange(target.shape[1])
+    if isinstance(tried, int):
+        groups = [columns < count for count in range(1, tried + 1)]
         masks = [group.expand_as(target) for group in groups]
     else:
-        masks = [target.abs() <= threshold for threshold in what]
+        masks = [target.abs() <= threshold for threshold in tried]
     errors = torch.zeros(len(masks), dtype=torch.double)
     for candidate, mask in enumerate(masks):
         for row, chosen in zip(target.double(), mask, strict=True):
             for part in (row[chosen], row[~chosen]):
-                rest = _binarization_error(part)
-                if isinstance(what, int):  # stored twice
-                    rest = _binarization_error(rest)
-                errors[candidate] += rest.square().sum()
+                residual = _binarization_error(part)
+                if isinstance(tried, int):  # stored twice
+                    residual = _binarization_error(residual)
+                errors[candidate] += residual.square().sum()
     return errors
 
 

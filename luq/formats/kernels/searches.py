@@ -1,4 +1,4 @@
-"""Compiled searches: Viterbi's for trellis codes, and the errors of BiLLM's candidates.
+"""Compiled searches: Viterbi's for trellis codes, the errors of BiLLM's candidates, its values.
 
 None where there is no compiler, and then the methods search in torch.
 """
@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32, Float64, Int32, Integer
+from jaxtyping import Float, Float32, Float64, Int32, Int64, Integer
 from torch import Tensor
 
 from luq.formats.kernels.cpu import address, library, longs, quarters
@@ -22,6 +23,13 @@ WIDEST_BLOCK = 1024  # columns, for which cpu.c has room
 SMALLEST_STEMS = 4  # bits of a window beyond a code's: cpu.c takes sixteen stems at a time
 FAR = 1e30  # cost of a state in which no path begins
 Path = Int32[Tensor, "sequences length"]
+
+
+class FourLevels(NamedTuple):
+    """Four values for each row, rising, and each row's error."""
+
+    levels: Float64[Tensor, "out 4"]
+    errors: Float64[Tensor, " out"]
 
 
 @lru_cache(maxsize=1)
@@ -186,6 +194,37 @@ def billm_errors(
     if kernels is None or not _billm_agrees(kernels):
         return None
     return _compiled_errors(kernels, target, tried)
+
+
+def four_levels(
+    values: Float32[Tensor, "out n"],
+    order: Int64[Tensor, "out n"],
+    importance: Float32[Tensor, " n"],
+    start: Float64[Tensor, " 4"],
+    paired: bool,
+    turns: int,
+) -> FourLevels | None:
+    """As `luq.quantization.lloyd.SortedRows.fit`, compiled; None where nothing compiled can do it.
+
+    Args:
+        values: Rows in rising order.
+        order: The column of each value.
+        importance: Of the columns.
+        start: Where the four levels begin, in standard deviations.
+        paired: Whether they are c - u, c - v, c + v, c + u.
+        turns: Of Lloyd's algorithm.
+    """
+    fits = values.device.type == "cpu" and values.shape[1] <= WIDEST_BLOCK
+    kernels = library() if fits else None
+    if kernels is None:
+        return None
+    rows, columns = values.shape
+    levels = torch.empty(rows, len(start), dtype=torch.double)
+    errors = torch.empty(rows, dtype=torch.double)
+    inputs = [tensor.contiguous() for tensor in (values, order, importance, start)]
+    pointers = [address(tensor) for tensor in (*inputs, levels, errors)]
+    kernels.luq_four_levels(*pointers, *longs(rows, columns, int(paired), turns))
+    return FourLevels(levels, errors)
 
 
 def _compiled_errors(

@@ -27,7 +27,7 @@ from luq.quantization import hessian as hessians
 from luq.quantization.coder import Coder, GridRounding, SweptRows
 from luq.quantization.feedback import Ahead
 from luq.quantization.grid import Grid, fit, pack_on_grid
-from luq.quantization.hessian import Factor, HessianCache
+from luq.quantization.hessian import HessianCache, UnitFactor
 
 
 class Gptq:
@@ -35,7 +35,7 @@ class Gptq:
 
     def __init__(self, tier: GptqTier) -> None:
         self.tier = tier
-        self.factors: HessianCache[Factor] = HessianCache()
+        self.factors: HessianCache[UnitFactor] = HessianCache()
 
     def quantize(self, weight: Float[Tensor, "out in"], hessian: Tensor | None) -> IntegerWeight:
         """As in `Quantizer`."""
@@ -61,7 +61,7 @@ def codes_on_grid(
     tier: GptqTier | TernaryTier,
     levels: int,
     symmetric: bool,
-    factors: HessianCache[Factor],
+    factors: HessianCache[UnitFactor],
 ) -> Coded:
     """GPTQ's codes for a weight, on a grid per row and group of columns.
 
@@ -84,11 +84,11 @@ def codes_on_grid(
     if tier.act_order:
         order = torch.argsort(importance, descending=True, stable=True)
     damping = tier.damping
-    factor = factors.get(hessian, lambda: hessians.factorize(hessian, damping, order))
+    factor = factors.get(hessian, lambda: hessians.decompose(hessian, damping, order))
     size = columns_per_group(columns, tier.group_size)
-    coder = Coder(target, hessian, factor.upper, order, size, tier.block, tier.descent)
+    coder = Coder(target, hessian, factor, order, size, tier.block, tier.descent)
 
-    unmended = torch.empty_like(importance).index_copy_(0, order, coder.unmended)
+    unmended = torch.empty_like(importance).index_copy_(0, order, factor.unmended)
 
     def swept(importance: Float[Tensor, " in"]) -> SweptRows[Grid]:
         grid = fit(target, levels, size, symmetric, importance, tier.clip_steps)

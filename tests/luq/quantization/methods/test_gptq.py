@@ -9,7 +9,7 @@ from luq.config import Float16Tier, GptqTier, RtnTier, TernaryTier
 from luq.errors import DataError
 from luq.quantization.feedback import sweep
 from luq.quantization.grid import fit
-from luq.quantization.hessian import factorize
+from luq.quantization.hessian import decompose
 from luq.quantization.methods import make_quantizer
 from luq.quantization.methods.gptq import Gptq, RefittingRounding
 from luq.quantization.methods.rtn import Rtn
@@ -317,7 +317,7 @@ def test_grids_fitted_on_the_way_leave_the_first_grid_as_it_is() -> None:
     scale = grid.scale.clone()
     group = torch.arange(32) // 16
     rounding = RefittingRounding(grid, group, 16, False, torch.ones(32), clip_steps=0)
-    sweep(weight, factorize(correlated(100, 32), 0.01).upper, 32, rounding)
+    sweep(weight, decompose(correlated(100, 32), 0.01), 32, rounding)
     assert torch.equal(grid.scale, scale)
     assert torch.equal(rounding.grid.scale[:, 0], scale[:, 0])
     assert not torch.equal(rounding.grid.scale[:, 1], scale[:, 1])

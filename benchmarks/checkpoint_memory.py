@@ -77,10 +77,10 @@ def source(folder: Path, layers: int) -> Path:
     """
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    told = json.loads((POCKET / "pocket_llava" / "config.json").read_text())
-    told["text_config"] |= TEXT | {"num_hidden_layers": layers}
+    settings = json.loads((POCKET / "pocket_llava" / "config.json").read_text())
+    settings["text_config"] |= TEXT | {"num_hidden_layers": layers}
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(LlavaConfig(**told)).half()
+    model = LlavaForConditionalGeneration(LlavaConfig(**settings)).half()
     model.save_pretrained(folder)
     for name in (
         "tokenizer.json",
@@ -92,7 +92,7 @@ def source(folder: Path, layers: int) -> Path:
     return folder
 
 
-def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
+def packed(folder: Path, tier: str, layers: int, target: Path) -> Path:
     """The source with all of its layers in a tier, as a folder."""
     from transformers import AutoModelForImageTextToText
 
@@ -102,19 +102,21 @@ def packed(folder: Path, tier: str, layers: int, into: Path) -> Path:
         quick = RtnTier(quick.bits, quick.group_size, quick.symmetric)
     elif isinstance(quick, TrellisTier):
         quick = replace(quick, window=8)
-    quantizer, same = make_quantizer(quick), dict[int, torch.Tensor]()
+    quantizer = make_quantizer(quick)
+    hessians: dict[int, torch.Tensor] = {}  # identities, by columns
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float16)
     places = []
     for i, layer in enumerate(model.model.language_model.layers):
-        place = into.with_name(f"{into.name}-{i}")
+        place = target.with_name(f"{target.name}-{i}")
         place.mkdir()
         weights = {n: layer.get_submodule(n).weight.detach().float() for n in LINEARS}
         for weight in weights.values():
-            same.setdefault(weight.shape[1], torch.eye(weight.shape[1]))
-        write_layer(place, {n: quantizer.quantize(w, same[w.shape[1]]) for n, w in weights.items()})
+            hessians.setdefault(weight.shape[1], torch.eye(weight.shape[1]))
+        linears = {n: quantizer.quantize(w, hessians[w.shape[1]]) for n, w in weights.items()}
+        write_layer(place, linears)
         places.append(place)
     del model
-    return export(PackedModel(folder, places, Allocation((tier,) * layers)), into)
+    return export(PackedModel(folder, places, Allocation((tier,) * layers)), target)
 
 
 def probe(folder: Path, dtype: str) -> dict[str, float]:
@@ -125,8 +127,8 @@ def probe(folder: Path, dtype: str) -> dict[str, float]:
         text=True,
         check=True,
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measurements: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measurements
 
 
 def main() -> None:
@@ -136,8 +138,9 @@ def main() -> None:
     parser.add_argument(
         "--dtype", default="float16", help="of what stays 16-bit and of the activations"
     )
-    arguments, out = parser.parse_args(), Console(highlight=False, width=130)
-    shown = Table(
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=130)
+    table = Table(
         title=f"{arguments.layers} decoder layers of LLaVA-1.5-7B's shapes, MB",
         title_justify="left",
     )
@@ -150,7 +153,7 @@ def main() -> None:
         "answering, peak",
         "ms a token",
     ):
-        shown.add_column(name, justify="left" if name == "folder" else "right")
+        table.add_column(name, justify="left" if name == "folder" else "right")
     with tempfile.TemporaryDirectory() as scratch:
         base = source(Path(scratch) / "source", arguments.layers)
         folders = {"16 bit, as it came": base}
@@ -159,14 +162,23 @@ def main() -> None:
         }
         for name, folder in folders.items():
             files = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-            told = probe(folder, arguments.dtype)
-            over = (told["loading"] - told["interpreter"]) / files
-            cells = [files, told["weights"], told["loading"], told["answering"]]
+            measurements = probe(folder, arguments.dtype)
+            loading_share = (measurements["loading"] - measurements["interpreter"]) / files
+            cells = [
+                files,
+                measurements["weights"],
+                measurements["loading"],
+                measurements["answering"],
+            ]
             megabytes = [f"{c / 1e6:.0f}" for c in cells]
-            shown.add_row(
-                name, *megabytes[:3], f"{over:.2f}", megabytes[3], f"{1e3 * told['token']:.0f}"
+            table.add_row(
+                name,
+                *megabytes[:3],
+                f"{loading_share:.2f}",
+                megabytes[3],
+                f"{1e3 * measurements['token']:.0f}",
             )
-    out.print(shown)
+    out.print(table)
 
 
 if __name__ == "__main__":

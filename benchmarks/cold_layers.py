@@ -69,28 +69,29 @@ def main() -> None:
     parser.add_argument("--tiers", nargs="+", default=["float16", "rtn4"], help="that need no data")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be written")
-    arguments, out = parser.parse_args(), Console(highlight=False, width=110)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=110)
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch) / "model"
         if not folder.exists():
             write(folder, "llava_1_5_7b", LAYERS, BLOCKS)
         vlm = load(checkpoint(ModelConfig("shapes", str(folder), device="cpu", stream=True)))
-        shown = Table(title=f"{LAYERS - 1} layers of LLaVA-1.5-7B, streamed", title_justify="left")
-        shown.add_column("tier")
-        shown.add_column("weight files")
+        table = Table(title=f"{LAYERS - 1} layers of LLaVA-1.5-7B, streamed", title_justify="left")
+        table.add_column("tier")
+        table.add_column("weight files")
         for name in ("seconds", "CPU seconds", "range"):
-            shown.add_column(name, justify="right")
+            table.add_column(name, justify="right")
         for name, tier in named_tiers(arguments.tiers).items():
-            taken: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+            times: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
             for _ in range(arguments.rounds):
                 for way in WAYS:
-                    taken[way].append(pack(vlm, folder, tier, way))
-            for way, pairs in taken.items():
+                    times[way].append(pack(vlm, folder, tier, way))
+            for way, pairs in times.items():
                 seconds = statistics.median(pair[0] for pair in pairs)
                 cpu = [pair[1] for pair in pairs]
                 spread = f"{min(cpu):.2f} to {max(cpu):.2f}"
-                shown.add_row(name, way, f"{seconds:.2f}", f"{statistics.median(cpu):.2f}", spread)
-    out.print(shown)
+                table.add_row(name, way, f"{seconds:.2f}", f"{statistics.median(cpu):.2f}", spread)
+    out.print(table)
 
 
 if __name__ == "__main__":

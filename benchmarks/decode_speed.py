@@ -52,18 +52,16 @@ def rounds(contestants: dict[str, Callable[[], object]], n: int) -> dict[str, np
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def ratio(base: np.ndarray, other: np.ndarray) -> str:
-    low, middle, high = np.percentile(base / other, (10, 50, 90))
+def ratio(base_seconds: np.ndarray, seconds: np.ndarray) -> str:
+    low, middle, high = np.percentile(base_seconds / seconds, (10, 50, 90))
     return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def one_linear(size: int, n: int) -> Table:
     """A square linear in every tier, one token."""
     generator = torch.Generator().manual_seed(0)
-    weight, x = (
-        torch.randn(size, size, generator=generator) * 0.02,
-        torch.randn(1, size, generator=generator),
-    )
+    weight = torch.randn(size, size, generator=generator) * 0.02
+    x = torch.randn(1, size, generator=generator)
     hessian = torch.eye(size)
     runs: dict[str, Callable[[], object]] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
@@ -79,16 +77,16 @@ def one_linear(size: int, n: int) -> Table:
     seconds = rounds(
         {name: lambda r=run: [r() for _ in range(repeat)] for name, run in runs.items()}, n
     )
-    shown = Table(
+    table = Table(
         title=f"{size} x {size}, one token, {torch.get_num_threads()} threads, n={n}",
         title_justify="left",
     )
     for column in ("", "ms", "against fp32", "against bf16", "against fp16"):
-        shown.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left")
     for name, values in seconds.items():
         cells = [ratio(seconds[base], values) for base in ("fp32", "bf16", "fp16")]
-        shown.add_row(name, f"{1e3 * np.median(values) / repeat:.2f}", *cells)
-    return shown
+        table.add_row(name, f"{1e3 * np.median(values) / repeat:.2f}", *cells)
+    return table
 
 
 def generation(n: int, scratch: Path) -> Table:
@@ -103,7 +101,8 @@ def generation(n: int, scratch: Path) -> Table:
     }
     layers = models["16 bit"].model.language_model.layers
     for name, tier in TIERS.items():
-        quantizer, folders = make_quantizer(tier), []
+        quantizer = make_quantizer(tier)
+        folders = []
         for i, layer in enumerate(layers):
             folder = scratch / f"{name}-{i}"
             folder.mkdir()
@@ -121,7 +120,7 @@ def generation(n: int, scratch: Path) -> Table:
             target, dtype=torch.float32
         ).eval()
     ids = torch.arange(40, 72)[None]
-    given = {
+    settings = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "do_sample": False,
@@ -129,16 +128,16 @@ def generation(n: int, scratch: Path) -> Table:
     }
     with torch.no_grad():
         runs = {
-            k: lambda m=m: m.generate(**given, min_new_tokens=TOKENS, max_new_tokens=TOKENS)
+            k: lambda m=m: m.generate(**settings, min_new_tokens=TOKENS, max_new_tokens=TOKENS)
             for k, m in models.items()
         }
         seconds = rounds(runs, n)
-    shown = Table(title=f"pocket_llava from folders, {TOKENS} tokens, n={n}", title_justify="left")
+    table = Table(title=f"pocket_llava from folders, {TOKENS} tokens, n={n}", title_justify="left")
     for column in ("", "tokens/s", "against 16 bit"):
-        shown.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left")
     for name, values in seconds.items():
-        shown.add_row(name, f"{TOKENS / np.median(values):.0f}", ratio(seconds["16 bit"], values))
-    return shown
+        table.add_row(name, f"{TOKENS / np.median(values):.0f}", ratio(seconds["16 bit"], values))
+    return table
 
 
 def main() -> None:
@@ -146,7 +145,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int)
-    arguments, out = parser.parse_args(), Console(highlight=False, width=110)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=110)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     out.print(one_linear(arguments.size, arguments.rounds))

@@ -73,7 +73,9 @@ class Peak(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.own, self.mapped, self.done = 0.0, 0.0, threading.Event()
+        self.own = 0.0
+        self.mapped = 0.0
+        self.done = threading.Event()
 
     def run(self) -> None:
         while not self.done.wait(0.02):
@@ -86,10 +88,8 @@ class Peak(threading.Thread):
                 for words in lines
                 if words[0] in ("RssAnon:", "RssFile:")
             }
-            self.own, self.mapped = (
-                max(self.own, kinds["RssAnon:"]),
-                max(self.mapped, kinds["RssFile:"]),
-            )
+            self.own = max(self.own, kinds["RssAnon:"])
+            self.mapped = max(self.mapped, kinds["RssFile:"])
 
     def stop(self) -> tuple[float, float]:
         self.done.set()
@@ -130,19 +130,20 @@ def measure(folder: Path, answer: multiprocessing.Queue) -> None:
     peak.start()
     first_ids = choose(questions, Subset("all"))[:64]
     ask(lm, questions, first_ids, Predictions(folder / "warm.jsonl"))
-    few = peak.stop()
+    peak_of_few = peak.stop()
     peak = Peak()
     begun = time.perf_counter()
     peak.start()
     ask(lm, questions, choose(questions, Subset("all")), Predictions(folder / "kept.jsonl"))
-    answer.put((few, peak.stop(), time.perf_counter() - begun))
+    answer.put((peak_of_few, peak.stop(), time.perf_counter() - begun))
 
 
 def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     for count in [int(a) for a in sys.argv[1:]] or [100, 1000, 5000]:
         with tempfile.TemporaryDirectory() as scratch:
-            folder, answer = Path(scratch), spawn.Queue()
+            folder = Path(scratch)
+            answer = spawn.Queue()
             write(folder / "docvqa.parquet", count)
             size = (folder / "docvqa.parquet").stat().st_size / 1e6
             first = spawn.Process(target=prepare, args=(folder,))
@@ -150,12 +151,13 @@ def main() -> None:
             first.join()
             process = spawn.Process(target=measure, args=(folder, answer))
             process.start()
-            few, all_, seconds = answer.get()
+            peak_of_few, peak_of_all, seconds = answer.get()
             process.join()
             out.print(
-                f"{count:>5} pages, {size:6.0f} MB of parquet: own memory {all_[0]:.0f} MB "
-                f"({all_[0] - few[0]:+.0f} MB over the first 64 questions), "
-                f"mapped files {all_[1]:.0f} MB ({all_[1] - few[1]:+.0f}); {seconds:.0f} s"
+                f"{count:>5} pages, {size:6.0f} MB of parquet: own memory {peak_of_all[0]:.0f} MB "
+                f"({peak_of_all[0] - peak_of_few[0]:+.0f} MB over the first 64 questions), "
+                f"mapped files {peak_of_all[1]:.0f} MB "
+                f"({peak_of_all[1] - peak_of_few[1]:+.0f}); {seconds:.0f} s"
             )
 
 

@@ -67,11 +67,11 @@ def bare(vlm: VLM, questions: Questions, ids: list[int], limit: int) -> list[str
             inputs = vlm.processor(
                 images=images, text=[prompts[i] for i in batch], padding=True, return_tensors="pt"
             )
-            made = vlm.model.generate(
+            sequences = vlm.model.generate(
                 **inputs, max_new_tokens=limit, do_sample=False, stopping_criteria=stop
             )
             answers = vlm.processor.batch_decode(
-                made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+                sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
             )
             texts |= {i: answer.split("\n")[0] for i, answer in zip(batch, answers, strict=True)}
     return [texts[i] for i in ids]
@@ -132,29 +132,26 @@ def main() -> None:
             questions = evaluation_table(name, config, folder / "cache").open(tools)
             ids = choose(questions, subset(config.split, config.samples, config.seed))
             limit = task_config(name)["generation_kwargs"]["max_gen_toks"]
-            same = sum(
-                a == b
-                for a, b in zip(
-                    ours(lm, questions, ids, folder), bare(vlm, questions, ids, limit), strict=True
-                )
-            )
-            took: dict[str, list[float]] = {"ours": [], "bare": []}
+            answers = ours(lm, questions, ids, folder)
+            bare_answers = bare(vlm, questions, ids, limit)
+            same_answers = sum(a == b for a, b in zip(answers, bare_answers, strict=True))
+            milliseconds: dict[str, list[float]] = {"ours": [], "bare": []}
             for _ in range(REPEATS):
-                for which in took:
+                for way in milliseconds:
                     begun = time.perf_counter()
-                    if which == "ours":
+                    if way == "ours":
                         ours(lm, questions, ids, folder)
                     else:
                         bare(vlm, questions, ids, limit)
-                    took[which].append(1000 * (time.perf_counter() - begun) / len(ids))
-            ratios.append(median(took["ours"]) / median(took["bare"]))
-            pairs = [a / b for a, b in zip(took["ours"], took["bare"], strict=True)]
+                    milliseconds[way].append(1000 * (time.perf_counter() - begun) / len(ids))
+            ratios.append(median(milliseconds["ours"]) / median(milliseconds["bare"]))
+            pairs = [a / b for a, b in zip(milliseconds["ours"], milliseconds["bare"], strict=True)]
             out.print(
                 f"{name:<10} {len(ids)} questions, batches of {BATCH}: "
-                f"ours {median(took['ours']):.2f} ms, "
-                f"bare {median(took['bare']):.2f} ms per question (medians of {REPEATS}); "
+                f"ours {median(milliseconds['ours']):.2f} ms, "
+                f"bare {median(milliseconds['bare']):.2f} ms per question (medians of {REPEATS}); "
                 f"ratio {ratios[-1]:.3f} [{min(pairs):.3f}, {max(pairs):.3f}]; "
-                f"{same} answers the same"
+                f"{same_answers} answers the same"
             )
     out.print(f"ratio, mean over benchmarks: {sum(ratios) / len(ratios):.3f}")
 

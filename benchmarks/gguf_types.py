@@ -140,14 +140,14 @@ def by_ggml(kind: str, library: ctypes.CDLL) -> Quantizer:
 def contenders_of(types: list[str], tiers: list[str], ggml: Path | None) -> list[Contender]:
     """All ways to make each type, and tiers beside them."""
     library = None if ggml is None else ctypes.CDLL(str(ggml))
-    found: list[Contender] = []
+    contenders: list[Contender] = []
     for kind in types:
-        found.append(Contender(kind, FEEDBACK, by_feedback(kind)))
-        found.append(Contender(kind, "nearest", by_nearest(kind)))
+        contenders.append(Contender(kind, FEEDBACK, by_feedback(kind)))
+        contenders.append(Contender(kind, "nearest", by_nearest(kind)))
         if library is not None:
-            found.append(Contender(kind, "ggml", by_ggml(kind, library)))
-    found += [Contender(name, FEEDBACK, by_feedback(name)) for name in tiers]
-    return found
+            contenders.append(Contender(kind, "ggml", by_ggml(kind, library)))
+    contenders += [Contender(name, FEEDBACK, by_feedback(name)) for name in tiers]
+    return contenders
 
 
 class Scene(NamedTuple):

@@ -113,13 +113,13 @@ class Bench:
         packed = Packed(graph.layers(allocation), graph.parts(None))
         return self.measure(contestant.label, packed, graph.rest, bars)
 
-    def measure(self, label: str, packed: Packed, rest: Rest, bars: Progress) -> Result:
+    def measure(self, label: str, packed: Packed, float_rest: Rest, bars: Progress) -> Result:
         """Make what is packed, and read the text with it.
 
         Args:
             label: for people.
             packed: layers, and parts beside them.
-            rest: what there is beside the layers in 16 bit.
+            float_rest: what there is beside the layers in 16 bit.
             bars: show how far it is.
         """
         store = self.model.store
@@ -133,7 +133,7 @@ class Bench:
         end_walk(store.tools)
         parts = {part.part: store.get(part).size() for part in packed.parts}
         seconds = time.process_time() - begun
-        rest_bytes = sum(rest_ledger(store.get(rest).ledger, parts).values())
+        rest_bytes = sum(rest_ledger(store.get(float_rest).ledger, parts).values())
         losses = text_losses(installed(self.model.checkpoint, packed, store.tools), self.windows)
         bits = 8 * layers_bytes / weights
         return Result(label, bits, layers_bytes + rest_bytes, seconds, losses)

@@ -185,10 +185,10 @@ def contestants(source: Path, low: int, threads: int, scratch: Path) -> list[Con
     layers = luq.load(str(source)).vlm.layers
     n = len(layers)
     sees_images = sees(read_config(source))
-    found: list[Contestant] = []
+    loaded: list[Contestant] = []
 
     def add(name: str, size: int, runner: InTransformers | InLlamaCpp) -> None:
-        found.append(Contestant(name, size, runner.read, runner.write))
+        loaded.append(Contestant(name, size, runner.read, runner.write))
 
     def add_gguf(name: str, file: Path) -> None:
         add(f"llama.cpp: {name}", file.stat().st_size, InLlamaCpp(file, threads))
@@ -214,18 +214,18 @@ def contestants(source: Path, low: int, threads: int, scratch: Path) -> list[Con
         f"LUQ, iq1_m in {low} of {n}, q4_k": ["iq1_m"] * low + ["q4_k"] * (n - low),
     }
     for name, tiers in plans.items():
-        target = scratch / f"gguf{len(found)}"
+        target = scratch / f"gguf{len(loaded)}"
         add_gguf(name, gguf_folder.export(packed(source, layers, tiers, scratch), target) / MODEL)
-    return found
+    return loaded
 
 
-def table_of(found: list[Contestant], title: str) -> Table:
+def table_of(loaded: list[Contestant], title: str) -> Table:
     """Medians, and the ratio of writing to Q4_K_M's."""
     table = Table(title=title, title_justify="left")
     for column in ("", "MB", "tokens/s, read", "tokens/s, written", "against Q4_K_M"):
         table.add_column(column, justify="right" if column else "left")
-    (base,) = (each for each in found if "Q4_K_M" in each.name)
-    for each in found:
+    (base,) = (each for each in loaded if "Q4_K_M" in each.name)
+    for each in loaded:
         ratios = np.array(base.writing) / np.array(each.writing)
         low, middle, high = np.percentile(ratios, (10, 50, 90))
         table.add_row(
@@ -250,15 +250,15 @@ def main() -> None:
         scratch = Path(name)
         shipped = WEIGHTS / (arguments.pocket or "")
         source = shipped if arguments.pocket else random_llama(scratch / "model")
-        found = contestants(source, arguments.low, arguments.threads, scratch)
+        loaded = contestants(source, arguments.low, arguments.threads, scratch)
         generator = torch.Generator().manual_seed(0)
         for number in range(arguments.rounds + 1):
             prompt = torch.randint(300, VOCABULARY, (PROMPT,), generator=generator).tolist()
-            for each in found:
+            for each in loaded:
                 each.round(prompt, counts=number > 0)
         model = arguments.pocket or "random Llama"
         title = f"{model}, {arguments.threads} threads, n={arguments.rounds}"
-        Console(highlight=False, width=110).print(table_of(found, title))
+        Console(highlight=False, width=110).print(table_of(loaded, title))
 
 
 if __name__ == "__main__":

@@ -91,12 +91,12 @@ def main() -> None:
         for tokens in arguments.tokens:
             x = torch.randn(tokens, size)
             exact = kernel.linear if tokens <= kernel.few_tokens else kernel.tiled
-            more = () if tokens <= kernel.few_tokens else (torch.float32,)
+            extra_arguments = () if tokens <= kernel.few_tokens else (torch.float32,)
             half = (x.bfloat16(), plain.bfloat16())
             runs = {
-                "exact": lambda run=exact, given=(x, *more): run(*given),
+                "exact": lambda run=exact, factors=(x, *extra_arguments): run(*factors),
                 "8 bits": lambda run=kernel.eight_bits, x=x: run(x),
-                "bf16": lambda given=half: F.linear(*given),
+                "bf16": lambda factors=half: F.linear(*factors),
                 "fp32": lambda x=x: F.linear(x, plain),
             }
             if ggml is not None:

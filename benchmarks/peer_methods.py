@@ -54,11 +54,11 @@ class Subject(NamedTuple):
 
     def all_linears(self) -> dict[tuple[int, str], nn.Linear]:
         """Those of all layers, by layer and name."""
-        found: dict[tuple[int, str], nn.Linear] = {}
+        modules: dict[tuple[int, str], nn.Linear] = {}
         for index, layer in enumerate(self.model.vlm.layers):
             for name, module in self.linears(layer).items():
-                found[index, name] = module
-        return found
+                modules[index, name] = module
+        return modules
 
 
 class Made(NamedTuple):
@@ -86,7 +86,8 @@ def installed(package: str) -> str:
 def grid_bytes(rows: int, columns: int, bits: int, group: int, zero_bits: int) -> int:
     """Bytes of codes in groups along rows, each with a 16-bit scale and a zero point."""
     groups = rows * -(-columns // group)
-    return -(-(rows * columns * bits + groups * (HALF_BITS + zero_bits)) // 8)
+    total_bits = rows * columns * bits + groups * (HALF_BITS + zero_bits)
+    return -(-total_bits // 8)  # rounded up
 
 
 def billm_bytes(rows: int, columns: int, block: int) -> int:
@@ -248,10 +249,11 @@ class AutoRound:
         model = vlm.model
         modules = subject.all_linears()
         lengths = {sample.tokens for sample in subject.samples.samples}
+        packed_ids = {id(module) for module in modules.values()}
         left_out = {
             name: {"bits": HALF_BITS}
             for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and all(module is not one for one in modules.values())
+            if isinstance(module, nn.Linear) and id(module) not in packed_ids
         }
         names = {id(module): name for name, module in model.named_modules()}
         with torch.enable_grad():

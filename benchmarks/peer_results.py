@@ -66,13 +66,13 @@ class Result:
 
 def results_of(file: Path) -> list[Result]:
     """What a file holds; of several results of a row the last."""
-    found: dict[str, Result] = {}
+    latest: dict[str, Result] = {}
     if file.is_file():
         for line in file.read_text(encoding="utf-8").split("\n"):
             result = _result(line)
             if result is not None:
-                found[json.dumps([plain(result.scene), result.row])] = result
-    return list(found.values())
+                latest[json.dumps([plain(result.scene), result.row])] = result
+    return list(latest.values())
 
 
 def _result(line: str) -> Result | None:
@@ -113,8 +113,8 @@ def of_scene(results: list[Result], scene: Scene) -> list[Result]:
 def measured_elsewhere(results: list[Result], scene: Scene) -> Result | None:
     """The 16-bit model's row from a scene of other packed linears or calibration tokens."""
     for result in results:
-        other = replace(result.scene, tokens=scene.tokens, linears=scene.linears)
-        if result.row == FLOAT and other == scene:
+        matched_scene = replace(result.scene, tokens=scene.tokens, linears=scene.linears)
+        if result.row == FLOAT and matched_scene == scene:
             return replace(result, scene=scene)
     return None
 

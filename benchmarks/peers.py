@@ -242,12 +242,12 @@ def reading_of(
     """
     losses: list[float] = []
     divergences: list[float] = []
-    for ids, states, others in zip(windows, hidden, reference, strict=True):
+    for ids, states, reference_hidden in zip(windows, hidden, reference, strict=True):
         loss = 0.0
         divergence = 0.0
         for start in range(0, len(states), PLACES):
             logs = head(states[start : start + PLACES]).float().log_softmax(-1)
-            expected = head(others[start : start + PLACES]).float().log_softmax(-1)
+            expected = head(reference_hidden[start : start + PLACES]).float().log_softmax(-1)
             following = ids[1 + start : 1 + start + len(logs)]
             loss -= float(logs.gather(1, following[:, None]).sum())
             # KL = sum_v p(v) (log p(v) - log q(v))
@@ -279,11 +279,11 @@ def chosen_of(model: luq.LoadedModel, names: Sequence[str]) -> tuple[str, ...]:
         ConfigError: The model has no such linear.
     """
     linears = list(linears_of(model.vlm.layers[0]))
-    known = {linear.rpartition(".")[2]: linear for linear in linears}
+    full_names = {linear.rpartition(".")[2]: linear for linear in linears}
     for name in names:
-        if name not in known:
-            raise ConfigError(f"--linears {name}: the layers have {', '.join(known)}")
-    return tuple(known[name] for name in names) or tuple(linears)
+        if name not in full_names:
+            raise ConfigError(f"--linears {name}: the layers have {', '.join(full_names)}")
+    return tuple(full_names[name] for name in names) or tuple(linears)
 
 
 def measure(name: str, row: Row, arguments: argparse.Namespace, folder: Path) -> Result:
@@ -313,7 +313,7 @@ def measure(name: str, row: Row, arguments: argparse.Namespace, folder: Path) ->
     )
     weights = sum(module.weight.numel() for module in subject.all_linears().values())
     begun = time.process_time()
-    made = row.peer.quantize(subject)
+    quantized = row.peer.quantize(subject)
     seconds = time.process_time() - begun
     peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     hidden = hidden_of(vlm.model, windows)
@@ -323,12 +323,12 @@ def measure(name: str, row: Row, arguments: argparse.Namespace, folder: Path) ->
         scene_of(arguments),
         name,
         row.family,
-        8 * made.stored_bytes / weights,
+        8 * quantized.stored_bytes / weights,
         reading.losses,
         reading.divergences,
         seconds,
         peak_bytes,
-        made.note,
+        quantized.note,
     )
 
 
@@ -374,19 +374,19 @@ def parser_of_command() -> argparse.ArgumentParser:
 
 
 def missing_rows(
-    wanted: Sequence[str], rows: dict[str, Row], done: Sequence[str], console: Console
+    names: Sequence[str], rows: dict[str, Row], done: Sequence[str], console: Console
 ) -> list[str]:
     """Rows that can be measured and are not there yet; the others are named."""
-    left: list[str] = []
-    for name in wanted:
+    pending: list[str] = []
+    for name in names:
         lack = rows[name].peer.missing()
         if name in done:
             continue
         if lack:
             console.print(f"left out: {name}: {lack}")
         else:
-            left.append(name)
-    return left
+            pending.append(name)
+    return pending
 
 
 def main() -> None:
@@ -394,34 +394,34 @@ def main() -> None:
     arguments = command.parse_args()
     console = Console(width=80, highlight=False)
     rows = rows_of(arguments)
-    wanted = arguments.only or list(rows)
-    for name in wanted:
+    names = arguments.only or list(rows)
+    for name in names:
         if name not in rows:
             command.error(f"there is no row {name!r}: choose among {', '.join(rows)}")
     scene = scene_of(arguments)
-    found = of_scene(results_of(arguments.results), scene)
+    results = of_scene(results_of(arguments.results), scene)
     if arguments.show or arguments.markdown or arguments.figure:
         if arguments.show:
-            console.print(table_of(found))
+            console.print(table_of(results))
         if arguments.markdown:
-            console.print(markdown_of(found), soft_wrap=True)
+            console.print(markdown_of(results), soft_wrap=True)
         if arguments.figure:
-            draw(found, arguments.figure)
+            draw(results, arguments.figure)
         return
     if arguments.here:
-        for name in wanted:
+        for name in names:
             with tempfile.TemporaryDirectory() as folder:
                 keep(measure(name, rows[name], arguments, Path(folder)), arguments.results)
         return
     failed: list[str] = []
-    done = [result.row for result in found]
+    done = [result.row for result in results]
     if FLOAT not in done:
         elsewhere = measured_elsewhere(results_of(arguments.results), scene)
         if elsewhere is not None:
             keep(elsewhere, arguments.results)
             done.append(FLOAT)
-        wanted = [FLOAT, *(name for name in wanted if name != FLOAT)]
-    for name in missing_rows(wanted, rows, done, console):
+        names = [FLOAT, *(name for name in names if name != FLOAT)]
+    for name in missing_rows(names, rows, done, console):
         console.print(f"{time.strftime('%H:%M:%S')} {name}")
         words = [sys.executable, __file__, *sys.argv[1:], "--only", name, "--here"]
         if subprocess.run(words, check=False).returncode != 0:

@@ -79,8 +79,8 @@ def real(words: Sequence[str], outputs: Path) -> dict[str, Row]:
         row["seconds"] += entry.seconds
         row["bytes"] += entry.bytes
     peak = max(record.memory.peak_bytes for record in runs_folder.iterate(outputs))
-    made = sum(row["seconds"] for row in rows.values())
-    rows[START] = {"seconds": time.process_time() - made, "bytes": 0, "memory": peak}
+    made_seconds = sum(row["seconds"] for row in rows.values())
+    rows[START] = {"seconds": time.process_time() - made_seconds, "bytes": 0, "memory": peak}
     return rows
 
 
@@ -148,11 +148,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", default=["pocket"], choices=["pocket", "layer"])
     parser.add_argument("--scratch", type=Path, help="where the checkpoint of a layer is written")
-    given, out = parser.parse_args(), Console(highlight=False, width=110)
-    if "pocket" in given.cases:
+    options = parser.parse_args()
+    out = Console(highlight=False, width=110)
+    if "pocket" in options.cases:
         compare("pocket_llava", POCKET, out)
-    if "layer" in given.cases:
-        with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
+    if "layer" in options.cases:
+        with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
             model = Path(folder) / "layer"
             write_layer(model)
             words = [*LAYER, f"model.path={model}", "allocation.k=0,1"]

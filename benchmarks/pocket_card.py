@@ -29,7 +29,8 @@ from luq.evaluation.scorers import SCORERS
 from luq.models.vlm import load_vlm
 from luq.pocket import benchmarks
 from luq.quantization.hessian import effective_rank
-from luq.quantization.layer import hessians, shared_inputs
+from luq.quantization.layer import hessians
+from luq.quantization.layer_calls import shared_inputs
 from luq.quantization.states import first_inputs, pass_through
 from luq.questions.prompts import TARGETS
 from luq.questions.text import text_source

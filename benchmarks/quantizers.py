@@ -69,6 +69,7 @@ def published(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
         for j in range(end - start):
             codes = torch.clamp(torch.round(block[:, j] / scale) + zero, 0, 15)
             values[:, start + j] = scale * (codes - zero)
+            # the columns to come make up for the error: w -= (w_j - q_j) / U_jj U_j (GPTQ)
             error = (block[:, j] - values[:, start + j]) / triangle[j, j]
             block[:, j:] -= error[:, None] @ triangle[j, j:][None]
             errors[:, j] = error
@@ -81,10 +82,8 @@ def loops(n: int) -> Table:
 
     Of the times: median, least and most of n rounds.
     """
-    weight, importance = (
-        torch.randn(4096, 128, generator=torch.Generator().manual_seed(0)),
-        torch.logspace(0, -1, 128),
-    )
+    weight = torch.randn(4096, 128, generator=torch.Generator().manual_seed(0))
+    importance = torch.logspace(0, -1, 128)
     ranked = weight.square().sort(1).values
     thresholds = weight.square().flatten().sort().values[:: weight.numel() // 82][1:82].contiguous()
     contestants: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
@@ -100,11 +99,11 @@ def loops(n: int) -> Table:
             lambda: loop(weight, importance, 12),
         ),
     }  # fmt: skip
-    shown = Table(
+    report = Table(
         title=f"4096 x 128, {torch.get_num_threads()} threads, n = {n}", title_justify="left"
     )
     for column in ("search", "seconds", "loop, seconds", "times"):
-        shown.add_column(column, justify="left" if column == "search" else "right")
+        report.add_column(column, justify="left" if column == "search" else "right")
     for name, pair in contestants.items():
         seconds = []
         for i in range(n + 1):
@@ -112,26 +111,28 @@ def loops(n: int) -> Table:
             for run in pair:
                 run()
                 begun.append(time.perf_counter())
-            seconds += [(begun[1] - begun[0], begun[2] - begun[1])] if i else []
+            if i > 0:  # the first round warms up
+                seconds.append((begun[1] - begun[0], begun[2] - begun[1]))
         times = sorted(b / a for a, b in seconds)
-        one, two = (sorted(s)[n // 2] for s in zip(*seconds, strict=True))
-        shown.add_row(
+        # medians
+        search_seconds, loop_seconds = (sorted(s)[n // 2] for s in zip(*seconds, strict=True))
+        report.add_row(
             name,
-            f"{one:.4f}",
-            f"{two:.3f}",
+            f"{search_seconds:.4f}",
+            f"{loop_seconds:.3f}",
             f"{times[n // 2]:.0f} [{times[0]:.0f}, {times[-1]:.0f}]",
         )
-    return shown
+    return report
 
 
 def table_of(rows: int, columns: int, tiers: list[str]) -> Table:
     """Published GPTQ and some tiers on one linear."""
     weight, hessian = case(rows, columns)
-    whole = float(((weight @ hessian) * weight).sum())
+    weight_energy = float(((weight @ hessian) * weight).sum())  # tr(W H W^T)
     title = f"{rows} x {columns}, {torch.get_num_threads()} threads"
-    shown = Table(title=title, title_justify="left")
+    report = Table(title=title, title_justify="left")
     for column in ("tier", "stored bits", "CPU s", "x published", "error", "4^-bits"):
-        shown.add_column(column, justify="left" if column == "tier" else "right")
+        report.add_column(column, justify="left" if column == "tier" else "right")
     begun = time.process_time()
     values = published(weight, hessian)
     base = time.process_time() - begun
@@ -144,8 +145,8 @@ def table_of(rows: int, columns: int, tiers: list[str]) -> Table:
         rounds.append((name, bits, seconds, packed.dequantize()))
     for name, bits, seconds, values in rounds:
         error = weight - values
-        share = float(((error @ hessian) * error).sum()) / whole
-        shown.add_row(
+        share = float(((error @ hessian) * error).sum()) / weight_energy
+        report.add_row(
             name,
             f"{bits:.3f}",
             f"{seconds:.2f}",
@@ -153,7 +154,7 @@ def table_of(rows: int, columns: int, tiers: list[str]) -> Table:
             f"{share:.5f}",
             f"{4**-bits:.5f}",
         )
-    return shown
+    return report
 
 
 def main() -> None:
@@ -162,7 +163,8 @@ def main() -> None:
     parser.add_argument("--tiers", nargs="+", default=[t for t in TIERS if t != "float16"])
     parser.add_argument("--threads", type=int)
     parser.add_argument("--loops", type=int, nargs="?", const=5)
-    arguments, out = parser.parse_args(), Console(highlight=False, width=120)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=120)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.loops:

@@ -30,7 +30,8 @@ from rich.table import Table
 
 from luq.config import CalibrationConfig, ModelConfig, QuantizerConfig, TierConfig, building
 from luq.models.vlm import load_vlm
-from luq.quantization.layer import hessians, shared_inputs
+from luq.quantization.layer import hessians
+from luq.quantization.layer_calls import shared_inputs
 from luq.quantization.methods import make_quantizer
 from luq.quantization.states import first_inputs, pass_through
 
@@ -64,6 +65,7 @@ def least_error(hessian: torch.Tensor, bits: float) -> float:
     # with the k largest above the water, log2 t = mean of their log2 l_i - 2 bits n / k
     counts = torch.arange(1, len(positive) + 1)
     levels = logarithms.cumsum(0) / counts - 2 * bits * len(variances) / counts
+    # k is right if the k-th is still above its own level
     above = int((logarithms >= levels).sum())
     level = float(2 ** levels[above - 1])
     return float(positive.clamp_max(level).sum()) / total
@@ -87,51 +89,53 @@ def of_model(name: str, tiers: list[str]) -> dict[str, np.ndarray]:
     """Tier -> (bits, error, bound) of every linear."""
     vlm = load_vlm(ModelConfig(name, f"pocket:{name}", device="cpu"))
     states = first_inputs(vlm, pocket_samples(vlm, CalibrationConfig("multimodal", 0.5)))
-    found: dict[str, list[Measured]] = {n: [] for n in tiers}
+    measurements: dict[str, list[Measured]] = {n: [] for n in tiers}
     for index, layer in enumerate(vlm.layers):
-        made = hessians(layer, states, shared_inputs(layer, states))
+        layer_hessians = hessians(layer, states, shared_inputs(layer, states))
         for linear, weight in vlm.original(index).items():
-            for tier, values in found.items():
-                values.append(measure(TIERS[tier], weight.float(), made[linear]))
+            for tier, values in measurements.items():
+                values.append(measure(TIERS[tier], weight.float(), layer_hessians[linear]))
         pass_through(layer, states)
-    return {n: np.array(v) for n, v in found.items()}
+    return {n: np.array(v) for n, v in measurements.items()}
 
 
-def against_scalar(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def against_scalar(measurements: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Error of every linear over the scalar tiers' at the same bits.
 
     Below their least bits the line goes on with 6.02 dB a bit.
     """
     relative = {}
-    for name, values in found.items():
+    for name, values in measurements.items():
         ratios = []
         for i, (bits, error, _) in enumerate(values):
-            x = np.array([found[s][i, 0] for s in SCALAR])
-            y = np.log([found[s][i, 1] for s in SCALAR])
+            x = np.array([measurements[s][i, 0] for s in SCALAR])
+            y = np.log([measurements[s][i, 1] for s in SCALAR])
+            # log error of the scalar tiers at these bits; a bit less is a factor 4
             line = np.interp(bits, x, y) + np.log(4) * max(0.0, x[0] - bits)
             ratios.append(error / np.exp(line))
         relative[name] = np.array(ratios)
     return relative
 
 
-def table(title: str, found: dict[str, np.ndarray]) -> Table:
-    shown, relative = Table(title=title, title_justify="left"), against_scalar(found)
+def table(title: str, measurements: dict[str, np.ndarray]) -> Table:
+    report = Table(title=title, title_justify="left")
+    relative = against_scalar(measurements)
     columns = ("tier", "stored bits", "error", "against scalar at the same bits", "over the bound")
     for column in columns:
-        shown.add_column(column, justify="left" if column == "tier" else "right")
-    for name, values in sorted(found.items(), key=lambda item: item[1][:, 0].mean()):
+        report.add_column(column, justify="left" if column == "tier" else "right")
+    for name, values in sorted(measurements.items(), key=lambda item: item[1][:, 0].mean()):
         low, middle, high = np.percentile(relative[name], (25, 50, 75))
         spread = f"{middle:.2f}" if len(values) == 1 else f"{middle:.2f} [{low:.2f}, {high:.2f}]"
         bits = f"{values[:, 0].mean():.3f}"
-        over = f"{np.median(values[:, 1] / values[:, 2]):.2f}"
-        shown.add_row(name, bits, f"{np.median(values[:, 1]):.5f}", spread, over)
-    return shown
+        over_bound = f"{np.median(values[:, 1] / values[:, 2]):.2f}"
+        report.add_row(name, bits, f"{np.median(values[:, 1]):.5f}", spread, over_bound)
+    return report
 
 
 def draw(parts: dict[str, dict[str, np.ndarray]], file: Path) -> None:
     figure, axes = plt.subplots(1, len(parts), figsize=(10, 4), sharey=True, layout="constrained")
-    for axis, (title, found) in zip(axes, parts.items(), strict=True):
-        for name, values in found.items():
+    for axis, (title, measurements) in zip(axes, parts.items(), strict=True):
+        for name, values in measurements.items():
             bits, error = values[:, 0].mean(), np.median(values[:, 1])
             if bits > 5:
                 continue
@@ -171,7 +175,8 @@ def main() -> None:
     parser.add_argument("--model", default="pocket_llava")
     parser.add_argument("--tiers", nargs="*", default=[])
     parser.add_argument("--figure", type=Path)
-    arguments, out = parser.parse_args(), Console(highlight=False, width=100)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=100)
     tiers = [name for name in TIERS if name not in LEFT_OUT]
     if arguments.tiers:
         tiers = list(dict.fromkeys((*arguments.tiers, *SCALAR)))
@@ -179,9 +184,9 @@ def main() -> None:
         "Gaussian weights": gaussian(tiers),
         f"{arguments.model}, median linear": of_model(arguments.model, tiers),
     }
-    for title, found in parts.items():
-        n = len(next(iter(found.values())))
-        out.print(table(f"{title}, n = {n}", found))
+    for title, measurements in parts.items():
+        n = len(next(iter(measurements.values())))
+        out.print(table(f"{title}, n = {n}", measurements))
     if arguments.figure:
         draw(parts, arguments.figure)
 

@@ -112,8 +112,8 @@ def textvqa(random: Random) -> Pair:
     """A question that ten people answered, not all alike."""
     reference, text, shape = _short_answer(random)
     agreeing = random.randint(0, 10)
-    others = [random.choice(NOUNS) for _ in range(10 - agreeing)]
-    return Pair({"question_id": 1, "answers": [reference] * agreeing + others}, text, shape)
+    other_answers = [random.choice(NOUNS) for _ in range(10 - agreeing)]
+    return Pair({"question_id": 1, "answers": [reference] * agreeing + other_answers}, text, shape)
 
 
 def vqav2(random: Random) -> Pair:

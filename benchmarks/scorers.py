@@ -57,13 +57,15 @@ class Silence:
         return lambda *arguments, **options: None
 
 
-def definitions(file: Path, names: Iterable[str], given: dict[str, Any]) -> types.SimpleNamespace:
+def definitions(
+    file: Path, names: Iterable[str], imported: dict[str, Any]
+) -> types.SimpleNamespace:
     """Functions and classes of a peer's file, run without its package.
 
     Args:
         file: its source; the print statements of Python 2 are left out.
         names: what is asked for.
-        given: what stands for names that the file imports.
+        imported: what stands for names that the file imports.
 
     Raises:
         OSError, SyntaxError, KeyError: the file or a name is not there.
@@ -84,9 +86,9 @@ def definitions(file: Path, names: Iterable[str], given: dict[str, Any]) -> type
             defined[node.name] = node
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             defined[node.targets[0].id] = node
-    namespace |= given
-    wanted = _with_their_uses(names, defined, given)
-    body = [node for name, node in defined.items() if name in wanted]
+    namespace |= imported
+    used_names = _with_their_uses(names, defined, imported)
+    body = [node for name, node in defined.items() if name in used_names]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(compile(ast.Module(body, []), str(file), "exec"), namespace)
@@ -112,27 +114,27 @@ def _run_import(node: ast.Import | ast.ImportFrom, namespace: dict[str, Any]) ->
 
 
 def _with_their_uses(
-    names: Iterable[str], defined: dict[str, ast.stmt], given: dict[str, Any]
+    names: Iterable[str], defined: dict[str, ast.stmt], imported: dict[str, Any]
 ) -> set[str]:
     """The names, and all that their definitions mention of the same file."""
-    wanted: set[str] = set()
+    used_names: set[str] = set()
     pending = list(names)
     while pending:
         name = pending.pop()
-        if name in wanted or name not in defined or name in given:
+        if name in used_names or name not in defined or name in imported:
             continue
-        wanted.add(name)
+        used_names.add(name)
         mentioned = (node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name))
         pending += mentioned
-    return wanted
+    return used_names
 
 
 # MMBench -----------------------------------------------------------------------------------------
 
 
 def kit_mmbench(peers: Path) -> Score:
-    given = {"logger": Silence()}
-    kit = definitions(peers / KIT / "utils/matching_util.py", ["can_infer"], given)
+    imported = {"logger": Silence()}
+    kit = definitions(peers / KIT / "utils/matching_util.py", ["can_infer"], imported)
 
     def score(doc: Doc, text: str) -> float:
         return float(kit.can_infer(text, options(doc)) == doc["answer"])
@@ -149,8 +151,8 @@ def lmms_mmbench(peers: Path) -> Score:
 
     def score(doc: Doc, text: str) -> float:
         letters = sorted(options(doc))
-        found = rules.can_infer(text, options(doc))
-        return float((found or extraction.extract_mcq_answer(text, letters)) == doc["answer"])
+        letter = rules.can_infer(text, options(doc))
+        return float((letter or extraction.extract_mcq_answer(text, letters)) == doc["answer"])
 
     return score
 
@@ -161,8 +163,8 @@ def lmms_mmbench(peers: Path) -> Score:
 def official_mathvista(peers: Path) -> Score:
     """The official normalization of the answer itself, where a judge would extract first."""
     file = peers / "MathVista/evaluation/calculate_score.py"
-    given = {"distance": levenshtein}
-    official = definitions(file, ["normalize_extracted_answer", "safe_equal"], given)
+    imported = {"distance": levenshtein}
+    official = definitions(file, ["normalize_extracted_answer", "safe_equal"], imported)
 
     def score(doc: Doc, text: str) -> float:
         kind = doc["question_type"], doc["answer_type"]
@@ -179,8 +181,8 @@ def kit_mathvista(peers: Path) -> Score:
     matching = definitions(
         peers / KIT / "utils/matching_util.py", ["can_infer"], {"logger": Silence()}
     )
-    given = {"can_infer": matching.can_infer}
-    kit = definitions(peers / KIT / "dataset/utils/mathvista.py", ["post_check"], given)
+    imported = {"can_infer": matching.can_infer}
+    kit = definitions(peers / KIT / "dataset/utils/mathvista.py", ["post_check"], imported)
 
     def score(doc: Doc, text: str) -> float:
         line = doc | {"prediction": text, "choices": str(choices(doc))}
@@ -226,10 +228,10 @@ def _kit_line(peers: Path, method: str) -> Callable[[list[str], str], list[float
     kit = definitions(peers / KIT / "dataset/utils/vqa_eval.py", ["process_line"], vars(misc))
 
     def matches(answers: list[str], text: str) -> list[float]:
-        found: list[float] = kit.process_line({"answer": answers, "prediction": text}, method)[
+        scores: list[float] = kit.process_line({"answer": answers, "prediction": text}, method)[
             "match"
         ]
-        return found
+        return scores
 
     # The file evaluates what it takes for the text of a list.
     kit.process_line.__globals__["eval"] = lambda answers: answers
@@ -258,8 +260,8 @@ def tool_vqav2(peers: Path) -> Score:
 
     def score(doc: Doc, text: str) -> float:
         question = doc | {"question_type": "", "answer_type": ""}
-        asked = types.SimpleNamespace(getQuesIds=lambda: [1], qa={1: question})
-        evaluation = tool.VQAEval(asked, types.SimpleNamespace(qa={1: {"answer": text}}), n=10)
+        questions = types.SimpleNamespace(getQuesIds=lambda: [1], qa={1: question})
+        evaluation = tool.VQAEval(questions, types.SimpleNamespace(qa={1: {"answer": text}}), n=10)
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.evaluate()
         return float(evaluation.evalQA[1]) / 100
@@ -270,10 +272,11 @@ def tool_vqav2(peers: Path) -> Score:
 def lmms_gqa(peers: Path) -> Score:
     file = peers / LMMS / "api/metrics.py"
     lmms = definitions(file, ["exact_match_hf_evaluate"], {})
-    how = {"ignore_case": True, "ignore_punctuation": True}
+    rules = {"ignore_case": True, "ignore_punctuation": True}
 
     def score(doc: Doc, text: str) -> float:
-        return float(lmms.exact_match_hf_evaluate([text], [doc["answer"]], **how)["exact_match"])
+        metrics = lmms.exact_match_hf_evaluate([text], [doc["answer"]], **rules)
+        return float(metrics["exact_match"])
 
     return score
 
@@ -379,18 +382,18 @@ def compared(scorer: str, peer: Score, pairs: Iterable[Pair]) -> Comparison:
     examples: dict[str, str] = {}
     for doc, text, shape in pairs:
         count += 1
-        ours = SCORERS[scorer].process(doc, [text])["score"]
+        own_score = SCORERS[scorer].process(doc, [text])["score"]
         try:
-            theirs: float | str = peer(copy.deepcopy(doc), text)
+            peer_score: float | str = peer(copy.deepcopy(doc), text)
         except Exception as error:  # noqa: BLE001 (a peer's own)
-            theirs = type(error).__name__
-        if isinstance(theirs, float) and abs(ours - theirs) < 1e-6:
+            peer_score = type(error).__name__
+        if isinstance(peer_score, float) and abs(own_score - peer_score) < 1e-6:
             continue
-        if isinstance(theirs, float):
-            higher += ours > theirs
-            lower += ours < theirs
-        shown = theirs if isinstance(theirs, str) else f"{theirs:.2g}"
-        kind = f"{shape!r}, ours {ours:.2g}, theirs {shown}"
+        if isinstance(peer_score, float):
+            higher += own_score > peer_score
+            lower += own_score < peer_score
+        peer_text = peer_score if isinstance(peer_score, str) else f"{peer_score:.2g}"
+        kind = f"{shape!r}, ours {own_score:.2g}, theirs {peer_text}"
         differences[kind] += 1
         examples.setdefault(kind, f"{text!r} for {_reference(doc)}")
     return Comparison(count, higher, lower, differences, examples)
@@ -424,7 +427,7 @@ def kept(outputs: Path) -> dict[str, list[Pair]]:
     return pairs
 
 
-def print_peers(peers: Path, count: int, more: dict[str, list[Pair]]) -> None:
+def print_peers(peers: Path, count: int, kept_pairs: dict[str, list[Pair]]) -> None:
     """The table scorer, peer, pairs, disagreements with their classes."""
     columns = ("scorer", "peer", "pairs", "differ", "ours higher", "ours lower")
     table = Table(*columns, "by shape of the answer (number), example")
@@ -435,7 +438,7 @@ def print_peers(peers: Path, count: int, more: dict[str, list[Pair]]) -> None:
             except (OSError, SyntaxError, KeyError, NameError) as error:
                 out.print(f"{scorer}: {name} is not loaded ({type(error).__name__}: {error})")
                 continue
-            pairs = chain(generated(scorer, count, SEED), more.get(scorer, []))
+            pairs = chain(generated(scorer, count, SEED), kept_pairs.get(scorer, []))
             result = compared(scorer, peer, pairs)
             lines: list[str] = []
             for kind, number in result.differences.most_common(SHOWN):
@@ -468,8 +471,8 @@ def print_mathvista(results: Path) -> None:
         if not rows:
             out.print(f"{file.stem}: has no scored responses, left out")
             continue
-        ours = [SCORERS["mathvista"].process(row, [row["response"]])["score"] for row in rows]
-        is_same = [score == row["true_false"] for score, row in zip(ours, rows, strict=True)]
+        scores = [SCORERS["mathvista"].process(row, [row["response"]])["score"] for row in rows]
+        is_same = [score == row["true_false"] for score, row in zip(scores, rows, strict=True)]
         by_kind: dict[bool, list[bool]] = {True: [], False: []}
         for row, same in zip(rows, is_same, strict=True):
             by_kind[row["question_type"] == "multi_choice"].append(same)
@@ -477,7 +480,7 @@ def print_mathvista(results: Path) -> None:
             file.stem.removeprefix("output_"),
             str(len(rows)),
             _percent([row["true_false"] for row in rows]),
-            _percent(ours),
+            _percent(scores),
             _percent(is_same),
             _percent(by_kind[True]),
             _percent(by_kind[False]),
@@ -500,8 +503,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.peers.is_dir():
         parser.error(f"{arguments.peers} is no folder: clone the peers into one")
-    more = kept(arguments.answers) if arguments.answers else {}
-    print_peers(arguments.peers, arguments.pairs, more)
+    kept_pairs = kept(arguments.answers) if arguments.answers else {}
+    print_peers(arguments.peers, arguments.pairs, kept_pairs)
     results = arguments.peers / "MathVista" / "results"
     if results.is_dir():
         print_mathvista(results)

@@ -51,7 +51,7 @@ def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, int, float]:
     begin = time.perf_counter()
     command = [sys.executable, "-m", "pipelines.cli", "quantize", *overrides]
     peak = 0
-    own = 0
+    anonymous = 0
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         # What wait4 reports would be this process's own peak, which a fork starts with.
@@ -59,12 +59,12 @@ def quantize(folder: Path, outputs: Path, tier: str) -> tuple[int, int, float]:
             status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
             kilobytes = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+)", status))
             peak = max(peak, 1024 * int(kilobytes.get("VmHWM", 0)))
-            own = max(own, 1024 * int(kilobytes.get("RssAnon", 0)))
+            anonymous = max(anonymous, 1024 * int(kilobytes.get("RssAnon", 0)))
             time.sleep(0.2)
         if process.returncode:
             errors.seek(0)
             sys.exit(errors.read())
-    return peak, own, time.perf_counter() - begin
+    return peak, anonymous, time.perf_counter() - begin
 
 
 def main() -> None:
@@ -78,8 +78,9 @@ def main() -> None:
     parser.add_argument(
         "--scratch", type=Path, help="where the checkpoints are written (a temporary folder)"
     )
-    arguments, out = parser.parse_args(), Console(highlight=False, width=110)
-    shown = Table(
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=110)
+    table = Table(
         title=f"Qwen2.5-VL-7B's shapes, streamed, one layer in {arguments.tier}",
         title_justify="left",
     )
@@ -90,21 +91,21 @@ def main() -> None:
         "without mapped files",
         "minutes",
     ):
-        shown.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for layers in arguments.layers:
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
             size = write(Path(scratch) / "model", "qwen2_5_vl_7b", layers)
-            peak, own, seconds = quantize(
+            peak, anonymous, seconds = quantize(
                 Path(scratch) / "model", Path(scratch) / "outputs", arguments.tier
             )
-        shown.add_row(
+        table.add_row(
             str(layers),
             f"{size / 1e9:.2f}",
             f"{peak / 1e9:.2f}",
-            f"{own / 1e9:.2f}",
+            f"{anonymous / 1e9:.2f}",
             f"{seconds / 60:.1f}",
         )
-    out.print(shown)
+    out.print(table)
 
 
 if __name__ == "__main__":

@@ -131,12 +131,12 @@ def _only_model(plan: TimedPlan) -> Holdings:
 def main() -> None:
     name = (sys.argv[1:] or ["pareto"])[0]
     configs = [job.config for job in Sweep(read(name), sys.argv[2:]).possible]
-    where = str(Path(__file__).name)
+    script = str(Path(__file__).name)
     for repeat in range(REPEATS):
         a = sweep(configs)
         b = once(configs)
         out.print(
-            f"{where} {repeat + 1}: {len(configs)} plans of {name}: "
+            f"{script} {repeat + 1}: {len(configs)} plans of {name}: "
             f"(a) sweep {a.seconds:.1f} s, {a.layers} layers made; "
             f"(b) every layer once per tier {b.seconds:.1f} s, {b.layers} layers; "
             f"a / b = {a.seconds / b.seconds:.2f}"

@@ -53,12 +53,12 @@ def main(pairs: int) -> None:
         turn(2, None, root / "questions")
         questions = root / "questions" / "store" / "pocket"
         for pair in range(pairs):
-            one = turn(1, questions, root / f"{pair}-1")
-            two = turn(2, questions, root / f"{pair}-2")
-            ratios.append(one.seconds / two.seconds)
+            single = turn(1, questions, root / f"{pair}-1")
+            double = turn(2, questions, root / f"{pair}-2")
+            ratios.append(single.seconds / double.seconds)
             out.print(
-                f"one worker {one.seconds:.1f} s (load {one.load:.1f}), two {two.seconds:.1f} s "
-                f"(load {two.load:.1f}): {ratios[-1]:.2f}"
+                f"one worker {single.seconds:.1f} s (load {single.load:.1f}), two "
+                f"{double.seconds:.1f} s (load {double.load:.1f}): {ratios[-1]:.2f}"
             )
     out.print(
         f"median {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}], n={pairs}"

@@ -68,17 +68,18 @@ def error(values: torch.Tensor, numbers: torch.Tensor, bits: float, window: int)
     """What the best of the scales gives, after the codes were given their own best scale."""
     start = torch.zeros(len(values), dtype=torch.int32)
     spread = float(numbers.square().mean().sqrt())
-    nearest = min(SCALES, key=lambda whole: abs(whole - bits))
-    tried = []
+    nearest = min(SCALES, key=lambda whole_bits: abs(whole_bits - bits))
+    fits = []
     for relative in SCALES[nearest]:
         scale = relative / spread
         path = searches.trellis(values / scale, numbers, start, bits, window)
         if path is None:
             raise SystemExit("the compiled search is needed: install a C compiler")
         coded = numbers[path]
+        # the scale that minimises |x - s c|^2: s = c.x / c.c
         fitted = float((coded * values).sum() / coded.square().sum())
-        tried.append(Best(float((values - fitted * coded).square().mean()), scale))
-    return min(tried)
+        fits.append(Best(float((values - fitted * coded).square().mean()), scale))
+    return min(fits)
 
 
 class Case(NamedTuple):
@@ -90,8 +91,8 @@ class Case(NamedTuple):
 
 def cases(bits: tuple[int, ...], windows: tuple[int, ...]) -> list[Case]:
     """Those that the compiled search can do."""
-    every = [Case(b, window) for window in windows for b in bits]
-    return [case for case in every if case.window >= case.bits + searches.SMALLEST_STEMS]
+    all_cases = [Case(b, window) for window in windows for b in bits]
+    return [case for case in all_cases if case.window >= case.bits + searches.SMALLEST_STEMS]
 
 
 def best_pairs(
@@ -130,20 +131,24 @@ def find(count: int, out: Console) -> Pair:
 def comparison(windows: list[int], sequences: int) -> Table:
     """The table's and the computed code's errors over the bound."""
     values = gaussian(sequences, 4)
-    shown = Table(title=f"error / 4^-bits, n = {values.numel()}", title_justify="left")
+    report = Table(title=f"error / 4^-bits, n = {values.numel()}", title_justify="left")
     for column in ("window", "bits", "table", "computed", "scale", "computed / table"):
-        shown.add_column(column, justify="right")
+        report.add_column(column, justify="right")
     pair = Pair(FACTOR, OFFSET)
     for window in windows:
         for bits in ALL_BITS:
             if window < bits + searches.SMALLEST_STEMS:
                 continue
-            old = error(values, table(window), bits, window).error
-            new = error(values, pair.numbers(window), bits, window)
+            error_of_table = error(values, table(window), bits, window).error
+            best = error(values, pair.numbers(window), bits, window)
             bound = 4.0**-bits
-            cells = (f"{old / bound:.3f}", f"{new.error / bound:.3f}", f"{new.scale:.3f}")
-            shown.add_row(str(window), f"{bits:g}", *cells, f"{new.error / old:.3f}")
-    return shown
+            cells = (
+                f"{error_of_table / bound:.3f}",
+                f"{best.error / bound:.3f}",
+                f"{best.scale:.3f}",
+            )
+            report.add_row(str(window), f"{bits:g}", *cells, f"{best.error / error_of_table:.3f}")
+    return report
 
 
 def main() -> None:
@@ -152,7 +157,8 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=COMPARED_SEQUENCES)
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--pairs", type=int, default=2500)
-    arguments, out = parser.parse_args(), Console(highlight=False, width=100)
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=100)
     if arguments.search:
         pair = find(arguments.pairs, out)
         out.print(f"taken: factor {pair.factor:#010x}, offset {pair.offset:#010x}")

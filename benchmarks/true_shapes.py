@@ -70,7 +70,9 @@ def measure(
     linears: dict[str, tuple[int, int]], tier: TierConfig, folder: Path
 ) -> tuple[LayerSize, float]:
     """The size of one layer's file in a tier, and the seconds that its seven linears took."""
-    quantizer, packed, seconds = make_quantizer(tier), {}, 0.0
+    quantizer = make_quantizer(tier)
+    packed = {}
+    seconds = 0.0
     generator = torch.Generator().manual_seed(0)
     for name, (rows, columns) in linears.items():
         weight = torch.randn(rows, columns, generator=generator) * 0.02
@@ -93,11 +95,12 @@ def main() -> None:
         default=DEFAULT_TIERS,
     )
     parser.add_argument("--quick", action="store_true")
-    arguments, out = parser.parse_args(), Console(highlight=False, width=120)
-    name, hidden, narrow, wide, layers, k, rest = MODELS[arguments.model]
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=120)
+    name, hidden, narrow, wide, layers, k, rest_weights = MODELS[arguments.model]
     settings = yaml.safe_load((CONF / "quantizer" / "luq.yaml").read_text())
     tiers = build(QuantizerConfig, settings, "quantizer").tiers
-    found: dict[str, LayerSize] = {}
+    layer_sizes: dict[str, LayerSize] = {}
     sizes = Table(title=f"{name}: one decoder layer", title_justify="left")
     for column in ("tier", "nominal bits", "stored bits", "MB", "seconds"):
         sizes.add_column(column, justify="left" if column == "tier" else "right")
@@ -109,7 +112,7 @@ def main() -> None:
             config = replace(config, window=8)
         with tempfile.TemporaryDirectory() as folder:
             size, seconds = measure(shapes(hidden, narrow, wide), config, Path(folder))
-        found[tier] = size
+        layer_sizes[tier] = size
         bits = 8 * size.bytes / size.weights
         out.print(f"{tier}: {bits:.3f} stored bits, {seconds:.0f} s")
         sizes.add_row(
@@ -120,13 +123,13 @@ def main() -> None:
             f"{seconds:.0f}",
         )
     out.print(sizes)
-    if "gptq4" not in found:
+    if "gptq4" not in layer_sizes:
         return
-    plans = {tier: {tier: layers} for tier in found} | {
+    plans = {tier: {tier: layers} for tier in layer_sizes} | {
         f"LUQ, k = {k}, {low} and {high}": {low: k, high: layers - k} for low, high in LUQ
     }
-    whole = Table(
-        title=f"{name}: {layers} layers, {2 * rest / 1e9:.2f} GB beside them stay 16-bit",
+    model_table = Table(
+        title=f"{name}: {layers} layers, {2 * rest_weights / 1e9:.2f} GB beside them stay 16-bit",
         title_justify="left",
     )
     for column in (
@@ -138,21 +141,21 @@ def main() -> None:
         "checkpoint GB",
         "vs 4-bit %",
     ):
-        whole.add_column(column, justify="left" if column == "plan" else "right")
-    base = layers * found["gptq4"].bytes
+        model_table.add_column(column, justify="left" if column == "plan" else "right")
+    base = layers * layer_sizes["gptq4"].bytes
     for plan, parts in plans.items():
-        if not parts.keys() <= found.keys():
+        if not parts.keys() <= layer_sizes.keys():
             continue
-        stored = sum(n * found[t].bytes for t, n in parts.items())
-        nominal = sum(n * found[t].nominal_bits for t, n in parts.items()) / layers
-        bits = 8 * stored / (layers * found["gptq4"].weights)
-        linears, file = (
-            100 * (x / b - 1) for x, b in ((stored, base), (stored + 2 * rest, base + 2 * rest))
-        )
+        stored = sum(n * layer_sizes[t].bytes for t, n in parts.items())
+        nominal = sum(n * layer_sizes[t].nominal_bits for t, n in parts.items()) / layers
+        bits = 8 * stored / (layers * layer_sizes["gptq4"].weights)
+        rest_bytes = 2 * rest_weights  # in 16 bit
+        linears = 100 * (stored / base - 1)
+        file = 100 * ((stored + rest_bytes) / (base + rest_bytes) - 1)
         cells = [f"{nominal:.2f}", f"{bits:.3f}", f"{stored / 1e9:.2f}", f"{linears:+.1f}"]
-        cells += [f"{(stored + 2 * rest) / 1e9:.2f}", f"{file:+.1f}"]
-        whole.add_row(plan, *cells)
-    out.print(whole)
+        cells += [f"{(stored + rest_bytes) / 1e9:.2f}", f"{file:+.1f}"]
+        model_table.add_row(plan, *cells)
+    out.print(model_table)
 
 
 if __name__ == "__main__":

@@ -59,12 +59,12 @@ class StoreError(LuqError):
     """An artefact is damaged or cannot be written."""
 
 
-def system_message(error: OSError, where: object = None) -> str | None:
+def system_message(error: OSError, default_place: object = None) -> str | None:
     """What the system refused, where, and what to do.
 
     Args:
         error: The system's.
-        where: What is said if the error itself does not say it.
+        default_place: Where it was, if the error itself does not say it.
 
     Returns:
         None for an error of another library that only looks like one of the system.
@@ -72,18 +72,18 @@ def system_message(error: OSError, where: object = None) -> str | None:
     if error.errno not in REMEDIES:
         return None
     places = [str(place) for place in (error.filename, error.filename2) if place is not None]
-    if not places and where is not None:
-        places = [str(where)]
+    if not places and default_place is not None:
+        places = [str(default_place)]
     place = f"{' -> '.join(places)}: " if places else ""
     reason = (error.strerror or str(error)).lower()
     return f"{place}{reason}; {REMEDIES[error.errno]}"
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names that may have been meant, the most similar one first."""
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """Those of some names that may have been meant, the most similar one first."""
     matches = process.extract(
         name,
-        list(known),
+        list(names),
         scorer=fuzz.ratio,
         processor=str.lower,
         limit=SUGGESTIONS,
@@ -92,18 +92,18 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return [match for match, _similarity, _place in matches]
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+def unknown(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
     """The error for a name that is not there, with the nearest ones that are ("did you mean")."""
-    names = sorted(known)
+    names = sorted(choices)
     near = nearest(name, names)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     if not names:
         return ConfigError(f"unknown {kind} {name!r}: there are none")
     if near and len(names) > SHOWN_NAMES:
         return ConfigError(f"unknown {kind} {name!r}: {hint.strip()}")
-    more = ", ..." if len(names) > SHOWN_NAMES else ""
+    ending = ", ..." if len(names) > SHOWN_NAMES else ""
     return ConfigError(
-        f"unknown {kind} {name!r}: {hint}known are {', '.join(names[:SHOWN_NAMES])}{more}"
+        f"unknown {kind} {name!r}: {hint}known are {', '.join(names[:SHOWN_NAMES])}{ending}"
     )
 
 

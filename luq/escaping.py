@@ -59,8 +59,8 @@ def markdown_code(text: str) -> str:
 
 def cell(text: str) -> str:
     """Text for a cell of a CSV file: one that spreadsheets would compute is quoted, as they do."""
-    shown = visible(text)
-    return f"'{shown}" if FORMULA.match(text) else shown
+    visible_text = visible(text)
+    return f"'{visible_text}" if FORMULA.match(text) else visible_text
 
 
 def encodable(text: str) -> str:

@@ -104,18 +104,18 @@ def question_set(config: EvaluationConfig, cache: Path, download: bool = True) -
     if config.fidelity != 0:
         counts = [n for n in (config.fidelity, config.samples) if n is not None]
         fidelity = subset(config.split, min(counts, default=None), config.seed)
-    asked = subset(config.split, config.samples, config.seed)
+    asked_subset = subset(config.split, config.samples, config.seed)
     batching = Batching(config.batch_size, config.strict)
-    return QuestionSet(tables, asked, fidelity, batching, tasks)
+    return QuestionSet(tables, asked_subset, fidelity, batching, tasks)
 
 
 def check_sight(checkpoint: Checkpoint, benchmarks: Sequence[str]) -> None:
     """A ConfigError if a language model would be asked about images."""
-    asked = [name for name in benchmarks if is_built_in(name)]
-    if asked and not checkpoint.sees_images:
+    built_in = [name for name in benchmarks if is_built_in(name)]
+    if built_in and not checkpoint.sees_images:
         raise ConfigError(
             f"{checkpoint.config.name} is a language model that sees no images, but "
-            f"{', '.join(asked)} ask about them: name text tasks of lm-eval, such as arc_easy"
+            f"{', '.join(built_in)} ask about them: name text tasks of lm-eval, such as arc_easy"
         )
 
 
@@ -123,7 +123,7 @@ def _check_sources(config: EvaluationConfig) -> None:
     """A ConfigError for a source of a benchmark that is not asked."""
     for name in config.sources:
         # textvqa_ocr reads textvqa's data
-        data = {spec(asked).data for asked in config.benchmarks if is_built_in(asked)}
+        data = {spec(benchmark).data for benchmark in config.benchmarks if is_built_in(benchmark)}
         if name not in {*config.benchmarks, *data}:
             raise ConfigError(
                 f"evaluation.sources.{name} would be ignored: {name} is not among "
@@ -314,7 +314,7 @@ class ModelGraph(ABC):
                 parts.append(tower)
             elif name is not None and not (part == HEAD and self.checkpoint.has_tied_head):
                 tiers = LayerTiers(quantizer.tiers[name])
-                before = tuple(other for other in parts if other.part == VISION)
+                before = tuple(packed_part for packed_part in parts if packed_part.part == VISION)
                 parts.append(self._part(part, tiers, name, before if part == PROJECTOR else ()))
         return tuple(parts)
 
@@ -341,8 +341,8 @@ class ModelGraph(ABC):
         """The tiers of a layer's linears, and what they are called together."""
         named = self.config.quantizer.tiers
         other_names = allocation.others_of(index)
-        others = {linear: named[name] for linear, name in other_names.items()}
-        tiers = LayerTiers.of(named[allocation.tiers[index]], others)
+        linear_tiers = {linear: named[name] for linear, name in other_names.items()}
+        tiers = LayerTiers.of(named[allocation.tiers[index]], linear_tiers)
         return tiers, "+".join(dict.fromkeys((allocation.tiers[index], *other_names.values())))
 
     def _layer(

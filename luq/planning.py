@@ -302,9 +302,10 @@ class RunEvidence:
             self.get(layer)
         summaries = []
         for name, item in self.graph.answers(layers, self._questions, self._parts).items():
-            kept = self.get(item)
-            if not all("error" in row for row in answers.rows_of(kept)):  # else there is no score
-                summaries.append(answers.summary_of(name, kept))
+            stored_answers = self.get(item)
+            are_errors = ["error" in row for row in answers.rows_of(stored_answers)]
+            if not all(are_errors):  # else there is no score
+                summaries.append(answers.summary_of(name, stored_answers))
         if not summaries:
             raise DataError("no question of the selection split could be asked")
         variance = sum(summary.stderr**2 for summary in summaries)

@@ -49,9 +49,9 @@ def evaluate(outputs: Path, folder: Path) -> None:
             f"the run {record.name} answered no built-in benchmark: llama.cpp is asked those alone"
         )
     files = shipped.files_of(folder, about)
-    seen = _Asked(store, record, questions, files, library).compared(about)
-    write_json(shipped.record_file(outputs, seen.key), sealed(plain(seen)))
-    shipped.show(seen, record)
+    shipped_record = _Asked(store, record, questions, files, library).compared(about)
+    write_json(shipped.record_file(outputs, shipped_record.key), sealed(plain(shipped_record)))
+    shipped.show(shipped_record, record)
     console.out.print(
         f"paired, with intervals: luq compare {record.key} {shlex.quote(str(folder))}"
     )
@@ -109,20 +109,20 @@ class _Asked:
             rows = self.store.get(answers)
             run_key = self.record.artefacts.answers[benchmark]
             float_key = self.record.artefacts.float_answers[benchmark]
-            own = rows_of(read_kept(self.store.verify("evaluation", run_key)))
-            if [row["id"] for row in own] != [row["id"] for row in rows]:
+            run_rows = rows_of(read_kept(self.store.verify("evaluation", run_key)))
+            if [row["id"] for row in run_rows] != [row["id"] for row in rows]:
                 raise DataError(
                     f"{benchmark} has other questions than the run was asked: give its data back, "
                     "or run again"
                 )
             scores[benchmark] = scored(benchmark, rows, answers.key)
-            run_scores[benchmark] = scored(benchmark, own, run_key)
+            run_scores[benchmark] = scored(benchmark, run_rows, run_key)
             float_rows = read_kept(self.store.verify("evaluation", float_key))
             reference[benchmark] = scored(benchmark, float_rows, float_key)
-            agreements[benchmark] = agreement(own, rows, first)
+            agreements[benchmark] = agreement(run_rows, rows, first)
         part = score_part(scores, reference, None)
         run_part = score_part(run_scores, reference, None)
-        made: list[Artefact[Any]] = [*self.answers.values(), *self.first.values()]
+        artefacts: list[Artefact[Any]] = [*self.answers.values(), *self.first.values()]
         return ShippedRecord(
             key=shipped.key_of(self.record.key, self.files, self.library),
             run=self.record.key,
@@ -135,9 +135,9 @@ class _Asked:
             mean_score=part.mean_score,
             mean_retention=part.mean_retention,
             run_mean_score=run_part.mean_score,
-            alike={benchmark: Alike.of(seen) for benchmark, seen in agreements.items()},
+            alike={benchmark: Alike.of(comparison) for benchmark, comparison in agreements.items()},
             alike_in_all=Alike.of(pooled(list(agreements.values()))),
             answers={benchmark: answers.key for benchmark, answers in self.answers.items()},
-            used=[artefact.label for artefact in made],
+            used=[artefact.label for artefact in artefacts],
             finished=time.time(),
         )

@@ -26,7 +26,7 @@ class Asked(NamedTuple):
     `seconds` and `bytes` are of a plug-in's table; others are there.
     """
 
-    questions: Questions  # the few
+    questions: Questions  # those rows alone
     rows: int
     seconds: float = 0.0
     bytes: float = 0.0
@@ -49,12 +49,13 @@ def asked(table: QuestionTable, subset: Subset) -> Asked:
     if location.files is not None:
         pictured = location.image_files or location.files
         return _of_files(table, about, subset, location.files, pictured)
-    whole = read_questions(table.benchmark, about, table.locations, table.cache, download=False)
-    rows = choose(whole.questions, subset)
+    opened = read_questions(table.benchmark, about, table.locations, table.cache, download=False)
+    questions = opened.questions
+    rows = choose(questions, subset)
     first = rows[:UNITS]
-    docs = whole.questions.docs.select(first)
-    image_rows = [whole.questions.image_rows[row] for row in first]
-    few = replace(whole.questions, docs=docs, image_rows=image_rows, protocol=table.protocol)
+    docs = questions.docs.select(first)
+    image_rows = [questions.image_rows[row] for row in first]
+    few = replace(questions, docs=docs, image_rows=image_rows, protocol=table.protocol)
     return Asked(few, len(rows))
 
 
@@ -71,9 +72,9 @@ def _of_plugin(table: QuestionTable, subset: Subset) -> Asked:
     docs = [{key: value for key, value in row.items() if key != name} for row in rows]
     questions = _in_memory(table, docs, pictures)
     size = sum(len(picture) for picture in pictures)
-    whole = units / UNITS
+    scale = units / UNITS  # of all that the plug-in makes, over what was made here
     count = round(asked_units * len(rows) / UNITS)
-    return Asked(questions, count, seconds * whole, size * whole)
+    return Asked(questions, count, seconds * scale, size * scale)
 
 
 def _maker(table: QuestionTable) -> Plugin:
@@ -95,8 +96,8 @@ def _of_files(
 
     names = grouping_columns(table.benchmark) or about.columns[:1]
     grouped = Dataset(parquet.read_table([str(path) for path in files.paths], columns=names))
-    whole = Questions(table.benchmark, grouped, None, range(len(grouped)))
-    count = len(choose(whole, subset))
+    questions = Questions(table.benchmark, grouped, None, range(len(grouped)))
+    count = len(choose(questions, subset))
     rows = _first_rows(files)
     columns = [name for name in (*about.columns, *about.optional) if name in rows[0]]
     docs = [{name: row[name] for name in columns} for row in rows]

@@ -96,8 +96,8 @@ def chat(folder: Path, image: Path | None, question: str | None) -> None:
     if question:
         console.out.print(answer(model, processor, image, question, system=system))
         return
-    while asked := _question():
-        console.out.print(answer(model, processor, image, asked, system=system))
+    while prompt := _question():
+        console.out.print(answer(model, processor, image, prompt, system=system))
 
 
 def _question() -> str:

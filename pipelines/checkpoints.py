@@ -249,8 +249,8 @@ def _show_run(run: ExportedRun) -> None:
     """Print what luq.json says of the run."""
     console.out.print(f"allocation: {run.allocation}")
     if run.parts:
-        beside = ", ".join(f"{part} in {tier}" for part, tier in run.parts.items())
-        console.out.print(f"beside it: {beside}")
+        part_tiers = ", ".join(f"{part} in {tier}" for part, tier in run.parts.items())
+        console.out.print(f"beside it: {part_tiers}")
     console.out.print(
         f"nominal {run.memory.nominal_bits:.2f}, stored {run.memory.stored_bits:.3f} bits per "
         "weight of the decoder's linears"

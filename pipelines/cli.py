@@ -175,16 +175,16 @@ def status(words: tuple[str, ...], config_dir: Path | None) -> int:
     return 0
 
 
-def _sweep(words: tuple[str, ...], own: Path | None) -> Any:
+def _sweep(words: tuple[str, ...], config_dir: Path | None) -> Any:
     """The sweep that the words name; None, after a list of all, if they name none."""
     from pipelines import grid
 
     if not words or "=" in words[0] or words[0].startswith("-"):
-        grid.show_names(own)
+        grid.show_names(config_dir)
         return None
     from pipelines.sweep import Sweep
 
-    return Sweep(grid.read(words[0], own), list(words[1:]), own)
+    return Sweep(grid.read(words[0], config_dir), list(words[1:]), config_dir)
 
 
 @luq.command(short_help="One page over sweeps: figures, comparisons, every run.")

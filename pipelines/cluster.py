@@ -175,7 +175,7 @@ class Crew:
         probe.touch()
         try:
             sights = self.client.run(look, probe)
-            mine = look(probe)
+            local_sight = look(probe)
         finally:
             probe.unlink()
         for address, sight in sights.items():
@@ -184,7 +184,7 @@ class Crew:
                     f"the worker at {address} does not see {self.store.root.parent}: all machines "
                     "need the outputs under the same path"
                 )
-            if sight != mine:
+            if sight != local_sight:
                 raise ConfigError(
                     f"the worker at {address} has another version of luq "
                     f"({sight.version}, {sight.commit or 'no checkout'}): install the same there"
@@ -234,18 +234,18 @@ class Crew:
 
         The pieces of all of them are made together, so that walks are cut where plans part.
         """
-        wanted: list[tuple[Underway, list[AnyArtefact]]] = []
+        next_artefacts: list[tuple[Underway, list[AnyArtefact]]] = []
         for run in runs:
             try:
-                wanted.append((run, self._next(run)))
+                next_artefacts.append((run, self._next(run)))
             except Exception as error:  # noqa: BLE001  # the others go on
                 self._fail(run, error)
         by_model: dict[str, list[AnyArtefact]] = {}
-        for run, artefacts in wanted:
+        for run, artefacts in next_artefacts:
             by_model.setdefault(run.bench.store.about, []).extend(artefacts)
         for model, artefacts in by_model.items():
             self._submit(artefacts, model)
-        for run, artefacts in wanted:
+        for run, artefacts in next_artefacts:
             failed = [item.label for item in artefacts if item.label in self._failures]
             run.waits_for = self._pieces.of(artefacts) - self._finished
             if failed:

@@ -95,8 +95,8 @@ def candidates(words: list[str], luq: click.Group) -> list[str]:
 def _words(command: click.Command, before: list[str], typed: str) -> Iterator[str]:
     """What can stand after a command and the words `before`."""
     outputs = Path(_value_of("--outputs", before) or default_outputs())
-    own = _value_of("--config-dir", before)
-    own_folder = None if own is None else Path(own)
+    config_dir = _value_of("--config-dir", before)
+    own_folder = None if config_dir is None else Path(config_dir)
     if isinstance(command, click.Group):
         yield from (name for name, entry in command.commands.items() if not entry.hidden)
     elif before and before[-1].startswith("-"):
@@ -110,16 +110,16 @@ def _words(command: click.Command, before: list[str], typed: str) -> Iterator[st
 
 
 def _arguments(
-    command: click.Command, before: list[str], typed: str, outputs: Path, own: Path | None
+    command: click.Command, before: list[str], typed: str, outputs: Path, config_dir: Path | None
 ) -> Iterator[str]:
     """What a command takes that is no option."""
     is_first = all(word.startswith("-") for word in before)
     if command.name in TAKES_SWEEPS or (command.name in TAKES_SWEEP and is_first):
-        yield from files(SWEEPS, own)
+        yield from files(SWEEPS, config_dir)
         if command.name not in ("sweep", "status"):
             yield from _groups_with_runs(outputs)
     elif command.name in TAKES_OVERRIDES:
-        yield from overrides(typed, own)
+        yield from overrides(typed, config_dir)
     elif command.name in TAKES_RUN:
         yield from _runs(outputs, typed)
 
@@ -150,12 +150,12 @@ def _value_of(option: str, words: list[str]) -> str | None:
     return None
 
 
-def overrides(typed: str, own: Path | None = None) -> Iterator[str]:
+def overrides(typed: str, config_dir: Path | None = None) -> Iterator[str]:
     """`group=choice`, also after other choices (`order=depth,entropy`); `dotted.setting=value`."""
     setting, equals, value = typed.partition("=")
     if equals:
         earlier, comma, _ = value.rpartition(",")
-        for choice in (*files(setting, own), *_values(setting)):
+        for choice in (*files(setting, config_dir), *_values(setting)):
             yield f"{setting}={earlier}{comma}{choice}"
         return
     for folder in CONF.iterdir():

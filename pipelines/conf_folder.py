@@ -17,31 +17,31 @@ CONF = INSTALLED if INSTALLED.is_dir() else HERE.parent / "conf"
 SWEEPS = "sweep"  # the folder of named sweeps, which is no group of the config
 
 
-def allow_modules(own: Path | None) -> None:
+def allow_modules(config_dir: Path | None) -> None:
     """Let a config name classes of Python files in the user's folder; nothing is imported yet.
 
     The folder stands last on the path of modules: it hides none.
     """
-    if own is not None and str(own.resolve()) not in sys.path:
-        sys.path.append(str(own.resolve()))
+    if config_dir is not None and str(config_dir.resolve()) not in sys.path:
+        sys.path.append(str(config_dir.resolve()))
 
 
-def files(group: str, own: Path | None = None) -> dict[str, Path]:
+def files(group: str, config_dir: Path | None = None) -> dict[str, Path]:
     """The configs of a group by name.
 
     Args:
         group: A folder of configs.
-        own: A user's folder of groups.
+        config_dir: A user's folder of groups.
 
     Raises:
         ConfigError: The user's folder is none, or hides a config that ships.
     """
     by_name = {file.stem: file for file in (CONF / group).glob("*.yaml")}
-    if own is None:
+    if config_dir is None:
         return by_name
-    if not own.is_dir():
-        raise ConfigError(f"--config-dir {own}: there is no such folder")
-    for file in sorted((own / group).glob("*.yaml")):
+    if not config_dir.is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
+    for file in sorted((config_dir / group).glob("*.yaml")):
         if file.stem in by_name:
             raise ConfigError(
                 f"{file} has the name of a config that ships with luq: give it another one"

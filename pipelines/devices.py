@@ -14,7 +14,7 @@ LOCKS = Path(tempfile.gettempdir()) / f"luq-devices-{os.getuid()}"
 
 
 @contextmanager
-def free(wanted: str) -> Iterator[str]:
+def free(device: str) -> Iterator[str]:
     """The device that a job shall use.
 
     `auto` on a machine with several GPUs: the first that no other job holds.
@@ -26,10 +26,10 @@ def free(wanted: str) -> Iterator[str]:
     Raises:
         ConfigError: this machine does not have it.
     """
-    require(wanted)
+    require(device)
     count = device_count()
-    if wanted != "auto" or count < 2:
-        yield wanted
+    if device != "auto" or count < 2:
+        yield device
         return
     LOCKS.mkdir(exist_ok=True)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")

@@ -37,8 +37,8 @@ class Activity:
             return f"{self.name}, {duration(seconds)}"
         words = f"{self.name} {self.done} of {self.total}, {duration(seconds)}"
         if self.done:
-            left = seconds / self.done * (self.total - self.done)
-            words += f", about {duration(left)} left"
+            seconds_left = seconds / self.done * (self.total - self.done)
+            words += f", about {duration(seconds_left)} left"
         return words
 
 
@@ -141,11 +141,11 @@ class Display:
 
     def stage(self, name: str, seconds: float, cached: bool, made: int) -> None:
         """A finished stage."""
-        how = "done"
+        outcome = "done"
         if cached:
-            how = "from the store"
+            outcome = "from the store"
         elif made:
-            how = f"{made} made"
-        log.info("%s: %.1f s, %s", name, seconds, how)
+            outcome = f"{made} made"
+        log.info("%s: %.1f s, %s", name, seconds, outcome)
         self._last_line = time.monotonic()
-        console.out.print(styled(f"  {name:<16} {seconds:7.1f} s  ", (how, "dim")))
+        console.out.print(styled(f"  {name:<16} {seconds:7.1f} s  ", (outcome, "dim")))

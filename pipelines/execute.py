@@ -182,12 +182,13 @@ def choose(bench: Workbench) -> Plans:
             for profile in graph.profiles:
                 store.get(profile)
     with clock.stage("allocate"):
-        beside = planned_parts(graph, store.get)
+        part_plans = planned_parts(graph, store.get)
         chosen = allocate(graph, store.get)
     _show("allocation", str(chosen.allocation))
-    if beside.parts:
-        _show("beside it", ", ".join(f"{part} in {tier}" for part, tier in beside.tiers.items()))
-    return Plans(chosen, beside)
+    if part_plans.parts:
+        part_tiers = [f"{part} in {tier}" for part, tier in part_plans.tiers.items()]
+        _show("beside it", ", ".join(part_tiers))
+    return Plans(chosen, part_plans)
 
 
 def _show(name: str, plan: str) -> None:
@@ -216,14 +217,14 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
     config = graph.config
     check_before(bench)
     bench.check_text()
-    chosen, beside = choose(bench)
+    chosen, part_plans = choose(bench)
     layers = graph.layers(chosen.allocation)
     sizes = bench.quantize(layers, "quantize")
     bench.quantize(graph.float_layers, "quantize 16-bit")
     end_walk(store.tools)
-    part_sizes = bench.pack_parts(beside.parts)
-    rest = store.get(graph.rest)
-    answers = graph.answers(layers, graph.questions, beside.parts)
+    part_sizes = bench.pack_parts(part_plans.parts)
+    float_rest = store.get(graph.rest)
+    answers = graph.answers(layers, graph.questions, part_plans.parts)
     float_answers = graph.answers(graph.float_layers, graph.questions)
     float_scores = bench.evaluate(float_answers, "evaluate 16-bit")
     scores = bench.evaluate(answers, "evaluate")
@@ -231,8 +232,8 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         float_losses = graph.text_losses(graph.float_layers)
         if float_losses is not None:  # before the fidelity, which installs the 16-bit model too
             store.get(float_losses)
-        fidelity = bench.measure(graph.fidelity(layers, graph.questions, beside.parts))
-        measured_perplexity = bench.perplexity(layers, beside.parts)
+        fidelity = bench.measure(graph.fidelity(layers, graph.questions, part_plans.parts))
+        measured_perplexity = bench.perplexity(layers, part_plans.parts)
     layer_scores = LayerScores(graph, store.get)
     seconds = dict(clock.seconds)
     low, high = config.quantizer.low, config.quantizer.high
@@ -258,11 +259,11 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
         tiers=list(chosen.allocation.tiers),
         other_tiers=list(chosen.allocation.others),
         plan=chosen.report,
-        vision=beside.vision,
+        vision=part_plans.vision,
         layer_scores=layer_scores.recorded() if graph.is_profiled else {},
         draw_scores=layer_scores.recorded_draws() if graph.is_profiled else {},
         k=chosen.allocation.count(low) if low != high else len(layers),
-        memory=memory(sizes, rest.ledger, peak_bytes(), part_sizes),
+        memory=memory(sizes, float_rest.ledger, peak_bytes(), part_sizes),
         **score_part(scores, float_scores, measured_perplexity)._asdict(),
         fidelity=fidelity,
         perplexity=measured_perplexity,
@@ -271,7 +272,7 @@ def execute(bench: Workbench, identity: RunIdentity) -> RunRecord:
             profile=graph.profile.key if graph.is_profiled else None,
             layers=_keys(layers),
             float_layers=_keys(graph.float_layers),
-            parts={part.part: part.key for part in beside.parts},
+            parts={part.part: part.key for part in part_plans.parts},
             answers={name: artefact.key for name, artefact in answers.items()},
             float_answers={name: artefact.key for name, artefact in float_answers.items()},
             used=store.used(),
@@ -312,6 +313,6 @@ def _asked_rows(bench: Workbench, answers: dict[str, Artefact[Kept]]) -> dict[st
     """Digest of the rows that were asked, by benchmark."""
     rows: dict[str, str] = {}
     for benchmark, artefact in answers.items():
-        kept = bench.store.get(artefact)
-        rows[benchmark] = digest([row["id"] for row in rows_of(kept)])
+        stored_answers = bench.store.get(artefact)
+        rows[benchmark] = digest([row["id"] for row in rows_of(stored_answers)])
     return rows

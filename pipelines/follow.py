@@ -33,16 +33,16 @@ class Lack(NamedTuple):
 
 def lacks(record: RunRecord, config: RunConfig, outputs: Path) -> list[Lack]:
     """What a config asks for beside the record, and is not there."""
-    found: list[Lack] = []
+    lacking: list[Lack] = []
     if config.checkpoint and not _checkpoint(record, outputs).exists():
-        found.append(Lack(CHECKPOINT))
+        lacking.append(Lack(CHECKPOINT))
     if config.tracking.name != "none":
         note = _mirror_note(record, outputs)
         if note.get("of") != _mirrored(record, config, outputs):
-            found.append(Lack(MIRROR))
+            lacking.append(Lack(MIRROR))
         elif note.get("error"):
-            found.append(Lack(MIRROR, str(note["error"])))
-    return found
+            lacking.append(Lack(MIRROR, str(note["error"])))
+    return lacking
 
 
 def follow(record: RunRecord, config: RunConfig, outputs: Path, live: LiveRun) -> None:

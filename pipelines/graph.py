@@ -216,16 +216,17 @@ class Graph(ModelGraph):
         """
         if isinstance(calibration.questions, tuple):
             for table in self.questions.tables.values():
-                for known in calibration.questions:
-                    if same_files(table, known):
+                for calibration_table in calibration.questions:
+                    if same_files(table, calibration_table):
                         raise DataError(
                             "calibration.source and evaluation.data give the same "
-                            f"{table.benchmark}, as {known.benchmark}: calibrate on other questions"
+                            f"{table.benchmark}, as {calibration_table.benchmark}: calibrate on "
+                            "other questions"
                         )
         texts = (calibration.text, self.text)
-        own = calibration.questions
-        if isinstance(own, OwnSamples) and self.text is not None:
-            self._check_own_texts(own, self.text)
+        samples = calibration.questions
+        if isinstance(samples, OwnSamples) and self.text is not None:
+            self._check_own_texts(samples, self.text)
         if calibration.text is None or self.text is None:
             return
         if calibration.text.name == self.text.name:
@@ -234,19 +235,19 @@ class Graph(ModelGraph):
         if self.download or all(text.is_here for text in texts if text is not None):
             check_texts(calibration.text, self.text)
 
-    def _check_own_texts(self, own: OwnSamples, text: TextSource) -> None:
+    def _check_own_texts(self, samples: OwnSamples, text: TextSource) -> None:
         # `status` and `--plan` fetch nothing
         if self.download or text.is_here:
-            check_own_texts(own, text)
+            check_own_texts(samples, text)
 
     def shared_questions(self) -> list[SharedQuestions]:
         """What the calibration shares with each benchmark, of all that is asked in this run."""
-        asked = [self.questions] if self.is_calibrated else []
-        if asked and chooses_by_questions(self.config):
-            asked.append(self.selection_set(None))
+        question_sets = [self.questions] if self.is_calibrated else []
+        if question_sets and chooses_by_questions(self.config):
+            question_sets.append(self.selection_set(None))
         shared: list[SharedQuestions] = []
         for draw in self.calibrations:
-            for questions in asked:
+            for questions in question_sets:
                 shared += shared_questions(draw, questions)
         return shared
 

@@ -40,22 +40,22 @@ class Definition(NamedTuple):
     grid: list[dict[str, str]]
 
 
-def names(own: Path | None = None) -> list[str]:
+def names(config_dir: Path | None = None) -> list[str]:
     """The named sweeps, those of a user's folder of configs too."""
-    return sorted(files(SWEEPS, own))
+    return sorted(files(SWEEPS, config_dir))
 
 
-def read(name: str, own: Path | None = None) -> Definition:
+def read(name: str, config_dir: Path | None = None) -> Definition:
     """A named sweep.
 
     Args:
         name: of a sweep that ships, or of the user's own.
-        own: a user's folder of configs.
+        config_dir: a user's folder of configs.
 
     Raises:
         ConfigError: there is none, with the nearest names; or its file says no sweep.
     """
-    by_name = files(SWEEPS, own)
+    by_name = files(SWEEPS, config_dir)
     if name not in by_name:
         raise unknown("sweep", name, by_name)
     return _definition(by_name[name])
@@ -111,13 +111,13 @@ def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def show_names(own: Path | None = None) -> None:
+def show_names(config_dir: Path | None = None) -> None:
     """List the named sweeps; a file that cannot be used is one line, and the others are listed."""
     table = Sheet("named sweeps", [text_column("name"), text_column("what it asks")])
     problems: list[str] = []
-    for name in names(own):
+    for name in names(config_dir):
         try:
-            table.add_row(name, read(name, own).about)
+            table.add_row(name, read(name, config_dir).about)
         except ConfigError as error:
             problems.append(str(error))
     console.out.print(table)
@@ -207,25 +207,20 @@ class Grid:
         """
         parts = [dict(part) for part in self.definition.grid]
         for key, value in self.given.items():
-            having = [part for part in parts if key in part]
-            if not having:
+            affected = [part for part in parts if key in part]
+            if not affected:
                 continue
             if not (CONF / key).is_dir():
-                for part in having:
+                for part in affected:
                     part[key] = value
                 continue
-            wanted = self._values(key, value)
-            kept = {
-                i: [v for v in self._values(key, part[key]) if v in wanted]
-                for i, part in enumerate(parts)
-                if key in part
-            }
-            if any(kept.values()):
-                parts = [
-                    part | {key: ",".join(kept[i])} for i, part in enumerate(parts) if kept.get(i)
-                ]
-            else:
-                parts = [part | {key: value} for part in having]
+            choices = self._values(key, value)
+            narrowed: list[dict[str, str]] = []
+            for part in affected:
+                common = [choice for choice in self._values(key, part[key]) if choice in choices]
+                if common:
+                    narrowed.append(part | {key: ",".join(common)})
+            parts = narrowed or [part | {key: value} for part in affected]
         return parts
 
     def _values(self, key: str, value: str) -> list[str]:
@@ -245,18 +240,18 @@ class Grid:
             for o in (f"group={self.definition.name}", *self.definition.base)
             if self._key(o) not in self.given
         ]
-        found: dict[tuple[str, ...], None] = {}
+        unique_runs: dict[tuple[str, ...], None] = {}
         try:
             for part in self._parts():
                 parsed = self.parser.parse_overrides(
                     [*fixed, *self.extra, *(f"{key}={value}" for key, value in part.items())]
                 )
-                found |= {tuple(run): None for run in all_combinations(parsed)}
+                unique_runs |= {tuple(run): None for run in all_combinations(parsed)}
         except HydraException as error:
             raise ConfigError(
                 f"sweep {self.definition.name}: {composition_error(error)}"
             ) from error
-        return [list(run) for run in found]
+        return [list(run) for run in unique_runs]
 
     @staticmethod
     def _key(override: str) -> str:

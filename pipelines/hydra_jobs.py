@@ -41,10 +41,10 @@ def run_jobs(stage: str, overrides: Sequence[str]) -> int:
         arguments = parser.parse_args(list(overrides))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
-    own = None if arguments.config_dir is None else Path(arguments.config_dir)
+    config_dir = None if arguments.config_dir is None else Path(arguments.config_dir)
     arguments.overrides = with_own_model(arguments.overrides)
-    check_choices(arguments.overrides, own)
-    allow_modules(own)
+    check_choices(arguments.overrides, config_dir)
+    allow_modules(config_dir)
     console.log_warnings()
     register()
     failures = run.Failures()
@@ -90,12 +90,12 @@ def _shared(overrides: Sequence[str]) -> list[str]:
 @contextmanager
 def _errors_come_through() -> Iterator[None]:
     """Hydra raises what went wrong, instead of printing a traceback and exiting."""
-    before = os.environ.get(RAISE)
+    value_before = os.environ.get(RAISE)
     os.environ[RAISE] = "1"
     try:
         yield
     finally:
-        if before is None:
+        if value_before is None:
             del os.environ[RAISE]
         else:
-            os.environ[RAISE] = before
+            os.environ[RAISE] = value_before

@@ -27,14 +27,14 @@ def after_runs(records: Sequence[RunRecord]) -> list[Step]:
     best = max(records, key=lambda record: record.mean_score)
     options = _outputs_option(best)
     key = best.key[:SHORT_KEY]
-    whose = "the best one" if len(records) > 1 else "it"
+    subject = "the best one" if len(records) > 1 else "it"
     steps = [
         Step(f"luq report {shlex.quote(best.sweep)}{options}", "one page over its group"),
-        Step(f"luq export {key} DIR{options}", f"{whose} as a folder that transformers loads"),
+        Step(f"luq export {key} DIR{options}", f"{subject} as a folder that transformers loads"),
     ]
-    others = [record for record in records if record.key != best.key]
-    if others:
-        smallest = min(others, key=lambda record: record.memory.checkpoint_bytes)
+    other_records = [record for record in records if record.key != best.key]
+    if other_records:
+        smallest = min(other_records, key=lambda record: record.memory.checkpoint_bytes)
         command = f"luq compare {key} {smallest.key[:SHORT_KEY]}{options}"
         steps.append(Step(command, "the best and the smallest other, by question"))
     else:

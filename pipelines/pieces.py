@@ -127,8 +127,8 @@ class Pieces:
 
     def of(self, artefacts: Iterable[AnyArtefact]) -> set[str]:
         """The names of the pieces that some artefacts are in, of those that there are already."""
-        found = {artefact.label for artefact in self.missing(artefacts)} & self._owner.keys()
-        return {self._owner[label].name for label in found}
+        labels = {artefact.label for artefact in self.missing(artefacts)} & self._owner.keys()
+        return {self._owner[label].name for label in labels}
 
     def add(self, artefacts: Iterable[AnyArtefact]) -> list[Piece]:
         """New pieces for what is in none yet; each stands after those that it needs."""
@@ -144,36 +144,36 @@ class Pieces:
 
     def missing(self, artefacts: Iterable[AnyArtefact]) -> list[AnyArtefact]:
         """Of these and all that they need what the store lacks: needs first, each once."""
-        found: dict[str, AnyArtefact] = {}
-        known: set[str] = set()
+        missing_artefacts: dict[str, AnyArtefact] = {}
+        visited: set[str] = set()
 
         def visit(artefact: AnyArtefact) -> None:
-            if artefact.label in known:
+            if artefact.label in visited:
                 return
-            known.add(artefact.label)
+            visited.add(artefact.label)
             if self.store.has(artefact):
                 return
             for need in artefact.needs():
                 visit(need)
-            found[artefact.label] = artefact
+            missing_artefacts[artefact.label] = artefact
 
         for artefact in artefacts:
             visit(artefact)
-        return list(found.values())
+        return list(missing_artefacts.values())
 
 
 def _groups(missing: list[AnyArtefact]) -> list[list[AnyArtefact]]:
     """The artefacts of each piece."""
     groups: list[list[AnyArtefact]] = []
     groups += _walks([item for item in missing if isinstance(item, PackedLayer)])
-    asked: dict[tuple[str, ...], list[AnyArtefact]] = {}
+    by_layers: dict[tuple[str, ...], list[AnyArtefact]] = {}
     for artefact in missing:
         if isinstance(artefact, ASKED):
             packed = (*artefact.layers, *artefact.parts)
-            asked.setdefault(tuple(item.label for item in packed), []).append(artefact)
+            by_layers.setdefault(tuple(item.label for item in packed), []).append(artefact)
         elif not isinstance(artefact, PackedLayer):
             groups.append([artefact])
-    return groups + list(asked.values())
+    return groups + list(by_layers.values())
 
 
 def _walks(layers: list[PackedLayer]) -> list[list[AnyArtefact]]:
@@ -184,8 +184,8 @@ def _walks(layers: list[PackedLayer]) -> list[list[AnyArtefact]]:
     """
     passed = {layer.before[-1].label for layer in layers if layer.before}
     last_layers = [layer for layer in layers if layer.label not in passed]
-    beside = [walk for walk in _joined(last_layers, _is_beside) if len(walk) > 1]
-    labels = {layer.label for walk in beside for layer in walk}
+    side_walks = [walk for walk in _joined(last_layers, _is_beside) if len(walk) > 1]
+    labels = {layer.label for walk in side_walks for layer in walk}
     chained = [layer for layer in layers if layer.label not in labels]
     followers = Counter(layer.before[-1].label for layer in chained if layer.before)
 
@@ -193,7 +193,7 @@ def _walks(layers: list[PackedLayer]) -> list[list[AnyArtefact]]:
         is_next = bool(following.before) and following.before[-1].label == layer.label
         return is_next and followers[layer.label] == 1
 
-    return [list(walk) for walk in [*_joined(chained, follows), *beside]]
+    return [list(walk) for walk in [*_joined(chained, follows), *side_walks]]
 
 
 def _joined(
@@ -213,14 +213,14 @@ def _joined(
 
 def _is_beside(layer: PackedLayer, following: PackedLayer) -> bool:
     """Whether the samples of the second go through what those of the first went through, and on."""
-    same = (layer.tiers, layer.calibration, layer.gradients, layer.refinement) == (
+    is_same_kind = (layer.tiers, layer.calibration, layer.gradients, layer.refinement) == (
         following.tiers,
         following.calibration,
         following.gradients,
         following.refinement,
     )
     is_next = following.index == layer.index + 1
-    return same and is_next and following.before[: len(layer.before)] == layer.before
+    return is_same_kind and is_next and following.before[: len(layer.before)] == layer.before
 
 
 def _in_order(pieces: list[Piece]) -> list[Piece]:

@@ -28,10 +28,10 @@ def rescore(outputs: Path, sweep: str | None) -> int:
         runs_folder.check_sweep(outputs, sweep)
     store = Store(outputs / "store")
     changed = 0
-    seen = 0
+    count = 0
     problems: list[str] = []
     for record in runs_folder.iterate(outputs, sweep, problems):
-        seen += 1
+        count += 1
         try:
             fresh = _rescored(store, record)
         except LuqError as error:
@@ -46,10 +46,10 @@ def rescore(outputs: Path, sweep: str | None) -> int:
             # its own name and sweep, not those under which another sweep knows it
             file = runs_folder.record_file(outputs, record.key)
             write_json(file, sealed(to_json(_rescored(store, runs_folder.read(file)))))
-    console.out.print(f"{seen} records scored again from kept answers, {changed} changed")
+    console.out.print(f"{count} records scored again from kept answers, {changed} changed")
     if problems:
         raise StoreError("not scored again: " + "\n  ".join(problems))
-    if seen == 0:
+    if count == 0:
         raise ConfigError(f"{outputs} holds no records: run `luq run`, or give --outputs")
     return changed
 
@@ -64,6 +64,6 @@ def _rescored(store: Store, record: RunRecord) -> RunRecord:
 def _scores(store: Store, answers: dict[str, str]) -> dict[str, Scored]:
     scores: dict[str, Scored] = {}
     for benchmark, key in answers.items():
-        kept = read_kept(store.verify("evaluation", key))
-        scores[benchmark] = scored(benchmark, kept, key)
+        stored_answers = read_kept(store.verify("evaluation", key))
+        scores[benchmark] = scored(benchmark, stored_answers, key)
     return scores

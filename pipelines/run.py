@@ -82,8 +82,8 @@ def _overrides() -> list[str]:
 
 def _own_configs() -> list[str]:
     """The option that names the user's folder of configs, if Hydra looked into one."""
-    own = _own_folder()
-    return [] if own is None else ["--config-dir", str(own)]
+    config_dir = _own_folder()
+    return [] if config_dir is None else ["--config-dir", str(config_dir)]
 
 
 def _own_folder() -> Path | None:
@@ -154,12 +154,12 @@ def quantize(config: RunConfig, name: str) -> None:
     """Up to the packed layers; print where they are and what they weigh."""
     bench = workbench(config)
     check_space(bench.graph, bench.store)
-    chosen, beside = choose(bench)
+    chosen, part_plans = choose(bench)
     layers = bench.graph.layers(chosen.allocation)
     sizes = bench.quantize(layers, "quantize")
-    parts = bench.pack_parts(beside.parts)
-    rest = bench.store.get(bench.graph.rest)
-    console.out.print(console.memory_line(memory(sizes, rest.ledger, peak_bytes(), parts)))
+    parts = bench.pack_parts(part_plans.parts)
+    float_rest = bench.store.get(bench.graph.rest)
+    console.out.print(console.memory_line(memory(sizes, float_rest.ledger, peak_bytes(), parts)))
     folder = bench.store.root / "layers"
     console.out.print(f"packed layers: {folder}/<key>, keys in layer order:")
     console.out.print(" ".join(layer.key for layer in layers))

@@ -45,14 +45,14 @@ def plan_labels(names: Sequence[str]) -> list[str]:
     `order=lim allocation.k=4 seed=1` is `order=lim k=4`. A group stays where another setting that
     is shown ends in the same word: `calibration.tokens=9 profile.tokens=9`.
     """
-    shown: list[list[str]] = []
+    words_by_plan: list[list[str]] = []
     for label in labels(names):
         without_seeds = [word for word in words(label) if not _setting(word).endswith("seed")]
-        shown.append(without_seeds or [label])
-    settings = {_setting(word) for plan_words in shown for word in plan_words}
+        words_by_plan.append(without_seeds or [label])
+    settings = {_setting(word) for plan_words in words_by_plan for word in plan_words}
     endings = Counter(setting.rpartition(".")[2] for setting in settings)
     plan_names: list[str] = []
-    for plan_words in shown:
+    for plan_words in words_by_plan:
         plan_names.append(" ".join(_without_group(word, endings) for word in plan_words))
     return plan_names
 

@@ -183,31 +183,31 @@ def with_own_model(overrides: Sequence[str], base: Sequence[str] = ()) -> list[s
         overrides: of a command line.
         base: overrides of a sweep, which may choose a model.
     """
-    given = settings_of([*base, *overrides])
-    if "model.path" not in given or "model" in given:
+    settings = settings_of([*base, *overrides])
+    if "model.path" not in settings or "model" in settings:
         return list(overrides)
     for override in overrides:
         name, _, path = override.lstrip("+").partition("=")
         if name == "model.path" and plugin(path.strip("'\"").partition(":")[0]) is not None:
             return list(overrides)  # it is a shipped one
     choices = ["model=own"]
-    if "evaluation" not in given:
+    if "evaluation" not in settings:
         choices.append("evaluation=quick")
     return [*choices, *overrides]
 
 
-def check_choices(overrides: Sequence[str], own: Path | None = None) -> None:
+def check_choices(overrides: Sequence[str], config_dir: Path | None = None) -> None:
     """Refuse overrides that cannot be read, and choices of config groups that do not exist.
 
     Args:
         overrides: as they are given.
-        own: a user's folder of configs.
+        config_dir: a user's folder of configs.
 
     Raises:
         ConfigError: it names the override, and the nearest choices.
     """
     parser = OverridesParser.create()
-    folders = [own, *_searched(overrides)]
+    folders = [config_dir, *_searched(overrides)]
     for override in overrides:
         group, equals, value = override.lstrip("+").partition("=")
         try:
@@ -229,11 +229,11 @@ def check_choices(overrides: Sequence[str], own: Path | None = None) -> None:
         folder = CONF / group
         if not equals or "." in group or not folder.is_dir():
             continue
-        known: dict[str, Path] = {}
+        choices: dict[str, Path] = {}
         for own_folder in folders:
-            known |= files(group, own_folder)
+            choices |= files(group, own_folder)
         none = ("null", "") if group in OPTIONAL else ()
         names = list(parsed.sweep_string_iterator()) if parsed.is_choice_sweep() else [value]
         for name in names:
-            if name not in (*known, *none) and "(" not in name:
-                raise unknown(group, name, known)
+            if name not in (*choices, *none) and "(" not in name:
+                raise unknown(group, name, choices)

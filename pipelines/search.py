@@ -86,11 +86,11 @@ class SearchSettings:
         return self.outputs / "optuna" / f"{self.study_name}.db"
 
 
-def _directions(given: Any, objective: Sequence[str]) -> tuple[Direction, ...]:
+def _directions(setting: Any, objective: Sequence[str]) -> tuple[Direction, ...]:
     """Whether each objective is made large or small."""
-    if given is None:
+    if setting is None:
         return tuple("maximize" if name in MAXIMISED else "minimize" for name in objective)
-    directions: list[Any] = [given] if isinstance(given, str) else list(given)
+    directions: list[Any] = [setting] if isinstance(setting, str) else list(setting)
     fits = len(directions) == len(objective) and set(directions) <= set(get_args(Direction))
     allowed = f"maximize or minimize for each of objective={list(objective)}"
     require(fits, "hydra.sweeper.direction", directions, allowed)
@@ -234,24 +234,24 @@ def _sampler(settings: SearchSettings, trials: int) -> "BaseSampler":
 
 def _check_same(study: "Study", settings: SearchSettings, space: Space) -> None:
     """Refuse to go on with a study of something else: its trials say nothing of this one's."""
-    asked = {
+    current = {
         "objective": dict(zip(settings.objective, settings.directions, strict=True)),
         "fixed": sorted(o for o in space.fixed if not o.startswith(ELSEWHERE)),
         "searched": {name: str(kind) for name, kind in space.distributions.items()},
     }
     before = study.user_attrs.get(ASKED)
     if before is None and not study.get_trials(deepcopy=False):
-        study.set_user_attr(ASKED, asked)
-    elif before != asked:
+        study.set_user_attr(ASKED, current)
+    elif before != current:
         raise ConfigError(
             f"the study {settings.study_name!r} was begun with other settings "
-            f"({_difference(before or {}, asked)}): give the same ones, or another "
+            f"({_difference(before or {}, current)}): give the same ones, or another "
             "hydra.sweeper.study_name"
         )
 
 
-def _difference(before: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    changed = [name for name in asked if before.get(name) != asked[name]]
+def _difference(before: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    changed = [name for name in current if before.get(name) != current[name]]
     return "; ".join(f"{name}: {before.get(name)}" for name in changed)
 
 
@@ -296,11 +296,11 @@ def _tell(study: "Study", trial: "Trial", values: Values, settings: SearchSettin
         console.out.print(f"  trial {trial.number} failed")
         return
     study.tell(trial, numbers)
-    shown = ", ".join(
+    values_text = ", ".join(
         f"{name} {_shown(name, number)}"
         for name, number in zip(settings.objective, numbers, strict=True)
     )
-    console.out.print(f"  trial {trial.number}: {shown}")
+    console.out.print(f"  trial {trial.number}: {values_text}")
 
 
 def _shown(name: str, value: float) -> str:
@@ -316,12 +316,12 @@ def _show_best(study: "Study", settings: SearchSettings, space: Space) -> None:
     what = "the best trial" if len(settings.objective) == 1 else "trials that no other beats"
     table = Sheet(f"study {settings.study_name}: {what}, of {_spent(study)}", columns)
     best: list[FrozenTrial] = sorted(study.best_trials, key=lambda trial: trial.values)
-    shown: set[tuple[str, ...]] = set()
+    listed: set[tuple[str, ...]] = set()
     for trial in best:
         params = tuple(str(trial.params[name]) for name in searched)
-        if params in shown:  # the sampler asked for it twice
+        if params in listed:  # the sampler asked for it twice
             continue
-        shown.add(params)
+        listed.add(params)
         pairs = zip(settings.objective, trial.values, strict=True)
         table.add_row(str(trial.number), *(_shown(name, v) for name, v in pairs), *params)
     console.out.print(table)

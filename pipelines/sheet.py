@@ -66,42 +66,46 @@ class Sheet:
             table = self._table(everything, is_stacked, whole_names=True)
             yield from console.render(table, options.update(max_width=ENDLESS))
             return
-        shown = self._shown(console, options)
-        is_stacked = not self._fits(console, options, shown, is_stacked=False)
-        whole_names = self._fits(console, options, shown, is_stacked)
-        yield self._table(shown, is_stacked, whole_names)
+        visible_columns = self._shown(console, options)
+        is_stacked = not self._fits(console, options, visible_columns, is_stacked=False)
+        whole_names = self._fits(console, options, visible_columns, is_stacked)
+        yield self._table(visible_columns, is_stacked, whole_names)
         left_out = [
             " ".join(column.name.split())
             for index, column in enumerate(self.columns)
-            if index not in shown and not self._is_empty(index)
+            if index not in visible_columns and not self._is_empty(index)
         ]
         if left_out:
             yield Text(f"no room for {', '.join(left_out)}: --wide shows all", "dim")
 
     def _shown(self, console: Console, options: ConsoleOptions) -> list[int]:
         """The columns that stay."""
-        shown = list(range(len(self.columns)))
-        leaving = [i for i in shown if self.columns[i].rank or self._is_empty(i)]
+        visible_columns = list(range(len(self.columns)))
+        leaving = [i for i in visible_columns if self.columns[i].rank or self._is_empty(i)]
         leaving.sort(key=lambda index: (not self._is_empty(index), -self.columns[index].rank))
         for index in leaving:
-            if self._fits(console, options, shown, is_stacked=True):
+            if self._fits(console, options, visible_columns, is_stacked=True):
                 break
-            shown.remove(index)
-        return shown
+            visible_columns.remove(index)
+        return visible_columns
 
     def _is_empty(self, index: int) -> bool:
         return not any(str(row.cells[index]) for row in self._rows)
 
     def _fits(
-        self, console: Console, options: ConsoleOptions, shown: list[int], is_stacked: bool
+        self,
+        console: Console,
+        options: ConsoleOptions,
+        visible_columns: list[int],
+        is_stacked: bool,
     ) -> bool:
-        table = self._table(shown, is_stacked, whole_names=True)
+        table = self._table(visible_columns, is_stacked, whole_names=True)
         width = table.__rich_measure__(console, options.update(max_width=ENDLESS)).maximum
         return width <= options.max_width
 
-    def _table(self, shown: list[int], is_stacked: bool, whole_names: bool) -> Table:
+    def _table(self, visible_columns: list[int], is_stacked: bool, whole_names: bool) -> Table:
         table = Table()
-        for index in shown:
+        for index in visible_columns:
             column = self.columns[index]
             is_broken = is_stacked and not column.is_text
             table.add_column(
@@ -112,7 +116,7 @@ class Sheet:
             )
         for row in self._rows:
             table.add_row(
-                *(row.cells[index] for index in shown),
+                *(row.cells[index] for index in visible_columns),
                 style=row.style,
                 end_section=row.ends_section,
             )

@@ -35,10 +35,12 @@ class Alike:
     kl: Interval | None  # of the answer's first token, run to llama.cpp, nats
 
     @classmethod
-    def of(cls, seen: Agreement) -> "Alike":
-        """What was seen of some questions."""
-        kl = None if seen.kl is None else Interval(*seen.kl)
-        return cls(seen.n, seen.same_answers, seen.prompts, seen.same_prompts, kl)
+    def of(cls, agreement: Agreement) -> "Alike":
+        """The record of an agreement."""
+        kl = None if agreement.kl is None else Interval(*agreement.kl)
+        return cls(
+            agreement.n, agreement.same_answers, agreement.prompts, agreement.same_prompts, kl
+        )
 
 
 @dataclass(frozen=True)
@@ -144,16 +146,16 @@ def find(outputs: Path, folder: Path) -> ShippedRecord:
     about = checked(folder)
     record = run_of(outputs, folder, about)
     files = files_of(folder, about)
-    found: list[ShippedRecord] = []
+    records: list[ShippedRecord] = []
     for shipped in iterate(outputs):
         if shipped.key == key_of(record.key, files, shipped.library):
-            found.append(shipped)
-    if not found:
+            records.append(shipped)
+    if not records:
         raise ConfigError(
             f"{folder} was not asked yet: luq evaluate --gguf {shlex.quote(str(folder))} "
             f"--outputs {shlex.quote(str(outputs))}"
         )
-    return max(found, key=lambda shipped: shipped.finished)
+    return max(records, key=lambda shipped: shipped.finished)
 
 
 def as_run(shipped: ShippedRecord, record: RunRecord) -> RunRecord:

@@ -116,8 +116,8 @@ def _needed_by_sweep(outputs: Path) -> dict[str, set[str]]:
         needed[record.sweep] |= set(record.artefacts.used)
     for note in (outputs / "sweeps").glob("*/*.json"):  # a run can stand in several sweeps
         needed[note.parent.name] |= set(of_run.get(note.stem, []))
-    for asked in shipped.iterate(outputs):
-        needed[shipped.FOLDER] |= set(asked.used)
+    for shipped_record in shipped.iterate(outputs):
+        needed[shipped.FOLDER] |= set(shipped_record.used)
     return needed
 
 
@@ -183,13 +183,13 @@ def clean(outputs: Path, sweep: str | None, yes: bool) -> int:
     _show_problems(inventory)
     labels = inventory.removable(sweep)
     leftovers = {} if sweep else inventory.leftovers
-    whose = f"that only the sweep {sweep!r} needs" if sweep else "that no record needs"
+    condition = f"that only the sweep {sweep!r} needs" if sweep else "that no record needs"
     if not labels and not leftovers:
-        console.out.print(f"there is nothing {whose}")
+        console.out.print(f"there is nothing {condition}")
         return 0
     if labels:
         sizes = {label: inventory.bytes[label] for label in labels}
-        console.out.print(_table(f"artefacts {whose}", "stage", _by_stage(sizes)))
+        console.out.print(_table(f"artefacts {condition}", "stage", _by_stage(sizes)))
     if leftovers:
         title = "unfinished; what a process is making stays"
         console.out.print(_table(title, "stage", _by_stage(leftovers)))

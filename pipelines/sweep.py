@@ -127,10 +127,11 @@ def _without_failure(record: RunRecord | None, lacking: list[Lack]) -> State:
         return State(MISSING)
     names = " and ".join(lack.name for lack in lacking)
     reasons = "; ".join(lack.reason for lack in lacking if lack.reason)
-    said = f"its record is there without its {names}{f' ({reasons})' if reasons else ''}"
+    ending = f" ({reasons})" if reasons else ""
+    reason = f"its record is there without its {names}{ending}"
     # A mirror that fails never fails a run: the next start tries again.
     is_failed_mirror = [lack.name for lack in lacking] == [MIRROR] and reasons != ""
-    return State(DONE if is_failed_mirror else MISSING, said)
+    return State(DONE if is_failed_mirror else MISSING, reason)
 
 
 class Sweep(Grid):
@@ -193,9 +194,9 @@ class Sweep(Grid):
             crew: who makes the runs' artefacts and writes their records; None: each run its own,
                 with the launcher that the command line chose.
         """
-        found = self.look()
+        outcomes = self.look()
         todo: list[Job] = []
-        for job, before in zip(self.jobs, found, strict=True):
+        for job, before in zip(self.jobs, outcomes, strict=True):
             if isinstance(job, ImpossibleJob):
                 continue
             if before.record is not None:
@@ -210,17 +211,17 @@ class Sweep(Grid):
         )
         if todo:
             self._run_all(todo, crew)
-            found = self.look()
+            outcomes = self.look()
         records: dict[str, RunRecord] = {}
-        for job, after in zip(self.jobs, found, strict=True):
+        for job, after in zip(self.jobs, outcomes, strict=True):
             if after.record is not None:
                 records[job.name] = after.record
         console.out.print(console.sweep_table(records))
-        for line in failure_lines(self.jobs, found):
+        for line in failure_lines(self.jobs, outcomes):
             console.out.print(line, soft_wrap=True)
         if records:
             console.show_next(after_runs(list(records.values())))
-        return all(after.state.name == DONE for after in found)
+        return all(after.state.name == DONE for after in outcomes)
 
     def _run_all(self, todo: Sequence[Job], crew: Makers | None) -> None:
         """Launch runs that are not complete."""
@@ -230,13 +231,13 @@ class Sweep(Grid):
             crew(todo)
         # first what no other process is at and mirrors that failed, then what others have left
         for wait, states in ((False, (MISSING, RUNNING, DONE)), (True, (MISSING, RUNNING))):
-            rest: list[Job] = []
+            remaining_jobs: list[Job] = []
             for job in todo:
                 now = job.look()
                 if not now.is_complete and now.state.name in states:
-                    rest.append(job)
-            if rest:
-                self.launch(rest, wait)
+                    remaining_jobs.append(job)
+            if remaining_jobs:
+                self.launch(remaining_jobs, wait)
 
 
 def _launcher_error(error: HydraException) -> ConfigError:
@@ -247,10 +248,10 @@ def _launcher_error(error: HydraException) -> ConfigError:
     return ConfigError(f"{first_line}. {extras}")
 
 
-def failure_lines(jobs: Sequence[AnyJob], found: Sequence[Found]) -> list[Text]:
+def failure_lines(jobs: Sequence[AnyJob], outcomes: Sequence[Found]) -> list[Text]:
     """One line per run of which there is something to say: its name, the reason, its log."""
     lines: list[Text] = []
-    for job, (state, _, _) in zip(jobs, found, strict=True):
+    for job, (state, _, _) in zip(jobs, outcomes, strict=True):
         if state.name == FAILED:
             log = f"  ({job.log_file})" if isinstance(job, Job) else ""
             lines.append(console.failure_line(job.name, state.reason, log))
@@ -272,13 +273,13 @@ def show_status(sweep: Sweep) -> list[Found]:
         # A file, or what lies below one, is said: its runs would only seem to be missing.
         with contextlib.suppress(FileNotFoundError):
             os.listdir(outputs)
-    found = sweep.look()
+    outcomes = sweep.look()
     states: dict[str, str] = {}
-    for job, (state, _, _) in zip(sweep.jobs, found, strict=True):
+    for job, (state, _, _) in zip(sweep.jobs, outcomes, strict=True):
         states[job.name] = state.name
     console.out.print(console.status_table(sweep.definition.name, states))
-    for line in failure_lines(sweep.jobs, found):
+    for line in failure_lines(sweep.jobs, outcomes):
         console.out.print(line, soft_wrap=True)
     counts = [f"{list(states.values()).count(state)} {state}" for state in STATES]
     console.out.print(", ".join(counts))
-    return found
+    return outcomes

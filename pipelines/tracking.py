@@ -245,7 +245,7 @@ class WandbTracker:
             run.summary.update(summary)
 
     @contextmanager
-    def _run(self, group: str, tags: list[str], **given: Any) -> Iterator[tuple[Any, Any]]:
+    def _run(self, group: str, tags: list[str], **init_settings: Any) -> Iterator[tuple[Any, Any]]:
         """A W&B run, and the module."""
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
@@ -259,12 +259,12 @@ class WandbTracker:
             project=self.config.project,
             entity=self.config.entity,
             group=group,
-            resume="allow" if online and "id" in given else None,
+            resume="allow" if online and "id" in init_settings else None,
             mode="online" if online else "offline",
             dir=str(self.folder),
             tags=list(dict.fromkeys(tags)),
             settings=settings,
-            **given,
+            **init_settings,
         ) as run:
             yield run, wandb
 
@@ -318,7 +318,7 @@ def tables(record: RunRecord, wandb: Any) -> dict[str, Any]:
         for name, s in record.scores.items()
     ]
     tiers = [[layer, "", tier] for layer, tier in enumerate(record.tiers)]
-    tiers += [list(other) for other in record.other_tiers]
+    tiers += [list(linear_tier) for linear_tier in record.other_tiers]
     ledger = [[part, count] for part, count in record.memory.ledger.items()]
     columns = ["benchmark", "score", "stderr", "n", "16-bit", "retention"]
     return {

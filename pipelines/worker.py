@@ -130,8 +130,8 @@ class Gpu(WorkerPlugin):
         device = self._held.enter_context(devices.free("auto"))
         kind, _, index = device.partition(":")
         if kind == "cuda":
-            shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-            names = shown.split(",") if shown else []
+            visible_gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+            names = visible_gpus.split(",") if visible_gpus else []
             os.environ["CUDA_VISIBLE_DEVICES"] = names[int(index)] if names else index
 
     def teardown(self, worker: object) -> None:

@@ -113,10 +113,10 @@ def calibration_tokens(graph: Graph, lengths: Sequence[int], image_share: float)
     return Tokens(settings.tokens, batches, images, round(image_share * pictured), images + texts)
 
 
-def _own_tokens(own: OwnSamples, lengths: Sequence[int], image_share: float) -> Tokens:
+def _own_tokens(samples: OwnSamples, lengths: Sequence[int], image_share: float) -> Tokens:
     """A user's own samples, whose lengths are all their own."""
-    texts = sum(len(sample.text) for sample in own.samples) // CHARACTERS
-    images = sum(len(sample.images) for sample in own.samples)
+    texts = sum(len(sample.text) for sample in samples.samples) // CHARACTERS
+    images = sum(len(sample.images) for sample in samples.samples)
     image_tokens = round(images * image_share * mean(lengths)) if lengths else 0
-    count = len(own.samples)
+    count = len(samples.samples)
     return Tokens(texts + image_tokens, count, images, image_tokens, count)

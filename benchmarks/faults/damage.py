@@ -68,14 +68,14 @@ DELETED = "deleted"
 
 def damage(file: Path, rng: random.Random) -> str:
     """Damage a file in one way; returns what was done."""
-    before = file.read_bytes()
+    intact = file.read_bytes()
     if rng.randrange(len(CHANGES) + 1) == 0:
         file.unlink()
         return DELETED
-    content = bytearray(before)
+    content = bytearray(intact)
     change = rng.choice(CHANGES)
     change(content, rng)
-    while content == before:  # zeros were zeros before
+    while content == intact:  # zeros were zeros before
         change = flipped_byte
         change(content, rng)
     file.write_bytes(content)
@@ -214,8 +214,8 @@ def check_gguf(damaged: Damaged) -> list[str]:
     if damaged.file.name == ABOUT and damaged.says_the_same:
         return []
     problems = told(forked.run(luq("info", damaged.root, "--verify")), [damaged.file.name])
-    asked = luq("evaluate", "--gguf", damaged.root, "--outputs", damaged.root)
-    return problems + told(forked.run(asked), [damaged.file.name])
+    evaluation = luq("evaluate", "--gguf", damaged.root, "--outputs", damaged.root)
+    return problems + told(forked.run(evaluation), [damaged.file.name])
 
 
 def check_kernels(damaged: Damaged) -> list[str]:
@@ -227,9 +227,9 @@ def check_kernels(damaged: Damaged) -> list[str]:
     problems = outputs.differences(
         dict.fromkeys(snapshot(damaged.base), ""), dict.fromkeys(snapshot(damaged.root), "")
     )
-    again = forked.run(lambda: _use_kernels(layers, damaged.root))
-    if again.code or "made anew" in again.output:
-        problems.append(f"the cache is still damaged: {again.end}")
+    second_run = forked.run(lambda: _use_kernels(layers, damaged.root))
+    if second_run.code or "made anew" in second_run.output:
+        problems.append(f"the cache is still damaged: {second_run.end}")
     return problems
 
 
@@ -315,8 +315,8 @@ def _kinds(plan: Plan) -> list[Kind]:
 
     def of(pattern: str, *without: str) -> Callable[[Path], list[Path]]:
         def files(folder: Path) -> list[Path]:
-            found = [file for file in folder.glob(pattern) if file.is_file()]
-            return sorted(file for file in found if file.name not in without)
+            candidates = [file for file in folder.glob(pattern) if file.is_file()]
+            return sorted(file for file in candidates if file.name not in without)
 
         return files
 

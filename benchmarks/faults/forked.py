@@ -58,8 +58,8 @@ class Done:
     @property
     def end(self) -> str:
         """How it ended, and the end of what it said."""
-        how = f"signal {self.signal}" if self.signal else f"exit code {self.code}"
-        return f"{how}: {' '.join(self.output.split())[-300:]}"
+        ending = f"signal {self.signal}" if self.signal else f"exit code {self.code}"
+        return f"{ending}: {' '.join(self.output.split())[-300:]}"
 
 
 class Running:

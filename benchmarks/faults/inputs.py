@@ -62,13 +62,14 @@ def _commands(scene: Scene) -> Iterator[BadInput]:
 def _runs(scene: Scene) -> Iterator[BadInput]:
     last = ["--outputs", str(scene.swept)]
     target = str(scene.fresh.parent / "target")
+    good_run = "clusters/profile.clusters=4"
     for name in NO_RUNS:
         sweep, _, run = name.partition("/")
-        shown = (repr(sweep), repr(run)) if run else (name,)
+        quoted_names = (repr(sweep), repr(run)) if run else (name,)
         options = ["--"] if name.startswith("-") else []
-        yield BadInput(["export", *last, *options, name, target], shown)
-        yield BadInput(["compare", *last, *options, name, "clusters/profile.clusters=4"], shown)
-        yield BadInput(["compare", *last, *options, "clusters/profile.clusters=4", name], shown)
+        yield BadInput(["export", *last, *options, name, target], quoted_names)
+        for pair in ((name, good_run), (good_run, name)):
+            yield BadInput(["compare", *last, *options, *pair], quoted_names)
     for name in NO_SWEEPS:
         yield BadInput(["report", name, *last], (name,))
         yield BadInput(["rescore", name, *last], (name,))
@@ -170,10 +171,10 @@ def _inputs(scene: Scene) -> list[BadInput]:
     table: list[BadInput] = []
     for number, setting in enumerate(bad_settings()):
         stage = STAGES[number % len(STAGES)]
-        given = RUN[1:]
+        overrides = RUN[1:]
         if any(override.startswith("allocation=") for override in setting.overrides):
-            given = [override for override in given if not override.startswith("allocation.")]
-        words = [stage, *given, QUIET, to(scene.fresh), *setting.overrides]
+            overrides = [each for each in overrides if not each.startswith("allocation.")]
+        words = [stage, *overrides, QUIET, to(scene.fresh), *setting.overrides]
         table.append(BadInput(words, setting.names))
     return table + list(_commands(scene))
 
@@ -217,13 +218,13 @@ def inputs(plan: Plan) -> Tally:
 
 def _files(scratch: Path) -> Snapshot:
     """All files but logs, locks, and notes of failures; empty folders are no harm."""
-    found: Snapshot = {}
+    stamps: Snapshot = {}
     for file in scratch.rglob("*"):
         name = file.relative_to(scratch).as_posix()
         if file.is_file() and not PASSING.search(name):
             status = file.stat()
-            found[name] = f"{status.st_size} {status.st_mtime_ns}"
-    return found
+            stamps[name] = f"{status.st_size} {status.st_mtime_ns}"
+    return stamps
 
 
 def _problems(done: Done, bad: BadInput) -> list[str]:
@@ -236,7 +237,7 @@ def _problems(done: Done, bad: BadInput) -> list[str]:
     problems: list[str] = []
     if len(lines) > LINES:
         problems.append(f"it says {len(lines)} lines: {done.end}")
-    said = "\n".join(line for line in lines if not line.endswith(RULE))
-    if not any(name in said for name in bad.names):
+    message = "\n".join(line for line in lines if not line.endswith(RULE))
+    if not any(name in message for name in bad.names):
         problems.append(f"nothing names {' or '.join(bad.names)[:80]}: {done.end}")
     return problems

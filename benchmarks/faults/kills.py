@@ -176,9 +176,9 @@ def _case(scenario: Scenario, measured: Measured, folder: Path, rng: Random) -> 
         is_killed = done.was_killed
         if is_killed:
             story.places.append(kill_at)
-            where = f"after the kill at {kill_at} of {measured.changes}"
+            place = f"after the kill at {kill_at} of {measured.changes}"
             torn = scenario.torn(folder) + outputs.torn_files(folder, measured.result)
-            story.problems += [f"{where}: {line}" for line in torn]
+            story.problems += [f"{place}: {line}" for line in torn]
     if done.code or done.signal:
         story.problems.append(f"the start after the kills ends by {done.end}")
         return story

@@ -77,8 +77,8 @@ def show(tallies: Sequence[Tally], seed: int) -> bool:
     out = Console(highlight=False, width=160)
     table = Table("part", "tried", "held", "seconds", title=f"faults, seed {seed}")
     for tally in tallies:
-        held = tally.tried - tally.failed
-        table.add_row(tally.part, str(tally.tried), str(held), f"{tally.seconds:.0f}")
+        passed = tally.tried - tally.failed
+        table.add_row(tally.part, str(tally.tried), str(passed), f"{tally.seconds:.0f}")
     out.print(table)
     for tally in tallies:
         for fault in tally.faults[:SHOWN]:

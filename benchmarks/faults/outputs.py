@@ -49,16 +49,16 @@ def to(outputs: Path) -> str:
 
 def snapshot(root: Path) -> Snapshot:
     """What a folder holds, but for what differs between two runs that did the same."""
-    found: Snapshot = {}
+    contents: Snapshot = {}
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root).as_posix()
         if IGNORED.search(name) or file.name == JOURNAL:
             continue
         if file.is_file():
-            found[name] = hashlib.sha256(_lasting(file, root)).hexdigest()
+            contents[name] = hashlib.sha256(_lasting(file, root)).hexdigest()
         elif not any(file.iterdir()):
-            found[f"{name}/"] = "empty"
-    return found
+            contents[f"{name}/"] = "empty"
+    return contents
 
 
 def _lasting(file: Path, root: Path) -> bytes:
@@ -106,12 +106,12 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
 
 
-def differences(expected: Snapshot, found: Snapshot) -> list[str]:
+def differences(expected: Snapshot, actual: Snapshot) -> list[str]:
     """In what a folder differs from what it should be: a line for each file."""
-    lines = [f"{name} is missing" for name in expected if name not in found]
-    lines += [f"{name} was left behind" for name in found if name not in expected]
+    lines = [f"{name} is missing" for name in expected if name not in actual]
+    lines += [f"{name} was left behind" for name in actual if name not in expected]
     for name in expected:
-        if name in found and found[name] != expected[name]:
+        if name in actual and actual[name] != expected[name]:
             lines.append(f"{name} has other content")
     return lines
 

@@ -40,11 +40,11 @@ class Switch:
         file = os.environ.get(VARIABLE)
         self._library = ctypes.CDLL(file) if file else None
 
-    def arm(self, folder: Path, at: int) -> None:
+    def arm(self, folder: Path, change: int) -> None:
         """Count changes below a folder, and kill the process at one of them; 0: at none."""
         if self._library is None:
             raise RuntimeError("this process was started without the switch")
-        self._library.switch_arm(os.fsencode(os.path.realpath(folder)), ctypes.c_long(at))
+        self._library.switch_arm(os.fsencode(os.path.realpath(folder)), ctypes.c_long(change))
 
     def count(self) -> int:
         """Changes so far; 0 where it was not armed."""

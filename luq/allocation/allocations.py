@@ -36,14 +36,14 @@ class Allocation:
                 as many, that of the earlier one.
         """
         tiers: list[str] = []
-        others: list[LinearTier] = []
+        linear_tiers: list[LinearTier] = []
         for index, by_linear in enumerate(layers):
             usual = Counter(by_linear.values()).most_common(1)[0][0]
             tiers.append(usual)
             for linear, tier in by_linear.items():
                 if tier != usual:
-                    others.append(LinearTier(index, linear, tier))
-        return Allocation(tuple(tiers), tuple(others))
+                    linear_tiers.append(LinearTier(index, linear, tier))
+        return Allocation(tuple(tiers), tuple(linear_tiers))
 
     def __str__(self) -> str:
         return " ".join(f"{span}:{tiers}" for span, tiers in runs(self._layers()))
@@ -52,14 +52,14 @@ class Allocation:
         """Each layer's tiers in words: `trellis2,o+down=trellis3`."""
         for index, tier in enumerate(self.tiers):
             linears: dict[str, list[str]] = {}  # by tier
-            for linear, other in self.others_of(index).items():
-                linears.setdefault(other, []).append(_short(linear))
-            parts = [f"{'+'.join(names)}={other}" for other, names in linears.items()]
+            for linear, linear_tier in self.others_of(index).items():
+                linears.setdefault(linear_tier, []).append(_short(linear))
+            parts = [f"{'+'.join(names)}={linear_tier}" for linear_tier, names in linears.items()]
             yield ",".join([tier, *parts])
 
     def others_of(self, layer: int) -> dict[str, str]:
         """Linear -> tier, of a layer's linears that are not in the layer's own."""
-        return {other.linear: other.tier for other in self.others if other.layer == layer}
+        return {entry.linear: entry.tier for entry in self.others if entry.layer == layer}
 
     def tier_of(self, layer: int, linear: str) -> str:
         """The tier of one linear."""
@@ -67,11 +67,11 @@ class Allocation:
 
     def names(self) -> set[str]:
         """The tiers that occur."""
-        return {*self.tiers, *(other.tier for other in self.others)}
+        return {*self.tiers, *(entry.tier for entry in self.others)}
 
     def count(self, tier: str) -> int:
         """Layers of which all linears are in a tier."""
-        mixed = {other.layer for other in self.others}
+        mixed = {entry.layer for entry in self.others}
         return sum(name == tier and layer not in mixed for layer, name in enumerate(self.tiers))
 
     def replace(self, changes: Mapping[int, str]) -> "Allocation":
@@ -79,8 +79,8 @@ class Allocation:
         tiers = list(self.tiers)
         for layer, tier in changes.items():
             tiers[layer] = tier
-        others = tuple(other for other in self.others if other.layer not in changes)
-        return Allocation(tuple(tiers), others)
+        unchanged = tuple(entry for entry in self.others if entry.layer not in changes)
+        return Allocation(tuple(tiers), unchanged)
 
 
 def _short(linear: str) -> str:

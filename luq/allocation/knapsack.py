@@ -187,8 +187,8 @@ def _relaxation(options: list[list[Option]], limit: int) -> _Relaxation:
             low = middle
     choices = _filled_up(error, size, choices_at(high), limit)
     priced = (error + high * size).min(axis=1)
-    known = [part[choice] for part, choice in zip(options, choices, strict=True)]
-    return _Relaxation(high, priced, known)
+    affordable_plan = [part[choice] for part, choice in zip(options, choices, strict=True)]
+    return _Relaxation(high, priced, affordable_plan)
 
 
 def _filled_up(
@@ -204,6 +204,7 @@ def _filled_up(
         room = limit - size[rows, choices].sum()
         gained = error[rows, choices][:, None] - error
         added = size - size[rows, choices][:, None]
+        # error per byte; a better option that is no larger comes before all others
         rate = np.where((gained > 0) & (added <= room), gained / np.maximum(added, 1e-9), 0.0)
         part, option = np.unravel_index(int(rate.argmax()), rate.shape)
         if rate[part, option] <= 0:
@@ -233,8 +234,8 @@ def _undominated(
 ) -> Int[np.ndarray, " useful"]:
     """Which make a smaller error than all possible ones of no more bytes, by ascending bytes."""
     candidates = np.flatnonzero(possible)
-    found = prefixes.of(candidates)
-    order = candidates[np.lexsort((found.place, found.error, found.bytes))]
+    totals = prefixes.of(candidates)
+    order = candidates[np.lexsort((totals.place, totals.error, totals.bytes))]
     error = prefixes.error[order]
     least_before = np.concatenate(([np.inf], np.minimum.accumulate(error)[:-1]))
     useful: Int[np.ndarray, " useful"] = order[error < least_before]

@@ -58,9 +58,9 @@ def places(order: Sequence[int]) -> list[int]:
     return [int(place) for place in np.argsort(order)]
 
 
-def tau(scores: Sequence[float], others: Sequence[float]) -> float:
+def tau(scores: Sequence[float], other_scores: Sequence[float]) -> float:
     """Kendall's tau between the orders that two lists of scores per layer give."""
-    return kendall(places(ascending(list(scores))), places(ascending(list(others))))
+    return kendall(places(ascending(list(scores))), places(ascending(list(other_scores))))
 
 
 def between_draws(scores: Sequence[Sequence[float]]) -> Agreement | None:
@@ -92,8 +92,10 @@ def between_halves(scores: Sequence[Sequence[float]], seed: int = 0) -> Agreemen
     rng = np.random.default_rng([seed, REPETITION])
     taus: list[float] = []
     for _ in range(SPLITS):
-        drawn = table[rng.permutation(len(table))]
-        taus.append(tau(drawn[:half].mean(0).tolist(), drawn[half : 2 * half].mean(0).tolist()))
+        shuffled = table[rng.permutation(len(table))]
+        first_means = shuffled[:half].mean(0).tolist()
+        second_means = shuffled[half : 2 * half].mean(0).tolist()
+        taus.append(tau(first_means, second_means))
     return agreement(taus)
 
 

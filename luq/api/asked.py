@@ -89,7 +89,7 @@ def evaluate(
         strict=strict,
         seed=seed,
     )
-    seen: list[Calibration] = []
+    calibrations: list[Calibration] = []
     if isinstance(model, LoadedModel):
         source = model
         graph = LoadedGraph(model, GraphSettings(quantizer_of(FLOAT, FLOAT)), None)
@@ -100,11 +100,11 @@ def evaluate(
         graph = model.graph
         layers = model.layers
         parts = model.beside.parts
-        seen = model.seen
+        calibrations = model.seen
     store = source.store
     check_sight(source.checkpoint, config.benchmarks)
     questions = question_set(config, store.root)
-    for calibration in seen:
+    for calibration in calibrations:
         for artefact in shared_questions(calibration, questions):
             check_shared(store.get(artefact))
     scores: dict[str, Score] = {}

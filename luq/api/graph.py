@@ -65,16 +65,17 @@ def quantizer_of(
     """The named tiers, those that were given, and which of them are low and high."""
     low_name, low_tier = named_tier(low)
     high_name, high_tier = named_tier(high)
-    given = {low_name: low_tier, high_name: high_tier, **named_tiers(others)}
-    return QuantizerConfig(low_name, high_name, propagation, NAMED_TIERS | given)
+    chosen_tiers = {low_name: low_tier, high_name: high_tier, **named_tiers(others)}
+    return QuantizerConfig(low_name, high_name, propagation, NAMED_TIERS | chosen_tiers)
 
 
 def with_parts(
-    quantizer: QuantizerConfig, parts: Mapping[str, Tier | None], others: Sequence[Tier] = ()
+    quantizer: QuantizerConfig, parts: Mapping[str, Tier | None], candidates: Sequence[Tier] = ()
 ) -> QuantizerConfig:
-    """A quantizer with tiers for what is no linear of the decoder, and others to choose from."""
+    """A quantizer with tiers for what is no decoder linear, and candidates for the layers."""
     named = {part: named_tier(tier) for part, tier in parts.items() if tier is not None}
-    tiers = quantizer.tiers | {name: tier for name, tier in named.values()} | named_tiers(others)
+    part_tiers = {name: tier for name, tier in named.values()}
+    tiers = quantizer.tiers | part_tiers | named_tiers(candidates)
     names: dict[str, Any] = {part: entry.name for part, entry in named.items()}
     return replace(quantizer, tiers=tiers, **names)
 

@@ -147,8 +147,8 @@ def load(
         raise
     root = _temporary_folder("store") if store is None else Path(store).expanduser()
     temporary = [folder] if store is not None else [folder, root]
-    made = Store(root, progress or Bars())
-    return LoadedModel(adopted.checkpoint, made, adopted.vlm, temporary)
+    opened_store = Store(root, progress or Bars())
+    return LoadedModel(adopted.checkpoint, opened_store, adopted.vlm, temporary)
 
 
 def _from_folder(

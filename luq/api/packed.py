@@ -184,29 +184,29 @@ def quantize(
     chosen = as_plan(plan, model.layers)
     samples = None if calibration is None else calibration_of(model, calibration)
     tiers = {"embeddings": embeddings, "head": head, "projector": projector}
-    several: Sequence[Tier] = ()
+    block_tiers: Sequence[Tier] = ()
     if vision is None or isinstance(vision, str | TierConfig | Mapping):
         tiers["vision"] = vision
     else:
-        several = vision
-    quantizer = with_parts(chosen.quantizer, tiers, several)
+        block_tiers = vision
+    quantizer = with_parts(chosen.quantizer, tiers, block_tiers)
     quantizer = replace(quantizer, held_out=held_out, token_weights=token_weights)
     if refine is not None:
         quantizer = replace(quantizer, refine=refine)
-    budget = VisionBudget(list(named_tiers(several)), vision_bits)
+    budget = VisionBudget(list(named_tiers(block_tiers)), vision_bits)
     settings = GraphSettings(quantizer, AllocationConfig("uniform", vision=budget))
     check_parts(model.checkpoint, settings)
     check_token_weights(model.checkpoint, quantizer)
     graph = LoadedGraph(model, settings, samples)
     layers = graph.layers(chosen.allocation)
     store = model.store
-    beside = planned_parts(graph, store.get)
-    with store.tools.progress.bar("quantize", len(layers) + len(beside.parts)) as advance:
+    planned = planned_parts(graph, store.get)
+    with store.tools.progress.bar("quantize", len(layers) + len(planned.parts)) as advance:
         for layer in layers:
             store.get(layer)
             advance(layer.description, 1)
         end_walk(store.tools)
-        for part in beside.parts:
+        for part in planned.parts:
             store.get(part)
             advance(part.description, 1)
-    return PackedModel(model, chosen, layers, beside, graph)
+    return PackedModel(model, chosen, layers, planned, graph)

@@ -84,8 +84,8 @@ def plan(
     Raises:
         ConfigError: A setting is impossible, or no plan keeps the budget.
     """
-    given = {"k": k, "quantile": quantile, "entropy_max": entropy_max, "bits": bits, "bytes": bytes}
-    limit = _limit(given)
+    numbers = {"k": k, "quantile": quantile, "entropy_max": entropy_max, "bits": bits}
+    limit = _limit({**numbers, "bytes": bytes})
     if tiers and limit not in ("bits", "bytes"):
         raise ConfigError(f"tiers would be ignored with {limit}: they go with bits or bytes")
     _check_unit(unit, tie, tiers)
@@ -117,12 +117,12 @@ def plan(
     return Plan(chosen.allocation, quantizer, chosen.report, profile.samples)
 
 
-def _limit(given: Mapping[str, object]) -> str:
+def _limit(limits: Mapping[str, object]) -> str:
     """The one setting that says how many layers go low; a ConfigError for none or several."""
-    names = [name for name, value in given.items() if value is not None]
+    names = [name for name, value in limits.items() if value is not None]
     if len(names) != 1:
         raise ConfigError(
-            f"a plan needs exactly one of {', '.join(given)}, and got "
+            f"a plan needs exactly one of {', '.join(limits)}, and got "
             f"{', '.join(names) or 'none of them'}"
         )
     return names[0]

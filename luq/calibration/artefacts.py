@@ -99,18 +99,18 @@ class SharedQuestions(Artefact[list[SharedRow]]):
         return f"the questions of {self.table.benchmark} that the calibration has too"
 
     def make(self, folder: Path, tools: Tools) -> None:
-        asked = self.table.open(tools)
-        rows = choose(asked, self.subset)
+        asked_questions = self.table.open(tools)
+        rows = choose(asked_questions, self.subset)
         questions = self.calibration.questions
         if isinstance(questions, OwnSamples):
-            write_json(folder / OVERLAP, questions.shared_with(asked, rows))
+            write_json(folder / OVERLAP, questions.shared_with(asked_questions, rows))
             return
         names = tools.store.get(self.calibration).sources
         calibrated: dict[str, Questions] = {}
         if isinstance(questions, tuple):
             for table in questions:
                 calibrated[table.benchmark] = table.open(tools)
-        write_json(folder / OVERLAP, shared_rows(asked, rows, calibrated, names))
+        write_json(folder / OVERLAP, shared_rows(asked_questions, rows, calibrated, names))
 
     def read(self, folder: Path) -> list[SharedRow]:
         pairs = json.loads((folder / OVERLAP).read_text(encoding="utf-8"))
@@ -155,14 +155,14 @@ def own_calibration(
     checkpoint: Checkpoint, settings: CalibrationConfig, samples: OwnSamples
 ) -> Calibration:
     """The calibration set of a user's own samples; weighting and type are as the settings say."""
-    own = CalibrationConfig(
+    own_settings = CalibrationConfig(
         name=settings.name,
         alpha=1.0,
         weighting=settings.weighting,
         compute=settings.compute,
         image_factor=settings.image_factor,
     )
-    return Calibration(checkpoint, own, samples, None)
+    return Calibration(checkpoint, own_settings, samples, None)
 
 
 def samples_of(calibration: Calibration, tools: Tools) -> "CalibrationSet":

@@ -64,8 +64,8 @@ def _joined_passages(
     cutter = Windows(vlm.processor.tokenizer, source.name, config.sample_tokens)
     first = 0  # the passage in which the sample begins
     count = 0
-    for turn in itertools.count():
-        index = int(order[turn % len(order)])
+    for position in itertools.count():
+        index = int(order[position % len(order)])
         for ids in cutter.add_passage(passages[index]):
             yield _text_sample(f"stdlib:{count}:{first}-{index}", ids)
             first = index
@@ -89,9 +89,9 @@ def training_questions(seed: int, tables: dict[str, Questions]) -> Iterator[Aske
     orders: dict[str, Any] = {}
     for benchmark, questions in tables.items():
         orders[benchmark] = np.random.default_rng([seed, 2]).permutation(len(questions.docs))
-    for turn in range(min(len(order) for order in orders.values())):
+    for position in range(min(len(order) for order in orders.values())):
         for benchmark, questions in tables.items():
-            row = int(orders[benchmark][turn])
+            row = int(orders[benchmark][position])
             name = f"{benchmark}:{row}"
             try:
                 prompt = _prompt(benchmark, questions.docs[row])
@@ -110,8 +110,8 @@ def _prompt(benchmark: str, doc: Doc) -> str:
         raise DataError(f"no question can be read ({reason(error)})") from error
 
 
-def _leave_out(name: str, why: str) -> None:
-    log.warning("calibration: %s is left out: %s", name, why)
+def _leave_out(name: str, cause: str) -> None:
+    log.warning("calibration: %s is left out: %s", name, cause)
 
 
 def multimodal_samples(vlm: VLM, questions: Iterator[AskedQuestion]) -> Iterator[Sample]:
@@ -157,8 +157,8 @@ def question_sample(vlm: VLM, name: str, prompt: str, images: Sequence["Image"])
     chat = _chat(vlm, prompt, len(images))
     try:
         # Of several images processors must be told that they are one sample's.
-        given = list(images) if len(images) == 1 else [list(images)]
-        inputs = encode_chats(vlm.processor, [chat], given)
+        images_of_samples = list(images) if len(images) == 1 else [list(images)]
+        inputs = encode_chats(vlm.processor, [chat], images_of_samples)
     except (MemoryError, torch.OutOfMemoryError):
         raise  # no fault of the question
     except Exception as error:  # processors raise many kinds
@@ -188,7 +188,7 @@ def _chat(vlm: VLM, prompt: str, images: int) -> str:
     return chat
 
 
-def whole(vlm: VLM, config: CalibrationConfig, own: OwnSamples) -> CalibrationSet:
+def whole(vlm: VLM, config: CalibrationConfig, own_samples: OwnSamples) -> CalibrationSet:
     """A user's own samples, all of them in their order.
 
     One with images is asked as a question is; one without is plain text, cut at the context.
@@ -197,7 +197,7 @@ def whole(vlm: VLM, config: CalibrationConfig, own: OwnSamples) -> CalibrationSe
         DataError: a sample cannot be used, which the message names, or all are too short.
     """
     samples: list[Sample] = []
-    for sample in own.samples:
+    for sample in own_samples.samples:
         try:
             if sample.images and not vlm.sees_images:
                 raise DataError("it has an image, and the model sees none: give its text alone")
@@ -213,7 +213,7 @@ def whole(vlm: VLM, config: CalibrationConfig, own: OwnSamples) -> CalibrationSe
     tokens = sum(sample.tokens for sample in samples)
     if tokens < FEWEST_TOKENS:
         raise DataError(
-            f"the calibration samples of {own.name} have {tokens} tokens, and at least "
+            f"the calibration samples of {own_samples.name} have {tokens} tokens, and at least "
             f"{FEWEST_TOKENS} are needed: give more or longer ones"
         )
     return CalibrationSet.of(samples, config.weighting, config.image_factor)
@@ -246,9 +246,9 @@ def build(
         DataError: the sources hold fewer tokens.
     """
     samples = _multimodal_share(vlm, config, questions) if config.alpha > 0 else []
-    rest = round((1 - config.alpha) * config.tokens)
-    if rest and text is not None:
-        samples += _text_share(vlm, config, text, rest)
+    text_tokens = round((1 - config.alpha) * config.tokens)
+    if text_tokens and text is not None:
+        samples += _text_share(vlm, config, text, text_tokens)
     return CalibrationSet.of(samples, config.weighting, config.image_factor)
 
 
@@ -258,16 +258,16 @@ def _multimodal_share(
     """Samples up to alpha * tokens: the last one is taken if that comes nearer."""
     budget = config.alpha * config.tokens
     samples: list[Sample] = []
-    used = 0
+    used_tokens = 0
     for sample in multimodal_samples(vlm, questions):
-        if used and used + sample.tokens / 2 > budget:
+        if used_tokens and used_tokens + sample.tokens / 2 > budget:
             return samples
         samples.append(sample)
-        used += sample.tokens
-    if used < budget:
+        used_tokens += sample.tokens
+    if used_tokens < budget:
         raise DataError(
-            f"calibration: {used} tokens of questions, but calibration.alpha={config.alpha} wants "
-            f"{budget:.0f}"
+            f"calibration: {used_tokens} tokens of questions, but calibration.alpha={config.alpha} "
+            f"wants {budget:.0f}"
         )
     return samples
 
@@ -275,14 +275,14 @@ def _multimodal_share(
 def _text_share(vlm: VLM, config: CalibrationConfig, text: TextSource, tokens: int) -> list[Sample]:
     """Samples of exactly so many tokens; the last one is cut."""
     samples: list[Sample] = []
-    rest = tokens
+    missing_tokens = tokens
     for sample in text_samples(vlm, config, text):
-        take = min(rest, sample.tokens)
+        take = min(missing_tokens, sample.tokens)
         samples.append(Sample(sample.source, sample.input_ids[:take], sample.image_mask[:take]))
-        rest -= take
-        if rest <= 0:
+        missing_tokens -= take
+        if missing_tokens <= 0:
             return samples
     raise DataError(
-        f"calibration.text={text.name} is {rest} tokens too short: fewer calibration.tokens, or a "
-        "longer text"
+        f"calibration.text={text.name} is {missing_tokens} tokens too short: fewer "
+        "calibration.tokens, or a longer text"
     )

@@ -74,18 +74,18 @@ class OwnSamples(Identified):
     samples: tuple[OwnSample, ...] = field(metadata=VOLATILE)
     name: str = field(metadata=VOLATILE)  # of the file, or what stands for a list
 
-    def shared_with(self, asked: Questions, rows: Iterable[int]) -> list[SharedRow]:
+    def shared_with(self, questions: Questions, rows: Iterable[int]) -> list[SharedRow]:
         """The questions that are asked and that a sample holds, word for word, with their image.
 
         Args:
-            asked: a benchmark's questions.
+            questions: a benchmark's.
             rows: which of them are asked.
         """
         words = [plain_words(sample.text) for sample in self.samples]
-        asked_questions = list(asked.docs.select_columns([QUESTION])[QUESTION])
+        question_texts = list(questions.docs.select_columns([QUESTION])[QUESTION])
         shared: list[SharedRow] = []
         for row in rows:
-            question = plain_words(asked_questions[row])
+            question = plain_words(question_texts[row])
             holding: list[OwnSample] = []
             for sample, sample_words in zip(self.samples, words, strict=True):
                 if question and sample.images and question in sample_words:
@@ -93,21 +93,21 @@ class OwnSamples(Identified):
             # An image is only decoded where the words agree.
             if not holding:
                 continue
-            image = _asked_pixels(asked, row)
+            image = _asked_pixels(questions, row)
             for sample in holding:
                 if image in sample.pixels:
-                    shared.append(SharedRow(f"{asked.benchmark}:{row}", sample.name))
+                    shared.append(SharedRow(f"{questions.benchmark}:{row}", sample.name))
                     break
         return shared
 
 
-def check_own_texts(own: OwnSamples, report: TextSource) -> None:
+def check_own_texts(calibration: OwnSamples, report: TextSource) -> None:
     """A DataError if the text for perplexity is, in part, that of samples without images."""
-    texts = [sample.text for sample in own.samples if not sample.images]
+    texts = [sample.text for sample in calibration.samples if not sample.images]
     overlap = text_overlap("\n\n".join(texts), report.whole())
     if overlap.is_leak:
         raise DataError(
-            f"calibration.source={own.name} and evaluation.text={report.name} share "
+            f"calibration.source={calibration.name} and evaluation.text={report.name} share "
             f"{overlap.passages} passages, for example {overlap.example!r} ({overlap.longest} "
             "words): calibrate on other texts"
         )
@@ -119,10 +119,10 @@ def pixel_digest(image: "Image") -> str:
     return hashlib.sha256(shape.encode() + image.tobytes()).hexdigest()
 
 
-def _asked_pixels(asked: Questions, row: int) -> str:
+def _asked_pixels(questions: Questions, row: int) -> str:
     """Digest of an asked image's pixels; empty where it does not decode and nobody sees it."""
     try:
-        return pixel_digest(asked.image(row).convert("RGB"))
+        return pixel_digest(questions.image(row).convert("RGB"))
     except DataError:
         return ""
 
@@ -146,8 +146,8 @@ def own_samples(source: "str | Path | Iterable[Mapping[str, Any]]") -> OwnSample
         rows = _listed_rows(source)
         name, folder = "samples", Path()
     samples: list[OwnSample] = []
-    for where, row in rows:
-        samples.append(_sample(where, row, folder))
+    for row_name, row in rows:
+        samples.append(_sample(row_name, row, folder))
     if not samples:
         raise DataError(
             f"{source if isinstance(source, str | Path) else 'the list of samples'} holds no "
@@ -158,7 +158,7 @@ def own_samples(source: "str | Path | Iterable[Mapping[str, Any]]") -> OwnSample
 
 
 def _file_rows(file: Path) -> Iterator[tuple[str, object]]:
-    """Where each row of a JSON lines file stands, and what it is."""
+    """The name of each row of a JSON lines file, which says where it stands, and the row."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -168,18 +168,18 @@ def _file_rows(file: Path) -> Iterator[tuple[str, object]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        where = f"{file.name}:{number}"
+        row_name = f"{file.name}:{number}"
         try:
-            yield where, json.loads(line)
+            yield row_name, json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{where} is no JSON ({error}): each line of {file} is one sample, such as "
+                f"{row_name} is no JSON ({error}): each line of {file} is one sample, such as "
                 '{"image": "cat.png", "text": "What is this?"}'
             ) from error
 
 
 def _listed_rows(source: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, object]]:
-    """Where each row of a list or a dataset stands, and what it is."""
+    """The name of each row of a list or a dataset, which says where it stands, and the row."""
     rows = _undecoded(source) if hasattr(source, "cast_column") else source
     try:
         iterator = iter(rows)
@@ -204,45 +204,46 @@ def _undecoded(dataset: Any) -> Any:
     return dataset
 
 
-def _sample(where: str, row: object, folder: Path) -> OwnSample:
+def _sample(row_name: str, row: object, folder: Path) -> OwnSample:
     """A row as a sample; a DataError that names the row unless it is one."""
     if not isinstance(row, Mapping):
         raise DataError(
-            f"{where} is of type {type(row).__name__}: a calibration sample is a dict with text "
+            f"{row_name} is of type {type(row).__name__}: a calibration sample is a dict with text "
             "and image"
         )
     for name in row:
         if name not in FIELDS:
-            raise DataError(f"{where}: {unknown('field', str(name), FIELDS)}. Leave it out")
+            raise DataError(f"{row_name}: {unknown('field', str(name), FIELDS)}. Leave it out")
     text = row.get("text")
     if text is None:
         text = ""
     if not isinstance(text, str):
-        raise DataError(f"{where}: text={text!r} is of type {type(text).__name__}: give a string")
+        kind = type(text).__name__
+        raise DataError(f"{row_name}: text={text!r} is of type {kind}: give a string")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: its text is no Unicode text ({error})") from error
+        raise DataError(f"{row_name}: its text is no Unicode text ({error})") from error
     images: list[OwnImage] = []
-    for image in _row_images(where, row):
+    for image in _row_images(row_name, row):
         try:
             images.append(_image(image, folder))
         except DataError as error:
-            raise DataError(f"{where}: {error}") from error
+            raise DataError(f"{row_name}: {error}") from error
     if not images and not text.strip():
-        raise DataError(f"{where} has neither a text nor an image: leave it out")
-    return OwnSample(where, text, tuple(images))
+        raise DataError(f"{row_name} has neither a text nor an image: leave it out")
+    return OwnSample(row_name, text, tuple(images))
 
 
-def _row_images(where: str, row: Mapping[str, Any]) -> list[Any]:
+def _row_images(row_name: str, row: Mapping[str, Any]) -> list[Any]:
     """The images of a row as they were given: those of `images`, or the one of `image`."""
     single, several = row.get("image"), row.get("images")
     if single is not None and several is not None:
-        raise DataError(f"{where} has image and images: give one of them")
+        raise DataError(f"{row_name} has image and images: give one of them")
     if several is None:
         return [] if single is None else [single]
     if not isinstance(several, list | tuple):
-        raise DataError(f"{where}: images is of type {type(several).__name__}: give a list")
+        raise DataError(f"{row_name}: images is of type {type(several).__name__}: give a list")
     return list(several)
 
 

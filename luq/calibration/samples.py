@@ -56,10 +56,12 @@ class CalibrationSet:
         """`weighting`: count, balance (image tokens weigh together as much as text tokens), or
         factor (`image_factor` each).
         """
-        digest, images = hashlib.sha256(), sum(int(s.image_mask.sum()) for s in samples)
+        digest = hashlib.sha256()
+        images = sum(int(sample.image_mask.sum()) for sample in samples)  # tokens
         weight = image_factor
         if weighting == "balance" and images:
-            weight = (sum(s.tokens for s in samples) - images) / images
+            text = sum(sample.tokens for sample in samples) - images
+            weight = text / images
         if weight != 1:
             digest.update(f"image weight {weight}".encode())
         for sample in samples:

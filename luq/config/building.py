@@ -23,51 +23,53 @@ class Builder(NamedTuple):
 
     strict: bool = True
 
-    def fit(self, hint: Any, value: Any, where: str) -> Any:
-        """`value` as the type `hint`. `where` is the dotted name of the value, for errors."""
+    def fit(self, hint: Any, value: Any, setting: str) -> Any:
+        """`value` as the type `hint`. `setting` is the dotted name of the value, for errors."""
         if value == "???":
-            raise ConfigError(f"{where} is not set: give it a value, {where}=...")
+            raise ConfigError(f"{setting} is not set: give it a value, {setting}=...")
         origin, arguments = get_origin(hint), get_args(hint)
         if hint is Any:
             return value
         if origin in (Union, types.UnionType):
-            return self._optional(arguments, value, where)
+            return self._optional(arguments, value, setting)
         if isinstance(hint, type) and issubclass(hint, TierConfig):
-            return self._tier(value, where)
+            return self._tier(value, setting)
         if isinstance(hint, type) and is_dataclass(hint):
-            return self.build(hint, value, where)
+            return self.build(hint, value, setting)
         if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
-            return self._named_tuple(hint, value, where)
+            return self._named_tuple(hint, value, setting)
         if origin is dict and isinstance(value, dict):
-            return {str(k): self.fit(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+            return {str(k): self.fit(arguments[1], v, f"{setting}.{k}") for k, v in value.items()}
         if origin in (list, tuple) and isinstance(value, list | tuple):
-            return origin(self.fit(arguments[0], item, where) for item in value)
+            return origin(self.fit(arguments[0], item, setting) for item in value)
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return _float(value, where)
+            return _float(value, setting)
         is_bool_for_int = hint is int and isinstance(value, bool)
         if isinstance(hint, type) and isinstance(value, hint) and not is_bool_for_int:
             return value
-        wanted = f"of type {getattr(hint, '__name__', hint)}"
+        requirement = f"of type {getattr(hint, '__name__', hint)}"
         if origin is list:
-            wanted = f"a list, as in {where}=[{value}]"
+            requirement = f"a list, as in {setting}=[{value}]"
         elif origin is dict:
-            wanted = "a table, as in {name: value}"
-        raise ConfigError(f"{where}={value!r} is not possible: it must be {wanted}")
+            requirement = "a table, as in {name: value}"
+        raise ConfigError(f"{setting}={value!r} is not possible: it must be {requirement}")
 
-    def build(self, kind: type[T], values: Any, where: str = "") -> T:
+    def build(self, kind: type[T], values: Any, setting: str = "") -> T:
         """The dataclass `kind` from a table of its fields."""
         hints = _type_hints(kind)  # type: ignore[arg-type]  # a class is hashable
         names = [entry.name for entry in fields(kind) if entry.init]  # type: ignore[arg-type]
         if not isinstance(values, dict):
-            wanted = ", ".join(names)
-            raise ConfigError(f"{where}={values!r} is not possible: it must be a group of {wanted}")
-        prefix = f"{where}." if where else ""
+            field_names = ", ".join(names)
+            raise ConfigError(
+                f"{setting}={values!r} is not possible: it must be a group of {field_names}"
+            )
+        prefix = f"{setting}." if setting else ""
         arguments = {}
         for name, value in values.items():
             if name in names:
                 arguments[name] = self.fit(hints[name], value, prefix + name)
             elif self.strict:
-                raise unknown(f"setting in {where or 'the config'}", name, names)
+                raise unknown(f"setting in {setting or 'the config'}", name, names)
         required = [
             entry.name
             for entry in fields(kind)  # type: ignore[arg-type]  # T is a dataclass
@@ -75,70 +77,71 @@ class Builder(NamedTuple):
         ]
         missing = [name for name in required if name not in arguments]
         if missing:
-            raise ConfigError(f"{where or 'the config'} lacks {', '.join(missing)}")
+            raise ConfigError(f"{setting or 'the config'} lacks {', '.join(missing)}")
         return kind(**arguments)
 
-    def _tier(self, value: Any, where: str) -> TierConfig:
+    def _tier(self, value: Any, setting: str) -> TierConfig:
         """The tier of the class that its `method` names, or of a class of the user's own."""
         if isinstance(value, dict) and "class" in value:
-            return self._own_tier(value, where)
+            return self._own_tier(value, setting)
         if not isinstance(value, dict) or "method" not in value:
             raise ConfigError(
-                f"{where}={value!r} is not possible: it must name a method, or a class of your "
+                f"{setting}={value!r} is not possible: it must name a method, or a class of your "
                 "own. Is the tier's name misspelt?"
             )
         method = value["method"]
         if method not in TIERS:
-            raise unknown(f"quantizer in {where}.method", str(method), TIERS)
+            raise unknown(f"quantizer in {setting}.method", str(method), TIERS)
         parameters = {name: item for name, item in value.items() if name != "method"}
-        return self._built_tier(TIERS[method], parameters, where)
+        return self._built_tier(TIERS[method], parameters, setting)
 
-    def _own_tier(self, value: dict[str, Any], where: str) -> OwnTier:
+    def _own_tier(self, value: dict[str, Any], setting: str) -> OwnTier:
         """A tier of a class outside of the project; what a file says imports nothing."""
         path = value["class"]
         if not isinstance(path, str):
-            raise ConfigError(f"{where}.class={path!r} is not possible: it must be a text")
+            raise ConfigError(f"{setting}.class={path!r} is not possible: it must be a text")
         parameters = {name: item for name, item in value.items() if name != "class"}
         if not self.strict:
             source = str(parameters.pop("source", ""))
             return OwnTier(path, source, parameters)
-        kind = tier_class(path, where)
-        tier = self._built_tier(kind, parameters, where)
+        kind = tier_class(path, setting)
+        tier = self._built_tier(kind, parameters, setting)
         values = {entry.name: plain(getattr(tier, entry.name)) for entry in fields(tier)}
-        return OwnTier(path, source_of(kind, where), values, tier)
+        return OwnTier(path, source_of(kind, setting), values, tier)
 
-    def _built_tier(self, kind: type[TierConfig], parameters: Any, where: str) -> TierConfig:
+    def _built_tier(self, kind: type[TierConfig], parameters: Any, setting: str) -> TierConfig:
         """A tier whose errors name its place in the config."""
         try:
-            return self.build(kind, parameters, where)
+            return self.build(kind, parameters, setting)
         except ConfigError as error:
             message = str(error)
             if not message.startswith(f"{ITSELF}."):
                 raise
-            raise ConfigError(where + message.removeprefix(ITSELF)) from error
+            raise ConfigError(setting + message.removeprefix(ITSELF)) from error
 
-    def _optional(self, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    def _optional(self, arguments: tuple[Any, ...], value: Any, setting: str) -> Any:
         if value is None and type(None) in arguments:
             return None
-        wanted = [kind for kind in arguments if kind is not type(None)]
-        return self.fit(wanted[0], value, where)
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        return self.fit(kinds[0], value, setting)
 
-    def _named_tuple(self, hint: Any, value: Any, where: str) -> Any:
+    def _named_tuple(self, hint: Any, value: Any, setting: str) -> Any:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}={value!r} is not possible: it must be a list")
+            raise ConfigError(f"{setting}={value!r} is not possible: it must be a list")
         types_of_fields = _type_hints(hint).values()
         if len(value) != len(types_of_fields):
-            wanted = len(types_of_fields)
-            raise ConfigError(f"{where} has {len(value)} entries: it must have {wanted}")
+            raise ConfigError(
+                f"{setting} has {len(value)} entries: it must have {len(types_of_fields)}"
+            )
         items = zip(types_of_fields, value, strict=True)
-        return hint(*(self.fit(kind, item, where) for kind, item in items))
+        return hint(*(self.fit(kind, item, setting) for kind, item in items))
 
 
-def _float(value: int, where: str) -> float:
+def _float(value: int, setting: str) -> float:
     try:
         return float(value)
     except OverflowError as error:
-        raise ConfigError(f"{where} is not possible: it is too large a number") from error
+        raise ConfigError(f"{setting} is not possible: it is too large a number") from error
 
 
 @cache  # a report reads thousands of records of the same classes
@@ -146,9 +149,9 @@ def _type_hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def build(kind: type[T], values: Any, where: str = "", strict: bool = True) -> T:
+def build(kind: type[T], values: Any, setting: str = "", strict: bool = True) -> T:
     """The dataclass `kind` from plain values; see the module for `strict`."""
-    return Builder(strict).build(kind, values, where)
+    return Builder(strict).build(kind, values, setting)
 
 
 def build_tier(values: dict[str, Any]) -> TierConfig:

@@ -19,9 +19,9 @@ LARGEST_COUNT = 2**31 - 1
 NOT_IN_NAMES = re.compile(r"[/\\:\x00-\x1f]")
 
 
-def require(fine: bool, key: str, value: object, allowed: str) -> None:
-    """A ConfigError that names the key, the value and what is allowed, unless `fine`."""
-    if not fine:
+def require(is_possible: bool, key: str, value: object, allowed: str) -> None:
+    """A ConfigError that names the key, the value and what is allowed, unless it is possible."""
+    if not is_possible:
         raise ConfigError(f"{key}={value!r} is not possible: it must be {allowed}")
 
 

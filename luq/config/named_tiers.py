@@ -24,8 +24,8 @@ from luq.errors import ConfigError, unknown
 NAMED_TIERS: dict[str, TierConfig] = {
     "float16": Float16Tier(),
     "gptq8": GptqTier(bits=8, act_order=True, static_groups=True, descent=2),
-    "gptq4": GptqTier(bits=4, act_order=True, static_groups=True, clip_steps=20, descent=2),
-    "gptq3": GptqTier(bits=3, act_order=True, static_groups=True, clip_steps=20, descent=2),
+    "gptq4": GptqTier(bits=4, act_order=True, static_groups=True, clip_steps=20, descent=1),
+    "gptq3": GptqTier(bits=3, act_order=True, static_groups=True, clip_steps=20, descent=1),
     "gptq2": GptqTier(bits=2, act_order=True, static_groups=True, clip_steps=20),
     "trellis4": TrellisTier(bits=4),
     "trellis3_5": TrellisTier(bits=3.5),
@@ -89,8 +89,8 @@ def named_tier(tier: str | TierConfig | Mapping[str, Any]) -> NamedTier:
             f"a tier of type {type(tier).__name__} is not possible: give a name such as "
             "'gptq4', a tier such as TrellisTier(bits=2), or a dict with its method"
         )
-    for name, known in NAMED_TIERS.items():
-        if type(known) is type(tier) and known == tier:
+    for name, listed_tier in NAMED_TIERS.items():
+        if type(listed_tier) is type(tier) and listed_tier == tier:
             return NamedTier(name, tier)
     return NamedTier(_label(tier), tier)
 

@@ -57,34 +57,35 @@ def agreement(
     """
     texts = {row["id"]: row["text"] for row in run if "text" in row}
     prompts = {row["id"]: row for row in first}
-    both = [row for row in llama_cpp if "text" in row and row["id"] in texts]
-    same_answers = sum(row["text"].strip() == texts[row["id"]].strip() for row in both)
+    common_rows = [row for row in llama_cpp if "text" in row and row["id"] in texts]
+    same_answers = sum(row["text"].strip() == texts[row["id"]].strip() for row in common_rows)
     same_prompts = 0
     divergences: list[float] = []
-    for row in both:
-        prompt = row.get("prompt")
-        known = prompts.get(row["id"])
-        if prompt is None or known is None:
+    for row in common_rows:
+        folder_prompt = row.get("prompt")
+        run_prompt = prompts.get(row["id"])
+        if folder_prompt is None or run_prompt is None:
             continue
-        same_prompts += prompt["tokens"] == known["tokens"]
-        divergences.append(divergence(known, prompt))
-    return Agreement(len(both), same_answers, len(divergences), same_prompts, divergences)
+        same_prompts += folder_prompt["tokens"] == run_prompt["tokens"]
+        divergences.append(divergence(run_prompt, folder_prompt))
+    return Agreement(len(common_rows), same_answers, len(divergences), same_prompts, divergences)
 
 
-def divergence(reference: PromptRow, other: PromptRow) -> float:
-    """KL(reference || other) of the first token in nats, over the tokens that both keep and all
+def divergence(reference: PromptRow, candidate: PromptRow) -> float:
+    """KL(reference || candidate) of the first token in nats, over the tokens that both keep and all
     others as one: a lower bound of the KL over all tokens.
     """
-    # KL = sum_i p_i (log p_i - log q_i) + p_others log(p_others / q_others)
-    others = dict(zip(other["top"], other["logs"], strict=True))
+    # KL = sum_i p_i (log p_i - log q_i) + p_others log(p_others / q_others), i over the tokens
+    # that both keep, p the reference's probabilities and q the candidate's
+    candidate_logs = dict(zip(candidate["top"], candidate["logs"], strict=True))
     kl = 0.0
     p_kept = 0.0
     q_kept = 0.0
     for token, log_p in zip(reference["top"], reference["logs"], strict=True):
-        if token in others:
-            kl += math.exp(log_p) * (log_p - others[token])
+        if token in candidate_logs:
+            kl += math.exp(log_p) * (log_p - candidate_logs[token])
             p_kept += math.exp(log_p)
-            q_kept += math.exp(others[token])
+            q_kept += math.exp(candidate_logs[token])
     p_others = max(1 - p_kept, LEAST_SHARE)
     q_others = max(1 - q_kept, LEAST_SHARE)
     # rounding can leave a little less than 0

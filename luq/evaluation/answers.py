@@ -47,22 +47,22 @@ def write_result(folder: Path, result: TaskResult, lm_eval: dict[str, Any]) -> N
     (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
 
 
-def rows_of(kept: Kept) -> list[AnswerRow]:
+def rows_of(answers: Kept) -> list[AnswerRow]:
     """The rows {id, text} or {id, error}."""
-    return kept.rows if isinstance(kept, TaskResult) else kept
+    return answers.rows if isinstance(answers, TaskResult) else answers
 
 
-def summary_of(benchmark: str, kept: Kept) -> Summary:
+def summary_of(benchmark: str, answers: Kept) -> Summary:
     """The score: lm-eval's of its own tasks, ours of the built-in benchmarks."""
-    return kept.summary if isinstance(kept, TaskResult) else summarise(benchmark, kept)
+    return answers.summary if isinstance(answers, TaskResult) else summarise(benchmark, answers)
 
 
-def units_of(benchmark: str, kept: Kept) -> Units:
+def units_of(benchmark: str, answers: Kept) -> Units:
     """Unit -> its value in [0, 1] and its weight, for comparisons question by question."""
-    if not isinstance(kept, TaskResult):
-        return units(benchmark, kept)
-    values_and_weights = zip(kept.summary.units, kept.summary.weights, strict=True)
-    return dict(zip(kept.names, values_and_weights, strict=True))
+    if not isinstance(answers, TaskResult):
+        return units(benchmark, answers)
+    values_and_weights = zip(answers.summary.units, answers.summary.weights, strict=True)
+    return dict(zip(answers.names, values_and_weights, strict=True))
 
 
 class Scored(NamedTuple):
@@ -93,11 +93,11 @@ def summarise(benchmark: str, rows: list[AnswerRow]) -> Summary:
     return scorer.summarise(items)
 
 
-def scored(benchmark: str, kept: Kept, key: str) -> Scored:
+def scored(benchmark: str, answers: Kept, key: str) -> Scored:
     """The score of kept answers."""
-    rows = rows_of(kept)
+    rows = rows_of(answers)
     errors = sum("error" in row for row in rows)
-    return Scored(summary_of(benchmark, kept), collapsed(rows), errors, len(rows), key)
+    return Scored(summary_of(benchmark, answers), collapsed(rows), errors, len(rows), key)
 
 
 def units(benchmark: str, rows: list[AnswerRow]) -> Units:

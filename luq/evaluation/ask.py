@@ -136,8 +136,8 @@ def ask(
 
     good, bad = check(questions, ids, strict)
     if strict:
-        kept = [predictions.rows[id_] for id_ in ids if id_ in predictions.rows]
-        refuse_errors(questions.benchmark, kept)
+        stored_rows = [predictions.rows[id_] for id_ in ids if id_ in predictions.rows]
+        refuse_errors(questions.benchmark, stored_rows)
     if bad:
         predictions.append([row for row in bad if row["id"] not in predictions.rows])
         advance(len(bad))

@@ -226,7 +226,7 @@ def first_tokens(lm: "LoadedVLM", questions: Questions, ids: list[int]) -> Itera
         ids: their rows.
     """
     good = check(questions, ids, strict=False).good
-    asked: list[int] = []
+    asked_ids: list[int] = []
     chats: list[str] = []
     images: list[list[Any]] = []
     for id_, doc in zip(good, questions.docs.select(good), strict=True):
@@ -234,23 +234,25 @@ def first_tokens(lm: "LoadedVLM", questions: Questions, ids: list[int]) -> Itera
             image = questions.image(id_).convert("RGB")
         except DataError:
             continue
-        asked.append(id_)
+        asked_ids.append(id_)
         chats.append(question_chat(lm, questions, doc))
         images.append([image])
-    if not asked:
+    if not asked_ids:
         return
     with quiet(), torch.no_grad():
         try:
             encoded = lm.tok_batch_multimodal_encode(chats, images)
         except UnaskableError as error:
-            left = [id_ for place, id_ in enumerate(asked) if place not in error.reasons]
-            yield from first_tokens(lm, questions, left)
+            remaining_ids = [
+                id_ for place, id_ in enumerate(asked_ids) if place not in error.reasons
+            ]
+            yield from first_tokens(lm, questions, remaining_ids)
             return
         logits = lm.vlm.model(**encoded, logits_to_keep=1).logits[:, -1]
     logs = logits.float().log_softmax(-1).cpu()
     image_token = image_token_id(lm.vlm.model.config, lm.vlm.processor)
     for id_, tokens, mask, row in zip(
-        asked, encoded["input_ids"], encoded["attention_mask"], logs, strict=True
+        asked_ids, encoded["input_ids"], encoded["attention_mask"], logs, strict=True
     ):
         top = row.topk(min(TOP_FIRST, len(row)))
         prompt = [IMAGE if token == image_token else token for token in tokens[mask > 0].tolist()]

@@ -43,8 +43,10 @@ def wilson(right: int, n: int) -> Estimate:
     """
     if n == 0:
         return Estimate(0.0, 0.0, 100.0)
-    # middle +- reach, Wilson 1927. scipy.stats.binomtest has the same to the last bit (a test
-    # compares them), but takes half a second to import, as long as all else of a finished run.
+    # middle +- reach = (p + q^2 / 2n +- q sqrt(p (1 - p) / n + q^2 / 4n^2)) / (1 + q^2 / n), with p
+    # the share and q the quantile (Wilson 1927). scipy.stats.binomtest has the same to the last bit
+    # (a test compares them), but takes half a second to import, as long as all else of a finished
+    # run.
     share = right / n
     doubled = 2 * (n + QUANTILE**2)
     middle = (2 * n * share + QUANTILE**2) / doubled

@@ -199,8 +199,8 @@ class LlamaCpp:
             text = self._decoded(written)
             if any(stop in text for stop in stops):
                 break
-            one = (self._llama.llama_token * 1)(token)
-            batch = self._llama.llama_batch_get_one(one, 1)
+            token_array = (self._llama.llama_token * 1)(token)  # llama_token[1] of C
+            batch = self._llama.llama_batch_get_one(token_array, 1)
             if self._llama.llama_decode(self._context, batch):
                 raise DataError(f"llama.cpp stopped in an answer ({self._messages.reason()})")
         for stop in stops:

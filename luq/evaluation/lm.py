@@ -159,11 +159,11 @@ class StoredAnswers:
             break
         return rows
 
-    def _failed(self, request: Instance, why: str) -> AnswerRow:
+    def _failed(self, request: Instance, cause: str) -> AnswerRow:
         row_id = self._row_id(request)
         if self._session.strict:
-            raise DataError(f"row {row_id}: {why}")
-        return {"id": row_id, "error": why}
+            raise DataError(f"row {row_id}: {cause}")
+        return {"id": row_id, "error": cause}
 
 
 class LoadedVLM(StoredAnswers, HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types

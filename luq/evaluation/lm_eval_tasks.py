@@ -70,7 +70,7 @@ class TaskLM(LoadedVLM):
 
     def _in_batches(self, requests: list[Instance], answer: Answer) -> list[AnswerRow]:
         """A row per request, whose `id` is its place among all requests of the task."""
-        kept = self.predictions.rows
+        stored_rows = self.predictions.rows
         first = self._asked
         self._asked += len(requests)
 
@@ -83,14 +83,14 @@ class TaskLM(LoadedVLM):
         with self._progress.bar(str(name), len(order)) as advance:
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
-                missing = [position for position in batch if first + position not in kept]
+                missing = [position for position in batch if first + position not in stored_rows]
                 if missing:
                     rows = answer([requests[position] for position in missing])
                     for position, row in zip(missing, rows, strict=True):
                         row["id"] = first + position
                     self.predictions.append(rows)
                 advance("", len(batch))
-        answered = [kept[first + position] for position in range(len(requests))]
+        answered = [stored_rows[first + position] for position in range(len(requests))]
         if self._strict:
             refuse_errors(str(name), answered)
         for request, row in zip(requests, answered, strict=True):
@@ -101,18 +101,18 @@ class TaskLM(LoadedVLM):
     def _generate(self, batch: list[Instance]) -> list[AnswerRow]:
         """Rows of texts; of errors where the processor refuses, or the prompt is too long."""
         rows: list[AnswerRow] = [{"id": 0} for _ in batch]
-        left = list(range(len(batch)))
-        while left:
+        remaining = list(range(len(batch)))
+        while remaining:
             try:
                 texts = HFMultimodalLM.generate_until(
-                    self, [batch[position] for position in left], disable_tqdm=True
+                    self, [batch[position] for position in remaining], disable_tqdm=True
                 )
             except UnaskableError as error:
                 for place, why in error.reasons.items():
-                    rows[left[place]]["error"] = why
-                left = [p for place, p in enumerate(left) if place not in error.reasons]
+                    rows[remaining[place]]["error"] = why
+                remaining = [p for place, p in enumerate(remaining) if place not in error.reasons]
                 continue
-            for position, text in zip(left, texts, strict=True):
+            for position, text in zip(remaining, texts, strict=True):
                 rows[position]["text"] = text
             break
         return rows
@@ -257,17 +257,21 @@ def _summary(
     error = numbers.get(f"{metric}_stderr,{filter_name}", standard_error(values))
     metrics: dict[str, float] = {}
     for name, value in numbers.items():
-        known_as, _, by = name.partition(",")
-        metrics[known_as if by == "none" else f"{known_as} ({by})"] = value
+        metric_name, _, filter_of_answers = name.partition(",")
+        if filter_of_answers != "none":
+            metric_name = f"{metric_name} ({filter_of_answers})"
+        metrics[metric_name] = value
     weights = _weights(score, values, parts)
     return Summary(100 * score, 100 * error, len(values), metrics, values, weights)
 
 
 def _weights(score: float, values: list[float], parts: list[str]) -> list[float]:
     """Shares of the units in the score: all alike, or all parts of a group alike."""
-    alike = [1 / len(values)] * len(values)
+    equal_weights = [1 / len(values)] * len(values)
     sizes = {part: parts.count(part) for part in parts}
     by_part = [1 / len(sizes) / sizes[part] for part in parts]
     mean_by_part = sum(w * v for w, v in zip(by_part, values, strict=True))
-    is_by_part = abs(mean_by_part - score) < abs(sum(values) / len(values) - score)
-    return by_part if is_by_part else alike
+    # lm-eval says the score, not its weights: those that come nearer to it
+    mean_of_all = sum(values) / len(values)
+    is_by_part = abs(mean_by_part - score) < abs(mean_of_all - score)
+    return by_part if is_by_part else equal_weights

@@ -58,7 +58,8 @@ def perplexity_ratio(losses: list[float], reference: list[float]) -> tuple[float
     exp(mean(loss - reference loss)): sequences are resampled as pairs, so that what makes a
     passage hard for both cancels.
     """
-    differences = [loss - other for loss, other in zip(losses, reference, strict=True)]
+    pairs = zip(losses, reference, strict=True)
+    differences = [loss - reference_loss for loss, reference_loss in pairs]
     mean_ratio, low, high = (
         math.exp(min(difference, LARGEST_EXPONENT)) for difference in bootstrap(differences)
     )

@@ -151,8 +151,7 @@ def config(model: PackedModel) -> dict[str, Any]:
     could not load.
 
     Zero points are loaded only by way of `dequantize`, which knows one grid and multiplies in the
-    scales' fp16 (transformers
-    5.23, compressed-tensors 0.20).
+    scales' fp16 (transformers 5.23, compressed-tensors 0.20).
     """
     if model.parts:
         raise ModelError(
@@ -160,15 +159,13 @@ def config(model: PackedModel) -> dict[str, Any]:
             "place: leave --format out, or run without quantizer."
             f"{', quantizer.'.join(model.parts)}"
         )
-    found: dict[Grid | None, dict[str, list[int]]] = {}
+    linears_by_grid: dict[Grid | None, dict[str, list[int]]] = {}  # linear -> its layers
     for index, folder in enumerate(model.folders):
         packed = read_layer(folder, model.source)
         for name, grid in _grids(packed, index, model.allocation).items():
-            found.setdefault(grid, {}).setdefault(name, []).append(index)
-    plain, grids = (
-        _patterns(found.pop(None, {})),
-        {grid: linears for grid, linears in found.items() if grid},
-    )
+            linears_by_grid.setdefault(grid, {}).setdefault(name, []).append(index)
+    unpacked = _patterns(linears_by_grid.pop(None, {}))
+    grids = {grid: linears for grid, linears in linears_by_grid.items() if grid}
     zeros = any(not grid.symmetric for grid in grids)
     if zeros and len(grids) > 1:
         widths = ", ".join(map(str, grids))
@@ -185,7 +182,7 @@ def config(model: PackedModel) -> dict[str, Any]:
         "format": "pack-quantized",
         "quantization_status": "compressed",
     }
-    ignored = ["lm_head", f"re:.*({OTHERS}).*", *plain]
+    ignored = ["lm_head", f"re:.*({OTHERS}).*", *unpacked]
     return (
         head
         | {"config_groups": groups, "ignore": ignored}

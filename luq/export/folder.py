@@ -89,7 +89,7 @@ def quantization_config(model: PackedModel) -> dict[str, Any]:
         other_tiers = allocation.others_of(index)
         if other_tiers:
             layers[-1]["other_tiers"] = {
-                short_name(name): other for name, other in other_tiers.items()
+                short_name(name): other_tier for name, other_tier in other_tiers.items()
             }
     config = {"quant_method": "luq", "format_version": FORMAT_VERSION, "layers": layers}
     parts: dict[str, dict[str, Any]] = {}

@@ -61,22 +61,22 @@ def complete(folder: Path, model: nn.Module, loaded: LoadedFolder | None) -> Non
     write_json(folder / ABOUT, about_json(about))
 
 
-def _hold_the_same(folder: Path, other: Path) -> bool:
-    """Whether two folders hold the same tensors, whatever the files and modules are called."""
-    if not other.is_dir() or other.samefile(folder):
+def _hold_the_same(folder: Path, other_folder: Path) -> bool:
+    """Whether two folders hold equal tensors, whatever the files and modules are called."""
+    if not other_folder.is_dir() or other_folder.samefile(folder):
         return False
     files: dict[str, tuple[Path, str]] = {}
-    for name, tensor in stored_tensors(other).items():
+    for name, tensor in stored_tensors(other_folder).items():
         files[plain_name(name)] = (tensor.file, name)
     stored = stored_tensors(folder)
     if {plain_name(name) for name in stored} != files.keys():
         return False
     for name, tensor in stored.items():
         other_file, other_name = files[plain_name(name)]
-        with safe_open(tensor.file, "pt") as one, safe_open(other_file, "pt") as two:
-            values = one.get_tensor(name)
-            others = two.get_tensor(other_name)
-        if values.dtype != others.dtype or not torch.equal(values, others):
+        with safe_open(tensor.file, "pt") as weights, safe_open(other_file, "pt") as other_weights:
+            values = weights.get_tensor(name)
+            other_values = other_weights.get_tensor(other_name)
+        if values.dtype != other_values.dtype or not torch.equal(values, other_values):
             return False
     return True
 
@@ -87,7 +87,7 @@ def _ledger(folder: Path, model: nn.Module) -> dict[str, int]:
     for (index, name), linear in packed_linears(model).items():
         for buffer in linear.packed.buffers:
             classes[Place(index, name, buffer)] = linear.packed.classes[buffer]
-    beside = classes_beside(model)
+    part_classes = classes_beside(model)
     ledger: dict[str, int] = {}
     file_bytes = 0
     for shard in shards_of(folder):
@@ -95,7 +95,9 @@ def _ledger(folder: Path, model: nn.Module) -> dict[str, int]:
         with safe_open(folder / shard, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 ledger_class = (
-                    classes.get(place_of(name)) or beside.get(plain_name(name)) or part_of(name)
+                    classes.get(place_of(name))
+                    or part_classes.get(plain_name(name))
+                    or part_of(name)
                 )
                 size = file.get_tensor(name).nbytes
                 ledger[ledger_class] = ledger.get(ledger_class, 0) + size

@@ -46,9 +46,9 @@ class LayerFolder:
 
     def size(self) -> LayerSize:
         """What the file holds, by tensor class."""
-        kept = layer_header.read_size(self.folder)
-        if kept is not None:
-            return kept
+        header_size = layer_header.read_size(self.folder)
+        if header_size is not None:
+            return header_size
         from luq.formats.layer_file import layer_size
 
         return layer_size(self.folder, self.read())

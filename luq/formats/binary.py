@@ -122,6 +122,7 @@ class BinaryWeight(PackedWeight):
         padded = torch.nn.functional.pad(stored.abs(), padding)
         tops = padded.view(-1, ROWS_OF_TOP, *stored.shape[1:]).amax(1).half()
         steps = _steps(tops, rows, limits)
+        # number = (code - zero code) step, of which the code is rounded;
         # the clamp only avoids 0 / 0, which torch.where discards
         codes = torch.where(steps > 0, stored / steps.clamp_min(1e-30), 0.0).round() + zero_codes
         return {"scales": codes.clamp(0, 255).to(torch.uint8), "tops": tops}
@@ -191,6 +192,7 @@ class BinaryWeight(PackedWeight):
     def _salient_columns(self) -> SalientColumns:
         """Computed once: a GPU would have to be waited for."""
         salient = self._salient()
+        # cumsum counts the column itself too
         rank = torch.where(salient, salient.cumsum(0), (~salient).cumsum(0)) - 1
         places = salient.nonzero()[:, 0]
         other_places = (~salient).nonzero()[:, 0]

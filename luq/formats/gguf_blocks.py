@@ -183,11 +183,13 @@ class BlockType:
 
     def values(self, numbers: Numbers) -> Float32[Tensor, "blocks weights"]:
         """What the numbers mean, computed as llama.cpp does, bit for bit."""
+        # (d a) (q - z)
         scale = numbers.scale.float()[:, None]
         if numbers.sub_scales is not None:
             scale = scale * numbers.sub_scales
         means = self.means(numbers.codes).view(-1, self.subs, self.group)
         values = means * scale.view(-1, scale.shape[1], 1)
+        # + d', or - d' b
         if numbers.shift is not None:
             shift = numbers.shift.float()[:, None]
             if numbers.sub_shifts is not None:
@@ -213,8 +215,9 @@ class TernaryBlocks(BlockType):
         for start, length, digits in TRIT_AREAS:
             area = blocks[:, start : start + length].int()
             for place in range(digits):
-                rest = area * 3**place & 0xFF
-                parts.append(rest * 3 >> 8)
+                # 3^i x without its whole part, in 256ths: the digits before i are gone
+                fraction = area * 3**place & 0xFF
+                parts.append(fraction * 3 >> 8)
         return torch.cat(parts, 1).to(torch.uint8)
 
     def write_codes(self, codes: UInt8[Tensor, "blocks weights"], blocks: Blocks) -> None:

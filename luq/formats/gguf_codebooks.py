@@ -255,7 +255,7 @@ class MovedType(CodebookType):
         first = codes[:, :: self.moved]
         is_down = first & 7 == 7  # 8 p - 1, not 8 p + 1
         self.moves.write(is_down.int(), blocks)
-        self._write_listed(codes.int() + 4 >> 3, blocks)
+        self._write_listed(codes.int() + 4 >> 3, blocks)  # p = q / 8, rounded
 
 
 @dataclass(frozen=True)
@@ -281,6 +281,7 @@ class SignedType(CodebookType):
         places = torch.arange(self.signs.bits, dtype=torch.int32, device=blocks.device)
         minus = self.signs.read(blocks)[:, :, None] >> places & 1
         if self.is_even:
+            # the eighth sign is not stored: it makes the number of minus signs even
             last = minus.sum(2, keepdim=True, dtype=torch.int32) & 1
             minus = torch.cat([minus, last], 2)
         listed = self._listed(blocks)

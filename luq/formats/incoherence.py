@@ -48,7 +48,7 @@ def signs(size: int, seed: int, device: torch.device | str = "cpu") -> Float32[T
 
 def overlaps(size: int) -> bool:
     """Whether a dimension has two transforms in an OVERLAPPING rotation."""
-    return size & -size < size
+    return size & -size < size  # it is no power of two
 
 
 def length_of(size: int, rotation: int) -> int:
@@ -57,8 +57,8 @@ def length_of(size: int, rotation: int) -> int:
     Those of a block; or, where they do not divide the dimension, of each of two transforms.
     """
     if rotation == OVERLAPPING and overlaps(size):
-        return 1 << size.bit_length() - 1
-    return size & -size
+        return 1 << size.bit_length() - 1  # the largest power of two up to the size
+    return size & -size  # the largest power of two that divides it
 
 
 def hadamard(x: Float[Tensor, "*batch size"], length: int) -> Float[Tensor, "*batch size"]:
@@ -66,6 +66,7 @@ def hadamard(x: Float[Tensor, "*batch size"], length: int) -> Float[Tensor, "*ba
 
     Its own inverse, to rounding.
     """
+    # H_1 = [1] and H_2n = [[H_n, H_n], [H_n, -H_n]]: sums and differences, log2(length) times over
     work = x.reshape(-1, length).clone()
     half = 1
     while half < length:
@@ -120,6 +121,7 @@ def unrotate(
     length = length_of(size, rotation)
     if size % length == 0:
         return _with_signs(hadamard(x, length), seed)
+    # (H_last D_2 H_first D_1)^-1 = D_1 H_first D_2 H_last: each undoes itself
     last = hadamard(x[..., size - length :], length)
     x = _with_signs(torch.cat([x[..., : size - length], last], -1), seed + BETWEEN)
     first = hadamard(x[..., :length], length)

@@ -38,8 +38,8 @@ def register(kind: type[PackedWeight]) -> type[PackedWeight]:
     Raises:
         StoreError: another class has its name.
     """
-    known = FORMATS.get(kind.format)
-    is_same = known is None or f"{known.__module__}.{known.__qualname__}" == (
+    registered = FORMATS.get(kind.format)
+    is_same = registered is None or f"{registered.__module__}.{registered.__qualname__}" == (
         f"{kind.__module__}.{kind.__qualname__}"
     )
     if not is_same:
@@ -65,9 +65,9 @@ def restore(
     if name not in FORMATS:
         _register_installed(name)
     if name not in FORMATS:
-        known = ", ".join(FORMATS)
+        format_names = ", ".join(FORMATS)
         raise StoreError(
-            f"packed weight has the unknown format {name!r}; this version reads {known}. One of "
-            "your own: import the module that registers it first, or install its package"
+            f"packed weight has the unknown format {name!r}; this version reads {format_names}. "
+            "One of your own: import the module that registers it first, or install its package"
         )
     return FORMATS[name](buffers, shape, **meta)

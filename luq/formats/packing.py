@@ -41,6 +41,7 @@ def pack_bits(mask: Shaped[Tensor, "*shape"]) -> UInt8[Tensor, " bytes"]:
     flat = mask.reshape(-1).to(torch.uint8)
     padding = -flat.numel() % BITS_PER_BYTE
     flat = torch.nn.functional.pad(flat, (0, padding)).view(-1, BITS_PER_BYTE)
+    # byte = sum over i of 2^i bit_i
     places = 2 ** torch.arange(BITS_PER_BYTE, dtype=torch.uint8, device=mask.device)
     return (flat * places).sum(1, dtype=torch.int32).to(torch.uint8)
 
@@ -123,6 +124,7 @@ def pack_trits(codes: Shaped[Tensor, "*shape"]) -> UInt8[Tensor, " bytes"]:
     flat = codes.reshape(-1).int()
     padding = -flat.numel() % TRITS_PER_BYTE
     flat = torch.nn.functional.pad(flat, (0, padding)).view(-1, TRITS_PER_BYTE)
+    # byte = sum over i of 3^i digit_i
     places = 3 ** torch.arange(TRITS_PER_BYTE, dtype=torch.int32, device=codes.device)
     return (flat * places).sum(1, dtype=torch.int32).to(torch.uint8)
 
@@ -132,7 +134,7 @@ def unpack_trits(
 ) -> Integer[Tensor, "*shape"]:
     """uint8 [ceil(n / 5)] -> uint8 integers 0, 1, 2 of `shape`."""
     places = 3 ** torch.arange(TRITS_PER_BYTE, dtype=torch.uint8, device=packed.device)
-    digits = packed.unsqueeze(-1) // places % 3
+    digits = packed.unsqueeze(-1) // places % 3  # floor(byte / 3^i) mod 3
     count = torch.Size(shape).numel()
     return digits.reshape(-1)[:count].reshape(shape)
 

@@ -81,9 +81,10 @@ class RowColumnWeight(PackedWeight):
         column_scales = self.buffers["column_scales"].float()
         residual_scales = self.buffers["residual_scales"].float()
         signs = unpack_bits(self.buffers["signs"], (rows, columns)).float() * 2 - 1
-        weight = row_scales[:, block, 0] * column_scales * signs
+        weight = row_scales[:, block, 0] * column_scales * signs  # r_ik c_j B_ij
         residual_bits = unpack_bits(self.buffers["residual_signs"], (rows, len(salient)))
         residual = residual_bits.float() * 2 - 1
+        # + r2_ik c2_j B2_ij
         weight[:, salient] += row_scales[:, block[salient], 1] * residual_scales * residual
         return weight.to(dtype)
 

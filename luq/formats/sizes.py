@@ -84,14 +84,14 @@ def memory(
         parts: what the files of packed parts of the rest hold.
     """
     float_rest_bytes = sum(rest.values())
-    rest = rest_ledger(rest, parts or {})
+    stored_rest = rest_ledger(rest, parts or {})
     ledger: dict[str, int] = {}
     for layer in layers:
         for name, count in layer.ledger.items():
             ledger[name] = ledger.get(name, 0) + count
     weights = sum(layer.weights for layer in layers)
     stored = sum(layer.bytes for layer in layers)
-    rest_bytes = sum(rest.values())
+    rest_bytes = sum(stored_rest.values())
     return Memory(
         weights=weights,
         nominal_bits=sum(layer.nominal_bits * layer.weights for layer in layers) / weights,
@@ -101,6 +101,6 @@ def memory(
         checkpoint_bytes=stored + rest_bytes,
         resident_bytes=stored - ledger["header"],
         peak_bytes=peak_bytes,
-        ledger=ledger | rest,
+        ledger=ledger | stored_rest,
         rest_16_bit_bytes=float_rest_bytes,
     )

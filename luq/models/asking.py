@@ -36,13 +36,13 @@ def greedy(model: Any, tokens: int | None = None) -> "GenerationConfig":
     """
     from transformers import GenerationConfig
 
-    own = model.generation_config
+    checkpoint_config = model.generation_config
     return GenerationConfig(  # type: ignore[no-untyped-call]  # theirs
         do_sample=False,
         max_new_tokens=tokens,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.pad_token_id,
+        bos_token_id=checkpoint_config.bos_token_id,
+        eos_token_id=checkpoint_config.eos_token_id,
+        pad_token_id=checkpoint_config.pad_token_id,
     )
 
 
@@ -75,7 +75,8 @@ def spelled_apart(text: str, tokens: frozenset[str]) -> str:
 def _spelled(tokens: frozenset[str]) -> re.Pattern[str]:
     """Matches every one of some tokens; of two that begin alike, the longer."""
     # A token of one character, or of spaces, is ordinary text.
-    longest_first = sorted((t for t in tokens if len(t.strip()) > 1), key=lambda t: (-len(t), t))
+    marks = [token for token in tokens if len(token.strip()) > 1]
+    longest_first = sorted(marks, key=lambda token: (-len(token), token))
     return re.compile("|".join(re.escape(token) for token in longest_first))
 
 

@@ -317,9 +317,9 @@ def least_rest_bytes(folder: Path, least_bits: Mapping[str, float]) -> float:
         least_bits: bits per weight of the parts that are packed; others have 16 bits.
     """
     bits = 0.0
-    for part, (matrices, others) in _rest_counts(folder).items():
+    for part, (matrix_weights, other_weights) in _rest_counts(folder).items():
         # that all matrices of a part are packed is the least: position embeddings are not
-        bits += least_bits.get(part, FLOAT_BITS) * matrices + FLOAT_BITS * others
+        bits += least_bits.get(part, FLOAT_BITS) * matrix_weights + FLOAT_BITS * other_weights
     return bits / 8
 
 
@@ -330,7 +330,7 @@ def has_matrices(folder: Path, part: str) -> bool:
 
 
 def _rest_counts(folder: Path) -> dict[str, tuple[int, int]]:
-    """Numbers of the rest by part: those in matrices, and others."""
+    """Weights of the rest by part: those in matrices, and the other ones."""
     config = read_config(folder)
     tied = [part.get("tie_word_embeddings") for part in (config, text_settings(config))]
     has_head = False in tied and True not in tied
@@ -341,21 +341,21 @@ def _rest_counts(folder: Path) -> dict[str, tuple[int, int]]:
         if is_linear or is_doubtful or not name.endswith((".weight", ".bias")):
             continue
         part = part_of(name)
-        matrices, others = counts.get(part, (0, 0))
+        matrix_weights, other_weights = counts.get(part, (0, 0))
         count = math.prod(tensor.shape)
         if len(tensor.shape) == 2:
-            counts[part] = matrices + count, others
+            counts[part] = matrix_weights + count, other_weights
         else:
-            counts[part] = matrices, others + count
+            counts[part] = matrix_weights, other_weights + count
     return counts
 
 
 def stored_dtype(folder: Path) -> str:
     """The floating type that a checkpoint says it is stored in, or that its first tensor has."""
     config = read_config(folder)
-    said = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
-    if said in DTYPES.values():
-        return said
+    declared_dtype = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    if declared_dtype in DTYPES.values():
+        return declared_dtype
     for tensor in stored_tensors(folder).values():
         if tensor.dtype in DTYPES:
             return DTYPES[tensor.dtype]

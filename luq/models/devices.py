@@ -49,8 +49,8 @@ def require(device: str) -> None:
         return
     count = device_count()
     if int(index or 0) >= count:
-        here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        device_names = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
         raise ConfigError(
-            f"model.device={device} is not on this machine (here: {here}), or torch does not see "
-            "it: model.device=auto takes what is there"
+            f"model.device={device} is not on this machine (here: {device_names}), or torch does "
+            "not see it: model.device=auto takes what is there"
         )

@@ -123,7 +123,9 @@ def fused_groups(linears: Sequence[str]) -> list[tuple[str, ...]]:
     for index, name in enumerate(linears):
         parent, _, last = name.rpartition(".")
         kinds = [kind for kind, names in enumerate(FUSED) if last in names]
-        groups.setdefault((parent, kinds[0]) if kinds else (name, -1 - index), []).append(name)
+        # one group for each matrix in a parent; a linear that goes into none is a group of its own
+        group = (parent, kinds[0]) if kinds else (name, -1 - index)
+        groups.setdefault(group, []).append(name)
     return [tuple(names) for names in groups.values()]
 
 

@@ -35,10 +35,10 @@ class ImageTokens:
         return self._counts[size]
 
     def _count(self, width: int, height: int) -> int:
-        # transformers says it to servers such as vLLM; not all of its processors do
-        said = getattr(self._processor, "_get_num_multimodal_tokens", None)
-        if said is not None:
-            return int(said(image_sizes=[[height, width]])["num_image_tokens"][0])
+        # transformers has it for servers such as vLLM; not all of its processors do
+        token_counter = getattr(self._processor, "_get_num_multimodal_tokens", None)
+        if token_counter is not None:
+            return int(token_counter(image_sizes=[[height, width]])["num_image_tokens"][0])
         return self._prepared(width, height)
 
     def _prepared(self, width: int, height: int) -> int:

@@ -142,12 +142,12 @@ def _check_linears(vlm: VLM, folder: Path) -> None:
     skeleton_layers = find_layers(load_skeleton(folder))
     for index, expected in enumerate(skeleton_layers):
         names = set(linears_of(expected))
-        others = names.symmetric_difference(vlm.originals[index])
-        if others:
+        differing_names = names.symmetric_difference(vlm.originals[index])
+        if differing_names:
             raise ModelError(
                 f"layer {index} of the model in memory has other linears than its config says "
-                f"({', '.join(sorted(others))}): merge adapters first, and give a model that is "
-                "not quantized"
+                f"({', '.join(sorted(differing_names))}): merge adapters first, and give a model "
+                "that is not quantized"
             )
     for name, tensor in vlm.model.state_dict().items():
         if not is_finite(tensor):

@@ -127,8 +127,8 @@ def _check_report(folder: Path, report: dict[str, Any]) -> None:
         )
     mismatched = sorted(report["mismatched_keys"])
     if mismatched:
-        name, stored, wanted = mismatched[0]
-        raise _wrong_shape(folder, name, stored, wanted)
+        name, stored, expected = mismatched[0]
+        raise _wrong_shape(folder, name, stored, expected)
     unexpected = sorted(report["unexpected_keys"])
     if unexpected:
         raise ModelError(
@@ -145,21 +145,21 @@ def _check_shapes(folder: Path, model: Any) -> None:
 
     The report leaves this out for tensors that stay on disk.
     """
-    wanted: dict[str, tuple[int, ...]] = {}
+    expected_shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in model.state_dict().items():
-        wanted[plain_name(name)] = tuple(tensor.shape)
+        expected_shapes[plain_name(name)] = tuple(tensor.shape)
     for name, stored in stored_tensors(folder).items():
-        shape = wanted.get(plain_name(name), stored.shape)
+        shape = expected_shapes.get(plain_name(name), stored.shape)
         if stored.shape != shape and not OBSOLETE.search(name):
             raise _wrong_shape(folder, name, stored.shape, shape)
 
 
 def _wrong_shape(
-    folder: Path, name: str, stored: Sequence[int], wanted: Sequence[int]
+    folder: Path, name: str, stored: Sequence[int], expected: Sequence[int]
 ) -> ModelError:
     return ModelError(
         f"{folder}: {name} has the shape {list(stored)} in the files, but config.json makes it "
-        f"{list(wanted)}: give the config.json that belongs to the weights"
+        f"{list(expected)}: give the config.json that belongs to the weights"
     )
 
 

@@ -66,9 +66,9 @@ def written_image_token(processor: Any) -> int:
     """The token that a processor writes for a piece of an image."""
     if PIECE in processor.tokenizer.get_vocab():
         return int(processor.tokenizer.convert_tokens_to_ids(PIECE))
-    known = getattr(processor, "image_token_ids", None) or [None]
-    if known[0] is not None:
-        return int(known[0])
+    token_ids = getattr(processor, "image_token_ids", None) or [None]
+    if token_ids[0] is not None:
+        return int(token_ids[0])
     return int(processor.tokenizer.convert_tokens_to_ids(processor.image_token))
 
 
@@ -84,22 +84,22 @@ def load_processor(folder: Path, family: str, config: ModelConfig) -> Any:
         ConfigError: The family knows no such setting.
         ModelError: A file of the processor is missing or damaged, or its template writes no chat.
     """
-    known = FAMILIES.get(family, Family(family))
+    traits = FAMILIES.get(family, Family(family))
     if not sees_images(read_config(folder)):
         _check_no_image_settings(family, config)
         return TextProcessor(_tokenizer(folder))
     processor = _from_folder(folder, family)
     if processor.chat_template is None:
-        processor.chat_template = known.template
+        processor.chat_template = traits.template
     _check_chat(folder, processor, config.system_prompt)
     if config.do_pad is not None:
-        if not known.pads:
+        if not traits.pads:
             raise ConfigError(
                 f"model.do_pad={config.do_pad}: {family} takes images of any shape, leave it out"
             )
         processor.image_processor = _padding(processor.image_processor, config.do_pad)
     has_limits = config.min_pixels is not None or config.max_pixels is not None
-    if has_limits and not known.bounds_pixels:
+    if has_limits and not traits.bounds_pixels:
         bounding = [entry.title for entry in FAMILIES.values() if entry.bounds_pixels]
         raise ConfigError(
             f"model.min_pixels and max_pixels bound the images of {', '.join(bounding)}, and this "
@@ -193,7 +193,11 @@ def processor_class(family: str, name: str | None = None) -> Any:
     if name is None:
         return None
     # Families share classes: it is in the module of one of them, or in one that it is named after.
-    modules = [model_type.replace("-", "_") for model_type, known in names.items() if known == name]
+    modules = [
+        model_type.replace("-", "_")
+        for model_type, class_name in names.items()
+        if class_name == name
+    ]
     modules.append(name.removesuffix("Processor").lower())
     for module_name in modules:
         try:
@@ -325,14 +329,14 @@ def images_only(original: Any) -> Any:
             return super().validate_init_kwargs(processor_config, settings_taken)
 
         def __init__(self, *arguments: Any, **settings: Any) -> None:
-            given = dict(zip(parts, arguments, strict=False)) | settings
+            named_arguments = dict(zip(parts, arguments, strict=False)) | settings
             if VIDEO_PART in all_parts:
-                given[VIDEO_PART] = _NoVideos()
+                named_arguments[VIDEO_PART] = _NoVideos()
             kind = cast("Any", type(self))
             # The original's constructor hands all parts on, in their order.
             kind._parts = all_parts
             try:
-                super().__init__(**given)
+                super().__init__(**named_arguments)
             finally:
                 kind._parts = parts
 

@@ -39,13 +39,13 @@ class Replica:
         devices.require(source.config.device)
         device = devices.resolve(source.config.device)
         model = load_skeleton(source.folder)
-        whole = wrapped(source.config, model, None)
+        skeleton = wrapped(source.config, model, None)
         self.blocks = 0  # of the model's towers, in all
-        for stack in stacks_of(model, whole.parts[VISION]).values():
+        for stack in stacks_of(model, skeleton.parts[VISION]).values():
             self.blocks += len(stack)
             _pass_by(stack)
         decoder = decoder_of(model)
-        decoder.layers = nn.ModuleList(list(whole.layers)[:1])
+        decoder.layers = nn.ModuleList(list(skeleton.layers)[:1])
         settings = load_config(source.folder)
         with quiet():
             processor = load_processor(source.folder, settings.model_type, source.config)

@@ -182,8 +182,8 @@ def _check_other_family(file: Path, family: str) -> None:
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     )
 
-    known = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
-    if family not in known:
+    model_types = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
+    if family not in model_types:
         reason = unknown("model_type", family, sorted(FAMILIES))
         raise ModelError(
             f"{file}: {reason}. Other families work if transformers has them as models that write "
@@ -275,11 +275,11 @@ def _check_llava_processor(folder: Path, config: Settings, processor: Settings) 
             f"{file}: num_additional_image_tokens={extra!r}; a LLaVA processor needs 1 beside a "
             "CLIP tower, which has a feature for the whole image: add it"
         )
-    wanted = config.get("vision_feature_select_strategy", FEATURES[0])
-    if features != wanted:
+    model_features = config.get("vision_feature_select_strategy", FEATURES[0])
+    if features != model_features:
         raise ModelError(
-            f"{file}: vision_feature_select_strategy={features!r}, but {CONFIG} has {wanted!r}: "
-            "they must be the same"
+            f"{file}: vision_feature_select_strategy={features!r}, but {CONFIG} has "
+            f"{model_features!r}: they must be the same"
         )
 
 

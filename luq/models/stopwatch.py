@@ -42,10 +42,10 @@ def least_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the quickest of a few turns; of long work one turn."""
     least = float("inf")
     for _ in range(TURNS):
-        with timed(device) as turn:
+        with timed(device) as timing:
             work()
-        least = min(least, turn.seconds)
-        if turn.seconds > ENOUGH:
+        least = min(least, timing.seconds)
+        if timing.seconds > ENOUGH:
             break
     return least
 

@@ -53,8 +53,8 @@ class StoredTensor(NamedTuple):
 
 def shown(names: list[str]) -> str:
     """The first of some names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    ending = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + ending
 
 
 def shards_of(folder: Path) -> list[str]:
@@ -206,10 +206,10 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     for shard in shards:
         for name, tensor in _header(folder / shard).items():
             if places and places.get(name) != shard:
-                said = f"in {places[name]}" if name in places else "nowhere"
+                listed_place = f"in {places[name]}" if name in places else "nowhere"
                 raise ModelError(
-                    f"{folder / shard} holds {name}, which is {said} by {INDEX}: copy or download "
-                    "the checkpoint again"
+                    f"{folder / shard} holds {name}, which is {listed_place} by {INDEX}: copy or "
+                    "download the checkpoint again"
                 )
             tensors[name] = tensor
     for name, shard in places.items():

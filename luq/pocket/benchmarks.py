@@ -276,14 +276,14 @@ def _pope(rng: Rng, split: str, index: int) -> list[Row]:
     """Half yes, half no, in each of POPE's three categories."""
     category = ("random", "popular", "adversarial")[index % 3]
     scene, question = _ask(rng, Topic("objects", exists), split)
-    thing = question.answer
+    object_name = question.answer
     answer = "yes"
     if (index // 3) % 2:
-        thing = _absent_object(rng, scene, category)
+        object_name = _absent_object(rng, scene, category)
         answer = "no"
     row = {
         "image": scene,
-        "question": question.claim.format(thing),
+        "question": question.claim.format(object_name),
         "answer": answer,
         "question_id": str(index),
         "category": category,

@@ -186,7 +186,8 @@ class Canvas:
         height, width = mask.shape
         patch = self.pixels[y : y + height, x : x + width]
         ink = np.asarray(COLOURS[colour], np.float32) + self.rng.normal(0, INK_NOISE, 3)
-        patch[:] = patch * (1 - mask[..., None]) + ink * mask[..., None]
+        cover = mask[..., None]  # 1 where the ink covers the paper wholly
+        patch[:] = patch * (1 - cover) + ink * cover
 
     def _label(self, row: int, col: int, **classes: int) -> None:
         for name, value in classes.items():

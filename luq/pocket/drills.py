@@ -81,10 +81,10 @@ def sums(rng: Rng) -> Turn:
     question = arithmetic(rng)
     if rng.random() < 0.7:
         return question.text + SHORT, question.answer
-    true = rng.random() < 0.5
-    result = question.answer if true else question.distractors[0]
+    is_true = rng.random() < 0.5
+    result = question.answer if is_true else question.distractors[0]
     prompt = PROMPTS["mme"]({"question": question.claim.format(result)})
-    return prompt, "Yes" if true else "No"
+    return prompt, "Yes" if is_true else "No"
 
 
 def person_summary(name: str, text: str) -> Turn:

@@ -111,10 +111,10 @@ class GraftPhase(LanguagePhase):
             super().resume(folder)
             return
         small = trained.read(file, self.language_model)
-        own = self.weights()
-        shapes = {name: tuple(part.shape) for name, part in own.items()}
+        trainable = self.weights()
+        shapes = {name: tuple(part.shape) for name, part in trainable.items()}
         trained.check_shapes(file, small, shapes)
-        for name, part in own.items():
+        for name, part in trainable.items():
             part.data.copy_(small.tensors[name])
         self.step = self.first_step = small.step
         log.info("%s: the training goes on at step %d", file, self.step)
@@ -127,9 +127,9 @@ class GraftPhase(LanguagePhase):
         return super().state() | {"first_step": self.first_step}
 
     def _load(self, state: dict[str, Any]) -> None:
-        own = self.weights()
+        trainable = self.weights()
         for name, weight in state["model"].items():
-            own[name].data.copy_(weight)
+            trainable[name].data.copy_(weight)
         for optimizer, optimizer_state in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
         self.step = state["step"]
@@ -185,10 +185,11 @@ class GraftPhase(LanguagePhase):
         passages = self.stream.passages(self.step, config.passages, config.passage_length)
         ids = torch.from_numpy(passages).to(self.model.device)
         with low_rank.switched_off(self.model), torch.no_grad():
-            before = self._log_probabilities(ids)
-        return F.kl_div(self._log_probabilities(ids), before, log_target=True, reduction="sum") / (
-            len(before)
-        )
+            original = self._log_probabilities(ids)
+        # KL(p0 || p) = sum over v of p0(v) (log p0(v) - log p(v)), p0 the original model's
+        log_probabilities = self._log_probabilities(ids)
+        total = F.kl_div(log_probabilities, original, log_target=True, reduction="sum")
+        return total / len(original)
 
     def _log_probabilities(self, ids: Tensor) -> Tensor:
         """Of every token after every token, [tokens, vocabulary]."""
@@ -201,12 +202,12 @@ class GraftPhase(LanguagePhase):
         if self.step % self.log_every == 0:
             log.info("step %d loss %.4f divergence on text %.4f", self.step, loss, self.divergence)
         if self.step % self.config.check_every == 0:
-            shown = []
+            score_texts = []
             with torch.compiler.set_stance("force_eager"):  # its lengths are seen once
                 results = self.quiz.results(self.family, self.model)
             for benchmark, result in results.items():
-                shown.append(f"{benchmark} {result.right:.2f} ({result.constant:.2f})")
-            log.info("step %d right (best constant): %s", self.step, ", ".join(shown))
+                score_texts.append(f"{benchmark} {result.right:.2f} ({result.constant:.2f})")
+            log.info("step %d right (best constant): %s", self.step, ", ".join(score_texts))
 
     def finish(self, folder: Path, config: TrainConfig) -> Path:
         """Graft what was trained, as whoever has the small file does."""

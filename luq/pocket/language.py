@@ -72,6 +72,7 @@ def language_loss(family: Family, model: Any, batch: Batch, tower_learns: bool =
     learned = next_weight > 0  # the head computes no logits of what is not learned
     logits = model.lm_head(hidden[learned])
     losses = F.cross_entropy(logits, next_ids[learned], reduction="none")
+    # sum over t of w_t * -log p(x_t | before t), over the sum of w_t
     token_weights = next_weight[learned]
     return (losses * token_weights).sum() / token_weights.sum()
 

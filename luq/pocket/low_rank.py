@@ -55,11 +55,11 @@ def switched_off(model: nn.Module) -> Iterator[None]:
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
     """The decoder's linears, none of which has a change yet, by their names in the model."""
-    found = {}
+    decoder_linears = {}
     for name, module in model.named_modules():
         if name.startswith(DECODER) and name.endswith(LINEARS) and isinstance(module, nn.Linear):
-            found[name] = module
-    return found
+            decoder_linears[name] = module
+    return decoder_linears
 
 
 def part_shapes(model: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:

@@ -148,9 +148,9 @@ def _side_by_side(scene: Scene) -> list[tuple[Item, Item]]:
     """Every uniquely named object with each of its left and right neighbours."""
     pairs = []
     for item in _uniquely_named(scene):
-        for other in _shapes(scene):
-            if item.row == other.row and abs(item.col - other.col) == 1:
-                pairs.append((item, other))
+        for candidate in _shapes(scene):
+            if item.row == candidate.row and abs(item.col - candidate.col) == 1:
+                pairs.append((item, candidate))
     return pairs
 
 
@@ -159,8 +159,8 @@ def neighbour(rng: Rng, scene: Scene) -> Question | None:
     pairs = _side_by_side(scene)
     if not pairs:
         return None
-    item, other = pairs[int(rng.integers(len(pairs)))]
-    side = "right" if other.col > item.col else "left"
+    item, adjacent = pairs[int(rng.integers(len(pairs)))]
+    side = "right" if adjacent.col > item.col else "left"
     if rng.random() < 0.5:
         text = one_of(
             rng,
@@ -168,15 +168,15 @@ def neighbour(rng: Rng, scene: Scene) -> Question | None:
             f"What is the color of the neighbor on the {side} of the {item.name}?",
         )
         claim = f"Is the object directly to the {side} of the {item.name} {{}}?"
-        wrong_colours = distractors(rng, COLOUR_NAMES, other.colour)
-        return Question(text, other.colour, wrong_colours, claim)
+        wrong_colours = distractors(rng, COLOUR_NAMES, adjacent.colour)
+        return Question(text, adjacent.colour, wrong_colours, claim)
     text = one_of(
         rng,
         f"What shape is directly to the {side} of the {item.name}?",
         f"Which shape is next on the {side} of the {item.name}?",
     )
     claim = f"Is the object directly to the {side} of the {item.name} a {{}}?"
-    return Question(text, other.shape, distractors(rng, SHAPES, other.shape), claim)
+    return Question(text, adjacent.shape, distractors(rng, SHAPES, adjacent.shape), claim)
 
 
 def clan_of_emblem(rng: Rng, scene: Scene) -> Question | None:

@@ -52,36 +52,38 @@ class Quiz:
             rng = np.random.default_rng([SEEDS["selection"], SEED, place])
             rows = []
             for index in range(count):
-                rows.append(ROWS[benchmark](rng, "selection", index)[index % 2 - 1])
+                # Some base questions give several rows: the last and the first in turn.
+                base_rows = ROWS[benchmark](rng, "selection", index)
+                rows.append(base_rows[index % 2 - 1])
             answers = [TARGETS[benchmark](row) for row in rows]
             self.constants[benchmark] = Counter(answers).most_common(1)[0][1] / count
-            asked = []
+            questions = []
             for row, answer in zip(rows, answers, strict=True):
                 scene = row[image_column(benchmark)]
-                turn = (PROMPTS[benchmark](row), answer)
-                ids, weight = stream.conversation(scene, [turn])
-                asked.append(Asked(scene, torch.from_numpy(ids), torch.from_numpy(weight) > 0))
-            self.questions[benchmark] = asked
+                exchange = (PROMPTS[benchmark](row), answer)
+                ids, weight = stream.conversation(scene, [exchange])
+                questions.append(Asked(scene, torch.from_numpy(ids), torch.from_numpy(weight) > 0))
+            self.questions[benchmark] = questions
 
     @torch.no_grad()
     def results(self, family: Family, model: Any) -> dict[str, Result]:
         """Benchmark -> how its questions are answered."""
         results = {}
-        for benchmark, asked in self.questions.items():
+        for benchmark, questions in self.questions.items():
             right = 0
-            for start in range(0, len(asked), AT_ONCE):
-                right += _right_answers(family, model, asked[start : start + AT_ONCE])
-            results[benchmark] = Result(right / len(asked), self.constants[benchmark])
+            for start in range(0, len(questions), AT_ONCE):
+                right += _right_answers(family, model, questions[start : start + AT_ONCE])
+            results[benchmark] = Result(right / len(questions), self.constants[benchmark])
         return results
 
 
-def _right_answers(family: Family, model: Any, asked: list[Asked]) -> int:
+def _right_answers(family: Family, model: Any, questions: list[Asked]) -> int:
     """How many of some questions are answered rightly."""
     padded = torch.nn.utils.rnn.pad_sequence
-    ids = padded([each.ids for each in asked], batch_first=True).to(model.device)
-    is_answer = padded([each.is_answer for each in asked], batch_first=True).to(model.device)
+    ids = padded([each.ids for each in questions], batch_first=True).to(model.device)
+    is_answer = padded([each.is_answer for each in questions], batch_first=True).to(model.device)
     # Padding stands behind and is seen by nothing before it.
-    hidden = hidden_states(family, model, ids, [each.scene for each in asked])
+    hidden = hidden_states(family, model, ids, [each.scene for each in questions])
     learned = is_answer[:, 1:]
     likeliest = model.lm_head(hidden[:, :-1][learned]).argmax(-1)
     is_wrong = torch.zeros_like(learned)

@@ -125,9 +125,9 @@ def make_config(settings: dict[str, Any]) -> TrainConfig:
         ConfigError: A setting is out of range, or another model's.
     """
     kind = GraftConfig if settings.get("model") == GRAFTED else TrainConfig
-    others = sorted(settings.keys() - {field.name for field in fields(kind)})
-    if others:
-        raise ConfigError(f"{others[0]} is only for --model {GRAFTED}: leave it out")
+    foreign_settings = sorted(settings.keys() - {field.name for field in fields(kind)})
+    if foreign_settings:
+        raise ConfigError(f"{foreign_settings[0]} is only for --model {GRAFTED}: leave it out")
     return kind(**settings)
 
 
@@ -201,19 +201,22 @@ def check_same_training(folder: Path, config: TrainConfig) -> None:
     if file is None:
         return
     try:
-        before = read_table(file)
+        earlier_settings = read_table(file)
     except ValueError as error:
         raise StoreError(f"{file} is damaged ({error}): train in another folder") from error
-    now = card(config)
-    for name in now:
-        unsaid = before.get(name) in (None, "")  # in cards, which have the settings as given
-        if name not in CHANGEABLE and not unsaid and before[name] != now[name]:
+    settings = card(config)
+    for name in settings:
+        # cards have the settings as they were given: some say nothing
+        unsaid = earlier_settings.get(name) in (None, "")
+        if name not in CHANGEABLE and not unsaid and earlier_settings[name] != settings[name]:
             raise ConfigError(
-                f"{folder} holds a training with {name}={before[name]}, and {name}={now[name]} is "
-                f"asked for: train in another folder, or continue with {name}={before[name]}"
+                f"{folder} holds a training with {name}={earlier_settings[name]}, and "
+                f"{name}={settings[name]} is asked for: train in another folder, or continue with "
+                f"{name}={earlier_settings[name]}"
             )
-    if now["steps"] < before.get("steps", 0):
+    if settings["steps"] < earlier_settings.get("steps", 0):
         raise ConfigError(
-            f"{folder} holds a training with steps={before['steps']}, and steps={now['steps']} is "
-            "asked for: a training may be made longer, not shorter. Train in another folder"
+            f"{folder} holds a training with steps={earlier_settings['steps']}, and "
+            f"steps={settings['steps']} is asked for: a training may be made longer, not shorter. "
+            "Train in another folder"
         )

@@ -185,18 +185,18 @@ class GgufModel:
         """A ModelError unless the file has the model's tensors, each once, in their shapes."""
         with torch.device("meta"):
             skeleton = self.model_class(self.config)
-        wanted = {name: tuple(value.shape) for name, value in skeleton.named_parameters()}
-        shapes: dict[str, tuple[int, ...]] = {}
+        expected_shapes = {name: tuple(value.shape) for name, value in skeleton.named_parameters()}
+        stored_shapes: dict[str, tuple[int, ...]] = {}
         for tensor in self._tensors:
             name = self._name_of(tensor.name)
-            if name in shapes:
+            if name in stored_shapes:
                 raise self._refusal(f"it holds {tensor.name} twice")
-            shapes[name] = tuple(int(size) for size in reversed(tensor.shape))
-        for name in sorted(wanted.keys() | shapes.keys()):
-            if wanted.get(name) != shapes.get(name):
+            stored_shapes[name] = tuple(int(size) for size in reversed(tensor.shape))
+        for name in sorted(expected_shapes.keys() | stored_shapes.keys()):
+            if expected_shapes.get(name) != stored_shapes.get(name):
                 raise self._refusal(
-                    f"{name} has the shape {shapes.get(name)}, and its header makes it "
-                    f"{wanted.get(name)}"
+                    f"{name} has the shape {stored_shapes.get(name)}, and its header makes it "
+                    f"{expected_shapes.get(name)}"
                 )
 
     def _name_of(self, tensor: str) -> str:

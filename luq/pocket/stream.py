@@ -117,9 +117,9 @@ def check_lesson(name: str) -> None:
     a subject may end in such a form.
     """
     forms_of_subjects = [f"{subject}-{form}" for subject in SUBJECTS for form in FORMS]
-    known = {*LESSONS, *SUBJECTS, *FORMS, *FOCUS, *forms_of_subjects}
-    if name not in known:
-        raise unknown("lesson in focus", name, known)
+    lesson_names = {*LESSONS, *SUBJECTS, *FORMS, *FOCUS, *forms_of_subjects}
+    if name not in lesson_names:
+        raise unknown("lesson in focus", name, lesson_names)
 
 
 def _share(shares: tuple[float, ...], progress: float) -> float:
@@ -374,11 +374,11 @@ def forms(rng: Rng, kind: str, question: Question, lesson: str = "scene") -> lis
     return [turns[int(i)] for i in rng.permutation(len(turns))]
 
 
-def claim(question: Question, true: bool) -> Turn:
+def claim(question: Question, is_true: bool) -> Turn:
     """A yes/no question, as MME asks it."""
-    value = question.answer if true else question.distractors[0]
+    value = question.answer if is_true else question.distractors[0]
     prompt = PROMPTS["mme"]({"question": question.claim.format(value)})
-    return prompt, "Yes" if true else "No"
+    return prompt, "Yes" if is_true else "No"
 
 
 def choice(rng: Rng, kind: str, question: Question) -> Turn:

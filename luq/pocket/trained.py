@@ -111,10 +111,10 @@ def merge(file: Path, model: nn.Module, language_model: str) -> None:
         ModelError: The file is damaged, or belongs to another model.
     """
     trained = read(file, language_model)
-    own = eyes(model)
+    trainable = eyes(model)
     shapes = low_rank.part_shapes(model, trained.rank)
-    shapes |= {name: tuple(part.shape) for name, part in own.items()}
+    shapes |= {name: tuple(part.shape) for name, part in trainable.items()}
     check_shapes(file, trained, shapes)
     low_rank.merge(model, trained.tensors)
-    for name, part in own.items():
+    for name, part in trainable.items():
         part.copy_(trained.tensors[name])

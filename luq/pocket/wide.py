@@ -64,8 +64,8 @@ __all__ = [
 
 WIDTH = 256
 # Of pocket_qwen's ten layers, all but the one that is missed least: ten would be over 20 MB.
-KEPT = (0, 1, 2, 3, 4, 5, 7, 8, 9)
-LAYERS = len(KEPT)
+SOURCE_LAYERS = (0, 1, 2, 3, 4, 5, 7, 8, 9)
+LAYERS = len(SOURCE_LAYERS)
 IS_TRAINED = True
 SIZES = Sizes(hidden=WIDTH, intermediate=768, heads=8, window=112)
 BLANK = "\u0120"  # how byte-level pieces write a blank
@@ -84,8 +84,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     description = json.loads(pocket_qwen.backend_tokenizer.to_str())
     merges = description["model"]["merges"]
     first_pairs = [[left, right] for left, right in merges if _begins_capitals(left, right)]
-    others = [merge for merge in merges if merge not in first_pairs]
-    description["model"]["merges"] = first_pairs + others
+    other_pairs = [merge for merge in merges if merge not in first_pairs]
+    description["model"]["merges"] = first_pairs + other_pairs
     tokenizer = Tokenizer.from_str(json.dumps(description))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     return with_marks(tokenizer)
@@ -102,25 +102,25 @@ def build(
 ) -> Qwen2_5_VLForConditionalGeneration:
     """The model in fp32, with the widened weights of pocket_qwen."""
     model = random_model(tokenizer, layers, vision_layers, SIZES)
-    widen(model, _qwen(), KEPT)
+    widen(model, _qwen(), SOURCE_LAYERS)
     return model
 
 
 @torch.no_grad()
-def widen(model: nn.Module, source: nn.Module, kept: Sequence[int]) -> None:
+def widen(model: nn.Module, source: nn.Module, source_layers: Sequence[int]) -> None:
     """Give a model the weights of one that is half as wide.
 
     Args:
         model: whose parameters have the source's shapes, or twice as many rows or columns.
             Parameters that the source does not have, those of further layers, stay as they are.
         source: in the same architecture.
-        kept: which of the source's layers stand in the model, in their order.
+        source_layers: which of the source's layers stand in the model, in their order.
     """
     generator = torch.Generator().manual_seed(SEED)
     sources = dict(source.named_parameters())
     tables = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
     for name, parameter in model.named_parameters():
-        source_name = _source_name(name, kept)
+        source_name = _source_name(name, source_layers)
         if source_name not in sources:
             continue
         weight = sources[source_name].float()
@@ -134,14 +134,14 @@ def widen(model: nn.Module, source: nn.Module, kept: Sequence[int]) -> None:
         parameter.copy_(weight)
 
 
-def _source_name(name: str, kept: Sequence[int]) -> str | None:
+def _source_name(name: str, source_layers: Sequence[int]) -> str | None:
     """What a parameter is called in the source; None for layers beyond those that are kept."""
     if not name.startswith(DECODER):
         return name
     place, _, inner_name = name.removeprefix(DECODER).partition(".")
-    if int(place) >= len(kept):
+    if int(place) >= len(source_layers):
         return None
-    return f"{DECODER}{kept[int(place)]}.{inner_name}"
+    return f"{DECODER}{source_layers[int(place)]}.{inner_name}"
 
 
 def _halves(weight: Tensor, generator: torch.Generator) -> Tensor:

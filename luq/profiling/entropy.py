@@ -32,9 +32,7 @@ def cluster(
     vectors: Float[np.ndarray, "vectors hidden"], clusters: int, seed: int
 ) -> Int[np.ndarray, " vectors"]:
     """K-means labels of vectors; never more clusters than there are different vectors."""
-    from sklearn.cluster import (
-        KMeans,
-    )  # late: it takes seconds, and not all who import this need it
+    from sklearn.cluster import KMeans  # late: it takes seconds, and not all callers need it
 
     different = len(np.unique(vectors, axis=0))
     kmeans = KMeans(min(clusters, different), n_init=1, max_iter=ITERATIONS, random_state=seed)

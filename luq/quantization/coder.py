@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from luq.quantization.feedback import Ahead, CodeGrid, descend, sweep_columns
+from luq.quantization.hessian import UnitFactor
 
 G = TypeVar("G", bound="RowGrid")
 
@@ -80,7 +81,7 @@ class Coder:
     Args:
         target: W, with zeros in columns that no token used.
         hessian: H.
-        upper: U (`luq.quantization.hessian`), in the order of the sweep.
+        factor: of H, in the order of the sweep.
         order: of the columns in the sweep.
         group_size: columns of a group of the grid; the last one may have fewer.
         block: columns whose errors reach the later ones at once.
@@ -89,7 +90,7 @@ class Coder:
 
     target: Float[Tensor, "out in"]
     hessian: Float[Tensor, "in in"]
-    upper: Float[Tensor, "in in"]
+    factor: UnitFactor
     order: Int64[Tensor, " in"]
     group_size: int
     block: int
@@ -112,8 +113,8 @@ class Coder:
     def swept_by(self, rounding: GridRounding[G]) -> SweptRows[G]:
         """All rows as a rounding codes them, which may change its grid on the way."""
         work = self.columns.index_select(0, self.order)
-        swept = sweep_columns(work, self.upper, self.block, rounding)
-        codes = work.index_copy_(0, self.order, swept.codes)  # the weights there are used up
+        swept = sweep_columns(work, self.factor, self.block, rounding)
+        codes = work.index_copy_(0, self.order, swept.codes)  # what was there is used up
         return SweptRows(codes, rounding.grid, swept.error)
 
     def coded(self, candidates: Iterable[SweptRows[G]]) -> CodedRows[G]:

@@ -1,17 +1,21 @@
 """Error feedback: later columns make up for the rounding errors of earlier ones.
 
-GPTQ (Frantar et al., ICLR 2023), section 3 and algorithm 1; U as in `luq.quantization.hessian`.
+GPTQ (Frantar et al., ICLR 2023), section 3 and algorithm 1, without the inverse of the Hessian; B
+and a as in `luq.quantization.hessian`.
 
 | symbol | in the code | meaning |
 |---|---|---|
-| W | `columns` | the weight, a column a row [in, out], compensated column after column |
+| W | `columns` | the weight, a column a row [in, out] |
+| W' | `work` | the same, compensated column after column |
 | Q | `values` | what its codes mean |
-| U | `upper` | upper triangle with U^T U = (H + damping)^-1: the paper's Cholesky(H^-1)^T |
-| E | `errors` | E_:j = (W_:j - Q_:j) / U_jj, of the columns of a block |
-| B | `block` | columns whose errors reach the columns beyond them at once |
+| D | `differences` | D = W - Q, of the columns of a block |
+| B, a | `unit`, `scale` | B diag(a)^2 B^T = H + damping, B an upper triangle with ones |
 
-W, as it was, less Q is E U: so sum_j E_rj^2 is the error of row r under the damped Hessian,
-D_r (H + damping) D_r^T with D = Q - W, and costs no product.
+A row's error is D_r (H + damping) D_r^T = |D_r B diag(a)|^2 = sum_j a_j^2 (sum_{i<=j} D_ri B_ij)^2.
+Of its term j what comes of the columns before j is known when j is rounded, and Q_:j is best the
+nearest to W'_:j = W_:j + sum_{i<j} D_:i B_ij. That is the paper's compensation: with its U = A^-1,
+A = B diag(a), it subtracts (W'_:i - Q_:i) U_ij / U_ii. And sum_j a_j^2 (W'_:j - Q_:j)^2, a row's
+error, costs no product.
 
 Weights and codes are held transposed: a column is a contiguous row. Within a block, errors reach
 the columns beyond a strip of a few at once, so that what a column changes stays in a processor's
@@ -24,6 +28,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from luq.quantization.hessian import UnitFactor
 
 STRIP = 16  # columns whose changes reach the rest of their block at once
 BLOCK = 512  # columns whose slopes descent computes at once: a product of good shape
@@ -77,17 +83,17 @@ class Swept(NamedTuple):
 
 def sweep(
     weight: Float[Tensor, "out in"],
-    upper: Float[Tensor, "in in"],
+    factor: UnitFactor,
     block: int,
     rounding: Rounding,
 ) -> Float[Tensor, "out in"]:
     """The codes of `sweep_columns` for a weight that is left as it is."""
-    return sweep_columns(weight.T.contiguous(), upper, block, rounding).codes.T.contiguous()
+    return sweep_columns(weight.T.contiguous(), factor, block, rounding).codes.T.contiguous()
 
 
 def sweep_columns(
     columns: Float[Tensor, "in out"],
-    upper: Float[Tensor, "in in"],
+    factor: UnitFactor,
     block: int,
     rounding: Rounding,
 ) -> Swept:
@@ -95,11 +101,12 @@ def sweep_columns(
 
     Args:
         columns: W, in the order in which columns are rounded; used up.
-        upper: U, in the same order.
-        block: B; it changes the result by rounding errors only.
+        factor: B and a, in the same order.
+        block: columns whose errors reach the columns beyond them at once; it changes the result by
+            rounding errors only.
         rounding: how a column becomes codes.
     """
-    state = _Sweep(columns, upper)
+    state = _Sweep(columns, factor)
     codes = torch.empty_like(columns)
     error = torch.zeros_like(columns[0])
     for start in range(0, len(columns), block):
@@ -108,81 +115,92 @@ def sweep_columns(
             state.begin_strip(first, min(first + STRIP, state.end))
             for j in range(state.first, state.last):
                 state.index = j
-                codes[j], values = rounding.round(j, state.columns[j], state.ahead)
-                error_of_column = state.pass_on(values)
-                error.addcmul_(error_of_column, error_of_column)
+                codes[j], values = rounding.round(j, state.work[j], state.ahead)
+                state.pass_on(values)
             state.end_strip()
-        state.end_block()
+        error += state.end_block()
     return Swept(codes, error)
 
 
 class _Sweep:
     """A weight on its way through a sweep: at a column of a strip of a block."""
 
-    def __init__(self, columns: Float[Tensor, "in out"], upper: Float[Tensor, "in in"]) -> None:
-        self.columns = columns
-        self.upper = upper
+    def __init__(self, columns: Float[Tensor, "in out"], factor: UnitFactor) -> None:
+        self.columns = columns  # W; D where the sweep has been
+        self.work = columns.clone()
+        self.unit = factor.unit
+        self.scale = factor.scale
         self.start = 0  # of the block
         self.end = 0
         self.first = 0  # of the strip
         self.last = 0
         self.index = 0
-        self.errors = columns[:0]  # of the block
-        self.triangle = upper[:0, :0]  # U of the block
+        self.triangle = self.unit[:0, :0]  # B of the block
 
     def begin_block(self, start: int, end: int) -> None:
         self.start = start
         self.end = end
-        self.errors = torch.empty_like(self.columns[start:end])
-        self.triangle = self.upper[start:end, start:end].contiguous()
+        self.triangle = self.unit[start:end, start:end].contiguous()
 
     def begin_strip(self, first: int, last: int) -> None:
         self.first = first
         self.last = last
 
-    def pass_on(self, values: Float[Tensor, " out"]) -> Float[Tensor, " out"]:
-        """Pass on the error of the current column inside the strip, and return it."""
+    def pass_on(self, values: Float[Tensor, " out"]) -> None:
+        """Pass on the error of the current column inside the strip."""
         j = self.index
-        factors = self.triangle[j - self.start]
-        # E_:j = (W_:j - Q_:j) / U_jj
-        error = self.errors[j - self.start]
-        torch.sub(self.columns[j], values, out=error)
-        error /= factors[j - self.start]
-        # W_:,j:last -= E_:j U_j,j:last
-        later = self.columns[j + 1 : self.last]
-        later.addr_(factors[j + 1 - self.start : self.last - self.start], error, alpha=-1)
-        return error
+        # what is left of W' is the column's own error; D_:j = W_:j - Q_:j
+        self.work[j] -= values
+        self.columns[j] -= values
+        # W'_:,j:last += D_:j B_j,j:last
+        factors = self.triangle[j - self.start, j + 1 - self.start : self.last - self.start]
+        self.work[j + 1 : self.last].addr_(factors, self.columns[j])
 
     def end_strip(self) -> None:
         """Pass on all errors of the strip to the rest of the block."""
-        self._pass_on(self.first, self.last, self.columns[self.last : self.end])
+        self._pass_on(self.first, self.last, self.work[self.last : self.end])
 
-    def end_block(self) -> None:
-        """Pass on all errors of the block to the columns beyond it."""
-        # W_:,end: -= E U_start:end,end:
-        factors = self.upper[self.start : self.end, self.end :]
-        self.columns[self.end :].addmm_(factors.T, self.errors, alpha=-1)
+    def end_block(self) -> Float[Tensor, " out"]:
+        """Pass on all errors of the block to the columns beyond it.
+
+        Returns:
+            Its part of each row's error.
+        """
+        block = slice(self.start, self.end)
+        # W'_:,end: += D_:,block B_block,end:
+        self.work[self.end :].addmm_(self.unit[block, self.end :].T, self.columns[block])
+        # sum_j a_j^2 (W'_:j - Q_:j)^2
+        return (self.work[block] * self.scale[block, None]).square_().sum(0)
 
     def ahead(self, amount: int) -> Float[Tensor, "out n"]:
-        """Up to `amount` columns from the current one on, with all errors so far made up for."""
+        """Up to `amount` columns from the current one on, with all errors so far made up for.
+
+        Made up for by all of them: X = W - Q with sum_{i<=k} D_:i B_ik = 0 for each column k of the
+        window. With S what of these sums comes of the columns before it, X B = -S in the window.
+        """
         j = self.index
         stop = min(j + amount, len(self.columns))
-        window = self.columns[j:stop].clone()
+        window = self.work[j:stop].clone()
         # columns beyond the strip still lack the errors of the strip's columns so far
         within = min(stop, self.end)
         self._pass_on(self.first, j, window[self.last - j : within - j])
         # columns beyond the block those of the block's
-        factors = self.upper[self.start : j, self.end : stop]
         if stop > self.end:
-            window[self.end - j :] -= factors.T @ self.errors[: j - self.start]
-        return window.T.contiguous()
+            factors = self.unit[self.start : j, self.end : stop]
+            window[self.end - j :] += factors.T @ self.columns[self.start : j]
+        before = window - self.columns[j:stop]
+        made_up: Tensor = torch.linalg.solve_triangular(
+            self.unit[j:stop, j:stop].T, before, upper=False, unitriangular=True
+        )
+        # of the first column nothing else is made up for: S and its solution are the same there
+        return (window + (made_up - before)).T.contiguous()
 
     def _pass_on(self, first: int, last: int, later: Float[Tensor, "n out"]) -> None:
         """Pass on the errors of some columns to those that follow the strip, in the same block."""
         here = self.last - self.start
         rows = slice(first - self.start, last - self.start)
         factors = self.triangle[rows, here : here + len(later)]
-        later.addmm_(factors.T, self.errors[rows], alpha=-1)
+        later.addmm_(factors.T, self.columns[first:last])
 
 
 def descend(

@@ -4,7 +4,9 @@
 |---|---|---|
 | X | `inputs` | inputs of a linear [tokens, in] |
 | H | `hessian` | 2 X^T X / tokens [in, in]: the error of Q for W is tr((Q - W) H (Q - W)^T) / 2 |
-| U | `upper` | upper triangle with U^T U = (H + damping * mean(diag H) I)^-1 |
+| A | `triangle` | upper triangle with A A^T = H + damping * mean(diag H) I |
+| U | `upper` | A^-1, so that U^T U = (H + damping * mean(diag H) I)^-1 |
+| B, a | `unit`, `scale` | A = B diag(a) with ones on the diagonal of B |
 | H' | `held_out` | the Hessian of tokens that H has not seen |
 
 GPTQ (Frantar et al., ICLR 2023), section 3.3 and algorithm 1, where U is Cholesky(H^-1)^T. Every
@@ -234,6 +236,25 @@ class Factor:
     damping: float
 
 
+@dataclass(frozen=True)
+class UnitFactor:
+    """What a sweep needs of a Hessian, in the order of the sweep; no inverse is computed for it.
+
+    `unit` is B, `scale` is a; `damping` is what was needed for them to exist.
+    """
+
+    unit: Float[Tensor, "in in"]
+    scale: Float[Tensor, " in"]
+    damping: float
+
+    @property
+    def unmended(self) -> Float[Tensor, " in"]:
+        """What a column's squared rounding error counts, a_j^2 = 1 / U_jj^2: what of it no later
+        column can make up for.
+        """
+        return self.scale.square()
+
+
 def factorize(
     hessian: Float[Tensor, "in in"], damping: float, order: Int64[Tensor, " in"] | None = None
 ) -> Factor:
@@ -247,13 +268,44 @@ def factorize(
     Raises:
         DataError: no damping up to 1 helps.
     """
-    if order is None:
-        order = torch.arange(len(hessian), device=hessian.device)
-    dead = (torch.diagonal(hessian) <= 0)[order]
+    order = _order(hessian, order)
+    upper, damping = _damped(hessian, damping, order, is_inverse=True)
+    return Factor(upper, _dead(hessian, order), damping)
+
+
+def decompose(
+    hessian: Float[Tensor, "in in"], damping: float, order: Int64[Tensor, " in"] | None = None
+) -> UnitFactor:
+    """B and a of a damped Hessian; as `factorize`, for half of its work."""
+    unit, damping = _damped(hessian, damping, _order(hessian, order), is_inverse=False)
+    scale = unit.diagonal().clone()
+    return UnitFactor(unit.div_(scale), scale, damping)
+
+
+def _order(
+    hessian: Float[Tensor, "in in"], order: Int64[Tensor, " in"] | None
+) -> Int64[Tensor, " in"]:
+    return torch.arange(len(hessian), device=hessian.device) if order is None else order
+
+
+def _dead(hessian: Float[Tensor, "in in"], order: Int64[Tensor, " in"]) -> Bool[Tensor, " in"]:
+    """Columns that no token ever used."""
+    return (torch.diagonal(hessian) <= 0)[order]
+
+
+def _damped(
+    hessian: Float[Tensor, "in in"], damping: float, order: Int64[Tensor, " in"], is_inverse: bool
+) -> tuple[Float[Tensor, "in in"], float]:
+    """U, or else A, and the damping that was needed.
+
+    Raises:
+        DataError: no damping up to 1 helps.
+    """
+    dead = _dead(hessian, order)
     while damping <= LARGEST_DAMPING:
-        upper = _damped_factor(hessian, damping, order, dead)
-        if upper is not None:
-            return Factor(upper, dead, damping)
+        triangle = _damped_factor(hessian, damping, order, dead, is_inverse)
+        if triangle is not None:
+            return triangle, damping
         damping = max(2 * damping, FIRST_DAMPING)
     raise DataError(
         "the Hessian cannot be inverted even with damping 1.0: the calibration set has too few "
@@ -266,8 +318,10 @@ def _damped_factor(
     damping: float,
     order: Int64[Tensor, " in"],
     dead: Bool[Tensor, " in"],
+    is_inverse: bool,
 ) -> Float[Tensor, "in in"] | None:
-    """U for one damping; None if it does not exist. There is only one matrix beside the Hessian.
+    """U, or else A, for one damping; None if it does not exist. There is only one matrix beside the
+    Hessian.
 
     Let J reverse the columns. With J H J = L L^T, A = J L J is an upper triangle and H = A A^T, so
     U = A^-1 = J L^-1 J has U^T U = H^-1: one Cholesky factor and one inverse of a triangle, where
@@ -287,7 +341,8 @@ def _damped_factor(
     torch.linalg.cholesky_ex(work, out=(work, failed))
     if int(failed) != 0:
         return None
-    _invert(work)
+    if is_inverse:
+        _invert(work)
     _reverse(work)
     # the sum is finite only if all entries are, and needs no second matrix
     return work if bool(torch.isfinite(work.sum())) else None

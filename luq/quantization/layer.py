@@ -16,64 +16,20 @@ from luq.formats.linear import PackedLinear
 from luq.models.decoder import linears_of
 from luq.models.vlm import VLM
 from luq.quantization.hessian import SplitHessian
+from luq.quantization.layer_calls import Groups, KnownOutputs, LayerCalls, calls_of
 from luq.quantization.methods import Quantizer, make_quantizer
 from luq.quantization.states import Captured, State
 
-Groups = tuple[tuple[str, ...], ...]  # linears that share an input, in the forward pass's order
 Hessian = Float[Tensor, "in in"]
 
 
 @torch.no_grad()
-def shared_inputs(layer: nn.Module, states: list[State]) -> Groups:
-    """The linears of a layer that are given the same tensor, in the order of the forward pass.
-
-    Args:
-        layer: the decoder layer, with its 16-bit linears.
-        states: the layer's inputs; the first batch for which the layer is called is looked at.
-
-    Raises:
-        DataError: the layer is called for no batch.
-        ModelError: a linear is not called as a module, so that nothing could stand in its place.
-    """
-    linears = linears_of(layer)
-    groups: list[list[str]] = []
-    inputs: list[Tensor] = []  # of each group; held, so that no later tensor is taken for one
-
-    def listen(name: str) -> Any:
-        def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            for group, known in zip(groups, inputs, strict=True):
-                if known is arguments[0]:
-                    group.append(name)
-                    return
-            groups.append([name])
-            inputs.append(arguments[0])
-
-        return note
-
-    called = next((state for state in states if state.is_called), None)
-    if called is None:
-        raise DataError(
-            "no calibration sample reaches this layer: calibrate with images "
-            "(calibration=multimodal)"
-        )
-    hooks = [linear.register_forward_pre_hook(listen(name)) for name, linear in linears.items()]
-    try:
-        called.output(layer)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    uncalled = set(linears).difference(*groups)
-    if uncalled:
-        raise ModelError(
-            f"the linears {', '.join(sorted(uncalled))} are not called in the forward pass: LUQ "
-            "cannot put packed ones in their place"
-        )
-    return tuple(tuple(group) for group in groups)
-
-
-@torch.no_grad()
 def hessians(
-    layer: nn.Module, states: list[State], groups: Groups, held_out: float = 0.0
+    layer: nn.Module,
+    states: list[State],
+    groups: Groups,
+    held_out: float = 0.0,
+    known: KnownOutputs | None = None,
 ) -> dict[str, Hessian]:
     """One Hessian per group of linears that share an input.
 
@@ -84,6 +40,8 @@ def hessians(
         states: the layer's inputs, batch by batch.
         groups: short module names of the linears, a tuple for each shared input.
         held_out: share of the batches that say how far Hessians are shrunk; 0: not at all.
+        known: what the layer's packed linears gave in passes before, and how often a batch calls
+            each linear; None: the first batch goes through the whole layer to count that.
 
     Returns:
         Name of each linear -> H [in, in]; linears of a group have the very same tensor.
@@ -91,13 +49,18 @@ def hessians(
     if not groups:
         return {}
     apart = held_out_states(states, held_out)
-    listeners = [_Listener(layer, group, states[0].device) for group in groups]
+    counts = {} if known is None else known.counts
+    listeners = [
+        _Listener(layer, group, states[0].device, counts.get(group[0], 0)) for group in groups
+    ]
     for listener in listeners:
         listener.others = listeners
     try:
         for state in states:
             for listener in listeners:
                 listener.begin(state, state in apart)
+            if known is not None:
+                known.begin(state)
             _run_until_heard(layer, state, listeners)
     finally:
         for listener in listeners:
@@ -115,16 +78,19 @@ class _Listener:
         layer: in which they stand.
         group: their names.
         device: where it sums.
+        usual_calls: the most in a batch, as far as that is known; 0: not yet.
     """
 
-    def __init__(self, layer: nn.Module, group: tuple[str, ...], device: torch.device) -> None:
+    def __init__(
+        self, layer: nn.Module, group: tuple[str, ...], device: torch.device, usual_calls: int
+    ) -> None:
         linear: Any = layer.get_submodule(group[0])
         self.group = group
         self.total = SplitHessian(int(linear.in_features), device)
         self.hook = linear.register_forward_pre_hook(self._add)
         self.others: Sequence[_Listener] = ()  # all of the same pass
         self.calls = 0  # in this batch
-        self._usual_calls = 0  # the most in a batch so far
+        self._usual_calls = usual_calls
         self._weights: Tensor | None = None
         self._is_held_out = False
 
@@ -153,7 +119,7 @@ class _Listener:
 def _run_until_heard(layer: nn.Module, state: State, listeners: Sequence[_Listener]) -> None:
     """Run a layer on a batch until all listeners have heard what they listen for.
 
-    The first batch goes through the whole layer, and says how often each is called.
+    Where it is not known how often each is called, the first batch goes through the whole layer.
     """
     with suppress(Captured):
         state.output(layer)
@@ -254,17 +220,20 @@ def quantize_layer(
     vlm.install(index, None)
     weights = vlm.original(index)
     _check_names(index, tiers, weights)
-    groups = _groups(index, layer, states)
+    calls = _calls(index, layer, states)
+    known = None if states is None else KnownOutputs(_room_bytes(vlm, states), calls.counts)
     goes_by_groups = tiers.sees_packed_groups or refiner is not None
-    passes: list[Groups] = [(group,) for group in groups] if goes_by_groups else [groups]
+    passes: list[Groups] = [(group,) for group in calls.groups]
+    if not goes_by_groups:
+        passes = [calls.groups]
     try:
         if refiner is not None:
             refiner.begin(weights)
-        for part in passes:
+        for place, part in enumerate(passes):
             names = [name for group in part for name in group]
             by_linear: dict[str, Hessian] = {}
             if states is not None:
-                by_linear = hessians(layer, states, _calibrated(part, tiers), held_out)
+                by_linear = hessians(layer, states, _calibrated(part, tiers), held_out, known)
             if refiner is not None:
                 refiner.before(names, packed)
             for name in names:
@@ -272,7 +241,12 @@ def quantize_layer(
                 quantizer = quantizers[tiers.of_linear(name)]
                 weight = weights[name] if refiner is None else refiner.weight(name)
                 packed[name] = packed_weight(quantizer, weight, by_linear.get(name), where)
-            vlm.install(index, runtime_modules(vlm, index, packed, "packed", cache=True))
+            ready = {name: packed[name] for name in names}
+            modules = runtime_modules(vlm, index, ready, "packed", cache=True)
+            # the next pass computes their outputs, and those after it can look them up
+            if known is not None and refiner is None and place + 2 < len(passes):
+                known.remember(modules)
+            vlm.install(index, modules)
         if refiner is not None:
             packed = refiner.end(packed)
     finally:
@@ -300,16 +274,21 @@ def _calibrated(groups: Groups, tiers: LayerTiers) -> Groups:
     return tuple(calibrated)
 
 
-def _groups(index: int, layer: nn.Module, states: list[State] | None) -> Groups:
-    """The layer's linears by shared inputs; without data each for itself."""
+def _calls(index: int, layer: nn.Module, states: list[State] | None) -> LayerCalls:
+    """How the layer calls its linears; without data each has an input of its own."""
     if states is None:
-        return tuple((name,) for name in linears_of(layer))
+        return LayerCalls(tuple((name,) for name in linears_of(layer)), {})
     try:
-        return shared_inputs(layer, states)
+        return calls_of(layer, states)
     except DataError as error:
         raise DataError(f"layer {index}: {error}") from error
     except ModelError as error:
         raise ModelError(f"layer {index}: {error}") from error
+
+
+def _room_bytes(vlm: VLM, states: Sequence[State]) -> float:
+    """What the hidden states leave of the memory for activations."""
+    return vlm.config.activations_gb * 1e9 - sum(state.memory_bytes for state in states)
 
 
 def packed_weight(

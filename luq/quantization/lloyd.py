@@ -1,7 +1,8 @@
 """Four values for each row of a block of columns, as good as they can be under their importance.
 
 Lloyd's algorithm (k-means in one dimension) on sorted rows: a cluster is a run of neighbours, so
-its mass and total are differences of prefix sums, and a turn looks at no weight again.
+its mass and total are differences of prefix sums, and a turn looks at no weight again. Where there
+is a compiler that is C (`luq_four_levels` of cpu.c), bit for bit what torch computes more slowly.
 
 | symbol | in the code | meaning |
 |---|---|---|
@@ -12,6 +13,9 @@ its mass and total are differences of prefix sums, and a turn looks at no weight
 | t_k | `total` | sum of h_j w_j over them |
 """
 
+import ctypes
+import logging
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -19,11 +23,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from luq.formats.kernels import searches
+from luq.formats.kernels.cpu import library
+
 TURNS = 12  # on Gaussian rows of 128 more turns lower the error by less than 0.03 %
 # In standard deviations; the best four values of a normal distribution are +-0.453 and +-1.510
 # (Max, Quantizing for minimum distortion, 1960).
 START = (-1.5, -0.45, 0.45, 1.5)
 TINY = 1e-30  # avoids 0 / 0 where nothing has any importance
+SHORT = 3  # turns of the case by which the compiled search is checked
+
+log = logging.getLogger(__name__)
 
 
 class Fit(NamedTuple):
@@ -51,6 +61,22 @@ class SortedRows:
             paired: only values c - u, c - v, c + v, c + u, which two binary terms can say.
             turns: of Lloyd's algorithm.
         """
+        kernels = library()
+        if kernels is not None and _compiled_agrees(kernels):
+            compiled = self._compiled(importance, paired, turns)
+            if compiled is not None:
+                return compiled
+        return self._fit(importance, paired, turns)
+
+    def _compiled(self, importance: Float[Tensor, " n"], paired: bool, turns: int) -> Fit | None:
+        start = torch.tensor(START, dtype=torch.double)
+        fitted = searches.four_levels(
+            self.values, self.order, importance.float(), start, paired, turns
+        )
+        return None if fitted is None else Fit(fitted.levels.float(), fitted.errors)
+
+    def _fit(self, importance: Float[Tensor, " n"], paired: bool, turns: int) -> Fit:
+        """As `fit`, in torch."""
         h = importance.double()[self.order]
         w = self.values.double()
         # prefix sums of h, h w and h w^2 [out, n + 1]
@@ -74,6 +100,26 @@ class SortedRows:
         # sum_j h_j (w_j - v)^2 = sum h w^2 + sum_k (n_k v_k^2 - 2 t_k v_k)
         error = squares[:, -1] + (mass * levels.square() - 2 * total * levels).sum(1)
         return Fit(levels.float(), error.clamp_min(0))
+
+
+@lru_cache(maxsize=1)
+def _compiled_agrees(kernels: ctypes.CDLL) -> bool:
+    """Whether the fit that was compiled here is torch's on a small case; a line if not."""
+    generator = torch.Generator().manual_seed(0)
+    rows = SortedRows(torch.randn(3, 40, generator=generator))
+    importance = torch.rand(40, generator=generator)
+    for paired in (False, True):
+        compiled = rows._compiled(importance, paired, SHORT)
+        plain = rows._fit(importance, paired, SHORT)
+        if compiled is None or not all(
+            torch.allclose(mine, torchs, rtol=1e-4, atol=1e-6)
+            for mine, torchs in zip(compiled, plain, strict=True)
+        ):
+            log.warning(
+                "the compiled search of four values is not torch's: torch searches, which is slower"
+            )
+            return False
+    return True
 
 
 def _prefix_sums(x: Float[Tensor, "out n"]) -> Float[Tensor, "out n+1"]:

@@ -16,7 +16,7 @@ from luq.config import RefineConfig
 from luq.errors import DataError
 from luq.formats.layer_file import PackedLayer
 from luq.models.vlm import VLM
-from luq.quantization.layer import shared_inputs
+from luq.quantization.layer_calls import shared_inputs
 from luq.quantization.refit import follow, observed, refit
 from luq.quantization.rounding import TunedRounding
 from luq.quantization.states import State

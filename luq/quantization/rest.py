@@ -29,7 +29,8 @@ from luq.models.parts import Modules, scale_of, stacks_of
 from luq.models.vlm import VLM, tensors_of
 from luq.models.weight_files import plain_name
 from luq.quantization.hessian import HessianSum
-from luq.quantization.layer import Groups, Hessian, hessians, packed_weight, shared_inputs
+from luq.quantization.layer import Hessian, hessians, packed_weight
+from luq.quantization.layer_calls import Groups, shared_inputs
 from luq.quantization.methods import Quantizer, make_quantizer
 from luq.quantization.states import (
     Captured,

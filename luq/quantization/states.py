@@ -180,6 +180,7 @@ class State:
         self._counts = TokenCounts()
         self._passage = passage
         self._hidden = Parked(passage.first, scratch)
+        self._tokens = passage.first.shape[:-1].numel()
 
     @property
     def hidden(self) -> Tensor:
@@ -189,6 +190,18 @@ class State:
     @hidden.setter
     def hidden(self, value: Tensor) -> None:
         self._hidden.put(value)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the hidden states take in memory."""
+        if self._hidden.scratch is not None:
+            return 0
+        return self.hidden.numel() * self.hidden.element_size()
+
+    @property
+    def tokens(self) -> int:
+        """How many there are in the batch."""
+        return self._tokens
 
     def parked(self, tensor: Tensor) -> Parked:
         """A tensor that waits where the hidden states do."""

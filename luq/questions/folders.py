@@ -44,12 +44,12 @@ class Files(NamedTuple):
     rows: int | None = None
 
 
-def table_files(folder: Path, wanted: Wanted, cache: Path) -> Files:
+def table_files(folder: Path, table: Wanted, cache: Path) -> Files:
     """The parquet files of one table in the clone of a dataset repository, or in a part of one.
 
     Args:
         folder: a clone, a configuration's folder in it, or any folder of parquet files.
-        wanted: which table of it.
+        table: which one of it.
         cache: a folder in which `datasets` has prepared nothing: what it prepared from another
             clone of the same name, it would take for this one's.
 
@@ -63,9 +63,9 @@ def table_files(folder: Path, wanted: Wanted, cache: Path) -> Files:
     folder = folder.absolute()
     configs = _readme(folder).get("configs")
     if isinstance(configs, list) and configs:
-        files = _by_readme(folder, configs, wanted, cache)
+        files = _by_readme(folder, configs, table, cache)
     else:
-        files = Files(_by_names(folder, wanted))
+        files = Files(_by_names(folder, table))
     check_files(files.paths)
     return files
 
@@ -83,8 +83,8 @@ def _readme(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     text = file.read_text(encoding="utf-8", errors="replace")
-    _, fence, rest = text.partition("---")
-    head, closing, _ = rest.partition("\n---")
+    _, fence, after_fence = text.partition("---")
+    head, closing, _ = after_fence.partition("\n---")
     if not fence or not closing or text.lstrip()[:3] != "---":
         return {}
     try:
@@ -105,7 +105,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _by_readme(folder: Path, configs: list[Any], wanted: Wanted, cache: Path) -> Files:
+def _by_readme(folder: Path, configs: list[Any], table: Wanted, cache: Path) -> Files:
     """The files that a README gives to a split of a configuration."""
     from datasets import load_dataset_builder
 
@@ -119,26 +119,26 @@ def _by_readme(folder: Path, configs: list[Any], wanted: Wanted, cache: Path) ->
                 )
     try:
         builder = load_dataset_builder(
-            str(folder.resolve()), wanted.name, cache_dir=str(cache / "listed")
+            str(folder.resolve()), table.name, cache_dir=str(cache / "listed")
         )
     except Exception as error:  # datasets raises many kinds
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
-            f"{readme}: its configuration {wanted.name or 'default'} cannot be read ({lines[0]}): "
+            f"{readme}: its configuration {table.name or 'default'} cannot be read ({lines[0]}): "
             "clone the dataset again"
         ) from error
     by_split = builder.config.data_files or {}
-    if wanted.split not in by_split:
-        raise _no_such_split(folder, wanted.split, [str(split) for split in by_split])
-    paths = sorted(Path(str(file)) for file in by_split[wanted.split])
+    if table.split not in by_split:
+        raise _no_such_split(folder, table.split, [str(split) for split in by_split])
+    paths = sorted(Path(str(file)) for file in by_split[table.split])
     splits = builder.info.splits or {}
-    described = splits.get(wanted.split)
+    described = splits.get(table.split)
     return Files(paths, described.num_examples if described is not None else None)
 
 
-def _by_names(folder: Path, wanted: Wanted) -> list[Path]:
+def _by_names(folder: Path, table: Wanted) -> list[Path]:
     """The files of a split by their names; all files if no name says a split."""
-    files = _parquet_files(folder, wanted)
+    files = _parquet_files(folder, table)
     by_split: dict[str, list[Path]] = {}
     unnamed: list[Path] = []
     for file in files:
@@ -150,19 +150,19 @@ def _by_names(folder: Path, wanted: Wanted) -> list[Path]:
     if not by_split:
         return unnamed
     # The split's own name first: a folder may hold both `dev` and `validation`.
-    if wanted.split in by_split:
-        return by_split[wanted.split]
+    if table.split in by_split:
+        return by_split[table.split]
     for words in SYNONYMS:
         named = [split for split in by_split if split in words]
-        if wanted.split in words and len(named) == 1:
+        if table.split in words and len(named) == 1:
             return by_split[named[0]]
-    raise _no_such_split(folder, wanted.split, sorted(by_split))
+    raise _no_such_split(folder, table.split, sorted(by_split))
 
 
-def _parquet_files(folder: Path, wanted: Wanted) -> list[Path]:
+def _parquet_files(folder: Path, table: Wanted) -> list[Path]:
     """The parquet files of the nearest place that has some: the configuration's folder first."""
-    root = folder / wanted.name if wanted.name and (folder / wanted.name).is_dir() else folder
-    for place in (root, root / "data", root / wanted.split):
+    root = folder / table.name if table.name and (folder / table.name).is_dir() else folder
+    for place in (root, root / "data", root / table.split):
         files = sorted(place.glob("*.parquet"))
         if files:
             return files
@@ -174,19 +174,19 @@ def _split_of(file: Path) -> str | None:
     shard = SHARD.fullmatch(file.stem)
     if shard is not None:
         # Some repositories put more before it: mmbench_en_dev-00000-of-00001.
-        said = _split_words(shard["split"])
-        return said[0] if len(said) == 1 else shard["split"]
-    said = _split_words(file.stem)
-    return said[0] if len(said) == 1 else None
+        split_names = _split_words(shard["split"])
+        return split_names[0] if len(split_names) == 1 else shard["split"]
+    split_names = _split_words(file.stem)
+    return split_names[0] if len(split_names) == 1 else None
 
 
 def _split_words(text: str) -> list[str]:
     return [word for word in _WORD.findall(text.lower()) if word in _SPLIT_WORDS]
 
 
-def _no_such_split(folder: Path, split: str, known: list[str]) -> DataError:
+def _no_such_split(folder: Path, split: str, splits: list[str]) -> DataError:
     return DataError(
-        f"{folder} has no split {split}, only {', '.join(known) or 'none'}: download the files of "
+        f"{folder} has no split {split}, only {', '.join(splits) or 'none'}: download the files of "
         f"{split}, or name a parquet file"
     )
 
@@ -207,10 +207,10 @@ def _check_shards(files: Iterable[Path]) -> None:
         total = totals.setdefault(series, int(shard["total"]))
         shards = by_series.setdefault(series, {})
         if int(shard["total"]) != total or index in shards:
-            other = next(iter(shards.values())) if index not in shards else shards[index]
+            conflicting_file = next(iter(shards.values())) if index not in shards else shards[index]
             raise DataError(
-                f"{file.parent} holds {other.name} and {file.name}, of two versions of the "
-                f"dataset: delete the files of one"
+                f"{file.parent} holds {conflicting_file.name} and {file.name}, of two versions of "
+                f"the dataset: delete the files of one"
             )
         shards[index] = file
     for (folder, split), shards in by_series.items():

@@ -194,12 +194,12 @@ def _offline() -> Iterator[None]:
     from datasets import config as datasets_config
     from huggingface_hub import constants
 
-    before = datasets_config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    settings_before = datasets_config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
     datasets_config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        datasets_config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+        datasets_config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = settings_before
 
 
 def _check_askable(benchmark: str, part: Any) -> None:
@@ -243,8 +243,8 @@ def _splits(part: Any) -> list[str]:
     config = part.config
     splits = [config.test_split or config.validation_split]
     if config.num_fewshot:
-        own = part.fewshot_cfg.split or config.training_split or config.validation_split
-        splits.append(own)
+        shots_split = part.fewshot_cfg.split or config.training_split or config.validation_split
+        splits.append(shots_split)
     return [split for split in dict.fromkeys(splits) if split is not None]
 
 
@@ -301,23 +301,28 @@ def _description(manager: Any, loaded: Any) -> str:
         about["metadata"] = dict(about.get("metadata") or {})
         about["metadata"].pop("config_source", None)
         configs[name] = about
-    said = _ADDRESS.sub("", json.dumps(configs, sort_keys=True, default=str))
+    yaml_content = _ADDRESS.sub("", json.dumps(configs, sort_keys=True, default=str))
     sources = [
         [file.name, *file_digest(file)]
         for folder in sorted(folders)
         for file in sorted(folder.glob("*.py"))
     ]
-    return digest("lm_eval_task", said, sources)
+    return digest("lm_eval_task", yaml_content, sources)
 
 
 # The score
 
 
-def _metric(benchmark: str, shares: list[str], wanted: str | None) -> str:
-    """METRIC,FILTER of the score: the wanted one, else the first that is a share of the maximum.
+def _metric(benchmark: str, shares: list[str], metric: str | None) -> str:
+    """METRIC,FILTER of the score: that of a metric, else the first that is a share of the maximum.
+
+    Args:
+        benchmark: whose score it is.
+        shares: METRIC,FILTER of every score that is a share of the maximum.
+        metric: METRIC or METRIC,FILTER, as the setting names it.
 
     Raises:
-        ConfigError: the wanted one is not there.
+        ConfigError: the metric is not there.
         DataError: there is none.
     """
     if not shares:
@@ -325,12 +330,12 @@ def _metric(benchmark: str, shares: list[str], wanted: str | None) -> str:
             f"the benchmark {benchmark} has no score: it needs a metric of which each question has "
             "a value in [0, 1], higher is better (metric_list; of a group aggregate_metric_list)"
         )
-    if wanted is None:
+    if metric is None:
         return shares[0]
     for share in shares:
-        if wanted in (share, share.partition(",")[0]):
+        if metric in (share, share.partition(",")[0]):
             return share
-    raise unknown(f"metric in evaluation.metrics.{benchmark}", wanted, shares)
+    raise unknown(f"metric in evaluation.metrics.{benchmark}", metric, shares)
 
 
 def _shares(benchmark: str, loaded: Any) -> list[str]:

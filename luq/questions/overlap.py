@@ -58,10 +58,10 @@ class Overlap(NamedTuple):
         return self.share > LARGEST_SHARE or self.longest >= LONGEST_PASSAGE
 
 
-def text_overlap(text: str, other: str) -> Overlap:
+def text_overlap(text: str, other_text: str) -> Overlap:
     """What two texts share, in any order; of a text shorter than a sequence all of it is one."""
     text_words = _words(text)
-    other_words = _words(other)
+    other_words = _words(other_text)
     length = min(WORDS, len(text_words), len(other_words))
     if length == 0:
         return Overlap(0, 0, 0.0, "")
@@ -121,11 +121,11 @@ def _source_overlap(calibration: TextSource, report: TextSource) -> Overlap:
     return text_overlap(calibration.whole(), report.whole())
 
 
-def same_files(table: QuestionTable, other: QuestionTable) -> bool:
+def same_files(table: QuestionTable, other_table: QuestionTable) -> bool:
     """Whether two tables are read from the same content, or from a file that both have."""
-    if table.content == other.content:
+    if table.content == other_table.content:
         return True
-    return bool(_file_contents(table) & _file_contents(other))
+    return bool(_file_contents(table) & _file_contents(other_table))
 
 
 def _file_contents(table: QuestionTable) -> set[tuple[int, str]]:
@@ -145,12 +145,15 @@ class SharedRow(NamedTuple):
 
 
 def shared_rows(
-    asked: Questions, asked_rows: Iterable[int], calibrated: dict[str, Questions], names: list[str]
+    benchmark_questions: Questions,
+    asked_rows: Iterable[int],
+    calibrated: dict[str, Questions],
+    names: list[str],
 ) -> list[SharedRow]:
     """The questions that are asked and that a model was calibrated on.
 
     Args:
-        asked: a benchmark's questions.
+        benchmark_questions: all that a benchmark has.
         asked_rows: which of them are asked.
         calibrated: benchmark -> its questions for calibration.
         names: BENCHMARK:ROW of those that the calibration used.
@@ -164,17 +167,17 @@ def shared_rows(
         words = plain_words(questions.docs[row][QUESTION])
         by_words.setdefault(words, []).append(name)
         images[name] = _image_digest(questions, row)
-    asked_questions = list(asked.docs.select_columns([QUESTION])[QUESTION])
+    question_texts = list(benchmark_questions.docs.select_columns([QUESTION])[QUESTION])
     shared: list[SharedRow] = []
     for row in asked_rows:
-        same_words = by_words.get(plain_words(asked_questions[row]))
+        same_words = by_words.get(plain_words(question_texts[row]))
         # An image is only read where the words agree: it can take megabytes.
         if same_words is None:
             continue
-        image = _image_digest(asked, row)
+        image = _image_digest(benchmark_questions, row)
         for name in same_words:
             if images[name] == image:
-                shared.append(SharedRow(f"{asked.benchmark}:{row}", name))
+                shared.append(SharedRow(f"{benchmark_questions.benchmark}:{row}", name))
                 break
     return shared
 

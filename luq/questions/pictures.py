@@ -45,10 +45,10 @@ def _with_header(encoded: bytes | None) -> "Image":
     except Image.DecompressionBombError as error:
         raise DataError(_too_large()) from error
     except UnidentifiedImageError as error:
-        known = ", ".join(FORMATS)
-        raise DataError(f"the image does not decode: it is in none of the formats {known}") from (
-            error
-        )
+        format_names = ", ".join(FORMATS)
+        raise DataError(
+            f"the image does not decode: it is in none of the formats {format_names}"
+        ) from (error)
     except Exception as error:  # decoders raise many kinds
         raise DataError(f"the image does not decode ({reason(error)})") from error
     if picture.width * picture.height > MAX_PIXELS:

@@ -36,8 +36,10 @@ class QuestionTable(Identified):
 
     def worded(self, protocol: str) -> "QuestionTable":
         """The table as it is asked in a protocol; the same where that has no wording of its own."""
-        own = prompts.protocol_of(self.benchmark, protocol)
-        return replace(self, protocol=own, task=task_digest(self.benchmark, own))
+        benchmark_protocol = prompts.protocol_of(self.benchmark, protocol)
+        return replace(
+            self, protocol=benchmark_protocol, task=task_digest(self.benchmark, benchmark_protocol)
+        )
 
     def open(self, tools: Tools) -> Questions:
         """The rows, opened once."""

@@ -64,8 +64,10 @@ def _merged(benchmark: str, loader: type[yaml.SafeLoader]) -> dict[str, Any]:
 
 def _task_name(benchmark: str, protocol: str) -> str:
     """The name of the task that asks in a protocol's wording."""
-    own = protocol_of(benchmark, protocol)
-    return benchmark if own == DEFAULT_PROTOCOL else f"{benchmark}_{own}"
+    benchmark_protocol = protocol_of(benchmark, protocol)
+    return (
+        benchmark if benchmark_protocol == DEFAULT_PROTOCOL else f"{benchmark}_{benchmark_protocol}"
+    )
 
 
 def task_config(benchmark: str, protocol: str = DEFAULT_PROTOCOL) -> dict[str, Any]:

@@ -195,14 +195,14 @@ class _Tables(NamedTuple):
 
 
 def _local_tables(benchmark: str, location: Location, files: Files, cache: Path) -> _Tables:
-    before = file_identities(location)
+    identities = file_identities(location)
     rows = _read_files(location, files, cache)
     images = None
     if location.image_files is not None:
         images = _read_files(location, location.image_files, cache)
-    if file_identities(location) != before:
+    if file_identities(location) != identities:
         raise change_error(benchmark, location.path)
-    return _Tables(rows, images, digest("questions", before))
+    return _Tables(rows, images, digest("questions", identities))
 
 
 def _repository_tables(
@@ -271,9 +271,9 @@ def read_questions(
 
 def image_column(features: dict[str, Any], what: str) -> str:
     """The column that holds pictures, by its type; a DataError if there is none, or no telling."""
-    found = image_columns(features)
-    for name in (*IMAGE_COLUMNS, *found):
-        if name in found and (name in IMAGE_COLUMNS or len(found) == 1):
+    columns = image_columns(features)
+    for name in (*IMAGE_COLUMNS, *columns):
+        if name in columns and (name in IMAGE_COLUMNS or len(columns) == 1):
             return name
     types = ", ".join(f"{name}: {getattr(kind, 'dtype', kind)}" for name, kind in features.items())
     raise DataError(f"{what} need one column of images, image or decoded_image: they have {types}")
@@ -285,8 +285,8 @@ def image_columns(features: dict[str, Any]) -> list[str]:
 
     columns: list[str] = []
     for name, feature in features.items():
-        held = feature.get("bytes") if isinstance(feature, dict) else feature
-        is_bytes = getattr(held, "dtype", "") in ("binary", "large_binary")
+        stored_type = feature.get("bytes") if isinstance(feature, dict) else feature
+        is_bytes = getattr(stored_type, "dtype", "") in ("binary", "large_binary")
         if isinstance(feature, ImageFeature) or is_bytes:
             columns.append(name)
     return columns

@@ -68,8 +68,8 @@ def text_source(name: str, use: str) -> TextSource:
         return TextSource(digest(*WIKITEXT), use, CUT, name)
     file = Path(name).expanduser()
     if not file.is_file():
-        known = ", ".join(repr(source) for source in (*PLUGINS, "wikitext"))
-        raise DataError(f"text={name} is neither {known} nor a text file")
+        source_names = ", ".join(repr(source) for source in (*PLUGINS, "wikitext"))
+        raise DataError(f"text={name} is neither {source_names} nor a text file")
     return TextSource(file_digest(file)[1], use, CUT, name)
 
 
@@ -89,11 +89,11 @@ def _read_wikitext(split: str) -> str:
 
 def start_tokens(tokenizer: Any) -> list[int]:
     """What the tokenizer puts before a text, such as a BOS token; nothing for many."""
-    whole = tokenizer("a").input_ids
-    text = tokenizer("a", add_special_tokens=False).input_ids
-    for count in range(len(whole) - len(text) + 1):
-        if whole[count : count + len(text)] == text:
-            return list(whole[:count])
+    marked_ids = tokenizer("a").input_ids
+    plain_ids = tokenizer("a", add_special_tokens=False).input_ids
+    for count in range(len(marked_ids) - len(plain_ids) + 1):
+        if marked_ids[count : count + len(plain_ids)] == plain_ids:
+            return list(marked_ids[:count])
     return []
 
 

@@ -230,14 +230,14 @@ def _digest(file: Path, part: str, compute: Callable[[], str], anew: bool = Fals
     """The sha256 of a file or of a part of it, remembered or computed."""
     digested = Digested(state_of(file), part)
     memory = _memory_file()
-    known = _remembered(memory)
-    if digested in known and not anew:
-        return known[digested]
+    digests = _remembered(memory)
+    if digested in digests and not anew:
+        return digests[digested]
     sha256 = compute()
-    is_known = known.get(digested) == sha256
+    is_known = digests.get(digested) == sha256
     # else it may have been written while it was read
     if not is_known and digested.state.is_settled and state_of(file) == digested.state:
-        known[digested] = sha256
+        digests[digested] = sha256
         if memory is not None and digested.state.size >= LEAST_BYTES:
             _remember(memory, digested, sha256)
     return sha256

@@ -175,7 +175,7 @@ def test_pieces_have_as_many_tokens_as_they_had() -> None:
     read = type("Encoded", (), {"input_ids": ids})()
     split_first = type("First", (Letters,), {})()
     split_first.__class__.__call__ = lambda self, text, **options: (
-        read if len(text) > 9 else split(text)
+        read if len(text) > 9 else split(text, **options)
     )
     assert peers.pieces_of(split_first, "bsdefghijkl", 1, 4) == ["sde"]
     with pytest.raises(DataError, match="ask for fewer --tokens"):

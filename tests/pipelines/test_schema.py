@@ -69,10 +69,10 @@ def test_every_promised_override_works(override: str) -> None:
 def test_an_override_reaches_its_tier_and_no_other() -> None:
     tiers = to_config(composed("quantizer.tiers.gptq4.group_size=64")).quantizer.tiers
     assert tiers["gptq4"] == GptqTier(
-        group_size=64, act_order=True, static_groups=True, clip_steps=20, descent=2
+        group_size=64, act_order=True, static_groups=True, clip_steps=20, descent=1
     )
     assert tiers["gptq3"] == GptqTier(
-        bits=3, act_order=True, static_groups=True, clip_steps=20, descent=2
+        bits=3, act_order=True, static_groups=True, clip_steps=20, descent=1
     )
 
 

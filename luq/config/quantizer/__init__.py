@@ -107,11 +107,11 @@ class QuantizerConfig:
             allowed = f"0, or in [{least}, {most}]"
             require_between("quantizer.held_out", self.held_out, least, most, allowed)
         allowed = f"one of {', '.join(PROPAGATIONS)}"
-        known = self.propagation in PROPAGATIONS
-        require(known, "quantizer.propagation", self.propagation, allowed)
+        is_known = self.propagation in PROPAGATIONS
+        require(is_known, "quantizer.propagation", self.propagation, allowed)
         allowed = f"one of {', '.join(TOKEN_WEIGHTS)}"
-        known = self.token_weights in TOKEN_WEIGHTS
-        require(known, "quantizer.token_weights", self.token_weights, allowed)
+        is_known = self.token_weights in TOKEN_WEIGHTS
+        require(is_known, "quantizer.token_weights", self.token_weights, allowed)
 
     def _require_rows(self) -> None:
         """A ConfigError if the embeddings' tier cannot decode the rows that tokens look up."""

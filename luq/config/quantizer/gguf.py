@@ -83,9 +83,9 @@ class GgufTier(TierConfig):
     def type_of_rows(self, columns: int) -> str | None:
         """The type of rows of so many weights; None if they have none."""
         names = [self.type]
-        other = GGUF_TYPES[self.type].fallback
-        if self.fallback and other is not None:
-            names.append(other)
+        fallback = GGUF_TYPES[self.type].fallback
+        if self.fallback and fallback is not None:
+            names.append(fallback)
         return next((name for name in names if columns % GGUF_TYPES[name].weights == 0), None)
 
     def refusal(self, columns: int) -> str | None:
@@ -95,10 +95,10 @@ class GgufTier(TierConfig):
         reason = (
             f"has rows of {columns} weights, and {self.type} needs whole blocks of {kind.weights}"
         )
-        other = kind.fallback
-        if other is None or columns % GGUF_TYPES[other].weights:
+        fallback = kind.fallback
+        if fallback is None or columns % GGUF_TYPES[fallback].weights:
             return f"{reason}. Use a tier that takes any rows, such as gptq4 or trellis4"
         return (
-            f"{reason}. llama.cpp takes {other} there ({GGUF_TYPES[other].bits:g} bits per "
+            f"{reason}. llama.cpp takes {fallback} there ({GGUF_TYPES[fallback].bits:g} bits per "
             "weight), and so does this tier with fallback: true"
         )

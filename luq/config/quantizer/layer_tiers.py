@@ -25,24 +25,25 @@ class LayerTiers:
     others: tuple[LinearTier, ...] = ()  # by name
 
     @staticmethod
-    def of(tier: TierConfig, others: Mapping[str, TierConfig]) -> "LayerTiers":
-        """The tiers of a layer, without those among `others` that are the layer's own."""
-        different = [
-            LinearTier(name, other) for name, other in sorted(others.items()) if other != tier
-        ]
+    def of(tier: TierConfig, linear_tiers: Mapping[str, TierConfig]) -> "LayerTiers":
+        """The tiers of a layer, without those among `linear_tiers` that are the layer's own."""
+        different: list[LinearTier] = []
+        for name, linear_tier in sorted(linear_tiers.items()):
+            if linear_tier != tier:
+                different.append(LinearTier(name, linear_tier))
         return LayerTiers(tier, tuple(different))
 
     def of_linear(self, name: str) -> TierConfig:
         """The tier of a linear."""
-        for other in self.others:
-            if other.linear == name:
-                return other.tier
+        for entry in self.others:
+            if entry.linear == name:
+                return entry.tier
         return self.tier
 
     @property
     def distinct(self) -> tuple[TierConfig, ...]:
         """Each tier that occurs, once."""
-        return tuple(dict.fromkeys((self.tier, *(other.tier for other in self.others))))
+        return tuple(dict.fromkeys((self.tier, *(entry.tier for entry in self.others))))
 
     @property
     def data_free(self) -> bool:

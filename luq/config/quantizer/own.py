@@ -65,12 +65,12 @@ class OwnTier(TierConfig):
         return self.imported.least_bits
 
 
-def tier_class(path: str, where: str) -> type[TierConfig]:
+def tier_class(path: str, setting: str) -> type[TierConfig]:
     """The class of a tier by its path.
 
     Args:
         path: MODULE:CLASS, as Python imports it.
-        where: the setting, for errors.
+        setting: the tier's dotted name in the config, for errors.
 
     Raises:
         ConfigError: there is none, or it is no class of a tier.
@@ -78,26 +78,26 @@ def tier_class(path: str, where: str) -> type[TierConfig]:
     module_name, _, name = path.partition(":")
     if not module_name or not name:
         raise ConfigError(
-            f'{where}.class={path!r} is not possible: it must be "MODULE:CLASS", as in '
+            f'{setting}.class={path!r} is not possible: it must be "MODULE:CLASS", as in '
             '"mypackage.tiers:MyTier"'
         )
     try:
         kind = getattr(import_module(module_name), name)
     except Exception as error:  # the user's module raises any kind
         raise ConfigError(
-            f"{where}.class={path!r} cannot be imported ({brief(error)}): install its package, or "
-            "put its folder on PYTHONPATH or its file into --config-dir"
+            f"{setting}.class={path!r} cannot be imported ({brief(error)}): install its package, "
+            "or put its folder on PYTHONPATH or its file into --config-dir"
         ) from error
     is_tier = isinstance(kind, type) and issubclass(kind, TierConfig) and is_dataclass(kind)
     if not is_tier or not callable(getattr(kind, "make_quantizer", None)):
         raise ConfigError(
-            f"{where}.class={path!r} is not possible: it must be a frozen dataclass, a subclass of "
-            "luq.config.TierConfig with a method make_quantizer()"
+            f"{setting}.class={path!r} is not possible: it must be a frozen dataclass, a subclass "
+            "of luq.config.TierConfig with a method make_quantizer()"
         )
     return kind  # type: ignore[no-any-return]  # said above
 
 
-def source_of(kind: type[TierConfig], where: str) -> str:
+def source_of(kind: type[TierConfig], setting: str) -> str:
     """What changes when the class does: the version that it declares, else its module's digest.
 
     Raises:
@@ -109,7 +109,7 @@ def source_of(kind: type[TierConfig], where: str) -> str:
     file = inspect.getsourcefile(kind)
     if file is None or not Path(file).is_file():
         raise ConfigError(
-            f"{where}.class: the module of {kind.__name__} has no file that tells its versions "
+            f"{setting}.class: the module of {kind.__name__} has no file that tells its versions "
             "apart. Declare `version: ClassVar[int] = 1` in the class, and raise it with changes"
         )
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]

@@ -120,10 +120,10 @@ def _by_whole_text(answer: str, options: Mapping[str, str]) -> str:
 
 def _by_stated_letter(answer: str, options: Mapping[str, str]) -> str:
     """Rules 2 and 3."""
-    only = _LETTER_ONLY.fullmatch(answer)
+    lone_letter = _LETTER_ONLY.fullmatch(answer)
     # A mere "a" is an article that nothing follows.
-    if only and answer != "a":
-        return _letter(only["letter"], options)
+    if lone_letter and answer != "a":
+        return _letter(lone_letter["letter"], options)
     stated = ""
     for match in _STATEMENT.finditer(answer):
         group = "letter" if match["letter"] else "correct"
@@ -187,10 +187,10 @@ def _mentions(answer: str, options: Mapping[str, str]) -> list[_Mention]:
         if not option or (len(option) == 1 and option.isalpha()):
             continue
         # Whole words and whole numbers: "No" is not in "Noon", nor 7 in 17, -7, 7.2 or 1,7.
-        whole = re.compile(
+        pattern = re.compile(
             rf"(?<![\w-])(?<!\d[.,]){re.escape(option)}(?!\w)(?![.,]\d)", re.IGNORECASE
         )
-        for match in whole.finditer(answer):
+        for match in pattern.finditer(answer):
             start, end = match.span()
             if all(end <= longer.start or longer.end <= start for longer in mentions):
                 mentions.append(_Mention(start, end, letter))

@@ -104,6 +104,7 @@ def of_strata(units: list[float], strata: list[Hashable], metrics: dict[str, flo
     else:
         # A stratum of one unit has no spread of its own: take that of all units.
         error = standard_error(units)
+    # score = mean over strata of the means of their units
     weights = [1 / len(groups) / len(groups[stratum]) for stratum in strata]
     return Summary(100 * score, 100 * error, len(units), metrics, units, weights)
 

@@ -206,8 +206,10 @@ def _add_origin(
     writer.add_string("luq.version", __version__)
     writer.add_string("luq.allocation", allocation)
     writer.add_array("luq.tiers", list(model.allocation.tiers))
-    others = [f"{other.layer} {other.linear} {other.tier}" for other in model.allocation.others]
-    writer.add_array("luq.other_tiers", others)
+    other_tiers: list[str] = []
+    for entry in model.allocation.others:
+        other_tiers.append(f"{entry.layer} {entry.linear} {entry.tier}")
+    writer.add_array("luq.other_tiers", other_tiers)
     parts = [f"{part} {stored.tier}" for part, stored in model.parts.items()]
     writer.add_array("luq.parts", parts)
     writer.add_float32("luq.stored_bits", contents.stored_bits)

@@ -140,9 +140,9 @@ def language_of(family: str, config: Any) -> Language:
     """
     text = config.get_text_config()
     if family not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+        families = ", ".join(ARCHITECTURES)
         raise ConfigError(
-            f"--format gguf knows models of the families {known}, and this is {family}: leave "
+            f"--format gguf knows models of the families {families}, and this is {family}: leave "
             "--format out, or take dequantized and convert it with llama.cpp's own program"
         )
     if family == LLAVA and text.model_type != LLAMA:

@@ -98,15 +98,15 @@ class Vision:
         return self.family == LLAVA and plain_name(tensor).startswith(UNREAD)
 
     def _llava_names(self, plain: str) -> Iterator[str]:
-        part, _, rest = plain.partition(".")
-        linear, _, suffix = rest.partition(".")
+        part, _, inner_name = plain.partition(".")
+        linear, _, suffix = inner_name.partition(".")
         if part == "multi_modal_projector":
             if linear in LLAVA_PROJECTOR:
                 gguf = gguf_package()
                 name = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.V_MMPROJ]
                 yield f"{name.format(bid=LLAVA_PROJECTOR[linear])}.{suffix}"
             return
-        name = self._mapped(f"{part}.vision_model.{rest}")
+        name = self._mapped(f"{part}.vision_model.{inner_name}")
         if name is not None:
             yield name
 

@@ -126,11 +126,11 @@ class Vocabulary:
         ignores_merges = bool(self.content["model"].get("ignore_merges"))
         name = PRE_TOKENIZERS.get((tuple(steps), ignores_merges))
         if name is None or normalizer not in NORMALIZERS:
-            known = ", ".join(dict.fromkeys(PRE_TOKENIZERS.values()))
+            pre_tokenizer_names = ", ".join(dict.fromkeys(PRE_TOKENIZERS.values()))
             raise ConfigError(
                 f"{self.folder / FILE} splits texts as none of llama.cpp's tokenizers that this "
-                f"version knows ({known}) does: {json.dumps(self.content.get('pre_tokenizer'))}. "
-                "Leave --format gguf out"
+                f"version knows ({pre_tokenizer_names}) does: "
+                f"{json.dumps(self.content.get('pre_tokenizer'))}. Leave --format gguf out"
             )
         return name
 
@@ -170,10 +170,10 @@ class Vocabulary:
             return
         ends = read_settings(file).get("eos_token_id")
         ends = ends if isinstance(ends, list) else [ends]
-        known = special.special_token_ids
-        others = [end for end in ends if type(end) is int and end != known.get("eos")]
-        for name, end in zip(("eot", "eom"), others, strict=False):
-            known.setdefault(name, end)
+        special_ids = special.special_token_ids
+        further_ends = [end for end in ends if type(end) is int and end != special_ids.get("eos")]
+        for name, end in zip(("eot", "eom"), further_ends, strict=False):
+            special_ids.setdefault(name, end)
 
 
 def _steps(part: dict[str, Any] | None) -> Iterable[dict[str, Any]]:

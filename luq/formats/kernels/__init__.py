@@ -65,9 +65,10 @@ def _in_eight_bits(
     plain = inputs.float().contiguous()
 
     def reference() -> Tensor:
-        seen = weight.eight_bit_inputs(plain)
-        whole = unpack(weight, torch.float32)
-        return torch.nn.functional.linear(plain if seen is None else seen, whole)
+        rounded_inputs = weight.eight_bit_inputs(plain)
+        unpacked_weight = unpack(weight, torch.float32)
+        factor = plain if rounded_inputs is None else rounded_inputs
+        return torch.nn.functional.linear(factor, unpacked_weight)
 
     answer = "8 bits, one" if len(inputs) == 1 else "8 bits, many"
     return checked(_cpu_kind(weight, answer), lambda: kernel.eight_bits(plain), reference)

@@ -193,3 +193,73 @@ void luq_billm_split(const float *target, const float *thresholds, double *error
     }
 }
 
+
+/* Lloyd's algorithm on sorted rows, as luq/quantization/lloyd.py has it: four values for each row of rising w [rows, n], whose weight i is
+ * column order[i] and counts importance[column]. A cluster is a run of neighbours, so that its mass and total are differences of running
+ * sums of h and h w. `paired`: only values c - u, c - v, c + v, c + u. start [4]: where values begin, in standard deviations. */
+static const double TINY = 1e-30; /* avoids 0 / 0 where nothing has any importance */
+
+static inline double at_least(double x, double least) { return x > least ? x : least; }
+
+/* Masses and totals [4] of the weights that are nearest to each of the rising levels [4]: clusters end midway between them. */
+static inline void clusters(const float *w, int64_t n, const double *masses, const double *totals, const double *level, double *mass, double *total) {
+    int64_t from = 0;
+    for (int k = 0; k < 4; k++) {
+        const int64_t to = k < 3 ? below(w, n, (float)((level[k + 1] + level[k]) / 2)) : n;
+        mass[k] = masses[to] - masses[from], total[k] = totals[to] - totals[from];
+        from = to;
+    }
+}
+
+/* The best values of the clusters: their means; a value that is nearest to nothing stays. Then in rising order. */
+static inline void means(const double *mass, const double *total, double *level) {
+    for (int k = 0; k < 4; k++)
+        if (mass[k] > 0) level[k] = total[k] / mass[k];
+    for (int k = 1; k < 4; k++)
+        for (int j = k; j > 0 && level[j] < level[j - 1]; j--) {
+            const double swap = level[j];
+            level[j] = level[j - 1], level[j - 1] = swap;
+        }
+}
+
+/* The best c - u, c - v, c + v, c + u: u and v for the old c, and then c for them. */
+static inline void pairs(const double *mass, const double *total, double *level) {
+    double centre = (level[0] + level[3]) / 2, centred[4], sum = 0, all = 0;
+    for (int k = 0; k < 4; k++) centred[k] = total[k] - mass[k] * centre;
+    const double u = (centred[3] - centred[0]) / at_least(mass[0] + mass[3], TINY);
+    const double v = (centred[2] - centred[1]) / at_least(mass[1] + mass[2], TINY);
+    const double outer = at_least(u > v ? u : v, 0), inner = at_least(u > v ? v : u, 0);
+    const double offset[4] = {-outer, -inner, inner, outer};
+    for (int k = 0; k < 4; k++) sum += total[k] - mass[k] * offset[k], all += mass[k];
+    centre = sum / at_least(all, TINY);
+    for (int k = 0; k < 4; k++) level[k] = centre + offset[k];
+}
+
+/* levels [rows, 4], and errors [rows]: sum_j h_j (w_j - nearest value)^2. */
+void luq_four_levels(const float *sorted, const int64_t *order, const float *importance, const double *start, double *levels, double *errors,
+                     int64_t rows, int64_t n, int64_t paired, int64_t turns) {
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *w = sorted + r * n;
+        double masses[WIDEST + 1] = {0}, totals[WIDEST + 1] = {0}, squares = 0, mass[4], total[4];
+        for (int64_t i = 0; i < n; i++) {
+            const double h = importance[order[r * n + i]], value = w[i];
+            masses[i + 1] = masses[i] + h, totals[i + 1] = totals[i] + h * value, squares += h * (value * value);
+        }
+        double *level = levels + r * 4;
+        const double all = at_least(masses[n], TINY), mean = totals[n] / all;
+        const double deviation = __builtin_sqrt(at_least(squares / all - mean * mean, 0));
+        for (int k = 0; k < 4; k++) level[k] = mean + deviation * start[k];
+        for (int64_t turn = 0; turn < turns; turn++) {
+            clusters(w, n, masses, totals, level, mass, total);
+            if (paired)
+                pairs(mass, total, level);
+            else
+                means(mass, total, level);
+        }
+        clusters(w, n, masses, totals, level, mass, total);
+        double change = 0;
+        for (int k = 0; k < 4; k++) change += mass[k] * (level[k] * level[k]) - 2 * total[k] * level[k];
+        errors[r] = at_least(squares + change, 0);
+    }
+}

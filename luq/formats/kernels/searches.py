@@ -1,4 +1,4 @@
-"""Compiled searches: Viterbi's for trellis codes, and the errors of BiLLM's candidates.
+"""Compiled searches: Viterbi's for trellis codes, the errors of BiLLM's candidates, its values.
 
 None where there is no compiler, and then the methods search in torch.
 """
@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32, Float64, Int32, Integer
+from jaxtyping import Float, Float32, Float64, Int32, Int64, Integer
 from torch import Tensor
 
 from luq.formats.kernels.cpu import address, library, longs, quarters
@@ -22,6 +23,13 @@ WIDEST_BLOCK = 1024  # columns, for which cpu.c has room
 SMALLEST_STEMS = 4  # bits of a window beyond a code's: cpu.c takes sixteen stems at a time
 FAR = 1e30  # cost of a state in which no path begins
 Path = Int32[Tensor, "sequences length"]
+
+
+class FourLevels(NamedTuple):
+    """Four values for each row, rising, and each row's error."""
+
+    levels: Float64[Tensor, "out 4"]
+    errors: Float64[Tensor, " out"]
 
 
 @lru_cache(maxsize=1)
@@ -123,10 +131,13 @@ def _agrees(
 
 def _is_path(path: Tensor, states: Tensor, bits: float, window: int) -> bool:
     """Whether each state follows from the one before it."""
-    before = torch.cat([states[:, None], path[:, :-1]], 1)
+    previous = torch.cat([states[:, None], path[:, :-1]], 1)
     shifts = code_widths(path.shape[1], bits).to(path.device)
     is_state = (path >= 0) & (path < 1 << window)
-    follows = path >> shifts == (before << shifts & ((1 << window) - 1)) >> shifts
+    # A code moves the window on: the state's bits before the code were the last ones of the
+    # state before it.
+    moved = previous << shifts & ((1 << window) - 1)
+    follows = path >> shifts == moved >> shifts
     return bool((is_state & follows).all())
 
 
@@ -169,32 +180,63 @@ def _cpu_search(
 
 
 def billm_errors(
-    target: Float32[Tensor, "out n"], what: Float[Tensor, " tried"] | int
+    target: Float32[Tensor, "out n"], tried: Float[Tensor, " tried"] | int
 ) -> Float64[Tensor, " candidates"] | None:
     """Summed squared errors of BiLLM's candidates.
 
     Args:
         target: The weights [out, n] of a block.
-        what: Rising thresholds: of splits by magnitude. A number: of 1 .. so many leading columns
+        tried: Rising thresholds: of splits by magnitude. A number: of 1 .. so many leading columns
             as the salient ones, they and the others stored twice.
     """
     fits = target.device.type == "cpu" and target.shape[1] <= WIDEST_BLOCK
     kernels = library() if fits else None
     if kernels is None or not _billm_agrees(kernels):
         return None
-    return _compiled_errors(kernels, target, what)
+    return _compiled_errors(kernels, target, tried)
+
+
+def four_levels(
+    values: Float32[Tensor, "out n"],
+    order: Int64[Tensor, "out n"],
+    importance: Float32[Tensor, " n"],
+    start: Float64[Tensor, " 4"],
+    paired: bool,
+    turns: int,
+) -> FourLevels | None:
+    """As `luq.quantization.lloyd.SortedRows.fit`, compiled; None where nothing compiled can do it.
+
+    Args:
+        values: Rows in rising order.
+        order: The column of each value.
+        importance: Of the columns.
+        start: Where the four levels begin, in standard deviations.
+        paired: Whether they are c - u, c - v, c + v, c + u.
+        turns: Of Lloyd's algorithm.
+    """
+    fits = values.device.type == "cpu" and values.shape[1] <= WIDEST_BLOCK
+    kernels = library() if fits else None
+    if kernels is None:
+        return None
+    rows, columns = values.shape
+    levels = torch.empty(rows, len(start), dtype=torch.double)
+    errors = torch.empty(rows, dtype=torch.double)
+    inputs = [tensor.contiguous() for tensor in (values, order, importance, start)]
+    pointers = [address(tensor) for tensor in (*inputs, levels, errors)]
+    kernels.luq_four_levels(*pointers, *longs(rows, columns, int(paired), turns))
+    return FourLevels(levels, errors)
 
 
 def _compiled_errors(
-    kernels: ctypes.CDLL, target: Float32[Tensor, "out n"], what: Float[Tensor, " tried"] | int
+    kernels: ctypes.CDLL, target: Float32[Tensor, "out n"], tried: Float[Tensor, " tried"] | int
 ) -> Float64[Tensor, " candidates"]:
     rows, columns = target.shape
     target = target.contiguous()
-    if isinstance(what, int):
-        errors = torch.empty(rows, what, dtype=torch.double)
-        kernels.luq_billm_salient(address(target), address(errors), *longs(rows, columns, what))
+    if isinstance(tried, int):
+        errors = torch.empty(rows, tried, dtype=torch.double)
+        kernels.luq_billm_salient(address(target), address(errors), *longs(rows, columns, tried))
         return errors.sum(0)
-    thresholds = what.contiguous()
+    thresholds = tried.contiguous()
     errors = torch.empty(rows, len(thresholds), dtype=torch.double)
     pointers = [address(tensor) for tensor in (target, thresholds, errors)]
     kernels.luq_billm_split(*pointers, *longs(rows, columns, len(thresholds)))
@@ -207,9 +249,9 @@ def _billm_agrees(kernels: ctypes.CDLL) -> bool:
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(3, 37, generator=generator)
     thresholds = target.abs().flatten().quantile(torch.linspace(0.1, 0.9, 5))
-    for what in (thresholds, 20):
-        compiled = _compiled_errors(kernels, target, what)
-        if not torch.allclose(compiled, _plain_errors(target, what), rtol=1e-3):
+    for tried in (thresholds, 20):
+        compiled = _compiled_errors(kernels, target, tried)
+        if not torch.allclose(compiled, _plain_errors(target, tried), rtol=1e-3):
             log.warning(
                 "the compiled errors of BiLLM's candidates are other ones than torch's: torch"
                 " computes them, which is slower"
@@ -219,23 +261,23 @@ def _billm_agrees(kernels: ctypes.CDLL) -> bool:
 
 
 def _plain_errors(
-    target: Float32[Tensor, "out n"], what: Float[Tensor, " tried"] | int
+    target: Float32[Tensor, "out n"], tried: Float[Tensor, " tried"] | int
 ) -> Float64[Tensor, " candidates"]:
     """As `billm_errors`, a row and a candidate at a time."""
-    place = torch.arange(target.shape[1])
-    if isinstance(what, int):
-        groups = [place < count for count in range(1, what + 1)]
+    columns = torch.arange(target.shape[1])
+    if isinstance(tried, int):
+        groups = [columns < count for count in range(1, tried + 1)]
         masks = [group.expand_as(target) for group in groups]
     else:
-        masks = [target.abs() <= threshold for threshold in what]
+        masks = [target.abs() <= threshold for threshold in tried]
     errors = torch.zeros(len(masks), dtype=torch.double)
     for candidate, mask in enumerate(masks):
         for row, chosen in zip(target.double(), mask, strict=True):
             for part in (row[chosen], row[~chosen]):
-                rest = _binarization_error(part)
-                if isinstance(what, int):  # stored twice
-                    rest = _binarization_error(rest)
-                errors[candidate] += rest.square().sum()
+                residual = _binarization_error(part)
+                if isinstance(tried, int):  # stored twice
+                    residual = _binarization_error(residual)
+                errors[candidate] += residual.square().sum()
     return errors
 
 

@@ -38,6 +38,7 @@ def integer(
     for start in range(0, columns // 32, WORDS):
         words = start + word
         inside = (row[:, None] < rows) & (words[None, :] < columns // 32)
+        # a word holds one bit of 32 neighbours of a row: code = sum over planes b of 2^b bit_b
         code = tl.zeros((BLOCK, WORDS, 32), tl.int32)
         for b in tl.static_range(BITS):
             bits = tl.load(
@@ -53,7 +54,7 @@ def integer(
             for b in tl.static_range(BITS):
                 zero += bit_at(zeros + b * zero_plane, group, inside) << b
         else:
-            zero = tl.full((BLOCK, WORDS), 1 << (BITS - 1), tl.int32)
+            zero = tl.full((BLOCK, WORDS), 1 << (BITS - 1), tl.int32)  # none is stored
         weight = (code - zero[:, :, None]).to(tl.float32) * scale[:, :, None]
         column = words[:, None] * 32 + lane[None, :]
         value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
@@ -86,6 +87,8 @@ def binary(
             bit_at(residual, row[:, None] * count + before, inside & is_salient).to(tl.float32) * 2
             - 1
         )
+        # A block of a row has (mean, scale) of four parts: those of flag 0, of flag 1, the salient
+        # ones, and their residual. W = mean + scale sign, and that of the residual added to it.
         first_number = (row[:, None] * blocks + (column // block)[None, :]) * 8
         part = tl.where(is_salient, 4, 2 * flag)
         first_order = tl.load(scales + first_number + part, mask=inside, other=0.0).to(tl.float32)
@@ -102,7 +105,8 @@ def binary(
         value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
             tl.float32
         )
-        total += tl.sum((first_order + tl.where(is_salient, second_order, 0.0)) * value[None, :], 1)
+        weight = first_order + tl.where(is_salient, second_order, 0.0)
+        total += tl.sum(weight * value[None, :], 1)
     tl.store(y + token * rows + row, total, mask=row < rows)
 
 
@@ -123,6 +127,7 @@ def ternary(
         inside = (row[:, None] < rows) & (column[None, :] < columns)
         position = row[:, None] * columns + column[None, :]
         digit = tl.load(codes + position // 5, mask=inside, other=0).to(tl.int32)
+        # W = (floor(byte / 3^place) mod 3 - 1) scale
         place = (position % 5).to(tl.int32)
         digit = tl.where(place >= 1, digit // 3, digit)
         digit = tl.where(place >= 2, digit // 3, digit)
@@ -133,7 +138,8 @@ def ternary(
         value = tl.load(x + token * columns + column, mask=column < columns, other=0.0).to(
             tl.float32
         )
-        total += tl.sum((digit % 3 - 1).to(tl.float32) * scale * value[None, :], 1)
+        weight = (digit % 3 - 1).to(tl.float32) * scale
+        total += tl.sum(weight * value[None, :], 1)
     tl.store(y + token * rows + row, total, mask=row < rows)
 
 
@@ -176,6 +182,8 @@ def trellis(
             << 16
         )
         state = (bits >> (7 - (last_bit & 7))) & ((1 << WINDOW) - 1)
+        # number = (sum of the four bytes of FACTOR state + OFFSET, less its mean 510) / 128; the
+        # bytes are added in pairs, as two numbers of 16 bits in one word
         mixed = state.to(tl.uint32) * FACTOR + OFFSET
         pairs = (mixed & 0x00FF00FF) + ((mixed >> 8) & 0x00FF00FF)
         byte_sum = ((pairs + (pairs >> 16)) & 0xFFFF).to(tl.int32)
@@ -191,6 +199,8 @@ def trellis(
 @no_type_check
 def viterbi_step(cost, error, choice, BITS: tl.constexpr, WINDOW: tl.constexpr):
     """The costs [states] after a code of BITS; choice [stems]: their best predecessors."""
+    # A state is the last WINDOW bits of the stream, and a code comes in from below: the states that
+    # lead to a stem (the upper bits of what follows) differ in their top BITS alone.
     FAN: tl.constexpr = 1 << BITS
     STEMS: tl.constexpr = 1 << (WINDOW - BITS)
     least, best = tl.min(tl.reshape(cost, (FAN, STEMS)), axis=0, return_indices=True)
@@ -214,6 +224,7 @@ def viterbi(
     first = tl.program_id(0).to(tl.int64) * length
     state = tl.arange(0, STATES)
     number = tl.load(numbers + state)
+    # all states but the one that is begun in are out of reach
     cost = tl.where(state == tl.load(states + tl.program_id(0)), 0.0, 1e30)
     for start in range(0, length, PERIOD):
         for phase in tl.static_range(PERIOD):
@@ -232,6 +243,7 @@ def viterbi(
         t = length - 1 - i
         tl.store(path + first + t, path_state)
         bits = (t + 1) * QUARTERS // 4 - t * QUARTERS // 4
+        # the one before: its top bits were chosen, the stem is all the others
         stem = path_state >> bits
         path_state = stem | (
             tl.load(choices + (first + t) * MOST + stem).to(tl.int32) << (WINDOW - bits)

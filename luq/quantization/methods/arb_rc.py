@@ -26,7 +26,7 @@ from luq.formats.packing import pack_bits
 from luq.formats.row_column import RowColumnWeight
 from luq.quantization import hessian as hessians
 from luq.quantization.feedback import Ahead, sweep
-from luq.quantization.hessian import Factor, HessianCache
+from luq.quantization.hessian import HessianCache, UnitFactor
 
 SALIENT_SHARE = 1 / 16  # of a block's columns have a second sign: nominally 1.06 bits; not tuned
 TURNS = 15  # of refinement, as published
@@ -40,7 +40,7 @@ class ArbRc:
 
     def __init__(self, tier: ArbRcTier) -> None:
         self.tier = tier
-        self.factors: HessianCache[Factor] = HessianCache()
+        self.factors: HessianCache[UnitFactor] = HessianCache()
 
     def quantize(self, weight: Float[Tensor, "out in"], hessian: Tensor | None) -> RowColumnWeight:
         """As in `Quantizer`."""
@@ -49,11 +49,9 @@ class ArbRc:
         size = columns_per_group(columns, self.tier.block)
         target = hessians.without_dead_columns(weight, hessian)
         damping = self.tier.damping
-        factor = self.factors.get(hessian, lambda: hessians.factorize(hessian, damping))
-        # 1 / U_jj^2 is what an error of column j costs once later columns have made up for it
-        importance = torch.diagonal(factor.upper).square().reciprocal()
-        rounding = RowColumnRounding(rows, size, importance)
-        codes = sweep(target, factor.upper, size, rounding)
+        factor = self.factors.get(hessian, lambda: hessians.decompose(hessian, damping))
+        rounding = RowColumnRounding(rows, size, factor.unmended)
+        codes = sweep(target, factor, size, rounding)
         salient = rounding.salient
         buffers = {
             "signs": pack_bits(codes % 2 > 0),

@@ -32,7 +32,7 @@ from luq.formats.kernels import searches
 from luq.formats.packing import pack_bits
 from luq.quantization import hessian as hessians
 from luq.quantization.feedback import Ahead, sweep
-from luq.quantization.hessian import Factor, HessianCache
+from luq.quantization.hessian import Factor, HessianCache, UnitFactor
 from luq.quantization.lloyd import TURNS, SortedRows
 
 # The released code's: salient columns that are tried per block, 1 to 49, and thresholds of the
@@ -60,7 +60,8 @@ class Billm:
 
     def __init__(self, tier: BillmTier) -> None:
         self.tier = tier
-        self.factors: HessianCache[Factor] = HessianCache()
+        self.factors: HessianCache[Factor] = HessianCache()  # as the released code needs them
+        self.unit_factors: HessianCache[UnitFactor] = HessianCache()
 
     def quantize(self, weight: Float[Tensor, "out in"], hessian: Tensor | None) -> BinaryWeight:
         """As in `Quantizer`."""
@@ -116,11 +117,11 @@ class Billm:
         order = torch.arange(columns, device=weight.device)
         if self.tier.act_order:
             order = torch.argsort(importance, descending=True, stable=True)
-        factor = self.factors.get(hessian, lambda: hessians.factorize(hessian, damping, order))
+        factor = self.unit_factors.get(hessian, lambda: hessians.decompose(hessian, damping, order))
         values = _stored_values(BinaryWeight.decode_numbers(buffers))
         rounding = NearestValue(values, salient, order, size)
         codes = torch.empty_like(weight)
-        codes[:, order] = sweep(weight[:, order], factor.upper, self.tier.block, rounding)
+        codes[:, order] = sweep(weight[:, order], factor, self.tier.block, rounding)
         high_bit = codes >= 2
         low_bit = codes % 2 > 0
         masks = Masks(

@@ -22,7 +22,7 @@ from luq.quantization import hessian as hessians
 from luq.quantization.block_grid import fit
 from luq.quantization.codebook_grid import CodebookGrid, UnitRounding, fit_codebook
 from luq.quantization.coder import Coder, SweptRows
-from luq.quantization.hessian import Factor, HessianCache
+from luq.quantization.hessian import HessianCache, UnitFactor
 
 
 class Gguf:
@@ -30,7 +30,7 @@ class Gguf:
 
     def __init__(self, tier: GgufTier) -> None:
         self.tier = tier
-        self.factors: HessianCache[Factor] = HessianCache()
+        self.factors: HessianCache[UnitFactor] = HessianCache()
 
     def quantize(self, weight: Float[Tensor, "out in"], hessian: Tensor | None) -> GgufWeight:
         """As in `Quantizer`.
@@ -48,8 +48,8 @@ class Gguf:
         target = hessians.without_dead_columns(weight, hessian)
         importance = torch.diagonal(hessian).clamp_min(0)
         order = self._order(importance, UNIT if isinstance(kind, CodebookType) else 1)
-        factor = self.factors.get(hessian, lambda: hessians.factorize(hessian, tier.damping, order))
-        coder = Coder(target, hessian, factor.upper, order, kind.group, tier.block, tier.descent)
+        factor = self.factors.get(hessian, lambda: hessians.decompose(hessian, tier.damping, order))
+        coder = Coder(target, hessian, factor, order, kind.group, tier.block, tier.descent)
         weighings = [importance]
         if tier.clip_steps > 0:
             weighings.append(importance.sqrt())
@@ -78,5 +78,4 @@ def _points(
 ) -> SweptRows[CodebookGrid]:
     """All rows on the grid of a codebook that is fitted to them."""
     grid = fit_codebook(kind, coder.target, importance, steps)
-    unmended = 1 / torch.diagonal(coder.upper).square()
-    return coder.swept_by(UnitRounding(grid, coder.group[coder.order], unmended))
+    return coder.swept_by(UnitRounding(grid, coder.group[coder.order], coder.factor.unmended))

@@ -5,10 +5,12 @@ Columns are rounded one after the other, and the columns to come make up for eac
 or one group per row (the last group has what is left of the columns), act-order with static groups
 (no index is stored), a clip search, and passes of coordinate descent over the codes.
 
-The clip search weighs a column's rounding error by the Hessian's diagonal, as if columns were
-rounded to nearest. With error feedback that can be worse than no search: so each row takes the
-codes that have the least error under the whole, damped Hessian, of those with and without a search.
-What has it is known after the sweep; then come the passes of descent.
+The clip search weighs column j's rounding error by 1 / U_jj^2: with feedback a row's error under
+the damped Hessian is sum_j (r_j / U_jj)^2, where r_j is what column j, compensated for the errors
+before it, is rounded by. (The Hessian's diagonal is what counts without feedback: of a column that
+later ones can make up for, it weighs far too much.) With `clip_root` there is a second search, and
+each row takes the codes that have the least error under the whole, damped Hessian, which is known
+after the sweep. Then come the passes of descent.
 """
 
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from luq.quantization import hessian as hessians
 from luq.quantization.coder import Coder, GridRounding, SweptRows
 from luq.quantization.feedback import Ahead
 from luq.quantization.grid import Grid, fit, pack_on_grid
-from luq.quantization.hessian import Factor, HessianCache
+from luq.quantization.hessian import HessianCache, UnitFactor
 
 
 class Gptq:
@@ -33,7 +35,7 @@ class Gptq:
 
     def __init__(self, tier: GptqTier) -> None:
         self.tier = tier
-        self.factors: HessianCache[Factor] = HessianCache()
+        self.factors: HessianCache[UnitFactor] = HessianCache()
 
     def quantize(self, weight: Float[Tensor, "out in"], hessian: Tensor | None) -> IntegerWeight:
         """As in `Quantizer`."""
@@ -59,7 +61,7 @@ def codes_on_grid(
     tier: GptqTier | TernaryTier,
     levels: int,
     symmetric: bool,
-    factors: HessianCache[Factor],
+    factors: HessianCache[UnitFactor],
 ) -> Coded:
     """GPTQ's codes for a weight, on a grid per row and group of columns.
 
@@ -82,23 +84,25 @@ def codes_on_grid(
     if tier.act_order:
         order = torch.argsort(importance, descending=True, stable=True)
     damping = tier.damping
-    factor = factors.get(hessian, lambda: hessians.factorize(hessian, damping, order))
+    factor = factors.get(hessian, lambda: hessians.decompose(hessian, damping, order))
     size = columns_per_group(columns, tier.group_size)
-    coder = Coder(target, hessian, factor.upper, order, size, tier.block, tier.descent)
+    coder = Coder(target, hessian, factor, order, size, tier.block, tier.descent)
 
-    def swept(importance: Float[Tensor, " in"], clip_steps: int) -> SweptRows[Grid]:
-        grid = fit(target, levels, size, symmetric, importance, clip_steps)
+    unmended = torch.empty_like(importance).index_copy_(0, order, factor.unmended)
+
+    def swept(importance: Float[Tensor, " in"]) -> SweptRows[Grid]:
+        grid = fit(target, levels, size, symmetric, importance, tier.clip_steps)
         if tier.act_order or tier.static_groups:
             return coder.swept(grid)
-        rounding = RefittingRounding(grid, coder.group, size, symmetric, importance, clip_steps)
+        rounding = RefittingRounding(
+            grid, coder.group, size, symmetric, importance, tier.clip_steps
+        )
         return coder.swept_by(rounding)
 
     def candidates() -> Iterator[SweptRows[Grid]]:
-        yield swept(importance, 0)
-        if tier.clip_steps > 0:
-            yield swept(importance, tier.clip_steps)
-        if tier.clip_steps > 0 and tier.clip_root:
-            yield swept(importance.sqrt(), tier.clip_steps)
+        yield swept(unmended)
+        if tier.clip_root:
+            yield swept(unmended.sqrt())
 
     rows = coder.coded(candidates())
     return Coded(rows.codes, rows.grid, size, factor.damping)

@@ -7,7 +7,7 @@ from luq.config import TernaryTier
 from luq.formats.base import group_meta
 from luq.formats.packing import pack_trits
 from luq.formats.ternary import TernaryWeight
-from luq.quantization.hessian import Factor, HessianCache
+from luq.quantization.hessian import HessianCache, UnitFactor
 from luq.quantization.methods.gptq import codes_on_grid
 
 LEVELS = 3  # -1, 0 and 1
@@ -18,7 +18,7 @@ class Ternary:
 
     def __init__(self, tier: TernaryTier) -> None:
         self.tier = tier
-        self.factors: HessianCache[Factor] = HessianCache()
+        self.factors: HessianCache[UnitFactor] = HessianCache()
 
     def quantize(self, weight: Float[Tensor, "out in"], hessian: Tensor | None) -> TernaryWeight:
         """As in `Quantizer`."""

@@ -22,6 +22,7 @@ from luq.formats.kernels import cache, cpu, searches
 from luq.formats.linear import PackedLinear, round_activations
 from luq.formats.row_column import RowColumnWeight
 from luq.formats.trellis import COMPUTED, TrellisWeight, all_numbers
+from luq.quantization import lloyd
 from tests.luq.formats.weights import (
     GENERATOR,
     binaries,
@@ -671,6 +672,10 @@ for rows, columns in ((1, 2), (5, 7), (3, 33), (2, 128), (1, searches.WIDEST_BLO
     for tried in (1, 9):
         thresholds = target.abs().flatten().quantile(torch.linspace(0, 1, tried))
         assert searches.billm_errors(target, thresholds) is not None
+    ordered, order = target.sort(1)
+    for paired in (True, False):
+        start = torch.tensor([-1.5, -0.5, 0.5, 1.5], dtype=torch.double)
+        assert searches.four_levels(ordered, order, torch.ones(columns), start, paired, 3) is not None
 for bits, window in ((1.0, 5), (1.0, 9), (2.0, 6), (3.0, 7), (4.0, 8), (4.0, 12), (1.25, 6), (3.5, 8)):
     for sequences, length in ((1, 1), (3, 13), (5, 40)):
         values = torch.randn(sequences, length, generator=GENERATOR)
@@ -895,7 +900,8 @@ def test_a_c_kernel_that_errs_is_left_for_torch_with_one_line(
 
 @needs_compiler
 @pytest.mark.parametrize(
-    "function", ["luq_trellis_encode", "luq_billm_salient", "luq_billm_split", ""]
+    "function",
+    ["luq_trellis_encode", "luq_billm_salient", "luq_billm_split", "luq_four_levels", ""],
 )
 def test_a_c_search_that_errs_is_left_for_torch_with_one_line(
     function: str, miscompiled: Callable[[str], None], caplog: pytest.LogCaptureFixture
@@ -907,6 +913,9 @@ def test_a_c_search_that_errs_is_left_for_torch_with_one_line(
     for _ in range(2):
         path = searches.trellis(values, all_numbers(8), states, 2.0, 8)
         errors = searches.billm_errors(values, 5)
+        compiled = cpu.library()
+        assert compiled is not None
+        assert lloyd._compiled_agrees(compiled) == (function != "luq_four_levels")
         assert (path is None) == (function == "luq_trellis_encode")
         assert (errors is None) == function.startswith("luq_billm")
     assert len(caplog.records) == bool(function)

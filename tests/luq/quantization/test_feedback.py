@@ -10,7 +10,7 @@ from luq.config import GptqTier, RtnTier
 from luq.quantization import feedback
 from luq.quantization.feedback import Ahead, descend, sweep, sweep_columns
 from luq.quantization.grid import fit
-from luq.quantization.hessian import factorize
+from luq.quantization.hessian import decompose, factorize
 from luq.quantization.methods import make_quantizer
 from tests.conftest import correlated, loss
 
@@ -35,7 +35,7 @@ class Halves:
 
 
 def slowly(weight: Tensor, upper: Tensor, ahead: int) -> tuple[Tensor, list[Tensor]]:
-    """Each error goes to all later columns at once."""
+    """As in GPTQ's paper, by the inverse: each error goes to all later columns at once."""
     w = weight.double()
     u = upper.double()
     codes = torch.zeros_like(w)
@@ -53,10 +53,11 @@ def slowly(weight: Tensor, upper: Tensor, ahead: int) -> tuple[Tensor, list[Tens
 def test_a_sweep_by_blocks_is_a_sweep_column_by_column(block: int, ahead: int) -> None:
     """Also where a block is more than a strip."""
     weight = normal(6, 56)
-    upper = factorize(correlated(200, 56), 0.01).upper
+    hessian = correlated(200, 56)
+    upper = factorize(hessian, 0.01).upper
     before = weight.clone()
     rounding = Halves(ahead)
-    codes = sweep(weight, upper, block, rounding)
+    codes = sweep(weight, decompose(hessian, 0.01), block, rounding)
     expected, windows = slowly(weight, upper, ahead)
     assert torch.equal(codes.double(), expected)
     for window, slow_window in zip(rounding.ahead, windows, strict=True):
@@ -122,10 +123,10 @@ def test_passes_of_descent_go_there_and_back_with_exact_slopes(
 
 def test_a_sweep_knows_the_error_of_each_row_under_the_damped_hessian() -> None:
     weight = normal(6, 40)
-    upper = factorize(correlated(200, 40), 0.01).upper
-    swept = sweep_columns(weight.T.contiguous(), upper, 24, Halves(1))
+    hessian = correlated(200, 40)
+    swept = sweep_columns(weight.T.contiguous(), decompose(hessian, 0.01), 24, Halves(1))
     difference = (swept.codes.T / 2 - weight).double()
-    damped = torch.linalg.inv(upper.double().T @ upper.double())
+    damped = hessian.double() + 0.01 * hessian.diagonal().mean() * torch.eye(40)
     expected = ((difference @ damped) * difference).sum(1)
     assert torch.allclose(swept.error.double(), expected, rtol=1e-4)
 

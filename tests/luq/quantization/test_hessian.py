@@ -2,6 +2,7 @@ import gc
 import math
 import weakref
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from luq.quantization.hessian import (
     SplitHessian,
     best_shrinkage,
     checked,
+    decompose,
     effective_rank,
     factorize,
     without_dead_columns,
@@ -177,6 +179,27 @@ def test_factors_in_strips_are_factors(size: int, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(upper, upper.triu())
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 15])
+def test_a_decomposition_has_ones_on_its_diagonal(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B diag(a)^2 B^T is the damped Hessian, and a_j = 1 / U_jj; of what no token used a is one."""
+    monkeypatch.setattr(hessians, "STRIP", 3)
+    hessian = correlated(20 * size, size)
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+    factor = decompose(hessian, 0.01, order)
+    unit = factor.unit.double()
+    assert torch.equal(unit, unit.triu())
+    assert torch.equal(unit.diagonal(), torch.ones(size, dtype=torch.double))
+    damped = hessian.double() + 0.01 * hessian.diagonal().mean() * torch.eye(size)
+    product = (unit * factor.scale.double().square()) @ unit.T
+    assert torch.allclose(product, damped[order][:, order], rtol=1e-4, atol=1e-5)
+    upper = factorize(hessian, 0.01, order).upper
+    assert torch.allclose(factor.unmended, upper.diagonal() ** -2, rtol=1e-4)
+    unused = decompose(torch.diag(torch.tensor([0.0, 4.0, 9.0])), 0.0, torch.tensor([2, 1, 0]))
+    assert unused.scale.tolist() == [3.0, 2.0, 1.0]
+
+
 def test_effective_rank() -> None:
     assert effective_rank(torch.eye(16)) == pytest.approx(16)
     one = torch.zeros(16, 16)
@@ -192,11 +215,15 @@ def test_linears_that_share_an_input_share_one_factor(
 ) -> None:
     made = []
 
-    def counted(*given: object) -> hessians.Factor:
-        made.append(given)
-        return factorize(*given)  # type: ignore[arg-type]
+    def counted(function: Any) -> Any:
+        def factor(*given: object) -> Any:
+            made.append(given)
+            return function(*given)
 
-    monkeypatch.setattr(hessians, "factorize", counted)
+        return factor
+
+    monkeypatch.setattr(hessians, "factorize", counted(factorize))
+    monkeypatch.setattr(hessians, "decompose", counted(decompose))
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(24, 128, generator=generator) for _ in range(3)]
     one, two = correlated(400, 128), correlated(400, 128, seed=1)

@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[TierConfig, dict[str, int]]] = {
             clip_root=True,
             descent=2,
         ),
-        HESSIAN | PACKED | {SWEEP: 3},
+        HESSIAN | PACKED | {SWEEP: 2},
     ),
     "gptq, grids on the way": (GptqTier(group_size=8), HESSIAN | PACKED | {SWEEP: 1}),
     "ternary": (TernaryTier(group_size=8), HESSIAN | {SWEEP: 1}),

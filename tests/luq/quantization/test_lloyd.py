@@ -3,7 +3,17 @@ from itertools import combinations
 import pytest
 import torch
 
+from luq.formats.kernels import searches
 from luq.quantization.lloyd import SortedRows
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def _search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "torch":
+        monkeypatch.setattr(searches, "four_levels", lambda *_: None)
+
+
+pytestmark = pytest.mark.usefixtures("_search")
 
 
 def loop(
@@ -128,3 +138,17 @@ def test_rows_of_one_number_are_exact_whatever_the_rounding() -> None:
         torch.linspace(0.1, 1.0, 33), paired=False
     )
     assert torch.allclose(fitted.levels, numbers.expand(200, 4), atol=1e-5)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("columns", [1, 3, 40, 128])
+def test_the_compiled_search_is_torchs_bit_for_bit(columns: int, paired: bool) -> None:
+    """Whole rows of nothing that counts, too, and rows that are all alike."""
+    weight, importance = case(30, columns)
+    weight[3] = 0.25
+    for counted in (importance, torch.ones(columns), torch.zeros(columns)):
+        rows = SortedRows(weight)
+        plain = rows._fit(counted, paired, 12)
+        found = rows.fit(counted, paired)
+        assert torch.equal(found.levels, plain.levels)
+        assert torch.equal(found.error, plain.error)

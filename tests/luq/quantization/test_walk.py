@@ -30,6 +30,7 @@ from luq.models.families import LINEARS
 from luq.models.vlm import VLM, load_vlm
 from luq.quantization.hessian import SHRINKAGES, HessianSum
 from luq.quantization.layer import hessians, quantize_layer
+from luq.quantization.layer_calls import KnownOutputs, calls_of
 from luq.quantization.states import first_inputs
 from luq.quantization.walk import Walk, assert_installed, install
 from tests.conftest import pocket_samples
@@ -162,9 +163,12 @@ def test_linears_of_a_layer_are_each_in_their_tier(vlm: VLM, calibration: Calibr
 def test_a_batch_goes_only_as_far_into_a_layer_as_its_inputs_are_wanted(
     vlm: VLM, calibration: CalibrationSet
 ) -> None:
-    """The first batch of a pass goes through the whole layer; the Hessians are the same."""
+    """The first batch of a pass goes through the whole layer, unless it is known how often linears
+    are called; the Hessians are the same.
+    """
     layer = vlm.layers[0]
     states = first_inputs(vlm, calibration)
+    known = KnownOutputs(0.0, calls_of(layer, states).counts)
     count = len(states)
     assert count > 2
     runs: Counter[str] = Counter()
@@ -191,6 +195,12 @@ def test_a_batch_goes_only_as_far_into_a_layer_as_its_inputs_are_wanted(
             assert runs["self_attn.v_proj"] == (1 if name == "self_attn.q_proj" else count)
             assert runs["mlp.up_proj"] == (count if name == "mlp.down_proj" else 1)
             assert runs[""] == 1
+        runs.clear()
+        runs["by groups"] = 1
+        hessian = hessians(layer, states, (("self_attn.o_proj",),), known=known)
+        assert torch.equal(hessian["self_attn.o_proj"], expected["self_attn.o_proj"])
+        assert runs["self_attn.v_proj"] == count
+        assert runs["mlp.up_proj"] == runs[""] == 0
         runs.clear()
         runs["by groups"] = 1
         together = hessians(layer, states, (("self_attn.q_proj",), ("mlp.gate_proj",)))

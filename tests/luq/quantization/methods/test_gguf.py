@@ -14,7 +14,7 @@ from luq.formats.gguf_blocks import BLOCK_TYPES
 from luq.quantization import hessian as hessians
 from luq.quantization.block_grid import fit
 from luq.quantization.gguf_grids import fitted_grid
-from luq.quantization.hessian import factorize
+from luq.quantization.hessian import decompose
 from luq.quantization.methods import make_quantizer
 from luq.quantization.methods.gguf import Gguf
 from tests.conftest import correlated, loss
@@ -114,13 +114,13 @@ def test_linears_that_share_an_input_share_one_factor(
     hessian: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[object] = []
-    original: Callable[..., hessians.Factor] = factorize
+    original: Callable[..., hessians.UnitFactor] = decompose
 
-    def counted(*given: object) -> hessians.Factor:
+    def counted(*given: object) -> hessians.UnitFactor:
         made.append(given)
         return original(*given)
 
-    monkeypatch.setattr(hessians, "factorize", counted)
+    monkeypatch.setattr(hessians, "decompose", counted)
     quantizer = Gguf(GgufTier("q4_0"))
     first = quantizer.quantize(WEIGHT, hessian)
     assert torch.equal(

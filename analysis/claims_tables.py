@@ -111,7 +111,7 @@ def summary(models: Sequence[ModelClaims]) -> Table:
         "or sets it beats, ties with, loses to. The tables below have the numbers."
     )
     columns = ["claim", "of", *(model.model for model in models)]
-    return Table("claims", "The paper's claims", columns, rows, note, words=2)
+    return Table("claims", "Verdicts", columns, rows, note, words=2)
 
 
 def _entropy_verdict(model: ModelClaims) -> Cell:

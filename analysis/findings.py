@@ -102,10 +102,10 @@ def promise(study: Study, reader: Reader) -> list[str]:
     elif of_linears == YES:
         verdict = f"{HOLDS[YES]} for the decoder's linears, {OF_FILE[of_whole]}"
     sentences = [f"{claim} {verdict}. {example.label}: {_sizes_and_loss(example)}."]
-    too = [plan for plan in plans if plan.of == ONE_TIER and plan.of_linears == YES]
-    if too:
+    uniform = [plan for plan in plans if plan.of == ONE_TIER and plan.of_linears == YES]
+    if uniform:
         sentences.append(
-            f"{ONE_TIER.capitalize()} does it too: {too[0].label}; {_sizes_and_loss(too[0])}."
+            f"{ONE_TIER.capitalize()} does it: {uniform[0].label}; {_sizes_and_loss(uniform[0])}."
         )
     return sentences
 

@@ -20,6 +20,7 @@ from pipelines.record import RunRecord
 
 PROMISE_SIZE = 0.40
 PROMISE_LOSS = 10.0  # percent of the 16-bit mean score
+SAME_SIZE = 3  # decimals of a share of the 4-bit plan's bytes
 ANY_MIX = "any mix"  # what a plan is the best of
 ONE_TIER = "one tier everywhere"
 LINEARS = "linears_change"  # columns of the plans
@@ -96,8 +97,9 @@ def sizes(study: Study, reader: Reader) -> list[Size]:
 def _best(plans: pd.DataFrame, size: str) -> pd.Series:
     """The highest score among plans that are small enough; the smallest if none is."""
     small = plans[plans[size] <= -PROMISE_SIZE]
-    if small.empty:
-        return plans.sort_values(size).iloc[0]
+    if small.empty:  # of sizes that differ in headers alone the higher score
+        rounded = plans.assign(rounded=plans[size].round(SAME_SIZE))
+        return rounded.sort_values(["rounded", "score"], ascending=[True, False]).iloc[0]
     return small.sort_values("score").iloc[-1]
 
 

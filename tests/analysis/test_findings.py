@@ -61,7 +61,7 @@ def test_a_plan_of_one_tier_does_not_keep_the_promise_on_mixes(tmp_path: Path) -
     assert "is not tested: no mix of layers is here" in text
     text = headline_of(tmp_path, [*others, tiny, mixed(2, 74.0)])
     assert "does not hold here. k=2: its linears are 5.4 % smaller" in text
-    assert "One tier everywhere does it too: gptq2" in text
+    assert "One tier everywhere does it: gptq2" in text
 
 
 def test_a_loss_that_may_be_above_the_limit_keeps_no_promise(tmp_path: Path) -> None:

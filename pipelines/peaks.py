@@ -7,10 +7,10 @@
 | H | a Hessian, c^2 numbers in fp32 | |
 
 What is there all the time, beside the process itself: the model, w P (of a streamed model its
-largest layer). Loading reads 16-bit files beside it, 2 P. Packing a layer: hidden states, up to
-`model.activations_gb`; the Hessians of a pass and a factor; the layer's packed linears as numbers;
-and temporaries of the largest linear. Asking: packed linears of all layers as numbers beside the
-16-bit ones, w W L, unless the model is streamed.
+largest layer). Loading reads 16-bit files beside it, 2 P. Packing a layer: hidden states, and what
+its packed linears gave for them, up to `model.activations_gb`; the Hessians of a pass and a factor;
+the layer's packed linears as numbers; and temporaries of the largest linear. Asking: packed
+linears of all layers as numbers beside the 16-bit ones, w W L, unless the model is streamed.
 """
 
 from typing import Any
@@ -20,11 +20,12 @@ from luq.evaluation.artefacts import Answers, Fidelity, ReferenceProbabilities, 
 from luq.profiling.artefacts import EntropyProfile
 from luq.quantization.artefacts import PackedLayer, PackedPart
 from luq.store.artefact import Artefact
-from pipelines.projection import Projection
+from pipelines.projection import DTYPES, Projection
 from pipelines.workload import (
     BATCH_TOKENS,
     Shape,
     input_groups,
+    looked_up,
     parameters,
     part_shapes,
     weights_of,
@@ -35,7 +36,6 @@ FP16 = 2
 TEMPORARIES = 8  # of a linear that is quantized: its size in fp32, so many times
 ACTIVATIONS = 4  # tensors of a batch that a layer has at a time
 COPIES = 3  # of vectors that are clustered
-DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class Peaks:
@@ -69,7 +69,7 @@ class Peaks:
             case PackedPart():
                 return self.resident + self._part(artefact)
             case EntropyProfile():
-                width = self._hidden
+                width = self.projection.hidden
                 vectors = min(artefact.tokens, self.projection.tokens.tokens)
                 clustered = COPIES * 3 * FP32 * vectors * width  # of three modalities
                 return self.resident + self._batch_bytes(BATCH_TOKENS) + clustered
@@ -77,11 +77,6 @@ class Peaks:
                 return self.resident + self._asked(artefact)
             case _:
                 return self.resident + self._batch_bytes(BATCH_TOKENS)
-
-    @property
-    def _hidden(self) -> int:
-        first = next(iter(self.linears.values()))
-        return first[1]
 
     def _batch_bytes(self, tokens: float) -> float:
         """What a layer holds of a batch."""
@@ -93,7 +88,10 @@ class Peaks:
         temporaries = TEMPORARIES * FP32 * largest[0] * largest[1]
         if layer.calibration is None:
             return temporaries
-        all_states = self.width * self.projection.tokens.tokens * self._hidden
+        numbers = self.projection.hidden
+        if layer.tiers.sees_packed_groups:
+            numbers += looked_up(self.linears)
+        all_states = self.width * self.projection.tokens.tokens * numbers
         states = min(all_states, self.config.activations_gb * 1e9)
         columns = [self.linears[group[0]][1] for group in input_groups(self.linears)]
         squares = [FP32 * width**2 for width in columns]

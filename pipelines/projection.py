@@ -10,8 +10,8 @@
 A packed layer: the passes by which its Hessians are summed, X^T X, F of each Hessian, T of each
 linear, and the pass that brings the hidden states to the next layer. A pass for the Hessian of a
 group of linears stops there, and costs as much of a whole pass as its linears before the group have
-of the layer's weights. Answers: each batch of questions through tower and decoder, then one step a
-token.
+of the layer's weights, less those whose outputs the passes before it left in memory. Answers: each
+batch of questions through tower and decoder, then one step a token.
 """
 
 import json
@@ -52,11 +52,13 @@ from pipelines.workload import (
     calibration_tokens,
     input_groups,
     layer_shapes,
+    looked_up,
     parameters,
     part_shapes,
     weights_of,
 )
 
+DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}  # bytes of a number
 BACKWARD = 3  # a pass with gradients, in passes without
 LOGIT_BYTES = 8  # of a token that is kept of a distribution: its number and its logarithm
 ROW_BYTES = 105  # of a row of fidelity
@@ -265,8 +267,7 @@ class Projection:
         vectors = [min(count, profile.tokens) for count in counts if count]
         modalities = 1 + len(vectors) if len(vectors) > 1 else 1
         size, clusters = subsample_of(vectors, profile.clusters)
-        width = self.shapes[0][next(iter(self.shapes[0]))][1]
-        each = self.machine.cluster_seconds(size, width, clusters)
+        each = self.machine.cluster_seconds(size, self.hidden, clusters)
         seconds = self._before_seconds() + self._pass_seconds(layers=self.depth)
         seconds += self.depth * modalities * profile.seeds * each
         return Price(seconds, SCORE_BYTES * self.depth * (1 + len(vectors)))
@@ -304,24 +305,36 @@ class Projection:
             return 0.0
         whole = weights_of(shapes)
         groups = input_groups(shapes)
-        shares: list[float] = []
-        seconds = 0.0
+        seconds = self._pass_seconds() / self.tokens.batches  # one batch, to see what calls what
         before: dict[str, tuple[int, int]] = {}
+        share = 0.0  # of the layer's weights, before the group
         for group in groups:
             costs = [self._tier(tiers.of_linear(name)) for name in group]
             columns = shapes[group[0]][1]
-            shares.append(weights_of(before) / whole)
+            known = self.known_share * share  # looked up: all but the last group's outputs
+            share = weights_of(before) / whole
             seconds += self.machine.product_seconds(self.tokens.tokens, columns)
             seconds += max(cost.factor_seconds(columns) for cost in costs)
-            if tiers.sees_packed_groups:  # packed linears are unpacked anew for each pass
-                for name, (rows, width) in before.items():
-                    cost = self._tier(tiers.of_linear(name))
-                    seconds += cost.unpack_seconds * rows * width
+            if tiers.sees_packed_groups:  # what was packed is unpacked once
+                seconds += self._pass_seconds(share - known)
+                for name, cost in zip(group, costs, strict=True):
+                    seconds += cost.unpack_seconds * weights_of({name: shapes[name]})
             before |= {name: shapes[name] for name in group}
-        passes = shares if tiers.sees_packed_groups else [shares[-1]]
-        # a pass's first batch goes through the whole layer
-        first = self._pass_seconds() / self.tokens.batches
-        return seconds + first + sum(max(self._pass_seconds(share), first) for share in passes)
+        return seconds if tiers.sees_packed_groups else seconds + self._pass_seconds(share)
+
+    @property
+    def hidden(self) -> int:
+        """Numbers of a token's hidden state."""
+        first = next(iter(self.shapes[0].values()))
+        return first[1]
+
+    @property
+    def known_share(self) -> float:
+        """Of the outputs that passes look up, what has room beside the hidden states."""
+        checkpoint = self.graph.checkpoint
+        number = DTYPES[checkpoint.dtype] * self.tokens.tokens
+        room = checkpoint.config.activations_gb * 1e9 - number * self.hidden
+        return min(1.0, max(0.0, room) / (number * looked_up(self.shapes[0])))
 
     def _part(self, part: PackedPart) -> Price:
         """Tower, projector, head or embeddings; a tower's tokens are taken to be those it gives."""

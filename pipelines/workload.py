@@ -66,6 +66,14 @@ def input_groups(linears: dict[str, Shape]) -> list[tuple[str, ...]]:
     return fused_groups(list(linears))
 
 
+def looked_up(linears: dict[str, Shape]) -> int:
+    """Numbers of a token that packed linears give in one pass and later passes look up: those of
+    all groups but the last two.
+    """
+    known = [name for group in input_groups(linears)[:-2] for name in group]
+    return sum(linears[name][0] for name in known)
+
+
 def weights_of(linears: dict[str, Shape]) -> int:
     """Weights of some linears."""
     return sum(rows * columns for rows, columns in linears.values())

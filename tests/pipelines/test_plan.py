@@ -8,7 +8,7 @@ from luq.store.store import Store
 from pipelines import workload
 from pipelines.cost import kind_of
 from pipelines.plan import START, Plan, run_plan
-from pipelines.workload import Tokens, calibration_tokens, input_groups
+from pipelines.workload import Tokens, calibration_tokens, input_groups, looked_up
 from tests.pipelines.command import luq
 
 SMALL = [
@@ -134,3 +134,16 @@ def test_linears_share_inputs_in_the_order_of_the_forward_pass(tmp_path: Path) -
     assert workload.weights_of(first) == 4 * 128 * 128 + 3 * 128 * 384
     assert workload.part_shapes(graph.checkpoint, "head")[0][1] == 128
     assert workload.part_shapes(graph.checkpoint, "audio") == []
+
+
+def test_passes_look_up_what_all_linears_but_those_of_the_last_two_inputs_gave() -> None:
+    linears = {
+        "self_attn.q_proj": (8, 8),
+        "self_attn.k_proj": (4, 8),
+        "self_attn.v_proj": (4, 8),
+        "self_attn.o_proj": (8, 8),
+        "mlp.gate_proj": (20, 8),
+        "mlp.up_proj": (20, 8),
+        "mlp.down_proj": (8, 20),
+    }
+    assert looked_up(linears) == 8 + 4 + 4 + 8

@@ -291,7 +291,7 @@ def _sizes(models: Sequence[ModelClaims]) -> Table:
                 ]
             )
     columns = ["model", "best of", "plan", "stored bits", "linears %", "whole file %", "score"]
-    columns += ["loss %", "linears", "whole file"]
+    columns += ["loss %", "by linears", "by file"]
     note = (
         "Sizes against the plan all in 4-bit GPTQ whose rest is in 16 bit. Best: the highest score "
         f"of those {100 * PROMISE_SIZE:.0f} % smaller, or the smallest if none is. Loss: percent "

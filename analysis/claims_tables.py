@@ -108,10 +108,10 @@ def summary(models: Sequence[ModelClaims]) -> Table:
     note = (
         "no: the interval lies on the other side; cannot tell: it holds 0 (of a loss: 10 %), or "
         "the order is within its noise and was drawn once. Beside it: how many of the other orders "
-        "or sets it beats, ties with, loses to. The tables below have the numbers."
+        "or sets it beats, ties with, loses to. The report's tables of the claims have the numbers."
     )
     columns = ["claim", "of", *(model.model for model in models)]
-    return Table("claims", "Verdicts", columns, rows, note, words=2)
+    return Table("claims", "Verdicts", columns, rows, note, words=len(columns))
 
 
 def _entropy_verdict(model: ModelClaims) -> Cell:

@@ -111,7 +111,7 @@ class PackedLayer(Artefact[LayerFolder]):
     """
 
     stage: ClassVar[str] = "layers"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     checkpoint: Checkpoint
     index: int
     tiers: LayerTiers
@@ -330,7 +330,7 @@ class PackedPart(Artefact[LayerFolder]):
     """
 
     stage: ClassVar[str] = "parts"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     checkpoint: Checkpoint
     part: str
     tier: TierConfig

@@ -26,7 +26,7 @@ UP_CODES = "language_model.model.layers.3.mlp.up_proj.codes"
 SMALL = [
     "calibration.tokens=2048", "profile.tokens=512", "profile.clusters=20", "profile.seeds=2", "evaluation.samples=12",
     "evaluation.fidelity=0", "evaluation.text_tokens=1024", "evaluation.benchmarks=[gqa]", "evaluation.batch_size=1",
-    "tracking=none", "allocation.k=3", "group=small", "model.do_pad=true", "quantizer.high=rtn4",
+    "tracking=none", "allocation.k=3", "order=depth", "group=small", "model.do_pad=true", "quantizer.high=rtn4",
 ]  # fmt: skip
 
 

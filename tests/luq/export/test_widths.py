@@ -89,7 +89,7 @@ def test_every_tier_of_these_widths_is_exported_and_answers_the_same(
 
 PLANS = {
     "uniform": ["allocation=uniform"],
-    "count": ["allocation.k=1", "quantizer.low=billm"],
+    "count": ["allocation.k=1", "order=depth", "quantizer.low=billm"],
 }
 
 

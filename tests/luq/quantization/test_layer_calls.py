@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -82,12 +82,23 @@ class Doubling(nn.Module):
         return 2 * x
 
 
-def known(state: State, counts: Mapping[str, int], room_bytes: float = 1e9) -> Any:
+class Asked(NamedTuple):
+    """A linear whose outputs are remembered, and what remembers them."""
+
+    linear: Any
+    outputs: KnownOutputs
+
+    def in_a_pass(self, state: State, *inputs: Tensor) -> list[Tensor]:
+        """What it gives for the calls of one pass of a batch."""
+        self.outputs.begin(state)
+        return [self.linear(x) for x in inputs]
+
+
+def asked(counts: Mapping[str, int], room_bytes: float = 1e9) -> Asked:
     linear = Doubling()
     outputs = KnownOutputs(room_bytes, counts)
     outputs.remember({"a": linear})
-    outputs.begin(state)
-    return linear
+    return Asked(linear, outputs)
 
 
 @torch.no_grad()
@@ -95,14 +106,14 @@ def test_outputs_that_a_layer_wrote_into_are_computed_anew(
     vlm: VLM, calibration: CalibrationSet
 ) -> None:
     state = first_inputs(vlm, calibration)[0]
-    linear = known(state, {"a": 1})
+    known = asked({"a": 1})
     x = torch.ones(3)
-    first = linear(x)
-    assert linear(x) is first
-    assert linear.calls == 1
+    (first,) = known.in_a_pass(state, x)
+    assert known.in_a_pass(state, x)[0] is first
+    assert known.linear.calls == 1
     first.add_(1)
-    assert torch.equal(linear(x), 2 * x)
-    assert linear.calls == 2
+    assert torch.equal(known.in_a_pass(state, x)[0], 2 * x)
+    assert known.linear.calls == 2
 
 
 @torch.no_grad()
@@ -112,7 +123,23 @@ def test_outputs_that_a_layer_wrote_into_are_computed_anew(
 def test_what_is_called_twice_or_has_no_room_is_not_remembered(
     vlm: VLM, calibration: CalibrationSet, counts: dict[str, int], room_bytes: float
 ) -> None:
-    linear = known(first_inputs(vlm, calibration)[0], counts, room_bytes)
+    state = first_inputs(vlm, calibration)[0]
+    known = asked(counts, room_bytes)
     x = torch.ones(3)
-    assert torch.equal(linear(x), linear(x))
-    assert linear.calls == 2
+    for _ in range(2):
+        assert torch.equal(known.in_a_pass(state, x)[0], 2 * x)
+    assert known.linear.calls == 2
+
+
+@torch.no_grad()
+def test_a_batch_may_call_a_linear_more_often_than_the_smallest_did(
+    vlm: VLM, calibration: CalibrationSet
+) -> None:
+    """As layers do that cut long batches into pieces: each piece has its own output."""
+    state = first_inputs(vlm, calibration)[0]
+    known = asked({"a": 1})
+    pieces = [torch.ones(3), torch.full((3,), 5.0)]
+    for _ in range(2):
+        outputs = known.in_a_pass(state, *pieces)
+        assert [output.tolist() for output in outputs] == [[2.0] * 3, [10.0] * 3]
+    assert known.linear.calls == 3

@@ -65,7 +65,8 @@ CHAT_TEMPLATE = (
 # English is not taught but kept (`graft_phase`). Facts take more of the time than in the pocket
 # models' mixture, since the whole training is shorter. It sees before the mixture begins, from
 # captions: here few pictures are described, as an answer can then be read in the description, and
-# the two tokens of an answer count beside the forty of a caption.
+# the two tokens of an answer count beside the forty of a caption. Most questions are open at first:
+# an answer among many says more than a yes, a no or a letter.
 MIXTURE = Mixture(
     lessons={
         "facts": (0.15, 0.15, 0.12, 0.1),
@@ -75,6 +76,7 @@ MIXTURE = Mixture(
     },
     captions=(0.1, 0.1, 0.05, 0.05),
     dense=(0.15, 0.15, 0.1, 0.1),
+    openly=(0.9, 0.5, 0.3, 0.3),
     evenness=0.5,
 )
 LAYERS: int | None = None  # as many as the package's file has

@@ -41,6 +41,7 @@ class Mixture(NamedTuple):
     lessons: dict[str, tuple[float, ...]]  # share of the sequences; `scene` has what is left
     captions: tuple[float, ...]  # share of pictures that are first described
     dense: tuple[float, ...]  # share of pictures with a lesson about all that is in them
+    openly: tuple[float, ...]  # share of questions about pictures that are only asked openly
     # A token of an answer of n tokens weighs n ** -evenness: 0 is all tokens alike, 1 all answers.
     evenness: float = 0.0
 
@@ -55,6 +56,7 @@ POCKET_MIXTURE = Mixture(
     },
     captions=(0.65, 0.3, 0.15, 0.08),
     dense=(0.1, 0.4, 0.3, 0.15),
+    openly=(0.3, 0.3, 0.3, 0.3),
 )
 FACTS_PER_CONVERSATION = 14  # facts, equalities or sums
 LISTS_PER_CONVERSATION = 5  # lists of options in a lesson about letters
@@ -105,7 +107,6 @@ SUBJECTS = {
 LESSONS = ("scene", "captions", "english", "facts", "equality", "sums", "letters")
 ANYTHING = Subject(tuple(SCENE_SHARES), ())
 FORMS = ("claims", "choices", "open")  # endings of lessons in one form
-OPEN = 0.3  # share of questions that are only asked openly
 ENGLISH_WEIGHT = 0.3  # of a token of a passage in the loss, against 1 for a token of an answer
 OPEN_BENCHMARKS = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"}  # others: gqa
 
@@ -275,7 +276,7 @@ class Stream:
             for _ in range(LISTS_PER_CONVERSATION):
                 turns += drills.letters(rng)
             return None, turns
-        scene, turns = scene_turns(rng, lesson)
+        scene, turns = scene_turns(rng, lesson, _share(self.mixture.openly, progress))
         description = (DESCRIBE, self.chat.caption(scene))
         if lesson == "captions":
             return scene, list(dict.fromkeys([description, drills.dense(rng, scene, description)]))
@@ -333,8 +334,14 @@ def _skills_of_lesson(subject: Subject, kind: str) -> list[Skill]:
     return [*allowed, *(skill for skill in allowed if skill in skills.HARD)]
 
 
-def scene_turns(rng: Rng, lesson: str = "scene") -> tuple[Scene, list[Turn]]:
-    """One train scene and turns about it, in the words of the benchmarks that could ask them."""
+def scene_turns(rng: Rng, lesson: str, openly_share: float) -> tuple[Scene, list[Turn]]:
+    """One train scene and turns about it, in the words of the benchmarks that could ask them.
+
+    Args:
+        rng: What it is drawn from.
+        lesson: What the turns are about, and perhaps their form.
+        openly_share: Of the questions that are only asked openly.
+    """
     subject = SUBJECTS.get(lesson.partition("-")[0], ANYTHING)
     shares = np.array([SCENE_SHARES[kind] for kind in subject.kinds])
     kind = str(rng.choice(subject.kinds, p=shares / shares.sum()))
@@ -350,13 +357,13 @@ def scene_turns(rng: Rng, lesson: str = "scene") -> tuple[Scene, list[Turn]]:
         question = skill(rng, scene)
         if question is not None and question.claim not in claims:
             claims.add(question.claim)
-            turns += forms(rng, kind, question, lesson)
+            turns += forms(rng, kind, question, lesson, openly_share)
         if len(turns) >= TURNS[kind]:
             break
     return scene, turns
 
 
-def forms(rng: Rng, kind: str, question: Question, lesson: str = "scene") -> list[Turn]:
+def forms(rng: Rng, kind: str, question: Question, lesson: str, openly_share: float) -> list[Turn]:
     """A question in the form of the lesson, or openly, as a claim and as a choice in any order."""
     can_be_claim = len(question.distractors) >= 1
     can_be_choice = len(question.distractors) >= 2
@@ -364,7 +371,7 @@ def forms(rng: Rng, kind: str, question: Question, lesson: str = "scene") -> lis
         return [claim(question, rng.random() < 0.5)] if can_be_claim else []
     if lesson.endswith("choices"):
         return [choice(rng, kind, question)] if can_be_choice else []
-    if not can_be_claim or lesson.endswith("open") or rng.random() < OPEN:
+    if not can_be_claim or lesson.endswith("open") or rng.random() < openly_share:
         return [openly(rng, kind, question)]
     turns = [claim(question, rng.random() < 0.5)]
     if rng.random() < 0.5:

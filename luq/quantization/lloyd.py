@@ -51,7 +51,8 @@ class SortedRows:
     """
 
     def __init__(self, weight: Float[Tensor, "out n"]) -> None:
-        self.values, self.order = weight.sort(1)
+        compiled = searches.sorted_rows(weight)
+        self.values, self.order = compiled or weight.sort(dim=1, stable=True)
 
     def fit(self, importance: Float[Tensor, " n"], paired: bool, turns: int = TURNS) -> Fit:
         """Fit four values to every row: a local minimum of its error.

@@ -154,13 +154,17 @@ static inline int64_t below(const float *w, int64_t n, double limit) {
     return low + (n == 1 && w[low] < limit);
 }
 
-/* w [n] in rising order: each value goes where the number of smaller ones says, which for a row of a block is faster than sorting. */
-static void put_in_order(const float *w, int64_t n, float *to) {
+/* w [n] in rising order, and from which place each came, if `order` is given; equal values keep their order. Each value goes where the
+ * number of smaller ones says, which for a row of a block is faster than sorting. */
+static inline void put_in_order(const float *w, int64_t n, float *to, int64_t *order) {
+    uint8_t taken[WIDEST + 1] = {0}; /* behind the last place nothing is */
     for (int64_t i = 0; i < n; i++) {
         int32_t rank = 0;
-        for (int64_t j = 0; j < i; j++) rank += w[j] <= w[i];
-        for (int64_t j = i + 1; j < n; j++) rank += w[j] < w[i];
+        for (int64_t j = 0; j < n; j++) rank += w[j] < w[i];
+        while (taken[rank]) rank++; /* by an equal value */
+        taken[rank] = 1;
         to[rank] = w[i];
+        if (order) order[rank] = i;
     }
 }
 
@@ -180,7 +184,7 @@ void luq_billm_split(const float *target, const float *thresholds, double *error
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         float w[WIDEST];
-        put_in_order(target + r * columns, columns, w);
+        put_in_order(target + r * columns, columns, w, NULL);
         double sums[WIDEST + 1] = {0}, squares[WIDEST + 1] = {0};
         for (int64_t i = 0; i < columns; i++) sums[i + 1] = sums[i] + w[i], squares[i + 1] = squares[i] + (double)w[i] * w[i];
         int64_t from = below(w, columns, 0.0), to = from;
@@ -193,6 +197,24 @@ void luq_billm_split(const float *target, const float *thresholds, double *error
     }
 }
 
+/* sorted [rows, n]: each row of values in rising order; order [rows, n]: from which column each came. */
+void luq_sort_rows(const float *values, float *sorted, int64_t *order, int64_t rows, int64_t n) {
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) put_in_order(values + r * n, n, sorted + r * n, order + r * n);
+}
+
+/* For each weight of a column the code of the nearest of its row's four values [4, rows], and that value; of equally near ones the first. */
+void luq_nearest_of_four(const float *column, const float *values, float *restrict codes, float *restrict nearest, int64_t rows) {
+    for (int64_t r = 0; r < rows; r++) {
+        float value = values[r], least = __builtin_fabsf(column[r] - value), code = 0;
+        for (int k = 1; k < 4; k++) {
+            const float candidate = values[k * rows + r], distance = __builtin_fabsf(column[r] - candidate);
+            const int nearer = distance < least;
+            value = nearer ? candidate : value, code = nearer ? (float)k : code, least = nearer ? distance : least;
+        }
+        codes[r] = code, nearest[r] = value;
+    }
+}
 
 /* Lloyd's algorithm on sorted rows, as luq/quantization/lloyd.py has it: four values for each row of rising w [rows, n], whose weight i is
  * column order[i] and counts importance[column]. A cluster is a run of neighbours, so that its mass and total are differences of running

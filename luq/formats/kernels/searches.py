@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int32, Int64, Integer
 from torch import Tensor
 
-from luq.formats.kernels.cpu import address, library, longs, quarters
+from luq.formats.kernels.cpu import address, library, library_for, longs, quarters
 from luq.formats.packing import code_widths
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,13 @@ class FourLevels(NamedTuple):
 
     levels: Float64[Tensor, "out 4"]
     errors: Float64[Tensor, " out"]
+
+
+class SortedValues(NamedTuple):
+    """Rows in rising order, and the column that each value came from."""
+
+    values: Float32[Tensor, "out n"]
+    order: Int64[Tensor, "out n"]
 
 
 @lru_cache(maxsize=1)
@@ -189,11 +196,75 @@ def billm_errors(
         tried: Rising thresholds: of splits by magnitude. A number: of 1 .. so many leading columns
             as the salient ones, they and the others stored twice.
     """
-    fits = target.device.type == "cpu" and target.shape[1] <= WIDEST_BLOCK
-    kernels = library() if fits else None
+    kernels = _library_for_rows(target)
     if kernels is None or not _billm_agrees(kernels):
         return None
     return _compiled_errors(kernels, target, tried)
+
+
+def sorted_rows(values: Float32[Tensor, "out n"]) -> SortedValues | None:
+    """Rows in rising order, equal values as they stood, compiled; None where that cannot be."""
+    kernels = _library_for_rows(values)
+    if kernels is None or not _comparisons_agree(kernels):
+        return None
+    return _compiled_order(kernels, values)
+
+
+def _compiled_order(kernels: ctypes.CDLL, values: Float32[Tensor, "out n"]) -> SortedValues:
+    values = values.contiguous()
+    ordered = torch.empty(values.shape)
+    order = torch.empty(values.shape, dtype=torch.int64)
+    pointers = [address(tensor) for tensor in (values, ordered, order)]
+    kernels.luq_sort_rows(*pointers, *longs(*values.shape))
+    return SortedValues(ordered, order)
+
+
+def nearest_of_four(
+    column: Float32[Tensor, " out"], values: Float32[Tensor, "4 out"]
+) -> tuple[Float32[Tensor, " out"], Float32[Tensor, " out"]] | None:
+    """The index of the nearest value of each row, and that value, compiled; or None.
+
+    Of equally near ones the first.
+    """
+    kernels = library_for(column, values)
+    if kernels is None or not _comparisons_agree(kernels):
+        return None
+    return _compiled_nearest(kernels, column, values)
+
+
+def _compiled_nearest(
+    kernels: ctypes.CDLL, column: Float32[Tensor, " out"], values: Float32[Tensor, "4 out"]
+) -> tuple[Float32[Tensor, " out"], Float32[Tensor, " out"]]:
+    codes = torch.empty(column.shape)
+    nearest = torch.empty(column.shape)
+    pointers = [address(tensor) for tensor in (column, values, codes, nearest)]
+    kernels.luq_nearest_of_four(*pointers, *longs(len(column)))
+    return codes, nearest
+
+
+@lru_cache(maxsize=1)
+def _comparisons_agree(kernels: ctypes.CDLL) -> bool:
+    """Whether rows are sorted and nearest values found as torch does it; a line if not."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(-4, 5, (4, 37), generator=generator).float()  # many are equal
+    column = torch.randn(37, generator=generator)
+    nearest_codes = (column - values).abs().argmin(0)
+    compiled = (
+        *_compiled_order(kernels, values),
+        *_compiled_nearest(kernels, column, values),
+    )
+    plain = (
+        *values.sort(dim=1, stable=True),
+        nearest_codes.float(),
+        values.gather(0, nearest_codes[None])[0],
+    )
+    if all(torch.equal(mine, torchs) for mine, torchs in zip(compiled, plain, strict=True)):
+        return True
+    log.warning(
+        "the compiled sorting of rows or search of nearest values is not torch's: torch does both,"
+        " which is slower"
+    )
+    return False
 
 
 def four_levels(
@@ -214,8 +285,7 @@ def four_levels(
         paired: Whether they are c - u, c - v, c + v, c + u.
         turns: Of Lloyd's algorithm.
     """
-    fits = values.device.type == "cpu" and values.shape[1] <= WIDEST_BLOCK
-    kernels = library() if fits else None
+    kernels = _library_for_rows(values)
     if kernels is None:
         return None
     rows, columns = values.shape
@@ -225,6 +295,12 @@ def four_levels(
     pointers = [address(tensor) for tensor in (*inputs, levels, errors)]
     kernels.luq_four_levels(*pointers, *longs(rows, columns, int(paired), turns))
     return FourLevels(levels, errors)
+
+
+def _library_for_rows(values: Tensor) -> ctypes.CDLL | None:
+    """The compiled kernels, if they have room for these rows of a block."""
+    fits = values.device.type == "cpu" and values.shape[1] <= WIDEST_BLOCK
+    return library() if fits else None
 
 
 def _compiled_errors(

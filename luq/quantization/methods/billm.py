@@ -432,7 +432,8 @@ class NearestValue:
         order: Int64[Tensor, " in"],
         size: int,
     ) -> None:
-        self.values = values
+        # [blocks, kinds, 4, out]: a row's values for all rows side by side
+        self.values = values.permute(0, 2, 3, 1).contiguous()
         self.kinds: list[int] = salient.int().tolist()
         self.order: list[int] = order.tolist()
         self.size = size
@@ -442,7 +443,10 @@ class NearestValue:
     ) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
         """As in `Rounding`; a code is the index of a value."""
         j = self.order[index]
-        values = self.values[j // self.size, :, self.kinds[j]]
-        code = (column[:, None] - values).abs().argmin(1)
-        nearest = values.gather(1, code[:, None])[:, 0]
+        values = self.values[j // self.size, self.kinds[j]]
+        compiled = searches.nearest_of_four(column, values)
+        if compiled is not None:
+            return compiled
+        code = (column - values).abs().argmin(0)
+        nearest = values.gather(0, code[None])[0]
         return code.to(column), nearest

@@ -672,7 +672,8 @@ for rows, columns in ((1, 2), (5, 7), (3, 33), (2, 128), (1, searches.WIDEST_BLO
     for tried in (1, 9):
         thresholds = target.abs().flatten().quantile(torch.linspace(0, 1, tried))
         assert searches.billm_errors(target, thresholds) is not None
-    ordered, order = target.sort(1)
+    ordered, order = searches.sorted_rows(target)
+    assert searches.nearest_of_four(target[0], torch.zeros(4, columns)) is not None
     for paired in (True, False):
         start = torch.tensor([-1.5, -0.5, 0.5, 1.5], dtype=torch.double)
         assert searches.four_levels(ordered, order, torch.ones(columns), start, paired, 3) is not None
@@ -901,7 +902,15 @@ def test_a_c_kernel_that_errs_is_left_for_torch_with_one_line(
 @needs_compiler
 @pytest.mark.parametrize(
     "function",
-    ["luq_trellis_encode", "luq_billm_salient", "luq_billm_split", "luq_four_levels", ""],
+    [
+        "luq_trellis_encode",
+        "luq_billm_salient",
+        "luq_billm_split",
+        "luq_four_levels",
+        "luq_sort_rows",
+        "luq_nearest_of_four",
+        "",
+    ],
 )
 def test_a_c_search_that_errs_is_left_for_torch_with_one_line(
     function: str, miscompiled: Callable[[str], None], caplog: pytest.LogCaptureFixture
@@ -916,6 +925,10 @@ def test_a_c_search_that_errs_is_left_for_torch_with_one_line(
         compiled = cpu.library()
         assert compiled is not None
         assert lloyd._compiled_agrees(compiled) == (function != "luq_four_levels")
+        compares = function not in ("luq_sort_rows", "luq_nearest_of_four")
+        assert (searches.sorted_rows(values) is not None) == compares
+        found = searches.nearest_of_four(values[0], values[:1].expand(4, -1).contiguous())
+        assert (found is not None) == compares
         assert (path is None) == (function == "luq_trellis_encode")
         assert (errors is None) == function.startswith("luq_billm")
     assert len(caplog.records) == bool(function)

@@ -11,6 +11,7 @@ from luq.quantization.lloyd import SortedRows
 def _search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "torch":
         monkeypatch.setattr(searches, "four_levels", lambda *_: None)
+        monkeypatch.setattr(searches, "sorted_rows", lambda *_: None)
 
 
 pytestmark = pytest.mark.usefixtures("_search")
@@ -138,6 +139,19 @@ def test_rows_of_one_number_are_exact_whatever_the_rounding() -> None:
         torch.linspace(0.1, 1.0, 33), paired=False
     )
     assert torch.allclose(fitted.levels, numbers.expand(200, 4), atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 33, 128, 1025])
+def test_rows_are_in_rising_order_and_equal_weights_as_they_stood(columns: int) -> None:
+    generator = torch.Generator().manual_seed(columns)
+    weight = torch.randint(-3, 4, (20, columns), generator=generator).float()
+    weight[3] = -0.0
+    weight[4] = torch.linspace(1, -1, columns)
+    rows = SortedRows(weight)
+    for row, values, order in zip(weight, rows.values, rows.order, strict=True):
+        wanted = sorted(range(columns), key=row.tolist().__getitem__)
+        assert order.tolist() == wanted
+        assert torch.equal(values, row[wanted])
 
 
 @pytest.mark.parametrize("paired", [True, False])

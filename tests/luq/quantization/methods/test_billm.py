@@ -13,6 +13,7 @@ from luq.quantization.lloyd import SortedRows
 from luq.quantization.methods import billm
 from luq.quantization.methods.billm import (
     Billm,
+    NearestValue,
     binarize,
     binarize_block,
     four_values,
@@ -331,6 +332,26 @@ def test_as_many_columns_are_salient_as_give_the_fitted_block_the_least_error(ro
         double = rows_fit.fit(importance * block.salient, paired=True).levels
         assert torch.equal(block.numbers, billm.numbers_of(plain, double))
     assert len(counts) > 1
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_column_is_rounded_to_the_nearest_value_and_the_first_of_equally_near_ones(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(searches, "nearest_of_four", lambda *_: None)
+    # [blocks, out, kinds, 4]: the second of two blocks of two columns, whose second is salient
+    values = torch.tensor([[-3.0, -1.0, 1.0, 3.0], [0.0, 4.0, 4.0, 8.0], [1.0, -1.0, 5.0, 5.0]])
+    values = torch.stack([torch.zeros(3, 2, 4), torch.stack([values, values + 0.5], 1)])
+    salient = torch.tensor([False, False, False, True])
+    rounding = NearestValue(values, salient, torch.tensor([3, 2, 1, 0]), 2)
+    column = torch.tensor([-2.0, 4.1, 0.0])
+    codes, nearest = rounding.round(1, column, lambda _: column[:, None])
+    assert codes.tolist() == [0.0, 1.0, 0.0]
+    assert nearest.tolist() == [-3.0, 4.0, 1.0]
+    codes, nearest = rounding.round(0, column, lambda _: column[:, None])
+    assert codes.tolist() == [0.0, 1.0, 1.0]
+    assert nearest.tolist() == [-2.5, 4.5, -0.5]
 
 
 def test_each_fitted_weight_has_the_nearest_value_of_its_row_and_block() -> None:

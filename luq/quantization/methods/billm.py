@@ -31,7 +31,7 @@ from luq.formats.binary import BinaryWeight
 from luq.formats.kernels import searches
 from luq.formats.packing import pack_bits
 from luq.quantization import hessian as hessians
-from luq.quantization.feedback import Ahead, sweep
+from luq.quantization.feedback import Ahead, sweep_columns
 from luq.quantization.hessian import Factor, HessianCache, UnitFactor
 from luq.quantization.lloyd import TURNS, SortedRows
 
@@ -120,8 +120,11 @@ class Billm:
         factor = self.unit_factors.get(hessian, lambda: hessians.decompose(hessian, damping, order))
         values = _stored_values(BinaryWeight.decode_numbers(buffers))
         rounding = NearestValue(values, salient, order, size)
-        codes = torch.empty_like(weight)
-        codes[:, order] = sweep(weight[:, order], factor, self.tier.block, rounding)
+        in_order = weight.T.contiguous()[order]  # a column is a row here, which is copied fast
+        swept = sweep_columns(in_order, factor, self.tier.block, rounding).codes.byte()
+        codes = torch.empty_like(swept)
+        codes[order] = swept
+        codes = codes.T.contiguous()
         high_bit = codes >= 2
         low_bit = codes % 2 > 0
         masks = Masks(

@@ -38,6 +38,7 @@ WIDTHS = {
     "F64": 8,
     "I64": 8,
 }
+ROUNDED = ("F16", "BF16")  # what the numbers of a checkpoint may be rounded to
 ALIGNMENT = 8  # bytes: a header is filled up to a multiple of it
 LENGTH_BYTES = 8  # before a header, how long it is
 
@@ -49,6 +50,7 @@ class Reference(NamedTuple):
     dtype: str  # as safetensors names it
     shape: tuple[int, ...]
     sha256: str
+    rounded_to: str  # the layer's type of it: the same, or one that its numbers are rounded to
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,21 @@ def references_of(path: Path, metadata: dict[str, str]) -> References:
     return References(digest, tensors)
 
 
-def _reference(tensor: Any, dtype: Any, shape: Any, sha256: Any) -> Reference:
-    """An entry of a file's references; a ValueError or TypeError if it is none."""
+def _reference(
+    tensor: Any, dtype: Any, shape: Any, sha256: Any, rounded_to: Any = None
+) -> Reference:
+    """An entry of a file's references; a ValueError or TypeError if it is none.
+
+    Older files do not say what a tensor is rounded to, and have it as it is.
+    """
     are_sizes = all(type(size) is int and size > 0 for size in shape)
-    if not (isinstance(tensor, str) and dtype in WIDTHS and are_sizes):
+    rounded_to = dtype if rounded_to is None else rounded_to
+    are_types = dtype in WIDTHS and (rounded_to == dtype or rounded_to in ROUNDED)
+    if not (isinstance(tensor, str) and are_types and are_sizes):
         raise ValueError("no name, type and shape of a tensor")
     if not SHA256.fullmatch(sha256):
         raise ValueError(f"no sha256 of {tensor}")
-    return Reference(tensor, dtype, tuple(shape), sha256)
+    return Reference(tensor, dtype, tuple(shape), sha256, rounded_to)
 
 
 def _header(path: Path) -> _Header:
@@ -171,7 +180,7 @@ def _header(path: Path) -> _Header:
             )
     references = references_of(path, metadata)
     for name, reference in references.tensors.items():
-        tensors[name] = _Slice(reference.dtype, reference.shape)
+        tensors[name] = _Slice(reference.rounded_to, reference.shape)
     return _Header(metadata.get(METADATA), tensors, references)
 
 

@@ -1,8 +1,9 @@
-"""Weights that a packed layer holds by reference: they are the checkpoint's own, byte for byte.
+"""Weights that a packed layer holds by reference: the checkpoint's own, or these rounded.
 
-A layer in a 16-bit tier would be a copy of what the checkpoint's files hold. Its file then says
-which tensors those are, with their sha256, and has none of them. The weights are the same whichever
-way they are held, and so are the sizes that are said of them.
+A layer in a 16-bit tier would be a copy of what the checkpoint's files hold, or, where they hold
+bf16 or fp32, of that rounded to fp16. Its file then says which tensors those are, with their
+sha256 and the type that they are rounded to, and has none of them. The weights are the same
+whichever way they are held, and so are the sizes that are said of them.
 
 Where the checkpoint lies is never stored: whoever reads a layer says it, from the config that runs.
 """
@@ -19,14 +20,18 @@ from luq.errors import StoreError
 from luq.formats.base import PackedWeight
 from luq.formats.layer_header import Reference, References, tensor_name
 from luq.models.checkpoint import Checkpoint
-from luq.models.weight_files import StoredTensor, stored_tensors
+from luq.models.weight_files import DTYPES, StoredTensor, stored_tensors
 from luq.store.digests import part_digest
+
+# What the numbers of a checkpoint are rounded to, by safetensors' names.
+ROUNDED_TYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
+TYPE_NAMES = {dtype: name for name, dtype in ROUNDED_TYPES.items()}
 
 
 def references_to(
     checkpoint: Checkpoint, names: Mapping[str, str], packed: Mapping[str, PackedWeight]
 ) -> References:
-    """Which buffers of packed weights are tensors of a checkpoint, bit for bit.
+    """Which buffers of packed weights are tensors of a checkpoint, as they are or rounded.
 
     Args:
         checkpoint: from whose weights they were packed.
@@ -40,19 +45,23 @@ def references_to(
         if floats is None or name not in names:
             continue
         tensor = tensors[names[name]]
+        if tensor.dtype not in DTYPES:
+            continue
         for buffer, content in weight.buffers.items():
             if content is not floats:
                 continue
             values = _read(tensor, names[name])
-            if _are_same_bits(values, content.cpu()):
+            if _are_same_bits(values.to(content.dtype), content.cpu()):
                 sha256 = _sha256(tensor, names[name], values)
-                reference = Reference(names[name], tensor.dtype, tensor.shape, sha256)
+                reference = Reference(
+                    names[name], tensor.dtype, tensor.shape, sha256, TYPE_NAMES[content.dtype]
+                )
                 references[tensor_name(name, buffer)] = reference
     return References(checkpoint.digest, references)
 
 
 def referenced(checkpoint: Path, reference: Reference) -> Tensor:
-    """The tensor that a reference means.
+    """The numbers that a reference means.
 
     Args:
         checkpoint: the folder in which it is looked for.
@@ -73,7 +82,9 @@ def referenced(checkpoint: Path, reference: Reference) -> Tensor:
     values = _read(tensor, reference.tensor)
     if _sha256(tensor, reference.tensor, values) != reference.sha256:
         raise StoreError(f"{tensor.file} holds other numbers in {reference.tensor}")
-    return values
+    if reference.rounded_to == reference.dtype:
+        return values
+    return values.to(ROUNDED_TYPES[reference.rounded_to])
 
 
 def _read(tensor: StoredTensor, name: str) -> Tensor:

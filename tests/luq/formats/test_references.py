@@ -46,6 +46,7 @@ from tests.luq.formats.weights import binaries, coded, floats, integers, ternari
 INDEX = 3  # of the layer that these tests look at
 NAME = "language_model.model.layers.3.mlp.up_proj.weight"
 Table = dict[str, Any]
+DTYPE_NAMES = {torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 
 
 @pytest.fixture
@@ -137,10 +138,9 @@ def test_the_order_of_types_in_a_file_is_the_library_s(tmp_path: Path) -> None:
     "changed",
     [
         lambda weight: weight.nextafter(torch.full_like(weight, 9)),
-        lambda weight: weight.bfloat16(),
         lambda weight: torch.full_like(weight, -0.0),
     ],
-    ids=["values", "type", "the sign of zero"],
+    ids=["values", "the sign of zero"],
 )
 def test_what_is_not_the_checkpoint_s_bits_is_written(
     model: Path, tmp_path: Path, changed: Callable[[torch.Tensor], torch.Tensor]
@@ -155,6 +155,54 @@ def test_what_is_not_the_checkpoint_s_bits_is_written(
     restored = read_layer(tmp_path / "layer", model)["mlp.up_proj"].buffers["weight"]
     expected = layer["mlp.up_proj"].buffers["weight"]
     assert torch.equal(restored.view(torch.int16), expected.view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("held", [torch.float16, torch.bfloat16])
+def test_a_checkpoint_of_another_type_is_referred_to_and_rounded_when_it_is_read(
+    model: Path, tmp_path: Path, dtype: torch.dtype, held: torch.dtype
+) -> None:
+    """Numbers below fp16's range, beyond it and between its numbers, and both zeros."""
+    generator = torch.Generator().manual_seed(0)
+
+    def spread(weight: torch.Tensor) -> torch.Tensor:
+        exponents = torch.rand(weight.shape, generator=generator, dtype=torch.double) * 45 - 28
+        values = (torch.randn(weight.shape, generator=generator) * 2**exponents).to(dtype)
+        values[0, :3] = torch.tensor([0.0, -0.0, 1e-8], dtype=dtype)
+        return values
+
+    change_weight(model, spread)
+    stored = load_file(model / SHARD)[NAME]
+    assert stored.dtype == dtype
+    layer = float_layer(model, INDEX)
+    layer["mlp.up_proj"].buffers["weight"] = stored.to(held)
+    references = write(tmp_path / "layer", model, layer)
+    assert references.tensors["up_proj.weight"].dtype == DTYPE_NAMES[dtype]
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    write_layer(copy, layer)
+    restored = read_layer(tmp_path / "layer", model)["mlp.up_proj"].buffers["weight"]
+    assert restored.dtype == held
+    assert torch.equal(restored.view(torch.int16), stored.to(held).view(torch.int16))
+    assert whole_bytes(tmp_path / "layer") == (copy / FILE).stat().st_size
+    assert linear_bytes(tmp_path / "layer") == linear_bytes(copy)
+
+
+def test_references_of_older_files_say_no_type_and_are_as_they_are(
+    model: Path, tmp_path: Path
+) -> None:
+    layer = float_layer(model, INDEX)
+    references = write(tmp_path / "layer", model, layer)
+    with safe_open(tmp_path / "layer" / FILE, framework="pt") as file:
+        metadata = file.metadata()
+    table = json.loads(metadata[REFERENCES])
+    for entry in table["tensors"].values():
+        assert entry.pop() == "F16"
+    save_file({}, tmp_path / "layer" / FILE, metadata=metadata | {REFERENCES: json.dumps(table)})
+    assert held_by_reference(tmp_path / "layer") == references
+    restored = read_layer(tmp_path / "layer", model)
+    for name, weight in layer.items():
+        assert torch.equal(restored[name].buffers["weight"], weight.buffers["weight"])
 
 
 @pytest.mark.parametrize(
@@ -224,6 +272,9 @@ DAMAGE: dict[str, Callable[[Table], object]] = {
     "a short entry": lambda table: table["tensors"].update({"up_proj.weight": ["a"]}),
     "no type": lambda table: table["tensors"]["up_proj.weight"].__setitem__(1, "F17"),
     "a list for a type": lambda table: table["tensors"]["up_proj.weight"].__setitem__(1, ["F16"]),
+    "rounded to fp32": lambda table: table["tensors"]["up_proj.weight"].__setitem__(4, "F32"),
+    "rounded to a list": lambda table: table["tensors"]["up_proj.weight"].__setitem__(4, ["F16"]),
+    "too long an entry": lambda table: table["tensors"]["up_proj.weight"].append("F16"),
     "no shape": lambda table: table["tensors"]["up_proj.weight"].__setitem__(2, None),
     "a negative shape": lambda table: table["tensors"]["up_proj.weight"].__setitem__(2, [-1, 2]),
     "no sha256": lambda table: table["tensors"]["up_proj.weight"].__setitem__(3, "0"),
@@ -290,6 +341,28 @@ def test_the_artefact_refers_and_an_older_copy_is_read(
     assert layer.size() == copy.size()
     assert layer.bytes == copy.bytes == layer.size().bytes
     assert layer.linear_bytes() == copy.linear_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_artefacts_of_a_checkpoint_in_another_type_refer_to_it(
+    model: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """A layer and a part, whose numbers are those of the model as it is loaded."""
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(model / SHARD).items()}
+    tensors[NAME][0, 0] = 1e-7  # bf16 and fp16 differ
+    save_file(tensors, model / SHARD, metadata={"format": "pt"})
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    store = Store(tmp_path / "store")
+    source = source_of(model)
+    layer = store.get(PackedLayerArtefact(source, INDEX, LayerTiers(Float16Tier())))
+    part = store.get(PackedPart(source, "embeddings", Float16Tier()))
+    assert len(held_by_reference(layer.folder).tensors) == 7
+    assert held_by_reference(part.folder).tensors.keys() == {"embed_tokens.weight"}
+    for name, weight in layer.read().items():
+        stored = tensors[linear_tensors(source, INDEX)[name]]
+        assert torch.equal(weight.buffers["weight"], stored.half())
 
 
 def test_what_is_installed_by_reference_is_the_model(vlm: VLM, tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ class Fact(NamedTuple):
 
 
 def points(difference: Difference) -> str:
-    """A difference of scores with its interval."""
+    """A difference of scores with its interval; the claims' verdicts are over draws, too."""
     edges = f"{difference.low:+.1f} to {difference.high:+.1f}"
-    return f"{difference.mean:+.1f} points, 95 % interval {edges}"
+    return f"{difference.mean:+.1f} points, 95 % interval over questions {edges}"
 
 
 def headline(study: Study, info: ParetoInfo, reader: Reader) -> list[str]:

@@ -90,7 +90,7 @@ def test_who_wins_is_said_with_its_interval(tmp_path: Path, keep: Keep) -> None:
     assert text.startswith(f"{verdicts} The best order is lim: +75.0 points")
     (text,) = findings.calibration(compare.along(study, "calibration", reader))
     assert (
-        "multimodal 0.5 beats text-only calibration over 1 plan: +25.0 points, 95 % interval"
+        "multimodal 0.5 beats text-only calibration over 1 plan: +25.0 points, 95 % interval over"
         in text
     )
     assert findings.orders([]) == findings.calibration([]) == []

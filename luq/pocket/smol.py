@@ -69,14 +69,16 @@ CHAT_TEMPLATE = (
 # an answer among many says more than a yes, a no or a letter.
 MIXTURE = Mixture(
     lessons={
-        "facts": (0.15, 0.15, 0.12, 0.1),
-        "letters": (0.05, 0.1, 0.08, 0.05),
+        "facts": (0.08, 0.12, 0.12, 0.1),
+        "letters": (0.03, 0.08, 0.08, 0.05),
         "equality": (0.02, 0.02, 0.02, 0.02),
         "sums": (0.05, 0.06, 0.06, 0.05),
+        "captions": (0.4, 0.2, 0.05, 0.05),
     },
     captions=(0.1, 0.1, 0.05, 0.05),
     dense=(0.15, 0.15, 0.1, 0.1),
     openly=(0.9, 0.5, 0.3, 0.3),
+    brief=(0.9, 0.7, 0.3, 0.2),
     evenness=0.5,
 )
 LAYERS: int | None = None  # as many as the package's file has

@@ -42,6 +42,9 @@ class Mixture(NamedTuple):
     captions: tuple[float, ...]  # share of pictures that are first described
     dense: tuple[float, ...]  # share of pictures with a lesson about all that is in them
     openly: tuple[float, ...]  # share of questions about pictures that are only asked openly
+    # Share of pictures whose questions are asked and answered in one reply, without the words of a
+    # benchmark around each: three times as many answers in as many tokens.
+    brief: tuple[float, ...] = ()  # empty: none
     # A token of an answer of n tokens weighs n ** -evenness: 0 is all tokens alike, 1 all answers.
     evenness: float = 0.0
 
@@ -106,7 +109,9 @@ SUBJECTS = {
 # Beside those of subjects; `captions` describes pictures and asks nothing about them.
 LESSONS = ("scene", "captions", "english", "facts", "equality", "sums", "letters")
 ANYTHING = Subject(tuple(SCENE_SHARES), ())
-FORMS = ("claims", "choices", "open")  # endings of lessons in one form
+BRIEF = "brief"  # open questions and their answers in one reply
+FORMS = ("claims", "choices", "open", BRIEF)  # endings of lessons in one form
+ASK_ALL = "Ask about the image, and answer."
 ENGLISH_WEIGHT = 0.3  # of a token of a passage in the loss, against 1 for a token of an answer
 OPEN_BENCHMARKS = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"}  # others: gqa
 
@@ -121,6 +126,11 @@ def check_lesson(name: str) -> None:
     lesson_names = {*LESSONS, *SUBJECTS, *FORMS, *FOCUS, *forms_of_subjects}
     if name not in lesson_names:
         raise unknown("lesson in focus", name, lesson_names)
+
+
+def _takes_form(lesson: str) -> bool:
+    """Whether a lesson asks about pictures in any form."""
+    return lesson == "scene" or lesson in SUBJECTS
 
 
 def _share(shares: tuple[float, ...], progress: float) -> float:
@@ -225,6 +235,9 @@ class Stream:
         """Sequence `index` of a step; the mixture draws its lesson if none is given."""
         rng = np.random.default_rng([self.seed, 2, step, index])  # 1 is the vision phase
         lesson = lesson or self._lesson(rng, progress)
+        brief = self.mixture.brief
+        if brief and _takes_form(lesson) and rng.random() < _share(brief, progress):
+            lesson = f"{lesson}-{BRIEF}"
         if lesson == "english":
             passage = self._passage(rng, self.length)
             return Sequence([], passage, np.full(self.length, ENGLISH_WEIGHT, np.float32))
@@ -235,7 +248,8 @@ class Stream:
         enough = max(1, self.length - 2 * IMAGE_TOKENS)
         while len(ids) < enough:
             scene, turns = self._turns(rng, lesson, progress)
-            next_ids, next_weight = self.conversation(scene, turns)
+            converse = self.one_reply if lesson.endswith(BRIEF) else self.conversation
+            next_ids, next_weight = converse(scene, turns)
             ids = np.concatenate([ids, next_ids])[: self.length]
             weight = np.concatenate([weight, next_weight])[: self.length]
             if scene is not None:
@@ -309,6 +323,30 @@ class Stream:
             weight += [0.0] * len(ask_ids) + [token_weight] * len(reply_ids)
         return np.asarray(ids, np.int64), np.asarray(weight, np.float32)
 
+    def one_reply(
+        self, scene: Scene | None, turns: list[Turn]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """`conversation` of one turn, whose reply asks and answers; answers alone have a weight.
+
+        Each answer begins a line, as it begins a reply elsewhere.
+        """
+        before, after = self.chat.reply.split("{answer}")
+        ids, weight = self.conversation(scene, [(ASK_ALL, "")])
+        ids = ids[: len(ids) - len(self._encode(before + after))]
+        pieces = [*ids.tolist(), *self._encode(before)]
+        weights = [0.0] * len(pieces)
+        for question, answer in turns:
+            question_ids = self._encode(f"{question}\n")
+            answer_ids = self._encode(f"{answer}\n")
+            pieces += question_ids + answer_ids
+            token_weight = len(answer_ids) ** -self.mixture.evenness
+            weights += [0.0] * len(question_ids) + [token_weight] * len(answer_ids)
+        end_ids = self._encode(after)
+        return (
+            np.asarray(pieces + end_ids, np.int64),
+            np.asarray(weights + [0.0] * len(end_ids), np.float32),
+        )
+
     def _encode(self, piece: str) -> list[int]:
         encoding = self.tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False)
         ids: list[int] = encoding.ids
@@ -352,13 +390,14 @@ def scene_turns(rng: Rng, lesson: str, openly_share: float) -> tuple[Scene, list
     turns: list[Turn] = []
     # No question comes twice: the second time its answer could be copied from the first.
     claims: set[str] = set()
-    for _ in range(4 * TURNS[kind]):  # some attempts give a question that was already asked
+    most = TURNS[kind] * (2 if lesson.endswith(BRIEF) else 1)
+    for _ in range(4 * most):  # some attempts give a question that was already asked
         skill = lesson_skills[int(rng.integers(len(lesson_skills)))]
         question = skill(rng, scene)
         if question is not None and question.claim not in claims:
             claims.add(question.claim)
             turns += forms(rng, kind, question, lesson, openly_share)
-        if len(turns) >= TURNS[kind]:
+        if len(turns) >= most:
             break
     return scene, turns
 
@@ -371,6 +410,8 @@ def forms(rng: Rng, kind: str, question: Question, lesson: str, openly_share: fl
         return [claim(question, rng.random() < 0.5)] if can_be_claim else []
     if lesson.endswith("choices"):
         return [choice(rng, kind, question)] if can_be_choice else []
+    if lesson.endswith(BRIEF):
+        return [(question.text, question.answer)]
     if not can_be_claim or lesson.endswith("open") or rng.random() < openly_share:
         return [openly(rng, kind, question)]
     turns = [claim(question, rng.random() < 0.5)]

@@ -15,7 +15,7 @@ from luq.pocket import llava, qwen, train, wide
 from luq.pocket.drawing import GRID
 from luq.pocket.family import FAMILIES
 from luq.pocket.shipped import WEIGHTS
-from luq.pocket.stream import IMAGE_TOKENS, POCKET_MIXTURE, Stream
+from luq.pocket.stream import ASK_ALL, IMAGE_TOKENS, POCKET_MIXTURE, Stream
 from luq.pocket.tokenizer import load_tokenizer
 from luq.pocket.train import TrainConfig
 from luq.pocket.world import make_scene
@@ -48,6 +48,38 @@ def test_a_long_answer_weighs_as_the_mixture_says(vlm: VLM) -> None:
             lengths.append(int((weight > 0).sum()))
         assert lengths[1] > lengths[0]
         assert sums[1] / sums[0] == pytest.approx((lengths[1] / lengths[0]) ** ratio)
+
+
+def test_questions_in_one_reply_teach_their_answers_only(vlm: VLM) -> None:
+    """Each answer begins a line, as it begins a reply of its own elsewhere."""
+    tokenizer = qwen.make_tokenizer()
+    stream = Stream(tokenizer, qwen.CHAT, 8, 192, 0)
+    scene = make_scene(np.random.default_rng(0), "objects")
+    turns = [("How many?", "3"), ("Which one?", "red")]
+    ids, weight = stream.one_reply(scene, turns)
+    shown = tokenizer.decode(ids[ids != stream.image_token].tolist())
+    reply = shown.partition("assistant\n")[2]
+    assert reply.strip() == "How many?\n3\nWhich one?\nred\n<|im_end|>"
+    assert (ids == stream.image_token).sum() == IMAGE_TOKENS
+    assert tokenizer.decode(ids[weight > 0].tolist()) == "3\nred\n"
+
+
+def test_the_mixture_says_how_often_questions_come_in_one_reply(vlm: VLM) -> None:
+    tokenizer = vlm.processor.tokenizer
+    for share in (0.0, 0.5, 1.0):
+        mixture = POCKET_MIXTURE._replace(brief=(share,) * 4)
+        stream = Stream(tokenizer, llava.CHAT, 1, 192, 0, mixture=mixture)
+        count = 0
+        for step in range(60):
+            sequence = stream.sequence(step, 0, 0.2, "sides")
+            count += ASK_ALL in tokenizer.decode(sequence.ids.tolist())
+        assert abs(count / 60 - share) < 0.2 * (0 < share < 1) + 1e-9
+    answers = []
+    for lesson in ("scene-brief", "scene-open"):
+        stream = Stream(tokenizer, llava.CHAT, 1, 192, 0)
+        batches = [stream.sequence(step, 0, 0.2, lesson) for step in range(40)]
+        answers.append(sum(int((batch.weight > 0).sum()) for batch in batches))
+    assert answers[0] > 1.2 * answers[1]
 
 
 def test_pocket_qwen_cuts_text_as_pocket_llava_does(vlm: VLM) -> None:

@@ -309,14 +309,7 @@ class Stream:
         ids = list(self.start_ids)
         weight = [0.0] * len(ids)
         for i, (question, answer) in enumerate(turns):
-            image = self.chat.image if i == 0 and scene is not None else ""
-            ask = self.chat.ask.format(image=image, question=question)
-            if i > 0:
-                ask = self.chat.between + ask
-            ask_ids = self._encode(ask)
-            if image:
-                place = ask_ids.index(self.image_token)
-                ask_ids[place : place + 1] = [self.image_token] * IMAGE_TOKENS
+            ask_ids = self._question_ids(question, scene, is_first=i == 0)
             reply_ids = self._encode(self.chat.reply.format(answer=answer))
             ids += ask_ids + reply_ids
             token_weight = len(reply_ids) ** -self.mixture.evenness
@@ -331,21 +324,29 @@ class Stream:
         Each answer begins a line, as it begins a reply elsewhere.
         """
         before, after = self.chat.reply.split("{answer}")
-        ids, weight = self.conversation(scene, [(ASK_ALL, "")])
-        ids = ids[: len(ids) - len(self._encode(before + after))]
-        pieces = [*ids.tolist(), *self._encode(before)]
-        weights = [0.0] * len(pieces)
+        ids = [*self.start_ids, *self._question_ids(ASK_ALL, scene, is_first=True)]
+        ids += self._encode(before)
+        weight = [0.0] * len(ids)
         for question, answer in turns:
             question_ids = self._encode(f"{question}\n")
             answer_ids = self._encode(f"{answer}\n")
-            pieces += question_ids + answer_ids
+            ids += question_ids + answer_ids
             token_weight = len(answer_ids) ** -self.mixture.evenness
-            weights += [0.0] * len(question_ids) + [token_weight] * len(answer_ids)
+            weight += [0.0] * len(question_ids) + [token_weight] * len(answer_ids)
         end_ids = self._encode(after)
-        return (
-            np.asarray(pieces + end_ids, np.int64),
-            np.asarray(weights + [0.0] * len(end_ids), np.float32),
-        )
+        ids += end_ids
+        weight += [0.0] * len(end_ids)
+        return np.asarray(ids, np.int64), np.asarray(weight, np.float32)
+
+    def _question_ids(self, question: str, scene: Scene | None, is_first: bool) -> list[int]:
+        """A user's turn, up to where the reply begins; the first one shows the picture."""
+        image = self.chat.image if is_first and scene is not None else ""
+        ask = self.chat.ask.format(image=image, question=question)
+        ids = self._encode(ask if is_first else self.chat.between + ask)
+        if image:
+            place = ids.index(self.image_token)
+            ids[place : place + 1] = [self.image_token] * IMAGE_TOKENS
+        return ids
 
     def _encode(self, piece: str) -> list[int]:
         encoding = self.tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False)

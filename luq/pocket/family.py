@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from luq.pocket import llava, qwen, smol, wide
+from luq.pocket.conversations import Chat
 from luq.pocket.drawing import Scene
-from luq.pocket.stream import Chat, Mixture
+from luq.pocket.stream import Mixture
 
 
 class Family(Protocol):

@@ -19,9 +19,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from luq.pocket.conversations import IMAGE_TOKENS, Chat
 from luq.pocket.drawing import CELL, SIZE, Scene
 from luq.pocket.shipped import WEIGHTS
-from luq.pocket.stream import IMAGE_TOKENS, POCKET_MIXTURE, Chat
+from luq.pocket.stream import POCKET_MIXTURE
 from luq.pocket.tokenizer import MAX_LENGTH, SPECIAL, token_id, train_tokenizer
 
 CHAT = Chat(

@@ -61,7 +61,7 @@ class Quiz:
             for row, answer in zip(rows, answers, strict=True):
                 scene = row[image_column(benchmark)]
                 exchange = (PROMPTS[benchmark](row), answer)
-                ids, weight = stream.conversation(scene, [exchange])
+                ids, weight = stream.writer.conversation(scene, [exchange])
                 questions.append(Asked(scene, torch.from_numpy(ids), torch.from_numpy(weight) > 0))
             self.questions[benchmark] = questions
 

@@ -22,9 +22,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from luq.models.processors import images_only
 from luq.pocket import llava
+from luq.pocket.conversations import Chat
 from luq.pocket.drawing import CELL, GRID, SIZE, Scene
 from luq.pocket.shipped import WEIGHTS
-from luq.pocket.stream import POCKET_MIXTURE, Chat
+from luq.pocket.stream import POCKET_MIXTURE
 from luq.pocket.tokenizer import MAX_LENGTH, PHRASES, load_tokenizer, token_id
 
 MERGE = 2  # 2 x 2 patches become one token: a cell

@@ -18,11 +18,12 @@ from transformers import (
 )
 
 from luq.pocket import llava, smollm2
+from luq.pocket.conversations import IMAGE_TOKENS, Chat
 from luq.pocket.drawing import CHARACTERS, GRID, Scene
 from luq.pocket.llava import PLACES, WIDTH, features, positions, project, target, tower
 from luq.pocket.palette import COLOUR_NAMES, SHAPES
 from luq.pocket.sentences import ORDINALS, description
-from luq.pocket.stream import IMAGE_TOKENS, Chat, Mixture
+from luq.pocket.stream import Mixture
 from luq.pocket.tokenizer import token_id
 from luq.pocket.world import KINDS, make_scene
 

@@ -6,7 +6,6 @@ the benchmarks ask them; `english` is a passage of real text; the others teach o
 all its questions have this form.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from luq.errors import ConfigError, unknown
 from luq.pocket import drills, facts, skills, text
-from luq.pocket.drawing import GRID, Scene
+from luq.pocket.conversations import IMAGE_TOKENS, Chat, Writer
+from luq.pocket.drawing import Scene
 from luq.pocket.drills import DESCRIBE, Turn
 from luq.pocket.object_skills import clan_of_emblem, neighbour, position, relation
 from luq.pocket.questions import Question, Rng, Skill, text_question
@@ -26,11 +26,9 @@ from luq.pocket.sign_skills import (
     read_name,
     word_on_sign,
 )
-from luq.pocket.tokenizer import token_id
 from luq.pocket.world import make_scene
 from luq.questions.prompts import PROMPTS, SHORT, TARGETS
 
-IMAGE_TOKENS = GRID * GRID
 # All shares below were tuned by training: they are what made the models learn every skill.
 MILESTONES = (0.0, 0.5, 0.75, 1.0)  # progress of the training; shares are linear in between
 
@@ -111,7 +109,6 @@ LESSONS = ("scene", "captions", "english", "facts", "equality", "sums", "letters
 ANYTHING = Subject(tuple(SCENE_SHARES), ())
 BRIEF = "brief"  # open questions and their answers in one reply
 FORMS = ("claims", "choices", "open", BRIEF)  # endings of lessons in one form
-ASK_ALL = "Ask about the image, and answer."
 ENGLISH_WEIGHT = 0.3  # of a token of a passage in the loss, against 1 for a token of an answer
 OPEN_BENCHMARKS = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"}  # others: gqa
 
@@ -119,8 +116,8 @@ OPEN_BENCHMARKS = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"} 
 def check_lesson(name: str) -> None:
     """A ConfigError with the nearest names for a lesson that there is not.
 
-    The name of a subject, and `claims`, `choices` and `open` alone, may stand for a lesson; that of
-    a subject may end in such a form.
+    The name of a subject, and a form alone (`claims`, `choices`, `open`, `brief`), may stand for a
+    lesson; that of a subject may end in such a form.
     """
     forms_of_subjects = [f"{subject}-{form}" for subject in SUBJECTS for form in FORMS]
     lesson_names = {*LESSONS, *SUBJECTS, *FORMS, *FOCUS, *forms_of_subjects}
@@ -135,17 +132,6 @@ def _takes_form(lesson: str) -> bool:
 
 def _share(shares: tuple[float, ...], progress: float) -> float:
     return float(np.interp(progress, MILESTONES, shares))
-
-
-class Chat(NamedTuple):
-    """How a model writes a conversation, and what it is taught to say of a picture."""
-
-    ask: str  # a question, with {image} and {question}
-    reply: str  # with {answer}, up to the token that ends a turn
-    image: str  # the picture, before the first question
-    token: str  # of the picture; one for each of its cells
-    between: str = ""  # after a reply, before the next question
-    caption: Callable[[Scene], str] = skills.caption
 
 
 class Sequence(NamedTuple):
@@ -189,15 +175,13 @@ class Stream:
         mixture: Mixture = POCKET_MIXTURE,
         english: list[str] | None = None,
     ):
-        self.tokenizer = tokenizer
         self.chat = chat
+        self.writer = Writer(tokenizer, chat, mixture.evenness)
         self.size = batch
         self.length = length
         self.seed = seed
         self.focus = focus
         self.mixture = mixture
-        self.image_token = token_id(tokenizer, chat.token)
-        self.start_ids: list[int] = tokenizer("").input_ids  # what stands before every text
         passages = []
         for ids in tokenizer(english or text.split("train")).input_ids:
             passages.append(np.asarray([*ids, tokenizer.eos_token_id], np.int64))
@@ -234,6 +218,7 @@ class Stream:
     def sequence(self, step: int, index: int, progress: float, lesson: str = "") -> Sequence:
         """Sequence `index` of a step; the mixture draws its lesson if none is given."""
         rng = np.random.default_rng([self.seed, 2, step, index])  # 1 is the vision phase
+        writer = self.writer
         lesson = lesson or self._lesson(rng, progress)
         brief = self.mixture.brief
         if brief and _takes_form(lesson) and rng.random() < _share(brief, progress):
@@ -248,7 +233,7 @@ class Stream:
         enough = max(1, self.length - 2 * IMAGE_TOKENS)
         while len(ids) < enough:
             scene, turns = self._turns(rng, lesson, progress)
-            converse = self.one_reply if lesson.endswith(BRIEF) else self.conversation
+            converse = writer.one_reply if lesson.endswith(BRIEF) else writer.conversation
             next_ids, next_weight = converse(scene, turns)
             ids = np.concatenate([ids, next_ids])[: self.length]
             weight = np.concatenate([weight, next_weight])[: self.length]
@@ -301,57 +286,6 @@ class Stream:
         if rng.random() < _share(self.mixture.dense, progress):
             turns.insert(0, drills.dense(rng, scene, description))
         return scene, turns
-
-    def conversation(
-        self, scene: Scene | None, turns: list[Turn]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Token ids of a conversation, and what each weighs: 0 unless it is an answer's."""
-        ids = list(self.start_ids)
-        weight = [0.0] * len(ids)
-        for i, (question, answer) in enumerate(turns):
-            ask_ids = self._question_ids(question, scene, is_first=i == 0)
-            reply_ids = self._encode(self.chat.reply.format(answer=answer))
-            ids += ask_ids + reply_ids
-            token_weight = len(reply_ids) ** -self.mixture.evenness
-            weight += [0.0] * len(ask_ids) + [token_weight] * len(reply_ids)
-        return np.asarray(ids, np.int64), np.asarray(weight, np.float32)
-
-    def one_reply(
-        self, scene: Scene | None, turns: list[Turn]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """`conversation` of one turn, whose reply asks and answers; answers alone have a weight.
-
-        Each answer begins a line, as it begins a reply elsewhere.
-        """
-        before, after = self.chat.reply.split("{answer}")
-        ids = [*self.start_ids, *self._question_ids(ASK_ALL, scene, is_first=True)]
-        ids += self._encode(before)
-        weight = [0.0] * len(ids)
-        for question, answer in turns:
-            question_ids = self._encode(f"{question}\n")
-            answer_ids = self._encode(f"{answer}\n")
-            ids += question_ids + answer_ids
-            token_weight = len(answer_ids) ** -self.mixture.evenness
-            weight += [0.0] * len(question_ids) + [token_weight] * len(answer_ids)
-        end_ids = self._encode(after)
-        ids += end_ids
-        weight += [0.0] * len(end_ids)
-        return np.asarray(ids, np.int64), np.asarray(weight, np.float32)
-
-    def _question_ids(self, question: str, scene: Scene | None, is_first: bool) -> list[int]:
-        """A user's turn, up to where the reply begins; the first one shows the picture."""
-        image = self.chat.image if is_first and scene is not None else ""
-        ask = self.chat.ask.format(image=image, question=question)
-        ids = self._encode(ask if is_first else self.chat.between + ask)
-        if image:
-            place = ids.index(self.image_token)
-            ids[place : place + 1] = [self.image_token] * IMAGE_TOKENS
-        return ids
-
-    def _encode(self, piece: str) -> list[int]:
-        encoding = self.tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False)
-        ids: list[int] = encoding.ids
-        return ids
 
 
 def fact(rng: Rng) -> Turn:

@@ -1,5 +1,7 @@
 """Four values for each row of a block of columns, as good as they can be under their importance.
 
+They are fitted, and then columns are rounded to the nearest of them.
+
 Lloyd's algorithm (k-means in one dimension) on sorted rows: a cluster is a run of neighbours, so
 its mass and total are differences of prefix sums, and a turn looks at no weight again. Where there
 is a compiler that is C (`luq_four_levels` of cpu.c), bit for bit what torch computes more slowly.
@@ -19,12 +21,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
 from luq.formats.kernels import searches
 from luq.formats.kernels.cpu import library
+from luq.quantization.feedback import Ahead
 
 TURNS = 12  # on Gaussian rows of 128 more turns lower the error by less than 0.03 %
 # In standard deviations; the best four values of a normal distribution are +-0.453 and +-1.510
@@ -101,6 +104,43 @@ class SortedRows:
         # sum_j h_j (w_j - v)^2 = sum h w^2 + sum_k (n_k v_k^2 - 2 t_k v_k)
         error = squares[:, -1] + (mass * levels.square() - 2 * total * levels).sum(1)
         return Fit(levels.float(), error.clamp_min(0))
+
+
+class NearestValue:
+    """Rounds columns to the nearest of the four values of their row and block.
+
+    Args:
+        values: for each block, row and kind of column (salient or not).
+        salient: which columns are salient.
+        order: which column comes when in the sweep.
+        size: columns of a block.
+    """
+
+    def __init__(
+        self,
+        values: Float[Tensor, "blocks out 2 4"],
+        salient: Bool[Tensor, " in"],
+        order: Int64[Tensor, " in"],
+        size: int,
+    ) -> None:
+        # [blocks, kinds, 4, out]: a row's values for all rows side by side
+        self.values = values.permute(0, 2, 3, 1).contiguous()
+        self.kinds: list[int] = salient.int().tolist()
+        self.order: list[int] = order.tolist()
+        self.size = size
+
+    def round(
+        self, index: int, column: Float[Tensor, " out"], ahead: Ahead
+    ) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
+        """As in `Rounding`; a code is the index of a value."""
+        j = self.order[index]
+        values = self.values[j // self.size, self.kinds[j]]
+        compiled = searches.nearest_of_four(column, values)
+        if compiled is not None:
+            return compiled
+        code = (column - values).abs().argmin(0)
+        nearest = values.gather(0, code[None])[0]
+        return code.to(column), nearest
 
 
 @lru_cache(maxsize=1)

@@ -31,9 +31,9 @@ from luq.formats.binary import BinaryWeight
 from luq.formats.kernels import searches
 from luq.formats.packing import pack_bits
 from luq.quantization import hessian as hessians
-from luq.quantization.feedback import Ahead, sweep_columns
+from luq.quantization.feedback import sweep_columns
 from luq.quantization.hessian import Factor, HessianCache, UnitFactor
-from luq.quantization.lloyd import TURNS, SortedRows
+from luq.quantization.lloyd import TURNS, NearestValue, SortedRows
 
 # The released code's: salient columns that are tried per block, 1 to 49, and thresholds of the
 # split, the 10th to the 90th percentile of magnitudes.
@@ -416,40 +416,3 @@ def _stored_values(numbers: Float[Tensor, "out blocks 8"]) -> Float[Tensor, "blo
     residual = scale[:, :, 3, None] * sign
     double = (terms[:, :, 2, :, None] + residual).flatten(2)
     return torch.stack([plain, double], 2)
-
-
-class NearestValue:
-    """Rounds columns to the nearest of the four values of their row and block.
-
-    Args:
-        values: for each block, row and kind of column (salient or not).
-        salient: which columns are salient.
-        order: which column comes when in the sweep.
-        size: columns of a block.
-    """
-
-    def __init__(
-        self,
-        values: Float[Tensor, "blocks out 2 4"],
-        salient: Bool[Tensor, " in"],
-        order: Int64[Tensor, " in"],
-        size: int,
-    ) -> None:
-        # [blocks, kinds, 4, out]: a row's values for all rows side by side
-        self.values = values.permute(0, 2, 3, 1).contiguous()
-        self.kinds: list[int] = salient.int().tolist()
-        self.order: list[int] = order.tolist()
-        self.size = size
-
-    def round(
-        self, index: int, column: Float[Tensor, " out"], ahead: Ahead
-    ) -> tuple[Float[Tensor, " out"], Float[Tensor, " out"]]:
-        """As in `Rounding`; a code is the index of a value."""
-        j = self.order[index]
-        values = self.values[j // self.size, self.kinds[j]]
-        compiled = searches.nearest_of_four(column, values)
-        if compiled is not None:
-            return compiled
-        code = (column - values).abs().argmin(0)
-        nearest = values.gather(0, code[None])[0]
-        return code.to(column), nearest

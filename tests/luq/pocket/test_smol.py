@@ -26,12 +26,13 @@ from luq.pocket import (
     text,
     trained,
 )
+from luq.pocket.conversations import IMAGE_TOKENS
 from luq.pocket.family import FAMILIES
 from luq.pocket.grafted import TRAINED_FILE
 from luq.pocket.language import has_bfloat16
 from luq.pocket.sentences import description
 from luq.pocket.settings import GraftConfig, TrainConfig, make_config, resolved
-from luq.pocket.stream import IMAGE_TOKENS, Batch, Stream
+from luq.pocket.stream import Batch, Stream
 from luq.pocket.train import train
 from luq.pocket.world import make_scene
 from tests.luq.pocket import package
@@ -75,11 +76,11 @@ def test_training_sees_what_the_processor_makes() -> None:
     encoded = processor(images=[scene.image()], text=[prompt], return_tensors="pt")
     assert torch.equal(encoded["pixel_values"], llava.to_pixels([scene]))
     stream = Stream(tokenizer, smol.CHAT, 8, 192, 0, mixture=smol.MIXTURE)
-    ids, weight = stream.conversation(scene, [("How many?", "3"), ("Why?", "so")])
+    ids, weight = stream.writer.conversation(scene, [("How many?", "3"), ("Why?", "so")])
     prompt_length = encoded["input_ids"].shape[1]
     assert ids[:prompt_length].tolist() == encoded["input_ids"][0].tolist()
     assert tokenizer.decode(ids[weight > 0].tolist()) == "3<|im_end|>so<|im_end|>"
-    assert (ids == stream.image_token).sum() == IMAGE_TOKENS
+    assert (ids == stream.writer.image_token).sum() == IMAGE_TOKENS
 
 
 def trained_in(folder: Path, **settings: Any) -> Path:

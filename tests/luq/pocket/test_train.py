@@ -12,10 +12,11 @@ from rich.progress import Progress
 from luq.errors import ConfigError, LuqError
 from luq.models.vlm import VLM
 from luq.pocket import llava, qwen, train, wide
+from luq.pocket.conversations import ASK_ALL, IMAGE_TOKENS
 from luq.pocket.drawing import GRID
 from luq.pocket.family import FAMILIES
 from luq.pocket.shipped import WEIGHTS
-from luq.pocket.stream import ASK_ALL, IMAGE_TOKENS, POCKET_MIXTURE, Stream
+from luq.pocket.stream import POCKET_MIXTURE, Stream
 from luq.pocket.tokenizer import load_tokenizer
 from luq.pocket.train import TrainConfig
 from luq.pocket.world import make_scene
@@ -43,7 +44,7 @@ def test_a_long_answer_weighs_as_the_mixture_says(vlm: VLM) -> None:
         sums = []  # of the weights of an answer
         lengths = []
         for turn in turns:
-            _, weight = stream.conversation(None, [turn])
+            _, weight = stream.writer.conversation(None, [turn])
             sums.append(float(weight.sum()))
             lengths.append(int((weight > 0).sum()))
         assert lengths[1] > lengths[0]
@@ -56,11 +57,11 @@ def test_questions_in_one_reply_teach_their_answers_only(vlm: VLM) -> None:
     stream = Stream(tokenizer, qwen.CHAT, 8, 192, 0)
     scene = make_scene(np.random.default_rng(0), "objects")
     turns = [("How many?", "3"), ("Which one?", "red")]
-    ids, weight = stream.one_reply(scene, turns)
-    shown = tokenizer.decode(ids[ids != stream.image_token].tolist())
+    ids, weight = stream.writer.one_reply(scene, turns)
+    shown = tokenizer.decode(ids[ids != stream.writer.image_token].tolist())
     reply = shown.partition("assistant\n")[2]
     assert reply.strip() == "How many?\n3\nWhich one?\nred\n<|im_end|>"
-    assert (ids == stream.image_token).sum() == IMAGE_TOKENS
+    assert (ids == stream.writer.image_token).sum() == IMAGE_TOKENS
     assert tokenizer.decode(ids[weight > 0].tolist()) == "3\nred\n"
 
 
@@ -123,10 +124,10 @@ def test_training_sees_what_the_processor_makes(name: str) -> None:
     pixels = llava.to_pixels([scene]) if name == "pocket_llava" else qwen.to_patches([scene])
     assert torch.equal(encoded["pixel_values"], pixels)
     stream = Stream(tokenizer, family.CHAT, 8, 192, 0)
-    ids, _ = stream.conversation(scene, [("How many?", "3"), ("Why?", "so")])
+    ids, _ = stream.writer.conversation(scene, [("How many?", "3"), ("Why?", "so")])
     prompt_length = encoded["input_ids"].shape[1]
     assert ids[:prompt_length].tolist() == encoded["input_ids"][0].tolist()
-    assert (ids == stream.image_token).sum() == IMAGE_TOKENS
+    assert (ids == stream.writer.image_token).sum() == IMAGE_TOKENS
 
 
 def test_pocket_wide_starts_as_pocket_qwen_but_for_the_window() -> None:
@@ -134,13 +135,13 @@ def test_pocket_wide_starts_as_pocket_qwen_but_for_the_window() -> None:
     tokenizer = load_tokenizer(WEIGHTS / "pocket_qwen")
     scene = make_scene(np.random.default_rng(0), "objects")
     stream = Stream(tokenizer, qwen.CHAT, 8, 192, 0)
-    ids, _ = stream.conversation(scene, [("How many?", "3")])
+    ids, _ = stream.writer.conversation(scene, [("How many?", "3")])
     batch = {
         "input_ids": torch.from_numpy(ids)[None],
         "pixel_values": qwen.to_patches([scene]),
         "image_grid_thw": qwen.grids(1),
     }
-    batch["mm_token_type_ids"] = (batch["input_ids"] == stream.image_token).int()
+    batch["mm_token_type_ids"] = (batch["input_ids"] == stream.writer.image_token).int()
     sizes = wide.SIZES._replace(window=qwen.WINDOW)
     model = qwen.random_model(tokenizer, 10, 4, sizes)
     wide.widen(model, source, range(10))
@@ -203,11 +204,11 @@ def test_pocket_qwen_counts_rows_and_columns_of_cells() -> None:
     model = qwen.build(tokenizer, layers=1, vision_layers=4)
     stream = Stream(tokenizer, qwen.CHAT, 8, 192, 0)
     scene = make_scene(np.random.default_rng(0), "objects")
-    ids, _ = stream.conversation(scene, [("How many?", "3")])
+    ids, _ = stream.writer.conversation(scene, [("How many?", "3")])
     batch = torch.from_numpy(ids)[None]
     positions = qwen.positions(model, batch, 1)
     assert positions is not None
-    time, rows, columns = positions[:, 0, (batch == stream.image_token)[0]]
+    time, rows, columns = positions[:, 0, (batch == stream.writer.image_token)[0]]
     numbers = [int(time[0]) + i for i in range(GRID)]
     assert rows.view(GRID, GRID)[:, 0].tolist() == numbers
     assert columns.view(GRID, GRID)[0].tolist() == numbers

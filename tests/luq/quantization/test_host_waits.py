@@ -59,7 +59,7 @@ METHODS: dict[str, tuple[TierConfig, dict[str, int]]] = {
         HESSIAN
         | {
             "quantization.methods.billm.four_values": 2,  # one for each block
-            "quantization.methods.billm.NearestValue.__init__": 2,
+            "quantization.lloyd.NearestValue.__init__": 2,
             "quantization.methods.billm._pack": 2,
         },
     ),

@@ -9,11 +9,10 @@ from luq.formats.kernels import searches
 from luq.formats.known import restore
 from luq.formats.packing import unpack_bits
 from luq.quantization import hessian as hessians
-from luq.quantization.lloyd import SortedRows
+from luq.quantization.lloyd import NearestValue, SortedRows
 from luq.quantization.methods import billm
 from luq.quantization.methods.billm import (
     Billm,
-    NearestValue,
     binarize,
     binarize_block,
     four_values,

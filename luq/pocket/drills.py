@@ -13,6 +13,7 @@ from luq.pocket import facts
 from luq.pocket.drawing import Item, Scene
 from luq.pocket.palette import COLOUR_NAMES, SHAPES
 from luq.pocket.questions import Rng, arithmetic, one_of
+from luq.pocket.sentences import ORDINALS
 from luq.pocket.skills import in_reading_order
 from luq.questions.prompts import LETTER, LETTERS, PROMPTS, SHORT
 
@@ -120,6 +121,45 @@ def places(scene: Scene) -> Turn:
     for item in in_reading_order(scene):
         parts.append(f"{_short_name(item)} {item.row + 1} {item.col + 1}")
     return "Where is everything?", ", ".join(parts)
+
+
+def look_ups(rng: Rng, scene: Scene) -> list[Turn]:
+    """A word or two for a thing in the picture, and what else is known of it, in any order.
+
+    A description names things as they come; here each has to be found by what it is. Of a program
+    there is nothing to be looked up.
+    """
+    turns: list[Turn] = []
+    colours = Counter(item.colour for item in scene.items)
+    shapes = Counter(item.shape for item in scene.items)
+    for item in scene.items:
+        if scene.kind == "chart":
+            turns += _look_ups_of_bar(item)
+        if scene.kind == "sign" and item.text:
+            turns.append((f"{ORDINALS[item.row]} row?", item.text))
+            turns.append((f"{item.text} color?", item.colour))
+        if item.digit >= 0:
+            turns.append((f"{item.colour}?", str(item.digit)))
+        if item.shape and colours[item.colour] == 1:
+            turns.append((f"{item.colour} shape?", item.shape))
+        if item.shape and shapes[item.shape] == 1:
+            turns.append((f"{item.shape} color?", item.colour))
+        if item.shape or item.digit >= 0:
+            turns.append((f"row {item.row + 1}, column {item.col + 1}?", _short_name(item)))
+    if scene.kind == "document":
+        for key, value in scene.fields.items():
+            turns += [(f"{key}?", value), (f"{value}?", key)]
+    return [turns[int(i)] for i in rng.permutation(len(turns))]
+
+
+def _look_ups_of_bar(bar: Item) -> list[Turn]:
+    height = str(bar.value)
+    return [
+        (f"{bar.text} height?", height),
+        (f"{bar.text} color?", bar.colour),
+        (f"{bar.colour} label?", bar.text),
+        (f"{bar.colour} height?", height),
+    ]
 
 
 def dense(rng: Rng, scene: Scene, description: Turn) -> Turn:

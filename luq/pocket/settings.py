@@ -80,16 +80,16 @@ class GraftConfig(TrainConfig):
     """
 
     model: str = GRAFTED
-    steps: int = 4500
+    steps: int = 4000
     batch: int = 6
     length: int = 224
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     vision_rate: float = 0.0  # the tower knows all that there is to see
     decay: float = 0.3
     save_every: int = 10
     rank: int = 12  # of the changes of the decoder's linears
     align_steps: int = 40  # first steps: captions, and only the projector learns
-    caption_steps: int = 400  # then: captions alone, and the decoder learns, too
+    caption_steps: int = 300  # then: captions alone, and the decoder learns, too
     text: str = ""  # file of plain text that the model keeps; empty: the shipped training text
     passages: int = 1  # of plain text in a step
     passage_length: int = 96  # tokens

@@ -74,12 +74,12 @@ MIXTURE = Mixture(
         "letters": (0.03, 0.08, 0.08, 0.05),
         "equality": (0.02, 0.02, 0.02, 0.02),
         "sums": (0.05, 0.06, 0.06, 0.05),
-        "captions": (0.4, 0.2, 0.05, 0.05),
+        "captions": (0.4, 0.2, 0.1, 0.05),
     },
     captions=(0.1, 0.1, 0.05, 0.05),
     dense=(0.15, 0.15, 0.1, 0.1),
     openly=(0.9, 0.5, 0.3, 0.3),
-    brief=(0.9, 0.7, 0.3, 0.2),
+    brief=(0.9, 0.9, 0.6, 0.3),
     evenness=0.5,
 )
 LAYERS: int | None = None  # as many as the package's file has

@@ -108,6 +108,7 @@ SUBJECTS = {
 LESSONS = ("scene", "captions", "english", "facts", "equality", "sums", "letters")
 ANYTHING = Subject(tuple(SCENE_SHARES), ())
 BRIEF = "brief"  # open questions and their answers in one reply
+LOOK_UPS = 0.5  # share of them that are drills in looking up
 FORMS = ("claims", "choices", "open", BRIEF)  # endings of lessons in one form
 ENGLISH_WEIGHT = 0.3  # of a token of a passage in the loss, against 1 for a token of an answer
 OPEN_BENCHMARKS = {"chart": "chartqa", "sign": "textvqa", "document": "docvqa"}  # others: gqa
@@ -322,10 +323,15 @@ def scene_turns(rng: Rng, lesson: str, openly_share: float) -> tuple[Scene, list
     lesson_skills = _skills_of_lesson(subject, kind)
     if rng.random() < 0.1 and not subject.skills:
         lesson_skills.append(skills.scene_type)
-    turns: list[Turn] = []
+    is_brief = lesson.endswith(BRIEF)
+    if is_brief and not subject.skills and rng.random() < LOOK_UPS:
+        turns = drills.look_ups(rng, scene)
+        if turns:
+            return scene, turns
+    turns = []
     # No question comes twice: the second time its answer could be copied from the first.
     claims: set[str] = set()
-    most = TURNS[kind] * (2 if lesson.endswith(BRIEF) else 1)
+    most = TURNS[kind] * (2 if is_brief else 1)
     for _ in range(4 * most):  # some attempts give a question that was already asked
         skill = lesson_skills[int(rng.integers(len(lesson_skills)))]
         question = skill(rng, scene)

@@ -1,14 +1,16 @@
 """The world, its facts and what is asked about it."""
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
 
-from luq.pocket import facts
+from luq.pocket import drills, facts
 from luq.pocket.drawing import HELD_OUT_DIGITS, SIZE, handwriting_masks
 from luq.pocket.number_skills import bar_extreme, digit_sum
 from luq.pocket.questions import Skill
+from luq.pocket.sentences import ORDINALS
 from luq.pocket.skills import SKILLS
 from luq.pocket.world import KINDS, make_scene
 
@@ -80,3 +82,38 @@ def test_test_handwriting_is_never_drawn_in_training() -> None:
     test = {mask.tobytes() for pool in masks["test"].values() for mask in pool}
     assert sum(len(pool) for pool in masks["test"].values()) == HELD_OUT_DIGITS
     assert not train & test
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_looked_up_is_in_the_picture_once(kind: str) -> None:
+    """Every question has one answer, and each is what the items say."""
+    rng = np.random.default_rng(0)
+    asked = 0
+    for _ in range(40):
+        scene = make_scene(rng, kind)
+        turns = drills.look_ups(rng, scene)
+        asked += len(turns)
+        answers: dict[str, set[str]] = {}
+        for question, answer in turns:
+            answers.setdefault(question, set()).add(answer)
+        assert all(len(found) == 1 for found in answers.values())
+        for question, answer in turns:
+            place = re.fullmatch(r"row (\d), column (\d)\?", question)
+            key = question.rstrip("?").split(" ")[0]
+            if place is not None:
+                row, col = (int(number) - 1 for number in place.groups())
+                (item,) = (item for item in scene.items if (item.row, item.col) == (row, col))
+                assert answer in (item.name, f"{item.colour} {item.digit}")
+            elif kind == "document":
+                pairs = {(f"{key}?", value) for key, value in scene.fields.items()}
+                assert (question, answer) in pairs or (f"{answer}?", question[:-1]) in pairs
+            elif question.endswith(" row?"):
+                (item,) = (item for item in scene.items if item.text == answer)
+                assert ORDINALS[item.row] == key
+            else:
+                of_item = [
+                    {item.colour, item.shape, item.text, str(item.digit), str(item.value)}
+                    for item in scene.items
+                ]
+                assert any({key, answer} <= known for known in of_item)
+    assert asked == 0 if kind == "code" else asked >= 40

@@ -4,7 +4,6 @@ The folder that comes of it is a checkpoint like any other. Its card says of whi
 made, so that a graft of an earlier version is noticed.
 """
 
-import logging
 from pathlib import Path
 
 from luq.errors import ConfigError
@@ -15,9 +14,7 @@ from luq.store.digests import file_digest
 from luq.store.sealed import sealed
 from luq.store.writers import sole_writer
 
-log = logging.getLogger(__name__)
 LANGUAGE_MODELS = ("smollm2",)
-UNTRAINED = ""  # what the card says in place of a digest
 
 
 def graft(folder: Path, trained_file: Path | None = None) -> Path:
@@ -25,8 +22,7 @@ def graft(folder: Path, trained_file: Path | None = None) -> Path:
 
     Args:
         folder: The checkpoint. An earlier graft there is replaced.
-        trained_file: What was trained; None: what ships with the project. If nothing does, the
-            model is one to be trained, which answers nothing.
+        trained_file: What was trained; None: what ships with the project.
 
     Raises:
         ConfigError: The language model's package is not installed, or the folder holds something
@@ -35,28 +31,15 @@ def graft(folder: Path, trained_file: Path | None = None) -> Path:
     """
     with sole_writer(folder, "graft"):
         _check_target(folder)
-        source = trained_file or _shipped_if_any()
+        source = trained_file or shipped_file()
         package = smollm2.packaged_file()
         language_model = smollm2.GgufModel(package).digest
         tokenizer = smol.make_tokenizer()
         model = smol.build(tokenizer, 0, 0)
-        digest = UNTRAINED
-        if source is None:
-            log.warning(
-                "%s is not trained yet, and no trained file is part of this version: the graft is "
-                "a model to be trained, and answers nothing",
-                GRAFTED,
-            )
-        else:
-            trained.merge(source, model, language_model)
-            digest = file_digest(source)[1]
+        trained.merge(source, model, language_model)
+        digest = file_digest(source)[1]
         card = {"model": GRAFTED, "language_model": language_model, "trained": digest}
         return export(model, smol.make_processor(tokenizer), folder, {CARD: sealed(card)})
-
-
-def _shipped_if_any() -> Path | None:
-    file = shipped_file()
-    return file if file.exists() else None
 
 
 def _check_target(folder: Path) -> None:

@@ -14,7 +14,7 @@ TRAINED_FILE = "trained.safetensors"
 
 
 def shipped_file() -> Path:
-    """Where the trained file lies in the project; it may not be there yet."""
+    """Where the trained file lies in the project."""
     return WEIGHTS / GRAFTED / TRAINED_FILE
 
 
@@ -22,16 +22,9 @@ def grafted_folder(folder: Path) -> Path:
     """A folder with the grafted model of this version.
 
     Raises:
-        ConfigError: The model is not trained yet, is not grafted there, or is of another version.
+        ConfigError: The model is not grafted there, or is of another version.
         StoreError: The graft's card is damaged.
     """
-    file = shipped_file()
-    if not file.exists():
-        raise ConfigError(
-            f"{GRAFTED} is not trained yet: this version ships nothing that could answer. `luq "
-            f"pocket train DIR --model {GRAFTED}` trains it, and model.path=DIR/checkpoint runs "
-            "what comes of it"
-        )
     command = f"make smol, or: {INSTALL}; luq pocket graft {folder}"
     card_file = folder / CARD
     if not card_file.exists():
@@ -40,6 +33,6 @@ def grafted_folder(folder: Path) -> Path:
         card = read_table(card_file)
     except ValueError as error:
         raise StoreError(f"{card_file} is damaged ({error}): {command}") from error
-    if card.get("trained") != file_digest(file)[1]:
+    if card.get("trained") != file_digest(shipped_file())[1]:
         raise ConfigError(f"{folder} was grafted by another version of luq: {command}")
     return folder

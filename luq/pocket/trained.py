@@ -38,6 +38,17 @@ def eyes(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: part for name, part in model.named_parameters() if name.startswith(EYES)}
 
 
+def tensor_shapes(model: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors that the file of a model has.
+
+    Args:
+        model: Without changes; it may be on the meta device.
+        rank: Of the changes.
+    """
+    eye_shapes = {name: tuple(part.shape) for name, part in eyes(model).items()}
+    return low_rank.part_shapes(model, rank) | eye_shapes
+
+
 def write(file: Path, trained: Trained) -> None:
     """Write the file, which is never half written."""
     metadata = {
@@ -111,10 +122,7 @@ def merge(file: Path, model: nn.Module, language_model: str) -> None:
         ModelError: The file is damaged, or belongs to another model.
     """
     trained = read(file, language_model)
-    trainable = eyes(model)
-    shapes = low_rank.part_shapes(model, trained.rank)
-    shapes |= {name: tuple(part.shape) for name, part in trainable.items()}
-    check_shapes(file, trained, shapes)
+    check_shapes(file, trained, tensor_shapes(model, trained.rank))
     low_rank.merge(model, trained.tensors)
-    for name, part in trainable.items():
+    for name, part in eyes(model).items():
         part.copy_(trained.tensors[name])

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from luq.config import ModelConfig
 from luq.errors import ConfigError, ModelError
@@ -37,6 +43,7 @@ from luq.pocket.train import train
 from luq.pocket.world import make_scene
 from tests.luq.pocket import package
 
+SHIPPED = grafted.shipped_file()
 TINY = GraftConfig(
     steps=4,
     batch=2,
@@ -97,10 +104,8 @@ def trained_in(folder: Path, **settings: Any) -> Path:
 def random_changes(model: Any, rank: int = 2) -> trained.Trained:
     """A trained file's content for a model, drawn at random."""
     generator = torch.Generator().manual_seed(3)
-    shapes = low_rank.part_shapes(model, rank)
-    shapes |= {name: tuple(part.shape) for name, part in trained.eyes(model).items()}
     tensors = {}
-    for name, shape in shapes.items():
+    for name, shape in trained.tensor_shapes(model, rank).items():
         tensors[name] = (torch.randn(shape, generator=generator) / 8).half()
     language_model = smollm2.GgufModel(smollm2.packaged_file()).digest
     return trained.Trained(tensors, 5, rank, language_model)
@@ -319,6 +324,29 @@ def test_a_trained_file_that_does_not_belong_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be used"):
         graft.graft(tmp_path / "graft", file)
     assert not (tmp_path / "graft").exists()
+
+
+def test_what_ships_is_whole_and_of_the_packages_shapes() -> None:
+    """The shipped file against SmolLM2-135M's shapes, for where the package is not installed."""
+    with safe_open(SHIPPED, "pt") as content:
+        language_model = content.metadata()["language_model"]
+    shipped = trained.read(SHIPPED, language_model)
+    decoder = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49_153,  # with the token for images
+    )
+    eyes = llava.shipped_model().config.vision_config
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(
+            LlavaConfig(vision_config=eyes.to_dict(), text_config=decoder.to_dict())
+        )
+    trained.check_shapes(SHIPPED, shipped, trained.tensor_shapes(model, shipped.rank))
+    changes = [part for name, part in shipped.tensors.items() if name.endswith("lora_B.weight")]
+    assert all(float(part.abs().max()) > 0 for part in changes)
 
 
 def test_a_run_is_told_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ class ModelConfig:
     data: str = "hub"
     text: str = "wikitext"
     text_length: int = 2048
+    # How many units of each benchmark `evaluation=pocket` asks for their likelihoods; None for all.
+    fidelity: int | None = None
     # the paper's
     calibration_tokens: int = 128 * 2048
     # LLaVA: pad an image to a square, as the original does, or crop it; None for the folder's way
@@ -55,6 +57,7 @@ class ModelConfig:
         require_text("model.data", self.data)
         require_text("model.text", self.text)
         require_count("model.text_length", self.text_length, 2)
+        require_count("model.fidelity", self.fidelity, 0, "null for all")
         require_count("model.calibration_tokens", self.calibration_tokens, 256)
         for limit in ("min_pixels", "max_pixels"):
             value = getattr(self, limit)

@@ -41,7 +41,7 @@ from luq.api.graph import GraphSettings, LoadedGraph, calibration_of
 from luq.api.loaded import LoadedModel, load
 from luq.config import CalibrationConfig, QuantizerConfig
 from luq.config.building import build, plain
-from luq.config.calibration import COMPUTES
+from luq.config.checks import COMPUTES
 from luq.config.named_tiers import NAMED_TIERS
 from luq.evaluation.artefacts import Packed, installed
 from luq.evaluation.measures import perplexity, perplexity_ratio

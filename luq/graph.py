@@ -105,7 +105,7 @@ def question_set(config: EvaluationConfig, cache: Path, download: bool = True) -
         counts = [n for n in (config.fidelity, config.samples) if n is not None]
         fidelity = subset(config.split, min(counts, default=None), config.seed)
     asked_subset = subset(config.split, config.samples, config.seed)
-    batching = Batching(config.batch_size, config.strict)
+    batching = Batching(config.batch_size, config.compute, config.strict)
     return QuestionSet(tables, asked_subset, fidelity, batching, tasks)
 
 

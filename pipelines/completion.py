@@ -14,7 +14,8 @@ import yaml
 
 from luq.config import RunConfig
 from luq.config.allocation import ERRORS, UNITS
-from luq.config.calibration import COMPUTES, WEIGHTINGS
+from luq.config.calibration import WEIGHTINGS
+from luq.config.checks import COMPUTES
 from luq.config.evaluation import PROTOCOLS, SPLITS
 from luq.config.order import MODALITIES
 from luq.config.quantizer import PARTS, PROPAGATIONS, TOKEN_WEIGHTS
@@ -39,6 +40,7 @@ CHOICES = {
     "allocation.unit": UNITS,
     "calibration.compute": COMPUTES,
     "calibration.weighting": WEIGHTINGS,
+    "evaluation.compute": COMPUTES,
     "evaluation.protocol": PROTOCOLS,
     "evaluation.split": SPLITS,
     "objective": OBJECTIVES,

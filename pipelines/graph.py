@@ -262,7 +262,13 @@ class Graph(ModelGraph):
         if self.text is None:
             return None
         return TextLosses(
-            self.checkpoint, layers, self.text, config.text_tokens, config.text_length, parts
+            self.checkpoint,
+            layers,
+            self.text,
+            config.text_tokens,
+            config.text_length,
+            parts,
+            config.compute,
         )
 
 

@@ -32,7 +32,7 @@ from luq.questions.tables import Questions
 from luq.store import durable
 from luq.store.digests import sha256_of
 from pipelines.graph import Graph
-from pipelines.passes import Line, Passes, measure, without_layers
+from pipelines.passes import Computes, Line, Passes, measure, without_layers
 
 PRODUCT_TOKENS = 256  # of which a product X^T X is timed
 CLUSTERED = 1 << 21  # numbers in the vectors that are clustered, at most
@@ -114,12 +114,18 @@ class Machine:
         """Of making a question's tokens and pixels."""
         return median(self._sample_seconds) if self._sample_seconds else 0.0
 
+    @property
+    def computes(self) -> Computes:
+        """How passes are computed."""
+        config = self.graph.config
+        return Computes(config.calibration.compute, config.evaluation.compute)
+
     @cached_property
     def passes(self) -> Passes:
         """Of the model's parts."""
         samples = sorted(self.samples, key=lambda sample: sample.tokens)
         middle = samples[len(samples) // 2 :][:1]
-        return measure(self.replica, middle, self.graph.config.calibration.compute)
+        return measure(self.replica, middle, self.computes)
 
     def tier(self, tier: TierConfig, shapes: Sequence[Shape]) -> TierCost:
         """What a tier takes for linears of some shapes."""
@@ -166,7 +172,7 @@ class Machine:
             return Line(0.0, 0.0)
         questions = self.questions[0]
         rows = len(questions.docs)
-        lm = make_lm(self.replica.vlm, rows)
+        lm = make_lm(self.replica.vlm, rows, self.computes.evaluation)
         points: list[tuple[float, float]] = []
         with _answering_at_once(self.replica), tempfile.TemporaryDirectory() as folder:
             for turn, count in enumerate((1, 1, rows)):
@@ -183,8 +189,9 @@ class Machine:
         rows = self.replica.vlm.model.get_output_embeddings().weight.shape[0]
         sequences = torch.randint(3, min(rows, 500), (1, LOSS_TOKENS))
         vlm = self.replica.vlm
+        compute = self.computes.evaluation
         with without_layers(self.replica):
-            seconds = least_seconds(lambda: text_losses(vlm, sequences), self.device)
+            seconds = least_seconds(lambda: text_losses(vlm, sequences, compute), self.device)
         return seconds / LOSS_TOKENS
 
     @cached_property

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from luq.calibration.samples import Sample, computed_in, inputs_of
+from luq.calibration.samples import Sample, inputs_of
+from luq.models.computing import answered_in, computed_in
 from luq.models.decoder import decoder_of
 from luq.models.quiet import quiet
 from luq.models.replica import Replica
@@ -74,9 +75,9 @@ class Call:
 class Passes:
     """Seconds of passes on this machine.
 
-    `layer`, `calibration` (as the samples are computed) and `other` by tokens, `block` by images
-    (one block of a tower), `step` of one layer by sequences, `head` by places, `step_other` of one
-    step beside its layers and head.
+    `layer` (as questions are computed), `calibration` (as the samples are) and `other` by tokens,
+    `block` by images (one block of a tower), `step` of one layer by sequences, `head` by places,
+    `step_other` of one step beside its layers and head.
     """
 
     layer: Line
@@ -88,25 +89,35 @@ class Passes:
     head: Line
 
 
-def measure(replica: Replica, samples: Sequence[Sample], compute: str) -> Passes:
+class Computes(NamedTuple):
+    """In which types products are computed, as the settings say."""
+
+    calibration: str
+    evaluation: str
+
+
+def measure(replica: Replica, samples: Sequence[Sample], computes: Computes) -> Passes:
     """Time passes.
 
     Args:
         replica: of the model.
         samples: with images, as the model is asked; none for a language model.
-        compute: as of `CalibrationSet`.
+        computes: how they are computed.
     """
     meter = _Meter(replica)
     vlm = replica.vlm
     weights = sum(linear.weight.numel() for linear in vlm.originals[0].values())
     room = int(PRODUCTS / (2 * weights))
     room = max(FEWEST_TOKENS, min(MOST_TOKENS, room))
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), answered_in(computes.evaluation, vlm):
         shown = _shown(meter, samples, room)
         texts = [[_text(vlm, room // SEQUENCES)] * count for count in (1, SEQUENCES)]
         prefills = shown + [meter.run(text) for text in texts]
         steps = [meter.step([_text(vlm, 2)] * count) for count in (1, SEQUENCES)]
-        calibration = None if compute == "model" else _calibration_line(meter, room, compute)
+    calibration: Line | None = None
+    if computes.calibration != computes.evaluation:
+        with torch.no_grad(), quiet():
+            calibration = _calibration_line(meter, room, computes.calibration)
     through_layer = [call for call in prefills if call.layers > 0]
     layer = Line.through([(call.tokens, call.layers) for call in through_layer])
     return Passes(

@@ -30,7 +30,7 @@ class Projector:
 
     def __init__(self) -> None:
         self._runs: dict[str, Projection] = {}
-        self._machines: dict[tuple[str, str], Machine] = {}
+        self._machines: dict[tuple[str, str, str], Machine] = {}
 
     def load(self, piece: Piece) -> Projected:
         """Loading the model of a piece."""
@@ -57,7 +57,8 @@ class Projector:
 
     def _projection(self, graph: Graph) -> Projection:
         if graph.key not in self._runs:
-            key = graph.checkpoint.key, graph.config.calibration.compute
+            config = graph.config
+            key = (graph.checkpoint.key, config.calibration.compute, config.evaluation.compute)
             projection = Projection(graph, self._machines.get(key))
             self._machines[key] = projection.machine
             self._runs[graph.key] = projection

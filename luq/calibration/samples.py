@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -102,13 +101,6 @@ class CalibrationSet:
             size = max(1, tokens // length)
             for start in range(0, len(group), size):
                 yield group[start : start + size]
-
-
-def computed_in(compute: str, device: torch.device) -> AbstractContextManager[object]:
-    """Products of linears in a type, as `CalibrationConfig.compute` says, with fp32 sums."""
-    if compute == "model":
-        return nullcontext()
-    return torch.autocast(device.type, getattr(torch, compute))
 
 
 def inputs_of(batch: list[Sample], device: torch.device) -> dict[str, Tensor]:

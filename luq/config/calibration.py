@@ -7,6 +7,7 @@ from luq.config.checks import (
     require,
     require_above,
     require_between,
+    require_compute,
     require_count,
     require_distinct,
     require_seed,
@@ -17,7 +18,6 @@ from luq.config.evaluation import require_benchmark
 FEWEST_TOKENS = 256  # of a calibration set
 OWN_SAMPLES = ".jsonl"  # how a file of a user's own samples ends
 WEIGHTINGS = ("count", "balance", "factor")
-COMPUTES = ("model", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class CalibrationConfig:
             self.image_factor,
             "1, unless calibration.weighting=factor",
         )
-        allowed = f"one of {', '.join(COMPUTES)}"
-        require(self.compute in COMPUTES, "calibration.compute", self.compute, allowed)
+        require_compute("calibration.compute", self.compute)
         require_between("calibration.alpha", self.alpha, 0, 1, "in [0, 1]")
         require_count("calibration.tokens", self.tokens, FEWEST_TOKENS)
         require_between(

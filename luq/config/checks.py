@@ -15,6 +15,8 @@ VOLATILE = {"volatile": True}
 LARGEST_SEED = 2**31 - 1
 # More of anything that is counted (tokens, questions, layers) is a slip of the hand.
 LARGEST_COUNT = 2**31 - 1
+# In which type products of linears are computed: the model's own, or bfloat16.
+COMPUTES = ("model", "bfloat16")
 # Separators of folders on any system, drives, and what ends a name in C.
 NOT_IN_NAMES = re.compile(r"[/\\:\x00-\x1f]")
 
@@ -63,6 +65,11 @@ def require_count(key: str, value: int | None, least: int, also: str = "") -> No
 def require_seed(key: str, value: int) -> None:
     """A ConfigError unless every random generator takes the seed."""
     require_between(key, value, 0, LARGEST_SEED, f"in [0, {LARGEST_SEED}]")
+
+
+def require_compute(key: str, value: str) -> None:
+    """A ConfigError unless products can be computed so."""
+    require(value in COMPUTES, key, value, f"one of {', '.join(COMPUTES)}")
 
 
 def require_distinct(key: str, names: Sequence[str]) -> None:

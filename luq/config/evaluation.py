@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from luq.config.checks import (
     is_plain_name,
     require,
+    require_compute,
     require_count,
     require_distinct,
     require_seed,
@@ -72,6 +73,9 @@ class EvaluationConfig:
     # units per benchmark; None for all
     samples: int | None = None
     batch_size: int = 32
+    # How questions and texts go through the model: model (in its own type), or bfloat16, whose
+    # products are several times as fast where the processor has them. The head stays.
+    compute: str = "model"
     # The first bad row stops the evaluation, instead of counting as wrong.
     strict: bool = False
     # units per benchmark for KL and likelihoods; None for as many as `samples`
@@ -112,6 +116,7 @@ class EvaluationConfig:
             f"0, or at least one sequence of evaluation.text_length={self.text_length}",
         )
         require_count("evaluation.batch_size", self.batch_size, 1)
+        require_compute("evaluation.compute", self.compute)
         require_seed("evaluation.seed", self.seed)
         for name, source in (("data", self.data), ("text", self.text), *self.sources.items()):
             setting = f"sources.{name}" if name in self.sources else name

@@ -51,6 +51,7 @@ class Batching:
     """How questions are put, where that can change an answer: in which company."""
 
     batch_size: int = 32  # padding changes last bits
+    compute: str = "model"  # the type in which products are computed: the model's, or bfloat16
     strict: bool = field(default=False, metadata=VOLATILE)  # the first bad row is an error
 
 
@@ -131,8 +132,8 @@ class TaskAnswers(Artefact[Kept]):
         task = self.table.opened()
         under_way = Predictions(tools.store.resumable(self, "partial.jsonl"))
         vlm = installed(self.checkpoint, Packed(self.layers, self.parts), tools)
-        batch_size = self.batching.batch_size
-        lm = tools.hold(TaskLM, (self.checkpoint, batch_size), lambda: TaskLM(vlm, batch_size))
+        how = self.batching.batch_size, self.batching.compute
+        lm = tools.hold(TaskLM, (self.checkpoint, *how), lambda: TaskLM(vlm, *how))
         lm.begin_task(under_way, self.batching.strict, tools.progress)
         result, lm_eval = run_task(lm, task, self.subset)
         write_result(folder, result, lm_eval)
@@ -215,13 +216,14 @@ class TextLosses(Artefact[list[float]]):
     """Mean negative log-likelihood (nats per token) of sequences of held-out text."""
 
     stage: ClassVar[str] = "perplexity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     checkpoint: Checkpoint
     layers: Layers
     text: TextSource
     tokens: int  # at most so many in all
     length: int  # of a sequence
     parts: Parts = ()
+    compute: str = "model"  # as of `Batching`
 
     @property
     def description(self) -> str:
@@ -240,7 +242,7 @@ class TextLosses(Artefact[list[float]]):
 
         vlm = installed(self.checkpoint, Packed(self.layers, self.parts), tools)
         sequences = text_tokens(vlm.processor.tokenizer, self.text, self.tokens, self.length)
-        write_json(folder / LOSSES, text_losses(vlm, sequences))
+        write_json(folder / LOSSES, text_losses(vlm, sequences, self.compute))
 
     def read(self, folder: Path) -> list[float]:
         losses: list[float] = json.loads((folder / LOSSES).read_text(encoding="utf-8"))
@@ -327,7 +329,7 @@ class FirstTokens(Artefact[list[PromptRow]]):
         parts = {part: tools.store.verify("parts", key) for part, key in self.parts}
         install_folders(vlm, layers, parts)
         batch_size = self.batching.batch_size
-        lm = held_lm(vlm, self.checkpoint, batch_size, tools)
+        lm = held_lm(vlm, self.checkpoint, self.batching, tools)
         rows: list[PromptRow] = []
         with tools.progress.bar(self.table.benchmark, len(ids)) as advance:
             for start in range(0, len(ids), batch_size):
@@ -374,12 +376,13 @@ def installed_lm(
 ) -> "LoadedVLM":
     """The lm-eval model around the loaded model with what is packed in it."""
     vlm = installed(checkpoint, packed, tools)
-    return held_lm(vlm, checkpoint, batching.batch_size, tools)
+    return held_lm(vlm, checkpoint, batching, tools)
 
 
-def held_lm(vlm: "VLM", checkpoint: Checkpoint, batch_size: int, tools: Tools) -> "LoadedVLM":
+def held_lm(vlm: "VLM", checkpoint: Checkpoint, batching: Batching, tools: Tools) -> "LoadedVLM":
     """The lm-eval model around a loaded model, made once."""
     from luq.evaluation.ask import make_lm
     from luq.evaluation.lm import LoadedVLM
 
-    return tools.hold(LoadedVLM, (checkpoint, batch_size), lambda: make_lm(vlm, batch_size))
+    how = batching.batch_size, batching.compute
+    return tools.hold(LoadedVLM, (checkpoint, *how), lambda: make_lm(vlm, *how))

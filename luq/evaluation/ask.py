@@ -22,10 +22,10 @@ UNLABELLED = "the row has no answer: it is unlabelled"
 _ROW = "luq_row"  # the column of row ids that is added for lm-eval
 
 
-def make_lm(vlm: VLM, batch_size: int) -> "LoadedVLM":
-    """An lm-eval model around the loaded VLM and its processor."""
+def make_lm(vlm: VLM, batch_size: int, compute: str = "model") -> "LoadedVLM":
+    """An lm-eval model around the loaded VLM and its processor; `compute` as of the settings."""
     with quiet():
-        return LoadedVLM(vlm, batch_size)
+        return LoadedVLM(vlm, batch_size, compute)
 
 
 def problem(benchmark: str, doc: Doc) -> str:

@@ -207,7 +207,7 @@ def _answer_logs(
         longest = max(len(question.answer) for question in batch)
         # A token's probabilities stand one place before it. Batches are padded on the left, so
         # answers stand at the end of all sequences.
-        logits = lm.vlm.model(**encoded, logits_to_keep=longest + 1).logits
+        logits = lm.logits(encoded, longest + 1)
         for logits_of_question, question in zip(logits, batch, strict=True):
             n = len(question.answer)
             logs = logits_of_question[-n - 1 : -1].float().log_softmax(-1).cpu()
@@ -248,7 +248,7 @@ def first_tokens(lm: "LoadedVLM", questions: Questions, ids: list[int]) -> Itera
             ]
             yield from first_tokens(lm, questions, remaining_ids)
             return
-        logits = lm.vlm.model(**encoded, logits_to_keep=1).logits[:, -1]
+        logits = lm.logits(encoded, 1)[:, -1]
     logs = logits.float().log_softmax(-1).cpu()
     image_token = image_token_id(lm.vlm.model.config, lm.vlm.processor)
     for id_, tokens, mask, row in zip(
@@ -339,7 +339,7 @@ def divergence(reference: TopLogs, logs: Tensor) -> Tensor:
     """
     # KL = sum_i p_i (log p_i - log q_i) + p_others log(p_others / q_others), i over the TOP tokens
     p = reference.logs.double()  # log p_i
-    q = logs.double().gather(-1, reference.tokens)
+    q = logs.gather(-1, reference.tokens).double()
     kl = (p.exp() * (p - q)).sum(-1)
     others_p = (1 - p.exp().sum(-1)).clamp_min(LEAST_PROBABILITY)
     others_q = (1 - q.exp().sum(-1)).clamp_min(LEAST_PROBABILITY)

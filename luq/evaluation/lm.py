@@ -9,10 +9,12 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from PIL import Image
+from torch import Tensor
 
 from luq.errors import DataError
 from luq.evaluation.predictions import AnswerRow, Predictions
 from luq.models.asking import PLACEHOLDER, context_length, greedy, plain_text
+from luq.models.computing import answered_in
 from luq.models.image_tokens import ImageTokens
 from luq.models.processors import ChatProcessor
 from luq.models.vlm import VLM
@@ -169,8 +171,9 @@ class StoredAnswers:
 class LoadedVLM(StoredAnswers, HFMultimodalLM):  # type: ignore[misc]  # lm-eval has no types
     """Answers of a model in memory."""
 
-    def __init__(self, vlm: VLM, batch_size: int):
+    def __init__(self, vlm: VLM, batch_size: int, compute: str = "model"):
         self.vlm = vlm
+        self._compute = compute  # as `EvaluationConfig.compute`
         super().__init__(
             pretrained=vlm.model,
             batch_size=batch_size,
@@ -218,8 +221,24 @@ class LoadedVLM(StoredAnswers, HFMultimodalLM):  # type: ignore[misc]  # lm-eval
 
     def answers_to(self, requests: list[Instance]) -> list[AnswerRow]:
         """Texts of one batch."""
-        texts = HFMultimodalLM.generate_until(self, requests, disable_tqdm=True)
-        return [{"id": 0, "text": text} for text in texts]
+        return [{"id": 0, "text": text} for text in self.texts_of(requests)]
+
+    def texts_of(self, requests: list[Instance]) -> list[str]:
+        """What the model says to one batch."""
+        with answered_in(self._compute, self.vlm):
+            texts: list[str] = HFMultimodalLM.generate_until(self, requests, disable_tqdm=True)
+        return texts
+
+    def logits(self, encoded: Any, last: int) -> Tensor:
+        """Logits at the last places of a batch of prompts [batch, last, vocabulary].
+
+        Args:
+            encoded: as `tok_batch_multimodal_encode` gives it.
+            last: how many places.
+        """
+        with answered_in(self._compute, self.vlm):
+            logits: Tensor = self.vlm.model(**encoded, logits_to_keep=last).logits
+        return logits
 
     def apply_chat_template(
         self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True

@@ -15,6 +15,7 @@ from luq.evaluation.lm import LoadedVLM, UnaskableError
 from luq.evaluation.predictions import AnswerRow, Predictions, refuse_errors
 from luq.evaluation.scorers.summary import Summary, standard_error
 from luq.models.asking import PLACEHOLDER, plain_text
+from luq.models.computing import answered_in
 from luq.models.quiet import quiet
 from luq.models.vlm import VLM
 from luq.questions.lm_eval_tasks import FEWSHOT_SEED, OpenTask, is_share
@@ -35,9 +36,9 @@ class TaskLM(LoadedVLM):
     longest first, whatever was answered before.
     """
 
-    def __init__(self, vlm: VLM, batch_size: int):
+    def __init__(self, vlm: VLM, batch_size: int, compute: str = "model"):
         with quiet():
-            super().__init__(vlm, batch_size)
+            super().__init__(vlm, batch_size, compute)
 
     def begin_task(self, predictions: Predictions, strict: bool, progress: Progress) -> None:
         """Begin a task, before lm-eval is asked to evaluate.
@@ -104,9 +105,7 @@ class TaskLM(LoadedVLM):
         remaining = list(range(len(batch)))
         while remaining:
             try:
-                texts = HFMultimodalLM.generate_until(
-                    self, [batch[position] for position in remaining], disable_tqdm=True
-                )
+                texts = self.texts_of([batch[position] for position in remaining])
             except UnaskableError as error:
                 for place, why in error.reasons.items():
                     rows[remaining[place]]["error"] = why
@@ -119,7 +118,8 @@ class TaskLM(LoadedVLM):
 
     def _measure(self, batch: list[Instance]) -> list[AnswerRow]:
         """Rows whose text is a likelihood as JSON, which keeps every bit of it."""
-        likelihoods = HFMultimodalLM.loglikelihood(self, batch, disable_tqdm=True)
+        with answered_in(self._compute, self.vlm):
+            likelihoods = HFMultimodalLM.loglikelihood(self, batch, disable_tqdm=True)
         return [{"id": 0, "text": json.dumps(likelihood)} for likelihood in likelihoods]
 
     def apply_chat_template(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from luq.errors import DataError
+from luq.models.computing import answered_in
 from luq.models.vlm import VLM
 from luq.questions.text import TextSource, Windows
 
@@ -38,18 +39,24 @@ def text_tokens(tokenizer: Any, source: TextSource, tokens: int, length: int) ->
     return torch.tensor(sequences)
 
 
-def text_losses(vlm: VLM, sequences: Tensor) -> list[float]:
-    """Mean negative log-likelihood (nats per token) of each sequence [n, length]."""
+def text_losses(vlm: VLM, sequences: Tensor, compute: str = "model") -> list[float]:
+    """Mean negative log-likelihood (nats per token) of each sequence [n, length].
+
+    Args:
+        vlm: what reads them.
+        sequences: of tokens.
+        compute: as `EvaluationConfig.compute`.
+    """
     losses: list[float] = []
     size = max(1, BATCH_TOKENS // sequences.shape[1])
-    with torch.no_grad():
+    with torch.no_grad(), answered_in(compute, vlm):
         for start in range(0, len(sequences), size):
             batch = sequences[start : start + size].to(vlm.device)
             output = vlm.model(input_ids=batch, attention_mask=torch.ones_like(batch))
             # The logits at a place are of the next token: the last has none to predict.
-            logits = output.logits[:, :-1].float()
+            logits = output.logits[:, :-1].flatten(0, 1).float()  # [places, vocabulary]
             loss = torch.nn.functional.cross_entropy(
-                logits.transpose(1, 2), batch[:, 1:], reduction="none"
+                logits, batch[:, 1:].flatten(), reduction="none"
             )
-            losses += loss.mean(1).tolist()
+            losses += loss.view(len(batch), -1).mean(1).tolist()
     return losses

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
-from luq.calibration.samples import CalibrationSet, computed_in, inputs_of
+from luq.calibration.samples import CalibrationSet, inputs_of
 from luq.errors import DataError
+from luq.models.computing import computed_in
 from luq.models.scratch import Scratch, Slot
 from luq.models.vlm import VLM
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from luq.calibration.samples import CalibrationSet, Sample, computed_in, inputs_of
+from luq.calibration.samples import CalibrationSet, Sample, inputs_of
 from luq.errors import ModelError
+from luq.models.computing import computed_in
 from luq.models.decoder import decoder_of
 from luq.models.families import FAMILIES
 from luq.models.scratch import Parked, Scratch

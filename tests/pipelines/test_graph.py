@@ -144,7 +144,8 @@ def test_a_job_on_another_device_is_the_same_job(override: str) -> None:
     ["seed=1", "allocation.k=3", "quantizer.low=gptq2", "quantizer.propagation=high",
      "quantizer.tiers.billm.block=64", "evaluation.samples=3", "evaluation.text_tokens=256",
      "evaluation.fidelity=3", "evaluation.split=all", "profile.clusters=9", "order=lim",
-     "calibration.tokens=999", "model=pocket_qwen", "evaluation.batch_size=3"],
+     "calibration.tokens=999", "model=pocket_qwen", "evaluation.batch_size=3",
+     "evaluation.compute=bfloat16"],
 )  # fmt: skip
 def test_what_a_run_is_is_in_its_key(override: str) -> None:
     assert graph().key != graph(override).key

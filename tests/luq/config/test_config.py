@@ -109,6 +109,10 @@ BAD = {
         "did you mean pope",
     ),
     "compute": (lambda: CalibrationConfig("x", 0.5, compute="float16"), "model, bfloat16"),
+    "compute of an evaluation": (
+        lambda: EvaluationConfig("x", [], compute="float16"),
+        r"evaluation\.compute='float16' .* model, bfloat16",
+    ),
     "weighting": (lambda: CalibrationConfig("x", 0.5, weighting="half"), "count, balance, factor"),
     "image factor": (
         lambda: CalibrationConfig("x", 0.5, weighting="factor", image_factor=0.0),

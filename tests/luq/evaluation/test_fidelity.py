@@ -175,6 +175,29 @@ def test_perplexity_is_that_of_a_plain_forward_pass(vlm: VLM) -> None:
     assert interval.tokens == len(losses) * (LENGTH - 1)
 
 
+def test_a_text_in_bfloat16_is_nearly_as_likely(vlm: VLM) -> None:
+    sequences = torch.randint(10, 90, (3, 32), generator=torch.Generator().manual_seed(0))
+    exact = text_losses(vlm, sequences)
+    rough = text_losses(vlm, sequences, "bfloat16")
+    assert rough != exact
+    assert rough == pytest.approx(exact, rel=0.01)
+
+
+def test_likelihoods_in_bfloat16_are_near(
+    vlm: VLM, lm: LoadedVLM, open_questions: OpenQuestions
+) -> None:
+    questions = open_questions("gqa")
+    logs: list[Tensor] = []
+    for asked in (lm, make_lm(vlm, 32, "bfloat16")):
+        for answer in fidelity.log_probabilities(asked, questions, [0], True, silent):
+            assert isinstance(answer, AnswerLogs)
+            logs.append(answer.logs)
+    exact, rough = logs
+    assert rough.dtype == torch.float32
+    divergence = float((exact.exp() * (exact - rough)).sum(-1).mean())
+    assert 0 < divergence < 0.01
+
+
 def test_an_endless_loss_has_a_perplexity() -> None:
     assert math.isfinite(measures.perplexity([1e4, 1e4], 8).value)
 

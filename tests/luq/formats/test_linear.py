@@ -192,6 +192,24 @@ def test_a_plain_linear_is_made_of_a_packed_one(weight: PackedWeight, dtype: tor
     assert torch.allclose(plain(x), packed.to(dtype)(x), rtol=tolerance, atol=tolerance)
 
 
+@every_format
+@pytest.mark.parametrize("cache", [True, False])
+def test_where_products_are_in_another_type_the_weight_is_unpacked_into_it(
+    weight: PackedWeight, cache: bool
+) -> None:
+    linear = PackedLinear(weight, "tier", nn.Parameter(torch.ones(16)), cache=cache)
+    x = torch.randn(9, 64, generator=GENERATOR)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs = linear(x)
+    assert outputs.dtype == torch.bfloat16
+    expected = nn.functional.linear(
+        x.bfloat16(), weight.dequantize(torch.bfloat16), torch.ones(16).bfloat16()
+    )
+    if cache:
+        assert torch.equal(outputs, expected)
+    assert torch.allclose(outputs, expected, rtol=2e-2, atol=2e-2)
+
+
 def test_installed_tiers_are_those_of_the_modules() -> None:
     weight = integers(4, 24, 3, 2, symmetric=True)
     layer = nn.ModuleDict({"a": PackedLinear(weight, "rtn3"), "b": nn.Linear(2, 2)})

@@ -42,7 +42,7 @@ class PackedLinear(StoredModule, nn.Linear):
         self.out_features, self.in_features = packed.shape
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        if torch.is_autocast_enabled(x.device.type):
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
             # The weight is unpacked into this type, and not into the input's and cast to it.
             x = x.to(torch.get_autocast_dtype(x.device.type))
         if self.cache:

@@ -279,7 +279,7 @@ class Projection:
             seconds += self._walk_seconds(layer) + self._hessian_seconds(shapes, layer.tiers)
         if layer.refinement is not None:
             settings = layer.refinement.settings
-            step = self.machine.passes.layer.seconds(settings.batch)
+            step = self.machine.passes.calibration.seconds(settings.batch)
             seconds += BACKWARD * settings.steps * step
             seconds += 2 * self._pass_seconds() if settings.fit else 0.0
         return Price(seconds, size)

@@ -1,11 +1,12 @@
 """`luq run --plan`: hours, memory and disk before anything runs."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from luq.store.store import Store
-from pipelines import workload
+from pipelines import passes, workload
 from pipelines.cost import kind_of
 from pipelines.plan import START, Plan, run_plan
 from pipelines.workload import Tokens, calibration_tokens, input_groups, looked_up
@@ -43,6 +44,26 @@ def test_the_plan_of_a_run_is_what_is_then_written(tmp_path: Path) -> None:
     done = luq("run", *words, "--plan")
     assert "its record is there" in done.stdout
     assert "nothing is left to plan" in done.stdout
+
+
+@pytest.mark.parametrize("group", ["evaluation", "calibration"])
+def test_passes_are_measured_in_the_type_that_they_are_computed_in(
+    group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computes: list[str] = []
+
+    def noted(compute: str, *where: object) -> AbstractContextManager[None]:
+        computes.append(compute)
+        return nullcontext()
+
+    monkeypatch.setattr(passes, "answered_in", noted)
+    monkeypatch.setattr(passes, "computed_in", noted)
+    words = [*SMALL, "quantizer.high=gptq4", f"{group}.compute=bfloat16"]
+    totals = run_plan([*words, f"paths.outputs={tmp_path}"]).totals()
+    assert all(total.seconds > 0 for total in totals.values())
+    asked, *calibrated = computes
+    assert asked == ("bfloat16" if group == "evaluation" else "model")
+    assert set(calibrated) == {"model" if group == "evaluation" else "bfloat16"}
 
 
 def test_what_was_made_here_before_is_priced_by_it(tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ class ModelClaims:
     def model(self) -> str:
         return self.chapter.study.name
 
+    @property
+    def caveat(self) -> str:
+        return self.chapter.study.caveat
+
     @cached_property
     def entropies(self) -> list[Entropies]:
         return claims.entropies(self.chapter.study)
@@ -110,8 +114,14 @@ def summary(models: Sequence[ModelClaims]) -> Table:
         "the order is within its noise and was drawn once. Beside it: how many of the other orders "
         "or sets it beats, ties with, loses to. The report's tables of the claims have the numbers."
     )
+    note += _caveats(models)
     columns = ["claim", "of", *(model.model for model in models)]
     return Table("claims", "Verdicts", columns, rows, note, words=len(columns))
+
+
+def _caveats(models: Sequence[ModelClaims]) -> str:
+    """What is to be said of models beside claims against 4-bit, a sentence each."""
+    return "".join(f" {model.model}: {model.caveat}." for model in models if model.caveat)
 
 
 def _entropy_verdict(model: ModelClaims) -> Cell:
@@ -148,7 +158,8 @@ def _contrast_cell(verdicts: list[str]) -> Cell:
 def _size_verdict(model: ModelClaims, verdict_of: Callable[[Size], str]) -> Cell:
     if not model.mixes:
         return NOT_RUN
-    return _verdict_cell(promise.best([verdict_of(plan) for plan in model.mixes]), "")
+    verdict = promise.best([verdict_of(plan) for plan in model.mixes])
+    return _verdict_cell(verdict, "see below" if model.caveat else "")
 
 
 def _verdict_cell(verdict: str, detail: str) -> Number:
@@ -299,5 +310,6 @@ def _sizes(models: Sequence[ModelClaims]) -> Table:
         f"the two sizes. The best of many plans ({ANY_MIX}) was chosen by the questions that it is "
         "scored on, so its loss looks smaller than it is."
     )
+    note += _caveats([model for model in models if model.sizes])
     title = f"Fourth claim: {SMALLER}"
     return Table("claims_sizes", title, columns, rows, note, words=3)

@@ -84,6 +84,11 @@ class Study(NamedTuple):
     def benchmarks(self) -> list[str]:
         return list(self.records[0].scores)
 
+    @property
+    def caveat(self) -> str:
+        """What its model's config says of comparisons with 4-bit plans; empty if nothing."""
+        return next((r.config.model.caveat for r in self.records if r.config.model.caveat), "")
+
 
 def run_row(record: RunRecord, label: str) -> Row:
     """A run as a flat row; `label` is what it is called beside the others."""

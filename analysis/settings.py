@@ -17,6 +17,7 @@ WITHOUT_EFFECT = (
     "objective",
     "model.device",
     "model.activations_gb",
+    "model.caveat",
     "evaluation.batch_size",
 )
 

@@ -36,6 +36,8 @@ class ModelConfig:
     fidelity: int | None = None
     # the paper's
     calibration_tokens: int = 128 * 2048
+    # what a report says where this model's plans are compared with 4-bit ones
+    caveat: str = ""
     # LLaVA: pad an image to a square, as the original does, or crop it; None for the folder's way
     do_pad: bool | None = None
     # of an image, for families that take any size; None for the folder's

@@ -21,6 +21,7 @@ from tests.analysis.synthetic import LAYERS, ladder, mixed, record
 T_OF_THREE = 4.302653  # Student's t at 97.5 % with two degrees of freedom
 TEXT = {"calibration.name": "text", "calibration.alpha": 0.0}
 QUESTIONS = 100
+SECOND = {"model.name": "pocket_other", "fingerprint": "f2"}
 
 
 def marks(right: int) -> str:
@@ -245,11 +246,27 @@ def test_every_part_must_hold_for_the_orders() -> None:
     assert claims.together([YES, OPEN, NO]) == NO
 
 
+def test_a_caveat_stands_where_plans_are_compared_with_4_bit(tmp_path: Path) -> None:
+    caveat = "its weights lie <on> a 4-bit grid"
+    write(tmp_path, [*ladder(), mixed(2, 70.0)])
+    write(tmp_path, [*ladder(**SECOND, **{"model.caveat": caveat}), mixed(2, 70.0, **SECOND)])
+    all_studies = studies(load(tmp_path))
+    chapters = [Chapter(study, Reader(tmp_path)) for study in all_studies]
+    verdicts, *_, sizes = claims_tables.section(chapters).tables
+    by_linears = dict(zip(verdicts.columns, map(tables.text, verdicts.rows[-2]), strict=True))
+    assert (by_linears["pocket_test"], by_linears["pocket_other"]) == ("no", "no (see below)")
+    marked, plain = sorted(all_studies, key=lambda study: study.name)
+    for table in (verdicts, sizes, tables.overview(marked, [])):
+        assert table.note.count(f"pocket_other: {caveat}.") == 1
+        assert "pocket_test:" not in table.note
+    assert "pocket_test:" not in tables.overview(plain, []).note
+    assert len(marked.plans) == len(plain.plans), "it makes no other plan"
+
+
 def test_a_table_over_models(tmp_path: Path) -> None:
     """Without answers; the second model ran no mix."""
     one = [*ladder(), mixed(2, 70.0), mixed(2, 20.0, **{"order.name": "lim"})]
-    other = {"model.name": "pocket_other", "fingerprint": "f2"}
-    two = [replace(drawn, profile=[]) for drawn in ladder(**other)]
+    two = [replace(drawn, profile=[]) for drawn in ladder(**SECOND)]
     write(tmp_path, [*one, *two])
     chapters = [Chapter(study, Reader(tmp_path)) for study in studies(load(tmp_path))]
     section = claims_tables.section(chapters)

@@ -42,7 +42,8 @@ class Page(html.parser.HTMLParser):
 def hostile(record: RunRecord, number: int) -> RunRecord:
     """The same record, from someone who wants to do harm."""
     config = record.config
-    model = replace(config.model, name=f"../../{TAG}{SCRIPT}{ESCAPES}")
+    caveat = f"{TAG}{SCRIPT}{MARKUP}{ESCAPES}{HALF}"
+    model = replace(config.model, name=f"../../{TAG}{SCRIPT}{ESCAPES}", caveat=caveat)
     calibration = replace(config.calibration, name=f"{config.calibration.name}{TAG}{MARKUP}")
     scores = {f"{name}{TAG}{ESCAPES}|": score for name, score in record.scores.items()}
     return replace(

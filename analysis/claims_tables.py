@@ -114,14 +114,9 @@ def summary(models: Sequence[ModelClaims]) -> Table:
         "the order is within its noise and was drawn once. Beside it: how many of the other orders "
         "or sets it beats, ties with, loses to. The report's tables of the claims have the numbers."
     )
-    note += _caveats(models)
+    note += "".join(model.caveat for model in models)
     columns = ["claim", "of", *(model.model for model in models)]
     return Table("claims", "Verdicts", columns, rows, note, words=len(columns))
-
-
-def _caveats(models: Sequence[ModelClaims]) -> str:
-    """What is to be said of models beside claims against 4-bit, a sentence each."""
-    return "".join(f" {model.model}: {model.caveat}." for model in models if model.caveat)
 
 
 def _entropy_verdict(model: ModelClaims) -> Cell:
@@ -310,6 +305,6 @@ def _sizes(models: Sequence[ModelClaims]) -> Table:
         f"the two sizes. The best of many plans ({ANY_MIX}) was chosen by the questions that it is "
         "scored on, so its loss looks smaller than it is."
     )
-    note += _caveats([model for model in models if model.sizes])
+    note += "".join(model.caveat for model in models if model.sizes)
     title = f"Fourth claim: {SMALLER}"
     return Table("claims_sizes", title, columns, rows, note, words=3)

@@ -86,8 +86,10 @@ class Study(NamedTuple):
 
     @property
     def caveat(self) -> str:
-        """What its model's config says of comparisons with 4-bit plans; empty if nothing."""
-        return next((r.config.model.caveat for r in self.records if r.config.model.caveat), "")
+        """A sentence on comparisons with 4-bit plans, from the model's config; empty if none."""
+        caveats = [record.config.model.caveat for record in self.records]
+        text = next(filter(None, caveats), "")
+        return f" {self.name}: {text}." if text else ""
 
 
 def run_row(record: RunRecord, label: str) -> Row:

@@ -158,8 +158,7 @@ def overview(study: Study, chosen: Sequence[str]) -> Table:
         "many times the 16-bit model's on the same sequences. "
         "collapsed: benchmarks with one answer for (nearly) all, or gibberish."
     )
-    if study.caveat:
-        note += f" {study.name}: {study.caveat}."
+    note += study.caveat
     left_out = len(study.plans) - len(plans)
     if left_out:
         note += f" {left_out} plans off the front are not in this table."

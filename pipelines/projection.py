@@ -279,6 +279,8 @@ class Projection:
             seconds += self._walk_seconds(layer) + self._hessian_seconds(shapes, layer.tiers)
         if layer.refinement is not None:
             settings = layer.refinement.settings
+            # It computes in the model's own type; so do calibration's passes, unless
+            # calibration.compute says otherwise: then this is too little.
             step = self.machine.passes.calibration.seconds(settings.batch)
             seconds += BACKWARD * settings.steps * step
             seconds += 2 * self._pass_seconds() if settings.fit else 0.0
